@@ -1,0 +1,197 @@
+"""What can go wrong, and what the user does about it.
+
+Every error that a user can cause is a :class:`DbmlError`. Each carries its message (what failed and the likely
+cause) and its remedies (the exact commands to run next), and renders itself as two or three lines instead of a
+traceback. Anything else that escapes is a bug of ours and keeps its traceback.
+
+::
+
+    DbmlError
+    ├── BadCommand            the line cannot be parsed: unknown command or option, missing or doubled value
+    ├── SecretRefused         a token or password stands on the line or in a URI
+    ├── UndefinedVariable     $name is not defined in the notebook
+    ├── EmptyCell             %%track above nothing
+    ├── PlatformRefused       this operating system is not supported
+    ├── NotLinked             a command that needs a link, without one
+    ├── BadLink               the link cannot be made as asked
+    │   ├── BadUri            a malformed or unsupported workspace URI
+    │   ├── NothingRemembered no link is remembered for this folder
+    │   └── RunActive         linking or unlinking under an active run
+    ├── WorkspaceUnreachable  nothing answers, or not in time
+    ├── NotMlflow             something answers that is not MLflow
+    ├── NotPermitted          401 or 403, with what is missing
+    ├── Refused               a workspace refused one write (sync mode, dead letters)
+    ├── BadName               an experiment, model or alias name that a workspace would refuse
+    ├── RunNotFound           no run matches
+    ├── AmbiguousRun          several runs match
+    ├── NoModel               the run has no model, or not at that path
+    ├── ModelNotFound         no registered model or version of that name
+    ├── DeliveryIncomplete    sync ended before everything was delivered
+    └── JournalError          the journal cannot be used
+        ├── JournalFull       the disk or the spool is full
+        └── JournalDamaged    a part of the journal cannot be read, or is of a newer format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "AmbiguousRun",
+    "BadCommand",
+    "BadLink",
+    "BadName",
+    "BadUri",
+    "DbmlError",
+    "DeliveryIncomplete",
+    "EmptyCell",
+    "JournalDamaged",
+    "JournalError",
+    "JournalFull",
+    "ModelNotFound",
+    "NoModel",
+    "NotLinked",
+    "NotMlflow",
+    "NotPermitted",
+    "NothingRemembered",
+    "PlatformRefused",
+    "Refused",
+    "RunActive",
+    "RunNotFound",
+    "SecretRefused",
+    "UndefinedVariable",
+    "WorkspaceUnreachable",
+]
+
+Remedy = str | tuple[str, str]
+
+
+class DbmlError(Exception):
+    """An error with a cause and a remedy, shown as two or three lines.
+
+    ``remedies`` are commands to run next, each a string or a pair (command, what it does).
+    """
+
+    def __init__(self, message: str, *, remedies: Iterable[Remedy] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedies: tuple[tuple[str, str], ...] = tuple(
+            (r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies
+        )
+
+    def lines(self) -> list[str]:
+        """Return what a user sees: the error's line, then one line for each remedy."""
+        shown = [f"{type(self).__name__}: {self.message}"]
+        width = max((len(command) for command, _ in self.remedies), default=0)
+        for number, (command, what) in enumerate(self.remedies):
+            lead = "  try  " if number == 0 else "       "
+            shown.append(f"{lead}{command.ljust(width)}   {what}".rstrip() if what else f"{lead}{command}")
+        return shown
+
+    def __str__(self) -> str:
+        return self.message
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks the exception itself; JupyterLab, nbclient and VS Code all show what it answers.
+        return self.lines()
+
+
+class BadCommand(DbmlError):
+    """The line cannot be parsed: unknown command or option, missing or doubled value."""
+
+
+class SecretRefused(DbmlError):
+    """A token or password stands on the line or in a URI; it is refused and never echoed."""
+
+
+class UndefinedVariable(DbmlError):
+    """``$name`` is not defined in the notebook."""
+
+
+class EmptyCell(DbmlError):
+    """``%%track`` stands above nothing."""
+
+
+class PlatformRefused(DbmlError):
+    """This operating system is not supported."""
+
+
+class NotLinked(DbmlError):
+    """The command needs a link, and there is none."""
+
+    def __init__(self, what: str = "this command") -> None:
+        super().__init__(
+            f"{what} needs a link, and there is none in this notebook.",
+            remedies=[
+                ("%dbml link --local", "two workspaces on this machine"),
+                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
+            ],
+        )
+
+
+class BadLink(DbmlError):
+    """The link cannot be made as asked."""
+
+
+class BadUri(BadLink):
+    """A malformed or unsupported workspace URI."""
+
+
+class NothingRemembered(BadLink):
+    """No link is remembered for this folder."""
+
+
+class RunActive(BadLink):
+    """Linking or unlinking under an active run would lose the run."""
+
+
+class WorkspaceUnreachable(DbmlError):
+    """Nothing answers at the workspace, or not in time."""
+
+
+class NotMlflow(DbmlError):
+    """Something answers at the address that is not MLflow."""
+
+
+class NotPermitted(DbmlError):
+    """The workspace answered 401 or 403."""
+
+
+class Refused(DbmlError):
+    """A workspace refused one write."""
+
+
+class BadName(DbmlError):
+    """A name of an experiment, model or alias that a workspace would refuse."""
+
+
+class RunNotFound(DbmlError):
+    """No run matches."""
+
+
+class AmbiguousRun(DbmlError):
+    """Several runs match."""
+
+
+class NoModel(DbmlError):
+    """The run has no model, or none at that path."""
+
+
+class ModelNotFound(DbmlError):
+    """No registered model or version of that name."""
+
+
+class DeliveryIncomplete(DbmlError):
+    """``sync`` ended before everything was delivered; nothing is lost."""
+
+
+class JournalError(DbmlError):
+    """The journal cannot be used."""
+
+
+class JournalFull(JournalError):
+    """The disk or the spool is full."""
+
+
+class JournalDamaged(JournalError):
+    """A part of the journal cannot be read, or it is of a newer format."""
