@@ -1,0 +1,1 @@
+"""Tests, what they stand on, and benchmarks."""

@@ -1,0 +1,1 @@
+"""Real MLflow servers, a proxy that breaks things, and readers that know nothing of the package."""
