@@ -1,29 +1,88 @@
 """What commands return: frozen values with a text form and an HTML form.
 
-Each is usable as a Python value (``runs = %dbml runs``); showing them is the display hook's and ``display.py``'s.
-Times are milliseconds since the epoch, durations seconds.
+Each is usable as a Python value (``runs = %dbml runs``); showing them is the display hook's and
+``display.py``'s. Times are milliseconds since the epoch, durations seconds. Both forms say the same with the
+same words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from dbml_magics.rendering import (
+    Html,
+    code,
+    count,
+    curve_svg,
+    duration,
+    html_table,
+    link,
+    listing,
+    number,
+    panel,
+    rows_table,
+    safe,
+    sparkline,
+    text_table,
+    when,
+)
 
 __all__ = [
     "Destination",
     "ExperimentResult",
+    "HelpText",
     "LinkStatus",
     "MetricSummary",
     "ModelVersion",
     "ModelsResult",
     "RegisterResult",
+    "Result",
     "RunRow",
     "RunsResult",
     "SyncResult",
     "TrackSummary",
     "UnlinkResult",
 ]
+
+
+class Result:
+    """What a command returns: a value with a text form and an HTML form."""
+
+    def text(self) -> str:
+        """Return the text form."""
+        raise NotImplementedError
+
+    def html(self) -> str | None:
+        """Return the HTML form, or None when the text says it all."""
+        return None
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str | None:
+        return self.html()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        for number_, line in enumerate(self.text().splitlines() if not cycle else ["…"]):
+            if number_:
+                printer.break_()
+            printer.text(line)
+
+
+@dataclass(frozen=True, repr=False)
+class HelpText(Result):
+    """What ``--help`` and ``%dbml help`` show."""
+
+    content: str
+
+    def text(self) -> str:
+        """Return the help as it is."""
+        return self.content
 
 
 @dataclass(frozen=True)
@@ -42,9 +101,41 @@ class Destination:
     tracked: bool = True  # runs go there; False for a workspace that is only a registry
     delivered: int = 0  # writes delivered since the link was made by this process
 
+    def _stuck(self) -> bool:
+        return bool(self.last_error) or self.away
 
-@dataclass(frozen=True)
-class LinkStatus:
+    def state(self) -> str:
+        """Return how far delivery is, in words."""
+        writes, why = count(self.pending, "write"), self.last_error or "workspace not reachable"
+        if self.pending:
+            said = f"{writes} waiting: {why}, trying again" if self._stuck() else f"{writes} on their way"
+        else:
+            said = f"{why}, trying again" if self.away else "up to date"
+        if self.pending and self.lag_seconds >= 1:
+            said += f", the oldest {duration(self.lag_seconds)} old"
+        if self.dead:
+            said += f"; {count(self.dead, 'write')} refused for good"
+        return said
+
+    def first_state(self) -> str:
+        """Return the state of a workspace that was linked just now."""
+        return self.state() if self.pending or self.away or self.dead else "ready"
+
+    def outcome(self) -> str:
+        """Return what became of a run's writes, with a sign in front that says it too."""
+        if self.pending:
+            why = self.last_error or "workspace not reachable"
+            tail = f"waiting: {why}, trying again" if self._stuck() else "on their way"
+            said = f"… {count(self.pending, 'write')} {tail}"
+        elif self.dead:
+            return f"✗ {count(self.dead, 'write')} refused, the rest delivered"
+        else:
+            return "✓ delivered"
+        return said + (f", ✗ {count(self.dead, 'write')} refused" if self.dead else "")
+
+
+@dataclass(frozen=True, repr=False)
+class LinkStatus(Result):
     """Where tracking goes, what is still on its way, how far behind."""
 
     uri: str
@@ -57,24 +148,87 @@ class LinkStatus:
     notes: tuple[str, ...] = ()  # one line each: provisional versions' final numbers, older links' leftovers
     fresh: bool = False  # made by this very command: shown as "Linked: …"
 
+    def _headline(self) -> str:
+        where = "both" if self.track == "both" else f"{self.track} only"
+        registry = "databricks and azureml" if self.registry == "both" else self.registry
+        start = "Linked: tracking" if self.fresh else "Tracking"
+        return f"{start} to {where}, models registered in {registry}"
 
-@dataclass(frozen=True)
-class UnlinkResult:
+    def _rows(self) -> list[tuple[str, str, str]]:
+        rows = []
+        for d in self.destinations:
+            state = d.first_state() if self.fresh else d.state()
+            rows.append((d.name, d.place, state if d.tracked else f"{state}, models only"))
+        return rows
+
+    def _facts(self) -> list[str]:
+        facts = [f"experiment  {self.experiment}"] if self.experiment else []
+        if self.mode == "sync":
+            facts.append("mode        sync: each write waits for the primary workspace's answer")
+        return facts
+
+    def _next(self) -> str:
+        if self.fresh:
+            return "Next: start a cell that trains with %%track"
+        waiting = any(d.pending for d in self.destinations)
+        return "%dbml sync waits until everything is delivered" if waiting else ""
+
+    def text(self) -> str:
+        """Return the headline, a line for each workspace, and what to do next."""
+        rows = self._rows()
+        names = max((len(name) for name, _, _ in rows), default=0)
+        places = max((len(place) for _, place, _ in rows), default=0)
+        lines = [self._headline()]
+        lines += [f"  {name.ljust(names)}  {place.ljust(places)}   {state}" for name, place, state in rows]
+        lines += [f"  {line}" for line in (*self._facts(), *self.notes)]
+        return "\n".join([*lines, *filter(None, [self._next()])])
+
+    def html(self) -> str:
+        """Return the same as a table of workspaces."""
+        table = html_table(self._headline(), ("workspace", "place", "state"), self._rows())
+        return panel(table, *self._facts(), *self.notes, self._next())
+
+
+@dataclass(frozen=True, repr=False)
+class UnlinkResult(Result):
     """What unlinking restored, and what is still undelivered."""
 
     tracking_uri: str  # restored
     registry_uri: str  # restored
     undelivered: Mapping[str, int]  # workspace -> writes that wait in the journal
 
+    def text(self) -> str:
+        """Return what MLflow tracks to again, and what still waits."""
+        lines = [f"Unlinked: MLflow tracks to {self.tracking_uri} again"]
+        waiting = [(name, amount) for name, amount in self.undelivered.items() if amount]
+        width = max((len(name) for name, _ in waiting), default=0)
+        lines += [f"  {name.ljust(width)}  … {count(amount, 'write')} waiting" for name, amount in waiting]
+        if waiting:
+            lines.append("  nothing is lost: %dbml link --again takes the link up and delivers them")
+        return "\n".join(lines)
 
-@dataclass(frozen=True)
-class ExperimentResult:
+
+@dataclass(frozen=True, repr=False)
+class ExperimentResult(Result):
     """The experiment that runs go to, under each workspace's own name."""
 
     name: str
     experiment_id: str
     names: Mapping[str, str]  # workspace -> its name there
     created: bool
+
+    def _headline(self) -> str:
+        return f"Experiment {self.name}" + (", new" if self.created else "")
+
+    def text(self) -> str:
+        """Return the experiment's name at each workspace."""
+        width = max((len(workspace) for workspace in self.names), default=0)
+        lines = [f"  {workspace.ljust(width)}  {name}" for workspace, name in self.names.items()]
+        return "\n".join([self._headline(), *lines])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        return panel(html_table(self._headline(), ("workspace", "name there"), list(self.names.items())))
 
 
 @dataclass(frozen=True)
@@ -87,8 +241,8 @@ class MetricSummary:
     curve: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunRow:
+@dataclass(frozen=True, repr=False)
+class RunRow(Result):
     """One run."""
 
     run_id: str
@@ -107,9 +261,30 @@ class RunRow:
         """Return the run's duration in seconds, or None while it runs."""
         return None if self.end_time is None else (self.end_time - self.start_time) / 1000
 
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("run", self.run_id),
+            ("started", when(self.start_time)),
+            ("params", ", ".join(f"{key} {_short(value)}" for key, value in self.params.items())),
+            ("metrics", ", ".join(f"{key} {number(value)}" for key, value in self.metrics.items())),
+            (
+                "waiting",
+                ", ".join(f"{name} {count(n, 'write')}" for name, n in self.undelivered.items() if n),
+            ),
+        ]
+        return [row for row in rows if row[1]]
 
-@dataclass(frozen=True)
-class RunsResult:
+    def text(self) -> str:
+        """Return the run with all that it logged."""
+        return "\n".join([_run_head(self.name, self.status, self.seconds), *_labelled(self._rows())])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        return panel(rows_table(_run_head(self.name, self.status, self.seconds), self._rows()))
+
+
+@dataclass(frozen=True, repr=False)
+class RunsResult(Result):
     """Runs, newest first unless ordered otherwise."""
 
     rows: tuple[RunRow, ...]
@@ -145,9 +320,49 @@ class RunsResult:
             ]
         )
 
+    def _undelivered(self) -> bool:
+        return any(any(row.undelivered.values()) for row in self.rows)
 
-@dataclass(frozen=True)
-class ModelVersion:
+    def _headers(self) -> tuple[str, ...]:
+        headers = ("run", "name", "status", "started", "took", "metrics", "params")
+        return (*headers, "delivery") if self._undelivered() else headers
+
+    def _cells(self, row: RunRow) -> tuple[str, ...]:
+        cells = (
+            row.run_id[:8],
+            row.name,
+            row.status,
+            when(row.start_time),
+            "" if row.seconds is None else duration(row.seconds),
+            listing([f"{key} {number(value)}" for key, value in row.metrics.items()], 2),
+            listing([f"{key} {_short(value)}" for key, value in row.params.items()], 2),
+        )
+        waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
+        return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
+
+    def _end(self) -> list[str]:
+        end = [self.note] if self.note else []
+        if not self.rows:
+            return [*end, "Next: start a cell that trains with %%track"]
+        return [*end, "see  %dbml register last NAME · %dbml runs --help"]
+
+    def text(self) -> str:
+        """Return a line for each run."""
+        if not self.rows:
+            return "\n".join([f"No runs in {self.experiment}", *self._end()])
+        table = text_table(self._headers(), [self._cells(row) for row in self.rows])
+        return "\n".join([f"Runs of {self.experiment}", *table, *(f"  {line}" for line in self._end())])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        if not self.rows:
+            return panel(f"No runs in {self.experiment}", *self._end())
+        table = html_table(f"Runs of {self.experiment}", self._headers(), [self._cells(r) for r in self.rows])
+        return panel(table, *self._end())
+
+
+@dataclass(frozen=True, repr=False)
+class ModelVersion(Result):
     """A registered version at one workspace; version "0" is provisional: its workspace is away."""
 
     workspace: str
@@ -161,9 +376,20 @@ class ModelVersion:
     status: str = "READY"
     source: str = ""
 
+    @property
+    def label(self) -> str:
+        """Return the version in words; its workspace may not have numbered it yet."""
+        numbered = f"version {self.version}" if self.version != "0" else "version not numbered yet"
+        return f"{self.name} {numbered} ({self.workspace})"
 
-@dataclass(frozen=True)
-class RegisterResult:
+    def text(self) -> str:
+        """Return the version with its aliases and its twin."""
+        parts = [self.label, *(f"@{alias}" for alias in self.aliases)]
+        return "  ".join([*parts, f"twin {self.twin}"] if self.twin else parts)
+
+
+@dataclass(frozen=True, repr=False)
+class RegisterResult(Result):
     """The versions that ``register`` made, the link's first registry first."""
 
     name: str
@@ -171,17 +397,69 @@ class RegisterResult:
     versions: tuple[ModelVersion, ...]
     new_model: bool  # the name was new: this is version 1
 
+    def _headline(self) -> str:
+        return f"Registered {self.name}" + (", a new model" if self.new_model else "")
 
-@dataclass(frozen=True)
-class ModelsResult:
+    def _see(self) -> str:
+        return f"%dbml models {self.name}"
+
+    def text(self) -> str:
+        """Return a line for each version that was made."""
+        lines = [f"  {line}" for line in _version_lines(self.versions, with_name=False)]
+        return "\n".join([self._headline(), *lines, f"  see  {self._see()}"])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        return panel(
+            _version_html(self._headline(), self.versions, with_name=False), Html(f"see {code(self._see())}")
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class ModelsResult(Result):
     """Registered models (``name`` is None) or one model's versions."""
 
     name: str | None
     versions: tuple[ModelVersion, ...]  # without a name: the newest version of each model at each workspace
 
+    def _headline(self) -> str:
+        if not self.versions:
+            return f"No versions of {self.name}" if self.name else "No registered models"
+        return f"Versions of {self.name}" if self.name else "Registered models, the newest version of each"
 
-@dataclass(frozen=True)
-class SyncResult:
+    def _see(self) -> str:
+        if not self.versions:
+            return "%dbml register last NAME"
+        return (
+            f"%dbml models {self.versions[0].name}"
+            if self.name is None
+            else "%dbml register last " + self.name
+        )
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def __iter__(self) -> Iterator[ModelVersion]:
+        return iter(self.versions)
+
+    def __getitem__(self, index: int) -> ModelVersion:
+        return self.versions[index]
+
+    def text(self) -> str:
+        """Return a line for each version."""
+        lines = [f"  {line}" for line in _version_lines(self.versions, with_name=self.name is None)]
+        return "\n".join([self._headline(), *lines, f"  see  {self._see()}"])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        see = Html(f"see {code(self._see())}")
+        if not self.versions:
+            return panel(self._headline(), see)
+        return panel(_version_html(self._headline(), self.versions, with_name=self.name is None), see)
+
+
+@dataclass(frozen=True, repr=False)
+class SyncResult(Result):
     """What ``sync`` delivered, and what remains (nothing, unless its time was up)."""
 
     delivered: Mapping[str, int]
@@ -189,9 +467,26 @@ class SyncResult:
     seconds: float
     dead: Mapping[str, int] = field(default_factory=dict)
 
+    def text(self) -> str:
+        """Return what was delivered, and what could not be."""
+        sent = [f"{name} {count(amount, 'write')}" for name, amount in self.delivered.items() if amount]
+        left = [f"{name} {count(amount, 'write')}" for name, amount in self.remaining.items() if amount]
+        refused = [f"{name} {count(amount, 'write')}" for name, amount in self.dead.items() if amount]
+        told = (
+            "Delivered " + ", ".join(sent) + f" in {duration(self.seconds)}"
+            if sent
+            else "Nothing was on its way"
+        )
+        lines = [told + ("" if left else ": every workspace is up to date")]
+        if left:
+            lines.append(f"  still on their way: {', '.join(left)}; %dbml sync goes on")
+        if refused:
+            lines.append(f"  ✗ refused for good: {', '.join(refused)}; %dbml status says why")
+        return "\n".join(lines)
 
-@dataclass(frozen=True)
-class TrackSummary:
+
+@dataclass(frozen=True, repr=False)
+class TrackSummary(Result):
     """What a ``%%track`` cell (or ``dbml.track``) recorded."""
 
     run_id: str
@@ -207,3 +502,93 @@ class TrackSummary:
     destinations: tuple[Destination, ...]
     notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+
+    def _rows(self) -> list[tuple[str, str, Html]]:
+        """Return label, text and markup of what the run recorded."""
+        params = [f"{key} {_short(value)}" for key, value in self.params.items()]
+        metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in self.metrics]
+        drawn = [
+            Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}") for m in self.metrics
+        ]
+        models = [version.label for version in self.registered] or list(self.models)
+        rows = [
+            ("params", listing(params, 2), safe(listing(params, 6))),
+            ("metrics", listing(metrics, 4), Html(listing(drawn, 8))),
+            ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
+            ("models", listing(models, 4), safe(listing(models, 8))),
+            (
+                "open",
+                ", ".join(f"{name} {url}" for name, url in self.links.items()),
+                Html(" · ".join(link(name, url) for name, url in self.links.items())),
+            ),
+        ]
+        return [row for row in rows if row[1]]
+
+    def _waiting(self) -> bool:
+        return any(d.pending and (d.last_error or d.away) for d in self.destinations if d.tracked)
+
+    def _see(self) -> list[str]:
+        registered = [f"%dbml models {version.name}" for version in self.registered[:1]]
+        return ["%dbml runs", "%dbml status", *registered]
+
+    def _outcomes(self) -> list[str]:
+        return [f"{d.name} {d.outcome()}" for d in self.destinations if d.tracked]
+
+    def text(self) -> str:
+        """Return the run's outcome, what it recorded, and where to see it."""
+        head = _run_head(self.name, self.status, self.seconds)
+        lines = ["   ".join([head.ljust(32), *self._outcomes()]).rstrip()]
+        rows = [(label, shown) for label, shown, _ in self._rows()]
+        lines += _labelled(rows if self._waiting() else [*rows, ("see", " · ".join(self._see()))])
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join([*lines, f"  {_NOTHING_LOST}"] if self._waiting() else lines)
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        head = " · ".join([_run_head(self.name, self.status, self.seconds), *self._outcomes()])
+        rows: list[tuple[str, str]] = [(label, drawn) for label, _, drawn in self._rows()]
+        if not self._waiting():
+            rows.append(("see", Html(" · ".join(code(command) for command in self._see()))))
+        return panel(rows_table(head, rows), *self.notes, _NOTHING_LOST if self._waiting() else "")
+
+
+_NOTHING_LOST = (
+    "nothing is lost: they go out when it answers, from this kernel or the next; %dbml status shows how far"
+)
+
+
+def _short(value: str, most: int = 40) -> str:
+    value = " ".join(value.split())
+    return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def _run_head(name: str, status: str, seconds: float | None) -> str:
+    return f"Run {name}  {status}" + ("" if seconds is None else f" in {duration(seconds)}")
+
+
+def _labelled(rows: list[tuple[str, str]]) -> list[str]:
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"  {label.ljust(width)}  {shown}" for label, shown in rows]
+
+
+def _version_cells(versions: Iterable[ModelVersion], with_name: bool) -> tuple[list[str], list[list[str]]]:
+    shown = list(versions)
+    twins = any(version.twin for version in shown)
+    headers = [*(["model"] if with_name else []), "workspace", "version", "aliases", "run"]
+    rows = []
+    for version in shown:
+        cells = [version.name] if with_name else []
+        cells += [version.workspace, version.version if version.version != "0" else "not numbered yet"]
+        cells += [", ".join(version.aliases), (version.run_id or "")[:8]]
+        rows.append([*cells, version.twin or ""] if twins else cells)
+    return ([*headers, "twin"] if twins else headers), rows
+
+
+def _version_lines(versions: Iterable[ModelVersion], *, with_name: bool) -> list[str]:
+    headers, rows = _version_cells(versions, with_name)
+    return text_table(headers, rows, indent="") if rows else []
+
+
+def _version_html(caption: str, versions: Iterable[ModelVersion], *, with_name: bool) -> Html:
+    headers, rows = _version_cells(versions, with_name)
+    return html_table(caption, headers, rows)

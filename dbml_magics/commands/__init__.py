@@ -1,0 +1,16 @@
+"""The sub-commands of ``%dbml``, one file each, and the table that dispatches to them."""
+
+from __future__ import annotations
+
+from dbml_magics.commands import experiment, link, models, register, runs, status, sync, track, unlink
+from dbml_magics.commands import help as help_command
+from dbml_magics.parser import Command
+
+__all__ = ["COMMANDS", "TRACK"]
+
+TRACK: Command = track.COMMAND
+
+COMMANDS: dict[str, Command] = {
+    module.COMMAND.name: module.COMMAND
+    for module in (link, unlink, status, experiment, runs, register, models, sync, help_command)
+}

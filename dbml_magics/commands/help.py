@@ -1,0 +1,49 @@
+"""``%dbml help``: what there is, or what one command takes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics.parser import Command, Option, command_help, find_command
+from dbml_magics.results import HelpText
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+
+
+def run(args: Namespace, _session: Session | None = None) -> HelpText:
+    """Return the help of all commands or of one."""
+    # The table holds this command too, so it is looked up when it is needed.
+    from dbml_magics.commands import COMMANDS, TRACK
+
+    if args.command is None:
+        return overview()
+    if args.command in ("track", "%%track"):
+        return HelpText(command_help(TRACK))
+    return HelpText(command_help(find_command(args.command, COMMANDS)))
+
+
+def overview() -> HelpText:
+    """Return the usage line and the list of commands."""
+    from dbml_magics.commands import COMMANDS, TRACK
+
+    width = max(len(command.prog) for command in (*COMMANDS.values(), TRACK))
+    lines = ["usage: %dbml COMMAND [options]", ""]
+    lines += [f"  {c.prog.ljust(width)}  {c.help}" for c in COMMANDS.values()]
+    lines += ["", f"  {TRACK.prog.ljust(width)}  {TRACK.help}"]
+    lines += ["", "Each shows what it takes: %dbml link --help"]
+    lines += [
+        "result = %dbml COMMAND keeps what it returns and shows nothing; $name stands for a variable's value."
+    ]
+    return HelpText("\n".join(lines))
+
+
+COMMAND = Command(
+    name="help",
+    help="list the commands, or show what one takes",
+    examples=("%dbml help link", "%dbml help"),
+    run=run,
+    needs_link=False,
+    options=(Option("COMMAND", "a command's name", optional_value=True, completes="command"),),
+)

@@ -1,0 +1,85 @@
+"""``%%track``: train in a run that begins and ends with the cell. What runs it is in ``cells.py``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics.commands.register import unique_tags
+from dbml_magics.errors import EmptyCell, NotLinked
+from dbml_magics.parser import Command, Option, names, pair
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session, Track
+
+
+def has_code(body: str) -> bool:
+    """Tell whether anything but blank lines and comments is there."""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in body.splitlines())
+
+
+def check(body: str) -> None:
+    """Raise EmptyCell when there is nothing to run below the first line."""
+    if not has_code(body):
+        raise EmptyCell(
+            "%%track stands above nothing: the cell has no code to run.",
+            remedies=[("%%track", "on the first line, the code that trains below it")],
+        )
+
+
+def begin(args: Namespace, session: Session, body: str) -> Track:
+    """Begin the run that a cell asks for."""
+    tags = unique_tags(args.tag)
+    if not session.linked:
+        raise NotLinked("%%track")
+    return session.begin_track(
+        args.run_name,
+        experiment=args.experiment,
+        autolog=True if args.autolog else False if args.no_autolog else None,
+        tags=tags,
+        nested=args.nested,
+        register=args.register,
+        source=body if args.source else None,
+    )
+
+
+COMMAND = Command(
+    name="track",
+    prefix="%%",
+    help="run this cell as an MLflow run, and sum it up",
+    examples=("%%track forest --autolog", "%%track forest --params depth,rate --register wine"),
+    details=(
+        "--params logs the values that the variables have when the cell ends. A failing cell ends its\n"
+        "run FAILED, an interrupted one KILLED. %%time and %%capture can stand on the line above."
+    ),
+    options=(
+        Option("RUN_NAME", "the run's name (MLflow makes one up by default)", optional_value=True),
+        Option("--experiment", "another experiment than the active one", metavar="E", completes="experiment"),
+        Option("--autolog", "switch MLflow's autologging on for this cell", excludes=("--no-autolog",)),
+        Option("--no-autolog", "switch it off for this cell", excludes=("--autolog",)),
+        Option(
+            "--params",
+            "variables whose values at the end of the cell are logged as params",
+            metavar="a,b",
+            convert=names,
+            example="%%track --params depth,rate",
+            completes="names",
+        ),
+        Option(
+            "--tag",
+            "a tag of the run",
+            metavar="K=V",
+            repeatable=True,
+            convert=pair,
+            example="%%track --tag stage=test",
+        ),
+        Option("--nested", "make it a child of the run that is active already"),
+        Option(
+            "--register",
+            "register the run's model under this name at the end",
+            metavar="NAME",
+            completes="model",
+        ),
+        Option("--source", "log the cell's text with the run, secrets masked"),
+    ),
+)

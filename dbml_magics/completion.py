@@ -1,0 +1,226 @@
+"""Completion of ``%dbml`` lines and of ``%%track`` first lines, derived from the grammar."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.completer import SimpleCompletion, context_matcher
+
+from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.parser import Command, Option
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+
+__all__ = ["Completion", "complete"]
+
+_Known = TypeVar("_Known")
+
+_LINE = re.compile(r"\s*(?:[\w.,\s\[\]'\"]+=\s*)?%dbml\s+(?P<words>.*)", re.DOTALL)
+_TRACK = re.compile(r"%%track\s+(?P<words>.*)", re.DOTALL)
+_LOOK_UP_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """One thing that could stand at the cursor."""
+
+    text: str
+    kind: str
+
+
+class Completion:
+    """The matcher of one shell."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+
+        # A function, since IPython writes the matcher's attributes on it, and a method takes none.
+        @context_matcher(identifier="dbml_magics", priority=200)  # type: ignore[untyped-decorator]
+        def matcher(context: Any) -> dict[str, Any]:
+            return self._match(context)
+
+        self._matcher = matcher
+
+    def install(self) -> None:
+        """Add the matcher to the shell's completer."""
+        self._shell.Completer.custom_matchers.append(self._matcher)
+
+    def remove(self) -> None:
+        """Take the matcher away."""
+        matchers = self._shell.Completer.custom_matchers
+        if self._matcher in matchers:
+            matchers.remove(self._matcher)
+
+    def _match(self, context: Any) -> dict[str, Any]:
+        lines = context.full_text.split("\n")[: context.cursor_line]
+        words = _words_before_cursor(context.text_until_cursor, lines)
+        fragment, offers = ("", []) if words is None else complete(*words, self._shell.user_ns)
+        return {
+            "completions": [SimpleCompletion(text=offer.text, type=offer.kind) for offer in offers],
+            # IPython's other matchers stay where nothing is offered: they complete paths.
+            "suppress": bool(offers),
+            "matched_fragment": fragment,
+        }
+
+
+def _words_before_cursor(line: str, above: Sequence[str]) -> tuple[Command | None, str] | None:
+    found = _LINE.fullmatch(line)
+    if found:
+        return None, found["words"]
+    found = _TRACK.fullmatch(line)
+    # %%time and the like can stand above it.
+    if found and all(not other.strip() or other.startswith("%%") for other in above):
+        return TRACK, found["words"]
+    return None
+
+
+def complete(command: Command | None, words: str, namespace: Mapping[str, Any]) -> tuple[str, list[_Offer]]:
+    """Return the fragment at the cursor and what could replace it.
+
+    ``words`` is the line before the cursor; ``command`` is None where the sub-command is its first word.
+    """
+    *before, fragment = re.split(r"\s+", words) if words else [""]
+    before = [word for word in before if word]
+    if command is None:
+        if not before:
+            return fragment, _starting(fragment, (_Offer(name, "command") for name in COMMANDS))
+        command = COMMANDS.get(before[0])
+        if command is None:
+            return fragment, []
+        before = before[1:]
+    return _complete_word(command, before, fragment, namespace)
+
+
+def _complete_word(
+    command: Command, before: Sequence[str], fragment: str, namespace: Mapping[str, Any]
+) -> tuple[str, list[_Offer]]:
+    name, equals, written = fragment.partition("=")
+    glued = command.flag(name) if equals else None
+    if glued is not None:
+        return written, _values(glued, written, namespace)
+    last = command.flag(before[-1]) if before else None
+    if last is not None and last.takes_value and not last.optional_value:
+        return fragment, _values(last, fragment, namespace)
+    if fragment.startswith("-"):
+        return fragment, _starting(fragment, _flags(command, before))
+    following = _next_value(command, before)
+    offers = [] if following is None else _values(following, fragment, namespace)
+    if not fragment:
+        offers += _flags(command, before)
+    return fragment, offers
+
+
+def _flags(command: Command, before: Iterable[str]) -> list[_Offer]:
+    """Return the options that may still be given."""
+    given = {word.partition("=")[0] for word in before}
+    free = [
+        option
+        for option in command.flags
+        if (option.repeatable or option.name not in given) and not given & set(option.excludes)
+    ]
+    return [*(_Offer(option.name, "option") for option in free), _Offer("--help", "option")]
+
+
+def _next_value(command: Command, before: Sequence[str]) -> Option | None:
+    """Return the value whose turn it is."""
+    taken = 0
+    follows: Option | None = None
+    for word in before:
+        if follows is not None:
+            follows = None
+        elif word.startswith("-"):
+            option = command.flag(word)
+            follows = option if option is not None and option.takes_value else None
+        else:
+            taken += 1
+    return command.values[taken] if taken < len(command.values) else None
+
+
+def _values(option: Option, fragment: str, namespace: Mapping[str, Any]) -> list[_Offer]:
+    """Return what could be an option's value."""
+    if fragment.startswith("$"):
+        return _starting(fragment, (_Offer(f"${name}", "variable") for name in _variables(namespace)))
+    if option.choices:
+        return _starting(fragment, (_Offer(choice, "value") for choice in option.choices))
+    if option.completes == "names":
+        done, comma, last = fragment.rpartition(",")
+        return [
+            _Offer(f"{done}{comma}{name}", "variable")
+            for name in _variables(namespace)
+            if name.startswith(last) and name not in done.split(",")
+        ]
+    if option.completes == "run":
+        runs = _known(lambda session: session.known_runs())
+        hits = [
+            (run_id, name)
+            for run_id, name in runs
+            if run_id.startswith(fragment) or name.startswith(fragment)
+        ]
+        return [*_starting(fragment, [_Offer("last", "run")]), *(_Offer(run_id, "run") for run_id, _ in hits)]
+    looked_up: dict[str, Callable[[], Sequence[str]]] = {
+        "command": lambda: [*COMMANDS, TRACK.name],
+        "experiment": lambda: _known(lambda session: session.known_experiments()),
+        "model": lambda: _known(lambda session: session.known_models()),
+    }
+    found = looked_up.get(option.completes, list)()
+    return _starting(fragment, (_Offer(_quoted(name), option.completes) for name in found))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if re.search(r"\s", name) else name
+
+
+def _starting(fragment: str, offers: Iterable[_Offer]) -> list[_Offer]:
+    return [offer for offer in offers if offer.text.startswith(fragment)]
+
+
+def _variables(namespace: Mapping[str, Any]) -> list[str]:
+    """Return the names of the notebook's values: no modules, functions, classes or IPython's own."""
+    tools = (ModuleType, FunctionType, type)
+    return sorted(
+        name
+        for name, value in list(namespace.items())
+        if not name.startswith("_")
+        and name not in ("In", "Out")
+        and not isinstance(value, tools)
+        and name not in _SHELL
+    )
+
+
+_SHELL = frozenset({"exit", "quit", "get_ipython", "open"})
+
+_looking = threading.Lock()
+
+
+def _known(ask: Callable[[Session], Sequence[_Known]]) -> list[_Known]:
+    """Return what the session knows, or nothing when it is not linked, fails, or is not quick about it.
+
+    A key press must neither wait nor fail, so the question is asked in a thread that may be left behind;
+    while one is, no further question is asked.
+    """
+    module = sys.modules.get("dbml_magics.core.session")
+    if module is None or not _looking.acquire(blocking=False):
+        return []
+    answer: list[_Known] = []
+
+    def look() -> None:
+        try:
+            session = module.current()
+            if session.linked:
+                answer.extend(ask(session))
+        except Exception:
+            answer.clear()  # nothing to offer is all that a reader needs to know
+        finally:
+            _looking.release()
+
+    thread = threading.Thread(target=look, name="dbml-completion", daemon=True)
+    thread.start()
+    thread.join(_LOOK_UP_SECONDS)
+    return [] if thread.is_alive() else answer

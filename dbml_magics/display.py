@@ -1,0 +1,144 @@
+"""Showing: the only module that prints or displays.
+
+In a notebook a result is one display with a text form and an HTML form; in a terminal and in scripts it is
+text.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from dbml_magics import environment
+from dbml_magics.results import Result
+
+__all__ = ["DisplayHookFilter", "Progress", "note", "show", "warn"]
+
+_PLAIN_EVERY = 10.0  # seconds between progress lines where a line cannot be rewritten
+
+
+class _Unfinished:
+    """The progress line that the next result takes the place of, so that a command leaves one output."""
+
+    handle: Any = None
+
+
+def show(result: Result) -> None:
+    """Show a result once, in the place of its progress line if there was one."""
+    handle, _Unfinished.handle = _Unfinished.handle, None
+    shell = environment.shell()
+    if shell is None:
+        print(result)
+    elif handle is not None:
+        handle.update(result)
+    elif environment.has_kernel(shell):
+        from IPython.display import display
+
+        display(result)
+    else:
+        print(result)
+
+
+def progress_is_open() -> bool:
+    """Tell whether a finished command's progress line waits for its result."""
+    return _Unfinished.handle is not None
+
+
+def note(text: str) -> None:
+    """Print one line for the reader."""
+    print(text)
+
+
+def warn(text: str) -> None:
+    """Print one line beside the output."""
+    print(text, file=sys.stderr)
+
+
+class Progress:
+    """One line with counts and a rate, updated in place; nothing appears before the first update."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._width = 0
+        self._printed = float("-inf")
+        self._line = ""
+
+    def __enter__(self) -> Progress:
+        _Unfinished.handle = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._width:
+            # A result or an error follows: in a terminal it begins on a clean line.
+            sys.stdout.write("\r" + " " * self._width + "\r")
+            sys.stdout.flush()
+        if error is None:
+            _Unfinished.handle = self._handle
+
+    def update(self, remaining: Mapping[str, int], rate: float) -> None:
+        """Say how many writes remain for each workspace, and how many go out in a second."""
+        left = " · ".join(f"{name} {amount:,} left" for name, amount in remaining.items())
+        line = f"delivering  {left} · {rate:,.0f} writes/s"
+        if line == self._line:
+            return
+        self._line = line
+        if environment.has_kernel(environment.shell()):
+            self._in_notebook(line)
+        elif _is_terminal():
+            sys.stdout.write("\r" + line.ljust(self._width))
+            sys.stdout.flush()
+            self._width = max(self._width, len(line))
+        elif time.monotonic() - self._printed >= _PLAIN_EVERY:
+            self._printed = time.monotonic()
+            print(line)
+
+    def _in_notebook(self, line: str) -> None:
+        bundle = {"text/plain": line}
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # replaced or closed streams
+        return False
+
+
+class DisplayHookFilter:
+    """Keeps the display hook from showing a result again that its magic showed already.
+
+    The magic returns its result, and the hook shows what the last expression of a cell returns. The filter
+    is a formatter for :class:`Result` in one shell: it swallows the one display that follows
+    :meth:`pass_over`.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._formatter = shell.display_formatter.ipython_display_formatter
+        self._skip: Result | None = None
+
+    def install(self) -> None:
+        """Put the filter in front of the shell's formatters."""
+        self._formatter.for_type(Result, self._swallow)
+
+    def remove(self) -> None:
+        """Take the filter away."""
+        self._formatter.pop(Result, None)
+
+    def pass_over(self, result: Result | None) -> None:
+        """Name the result that was shown just now; None forgets it."""
+        self._skip = result
+
+    def _swallow(self, result: Result) -> None:
+        skip, self._skip = self._skip, None
+        if skip is not result:
+            raise NotImplementedError  # IPython goes on with the ordinary formatters

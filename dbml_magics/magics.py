@@ -1,0 +1,168 @@
+"""The magics: ``%dbml`` and ``%%track``. They parse, call and show; everything else is below them."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import needs_local_scope as with_locals
+
+from dbml_magics import display, environment
+from dbml_magics.cells import CellTracker, TrackedCellFailed, defect_line
+from dbml_magics.commands import COMMANDS
+from dbml_magics.commands.help import overview
+from dbml_magics.completion import Completion
+from dbml_magics.errors import BadCommand, DbmlError, NotLinked
+from dbml_magics.parser import Command, HelpRequested, find_command, parse, split
+from dbml_magics.results import HelpText, Result
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+
+__all__ = ["DbmlMagics"]
+
+
+def _current_session() -> Session:
+    # Imported at the first command: loading the extension is not to cost what the core costs.
+    from dbml_magics.core import session
+
+    return session.current()
+
+
+@magics_class
+class DbmlMagics(Magics):  # type: ignore[misc]
+    """``%dbml`` and ``%%track``."""
+
+    def __init__(self, shell: Any, session: Callable[[], Session] = _current_session) -> None:
+        super().__init__(shell)
+        self._session = session
+        self._cells = CellTracker(shell, session)
+        self._filter = display.DisplayHookFilter(shell)
+        self._completion = Completion(shell)
+
+    def install(self) -> None:
+        """Register the magics and all that goes with them in the shell."""
+        self.shell.register_magics(self)
+        self._cells.install()
+        self._filter.install()
+        self._completion.install()
+
+    def remove(self) -> None:
+        """Leave the shell as it was before :meth:`install`."""
+        self._completion.remove()
+        self._filter.remove()
+        self._cells.remove()
+        for kind, names in self.magics.items():
+            for name in names:
+                self.shell.magics_manager.magics[kind].pop(name, None)
+        self.shell.magics_manager.registry.pop(type(self).__name__, None)
+
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @with_locals  # type: ignore[untyped-decorator]
+    @line_magic  # type: ignore[untyped-decorator]
+    def dbml(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Result | None:
+        """Track to an Azure Databricks and an Azure ML workspace at once; %dbml help lists the commands."""
+        self._filter.pass_over(None)
+        with _own_defects("%dbml"):
+            result = self._answer(line, {**self.shell.user_ns, **(local_ns or {})})
+            return self._hand_over(result)
+
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @cell_magic("dbml")  # type: ignore[untyped-decorator]
+    def dbml_cell(self, line: str, cell: str) -> None:  # noqa: ARG002 - IPython's signature
+        """Say that ``%dbml`` is a line magic."""
+        raise BadCommand(
+            "%%dbml is no cell magic: a command is one line with one %, and the code goes below it.",
+            remedies=[("%dbml help", "all commands"), ("%%track", "to run a cell as a run")],
+        )
+
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @line_cell_magic  # type: ignore[untyped-decorator]
+    def track(self, line: str, cell: str | None = None) -> None:
+        """Run this cell as an MLflow run, and sum it up; %%track --help shows the options."""
+        with _own_defects("%%track"):
+            if cell is not None:
+                self._cells.run(line, cell)
+            else:  # what the first line of a %%track cell became
+                caller = _caller()
+                self._cells.begin(line, "" if caller is None else caller.f_code.co_filename)
+
+    def _answer(self, line: str, namespace: Mapping[str, Any]) -> Result:
+        tokens = split(line, "%dbml")
+        if not tokens or tokens[0] in ("-h", "--help"):
+            return overview()
+        command = find_command(tokens[0], COMMANDS)
+        try:
+            args = parse(command, tokens[1:], namespace)
+        except HelpRequested as asked:
+            return HelpText(asked.shown)
+        return self._run(command, args)
+
+    def _run(self, command: Command, args: Any) -> Result:
+        assert command.run is not None
+        session = self._session()
+        if command.needs_link and not session.linked:
+            raise NotLinked(command.prog)
+        return command.run(args, session)
+
+    def _hand_over(self, result: Result) -> Result | None:
+        """Show a result unless the line's value is used, and return it so that it is not shown again.
+
+        ``runs = %dbml runs`` keeps the value and shows nothing, as with other SQL and Spark magics.
+        """
+        if _value_is_used(_caller()) and not display.progress_is_open():
+            return result
+        display.show(result)
+        if not environment.has_kernel(self.shell) and environment.is_interactive(self.shell):
+            return None  # a terminal would print an empty "Out[n]:" for it
+        self._filter.pass_over(result)
+        return result
+
+
+@contextmanager
+def _own_defects(what: str) -> Iterator[None]:
+    """Say of an error that no user causes where to report it; its traceback stays."""
+    try:
+        yield
+    except (DbmlError, TrackedCellFailed):
+        raise
+    except Exception:
+        display.warn(defect_line(what))
+        raise
+
+
+def _caller() -> FrameType | None:
+    """Return the frame of the code that the magic stands in, beyond IPython's own."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module != __name__ and module.partition(".")[0] != "IPython":
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _value_is_used(frame: FrameType | None) -> bool:
+    """Tell whether the code does anything with the call's value but drop it or hand it to the display hook.
+
+    The instruction that follows the call tells: IPython turns both ``%dbml runs`` and ``runs = %dbml runs``
+    into the same call, and ``%%time`` and the like leave no source to look at.
+    """
+    if frame is None:
+        return False
+    following = (
+        instruction
+        for instruction in dis.get_instructions(frame.f_code)
+        if instruction.offset > frame.f_lasti and instruction.opname not in ("CACHE", "EXTENDED_ARG", "NOP")
+    )
+    after = next(following, None)
+    if after is None or after.opname in ("POP_TOP", "PRINT_EXPR"):
+        return False
+    if after.opname == "CALL_INTRINSIC_1":  # what PRINT_EXPR is since Python 3.12
+        return after.arg != 1
+    return not (after.opname == "RETURN_VALUE" and frame.f_code.co_name == "<module>")

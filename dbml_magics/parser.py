@@ -1,0 +1,438 @@
+"""The grammar as data, and what reads a line by it.
+
+A :class:`Command` says everything about a sub-command: its options, its help, its example and what runs it.
+The parser, the help, the completion and the tests are derived from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dbml_magics.errors import BadCommand, UndefinedVariable
+from dbml_magics.secrecy import refusal, refuse_secrets, resembles_secret_option
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.results import Result
+
+__all__ = [
+    "Command",
+    "HelpRequested",
+    "Option",
+    "command_help",
+    "find_command",
+    "names",
+    "pair",
+    "parse",
+    "positive_integer",
+    "seconds",
+    "split",
+    "suggestion",
+    "text",
+    "wants_help",
+]
+
+_ECHOED = re.compile(r"[A-Za-z][\w.-]{0,23}")
+_VARIABLE = re.compile(r"\$([^\W\d]\w*)(.*)", re.DOTALL)
+_HELP = ("-h", "--help")
+
+
+class HelpRequested(Exception):
+    """``--help`` stands on the line: its text is to be shown, and nothing else done."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(shown)
+        self.shown = shown
+
+
+# ---- what a value may be: each takes the written text and raises ValueError saying what was wanted ----
+
+
+def text(written: str) -> str:
+    """Take any text but the empty one."""
+    if not written.strip():
+        raise ValueError("a value that is not empty")
+    return written
+
+
+def positive_integer(written: str) -> int:
+    """Take a whole number from 1 on."""
+    if not re.fullmatch(r"\+?\d{1,9}", written) or int(written) < 1:
+        raise ValueError("a whole number from 1 on")
+    return int(written)
+
+
+def seconds(written: str) -> float:
+    """Take a number of seconds, zero or more."""
+    try:
+        value = float(written)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ValueError("a number of seconds")
+    return value
+
+
+def names(written: str) -> tuple[str, ...]:
+    """Take names of notebook variables with commas between them."""
+    found = tuple(name.strip() for name in written.split(","))
+    if not all(name.isidentifier() for name in found):
+        raise ValueError("names of variables with commas between them")
+    return found
+
+
+def pair(written: str) -> tuple[str, str]:
+    """Take KEY=VALUE."""
+    key, equals, value = written.partition("=")
+    if not equals or not key.strip():
+        raise ValueError("KEY=VALUE")
+    return key.strip(), value
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command, or (its name without dashes) one of its values."""
+
+    name: str
+    help: str
+    metavar: str = ""  # empty for an option that is on or off
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+    optional_value: bool = False  # --local [DIR]; for a value: it may be left out
+    convert: Callable[[str], Any] = text
+    example: str = (
+        ""  # a whole line that ends in the option and a good value, for the message about a bad one
+    )
+    completes: str = ""  # run, model, experiment, command, variable: what completion looks up
+    excludes: tuple[str, ...] = ()  # options that cannot stand beside it
+
+    @property
+    def positional(self) -> bool:
+        """Tell whether it is a value that stands by itself."""
+        return not self.name.startswith("-")
+
+    @property
+    def takes_value(self) -> bool:
+        """Tell whether a value follows it."""
+        return self.positional or bool(self.metavar or self.choices)
+
+    @property
+    def dest(self) -> str:
+        """Return its name among the parsed arguments."""
+        return self.name.lstrip("-").replace("-", "_").lower()
+
+    @property
+    def written(self) -> str:
+        """Return it as a usage line shows it."""
+        value = "|".join(self.choices) or self.metavar
+        if self.positional:
+            return f"[{value or self.name}]" if self.optional_value else (value or self.name)
+        if not self.takes_value:
+            return self.name
+        return f"{self.name} [{value}]" if self.optional_value else f"{self.name} {value}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: its grammar, its help, and what runs it."""
+
+    name: str
+    help: str
+    examples: tuple[str, ...]  # whole lines; the first is the one that errors show
+    run: Callable[[argparse.Namespace, Session], Result] | None = None
+    options: tuple[Option, ...] = ()
+    needs_link: bool = True
+    details: str = ""
+    prefix: str = "%dbml "
+
+    @property
+    def prog(self) -> str:
+        """Return the command as it is typed."""
+        return f"{self.prefix}{self.name}"
+
+    @property
+    def values(self) -> tuple[Option, ...]:
+        """Return the values that stand by themselves, in order."""
+        return tuple(option for option in self.options if option.positional)
+
+    @property
+    def flags(self) -> tuple[Option, ...]:
+        """Return the options with a name."""
+        return tuple(option for option in self.options if not option.positional)
+
+    def flag(self, name: str) -> Option | None:
+        """Return the option of that name, if there is one."""
+        return next((option for option in self.flags if option.name == name), None)
+
+    @property
+    def help_line(self) -> tuple[str, str]:
+        """Return the remedy that leads to this command's help."""
+        return f"{self.prog} --help", "what it takes"
+
+    def usage(self) -> str:
+        """Return the usage line."""
+        shown = [f"[{o.written}]" + ("…" if o.repeatable else "") for o in self.flags]
+        return " ".join([self.prog, *(value.written for value in self.values), *shown])
+
+
+# ---- reading a line ----
+
+
+def split(line: str, prog: str) -> list[str]:
+    """Split a line into words as a shell does; secrets are refused before anything can echo them."""
+    refuse_secrets(line)
+    try:
+        tokens = shlex.split(line)
+    except ValueError:
+        raise BadCommand(
+            f"{prog}: a quote is opened and not closed, or a backslash ends the line.",
+            remedies=[
+                ('%dbml runs --filter "metrics.accuracy > 0.9"', "a value with blanks stands in quotes")
+            ],
+        ) from None
+    refuse_secrets(line, tokens)
+    return tokens
+
+
+def wants_help(tokens: Iterable[str]) -> bool:
+    """Tell whether ``--help`` is among the words."""
+    return any(token in _HELP for token in tokens)
+
+
+def suggestion(written: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant."""
+    close = difflib.get_close_matches(written.lower(), list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def find_command(written: str, commands: Mapping[str, Command]) -> Command:
+    """Return the command of that name, or raise BadCommand saying which was probably meant."""
+    if written in commands:
+        return commands[written]
+    if written.startswith("-"):
+        raise BadCommand(
+            "%dbml takes a command before any option.", remedies=[("%dbml help", "all commands")]
+        )
+    meant = suggestion(written, commands)
+    message = f"there is no command{_echo(written)}." + (f' Did you mean "{meant}"?' if meant else "")
+    remedies = [(f"%dbml {meant}", commands[meant].help)] if meant else [("%dbml help", "all commands")]
+    raise BadCommand(message, remedies=remedies)
+
+
+def parse(command: Command, tokens: Sequence[str], namespace: Mapping[str, Any]) -> argparse.Namespace:
+    """Read a command's words; ``$name`` becomes the namespace's value.
+
+    Raises HelpRequested, BadCommand, SecretRefused or UndefinedVariable, and nothing else.
+    """
+    if wants_help(tokens):
+        raise HelpRequested(command_help(command))
+    _check_flags(command, tokens)
+    parsed: argparse.Namespace = _argparse(command, namespace).parse_intermixed_args(list(tokens))
+    _place_values(command, parsed, namespace)
+    return parsed
+
+
+def _check_flags(command: Command, tokens: Sequence[str]) -> None:
+    """Refuse unknown, doubled and contradicting options, by name alone: their values are not echoed."""
+    seen: list[str] = []
+    for place, token in enumerate(tokens):
+        if not re.match(r"--?[A-Za-z]", token):
+            continue
+        name, equals, _ = token.partition("=")
+        option = command.flag(name)
+        if option is None:
+            _refuse_unknown(command, name, command.flag(tokens[place - 1]) if place else None)
+        elif equals and not option.takes_value:
+            raise BadCommand(f"{name} takes no value.", remedies=[command.help_line])
+        elif name in seen and not option.repeatable:
+            raise BadCommand(
+                f"{name} is given twice; {command.prog} takes it once.", remedies=[command.help_line]
+            )
+        else:
+            clash = next((other for other in option.excludes if other in seen), None)
+            if clash:
+                raise BadCommand(f"{name} and {clash} exclude each other.", remedies=[command.help_line])
+            seen.append(name)
+
+
+def _refuse_unknown(command: Command, written: str, before: Option | None) -> NoReturn:
+    known = [option.name for option in command.flags]
+    meant = suggestion(written, known)
+    if meant is None and resembles_secret_option(written):
+        raise refusal()
+    if meant is None and before is not None and before.takes_value and not before.optional_value:
+        raise BadCommand(
+            f"{before.name} wants a value; one that begins with a dash is written {before.name}=…",
+            remedies=[command.help_line],
+        )
+    # A short option's value may be glued to it (-pVALUE), so no more than its letter is shown.
+    shown = written if written.startswith("--") and _ECHOED.fullmatch(written[2:]) else written[:2]
+    hint = f" Did you mean {meant}?" if meant else ""
+    raise BadCommand(f"{command.prog} has no option {shown}.{hint}", remedies=[command.help_line])
+
+
+class _Misread(Exception):
+    """What argparse has to say, on its way to becoming a BadCommand."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser that neither prints nor exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Misread(message)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise _Misread(message or str(status))
+
+    def print_help(self, file: Any = None) -> NoReturn:  # noqa: ARG002 - argparse's own
+        raise HelpRequested(self.format_help())
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        command: Command = self.get_default("_command")
+        try:
+            return super().parse_intermixed_args(args, namespace)
+        except _Misread as problem:
+            raise _explained(command, str(problem)) from None
+
+
+def _explained(command: Command, message: str) -> BadCommand:
+    found = re.match(r"argument (--[\w-]+): expected one argument", message)
+    option = command.flag(found.group(1)) if found else None
+    if option is None:
+        # argparse's own words may hold a value of the line, so they are not passed on.
+        return BadCommand(f"{command.prog} cannot read this line.", remedies=[_example(command)])
+    wanted = "|".join(option.choices) or option.metavar
+    return BadCommand(f"{option.name} wants a value: {wanted}.", remedies=[_corrected(command, option)])
+
+
+def _argparse(command: Command, namespace: Mapping[str, Any]) -> _Parser:
+    parser = _Parser(prog=command.prog, add_help=False, allow_abbrev=False)
+    parser.set_defaults(_command=command)
+    for option in command.flags:
+        if not option.takes_value:
+            parser.add_argument(option.name, dest=option.dest, action="store_true", help=option.help)
+            continue
+        extra: dict[str, Any] = {"nargs": "?", "const": True} if option.optional_value else {}
+        parser.add_argument(
+            option.name,
+            dest=option.dest,
+            action="append" if option.repeatable else "store",
+            default=[] if option.repeatable else None,
+            type=_reader(command, option, namespace),
+            help=option.help,
+            **extra,
+        )
+    # Values are told apart afterwards: argparse cannot leave out a first one for the sake of a second.
+    parser.add_argument("_values", nargs="*")
+    return parser
+
+
+def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mapping[str, Any]) -> None:
+    given = list(parsed._values or [])
+    del parsed._values, parsed._command
+    required = [value for value in command.values if not value.optional_value]
+    if len(given) > len(command.values):
+        takes = f"no more than {len(command.values)}" if command.values else "none"
+        few = "value" if len(given) == 1 else "values"
+        raise BadCommand(
+            f"{len(given)} {few} outside the options, and {command.prog} takes {takes}; "
+            "a value with blanks stands in quotes.",
+            remedies=[_example(command)],
+        )
+    if len(given) < len(required):
+        missing = " and ".join(value.name for value in required[len(given) :])
+        raise BadCommand(f"{command.prog} needs {missing}.", remedies=[_example(command)])
+    spare = len(given) - len(required)
+    for value in command.values:
+        if value.optional_value and spare == 0:
+            setattr(parsed, value.dest, None)
+            continue
+        spare -= value.optional_value
+        setattr(parsed, value.dest, _reader(command, value, namespace)(given.pop(0)))
+
+
+def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(written: str) -> Any:
+        try:
+            if option.convert is pair:
+                key, value = pair(written)
+                return key, _expand(value, namespace)
+            value = _expand(written, namespace)
+            if option.choices and value not in option.choices:
+                raise ValueError("one of " + ", ".join(option.choices))
+            return option.convert(value)
+        except ValueError as problem:
+            meant = suggestion(written, option.choices) if option.choices else None
+            hint = f' Did you mean "{meant}"?' if meant else ""
+            raise BadCommand(
+                f"{option.name} wants {problem}, not{_echo(written) or ' this'}.{hint}",
+                remedies=[_corrected(command, option, meant)],
+            ) from None
+
+    return read
+
+
+def _expand(written: str, namespace: Mapping[str, Any]) -> str:
+    """Return the value of the notebook's variable for ``$name``, and any other text as it is."""
+    found = _VARIABLE.fullmatch(written)
+    if found is None:
+        return written
+    name, rest = found.groups()
+    if rest:
+        raise BadCommand(
+            f"${name} stands alone where it is used: nothing can follow it.",
+            remedies=[("value = …", "put all of it into one variable, then $value")],
+        )
+    if name not in namespace:
+        meant = suggestion(name, [known for known in namespace if not known.startswith("_")])
+        raise UndefinedVariable(
+            f"${name} is not defined in this notebook." + (f" Did you mean ${meant}?" if meant else ""),
+            remedies=[(f"{name} = …", "in a cell above")],
+        )
+    value = namespace[name]
+    if not isinstance(value, (str, int, float, os.PathLike)):
+        raise BadCommand(
+            f"${name} is a {type(value).__name__}, and a text or a number is wanted here.",
+            remedies=[(f"{name}_text = str({name})", f"then ${name}_text")],
+        )
+    expanded = str(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    refuse_secrets(shlex.quote(expanded), [expanded])
+    return expanded
+
+
+# ---- what is shown of the grammar ----
+
+
+def command_help(command: Command) -> str:
+    """Return a command's help: what it does, its usage, its options, examples."""
+    lines = [f"{command.prog}   {command.help}", "", f"usage: {command.usage()}"]
+    if command.options:
+        width = max(len(option.written) for option in command.options)
+        lines += ["", *(f"  {option.written.ljust(width)}  {option.help}" for option in command.options)]
+    if command.details:
+        lines += ["", command.details]
+    return "\n".join([*lines, "", "example:", *(f"  {example}" for example in command.examples)])
+
+
+def _echo(written: str) -> str:
+    """Return a word to be shown in a message, or nothing when it is not plainly a word."""
+    return f' "{written}"' if _ECHOED.fullmatch(written) else ""
+
+
+def _example(command: Command) -> tuple[str, str]:
+    return command.examples[0], "for example"
+
+
+def _corrected(command: Command, option: Option, meant: str | None = None) -> tuple[str, str]:
+    if not option.example:
+        return _example(command)
+    # The other values of the line are not repeated: the example's own stand for them.
+    line = f"{option.example.rpartition(' ')[0]} {meant}" if meant else option.example
+    return line, "for example"
