@@ -1,0 +1,65 @@
+"""The scripts that the README names: the notebook runner, and the check of everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_notebook(folder: Path, *cells: str) -> subprocess.CompletedProcess[str]:
+    v4: Any = nbformat.v4
+    book = v4.new_notebook()
+    book.cells = [
+        v4.new_markdown_cell(cell[3:]) if cell.startswith("md ") else v4.new_code_cell(cell) for cell in cells
+    ]
+    (folder / "book.ipynb").write_text(v4.writes(book))
+    return subprocess.run(
+        [sys.executable, str(ROOT / "notebooks" / "run.py"), str(folder / "book.ipynb")],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_notebook_runs_in_its_own_folder_and_shows_code_and_results(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("from the folder")
+    done = run_notebook(
+        tmp_path,
+        "md # A title",
+        "x = 2\nprint('10%\\r100%')\nx + 40",
+        "open('data.txt').read()",
+        "import sys; sys.executable",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "# A title\n\nIn [1]: x = 2\n   ...: print('10%\\r100%')\n   ...: x + 40\n100%\n42\n" in done.stdout
+    )
+    assert "In [2]: open('data.txt').read()\n'from the folder'" in done.stdout
+    assert repr(sys.executable) in done.stdout
+    assert "3 cells ran" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_failing_cell_ends_the_notebook_with_its_traceback(tmp_path: Path) -> None:
+    done = run_notebook(tmp_path, "1 / 0", "print('never')")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stdout
+    assert "never" not in done.stdout
+    assert "cell 1 failed" in done.stdout
+
+
+def test_the_check_reports_what_pytest_said_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests import check
+
+    monkeypatch.setattr(check, "ROOT", ROOT)
+    code, closing = check.run([sys.executable, "-c", "print('== 3 passed, 1 skipped in 0.12s ==')"])
+    assert (code, closing) == (0, "3 passed, 1 skipped in 0.12s")
+    code, closing = check.run([sys.executable, "-c", "print('1 failed in 2.00s'); raise SystemExit(1)"])
+    assert (code, closing) == (1, "1 failed in 2.00s")
