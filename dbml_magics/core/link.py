@@ -1,0 +1,386 @@
+"""A link: which workspaces, in which roles, and the ``dbml:`` URI that says all of it but the secrets.
+
+Child processes, joblib workers and Spark tasks get MLFLOW_TRACKING_URI and nothing else, so a link can be built
+from its URI alone. Where it is kept: the user's own data folder on a local disk, never the notebook's folder (a
+cloned repository must not bring a link along).
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from dbml_magics.config import data_home, role_variable
+from dbml_magics.errors import BadLink, BadUri, NothingRemembered, PlatformRefused, SecretRefused
+
+ROLES = ("databricks", "azureml")
+SCHEME = "dbml"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True)
+class WorkspaceSpec:
+    """One workspace of a link: what is known of it before it is asked anything."""
+
+    role: str  # databricks or azureml
+    uri: str
+    local: bool = False  # made by --local
+
+    @property
+    def kind(self) -> str:
+        """Return databricks, azureml or mlflow."""
+        if self.uri == "databricks" or self.uri.startswith("databricks://"):
+            return "databricks"
+        return "azureml" if self.uri.startswith("azureml://") else "mlflow"
+
+    @property
+    def place(self) -> str:
+        """Return where it is, for people."""
+        if self.local:
+            folder = Path(self.uri.removeprefix("sqlite:///")).parent
+            return f"local  {_relative(folder)}"
+        if self.uri.startswith("sqlite:///"):
+            return f"sqlite  {_relative(Path(self.uri.removeprefix('sqlite:///')))}"
+        return masked(self.uri)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two workspaces (or one) that are one tracking URI."""
+
+    folder: str
+    workspaces: tuple[WorkspaceSpec, ...]
+    track: str = "both"
+    registry: str = "databricks"
+    mode: str = "journal"
+
+    @property
+    def key(self) -> str:
+        """Return the name of the link's own folder: the same workspaces, folder and user give the same."""
+        parts = [getpass.getuser(), self.folder, self.track, self.registry]
+        parts += [f"{w.role}={w.uri}" for w in self.workspaces]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def home(self) -> Path:
+        """Return the link's own folder: journal, spool, state."""
+        return data_home() / "links" / self.key
+
+    @property
+    def uri(self) -> str:
+        """Return the tracking URI."""
+        query = {"track": self.track, "registry": self.registry, "mode": self.mode, "folder": self.folder}
+        for workspace in self.workspaces:
+            query[workspace.role] = workspace.uri
+        if any(w.local for w in self.workspaces):
+            query["local"] = "1"
+        return f"{SCHEME}://{self.key}?{urlencode(query, quote_via=quote, safe='')}"
+
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """Return the roles that runs go to, the primary first."""
+        return ROLES if self.track == "both" else (self.track,)
+
+    @property
+    def registries(self) -> tuple[str, ...]:
+        """Return the roles that models are registered at, the first registry first."""
+        return ROLES if self.registry == "both" else (self.registry,)
+
+    @property
+    def primary(self) -> str:
+        """Return the role that names runs."""
+        return self.tracked[0]
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Return all roles that anything goes to."""
+        return tuple(r for r in ROLES if r in self.tracked or r in self.registries)
+
+    def spec(self, role: str) -> WorkspaceSpec:
+        """Return one role's workspace."""
+        return next(w for w in self.workspaces if w.role == role)
+
+    def __repr__(self) -> str:
+        return f"Link({', '.join(f'{w.role}={masked(w.uri)}' for w in self.workspaces)}, track={self.track})"
+
+
+def from_uri(uri: str) -> Link:
+    """Read a ``dbml:`` URI. Raises BadUri."""
+    split = urlsplit(uri)
+    query = {k: v[-1] for k, v in parse_qs(split.query).items()}
+    specs = tuple(
+        WorkspaceSpec(role, query[role], local=query.get("local") == "1") for role in ROLES if query.get(role)
+    )
+    if split.scheme != SCHEME or not specs:
+        raise BadUri(
+            f"{masked(uri)!r} is not the URI of a link.",
+            remedies=[("%dbml link --local", "makes one, and sets it")],
+        )
+    return Link(
+        folder=query.get("folder", ""),
+        workspaces=specs,
+        track=query.get("track", "both"),
+        registry=query.get("registry", "databricks"),
+        mode=query.get("mode", "journal"),
+    )
+
+
+def make(
+    *,
+    folder: str,
+    local: str | bool | None,
+    databricks: str | None,
+    azureml: str | None,
+    track: str,
+    registry: str | None,
+    mode: str,
+) -> Link:
+    """Check the wishes of ``link`` and return the link; asks no workspace yet."""
+    refuse_platform()
+    given = {"databricks": databricks, "azureml": azureml}
+    if local and any(given.values()):
+        raise BadLink(
+            "--local makes both workspaces; it cannot stand beside --databricks or --azureml.",
+            remedies=["%dbml link --local", "%dbml link --databricks URI --azureml URI"],
+        )
+    for name, value, legal in (
+        ("track", track, ("both", *ROLES)),
+        ("registry", registry or "both", ("both", *ROLES)),
+        ("mode", mode, ("journal", "sync")),
+    ):
+        if value not in legal:
+            raise BadLink(f"--{name} is {value!r}; it can be {', '.join(legal)}.")
+    registry = registry or ("azureml" if track == "azureml" else "databricks")
+    if local:
+        specs = _local_specs(Path(folder, local if isinstance(local, str) else ".dbml"))
+    else:
+        specs = tuple(WorkspaceSpec(role, checked_uri(role, uri)) for role, uri in given.items() if uri is not None)
+    link = Link(folder, specs, track, registry, mode)
+    missing = [role for role in link.used if role not in {w.role for w in specs}]
+    if missing:
+        _refuse_missing(link, missing)
+    link = replace(link, workspaces=tuple(w for w in specs if w.role in link.used))
+    uris = [w.uri.rstrip("/") for w in link.workspaces]
+    if len(uris) == 2 and uris[0] == uris[1]:
+        raise BadLink(
+            f"both workspaces are {masked(uris[0])}: every run would be there twice.",
+            remedies=[(f"%dbml link --databricks {masked(uris[0])} --track databricks", "one workspace")],
+        )
+    return link
+
+
+def _refuse_missing(link: Link, missing: list[str]) -> None:
+    if not link.workspaces:
+        raise BadLink(
+            "which workspaces? link needs --local, or the URI of at least one workspace.",
+            remedies=[
+                ("%dbml link --local", "two workspaces on this machine"),
+                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
+                ("%dbml link --again", "the link remembered for this folder"),
+            ],
+        )
+    have = link.workspaces[0]
+    wish = f"--track {link.track} --registry {link.registry}"
+    raise BadLink(
+        f"{wish} needs the workspace {' and '.join(missing)}, and no URI was given for it.",
+        remedies=[
+            (f"%dbml link --{have.role} {masked(have.uri)} --{missing[0]} URI", "both"),
+            (f"%dbml link --{have.role} {masked(have.uri)} --track {have.role} --registry {have.role}", "this one"),
+        ],
+    )
+
+
+def _local_specs(folder: Path) -> tuple[WorkspaceSpec, ...]:
+    folder = Path(os.path.abspath(folder.expanduser()))
+    if folder.exists() and not folder.is_dir():
+        raise BadLink(f"{folder} is a file, and --local needs a folder.", remedies=["%dbml link --local .dbml"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadLink(
+            f"{folder} cannot be written ({error.strerror}).",
+            remedies=[("%dbml link --local ~/dbml", "a folder of your own")],
+        ) from error
+    return tuple(WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES)
+
+
+def checked_uri(role: str, uri: str) -> str:
+    """Return a workspace URI as it can be used. Raises BadUri, SecretRefused; echoes no secret."""
+    text = uri.strip()
+    refuse_secret(role, text)
+    if text == "databricks":
+        return _of_role(role, text)
+    split = urlsplit(text)
+    if split.scheme in ("http", "https"):
+        if not split.hostname:
+            raise BadUri(f"{text!r} names no host.", remedies=[f"%dbml link --{role} http://127.0.0.1:5000"])
+        try:
+            split.port  # noqa: B018 - raises on a port that is no number
+        except ValueError:
+            raise BadUri(
+                f"{text!r} has a port that is not a number.", remedies=[f"%dbml link --{role} http://127.0.0.1:5000"]
+            ) from None
+        return text.rstrip("/")
+    if split.scheme == "sqlite":
+        return _sqlite(role, text)
+    if split.scheme in ("databricks", "azureml"):
+        return _of_role(role, text)
+    if split.scheme == SCHEME:
+        raise BadUri(f"--{role} is itself a link; name the workspace behind it.", remedies=["%dbml link --again"])
+    if split.scheme == "file" or split.scheme.split("+")[0] in _DATABASES:
+        return text
+    near = "" if split.scheme else " (a folder? %dbml link --local makes workspaces in one)"
+    raise BadUri(
+        f"{text!r} is not a workspace's URI{near}.",
+        remedies=[
+            (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server"),
+            (f"%dbml link --{role} sqlite:///mlflow.db", "a database file"),
+            (f"%dbml link --{role} {'databricks' if role == 'databricks' else 'azureml://…'}", "the service itself"),
+        ],
+    )
+
+
+def _sqlite(role: str, text: str) -> str:
+    path = text.removeprefix("sqlite:///").split("?")[0]
+    if not text.startswith("sqlite:///") or not path:
+        raise BadUri(
+            f"{text!r} names no file.", remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes")]
+        )
+    if os.path.isdir(path):
+        raise BadUri(f"{path} is a folder, not a database.", remedies=[f"%dbml link --{role} sqlite:///{path}/mlflow.db"])
+    return f"sqlite:///{os.path.abspath(path)}"
+
+
+def _of_role(role: str, text: str) -> str:
+    kind = "databricks" if text.startswith("databricks") else "azureml"
+    if kind != role:
+        raise BadUri(
+            f"--{role} was given the URI of the other service ({masked(text)}).",
+            remedies=[f"%dbml link --{kind} {masked(text)}"],
+        )
+    return text
+
+
+def refuse_secret(role: str, uri: str) -> None:
+    """Raise SecretRefused where a URI holds a user name and password, or a token."""
+    try:
+        split = urlsplit(uri)
+    except ValueError:
+        raise BadUri(f"the URI for --{role} cannot be read.") from None
+    userinfo = "@" in split.netloc
+    in_query = re.search(r"(?i)(token|password|passwd|secret|api_?key|sig)=", split.query) is not None
+    if userinfo or in_query:
+        raise SecretRefused(
+            f"the URI for --{role} holds {'a user name or password' if userinfo else 'a secret'}; "
+            "it would end in the notebook, in the environment of every child process and in logs.",
+            remedies=[
+                (f"{role_variable(role, 'token')}=…", "in the environment before the notebook starts, or"),
+                (f"{role_variable(role, 'username')}=… {role_variable(role, 'password')}=…", "likewise"),
+            ],
+        )
+
+
+def masked(uri: str) -> str:
+    """Return a URI without what may be a secret in it."""
+    shown = re.sub(r"//[^/@\s]*@", "//***@", uri)
+    return re.sub(r"(?i)((?:token|password|passwd|secret|api_?key|sig|code)=)[^&\s]+", r"\1***", shown)
+
+
+def refuse_platform() -> None:
+    """Raise PlatformRefused on Windows: the journal rests on POSIX file locks."""
+    if sys.platform == "win32":
+        raise PlatformRefused(
+            "dbml_magics runs on Linux and macOS; its journal needs their file locks.",
+            remedies=[("wsl --install", "then start Jupyter inside the Windows Subsystem for Linux")],
+        )
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+# --- what is remembered for a folder
+
+
+def _remembered_file(folder: str) -> Path:
+    return data_home() / "remembered" / (hashlib.sha256(folder.encode()).hexdigest()[:16] + ".json")
+
+
+def remember(link: Link) -> None:
+    """Remember the link for its folder, for ``%dbml link --again``."""
+    path = _remembered_file(link.folder)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
+        json.dump({"folder": link.folder, "uri": link.uri, "at": time.time()}, out)
+    os.replace(temporary, path)
+
+
+def remembered(folder: str) -> Link:
+    """Return the link remembered for a folder. Raises NothingRemembered."""
+    link = _read_remembered(folder)
+    if link is None:
+        raise NothingRemembered(
+            f"no link is remembered for this folder ({folder}).",
+            remedies=[
+                ("%dbml link --local", "two workspaces on this machine"),
+                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
+            ],
+        )
+    return link
+
+
+def _read_remembered(folder: str) -> Link | None:
+    path = _remembered_file(folder)
+    try:
+        if path.stat().st_uid != os.getuid():
+            return None  # another user's link is never taken up
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return from_uri(kept["uri"]) if kept.get("folder") == folder else None
+    except (OSError, ValueError, KeyError, BadUri):
+        return None
+
+
+def remembered_hint(folder: str) -> str | None:
+    """Return one line about the link remembered for ``folder`` and what it has undelivered, or None."""
+    link = _read_remembered(folder)
+    if link is None:
+        return None
+    places = ", ".join(f"{w.role} {w.place}" for w in link.workspaces)
+    waiting = waiting_by_role(link)
+    most = max(waiting.values(), default=0)
+    undelivered = f"; {most:,} writes undelivered" if most else ""
+    return f"A link is remembered for this folder ({places}){undelivered}: %dbml link --again takes it up"
+
+
+def waiting_by_role(link: Link) -> dict[str, int]:
+    """Return how many writes wait for each workspace, from the files alone."""
+    from dbml_magics.core.tracking.journal import Journal
+    from dbml_magics.core.tracking.state import State
+
+    if not (link.home / "state.db").exists():
+        return {}
+    journal, state = Journal(link.home), State(link.home / "state.db")
+    try:
+        waiting = {}
+        for role in link.used:
+            cursors = state.all_cursors(role)
+            waiting[role] = sum(journal.count_waiting(q, cursors.get(q, {}))[0] for q in journal.queues())
+        return waiting
+    finally:
+        state.close()

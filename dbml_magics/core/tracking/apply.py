@@ -1,0 +1,688 @@
+"""Applying the journal's writes at one workspace: translated to its ids, and once.
+
+A write that may have arrived before (its sender died, its answer was lost) comes with ``doubt``: the workspace is
+asked what it has before anything is sent. Metrics append, so they are compared with the history; creations carry
+the id that the user saw in a tag, and are searched by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from mlflow.entities import (
+    ExperimentTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelParameter,
+    LoggedModelStatus,
+    LoggedModelTag,
+    Metric,
+    Param,
+    Run,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
+from dbml_magics.core.tracking.registrations import Registrations
+from dbml_magics.core.tracking.state import Identity
+from dbml_magics.core.tracking.view import clamp, dataset_from
+from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+RUN_TAG = "dbml_run_id"
+MODEL_TAG = "dbml_model_id"
+_RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
+_MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+
+Point = tuple[Any, ...]  # key, value, time, step and perhaps (model, dataset name, dataset digest)
+
+
+@dataclass
+class Batch:
+    """What one log-batch will carry, or a part of it."""
+
+    metrics: list[Point] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.metrics) + len(self.params) + len(self.tags)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split by kind where there are several, else in the middle."""
+        kinds = [bool(self.metrics), bool(self.params), bool(self.tags)]
+        if sum(kinds) > 1:
+            if self.metrics:
+                return Batch(metrics=self.metrics), Batch(params=self.params, tags=self.tags)
+            return Batch(params=self.params), Batch(tags=self.tags)
+        if self.metrics:
+            middle = len(self.metrics) // 2
+            return Batch(metrics=self.metrics[:middle]), Batch(metrics=self.metrics[middle:])
+        which = "params" if self.params else "tags"
+        items = list(getattr(self, which).items())
+        middle = len(items) // 2
+        return Batch(**{which: dict(items[:middle])}), Batch(**{which: dict(items[middle:])})
+
+    def one(self) -> list[Any]:
+        """Return a batch of one as a journal write, for the dead letters."""
+        if self.metrics:
+            return ["m", *self.metrics[0]]
+        code, items = ("p", self.params) if self.params else ("g", self.tags)
+        return [code, *next(iter(items.items()))]
+
+
+Buried = list[tuple[list[Any], str]]
+
+
+class Applier:
+    """Applies writes at one workspace."""
+
+    def __init__(self, engine: Engine, role: str) -> None:
+        self.engine = engine
+        self.role = role
+        self.workspace = engine.workspaces[role]
+        self.state = engine.state
+        self.limits = self.workspace.limits
+        self.registrations = Registrations(self)
+        self._repositories: dict[str, Any] = {}
+        self._adopting: set[str] = set()
+        self._ops: dict[str, Callable[[str, list[Any], bool], None]] = {
+            "c": self._create_run,
+            "G": self._delete_tag,
+            "u": self._update_run,
+            "x": lambda queue, _op, _doubt: self.store.delete_run(self.run_at(queue)),
+            "r": lambda queue, _op, _doubt: self.store.restore_run(self.run_at(queue)),
+            "i": self._inputs,
+            "o": self._outputs,
+            "a": self._artifact,
+            "L": self._create_model,
+            "F": self._finalize_model,
+            "T": self._tag_model,
+            "D": self._untag_model,
+            "P": self._model_params,
+            "X": self._delete_model,
+            "E": self._create_experiment,
+            "e": self._change_experiment,
+            "V": self.registrations.version,
+            "W": self.registrations.write,
+        }
+
+    @property
+    def store(self) -> Any:
+        """Return the workspace's tracking store."""
+        return self.workspace.tracking
+
+    @property
+    def tracked(self) -> bool:
+        """Tell whether runs go to this workspace at all."""
+        return self.role in self.engine.link.tracked
+
+    @property
+    def has_logged_models(self) -> bool:
+        """Tell whether the service has logged models; True until it said otherwise."""
+        return self.state.answer(f"lacks/{self.role}/logged-models") is None
+
+    def note_no_logged_models(self) -> None:
+        """Remember that the service answered that it has no logged models."""
+        self.state.set_answer(f"lacks/{self.role}/logged-models", True)
+
+    def apply(self, queue: str, op: list[Any], doubt: bool) -> None:
+        """Apply one write that is no part of a batch. Raises Away, or the workspace's refusal."""
+        code = op[1]
+        if code not in self._ops:
+            raise MlflowException(f"a write of an unknown kind ({code!r}): was it made by a newer dbml-magics?")
+        if not self.tracked and code not in ("V", "W"):
+            return
+        try:
+            self._ops[code](queue, op, doubt)
+        except Exception as error:
+            raise settle(error) from error
+
+    # --- batches
+
+    def batch(self, queue: str, batch: Batch, doubt: bool) -> Buried:
+        """Send metrics, params and tags of one run; returns what was refused, with the cause. Raises Away."""
+        if not self.tracked:
+            return []
+        buried: Buried = []
+        try:
+            run_id = self.run_at(queue)
+            batch.tags = self.own_tags(batch.tags)
+            self._send(run_id, batch, doubt, buried)
+        except Exception as error:
+            raise settle(error) from error
+        return buried
+
+    def _send(self, run_id: str, batch: Batch, doubt: bool, buried: Buried) -> None:
+        if doubt and batch.metrics:
+            batch.metrics = self._missing_points(run_id, batch.metrics)
+        if not len(batch):
+            return
+        try:
+            self._send_once(run_id, batch)
+        except Exception as error:
+            refusal = settle(error)
+            if not isinstance(refusal, MlflowException) or isinstance(refusal, Away):
+                raise refusal from error
+            lowered = self.limits.lowered(str(refusal), len(batch.metrics))
+            if lowered is not None:
+                self.limits = lowered
+                for part in self._of_size(batch, lowered.metrics):
+                    self._send(run_id, part, True, buried)
+            elif len(batch) == 1:
+                buried.append((batch.one(), cause_of(refusal)))
+            else:
+                # A refused batch may have been written in part (docs.databricks.com): ask for each half.
+                for half in batch.halves():
+                    self._send(run_id, half, True, buried)
+
+    @staticmethod
+    def _of_size(batch: Batch, size: int) -> Iterator[Batch]:
+        if batch.params or batch.tags:
+            yield Batch(params=batch.params, tags=batch.tags)
+        for start in range(0, len(batch.metrics), size):
+            yield Batch(metrics=batch.metrics[start : start + size])
+
+    def _send_once(self, run_id: str, batch: Batch) -> None:
+        send_batch = getattr(self.store, "send_batch", None)
+        if send_batch is None:
+            self.store.log_batch(
+                run_id,
+                metrics=[self._metric(point) for point in batch.metrics],
+                params=[Param(k, v) for k, v in batch.params.items()],
+                tags=[RunTag(k, v) for k, v in batch.tags.items()],
+            )
+            return
+        body: dict[str, Any] = {"run_id": run_id}
+        if batch.metrics:
+            body["metrics"] = [self._wire(point) for point in batch.metrics]
+        if batch.params:
+            body["params"] = [{"key": k, "value": v} for k, v in batch.params.items()]
+        if batch.tags:
+            body["tags"] = [{"key": k, "value": v} for k, v in batch.tags.items()]
+        send_batch(body)
+
+    def _wire(self, point: Point) -> dict[str, Any]:
+        value = point[1]
+        if value != value or value in (float("inf"), float("-inf")):
+            value = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # protobuf's JSON
+        wire = {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
+        for name, extra in zip(("model_id", "dataset_name", "dataset_digest"), self._extra(point), strict=True):
+            if extra is not None:
+                wire[name] = extra
+        return wire
+
+    def _metric(self, point: Point) -> Metric:
+        model_id, name, digest = self._extra(point)
+        return Metric(
+            point[0], point[1], point[2], point[3], model_id=model_id, dataset_name=name, dataset_digest=digest
+        )
+
+    def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
+        if len(point) < 5 or point[4] is None:
+            return None, None, None
+        model_id, name, digest = point[4]
+        if not self.has_logged_models:
+            return None, None, None
+        actual = self.model_at(model_id).actual if model_id else None
+        return (actual, name, digest) if self.has_logged_models else (None, None, None)
+
+    def _missing_points(self, run_id: str, points: list[Point]) -> list[Point]:
+        there: dict[str, set[tuple[int, int, Any]]] = {}
+        for key in {point[0] for point in points}:
+            there[key] = {mark(m.value, m.timestamp, m.step) for m in self.history(run_id, key)}
+        # A history does not say for which model a point was logged; those points are harmless when sent again.
+        return [p for p in points if (len(p) > 4 and p[1] == p[1]) or mark(p[1], p[2], p[3]) not in there[p[0]]]
+
+    def history(self, run_id: str, key: str) -> list[Metric]:
+        """Return a metric's whole history at this workspace; ``run_id`` is the workspace's own."""
+        found: list[Metric] = []
+        token = None
+        while True:
+            page = self.store.get_metric_history(run_id, key, max_results=25_000, page_token=token)
+            found.extend(page)
+            token = getattr(page, "token", None)
+            if not token:
+                return found
+
+    # --- runs
+
+    def run_at(self, run: str) -> str:
+        """Return this workspace's id of a run, making or adopting the run if it is not there yet."""
+        return self.run_identity(run).actual
+
+    def run_identity(self, run: str) -> Identity:
+        """Return this workspace's id and artifact URI of a run, as :meth:`run_at`."""
+        known = self.state.identity(self.role, "run", run)
+        if known is not None:
+            return known
+        creation = self.engine.creation_of(run)
+        if creation is not None:
+            self._create_run(run, creation, True)
+            known = self.state.identity(self.role, "run", run)
+            assert known is not None
+            return known
+        if self.role == self.engine.link.primary:
+            return self.remember_run(run, self.store.get_run(run))
+        return self._adopt(run)
+
+    def remember_run(self, run: str, found: Run) -> Identity:
+        """Remember what this workspace calls a run."""
+        return self.state.set_identity(self.role, "run", run, found.info.run_id, artifacts=found.info.artifact_uri)
+
+    def _create_run(self, queue: str, op: list[Any], doubt: bool) -> None:
+        if self.state.identity(self.role, "run", queue) is not None:
+            return
+        info = op[2]
+        experiment_id = self.experiment_at(info["experiment"])
+        tags = {**self.own_tags(info["tags"]), RUN_TAG: queue}
+        trying = f"creating/{self.role}/{queue}"
+        if doubt or self.state.answer(trying) is not None:
+            found = self.find_run(experiment_id, queue)
+            if found is not None:
+                self.remember_run(queue, found)
+                self.state.forget_answer(trying)
+                return
+        self.state.set_answer(trying, True)
+        name = info["tags"].get("mlflow.runName")
+        made = self._in_living_experiment(
+            experiment_id,
+            lambda: self.store.create_run(
+                experiment_id, info["user"], info["start"], [RunTag(k, v) for k, v in tags.items()], name
+            ),
+        )
+        self.remember_run(queue, made)
+        self.state.forget_answer(trying)
+
+    def _in_living_experiment(self, experiment_id: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except MlflowException as error:
+            # Somebody deleted the experiment there: what is logged to it must not be lost.
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "INVALID_STATE"):
+                raise
+            if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
+                raise
+            self.store.restore_experiment(experiment_id)
+            return make()
+
+    def find_run(self, experiment_id: str, run: str) -> Run | None:
+        """Return the run that carries the user's id in its tag, whatever its life-cycle stage."""
+        found = self.store.search_runs(
+            [experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, max_results=2, order_by=None
+        )
+        return found[0] if found else None
+
+    def _adopt(self, run: str) -> Identity:
+        """Give this workspace a run that began without it, as the primary has it now."""
+        if run in self._adopting:
+            raise MlflowException(f"run {run} is its own ancestor")
+        self._adopting.add(run)
+        try:
+            primary = self.engine.applier(self.engine.link.primary)
+            source = primary.store.get_run(primary.run_at(run))
+            experiment_id = self.experiment_at(self.engine.visible_experiment(source.info.experiment_id))
+            found = self.find_run(experiment_id, run)
+            if found is None:
+                self._copy_run(run, source, experiment_id, primary)
+                found = self.find_run(experiment_id, run)
+                assert found is not None
+            return self.remember_run(run, found)
+        finally:
+            self._adopting.discard(run)
+
+    def _copy_run(self, run: str, source: Run, experiment_id: str, primary: Applier) -> None:
+        tags = {**self.own_tags(dict(source.data.tags)), RUN_TAG: run}
+        made = self.store.create_run(
+            experiment_id,
+            source.info.user_id,
+            source.info.start_time,
+            [RunTag(k, v) for k, v in tags.items()],
+            source.info.run_name,
+        )
+        points: list[Point] = [
+            (m.key, m.value, m.timestamp, m.step)
+            for key in source.data.metrics
+            for m in primary.history(source.info.run_id, key)
+        ]
+        params = list(source.data.params.items())
+        for start in range(0, len(params), self.limits.params):
+            self._send(made.info.run_id, Batch(params=dict(params[start : start + self.limits.params])), False, [])
+        for start in range(0, len(points), self.limits.metrics):
+            self._send(made.info.run_id, Batch(metrics=points[start : start + self.limits.metrics]), False, [])
+        if source.info.status != "RUNNING":
+            self.store.update_run_info(
+                made.info.run_id, RunStatus.from_string(source.info.status), source.info.end_time, None
+            )
+
+    def own_tags(self, tags: dict[str, str]) -> dict[str, str]:
+        """Return run tags with the ids in them as this workspace knows them."""
+        found = dict(tags)
+        for key in _RUN_ID_TAGS:
+            if found.get(key):
+                try:
+                    found[key] = self.run_at(found[key])
+                except MlflowException as error:
+                    if isinstance(error, Away):
+                        raise
+                    _log.debug("no run %s at %s for tag %s", found[key], self.role, key)
+        return found
+
+    def _delete_tag(self, queue: str, op: list[Any], _doubt: bool) -> None:
+        try:
+            self.store.delete_tag(self.run_at(queue), op[2])
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+
+    def _update_run(self, queue: str, op: list[Any], _doubt: bool) -> None:
+        change = op[2]
+        status = RunStatus.from_string(change["status"]) if change.get("status") else None
+        self.store.update_run_info(self.run_at(queue), status, change.get("end"), change.get("name"))
+
+    def _inputs(self, queue: str, op: list[Any], doubt: bool) -> None:
+        run_id = self.run_at(queue)
+        datasets = [dataset_from(d) for d in op[2]["datasets"]]
+        models = [self.model_at(m).actual for m in op[2]["models"]] if self.has_logged_models else []
+        if doubt:
+            there = self.store.get_run(run_id).inputs
+            if there:
+                have = {(d.dataset.name, d.dataset.digest) for d in there.dataset_inputs}
+                datasets = [d for d in datasets if (d.dataset.name, d.dataset.digest) not in have]
+                models = [m for m in models if m not in {i.model_id for i in there.model_inputs}]
+        if datasets or models:
+            self.store.log_inputs(
+                run_id, datasets=datasets or None, models=[LoggedModelInput(m) for m in models] or None
+            )
+
+    def _outputs(self, queue: str, op: list[Any], doubt: bool) -> None:
+        if not self.has_logged_models:
+            return
+        run_id = self.run_at(queue)
+        outputs = {self.model_at(model).actual: step for model, step in op[2].items()}
+        if not self.has_logged_models:  # found out a line ago
+            return
+        if doubt:
+            there = self.store.get_run(run_id).outputs
+            have = {o.model_id for o in there.model_outputs} if there else set()
+            outputs = {m: s for m, s in outputs.items() if m not in have}
+        if outputs:
+            try:
+                self.store.log_outputs(run_id, [LoggedModelOutput(m, s) for m, s in outputs.items()])
+            except MissingEndpoint:
+                self.note_no_logged_models()
+
+    # --- experiments
+
+    def experiment_at(self, experiment: str) -> str:
+        """Return this workspace's id of an experiment, making it under its own naming rule if need be."""
+        known = self.state.identity(self.role, "experiment", experiment)
+        if known is not None:
+            return known.actual
+        name, tags = self.engine.experiment_facts(experiment)
+        actual = self._make_experiment(name, tags)
+        self.state.set_identity(self.role, "experiment", experiment, actual)
+        return actual
+
+    def _make_experiment(self, name: str, tags: dict[str, str]) -> str:
+        own_name = self.workspace.experiment_name(name)
+        found = self.store.get_experiment_by_name(own_name)
+        if found is not None and found.tags.get(EXPERIMENT_TAG, name) != name:  # two people's "iris"
+            own_name = told_apart(name, own_name)
+            found = self.store.get_experiment_by_name(own_name)
+        if found is None:
+            kept = {**tags, **({EXPERIMENT_TAG: name} if own_name != name else {})}
+            try:
+                return str(
+                    self.store.create_experiment(own_name, None, [ExperimentTag(k, v) for k, v in kept.items()])
+                )
+            except MlflowException as error:
+                if not already_exists(error):
+                    raise
+                found = self.store.get_experiment_by_name(own_name)
+                assert found is not None
+        if found.lifecycle_stage == "deleted":
+            self.store.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        self.experiment_at(op[2]["id"])
+
+    def _change_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        change = op[2]
+        experiment_id = self.experiment_at(change["id"])
+        what = change["do"]
+        if what == "tag":
+            self.store.set_experiment_tag(experiment_id, ExperimentTag(change["key"], change["value"]))
+        elif what == "untag":
+            self.store.delete_experiment_tag(experiment_id, change["key"])
+        elif what == "rename":
+            self.store.rename_experiment(experiment_id, self.workspace.experiment_name(change["name"]))
+        elif what == "delete":
+            if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
+                self.store.delete_experiment(experiment_id)
+        elif what == "restore" and self.store.get_experiment(experiment_id).lifecycle_stage == "deleted":
+            self.store.restore_experiment(experiment_id)
+
+    # --- artifacts
+
+    def repository(self, owner: str) -> Any:
+        """Return this workspace's repository of ``run:<id>`` or ``model:<id>``."""
+        found = self._repositories.get(owner)
+        if found is None:
+            kind, _, name = owner.partition(":")
+            uri = (
+                self.run_identity(name).extra["artifacts"]
+                if kind == "run"
+                else self.model_at(name).extra["artifacts"]
+            )
+            if len(self._repositories) > 64:
+                self._repositories.clear()
+            found = self._repositories[owner] = self.workspace.artifacts(uri)
+        return found
+
+    def _artifact(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        told = op[2]
+        file = self.engine.journal.spooled(told["spool"])
+        if file is None:
+            raise MlflowException.invalid_parameter_value(f"the copy of {told['path']} is gone from the spool")
+        self.upload(told["owner"], told["path"], file)
+
+    def upload(self, owner: str, path: str, file: Path) -> None:
+        """Upload one file to ``path`` of a run or model, its MLmodel rewritten to this workspace's ids."""
+        folder = posixpath.dirname(path) or None
+        repository = self.repository(owner)
+        if file.name == "MLmodel":
+            text = self._own_mlmodel(owner, path, file.read_text(encoding="utf-8"))
+            with tempfile.TemporaryDirectory() as temporary:
+                rewritten = Path(temporary, "MLmodel")
+                rewritten.write_text(text, encoding="utf-8")
+                self.workspace.upload(repository, rewritten, folder)
+                kept_models.note_model_file(self, owner, path, text)
+        else:
+            self.workspace.upload(repository, file, folder)
+
+    def _own_mlmodel(self, owner: str, path: str, text: str) -> str:
+        try:
+            told = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+        if not isinstance(told, dict):
+            return text
+        if told.get("run_id"):
+            told["run_id"] = self.run_at(str(told["run_id"]))
+        model_id = told.get("model_id") or (owner.partition(":")[2] if owner.startswith("model:") else None)
+        if model_id:
+            identity = self.model_at(str(model_id))
+            for key in ("model_id", "model_uuid"):
+                if key in told:
+                    told[key] = identity.actual
+            told["artifact_path"] = identity.extra["artifacts"]
+        elif str(told.get("artifact_path", "")).startswith("dbml:"):
+            told["artifact_path"] = posixpath.dirname(path)
+        return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True, sort_keys=True))
+
+    def has_file(self, owner: str, path: str) -> bool:
+        """Tell whether this workspace has a file."""
+        folder = posixpath.dirname(path)
+        try:
+            return any(f.path == path for f in self.repository(owner).list_artifacts(folder or None))
+        except MlflowException as error:
+            if isinstance(settle(error), Away):
+                raise
+            return False
+
+    def copy_from_primary(self, owner: str, folder: str) -> None:
+        """Copy one folder of a run's or model's files from where they are."""
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(self.engine.files_of(owner).download_artifacts(folder, temporary))
+            for file in sorted(p for p in local.rglob("*") if p.is_file()):
+                self.upload(owner, posixpath.join(folder, file.relative_to(local).as_posix()), file)
+
+    # --- logged models
+
+    def model_at(self, model: str) -> Identity:
+        """Return this workspace's id and files' place of a logged model, making it if it is not there yet."""
+        known = self.state.identity(self.role, "model", model)
+        if known is not None:
+            return known
+        told = self.engine.model_facts(model)
+        if told is None:
+            if self.role == self.engine.link.primary:
+                return self.remember_model(model, self.store.get_logged_model(model))
+            told = self.engine.model_facts_from_primary(model)
+        self._create_model("", [0, "L", told], True)
+        known = self.state.identity(self.role, "model", model)
+        assert known is not None
+        return known
+
+    def remember_model(self, model: str, found: Any) -> Identity:
+        """Remember what this workspace calls a logged model."""
+        return self.state.set_identity(
+            self.role, "model", model, found.model_id, artifacts=found.artifact_location, run=found.source_run_id
+        )
+
+    def _create_model(self, _queue: str, op: list[Any], doubt: bool) -> None:
+        told = op[2]
+        model = told["id"]
+        if self.state.identity(self.role, "model", model) is not None:
+            return
+        if self.has_logged_models:
+            try:
+                self._create_native_model(told, doubt)
+                return
+            except MissingEndpoint:
+                self.note_no_logged_models()
+        kept_models.create(self, told)
+
+    def _create_native_model(self, told: dict[str, Any], doubt: bool) -> None:
+        model = told["id"]
+        experiment_id = self.experiment_at(told["experiment"])
+        run_id = self.run_at(told["run"]) if told.get("run") else None
+        trying = f"creating/{self.role}/{model}"
+        if doubt or self.state.answer(trying) is not None:
+            for found in self._models_of(experiment_id, told["name"]):
+                if found.tags.get(MODEL_TAG) == model:
+                    self.remember_model(model, found)
+                    self.state.forget_answer(trying)
+                    return
+        self.state.set_answer(trying, True)
+        tags = {**(told.get("tags") or {}), MODEL_TAG: model}
+        made = self._in_living_experiment(
+            experiment_id,
+            lambda: self.store.create_logged_model(
+                experiment_id=experiment_id,
+                name=told["name"],
+                source_run_id=run_id,
+                tags=[LoggedModelTag(k, v) for k, v in tags.items()],
+                params=[LoggedModelParameter(k, v) for k, v in (told.get("params") or {}).items()],
+                model_type=told.get("type"),
+            ),
+        )
+        self.remember_model(model, made)
+        self.state.forget_answer(trying)
+
+    def _models_of(self, experiment_id: str, name: str) -> Iterable[Any]:
+        token = None
+        while True:
+            page = self.store.search_logged_models([experiment_id], f"name = '{name}'", page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _finalize_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        if self.has_logged_models:
+            self.store.finalize_logged_model(identity.actual, LoggedModelStatus(op[3]))
+        else:
+            kept_models.change(self, op[2], status=op[3])
+
+    def _tag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        tags = dict(op[3])
+        if self.role not in self.engine.link.registries:
+            tags.pop(_MODEL_VERSIONS_TAG, None)  # those versions are not here
+        if not tags:
+            return
+        if self.has_logged_models:
+            self.store.set_logged_model_tags(identity.actual, [LoggedModelTag(k, v) for k, v in tags.items()])
+        else:
+            kept_models.change(self, op[2], tags=tags)
+
+    def _untag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        if not self.has_logged_models:
+            kept_models.change(self, op[2], untag=op[3])
+            return
+        try:
+            self.store.delete_logged_model_tag(identity.actual, op[3])
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+
+    def _model_params(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        if self.has_logged_models:
+            self.store.log_logged_model_params(
+                identity.actual, [LoggedModelParameter(k, v) for k, v in op[3].items()]
+            )
+        else:
+            kept_models.change(self, op[2], params=op[3])
+
+    def _delete_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        if self.has_logged_models:
+            try:
+                self.store.delete_logged_model(identity.actual)
+            except MlflowException as error:
+                if not is_missing(error):
+                    raise
+        else:
+            kept_models.change(self, op[2], deleted=True)
+
+
+def mark(value: float, time: int, step: int) -> tuple[int, int, Any]:
+    """Return what makes a point of a metric the same point to a workspace."""
+    return (step, time, "nan" if value != value else clamp(value))
+
+
+def cause_of(error: BaseException) -> str:
+    """Return a refusal's cause in one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else text[:497] + "…"

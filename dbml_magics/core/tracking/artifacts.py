@@ -1,0 +1,230 @@
+"""The artifact repository behind the link's own artifact URIs: spool and journal on the way in, merge on the way out.
+
+``dbml://<link>/runs/<run>/artifacts``, ``dbml://<link>/models/<model>/artifacts`` and
+``dbml://<link>/versions/<workspace>/<name>/<version>``, each with any path below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
+from mlflow.utils.uri import validate_path_is_safe
+
+from dbml_magics.core.tracking.apply import Applier
+from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.journal import encode
+
+
+def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
+    key = urlsplit(artifact_uri).netloc
+    engine = engine_by_key(key)
+    if engine is None:
+        import mlflow
+
+        for uri in (tracking_uri, mlflow.get_tracking_uri()):
+            if uri and uri.startswith("dbml:"):
+                engine = engine_for(uri)
+                if engine.link.key == key:
+                    break
+    if engine is None:
+        raise MlflowException(
+            f"{artifact_uri} belongs to a link that this process does not have; link again (%dbml link --again) "
+            "or read the files at the workspace itself",
+            INVALID_PARAMETER_VALUE,
+        )
+    return engine
+
+
+class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
+    """Files of a run, a logged model or a registered version of the link."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        self.engine = _engine_behind(artifact_uri, tracking_uri)
+        self._parts = [unquote(p) for p in urlsplit(artifact_uri).path.split("/") if p]
+
+    # --- whose file a path is
+
+    def _where(self, path: str | None) -> tuple[str, str]:
+        """Return (owner, path within the owner's files)."""
+        parts = self._parts + [p for p in (path or "").split("/") if p]
+        if len(parts) >= 4 and parts[0] == "versions":
+            return "version:" + "/".join(quote(p, safe="") for p in parts[1:4]), "/".join(parts[4:])
+        if len(parts) >= 2 and parts[0] in ("runs", "models"):
+            below = parts[2:]
+            if below and below[0] == "artifacts":
+                below = below[1:]
+            elif below:
+                raise MlflowException(f"{self.artifact_uri}: no files there", RESOURCE_DOES_NOT_EXIST)
+            return f"{parts[0][:-1]}:{parts[1]}", "/".join(below)
+        raise MlflowException(
+            f"{self.artifact_uri} names no run, model or version whose files could be there", INVALID_PARAMETER_VALUE
+        )
+
+    def _below(self, path: str | None) -> tuple[str, str, str]:
+        """Return (owner, path within the owner, what MLflow's relative paths lack of it)."""
+        owner, full = self._where(path)
+        own = [p for p in (path or "").split("/") if p]
+        lead = full.split("/")[: len([p for p in full.split("/") if p]) - len(own)] if full else []
+        return owner, full, "/".join(lead)
+
+    # --- writing
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Copy a file into the spool and journal its upload."""
+        verify_artifact_path(artifact_path)
+        if not os.path.isfile(local_file):
+            raise FileNotFoundError(f"No such file: '{local_file}'")
+        self._journal([(str(local_file), posixpath.join(artifact_path or "", os.path.basename(local_file)))])
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        """Copy a folder's files into the spool and journal their upload."""
+        verify_artifact_path(artifact_path)
+        root = Path(local_dir)
+        files = sorted(f for f in root.rglob("*") if f.is_file())
+        # A model's MLmodel goes last: whoever finds it finds a whole model.
+        files.sort(key=lambda f: f.name == "MLmodel")
+        self._journal(
+            [(str(f), posixpath.join(artifact_path or "", f.relative_to(root).as_posix())) for f in files]
+        )
+
+    def _journal(self, files: list[tuple[str, str]]) -> None:
+        if not files:
+            return
+        owner, _ = self._where(None)
+        kind, _, name = owner.partition(":")
+        if kind == "version":
+            raise MlflowException("a registered version's files cannot be changed", INVALID_PARAMETER_VALUE)
+        queue = name if kind == "run" else self.engine.model_queue(name)
+        if kind == "run":
+            self.engine.take_up(name)
+        else:
+            self.engine.begin_queue(queue)
+        lines, ops = [], []
+        for local, path in files:
+            _, full = self._where(path)
+            spool, size = self.engine.journal.spool(local)
+            line = encode("a", {"owner": owner, "path": full, "spool": spool, "size": size})
+            lines.append(line)
+            ops.append(json.loads(line))
+        self.engine.append(queue, b"".join(lines), *ops)
+        if self.engine.link.mode == "sync":
+            self.engine.wait_for_primary(queue)
+
+    # --- reading
+
+    def _on_their_way(self, owner: str) -> dict[str, tuple[str, int]]:
+        kind, _, name = owner.partition(":")
+        if kind == "version":
+            return {}
+        view = self.engine.queue_view(name if kind == "run" else self.engine.model_queue(name))
+        if view is None:
+            return {}
+        files = dict(view.artifacts.get(owner, {}))
+        return {path: told for path, told in files.items() if self.engine.journal.spooled(told[0]) is not None}
+
+    def _remote(self, owner: str) -> Any:
+        """Return a function that asks the right workspace's own repository."""
+        kind, _, name = owner.partition(":")
+
+        def repository(applier: Applier) -> Any:
+            if kind == "version":
+                role, model, version = (unquote(p) for p in name.split("/"))
+                applier = self.engine.applier(role)
+                uri = applier.workspace.registry.get_model_version_download_uri(model, version)
+                return applier.workspace.artifacts(uri)
+            if applier.state.identity(applier.role, kind, name) is None:
+                if kind == "run":
+                    if self.engine.creation_of(name) is not None:
+                        raise MlflowException(f"run {name} is on its way", RESOURCE_DOES_NOT_EXIST)
+                    applier.remember_run(name, applier.store.get_run(self.engine._known_at(applier, name)))
+                else:
+                    self._find_model(applier, name)
+            return applier.repository(owner)
+
+        return repository
+
+    def _find_model(self, applier: Applier, model: str) -> None:
+        from dbml_magics.core.tracking import kept_models
+
+        if applier.has_logged_models:
+            try:
+                found = applier.store.get_logged_model(self.engine.model_known_at(applier, model))
+                applier.remember_model(model, found)
+                return
+            except MissingEndpoint:
+                applier.note_no_logged_models()
+        kept_models.get(applier, model)
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """List one folder: what the workspace has, and what is on its way to it."""
+        owner, full, lead = self._below(path)
+        found: dict[str, FileInfo] = {}
+        waiting = self._on_their_way(owner)
+        try:
+            repository = self._remote(owner)
+            for info in self.engine.read(lambda a: _listed(repository(a), full)):
+                found[info.path] = info
+        except MlflowException as error:
+            settled = settle(error)
+            if not waiting and isinstance(settled, Away):
+                raise
+            if not (isinstance(settled, Away) or is_missing(settled)):
+                raise
+        for info in _waiting_below(waiting, full):
+            if not (info.is_dir and info.path in found):
+                found[info.path] = info
+        cut = len(lead) + 1 if lead else 0
+        return [
+            FileInfo(info.path[cut:], info.is_dir, info.file_size)
+            for info in sorted(found.values(), key=lambda i: i.path)
+        ]
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        owner, full = self._where(remote_file_path)
+        waiting = self._on_their_way(owner).get(full)
+        if waiting is not None:
+            copy = self.engine.journal.spooled(waiting[0])
+            if copy is not None:
+                try:
+                    shutil.copyfile(copy, local_path)
+                    return
+                except FileNotFoundError:
+                    pass  # it has just arrived: read it there
+        repository = self._remote(owner)
+        self.engine.read(lambda a: repository(a)._download_file(full, local_path))
+
+    def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
+        """Download a file or folder; returns its local path."""
+        path = validate_path_is_safe(artifact_path) if artifact_path else ""
+        return str(super().download_artifacts(path, dst_path))
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        """Refuse: MLflow's servers have no such call for runs, and one side's deletion would be no mirror."""
+        raise MlflowException("artifacts of a linked run are deleted with the run", INVALID_PARAMETER_VALUE)
+
+
+def _listed(repository: Any, path: str) -> list[FileInfo]:
+    return list(repository.list_artifacts(path or None))
+
+
+def _waiting_below(waiting: dict[str, tuple[str, int]], folder: str) -> list[FileInfo]:
+    lead = folder + "/" if folder else ""
+    found: dict[str, FileInfo] = {}
+    for path, (_, size) in waiting.items():
+        if not path.startswith(lead) or path == folder:
+            continue
+        head, _, rest = path[len(lead) :].partition("/")
+        found[lead + head] = FileInfo(lead + head, bool(rest), None if rest else size)
+    return list(found.values())

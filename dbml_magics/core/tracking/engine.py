@@ -1,0 +1,647 @@
+"""One engine a link and process: the journal, the state, the views of live runs, the couriers.
+
+The stores that MLflow calls are thin: what they do with a write is here. A ``log_metric`` passes through
+``DbmlTrackingStore.log_metric`` → :meth:`Engine.log_metric` → :meth:`Journal.append`, and returns.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+
+from dbml_magics.config import SEARCH_WAIT_S, exit_flush_seconds
+from dbml_magics.core.link import Link, from_uri
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.apply import Applier
+from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.journal import Entry, Journal, encode
+from dbml_magics.core.tracking.lines import Line
+from dbml_magics.core.tracking.state import State
+from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
+from dbml_magics.core.workspaces.base import Workspace, connect
+
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_engines: dict[str, Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def engine_for(uri: str) -> Engine:
+    """Return this process's engine for a ``dbml:`` URI."""
+    return engine_of(from_uri(uri))
+
+
+def engine_of(link: Link) -> Engine:
+    """Return this process's engine for a link."""
+    with _engines_lock:
+        engine = _engines.get(link.uri)
+        if engine is None:
+            engine = _engines[link.uri] = Engine(link)
+        return engine
+
+
+def engine_by_key(key: str) -> Engine | None:
+    """Return this process's engine for the link of that key, if it has one."""
+    return next((e for e in _engines.values() if e.link.key == key), None)
+
+
+def flush_all_at_exit() -> None:
+    """Deliver what waits, within the bound, when the process ends."""
+    for engine in list(_engines.values()):
+        engine.flush_at_exit()
+
+
+class _LiveQueue:
+    """A queue that this process writes to or reads: its view, and the lock that keeps file and view in one order."""
+
+    __slots__ = ("keys", "lock", "path", "view")
+
+    def __init__(self, queue: str) -> None:
+        self.view = QueueView(queue)
+        self.lock = threading.RLock()
+        self.keys: dict[str, str] = {}  # metric keys that were checked -> their JSON
+        self.path: str = ""
+
+
+class Engine:
+    """Everything that a link needs in one process."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.journal = Journal(link.home)
+        self.state = State(link.home / "state.db")
+        self.workspaces: dict[str, Workspace] = {role: connect(link.spec(role)) for role in link.used}
+        self.lines = {role: Line(role) for role in link.used}
+        self.couriers = {role: Courier(self, role) for role in link.used}
+        self._couriers = tuple(self.couriers.values())
+        self._live: dict[str, _LiveQueue] = {}
+        self._lock = threading.RLock()
+        self._disk_thread: threading.Thread | None = None
+        self._warned: set[str] = set()
+        self._pid = os.getpid()
+        _after_fork.add(self)
+
+    # --- parts
+
+    def applier(self, role: str) -> Applier:
+        """Return what applies writes at a workspace (and knows its ids)."""
+        return self.couriers[role].applier
+
+    @property
+    def primary(self) -> Applier:
+        """Return the applier of the workspace that names runs."""
+        return self.applier(self.link.primary)
+
+    def artifact_uri(self, kind: str, name: str) -> str:
+        """Return the link's own URI of a run's or model's files."""
+        return f"dbml://{self.link.key}/{kind}s/{name}/artifacts"
+
+    def after_fork(self) -> None:
+        """In a forked child: everything that holds a file, a connection or a thread begins anew."""
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self.journal.after_fork()
+        self.state.forget_connection()
+        for workspace in self.workspaces.values():
+            workspace.forget_connections()
+        for line in self.lines.values():
+            line.after_fork()
+        for courier in self._couriers:
+            courier.after_fork()
+        self._disk_thread = None
+        # The parent's files are another process's now: the views are folded from the journal when asked for.
+        self._live = {}
+
+    # --- writing
+
+    def append(self, queue: str, data: bytes, *ops: list[Any]) -> None:
+        """Append lines to a queue (folding ``ops`` into its view, if it has one) and wake the couriers."""
+        live = self._live.get(queue)
+        if live is None:
+            with self._lock:  # a view that is being folded right now must not miss this line
+                live = self._live.get(queue)
+                if live is None:
+                    self.journal.append(queue, data)
+        if live is not None:
+            with live.lock:
+                self.journal.append(queue, data)
+                for op in ops:
+                    live.view.fold(op, self.artifact_uri("run", queue))
+        for courier in self._couriers:
+            courier.notify(queue)
+        if self._disk_thread is None:
+            self._start_disk_thread()
+
+    def write(self, queue: str, code: str, *fields: Any) -> None:
+        """Journal one write of any kind, and fold it into the queue's view."""
+        data = encode(code, *fields)
+        self.append(queue, data, json.loads(data))
+
+    def log_metric(
+        self, run_id: str, key: str, value: float, timestamp: int, step: int, extra: tuple[Any, ...] | None
+    ) -> None:
+        """Journal one point; the shortest way, since training calls it most."""
+        live = self._live.get(run_id)
+        if live is None or live.view.run is None:
+            live = self.take_up(run_id)
+        encoded = live.keys.get(key)
+        if encoded is None:
+            encoded = live.keys[key] = json.dumps(key)
+        if value - value == 0.0:
+            text = repr(value)
+        else:
+            text = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+        tail = "]\n" if extra is None else f",{json.dumps(extra)}]\n"
+        line = f'[{time.time_ns()},"m",{encoded},{text},{timestamp},{step}{tail}'.encode()
+        run = live.view.run
+        assert run is not None
+        with live.lock:
+            self.journal.append(run_id, line)
+            run.add_metric(key, value, timestamp, step, extra)
+        for courier in self._couriers:
+            courier.notify(run_id)
+        if self._disk_thread is None:
+            self._start_disk_thread()
+
+    def _start_disk_thread(self) -> None:
+        with self._lock:
+            if self._disk_thread is None:
+                self._disk_thread = threading.Thread(target=self._keep_on_disk, name="dbml-disk", daemon=True)
+                try:
+                    self._disk_thread.start()
+                except RuntimeError:  # the interpreter is ending
+                    self._disk_thread = None
+
+    def _keep_on_disk(self) -> None:
+        pid = self._pid
+        while os.getpid() == pid:
+            time.sleep(1.0)
+            try:
+                self.journal.sync_to_disk()
+            except OSError:
+                _log.debug("the journal could not be synced to disk", exc_info=True)
+
+    # --- live queues and views
+
+    def begin_queue(self, queue: str) -> _LiveQueue:
+        """Return the queue with a view; made if need be, folded from the journal."""
+        with self._lock:
+            live = self._live.get(queue)
+            if live is None:
+                live = _LiveQueue(queue)
+                self._fold_files(live)
+                self._live[queue] = live
+            return live
+
+    def _fold_files(self, live: _LiveQueue) -> None:
+        view = live.view
+        for file, size in sorted(self.journal.files(view.queue).items()):
+            start = view.read_to.get(file, 0)
+            if size > start:
+                for entry in self.journal.read(view.queue, file, start, size):
+                    if entry.op is not None:
+                        view.fold(entry.op, self.artifact_uri("run", view.queue))
+                    view.read_to[file] = entry.end
+
+    def _refresh(self, live: _LiveQueue) -> None:
+        """Fold what other processes wrote since the last look; two system calls when nobody did."""
+        view = live.view
+        if not live.path:
+            live.path = str(self.journal.folder(view.queue))
+        try:
+            stamp = os.stat(live.path).st_mtime_ns
+        except FileNotFoundError:
+            return
+        others = [f for f in view.read_to if not self.journal.is_own(f)]
+        if stamp == view.stamp and not others:
+            return
+        with live.lock:
+            view.stamp = stamp
+            for file, size in sorted(self.journal.files(view.queue).items()):
+                if self.journal.is_own(file):
+                    continue
+                start = view.read_to.get(file, 0)
+                for entry in self.journal.read(view.queue, file, start, size) if size > start else ():
+                    if entry.op is not None:
+                        view.fold(entry.op, self.artifact_uri("run", view.queue))
+                view.read_to[file] = size
+
+    def take_up(self, run_id: str) -> _LiveQueue:
+        """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""
+        live = self.begin_queue(run_id)
+        if live.view.run is not None:
+            return live
+        with live.lock:
+            if live.view.run is None:
+                live.view.run = self._base_of(run_id)
+                pending = live.view
+                live.view.read_to = {}
+                folded = QueueView(run_id)
+                folded.run = pending.run
+                live.view = folded
+                self._fold_files(live)
+        return live
+
+    def _base_of(self, run_id: str) -> RunView:
+        try:
+            run = self.read(lambda a: a.store.get_run(self._known_at(a, run_id)))
+        except Away:
+            known = self.state.run(run_id)
+            if known is None:
+                # Nobody can say whether it exists; a write must not fail for that.
+                return RunView(run_id, "", self.artifact_uri("run", run_id), "", int(time.time() * 1000))
+            view = RunView(run_id, known["experiment"], self.artifact_uri("run", run_id), known["user"], known["start"])
+            view.tags = {"mlflow.runName": known["name"]}
+            return view
+        found = self.translate_run(run, run_id)
+        return RunView.from_run(found, self.artifact_uri("run", run_id))
+
+    def _known_at(self, applier: Applier, run_id: str) -> str:
+        """Return a workspace's id of a run without making one there."""
+        known = self.state.identity(applier.role, "run", run_id)
+        if known is not None:
+            return known.actual
+        if applier.role == self.link.primary:
+            return run_id
+        raise MlflowException(f"Run '{run_id}' not found", RESOURCE_DOES_NOT_EXIST)
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run: from its view while anything of it is on its way, else from the primary."""
+        live = self._live.get(run_id)
+        if live is None and self.journal.files(run_id):
+            live = self.begin_queue(run_id)
+        if live is not None:
+            self._refresh(live)
+            with live.lock:
+                run = live.view.run
+                if run is not None and (run.status not in TERMINAL or self.is_waiting(self.link.primary, run_id)):
+                    return run.run()
+                if run is None and self.is_waiting(self.link.primary, run_id):
+                    run = self.take_up(run_id).view.run
+                    assert run is not None
+                    return run.run()
+            if live.view.run is not None and not self.is_waiting(self.link.primary, run_id):
+                self._live.pop(run_id, None)
+        return self.translate_run(self.read(lambda a: a.store.get_run(self._known_at(a, run_id))), run_id)
+
+    def view_of(self, run_id: str) -> RunView | None:
+        """Return the run's view where the run is read from it, else None."""
+        live = self._live.get(run_id)
+        if live is None and self.journal.files(run_id):
+            live = self.begin_queue(run_id)
+        if live is None:
+            return None
+        self._refresh(live)
+        run = live.view.run
+        if run is None or (run.status in TERMINAL and not self.is_waiting(self.link.primary, run_id)):
+            return None
+        return run
+
+    def queue_view(self, queue: str) -> QueueView | None:
+        """Return a queue's view if it has one or has files to fold."""
+        live = self._live.get(queue)
+        if live is None:
+            if not self.journal.files(queue):
+                return None
+            live = self.begin_queue(queue)
+        self._refresh(live)
+        return live.view
+
+    def note_ended(self, run_id: str, ended: bool) -> None:
+        """Remember that a run has ended (its files may go once they are delivered), or goes on."""
+        known = self.state.run(run_id)
+        if known is not None and known.get("ended") != ended:
+            self.state.remember_run(run_id, {**known, "ended": ended})
+
+    def creation_of(self, run_id: str) -> list[Any] | None:
+        """Return the write that began a run, if it is in the journal."""
+        for file, size in self.journal.files(run_id).items():
+            for entry in self.journal.read(run_id, file, 0, size):
+                if entry.op is not None and entry.op[1] == "c":
+                    return entry.op
+                break
+        return None
+
+    # --- asking
+
+    def read(self, question: Callable[[Applier], T]) -> T:
+        """Ask the primary, or the mirror when the primary is away. Raises Away, or the refusal."""
+        failure: Exception | None = None
+        for role in self.link.tracked:
+            try:
+                return self.lines[role].ask(lambda role=role: question(self.applier(role)))  # type: ignore[misc]
+            except Away as error:
+                failure = failure or error
+            except MlflowException as error:
+                if failure is None or not is_missing(error):
+                    raise failure or error from error
+        assert failure is not None
+        raise failure
+
+    def ask_primary(self, question: Callable[[Applier], T]) -> T:
+        """Ask the primary for what only it can name, within the outage's budget. Raises Away, or the refusal."""
+        return self.lines[self.link.primary].ask(lambda: question(self.primary))
+
+    def translate_run(self, run: Run, run_id: str | None = None) -> Run:
+        """Return a workspace's run under the ids that the user knows, its files behind the link."""
+        visible = run_id or self._visible("run", run.info.run_id)
+        run.info._run_id = visible
+        if hasattr(run.info, "_run_uuid"):
+            run.info._run_uuid = visible
+        run.info._experiment_id = self.visible_experiment(run.info.experiment_id)
+        run.info._artifact_uri = self.artifact_uri("run", visible)
+        parent = run.data.tags.get("mlflow.parentRunId")
+        if parent:
+            run.data.tags["mlflow.parentRunId"] = self._visible("run", parent)
+        for outputs in (run.outputs.model_outputs if run.outputs else []) or []:
+            outputs._model_id = self._visible("model", outputs.model_id)
+        for inputs in (run.inputs.model_inputs if run.inputs else []) or []:
+            inputs._model_id = self._visible("model", inputs.model_id)
+        kept = run.data.tags.get(kept_models.MODELS_TAG)
+        if kept:
+            _add_outputs(run, [entry.partition("=")[0] for entry in kept.split()])
+        return run
+
+    def _visible(self, kind: str, actual: str) -> str:
+        for role in self.link.tracked:
+            found = self.state.visible(role, kind, actual)
+            if found is not None:
+                return found
+        return actual
+
+    def visible_run(self, actual: str) -> str:
+        """Return the id that the user knows for a workspace's own run id."""
+        return self._visible("run", actual)
+
+    def visible_model(self, actual: str) -> str:
+        """Return the id that the user knows for a workspace's own logged-model id."""
+        return self._visible("model", actual)
+
+    def visible_experiment(self, actual: str) -> str:
+        """Return the id that the user knows for a workspace's own experiment id."""
+        return self._visible("experiment", actual)
+
+    # --- experiments
+
+    def remember_experiment(self, experiment_id: str, name: str, tags: dict[str, str]) -> None:
+        """Remember what the other workspace needs to have the experiment too."""
+        self.state.set_answer(f"experiment/{experiment_id}", {"name": name, "tags": tags})
+        self.state.set_answer(f"experiment-name/{name}", experiment_id)
+
+    def experiment_facts(self, experiment_id: str) -> tuple[str, dict[str, str]]:
+        """Return the user's name of an experiment and its tags, asking the primary if need be."""
+        known = self.state.answer(f"experiment/{experiment_id}")
+        if known is None:
+            found: Experiment = self.primary.store.get_experiment(experiment_id)
+            from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
+
+            tags = {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
+            known = {"name": found.tags.get(EXPERIMENT_TAG, found.name), "tags": tags}
+            self.remember_experiment(experiment_id, known["name"], tags)
+        return known["name"], known["tags"]
+
+    # --- models
+
+    def model_queue(self, model_id: str) -> str:
+        """Return the queue that a logged model's writes travel in: its run's, or its own."""
+        known = self.state.model(model_id)
+        if known is not None:
+            return known[0]
+        try:
+            found = self.read(lambda a: a.store.get_logged_model(self.model_known_at(a, model_id)))
+            queue = self.visible_run(found.source_run_id) if found.source_run_id else model_id
+        except MlflowException:
+            queue = model_id
+        self.state.remember_model(model_id, queue, {})
+        return queue
+
+    def model_known_at(self, applier: Applier, model_id: str) -> str:
+        """Return a workspace's id of a logged model without making one there."""
+        known = self.state.identity(applier.role, "model", model_id)
+        if known is not None:
+            return known.actual
+        if applier.role == self.link.primary:
+            return model_id
+        raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+
+    def model_facts(self, model_id: str) -> dict[str, Any] | None:
+        """Return what a model was created with, if this machine knows."""
+        known = self.state.model(model_id)
+        return known[1] or None if known else None
+
+    def model_facts_from_primary(self, model_id: str) -> dict[str, Any]:
+        """Return what a model was created with, as the primary says."""
+        primary = self.primary
+        if not primary.has_logged_models:
+            return kept_models.get(primary, model_id)[0]
+        found = primary.store.get_logged_model(self.model_known_at(primary, model_id))
+        return {
+            "id": model_id,
+            "experiment": self.visible_experiment(found.experiment_id),
+            "name": found.name,
+            "run": self.visible_run(found.source_run_id) if found.source_run_id else None,
+            "type": found.model_type,
+            "params": dict(found.params),
+            "tags": {k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
+            "created": found.creation_timestamp,
+        }
+
+    # --- artifacts
+
+    def files_of(self, owner: str) -> Any:
+        """Return the link's own artifact repository of ``run:<id>`` or ``model:<id>``."""
+        from dbml_magics.core.tracking.artifacts import DbmlArtifactRepository
+
+        kind, _, name = owner.partition(":")
+        return DbmlArtifactRepository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
+
+    def release_spool(self, queue: str, entry: Entry) -> None:
+        """Delete an artifact's copy once every workspace is beyond it."""
+        for role in self.link.used:
+            offset, _ = self.state.cursors(role, queue).get(entry.file, (0, 0))
+            if offset < entry.end:
+                return
+        assert entry.op is not None
+        self.journal.unspool(entry.op[2]["spool"])
+
+    # --- what waits
+
+    def is_waiting(self, role: str, queue: str) -> bool:
+        """Tell whether anything of a queue is still on its way to a workspace."""
+        files = self.journal.files(queue)
+        if not files:
+            return False
+        cursors = self.state.cursors(role, queue)
+        return any(size > cursors.get(file, (0, 0))[0] for file, size in files.items())
+
+    def waiting(self, role: str) -> tuple[int, float]:
+        """Return how many writes wait for a workspace, and the oldest one's age in seconds."""
+        cursors = self.state.all_cursors(role)
+        count, oldest = 0, None
+        for queue in self.journal.queues():
+            n, stamp = self.journal.count_waiting(queue, cursors.get(queue, {}))
+            count += n
+            if stamp is not None:
+                oldest = stamp if oldest is None else min(oldest, stamp)
+        return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
+
+    def wait(self, role: str, queues: Iterable[str] | None = None, timeout: float | None = None) -> bool:
+        """Wait until what is journaled now has arrived at a workspace; False when time is up or it is away."""
+        courier = self.couriers[role]
+        goal = {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            goal = {q: left for q, files in goal.items() if (left := self._left(role, q, files))}
+            if not goal:
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
+            for queue in goal:
+                courier.notify(queue)
+            courier.hurry()
+            courier.wait_for_arrival(0.05)
+
+    def _left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
+        cursors = self.state.cursors(role, queue)
+        there = self.journal.files(queue)
+        return {f: s for f, s in goal.items() if f in there and s > cursors.get(f, (0, 0))[0]}
+
+    def wait_for_reads(self, what: str) -> None:
+        """Let the primary catch up before a search, and warn once if it does not."""
+        role = self.link.primary
+        behind = [q for q in self.journal.queues() if self.is_waiting(role, q)]
+        if not behind:
+            return
+        if not self.lines[role].away and self.wait(role, behind, SEARCH_WAIT_S):
+            return
+        count, _ = self.waiting(role)
+        if count and role not in self._warned:
+            self._warned.add(role)
+            _log.warning(
+                "%s: %s writes are still on their way to %s and are missing from this answer; "
+                "%%dbml sync waits for them",
+                what,
+                f"{count:,}",
+                role,
+            )
+
+    def wait_for_primary(self, queue: str) -> None:
+        """In sync mode: wait for the primary's answer to what was just written, and raise its error."""
+        role = self.link.primary
+        before = {d[0] for d in self.state.dead(role, queue)}
+        while not self.wait(role, [queue], 0.5):
+            line = self.lines[role]
+            if line.away:
+                raise Away(f"{role}: {line.reason}; the write waits in the journal")
+        for number, _, _, _, cause, _ in self.state.dead(role, queue):
+            if number not in before:
+                raise MlflowException(f"{role} refused the write: {cause}", INVALID_PARAMETER_VALUE)
+
+    def tidy(self, queue: str) -> None:
+        """Delete a queue's files once they are delivered everywhere and the run needs them no more."""
+        files = self.journal.files(queue)
+        if not files:
+            return
+        for role in self.link.used:
+            cursors = self.state.cursors(role, queue)
+            if any(size > cursors.get(file, (0, 0))[0] for file, size in files.items()):
+                return
+        known = self.state.run(queue)
+        own_live = queue in self._live and self._live[queue].view.run is not None
+        if own_live and known is not None and not known.get("ended"):
+            return  # a live run is read from its files
+        for file, size in files.items():
+            if self.journal.delete_if_done(queue, file, size):
+                self.state.drop_file(queue, file)
+        if not self.journal.files(queue):
+            self._live.pop(queue, None)
+
+    # --- the end of a process
+
+    def flush_at_exit(self) -> None:
+        """Deliver within the bound; say what is left."""
+        if os.getpid() != self._pid:
+            return
+        self.journal.sync_to_disk()
+        until = time.monotonic() + exit_flush_seconds()
+        for role in self.link.used:
+            self._flush_role(role, until)
+        left = {role: self.waiting(role)[0] for role in self.link.used}
+        for role, count in left.items():
+            if count and not self._other_delivers(role):
+                reason = self.lines[role].reason
+                _log.warning(
+                    "dbml_magics: %s writes wait for %s%s; nothing is lost, they go out with "
+                    "`python -m dbml_magics sync` in %s or with the next kernel that links here",
+                    f"{count:,}",
+                    role,
+                    f" ({reason})" if reason else "",
+                    self.link.folder or "the same folder",
+                )
+        for courier in self._couriers:
+            courier._stop.set()
+        self.journal.close()
+
+    def _flush_role(self, role: str, until: float) -> None:
+        line = self.lines[role]
+        while time.monotonic() < until:
+            if self.wait(role, None, 0.25) or self._other_delivers(role):
+                return
+            if line.away:
+                return  # it was asked at least twice; the next process asks again
+
+    def _other_delivers(self, role: str) -> bool:
+        courier = self.couriers[role]
+        return not courier.has_lease and not courier._take_lease()
+
+    def warn_refused(self, queue: str) -> list[str]:
+        """Return one line for each write of a queue that a workspace refused for good."""
+        return [
+            f"{role} refused {_short(op)}: {cause}"
+            for _, role, found, op, cause, _ in self.state.dead(queue=queue)
+            if found == queue
+        ]
+
+
+def _short(op: list[Any]) -> str:
+    names = {"m": "metric", "p": "param", "g": "tag", "a": "artifact", "V": "the registration of", "L": "model"}
+    what = names.get(op[1], f"a write ({op[1]})")
+    name = op[2] if len(op) > 2 else ""
+    if isinstance(name, dict):
+        name = name.get("path") or name.get("name") or ""
+    return f"{what} {name}".strip()
+
+
+def _add_outputs(run: Run, models: list[str]) -> None:
+    from mlflow.entities import LoggedModelOutput, RunOutputs
+
+    have = {o.model_id for o in run.outputs.model_outputs} if run.outputs else set()
+    outputs = list(run.outputs.model_outputs) if run.outputs else []
+    run._outputs = RunOutputs(outputs + [LoggedModelOutput(m, 0) for m in models if m not in have])
+
+
+_after_fork: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    global _engines_lock
+    _engines_lock = threading.Lock()
+    for engine in list(_after_fork):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+

@@ -1,0 +1,102 @@
+"""Telling a workspace that is away from a write that it refuses.
+
+A workspace that is away is asked again for as long as it takes; a write that it refuses is isolated and put aside.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+_REFUSALS = frozenset(
+    {
+        "ALREADY_EXISTS",
+        "BAD_REQUEST",
+        "ENDPOINT_NOT_FOUND",
+        "FEATURE_DISABLED",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "INVALID_STATE_TRANSITION",
+        "MALFORMED_REQUEST",
+        "MAX_RESULTS_EXCEEDED",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "QUOTA_EXCEEDED",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_CONFLICT",
+        "RESOURCE_DOES_NOT_EXIST",
+        "RESOURCE_LIMIT_EXCEEDED",
+    }
+)
+EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
+MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
+
+
+class Away(MlflowException):
+    """The workspace does not answer, or answers that it cannot now."""
+
+    def __init__(
+        self, reason: str, *, sent: bool = True, retry_after: float | None = None, denied: bool = False
+    ) -> None:
+        super().__init__(reason, error_code=TEMPORARILY_UNAVAILABLE)
+        self.reason = reason
+        self.sent = sent
+        """The request may have been applied: settle that by asking before it is sent again."""
+        self.retry_after = retry_after
+        self.denied = denied
+        """The workspace answers, but not to these credentials (401 or 403)."""
+
+
+class MissingEndpoint(MlflowException):
+    """The service has no such call (an empty 404, or ENDPOINT_NOT_FOUND): a capability that it lacks."""
+
+
+def settle(error: Exception) -> Exception:
+    """Return ``error`` as Away when the workspace is, else as it is (a refusal, or a bug of ours)."""
+    if isinstance(error, (Away, MissingEndpoint)):
+        return error
+    if isinstance(error, MlflowException):
+        if error.error_code in _REFUSALS:
+            return error
+        return _from_cause(error) or Away(_short(error))
+    if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
+        return _from_cause(error) or Away(_short(error))
+    return error
+
+
+def _from_cause(error: BaseException) -> Away | None:
+    seen: BaseException | None = error
+    for _ in range(6):
+        if seen is None:
+            return None
+        if isinstance(seen, requests.Timeout):
+            connecting = isinstance(seen, requests.ConnectTimeout)
+            return Away("not reachable (timed out)", sent=not connecting)
+        if isinstance(seen, requests.exceptions.SSLError):
+            return Away(f"not reachable (TLS: {_short(seen)})", sent=False)
+        if isinstance(seen, requests.ConnectionError):
+            text = str(seen)
+            if "NewConnectionError" in text or "NameResolutionError" in text or "refused" in text:
+                refused = "connection refused" if "refused" in text else "no such host or no network"
+                return Away(f"not reachable ({refused})", sent=False)
+            return Away("not reachable (connection broken)")
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+def is_missing(error: Exception) -> bool:
+    """Tell whether the workspace says that the thing asked for does not exist."""
+    return isinstance(error, MlflowException) and error.error_code in MISSING
+
+
+def already_exists(error: Exception) -> bool:
+    """Tell whether the workspace says that the thing to be made exists."""
+    return isinstance(error, MlflowException) and error.error_code in EXISTS

@@ -1,0 +1,251 @@
+"""Logged models at a service that has none (Azure ML, MLflow 2 servers): kept by us, in what it does have.
+
+The files are artifacts of the model's run, under the model's name, so ``runs:/<run>/<name>`` loads natively there.
+The ids stand in one short tag of the run, the rest in a small JSON artifact under ``dbml/models/``; each change
+writes the next number, since Azure ML's artifacts are write-once.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from mlflow.entities import LoggedModel, LoggedModelStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.search_utils import SearchLoggedModelsUtils
+from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.uri import append_to_uri_path
+
+from dbml_magics.core.tracking.faults import MissingEndpoint, is_missing
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.apply import Applier
+
+MODELS_TAG = "dbml_models"
+_FOLDER = "dbml/models"
+_TAG_ROOM = 1000  # characters a tag's value may have on Azure ML; what is beyond is found by its artifact
+
+
+def create(applier: Applier, told: dict[str, Any]) -> None:
+    """Keep a new logged model at a service that has none."""
+    model = told["id"]
+    run = told.get("run") or _carrier(applier, told)
+    identity = applier.run_identity(run)
+    path = _free_path(applier, run, model, told["name"])
+    applier.state.set_answer(f"kept-path/{applier.role}/{run}/{path}", model)
+    applier.state.set_answer(
+        f"kept/{applier.role}/{model}",
+        {**told, "run_at": identity.actual, "path": path, "status": "PENDING", "updated": told["created"]},
+    )
+    applier.state.set_identity(
+        applier.role,
+        "model",
+        model,
+        model,
+        artifacts=append_to_uri_path(identity.extra["artifacts"], path),
+        run=identity.actual,
+        path=path,
+    )
+    _write_tag(applier, run, identity.actual)
+    _write_facts(applier, model)
+
+
+def _carrier(applier: Applier, told: dict[str, Any]) -> str:
+    """Make a run for a model that was logged without one: the service has no other place for its files."""
+    run = told["id"].removeprefix("m-")
+    if applier.state.identity(applier.role, "run", run) is None:
+        info = {
+            "experiment": told["experiment"],
+            "user": "",
+            "start": told["created"],
+            "tags": {"mlflow.runName": told["name"]},
+        }
+        applier.apply(run, [0, "c", info], True)
+        applier.apply(run, [0, "u", {"status": "FINISHED", "end": told["created"]}], False)
+    return str(run)
+
+
+def _free_path(applier: Applier, run: str, model: str, name: str) -> str:
+    taken = applier.state.answers(f"kept-path/{applier.role}/{run}/")
+    number, path = 1, name
+    while taken.get(f"kept-path/{applier.role}/{run}/{path}", model) != model:
+        number += 1
+        path = f"{name}-{number}"
+    return path
+
+
+def _write_tag(applier: Applier, run: str, run_id: str) -> None:
+    prefix = f"kept-path/{applier.role}/{run}/"
+    value = ""
+    for key, model in applier.state.answers(prefix).items():
+        entry = f"{model}={key.removeprefix(prefix)} "
+        if len(value) + len(entry) > _TAG_ROOM:
+            break
+        value += entry
+    applier.store.set_tag(run_id, RunTag(MODELS_TAG, value.strip()))
+
+
+def change(
+    applier: Applier,
+    model: str,
+    *,
+    status: str | None = None,
+    tags: dict[str, str] | None = None,
+    untag: str | None = None,
+    params: dict[str, str] | None = None,
+    deleted: bool | None = None,
+) -> None:
+    """Change what is kept of a logged model."""
+    told = _facts(applier, model)
+    told["status"] = status or told["status"]
+    told["tags"] = {**(told.get("tags") or {}), **(tags or {})}
+    told["tags"].pop(untag or "", None)
+    told["params"] = {**(told.get("params") or {}), **(params or {})}
+    told["deleted"] = told.get("deleted", False) if deleted is None else deleted
+    told["updated"] = get_current_time_millis()
+    applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+    _write_facts(applier, model)
+
+
+def _write_facts(applier: Applier, model: str) -> None:
+    told = _facts(applier, model)
+    number = told["number"] = told.get("number", 0) + 1
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, f"{number:04d}.json")
+        file.write_text(json.dumps(told), encoding="utf-8")
+        repository = applier.workspace.artifacts(_run_artifacts(applier, told))
+        applier.workspace.upload(repository, file, f"{_FOLDER}/{model}")
+    applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+
+
+def _run_artifacts(applier: Applier, told: dict[str, Any]) -> str:
+    return str(applier.store.get_run(told["run_at"]).info.artifact_uri)
+
+
+def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
+    """Write the classic model history tag when a kept model's MLmodel has arrived: older pages read it."""
+    kind, _, model = owner.partition(":")
+    if kind != "model" or path != "MLmodel" or applier.has_logged_models:
+        return
+    told = _facts(applier, model)
+    try:
+        flavour = {**yaml.safe_load(text), "artifact_path": told["path"], "run_id": told["run_at"]}
+        applier.store.record_logged_model(told["run_at"], Model.from_dict(flavour))
+    except MissingEndpoint:  # nobody reads the history there
+        return
+
+
+def _facts(applier: Applier, model: str) -> dict[str, Any]:
+    told = applier.state.answer(f"kept/{applier.role}/{model}")
+    if told is None:
+        told = _search_facts(applier, model)
+        applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+        applier.state.set_identity(
+            applier.role,
+            "model",
+            model,
+            model,
+            artifacts=append_to_uri_path(_run_artifacts(applier, told), told["path"]),
+            run=told["run_at"],
+            path=told["path"],
+        )
+    return dict(told)
+
+
+def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
+    """Find a model that another machine logged: by the run's tag, else by looking at every run that has the tag."""
+    experiments = [e.experiment_id for e in applier.store.search_experiments(max_results=1000)]
+    for where in (f"tags.`{MODELS_TAG}` LIKE '%{model}%'", f"tags.`{MODELS_TAG}` != ''"):
+        try:
+            runs = applier.store.search_runs(experiments, where, ViewType.ALL, max_results=1000)
+        except MlflowException:
+            continue  # no LIKE there: look at all
+        for run in runs:
+            told = _read_facts(applier, run.info.artifact_uri, model)
+            if told is not None:
+                return told
+    raise MlflowException(f"Logged model with ID '{model}' not found.", error_code=RESOURCE_DOES_NOT_EXIST)
+
+
+def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, Any] | None:
+    repository = applier.workspace.artifacts(artifact_uri)
+    try:
+        files = sorted(f.path for f in repository.list_artifacts(f"{_FOLDER}/{model}"))
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
+    if not files:
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        return dict(json.loads(Path(repository.download_artifacts(files[-1], temporary)).read_text("utf-8")))
+
+
+def get(applier: Applier, model: str) -> tuple[dict[str, Any], str]:
+    """Return (facts, the files' URI) of a kept model. Raises RESOURCE_DOES_NOT_EXIST."""
+    told = _facts(applier, model)
+    identity = applier.state.identity(applier.role, "model", model)
+    assert identity is not None
+    return told, str(identity.extra["artifacts"])
+
+
+def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
+    """Return a kept model as MLflow's entity, under the ids that the user knows."""
+    return LoggedModel(
+        experiment_id=experiment,
+        model_id=told["id"],
+        name=told["name"],
+        artifact_location=artifact_location,
+        creation_timestamp=told["created"],
+        last_updated_timestamp=told["updated"],
+        model_type=told.get("type"),
+        source_run_id=run,
+        status=LoggedModelStatus(told["status"]),
+        tags=dict(told.get("tags") or {}),
+        params=dict(told.get("params") or {}),
+    )
+
+
+def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]:
+    """Return the facts of all models kept in some experiments (the workspace's own ids)."""
+    found: dict[str, dict[str, Any]] = {}
+    token = None
+    while True:
+        page = applier.store.search_runs(
+            experiment_ids, f"tags.`{MODELS_TAG}` != ''", ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+        )
+        for run in page:
+            for entry in run.data.tags[MODELS_TAG].split():
+                model = entry.partition("=")[0]
+                told = applier.state.answer(f"kept/{applier.role}/{model}") or _read_facts(
+                    applier, run.info.artifact_uri, model
+                )
+                if told is not None and not told.get("deleted"):
+                    found[model] = told
+        token = page.token
+        if not token:
+            return list(found.values())
+
+
+def search(
+    models: list[LoggedModel],
+    filter_string: str | None,
+    datasets: list[dict[str, Any]] | None,
+    max_results: int | None,
+    order_by: list[dict[str, Any]] | None,
+    page_token: str | None,
+) -> PagedList:  # type: ignore[type-arg]
+    """Filter, sort and page models here, as a service that has none cannot."""
+    kept = SearchLoggedModelsUtils.filter_logged_models(models, filter_string, datasets)
+    kept = SearchLoggedModelsUtils.sort(kept, order_by)
+    start = int(page_token or 0)
+    end = start + (max_results or 100)
+    return PagedList(kept[start:end], str(end) if end < len(kept) else None)
+
+

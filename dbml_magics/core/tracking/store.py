@@ -1,0 +1,804 @@
+"""The tracking store behind ``dbml:`` URIs: thin, over the engine.
+
+Reads and everything that is not ours (traces, GenAI datasets, scorers, …) are forwarded to the primary's own store;
+the forwarders are generated from ``dir(AbstractStore)``, so a method that MLflow adds is forwarded too. Writes to
+runs, experiments and logged models are journaled for all workspaces. ``tests`` compare ``dir(AbstractStore)`` with a
+reviewed list, so that a new write cannot pass by unseen.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+import secrets
+import time
+import uuid
+from concurrent.futures import Future
+from typing import Any
+
+from mlflow.entities import (
+    DatasetInput,
+    Experiment,
+    ExperimentTag,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelParameter,
+    LoggedModelStatus,
+    LoggedModelTag,
+    Metric,
+    Param,
+    Run,
+    RunInfo,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.utils.async_logging.run_operations import RunOperations
+from mlflow.utils.name_utils import _generate_random_name
+from mlflow.utils.validation import (
+    _validate_batch_log_data,
+    _validate_batch_log_limits,
+    _validate_dataset_inputs,
+    _validate_experiment_name,
+    _validate_experiment_tag,
+    _validate_logged_model_name,
+    _validate_metric,
+    _validate_param,
+    _validate_param_keys_unique,
+    _validate_run_id,
+    _validate_tag,
+)
+
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
+from dbml_magics.core.tracking.engine import Engine, engine_for
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing
+from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
+from dbml_magics.core.tracking.view import TERMINAL, RunView, dataset_to, status_name, tags_of
+from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
+from dbml_magics.errors import BadName
+
+
+def build(store_uri: str | None) -> DbmlTrackingStore:
+    """Build the store of a ``dbml:`` URI."""
+    if store_uri is None:
+        raise MlflowException("a dbml: store needs its URI", INVALID_PARAMETER_VALUE)
+    return DbmlTrackingStore(engine_for(store_uri))
+
+
+def _done() -> RunOperations:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return RunOperations([future])
+
+
+class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
+    """Two workspaces (or one) as one MLflow tracking store."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+        self.sync = engine.link.mode == "sync"
+
+    # --- metrics, params, tags
+
+    def log_metric(self, run_id: str, metric: Metric) -> None:
+        """Journal one point."""
+        value, step, timestamp = metric.value, metric.step, metric.timestamp
+        key = metric.key
+        live = self.engine._live.get(run_id)
+        if live is None or key not in live.keys or type(value) is not float or type(step) is not int:
+            _validate_run_id(run_id)
+            _validate_metric(key, value, timestamp, step)
+            value, step = float(value), int(step)
+        run = self._writable(run_id)
+        del run
+        extra = None
+        if metric.model_id is not None or metric.dataset_name is not None:
+            extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
+        self.engine.log_metric(run_id, key, value, int(timestamp), step, extra)
+        if self.sync:
+            self.engine.wait_for_primary(run_id)
+
+    def _writable(self, run_id: str) -> RunView:
+        live = self.engine._live.get(run_id)
+        if live is None or live.view.run is None:
+            live = self.engine.take_up(run_id)
+        run = live.view.run
+        assert run is not None
+        if run.deleted:
+            raise MlflowException(
+                f"The run {run_id} must be in the 'active' state. Current state is deleted.", INVALID_PARAMETER_VALUE
+            )
+        return run
+
+    def log_param(self, run_id: str, param: Param) -> None:
+        """Journal one param. Raises MLflow's error for a changed value."""
+        self.log_batch(run_id, [], [param], [])
+
+    def set_tag(self, run_id: str, tag: RunTag) -> None:
+        """Journal one tag."""
+        self.log_batch(run_id, [], [], [tag])
+
+    def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
+        """Journal metrics, params and tags, checked as a server would check them."""
+        _validate_run_id(run_id)
+        metrics, params, tags = _validate_batch_log_data(list(metrics), list(params), list(tags))
+        _validate_batch_log_limits(metrics, params, tags)
+        _validate_param_keys_unique(params)
+        for metric in metrics:
+            _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
+        kept_params = {p.key: p.value for p in (_validate_param(p.key, str(p.value)) for p in params)}
+        kept_tags = {t.key: t.value for t in (_validate_tag(t.key, str(t.value)) for t in tags)}
+        run = self._writable(run_id)
+        self._refuse_changed_params(run, kept_params)
+        points = [_point(m) for m in metrics]
+        if points or kept_params or kept_tags:
+            self.engine.write(run_id, "b", points, kept_params, kept_tags)
+            self._after_write(run_id)
+
+    def _refuse_changed_params(self, run: RunView, params: dict[str, str]) -> None:
+        for key, value in params.items():
+            there = run.params.get(key)
+            if there is not None and there != value:
+                raise MlflowException(
+                    f"Changing param values is not allowed. Param with key='{key}' was already logged with "
+                    f"value='{there}' for run ID='{run.run_id}'. Attempted logging new value '{value}'.",
+                    INVALID_PARAMETER_VALUE,
+                )
+
+    def _after_write(self, queue: str) -> None:
+        if self.sync:
+            self.engine.wait_for_primary(queue)
+
+    def log_metric_async(self, run_id: str, metric: Metric) -> RunOperations:
+        """Journal one point; the journal is already asynchronous."""
+        self.log_metric(run_id, metric)
+        return _done()
+
+    def log_param_async(self, run_id: str, param: Param) -> RunOperations:
+        """Journal one param."""
+        self.log_param(run_id, param)
+        return _done()
+
+    def set_tag_async(self, run_id: str, tag: RunTag) -> RunOperations:
+        """Journal one tag."""
+        self.set_tag(run_id, tag)
+        return _done()
+
+    def log_batch_async(
+        self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]
+    ) -> RunOperations:
+        """Journal a batch."""
+        self.log_batch(run_id, metrics, params, tags)
+        return _done()
+
+    def flush_async_logging(self) -> None:
+        """Wait for the primary, as MLflow's own flush does."""
+        line = self.engine.lines[self.engine.link.primary]
+        while not line.away and not self.engine.wait(self.engine.link.primary, None, 1.0):
+            pass
+
+    def end_async_logging(self) -> None:
+        """Do nothing: what was logged is in the journal."""
+
+    def shut_down_async_logging(self) -> None:
+        """Do nothing: what was logged is in the journal."""
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Journal the removal of a tag. Raises MLflow's error when the run has none of that name."""
+        run = self._writable(run_id)
+        if key not in run.tags:
+            raise MlflowException(
+                f"No tag with name: {key} in run with id {run_id}", error_code=RESOURCE_DOES_NOT_EXIST
+            )
+        self.engine.write(run_id, "G", key)
+        self._after_write(run_id)
+
+    # --- runs
+
+    def create_run(
+        self, experiment_id: str, user_id: str, start_time: int, tags: list[RunTag], run_name: str | None
+    ) -> Run:
+        """Have the primary name a run, or name it provisionally while it is away; journal it for the mirror."""
+        experiment_id = str(experiment_id)
+        kept = tags_of(tags or [])
+        if run_name and kept.get("mlflow.runName") and kept["mlflow.runName"] != run_name:
+            raise MlflowException(
+                f"Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values "
+                f"(run_name='{run_name}', mlflow.runName='{kept['mlflow.runName']}').",
+                INVALID_PARAMETER_VALUE,
+            )
+        for key, value in kept.items():
+            _validate_tag(key, value)
+        key = uuid.uuid4().hex
+        engine, primary = self.engine, self.engine.link.primary
+        start_time = int(start_time)
+        try:
+            made = self._named_by_primary(experiment_id, user_id, start_time, kept, run_name, key)
+        except Away:
+            run_id = key
+            kept["mlflow.runName"] = run_name or kept.get("mlflow.runName") or _generate_random_name()
+        else:
+            run_id = made.info.run_id
+            kept["mlflow.runName"] = made.info.run_name or made.data.tags.get("mlflow.runName", "")
+            engine.primary.remember_run(run_id, made)
+        creation = {"experiment": experiment_id, "user": user_id, "start": start_time, "tags": kept}
+        engine.begin_queue(run_id)
+        engine.write(run_id, "c", creation)
+        if run_id != key:
+            engine.write(run_id, "t", [primary], RUN_TAG, run_id)
+        engine.state.remember_run(
+            run_id,
+            {
+                "experiment": experiment_id,
+                "user": user_id,
+                "start": start_time,
+                "name": kept["mlflow.runName"],
+                "provisional": run_id == key,
+                "ended": False,
+            },
+        )
+        return engine.get_run(run_id)
+
+    def _named_by_primary(
+        self, experiment_id: str, user_id: str, start: int, tags: dict[str, str], name: str | None, key: str
+    ) -> Run:
+        tried = []
+
+        def ask(primary: Applier) -> Run:
+            at = primary.experiment_at(experiment_id) if self._is_provisional(experiment_id) else experiment_id
+            if tried:  # the answer may have been lost: look before making a second one
+                found = primary.find_run(at, key)
+                if found is not None:
+                    return found
+            tried.append(True)
+            own = {**primary.own_tags(tags), RUN_TAG: key}
+            return primary.store.create_run(at, user_id, start, [RunTag(k, v) for k, v in own.items()], name)
+
+        return self.engine.ask_primary(ask)
+
+    def _is_provisional(self, experiment_id: str) -> bool:
+        known = self.engine.state.identity(self.engine.link.primary, "experiment", experiment_id)
+        return known is not None and known.actual != experiment_id or experiment_id.startswith(_PROVISIONAL)
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run, with what of it is on its way."""
+        return self.engine.get_run(run_id)
+
+    def update_run_info(
+        self, run_id: str, run_status: Any, end_time: int | None, run_name: str | None
+    ) -> RunInfo:
+        """Journal a run's new status or name."""
+        run = self._writable(run_id)
+        status = status_name(run_status) if run_status is not None else None
+        change = {"status": status, "end": end_time, "name": run_name}
+        if run_name:
+            _validate_tag("mlflow.runName", run_name)
+        if self.engine.state.run(run_id) is None:
+            self.engine.state.remember_run(
+                run_id,
+                {
+                    "experiment": run.experiment_id,
+                    "user": run.user,
+                    "start": run.start,
+                    "name": run.tags.get("mlflow.runName", ""),
+                    "provisional": False,
+                    "ended": False,
+                },
+            )
+        self.engine.write(run_id, "u", change)
+        if status is not None:
+            self.engine.note_ended(run_id, status in TERMINAL)
+        self._after_write(run_id)
+        return run.info()
+
+    def delete_run(self, run_id: str) -> None:
+        """Journal a run's deletion."""
+        self.engine.take_up(run_id)
+        self.engine.write(run_id, "x")
+        self._after_write(run_id)
+
+    def restore_run(self, run_id: str) -> None:
+        """Journal a run's restoration."""
+        self.engine.take_up(run_id)
+        self.engine.write(run_id, "r")
+        self._after_write(run_id)
+
+    def log_inputs(
+        self,
+        run_id: str,
+        datasets: list[DatasetInput] | None = None,
+        models: list[LoggedModelInput] | None = None,
+    ) -> None:
+        """Journal a run's inputs."""
+        _validate_run_id(run_id)
+        if datasets:
+            _validate_dataset_inputs(datasets)
+        self._writable(run_id)
+        given = {
+            "datasets": [dataset_to(d) for d in datasets or []],
+            "models": [m.model_id for m in models or []],
+        }
+        self.engine.write(run_id, "i", given)
+        self._after_write(run_id)
+
+    def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
+        """Journal a run's outputs."""
+        self._writable(run_id)
+        self.engine.write(run_id, "o", {m.model_id: m.step for m in models})
+        self._after_write(run_id)
+
+    def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
+        """Journal MLflow 2's model history, which is a tag."""
+        run = self._writable(run_id)
+        history = json.loads(run.tags.get("mlflow.log-model.history", "[]"))
+        history.append(mlflow_model.get_tags_dict())
+        self.set_tag(run_id, RunTag("mlflow.log-model.history", json.dumps(history)))
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList:  # type: ignore[type-arg]
+        """Return a metric's history, with what of it is on its way."""
+        view = self.engine.view_of(run_id)
+        if view is not None:
+            return PagedList(self._history_of(view, metric_key), None)
+        page = self.engine.read(
+            lambda a: a.store.get_metric_history(self.engine._known_at(a, run_id), metric_key, max_results, page_token)
+        )
+        return PagedList(page, getattr(page, "token", None))
+
+    def _history_of(self, view: RunView, key: str) -> list[Metric]:
+        series = view.series.get(key)
+        own = [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series.values))]
+        if key not in view.from_base:
+            return own
+        base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
+        seen = {(m.step, m.timestamp, m.value) for m in base}
+        return [*base, *(m for m in own if (m.step, m.timestamp, m.value) not in seen)]
+
+    def get_metric_history_bulk_interval_from_steps(
+        self, run_id: str, metric_key: str, steps: list[int], max_results: int
+    ) -> list[Any]:
+        """Return the points of some steps."""
+        wanted = set(steps)
+        points = [m for m in self.get_metric_history(run_id, metric_key) if m.step in wanted]
+        from mlflow.entities.metric import MetricWithRunId
+
+        found = [MetricWithRunId(run_id=run_id, metric=m) for m in points]
+        return sorted(found, key=lambda m: (m.step, m.timestamp))[:max_results]
+
+    def search_runs(
+        self,
+        experiment_ids: list[str],
+        filter_string: str | None = None,
+        run_view_type: int = ViewType.ACTIVE_ONLY,
+        max_results: int = 1000,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:  # type: ignore[type-arg]
+        """Search at the primary once it has caught up, or at the mirror."""
+        self.engine.wait_for_reads("search_runs")
+
+        def ask(applier: Applier) -> Any:
+            ids = [self._experiment_known_at(applier, str(e)) for e in experiment_ids]
+            where = self._own_filter(applier, filter_string)
+            return applier.store.search_runs(
+                [i for i in ids if i], where, run_view_type, max_results, order_by, page_token
+            )
+
+        page = self.engine.read(ask)
+        return PagedList([self.engine.translate_run(run) for run in page], page.token)
+
+    def _own_filter(self, applier: Applier, where: str | None) -> str | None:
+        """Put a workspace's own ids where a filter names runs by the ids that the user knows."""
+        if not where:
+            return where
+        for word in set(_HEX.findall(where)):
+            known = self.engine.state.identity(applier.role, "run", word)
+            if known is not None and known.actual != word:
+                where = where.replace(word, known.actual)
+        return where
+
+    def _experiment_known_at(self, applier: Applier, experiment_id: str) -> str | None:
+        known = self.engine.state.identity(applier.role, "experiment", experiment_id)
+        if known is not None:
+            return known.actual
+        if applier.role == self.engine.link.primary:
+            return None if experiment_id.startswith(_PROVISIONAL) else experiment_id
+        return None
+
+    # --- experiments
+
+    def create_experiment(
+        self, name: str, artifact_location: str | None = None, tags: list[ExperimentTag] | None = None
+    ) -> str:
+        """Have the primary name an experiment, or name it provisionally; journal it for the mirror."""
+        self._check_name(name)
+        kept = {t.key: t.value for t in tags or []}
+        for key, value in kept.items():
+            _validate_experiment_tag(key, value)
+        engine = self.engine
+        tried: list[bool] = []
+
+        def ask(primary: Applier) -> str:
+            own_name = primary.workspace.experiment_name(name)
+            own = {**kept, **({EXPERIMENT_TAG: name} if own_name != name else {})}
+            try:
+                return str(
+                    primary.store.create_experiment(
+                        own_name, artifact_location, [ExperimentTag(k, v) for k, v in own.items()]
+                    )
+                )
+            except MlflowException as error:
+                found = primary.store.get_experiment_by_name(own_name) if tried and already_exists(error) else None
+                if found is None:
+                    raise
+                return str(found.experiment_id)
+            finally:
+                tried.append(True)
+
+        try:
+            experiment_id = engine.ask_primary(ask)
+            engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
+        except Away:
+            known = engine.state.answer(f"experiment-name/{name}")
+            if known is not None:
+                raise MlflowException(
+                    f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
+                ) from None
+            experiment_id = _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
+        engine.remember_experiment(experiment_id, name, kept)
+        engine.append(LINK_QUEUE, encode("E", {"id": experiment_id}))
+        return experiment_id
+
+    def _check_name(self, name: str) -> None:
+        _validate_experiment_name(name)
+        try:
+            check_experiment_name(name)
+        except BadName as error:
+            raise MlflowException(error.message, INVALID_PARAMETER_VALUE) from error
+
+    def get_experiment(self, experiment_id: str) -> Experiment:
+        """Return an experiment under the id and name that the user knows."""
+        experiment_id = str(experiment_id)
+        if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
+            self.engine.wait_for_reads("get_experiment")
+        try:
+            found = self.engine.read(lambda a: a.store.get_experiment(self._must_know(a, experiment_id)))
+        except (Away, MlflowException) as error:
+            known = self.engine.state.answer(f"experiment/{experiment_id}")
+            if known is None or not (isinstance(error, Away) or is_missing(error)):
+                raise
+            return _experiment(experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id))
+        return self._visible_experiment(found)
+
+    def _must_know(self, applier: Applier, experiment_id: str) -> str:
+        known = self._experiment_known_at(applier, experiment_id)
+        if known is None:
+            raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
+        return known
+
+    def _experiment_files(self, experiment_id: str) -> str:
+        return f"dbml://{self.engine.link.key}/experiments/{experiment_id}"
+
+    def _visible_experiment(self, found: Experiment) -> Experiment:
+        found._experiment_id = self.engine.visible_experiment(found.experiment_id)
+        found._name = found.tags.get(EXPERIMENT_TAG, found.name)
+        return found
+
+    def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
+        """Return an experiment by the user's name for it, or None."""
+        if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
+            self.engine.wait_for_reads("get_experiment_by_name")
+        try:
+            found = self.engine.read(
+                lambda a: a.store.get_experiment_by_name(a.workspace.experiment_name(experiment_name))
+            )
+        except Away:
+            found = None
+            known = self.engine.state.answer(f"experiment-name/{experiment_name}")
+            if known is not None:
+                told = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
+                return _experiment(known, experiment_name, told["tags"], self._experiment_files(known))
+        if found is None:
+            return None
+        shown = self._visible_experiment(found)
+        self.engine.remember_experiment(shown.experiment_id, experiment_name, _own_experiment_tags(shown))
+        return shown
+
+    def search_experiments(
+        self,
+        view_type: int = ViewType.ACTIVE_ONLY,
+        max_results: int = 1000,
+        filter_string: str | None = None,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:  # type: ignore[type-arg]
+        """Search experiments at the primary, or at the mirror."""
+        if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
+            self.engine.wait_for_reads("search_experiments")
+        page = self.engine.read(
+            lambda a: a.store.search_experiments(view_type, max_results, filter_string, order_by, page_token)
+        )
+        return PagedList([self._visible_experiment(e) for e in page], page.token)
+
+    def _experiment_write(self, experiment_id: str, do: str, **fields: Any) -> None:
+        experiment_id = str(experiment_id)
+        self.engine.append(LINK_QUEUE, encode("e", {"do": do, "id": experiment_id, **fields}))
+        self._after_write(LINK_QUEUE)
+
+    def set_experiment_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
+        """Journal an experiment's tag."""
+        _validate_experiment_tag(tag.key, tag.value)
+        self.get_experiment(experiment_id)
+        self._experiment_write(experiment_id, "tag", key=tag.key, value=tag.value)
+
+    def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
+        """Journal the removal of an experiment's tag."""
+        if key not in self.get_experiment(experiment_id).tags:
+            raise MlflowException(
+                f"No tag with name: {key} in experiment with id {experiment_id}", RESOURCE_DOES_NOT_EXIST
+            )
+        self._experiment_write(experiment_id, "untag", key=key)
+
+    def rename_experiment(self, experiment_id: str, new_name: str) -> None:
+        """Journal an experiment's new name."""
+        self._check_name(new_name)
+        found = self.get_experiment(experiment_id)
+        self.engine.remember_experiment(str(experiment_id), new_name, _own_experiment_tags(found))
+        self._experiment_write(experiment_id, "rename", name=new_name)
+
+    def delete_experiment(self, experiment_id: str) -> None:
+        """Journal an experiment's deletion."""
+        self.get_experiment(experiment_id)
+        self._experiment_write(experiment_id, "delete")
+
+    def restore_experiment(self, experiment_id: str) -> None:
+        """Journal an experiment's restoration."""
+        self.get_experiment(experiment_id)
+        self._experiment_write(experiment_id, "restore")
+
+    # --- logged models
+
+    def create_logged_model(
+        self,
+        experiment_id: str,
+        name: str | None = None,
+        source_run_id: str | None = None,
+        tags: list[LoggedModelTag] | None = None,
+        params: list[LoggedModelParameter] | None = None,
+        model_type: str | None = None,
+    ) -> LoggedModel:
+        """Have the primary name a logged model, or name it here where it is away or has none."""
+        _validate_logged_model_name(name)
+        told: dict[str, Any] = {
+            "id": "",
+            "experiment": str(experiment_id),
+            "name": name or _generate_random_name(),
+            "run": source_run_id,
+            "type": model_type,
+            "params": {p.key: str(p.value) for p in params or []},
+            "tags": {t.key: str(t.value) for t in tags or []},
+            "created": int(time.time() * 1000),
+        }
+        key = "m-" + uuid.uuid4().hex
+        made = self._model_named_by_primary(told, key)
+        told["id"] = model_id = made.model_id if made is not None else key
+        if made is not None:
+            self.engine.primary.remember_model(model_id, made)
+            told["created"] = made.creation_timestamp
+        queue = source_run_id or model_id
+        self.engine.state.remember_model(model_id, queue, told)
+        if source_run_id:
+            self.engine.take_up(source_run_id)
+        else:
+            self.engine.begin_queue(queue)
+        self.engine.write(queue, "L", told)
+        return self.get_logged_model(model_id)
+
+    def _model_named_by_primary(self, told: dict[str, Any], key: str) -> LoggedModel | None:
+        if not self.engine.primary.has_logged_models:
+            return None
+        tried: list[bool] = []
+
+        def ask(primary: Applier) -> LoggedModel:
+            run = told["run"]
+            if run and primary.state.identity(primary.role, "run", run) is None and self.engine.creation_of(run):
+                raise Away("its run is still on its way there", sent=False)
+            experiment_id = primary.experiment_at(told["experiment"])
+            if tried:
+                for found in primary._models_of(experiment_id, told["name"]):
+                    if found.tags.get(MODEL_TAG) == key:
+                        return found
+            tried.append(True)
+            return primary.store.create_logged_model(
+                experiment_id=experiment_id,
+                name=told["name"],
+                source_run_id=self.engine._known_at(primary, run) if run else None,
+                tags=[LoggedModelTag(k, v) for k, v in {**told["tags"], MODEL_TAG: key}.items()],
+                params=[LoggedModelParameter(k, v) for k, v in told["params"].items()],
+                model_type=told["type"],
+            )
+
+        try:
+            return self.engine.ask_primary(ask)
+        except MissingEndpoint:
+            self.engine.primary.note_no_logged_models()
+        except Away:
+            pass
+        return None
+
+    def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
+        """Return a logged model, with what of it is on its way."""
+        queue = self.engine.model_queue(model_id)
+        if self.engine.is_waiting(self.engine.link.primary, queue):
+            view = self.engine.queue_view(queue)
+            model = view.models.get(model_id) if view else None
+            if view is not None and model is not None:
+                if model.deleted and not allow_deleted:
+                    raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+                return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
+        return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
+
+    def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
+        if applier.has_logged_models:
+            try:
+                actual = self.engine.model_known_at(applier, model_id)
+                if allow_deleted:
+                    return self._visible_model(applier.store.get_logged_model(actual, allow_deleted=True))
+                return self._visible_model(applier.store.get_logged_model(actual), model_id)
+            except MissingEndpoint:
+                applier.note_no_logged_models()
+        told, _ = kept_models.get(applier, model_id)
+        if told.get("deleted") and not allow_deleted:
+            raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+        return kept_models.entity(
+            told,
+            self.engine.artifact_uri("model", model_id),
+            told["experiment"],
+            self.engine.visible_run(told["run_at"]) if told.get("run") else None,
+        )
+
+    def _visible_model(self, found: LoggedModel, model_id: str | None = None) -> LoggedModel:
+        found.model_id = model_id or self.engine.visible_model(found.model_id)
+        found._model_uri = f"models:/{found.model_id}"
+        found.experiment_id = self.engine.visible_experiment(found.experiment_id)
+        found.artifact_location = self.engine.artifact_uri("model", found.model_id)
+        if found.source_run_id:
+            found._source_run_id = self.engine.visible_run(found.source_run_id)
+        return found
+
+    def search_logged_models(
+        self,
+        experiment_ids: list[str],
+        filter_string: str | None = None,
+        datasets: list[dict[str, Any]] | None = None,
+        max_results: int | None = None,
+        order_by: list[dict[str, Any]] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:  # type: ignore[type-arg]
+        """Search logged models at the primary once it has caught up; here, where it has none."""
+        self.engine.wait_for_reads("search_logged_models")
+
+        def ask(applier: Applier) -> Any:
+            ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
+            if applier.has_logged_models:
+                try:
+                    page = applier.store.search_logged_models(
+                        ids,
+                        self._own_filter(applier, filter_string),
+                        datasets,
+                        max_results,
+                        order_by,
+                        page_token,
+                    )
+                    return PagedList([self._visible_model(m) for m in page], page.token)
+                except MissingEndpoint:
+                    applier.note_no_logged_models()
+            models = [self._model_at(applier, told["id"]) for told in kept_models.of_runs(applier, ids)]
+            return kept_models.search(models, filter_string, datasets, max_results, order_by, page_token)
+
+        found: PagedList = self.engine.read(ask)  # type: ignore[type-arg]
+        return found
+
+    def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
+        """Journal a logged model's final status."""
+        self._model_write("F", model_id, str(LoggedModelStatus(status)))
+        return self.get_logged_model(model_id)
+
+    def set_logged_model_tags(self, model_id: str, tags: list[LoggedModelTag]) -> None:
+        """Journal a logged model's tags."""
+        self._model_write("T", model_id, {t.key: str(t.value) for t in tags})
+
+    def delete_logged_model_tag(self, model_id: str, key: str) -> None:
+        """Journal the removal of a logged model's tag."""
+        self._model_write("D", model_id, key)
+
+    def log_logged_model_params(self, model_id: str, params: list[LoggedModelParameter]) -> None:
+        """Journal a logged model's params."""
+        self._model_write("P", model_id, {p.key: str(p.value) for p in params})
+
+    def delete_logged_model(self, model_id: str) -> None:
+        """Journal a logged model's deletion."""
+        self.get_logged_model(model_id)
+        self._model_write("X", model_id)
+
+    def _model_write(self, code: str, model_id: str, *fields: Any) -> None:
+        queue = self.engine.model_queue(model_id)
+        self.engine.begin_queue(queue)
+        self.engine.write(queue, code, model_id, *fields)
+        self._after_write(queue)
+
+    # --- what clients call although MLflow's base class lacks it
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "get_host_creds":
+            raise AttributeError(name)
+        found = getattr(self.engine.primary.store, name)
+        if not callable(found):
+            return found
+        return functools.partial(self._forward, name)
+
+    def _forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.engine.primary.store, name)(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return build, (self.engine.link.uri,)
+
+
+_PROVISIONAL = "900000"  # experiment ids are numbers to MLflow; no server counts this far
+_HEX = re.compile(r"\b[0-9a-f]{32}\b")
+
+
+def _point(metric: Metric) -> list[Any]:
+    point = [metric.key, float(metric.value), int(metric.timestamp), int(metric.step)]
+    if metric.model_id is not None or metric.dataset_name is not None:
+        point.append([metric.model_id, metric.dataset_name, metric.dataset_digest])
+    return point
+
+
+def _experiment(experiment_id: str, name: str, tags: dict[str, str], files: str) -> Experiment:
+    return Experiment(experiment_id, name, files, "active", [ExperimentTag(k, v) for k, v in tags.items()])
+
+
+def _own_experiment_tags(found: Experiment) -> dict[str, str]:
+    return {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
+
+
+def _forwarder(name: str, like: Any) -> Any:
+    if isinstance(like, property):
+        return property(lambda self: getattr(self.engine.primary.store, name))
+    if inspect.iscoroutinefunction(like):
+
+        async def forward_async(self: DbmlTrackingStore, *args: Any, **kwargs: Any) -> Any:
+            return await getattr(self.engine.primary.store, name)(*args, **kwargs)
+
+        return functools.wraps(like)(forward_async)
+
+    def forward(self: DbmlTrackingStore, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.engine.primary.store, name)(*args, **kwargs)
+
+    return functools.wraps(like)(forward)
+
+
+def _forward_the_rest(cls: type) -> None:
+    """Forward to the primary whatever MLflow's base class has and this class does not override."""
+    for name in dir(AbstractStore):
+        if name.startswith("__") or name in cls.__dict__:
+            continue
+        like = inspect.getattr_static(AbstractStore, name)
+        if isinstance(like, staticmethod) or not (callable(like) or isinstance(like, property)):
+            continue
+        setattr(cls, name, _forwarder(name, like))
+
+
+_forward_the_rest(DbmlTrackingStore)
+DbmlTrackingStore.__abstractmethods__ = frozenset()

@@ -1,0 +1,346 @@
+"""The local view of a run: what its journal says, so that a live run is read without asking anybody.
+
+A view is a fold over the queue's writes; this process's own are folded as they are made, other processes' are read
+from their files when somebody asks.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunData,
+    RunInfo,
+    RunInputs,
+    RunOutputs,
+    RunStatus,
+    RunTag,
+)
+
+_MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
+
+TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
+
+
+class Series:
+    """One metric's history, 24 bytes a point."""
+
+    __slots__ = ("extras", "last", "steps", "times", "values")
+
+    def __init__(self) -> None:
+        self.values = array("d")
+        self.times = array("q")
+        self.steps = array("q")
+        self.extras: dict[int, tuple[str | None, str | None, str | None]] = {}
+        self.last = -1
+
+    def add(self, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
+        """Append one point and keep track of the latest: by step, then time, then value."""
+        values = self.values
+        position = len(values)
+        values.append(value)
+        self.times.append(time)
+        self.steps.append(step)
+        if extra is not None:
+            self.extras[position] = (extra[0], extra[1], extra[2])
+        last = self.last
+        if last < 0:
+            self.last = position
+            return
+        last_step = self.steps[last]
+        if step > last_step or (
+            step == last_step and (time, value) >= (self.times[last], values[last])
+        ):
+            self.last = position
+
+    def metric(self, key: str, position: int, run_id: str | None = None) -> Metric:
+        """Return one point as MLflow's entity."""
+        model_id, dataset_name, dataset_digest = self.extras.get(position, (None, None, None))
+        return Metric(
+            key,
+            self.values[position],
+            self.times[position],
+            self.steps[position],
+            model_id=model_id,
+            dataset_name=dataset_name,
+            dataset_digest=dataset_digest,
+            run_id=run_id,
+        )
+
+
+class ModelView:
+    """A logged model as its writes say."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.info = info
+        self.params: dict[str, str] = dict(info.get("params") or {})
+        self.tags: dict[str, str] = dict(info.get("tags") or {})
+        self.status = "PENDING"
+        self.deleted = False
+
+    def entity(self, artifact_location: str, metrics: list[Metric]) -> LoggedModel:
+        """Return the model as MLflow's entity."""
+        return LoggedModel(
+            experiment_id=self.info["experiment"],
+            model_id=self.info["id"],
+            name=self.info["name"],
+            artifact_location=artifact_location,
+            creation_timestamp=self.info["created"],
+            last_updated_timestamp=self.info.get("updated", self.info["created"]),
+            model_type=self.info.get("type"),
+            source_run_id=self.info.get("run"),
+            status=LoggedModelStatus(self.status),
+            tags=dict(self.tags),
+            params=dict(self.params),
+            metrics=metrics,
+        )
+
+
+class RunView:
+    """A run as its writes say, from its creation or from a base that the primary gave."""
+
+    def __init__(self, run_id: str, experiment_id: str, artifact_uri: str, user: str, start: int) -> None:
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+        self.artifact_uri = artifact_uri
+        self.user = user
+        self.start = start
+        self.end: int | None = None
+        self.status = "RUNNING"
+        self.deleted = False
+        self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.series: dict[str, Series] = {}
+        self.from_base: frozenset[str] = frozenset()  # metrics whose earlier points only the primary has
+        self.base_latest: dict[str, Metric] = {}
+        self.datasets: list[DatasetInput] = []
+        self.model_inputs: dict[str, None] = {}
+        self.outputs: dict[str, int] = {}
+        self._latest: list[Metric] | None = None
+        self._stale: set[str] = set()
+
+    @classmethod
+    def from_run(cls, run: Run, artifact_uri: str) -> RunView:
+        """Begin a view from what the primary says of a run."""
+        view = cls(run.info.run_id, run.info.experiment_id, artifact_uri, run.info.user_id, run.info.start_time)
+        view.end = run.info.end_time
+        view.status = run.info.status
+        view.deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
+        view.params = dict(run.data.params)
+        view.tags = dict(run.data.tags)
+        view.base_latest = {m.key: m for m in run.data._metric_objs}
+        view.from_base = frozenset(view.base_latest)
+        if run.inputs:
+            view.datasets = list(run.inputs.dataset_inputs)
+            view.model_inputs = {m.model_id: None for m in run.inputs.model_inputs}
+        if run.outputs:
+            view.outputs = {o.model_id: o.step for o in run.outputs.model_outputs}
+        return view
+
+    def add_metric(self, key: str, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
+        """Add one point."""
+        series = self.series.get(key)
+        if series is None:
+            series = self.series[key] = Series()
+        series.add(value, time, step, extra)
+        self._stale.add(key)
+
+    def latest(self, key: str) -> Metric:
+        """Return a metric's latest point: by step, then time, then value."""
+        series = self.series.get(key)
+        base = self.base_latest.get(key)
+        if series is None:
+            assert base is not None
+            return base
+        own = series.metric(key, series.last)
+        if base is not None and (base.step, base.timestamp, base.value) > (own.step, own.timestamp, own.value):
+            return base
+        return own
+
+    def run(self) -> Run:
+        """Return the run as MLflow's entity."""
+        if self._latest is None or len(self._stale) > 1 or len(self._latest) <= 1:
+            self._latest = [self.latest(k) for k in dict.fromkeys([*self.base_latest, *self.series])]
+        elif self._stale:
+            # The usual case: one metric moved since the last read; a run with fifty must not be built anew.
+            (key,) = self._stale
+            self._latest = [self.latest(key) if m.key == key else m for m in self._latest]
+            if all(m.key != key for m in self._latest):
+                self._latest.append(self.latest(key))
+        self._stale.clear()
+        data = RunData(list(self._latest), [Param(k, v) for k, v in self.params.items()])
+        data._tags.update(self.tags)
+        return Run(self.info(), data, self.inputs(), self.run_outputs())
+
+    def info(self) -> RunInfo:
+        """Return the run's info as MLflow's entity."""
+        return RunInfo(
+            run_id=self.run_id,
+            experiment_id=self.experiment_id,
+            user_id=self.user,
+            status=self.status,
+            start_time=self.start,
+            end_time=self.end,
+            lifecycle_stage=LifecycleStage.DELETED if self.deleted else LifecycleStage.ACTIVE,
+            artifact_uri=self.artifact_uri,
+            run_name=self.tags.get("mlflow.runName"),
+        )
+
+    def inputs(self) -> RunInputs:
+        """Return the run's inputs as MLflow's entity."""
+        return RunInputs(list(self.datasets), [LoggedModelInput(m) for m in self.model_inputs])
+
+    def run_outputs(self) -> RunOutputs:
+        """Return the run's outputs as MLflow's entity."""
+        return RunOutputs([LoggedModelOutput(m, step) for m, step in self.outputs.items()])
+
+    def fold(self, code: str, op: list[Any]) -> None:
+        """Apply one write of the run's own kind."""
+        if code == "m":
+            self.add_metric(op[2], op[3], op[4], op[5], tuple(op[6]) if len(op) > 6 else None)
+        elif code == "p":
+            self.params[op[2]] = op[3]
+        elif code == "g":
+            self.tags[op[2]] = op[3]
+        elif code == "b":
+            for metric in op[2]:
+                self.add_metric(*metric[:4], tuple(metric[4]) if len(metric) > 4 else None)
+            self.params.update(op[3])
+            self.tags.update(op[4])
+        elif code == "G":
+            self.tags.pop(op[2], None)
+        elif code == "u":
+            self._update(op[2])
+        elif code == "x":
+            self.deleted = True
+        elif code == "r":
+            self.deleted = False
+        elif code == "i":
+            for given in op[2]["datasets"]:
+                found = dataset_from(given)
+                if not any(_same_dataset(found, d) for d in self.datasets):
+                    self.datasets.append(found)
+            self.model_inputs.update(dict.fromkeys(op[2]["models"]))
+        elif code == "o":
+            self.outputs.update(op[2])
+
+    def _update(self, change: dict[str, Any]) -> None:
+        if change.get("status"):
+            self.status = change["status"]
+            self.end = change.get("end")
+        if change.get("name"):
+            self.tags["mlflow.runName"] = change["name"]
+
+
+class QueueView:
+    """Everything that one queue's writes say: a run (perhaps), logged models, artifacts on their way."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.run: RunView | None = None
+        self.models: dict[str, ModelView] = {}
+        self.artifacts: dict[str, dict[str, tuple[str, int]]] = {}  # owner -> path -> (spool, size)
+        self.versions: dict[str, dict[str, Any]] = {}  # key -> the registration asked for
+        self.read_to: dict[str, int] = {}  # other processes' files: folded up to
+        self.stamp = 0  # the folder's time at the last look
+        self.created = False
+
+    def fold(self, op: list[Any], artifact_uri: str) -> None:
+        """Apply one write."""
+        code = op[1]
+        if code == "c":
+            self._create(op[2], artifact_uri)
+        elif code == "a":
+            self.artifacts.setdefault(op[2]["owner"], {})[op[2]["path"]] = (op[2]["spool"], op[2]["size"])
+        elif code == "L":
+            self.models[op[2]["id"]] = ModelView(op[2])
+        elif code in ("F", "T", "D", "P", "X"):
+            model = self.models.get(op[2])
+            if model is not None:
+                _fold_model(model, code, op)
+        elif code == "V":
+            self.versions[op[2]["key"]] = op[2]
+        elif self.run is not None:
+            self.run.fold(code, op)
+
+    def _create(self, info: dict[str, Any], artifact_uri: str) -> None:
+        self.created = True
+        if self.run is not None:
+            return
+        self.run = RunView(self.queue, info["experiment"], artifact_uri, info["user"], info["start"])
+        self.run.tags = dict(info["tags"])
+
+    def model_metrics(self, model_id: str) -> list[Metric]:
+        """Return the latest metrics that were logged for one model."""
+        if self.run is None:
+            return []
+        found: dict[tuple[str, str | None], Metric] = {}
+        for key, series in self.run.series.items():
+            for position, extra in series.extras.items():
+                if extra[0] == model_id:
+                    found[key, extra[1]] = series.metric(key, position, self.run.run_id)
+        return list(found.values())
+
+
+def _fold_model(model: ModelView, code: str, op: list[Any]) -> None:
+    if code == "F":
+        model.status = op[3]
+    elif code == "T":
+        model.tags.update(op[3])
+    elif code == "D":
+        model.tags.pop(op[3], None)
+    elif code == "P":
+        model.params.update(op[3])
+    else:
+        model.deleted = True
+
+
+def dataset_to(given: DatasetInput) -> dict[str, Any]:
+    """Return a dataset input as plain data."""
+    return {
+        "dataset": {k: v for k, v in dict(given.dataset).items() if v is not None},
+        "tags": {t.key: t.value for t in given.tags},
+    }
+
+
+def dataset_from(given: dict[str, Any]) -> DatasetInput:
+    """Return a dataset input from plain data."""
+    kept = {"name": None, "digest": None, "source_type": None, "source": None, **given["dataset"]}
+    return DatasetInput(Dataset(**kept), [InputTag(k, v) for k, v in given["tags"].items()])
+
+
+def _same_dataset(a: DatasetInput, b: DatasetInput) -> bool:
+    return (a.dataset.name, a.dataset.digest) == (b.dataset.name, b.dataset.digest)
+
+
+def same_number(a: float, b: float) -> bool:
+    """Tell whether two values are the same to a server that keeps NaN as such and infinity as the largest float."""
+    return a == b or (a != a and b != b) or clamp(a) == clamp(b)
+
+
+def clamp(value: float) -> float:
+    """Return a value as MLflow's SQL stores keep it."""
+    return max(-_MAX_FLOAT, min(_MAX_FLOAT, value))
+
+
+def status_name(status: Any) -> str:
+    """Return a run status as its name, whatever form MLflow gave it in."""
+    return status if isinstance(status, str) else str(RunStatus.to_string(status))
+
+
+def tags_of(tags: Iterable[RunTag]) -> dict[str, str]:
+    """Return tags as a dict of strings."""
+    return {t.key: str(t.value) for t in tags}

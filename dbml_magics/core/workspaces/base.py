@@ -1,0 +1,184 @@
+"""A workspace as delivery and the stores see it; ``connect`` makes the right one for a URI."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.utils.rest_utils import MlflowHostCreds
+from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+from dbml_magics.config import credentials
+from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.workspaces import rest
+from dbml_magics.core.workspaces.limits import BY_KIND, Limits
+from dbml_magics.core.workspaces.naming import azureml_experiment_name
+
+
+class Workspace:
+    """One workspace of a link; stores are built at first use, once a process."""
+
+    def __init__(self, spec: WorkspaceSpec) -> None:
+        self.spec = spec
+        self.role = spec.role
+        self.kind = spec.kind
+        self.uri = spec.uri
+        self.limits: Limits = BY_KIND[spec.kind]
+        self._lock = threading.RLock()
+        self._tracking: Any = None
+        self._registry: Any = None
+
+    # --- stores
+
+    @property
+    def tracking(self) -> Any:
+        """Return the workspace's own tracking store."""
+        if self._tracking is None:
+            with self._lock:
+                if self._tracking is None:
+                    self._tracking = self._build_tracking()
+        return self._tracking
+
+    @property
+    def registry(self) -> Any:
+        """Return the workspace's own registry store."""
+        if self._registry is None:
+            with self._lock:
+                if self._registry is None:
+                    self._registry = self._build_registry()
+        return self._registry
+
+    def _build_tracking(self) -> Any:
+        # The registry's builder, not _get_store: MLflow's building lock is not re-entrant, and we may be inside it.
+        from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+        return _tracking_store_registry.get_store_builder(self.uri)(store_uri=self.uri, artifact_uri=None)
+
+    def _build_registry(self) -> Any:
+        from mlflow.tracking._model_registry.utils import _get_store_registry
+
+        return _get_store_registry().get_store_builder(self.uri)(store_uri=self.uri)
+
+    def artifacts(self, uri: str) -> ArtifactRepository:
+        """Return the repository behind one of this workspace's own artifact URIs."""
+        return get_artifact_repository(
+            add_databricks_profile_info_to_artifact_uri(uri, self.uri), tracking_uri=self.uri, registry_uri=self.uri
+        )
+
+    def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> None:
+        """Upload one file under its own name into ``folder``."""
+        repository.log_artifact(str(file), folder)
+        if isinstance(repository, LocalArtifactRepository):
+            # The spool's copy is 0600; what a workspace keeps has the mode that MLflow itself would give.
+            os.chmod(Path(repository.artifact_dir, folder or "", file.name), 0o666 & ~_umask())
+
+    def forget_connections(self) -> None:
+        """Drop the stores, in a forked child: their connections are the parent's."""
+        self._lock = threading.RLock()
+        self._tracking = None
+        self._registry = None
+
+    # --- names and places
+
+    def experiment_name(self, name: str) -> str:
+        """Return what this workspace calls the experiment that the user calls ``name``."""
+        if self.kind == "azureml" or (self.role == "azureml" and self.spec.local):
+            return azureml_experiment_name(name)
+        return name
+
+    @property
+    def place(self) -> str:
+        """Return where the workspace is, for people."""
+        return self.spec.place
+
+    def page(self, experiment_id: str, run_id: str) -> str | None:
+        """Return the address of a run's page, or None where there is none."""
+        if self.uri.startswith(("http://", "https://")):
+            return f"{self.uri.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+        return None
+
+    def ping(self) -> None:
+        """Ask the least that shows whether the workspace answers. Raises Away."""
+        self.tracking.search_experiments(max_results=1)
+
+
+class HttpWorkspace(Workspace):
+    """An MLflow server at an http(s) URI, with the role's own credentials."""
+
+    def _creds(self, host: str | None = None) -> MlflowHostCreds:
+        own = credentials(self.role)
+        return MlflowHostCreds(
+            host=host or self.uri,
+            username=own.username,
+            password=own.password,
+            token=own.token,
+            ignore_tls_verification=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"),
+            server_cert_path=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"),
+            client_cert_path=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+        )
+
+    def _build_tracking(self) -> Any:
+        return rest.TrackingStore(self._creds)
+
+    def _build_registry(self) -> Any:
+        return rest.RegistryStore(self._creds)
+
+    def artifacts(self, uri: str) -> ArtifactRepository:
+        """Return the repository; proxied artifacts go with the role's own credentials."""
+        if uri.startswith("mlflow-artifacts:"):
+            return rest.ProxiedArtifacts(uri, self.uri, self._creds)
+        return super().artifacts(uri)
+
+
+class LocalWorkspace(Workspace):
+    """A workspace on this machine: SQLite and a folder of artifacts, no server."""
+
+    def _build_tracking(self) -> Any:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        root = Path(self.uri.removeprefix("sqlite:///")).parent
+        root.mkdir(parents=True, exist_ok=True)
+        return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
+
+    def _build_registry(self) -> Any:
+        self.tracking  # noqa: B018 - whichever store comes first must not race the other in making the tables
+        return super()._build_registry()
+
+
+class DatabricksWorkspace(Workspace):
+    """A Databricks workspace by environment or profile."""
+
+    def _build_tracking(self) -> Any:
+        from functools import partial
+
+        from mlflow.utils.databricks_utils import get_databricks_host_creds
+
+        return rest.DatabricksStore(partial(get_databricks_host_creds, self.uri))
+
+
+def connect(spec: WorkspaceSpec) -> Workspace:
+    """Return the adapter for one workspace of a link; opens no connection."""
+    if spec.local:
+        return LocalWorkspace(spec)
+    if spec.kind == "databricks":
+        return DatabricksWorkspace(spec)
+    if spec.uri.startswith(("http://", "https://")):
+        return HttpWorkspace(spec)
+    return Workspace(spec)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+Connector = Callable[[WorkspaceSpec], Workspace]
+

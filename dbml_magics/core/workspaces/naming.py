@@ -1,0 +1,79 @@
+"""Each workspace's naming rule for experiments: ``/Users/me/folder/name`` there, ``name`` here."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+
+from dbml_magics.errors import BadName
+
+_AZUREML_LEGAL = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
+_BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_MLFLOW = 500  # mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH
+
+EXPERIMENT_TAG = "dbml_experiment"
+"""The name that the user gave, on an experiment that another rule made call itself otherwise."""
+
+
+def check_experiment_name(name: str) -> None:
+    """Raise BadName for a name that Databricks would refuse, whatever the workspaces: notebooks move there."""
+    trouble = None
+    if not name.strip():
+        trouble = "it is empty"
+    elif _BAD_CHARACTERS.search(name):
+        trouble = "it has control characters"
+    elif len(name) > _MAX_MLFLOW:
+        trouble = f"it has {len(name)} characters, at most {_MAX_MLFLOW} are allowed"
+    elif name.startswith("/"):
+        trouble = _trouble_of_path(name)
+    elif posixpath.normpath(name) in (".", "..") or name.startswith("../"):
+        trouble = "it is a relative path"
+    if trouble:
+        last = re.sub(r"[^A-Za-z0-9_-]+", "-", name.strip("/ ").split("/")[-1]).strip("-")[:60] or "my-experiment"
+        raise BadName(
+            f"{_shown(name)} is not a name for an experiment: {trouble}.",
+            remedies=[
+                (f"%dbml experiment {last}", "a plain name"),
+                (f"%dbml experiment /Users/you@example.com/{last}", "a workspace path, as Databricks has it"),
+            ],
+        )
+
+
+def _trouble_of_path(path: str) -> str | None:
+    parts = path.split("/")[1:]
+    if "" in parts:
+        return "it ends in a slash" if path.endswith("/") and "" not in parts[:-1] else "it has an empty folder (//)"
+    if "." in parts or ".." in parts:
+        return "it has . or .. in its path"
+    if parts[0] == "Users" and len(parts) < 3:
+        return "it names a user's folder, not an experiment in it"
+    if parts[0] in ("Users", "Shared", "Repos", "Workspace") and len(parts) < 2:
+        return "it names a folder, not an experiment in it"
+    return None
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:57] + "…")
+
+
+def azureml_experiment_name(name: str) -> str:
+    """Return the legal Azure ML name: 1-256 letters, digits, ``_``, ``-`` (resource-limits-capacity.md)."""
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    legal = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")[:256]
+    return legal if legal else "experiment-" + short_hash(name)
+
+
+def told_apart(name: str, legal: str) -> str:
+    """Return another legal name for ``name`` when ``legal`` is taken by somebody else's experiment."""
+    return f"{legal[:247]}-{short_hash(name)}"
+
+
+def short_hash(text: str) -> str:
+    """Return eight hexadecimal digits that stand for ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def is_azureml_legal(name: str) -> bool:
+    """Tell whether Azure ML takes the name as it is."""
+    return _AZUREML_LEGAL.match(name) is not None

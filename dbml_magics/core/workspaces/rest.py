@@ -1,0 +1,242 @@
+"""MLflow's REST stores, each call made once, within a time, with the workspace's own credentials.
+
+MLflow's own HTTP layer sends a POST again when its answer was lost, which makes two runs of one; here a lost answer
+is a doubt that the caller settles by asking. It also takes its credentials from MLFLOW_TRACKING_* whatever the
+server; here each workspace has its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.store.model_registry.rest_store import RestStore as RegistryRestStore
+from mlflow.store.tracking.databricks_rest_store import DatabricksTracingRestStore
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.utils.mime_type_utils import _guess_mime_type
+from mlflow.utils.proto_json_utils import parse_dict
+from mlflow.utils.rest_utils import MlflowHostCreds, http_request, verify_rest_response
+from mlflow.utils.uri import validate_path_is_safe
+
+from dbml_magics.config import DELIVERY_TIMEOUT_S
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, settle
+
+_LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+_CONNECT_S = 5.0
+_timeout: ContextVar[float] = ContextVar("dbml_call_timeout", default=DELIVERY_TIMEOUT_S)
+
+
+@contextmanager
+def call_timeout(seconds: float) -> Iterator[None]:
+    """Bound each call to a workspace made inside, in seconds."""
+    token = _timeout.set(max(seconds, 0.1))
+    try:
+        yield
+    finally:
+        _timeout.reset(token)
+
+
+def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> Any:
+    """Make one request, once; returns the response. Raises Away, MissingEndpoint, or MLflow's refusal."""
+    seconds = kwargs.pop("timeout", None) or _timeout.get()
+    through_sdk = getattr(creds, "use_databricks_sdk", False)
+    try:
+        response = http_request(
+            host_creds=creds,
+            endpoint=endpoint,
+            method=method,
+            max_retries=0,
+            retry_codes=frozenset(),
+            raise_on_status=False,
+            respect_retry_after_header=False,
+            # The SDK keeps one client for each pair of times: give it one pair only, or it makes clients for ever.
+            timeout=DELIVERY_TIMEOUT_S if through_sdk else (min(_CONNECT_S, seconds), seconds),
+            **({"retry_timeout_seconds": 1} if through_sdk else {}),
+            **kwargs,
+        )
+    except Exception as error:
+        raise settle(error) from error
+    status = response.status_code
+    if status == 200 or status == kwargs.get("expected_status"):
+        return response
+    if status == 429 or status >= 500:
+        said = _message(response)
+        raise Away(
+            f"answers {status}{': ' + said if said else ''}", sent=status != 429, retry_after=_retry_after(response)
+        )
+    if status in (401, 403):
+        said = _message(response)
+        what = "not signed in" if status == 401 else "not permitted"
+        raise Away(f"{what} ({status}{': ' + said if said else ''})", sent=False, denied=True)
+    if status == 404 and not _message(response):
+        raise MissingEndpoint(f"{method} {endpoint}: no such call there", error_code=ENDPOINT_NOT_FOUND)
+    return response
+
+
+def _message(response: Any) -> str:
+    try:
+        body = json.loads(response.text)
+    except ValueError:
+        return ""
+    return str(body.get("message", ""))[:200] if isinstance(body, dict) else ""
+
+
+def _retry_after(response: Any) -> float | None:
+    text = response.headers.get("Retry-After") if response.headers else None
+    try:
+        return max(0.0, float(text)) if text else None
+    except ValueError:  # an HTTP date: the back-off is as good
+        return None
+
+
+def call(
+    creds: MlflowHostCreds,
+    endpoint: str,
+    method: str,
+    json_body: str | None,
+    response_proto: Any,
+    extra_headers: dict[str, str] | None = None,
+) -> Any:
+    """Make one MLflow call and parse its answer into ``response_proto``."""
+    body = None if json_body is None else json.loads(json_body)
+    kwargs: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
+    if extra_headers:
+        kwargs["extra_headers"] = extra_headers
+    response = verify_rest_response(request(creds, endpoint, method, **kwargs), endpoint)
+    try:
+        parse_dict(js_dict=json.loads(response.text), message=response_proto)
+    except ValueError as error:
+        raise MlflowException(f"{endpoint} answered something that is not MLflow's") from error
+    return response_proto
+
+
+class _TrackingCalls:
+    """RestStore's calls through :func:`call`, and log-batch bodies as plain JSON.
+
+    Encoding 1,000 points through protobuf holds the GIL for 15 ms, plain JSON for 1 ms.
+    """
+
+    get_host_creds: Callable[[], MlflowHostCreds]
+    _METHOD_TO_INFO: dict[Any, tuple[str, str]]
+    _V3_METHOD_TO_INFO: dict[Any, tuple[str, str]]
+    _V3_APIS: frozenset[Any]
+
+    def _call_endpoint(
+        self,
+        api: Any,
+        json_body: str | None = None,
+        endpoint: str | None = None,
+        retry_timeout_seconds: int | None = None,  # noqa: ARG002 - MLflow's signature
+        response_proto: Any = None,
+    ) -> Any:
+        found, method = (self._V3_METHOD_TO_INFO if api in self._V3_APIS else self._METHOD_TO_INFO)[api]
+        try:
+            return call(self.get_host_creds(), endpoint or found, method, json_body, response_proto or api.Response())
+        except RestException as error:
+            if error.error_code == "ENDPOINT_NOT_FOUND":
+                raise MissingEndpoint(str(error), error_code=ENDPOINT_NOT_FOUND) from error
+            raise
+
+    def send_batch(self, body: dict[str, Any]) -> None:
+        """Send a log-batch whose body is ready as plain data."""
+        verify_rest_response(request(self.get_host_creds(), _LOG_BATCH, "POST", json=body), _LOG_BATCH)
+
+
+class _RegistryCalls:
+    get_host_creds: Callable[[], MlflowHostCreds]
+    _get_response_from_method: Callable[[Any], Any]
+    _get_all_endpoints_from_method: Callable[[Any], list[tuple[str, str]]]
+    _get_endpoint_from_method: Callable[[Any], tuple[str, str]]
+
+    def _call_endpoint(
+        self,
+        api: Any,
+        json_body: str | None,
+        call_all_endpoints: bool = False,
+        extra_headers: dict[str, str] | None = None,
+    ) -> Any:
+        answer = self._get_response_from_method(api)
+        if not call_all_endpoints:
+            endpoint, method = self._get_endpoint_from_method(api)
+            return call(self.get_host_creds(), endpoint, method, json_body, answer, extra_headers)
+        endpoints = self._get_all_endpoints_from_method(api)
+        for number, (endpoint, method) in enumerate(endpoints):
+            try:
+                return call(self.get_host_creds(), endpoint, method, json_body, answer, extra_headers)
+            except (MissingEndpoint, RestException) as error:
+                if error.error_code != "ENDPOINT_NOT_FOUND" or number == len(endpoints) - 1:
+                    raise
+        raise AssertionError("MLflow lists no endpoint for this call")
+
+
+class TrackingStore(_TrackingCalls, RestStore):
+    """An MLflow server's tracking store."""
+
+
+class DatabricksStore(_TrackingCalls, DatabricksTracingRestStore):
+    """A Databricks workspace's tracking store."""
+
+
+class RegistryStore(_RegistryCalls, RegistryRestStore):
+    """An MLflow server's registry."""
+
+
+class ProxiedArtifacts(MlflowArtifactsRepository):
+    """``mlflow-artifacts:`` at one workspace, with its own credentials, each upload made once."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str, creds: Callable[[str], MlflowHostCreds]) -> None:
+        super().__init__(artifact_uri, tracking_uri=tracking_uri)
+        self._creds = creds
+
+    @property
+    def _host_creds(self) -> MlflowHostCreds:
+        return self._creds(self.artifact_uri)
+
+    @property
+    def _artifact_server_host_creds(self) -> MlflowHostCreds:
+        return self._creds(self.artifact_uri.partition("/api/2.0/mlflow-artifacts/artifacts")[0].rstrip("/"))
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Upload one file, streamed, without a second try."""
+        name = os.path.basename(local_file)
+        endpoint = posixpath.join("/", artifact_path, name) if artifact_path else f"/{name}"
+        size = os.path.getsize(local_file)
+        with open(local_file, "rb") as data:
+            response = request(
+                self._host_creds,
+                endpoint,
+                "PUT",
+                data=data if size else b"",  # requests would chunk an empty stream
+                extra_headers={"Content-Type": _guess_mime_type(local_file)},
+                timeout=60 + size / 1e6,
+            )
+        response.raise_for_status()
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """List one folder, without a second try."""
+        url, _, tail = self.artifact_uri.partition("/mlflow-artifacts/artifacts")
+        root = tail.lstrip("/")
+        response = request(
+            self._creds(url),
+            "/mlflow-artifacts/artifacts",
+            "GET",
+            params={"path": posixpath.join(root, path) if path else root},
+        )
+        response.raise_for_status()
+        found = []
+        for entry in response.json().get("files", []):
+            name = validate_path_is_safe(entry["path"])
+            below = posixpath.join(path, name) if path else name
+            found.append(FileInfo(below, entry["is_dir"], int(entry["file_size"]) if "file_size" in entry else None))
+        if path and len(found) == 1 and found[0].path == posixpath.join(path, posixpath.basename(path)):
+            return []  # MLflow's rule: a path that is a file has nothing under it
+        return sorted(found, key=lambda info: info.path)
