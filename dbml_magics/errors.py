@@ -22,6 +22,7 @@ traceback. Anything else that escapes is a bug of ours and keeps its traceback.
     ├── NotPermitted          401 or 403, with what is missing
     ├── Refused               a workspace refused one write (sync mode, dead letters)
     ├── BadName               an experiment, model or alias name that a workspace would refuse
+    ├── ExperimentNotFound    no experiment of that name
     ├── RunNotFound           no run matches
     ├── AmbiguousRun          several runs match
     ├── NoModel               the run has no model, or not at that path
@@ -45,6 +46,7 @@ __all__ = [
     "DbmlError",
     "DeliveryIncomplete",
     "EmptyCell",
+    "ExperimentNotFound",
     "JournalDamaged",
     "JournalError",
     "JournalFull",
@@ -163,6 +165,10 @@ class Refused(DbmlError):
 
 class BadName(DbmlError):
     """A name of an experiment, model or alias that a workspace would refuse."""
+
+
+class ExperimentNotFound(DbmlError):
+    """No experiment of that name."""
 
 
 class RunNotFound(DbmlError):

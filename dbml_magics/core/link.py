@@ -326,9 +326,15 @@ def remember(link: Link) -> None:
     path = _remembered_file(link.folder)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({"folder": link.folder, "uri": link.uri, "at": time.time()}, out)
+    _write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
     os.replace(temporary, path)
+    link.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_private(link.home / "link.json", {"uri": link.uri})
+
+
+def _write_private(path: Path, value: dict[str, Any]) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
+        json.dump(value, out)
 
 
 def remembered(folder: str) -> Link:
@@ -384,3 +390,23 @@ def waiting_by_role(link: Link) -> dict[str, int]:
         return waiting
     finally:
         state.close()
+
+
+def leftovers(link: Link) -> list[str]:
+    """Return one line for each earlier link of the same folder that has writes undelivered."""
+    found = []
+    known = data_home() / "links"
+    for folder in sorted(known.iterdir()) if known.is_dir() else []:
+        if folder.name == link.key or not (folder / "link.json").exists():
+            continue
+        try:
+            other = from_uri(json.loads((folder / "link.json").read_text())["uri"])
+        except (OSError, ValueError, KeyError, BadUri):
+            continue
+        if other.folder != link.folder:
+            continue
+        waiting = {role: n for role, n in waiting_by_role(other).items() if n}
+        if waiting:
+            parts = " and ".join(f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items())
+            found.append(f"an earlier link of this folder has writes undelivered: {parts}; link it again to send them")
+    return found

@@ -1,19 +1,60 @@
 """What is linked now, and everything that can be asked of it.
 
 One :class:`Session` a process holds the link; the module-level :func:`current` hands it out. The magics, the
-shell commands and the Python API call the same methods.
+shell commands and the Python API call the same methods. Importing this module imports nothing heavy: MLflow comes
+in with the first link.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbml_magics import results
+from dbml_magics.core import link as links
+from dbml_magics.errors import (
+    BadLink,
+    DbmlError,
+    DeliveryIncomplete,
+    NotLinked,
+    NotMlflow,
+    NotPermitted,
+    RunActive,
+    WorkspaceUnreachable,
+)
+
+if TYPE_CHECKING:
+    from dbml_magics.core.track import Track
+    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.workspaces.base import Workspace
+
+_CHECK_S = 5.0
 
 
 class Session:
     """The one holder of the link."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._before: _Before | None = None
+        self.last_run: str | None = None
+        """The newest run that a cell of this process has ended."""
+
+    # --- the link
+
+    @property
+    def linked(self) -> bool:
+        """Tell whether there is a link now."""
+        return self._engine is not None
+
+    def engine(self, what: str) -> Engine:
+        """Return the link's engine. Raises NotLinked, naming ``what`` needs it."""
+        if self._engine is None:
+            raise NotLinked(what)
+        return self._engine
 
     def link(
         self,
@@ -28,26 +69,114 @@ class Session:
     ) -> results.LinkStatus:
         """Make two workspaces one tracking URI and set it as MLflow's.
 
-        ``local`` is a folder for two workspaces on this machine (True: ``.dbml``).
+        ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the link
+        remembered for the current folder, also while a workspace is away. Raises BadLink, BadUri, SecretRefused,
+        RunActive, WorkspaceUnreachable, NotMlflow or NotPermitted; the link that was there stays then.
         """
-        raise NotImplementedError
+        folder = os.getcwd()
+        if again:
+            if local or databricks or azureml:
+                raise BadLink(
+                    "--again takes up the link remembered for this folder; it takes no workspace beside it.",
+                    remedies=["%dbml link --again"],
+                )
+            wanted = links.remembered(folder)
+            links.refuse_platform()
+        else:
+            wanted = links.make(
+                folder=folder,
+                local=local,
+                databricks=databricks,
+                azureml=azureml,
+                track=track,
+                registry=registry,
+                mode=mode,
+            )
+        self._refuse_active_run("link")
+        known = (wanted.home / "link.json").exists()
+        from dbml_magics.core.tracking.engine import engine_of
 
-    @property
-    def linked(self) -> bool:
-        """Tell whether there is a link now."""
-        raise NotImplementedError
+        engine = engine_of(wanted)
+        _check(engine, may_be_away=known or again)
+        self._take(engine)
+        links.remember(wanted)
+        for courier in engine.couriers.values():
+            courier.start()
+        return self._status(engine, fresh=True)
+
+    def _refuse_active_run(self, what: str) -> None:
+        import sys
+
+        if "mlflow" not in sys.modules:
+            return
+        import mlflow
+
+        run = mlflow.active_run()
+        if run is not None:
+            raise RunActive(
+                f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose it: "
+                "its next log call would look for it elsewhere.",
+                remedies=[("mlflow.end_run()", f"then {what} again")],
+            )
+
+    def _take(self, engine: Engine) -> None:
+        import mlflow
+
+        if self._before is None:
+            self._before = _Before.now()
+        mlflow.set_tracking_uri(engine.link.uri)
+        # Set explicitly: unset, every MlflowClient() looks for a Spark session, which costs more than the journal.
+        mlflow.set_registry_uri(engine.link.uri)
+        if self._engine is not engine:
+            _forget_ids()
+        self._engine = engine
 
     def unlink(self) -> results.UnlinkResult:
-        """Restore the tracking and registry URIs that were there before the link."""
-        raise NotImplementedError
+        """Restore the tracking and registry URIs that were there before the link.
+
+        What is undelivered stays in the journal and goes on being delivered while this process lives. Raises
+        NotLinked, RunActive.
+        """
+        engine = self.engine("%dbml unlink")
+        self._refuse_active_run("unlink")
+        undelivered = {role: engine.waiting(role)[0] for role in engine.link.used}
+        assert self._before is not None
+        self._before.restore()
+        _forget_ids()
+        self._engine, self._before = None, None
+        import mlflow
+
+        return results.UnlinkResult(
+            tracking_uri=links.masked(mlflow.get_tracking_uri()),
+            registry_uri=links.masked(mlflow.get_registry_uri()),
+            undelivered={role: count for role, count in undelivered.items() if count},
+        )
 
     def status(self) -> results.LinkStatus:
-        """Return where tracking goes and what is still on its way; needs no network."""
-        raise NotImplementedError
+        """Return where tracking goes and what is still on its way; needs no network. Raises NotLinked."""
+        return self._status(self.engine("%dbml status"), fresh=False)
+
+    def _status(self, engine: Engine, *, fresh: bool) -> results.LinkStatus:
+        link = engine.link
+        return results.LinkStatus(
+            uri=link.uri,
+            track=link.track,
+            registry=link.registry,
+            mode=link.mode,
+            destinations=tuple(destination(engine, role) for role in link.used),
+            folder=link.folder,
+            experiment=_active_experiment(engine),
+            notes=tuple(_notes(engine)),
+            fresh=fresh,
+        )
+
+    # --- runs, experiments, models
 
     def experiment(self, name: str) -> results.ExperimentResult:
-        """Set the experiment on both sides, each in its own naming rule."""
-        raise NotImplementedError
+        """Set the experiment on both sides, each in its own naming rule. Raises BadName, NotLinked."""
+        from dbml_magics.core import runs
+
+        return runs.set_experiment(self.engine("%dbml experiment"), name)
 
     def runs(
         self,
@@ -57,8 +186,10 @@ class Session:
         order_by: Sequence[str] = (),
         max_results: int = 20,
     ) -> results.RunsResult:
-        """List the experiment's runs (the active experiment's by default)."""
-        raise NotImplementedError
+        """List the experiment's runs (the active experiment's by default). Raises ExperimentNotFound, BadCommand."""
+        from dbml_magics.core import runs
+
+        return runs.list_runs(self.engine("%dbml runs"), experiment, filter, order_by, max_results)
 
     def register(
         self,
@@ -70,22 +201,68 @@ class Session:
         aliases: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
     ) -> results.RegisterResult:
-        """Register a run's model (``run``: an id, a prefix or ``last``) in one registry or both."""
-        raise NotImplementedError
+        """Register a run's model (``run``: an id, a prefix or ``last``) in one registry or both.
+
+        Raises RunNotFound, AmbiguousRun, NoModel, BadName, Refused.
+        """
+        from dbml_magics.core import registry, runs
+
+        engine = self.engine("%dbml register")
+        run_id = runs.resolve(engine, run, self.last_run)
+        return registry.register(engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {}))
 
     def models(self, name: str | None = None) -> results.ModelsResult:
-        """List the registered models, or one model's versions at each workspace."""
-        raise NotImplementedError
+        """List the registered models, or one model's versions at each workspace. Raises ModelNotFound."""
+        from dbml_magics.core import registry
+
+        return registry.list_models(self.engine("%dbml models"), name)
+
+    # --- delivery
 
     def sync(
-        self, timeout: float | None = None, *, progress: Callable[[Mapping[str, int], float], None] | None = None
+        self,
+        timeout: float | None = None,
+        *,
+        progress: Callable[[Mapping[str, int], float], None] | None = None,
     ) -> results.SyncResult:
         """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
         ``progress`` is called about four times a second with the writes that remain for each workspace and the
         rate (writes a second).
         """
-        raise NotImplementedError
+        engine = self.engine("%dbml sync")
+        began = time.monotonic()
+        first = {role: engine.state.delivered_count(role) for role in engine.link.used}
+        while True:
+            done = all([engine.wait(role, None, 0.25 / len(engine.link.used)) for role in engine.link.used])
+            remaining = {role: engine.waiting(role)[0] for role in engine.link.used}
+            delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
+            seconds = time.monotonic() - began
+            if progress is not None:
+                progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
+            if done and not any(remaining.values()):
+                return results.SyncResult(
+                    delivered=delivered,
+                    remaining=remaining,
+                    seconds=seconds,
+                    dead={role: engine.state.dead_count(role) for role in engine.link.used},
+                )
+            if timeout is not None and seconds >= timeout:
+                raise self._incomplete(engine, remaining, timeout)
+
+    def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
+        parts = []
+        for role, count in remaining.items():
+            reason = engine.lines[role].reason
+            if count:
+                parts.append(f"{count:,} writes wait for {role}" + (f" ({reason})" if reason else ""))
+        return DeliveryIncomplete(
+            f"after {timeout:g} s {' and '.join(parts)}; nothing is lost.",
+            remedies=[
+                ("%dbml sync", "waits until everything is delivered"),
+                ("%dbml status", "shows how far delivery is"),
+            ],
+        )
 
     def begin_track(
         self,
@@ -100,35 +277,201 @@ class Session:
         source: str | None = None,
     ) -> Track:
         """Begin a run that :meth:`Track.end` ends and sums up; ``source`` is a cell's text to log, masked."""
-        raise NotImplementedError
+        from dbml_magics.core import track
 
-    # Cheap look-ups for completion: from what is known already, never a request that may block.
+        return track.begin(
+            self,
+            self.engine("%%track"),
+            name,
+            experiment=experiment,
+            autolog=autolog,
+            params=params,
+            tags=tags,
+            nested=nested,
+            register=register,
+            source=source,
+        )
+
+    # --- cheap look-ups for completion: from what is known already, never a request that may block
+
     def known_runs(self) -> list[tuple[str, str]]:
         """Return (run id, name) of recent runs for completion."""
-        raise NotImplementedError
+        if self._engine is None:
+            return []
+        return [(run, str(info.get("name", ""))) for run, info in self._engine.state.recent_runs(100)]
 
     def known_models(self) -> list[str]:
         """Return names of registered models for completion."""
-        raise NotImplementedError
+        if self._engine is None:
+            return []
+        kept = self._engine.state.answers("version/").values()
+        return sorted({str(answer["name"]) for answer in kept if "name" in answer})
 
     def known_experiments(self) -> list[str]:
         """Return names of experiments for completion."""
-        raise NotImplementedError
+        if self._engine is None:
+            return []
+        lead = "experiment-name/"
+        return sorted(key.removeprefix(lead) for key in self._engine.state.answers(lead))
 
 
-class Track:
-    """A run that is being tracked by a cell or a ``with`` block."""
+class _Before:
+    """MLflow's global settings as they were before the link."""
 
-    run_id: str
+    def __init__(self, tracking: str | None, registry: str | None, registry_variable: str | None) -> None:
+        self._tracking = tracking
+        self._registry = registry
+        self._registry_variable = registry_variable
+        self._tracking_variable = os.environ.get("MLFLOW_TRACKING_URI")
+        self._experiment: str | None = None
 
-    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> results.TrackSummary:
-        """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
+    @classmethod
+    def now(cls) -> _Before:
+        from mlflow.tracking import fluent
+        from mlflow.tracking._model_registry import utils as registry
+        from mlflow.tracking._tracking_service import utils as tracking
 
-        ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
-        when a model was to be registered and the run (FINISHED) has none; the summary is on the error as
-        ``summary``.
-        """
-        raise NotImplementedError
+        before = cls(tracking._tracking_uri, registry._registry_uri, os.environ.get("MLFLOW_REGISTRY_URI"))
+        before._experiment = fluent._active_experiment_id
+        return before
+
+    def restore(self) -> None:
+        import mlflow
+        from mlflow.tracking import fluent
+
+        mlflow.set_tracking_uri(self._tracking)
+        mlflow.set_registry_uri(self._registry)
+        for name, value in (
+            ("MLFLOW_TRACKING_URI", self._tracking_variable),
+            ("MLFLOW_REGISTRY_URI", self._registry_variable),
+        ):
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        fluent._active_experiment_id = self._experiment
+
+
+def _forget_ids() -> None:
+    """Forget ids that mean something only under the link (or URI) that is being left."""
+    from mlflow.tracking import fluent
+    from mlflow.tracking._tracking_service import utils
+
+    fluent._active_experiment_id = None
+    utils._artifact_repos_cache.clear()
+
+
+def _check(engine: Engine, *, may_be_away: bool) -> None:
+    """Ask each workspace once whether it is there and is MLflow; both at the same time."""
+    failures: dict[str, Exception] = {}
+
+    def ask(workspace: Workspace) -> None:
+        from dbml_magics.core.tracking.faults import settle
+        from dbml_magics.core.workspaces.rest import call_timeout
+
+        try:
+            with call_timeout(_CHECK_S):
+                workspace.ping()
+        except Exception as error:
+            failures[workspace.role] = settle(error)
+        else:
+            engine.lines[workspace.role].fine()
+
+    threads = [threading.Thread(target=ask, args=(w,)) for w in engine.workspaces.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for role, error in failures.items():
+        refused = _refusal(engine, role, error)
+        if not (may_be_away and isinstance(refused, WorkspaceUnreachable)):
+            raise refused from error
+        from dbml_magics.core.tracking.faults import Away
+
+        if isinstance(error, Away):
+            engine.lines[role].trouble(error)
+            engine.lines[role].trouble(error)  # a second failure in a row is what counts as away
+
+
+def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
+    from dbml_magics.core.tracking.faults import Away
+
+    workspace = engine.workspaces[role]
+    place = links.masked(workspace.uri)
+    if isinstance(error, Away) and error.denied:
+        token = links.role_variable(role, "token")
+        return NotPermitted(
+            f"the {role} workspace {place} answers: {error.reason}.",
+            remedies=[
+                (f"{token}=…", "in the environment before the notebook starts; or the pair"),
+                (f"{links.role_variable(role, 'username')}=… {links.role_variable(role, 'password')}=…", ""),
+            ],
+        )
+    if isinstance(error, Away):
+        other = next((r for r in engine.link.used if r != role), None)
+        remedies = [(f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")]
+        if not place.startswith("http"):
+            remedies = [(f"%dbml link --{role} URI", "check the URI")]
+        if other is not None:
+            spec = links.masked(engine.link.spec(other).uri)
+            remedies.append((f"%dbml link --{other} {spec} --track {other}", "track to the other one for now"))
+        return WorkspaceUnreachable(f"the {role} workspace {place} is {error.reason}.", remedies=remedies)
+    return NotMlflow(
+        f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
+        remedies=[
+            ("mlflow server --host 127.0.0.1 --port 5000", "starts one; then"),
+            (f"%dbml link --{role} http://127.0.0.1:5000", "the URI without a path, as MLflow prints it"),
+        ],
+    )
+
+
+def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:
+    """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
+    workspace, line = engine.workspaces[role], engine.lines[role]
+    if queue is None:
+        pending, lag = engine.waiting(role)
+        dead = engine.state.dead_count(role)
+    else:
+        cursors = {file: offset for file, (offset, _) in engine.state.cursors(role, queue).items()}
+        pending, oldest = engine.journal.count_waiting(queue, cursors)
+        lag = max(0.0, time.time() - oldest / 1e9) if oldest else 0.0
+        dead = len(engine.state.dead(role, queue))
+    return results.Destination(
+        name=role,
+        kind=workspace.kind,
+        uri=links.masked(workspace.uri),
+        place=workspace.place,
+        pending=pending,
+        lag_seconds=lag,
+        last_error=line.reason,
+        away=line.away,
+        dead=dead,
+        tracked=role in engine.link.tracked,
+        delivered=engine.couriers[role].delivered,
+    )
+
+
+def _active_experiment(engine: Engine) -> str | None:
+    from mlflow.tracking import fluent
+
+    known = fluent._active_experiment_id
+    if known is None:
+        return None
+    told = engine.state.answer(f"experiment/{known}")
+    return told["name"] if told else None
+
+
+def _notes(engine: Engine) -> list[str]:
+    notes = []
+    for key, told in engine.state.answers("provisional/").items():
+        answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
+        if answer is None:
+            notes.append(f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers")
+        elif "version" in answer:
+            notes.append(f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}")
+    for leftover in links.leftovers(engine.link):
+        notes.append(leftover)
+    return notes
 
 
 _session = Session()

@@ -91,6 +91,7 @@ class Engine:
         self._lock = threading.RLock()
         self._disk_thread: threading.Thread | None = None
         self._warned: set[str] = set()
+        self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
         self._pid = os.getpid()
         _after_fork.add(self)
 
@@ -319,6 +320,14 @@ class Engine:
             live = self.begin_queue(queue)
         self._refresh(live)
         return live.view
+
+    def registrations_of(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Return {key: what was asked} of the registrations of a run's models made through this process."""
+        return dict(self._registrations.get(run_id, {}))
+
+    def note_registration(self, queue: str, told: dict[str, Any]) -> None:
+        """Remember a registration for the run's summary."""
+        self._registrations.setdefault(queue, {})[told["key"]] = told
 
     def note_ended(self, run_id: str, ended: bool) -> None:
         """Remember that a run has ended (its files may go once they are delivered), or goes on."""

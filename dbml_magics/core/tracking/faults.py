@@ -64,6 +64,9 @@ def settle(error: Exception) -> Exception:
         return _from_cause(error) or Away(_short(error))
     if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
         return _from_cause(error) or Away(_short(error))
+    if type(error).__module__.startswith("sqlalchemy"):
+        cause = getattr(error, "orig", None) or error
+        return Away(f"not usable ({_short(cause)})")
     return error
 
 

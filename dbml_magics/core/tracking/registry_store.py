@@ -152,6 +152,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             "to": list(self.engine.link.registries),
         }
         queue = self._queue_for(told)
+        self.engine.note_registration(queue, told)
         self.engine.append(queue, encode("V", told))
         return self._answered(told, queue, source, model_id)
 

@@ -253,7 +253,6 @@ class QueueView:
         self.run: RunView | None = None
         self.models: dict[str, ModelView] = {}
         self.artifacts: dict[str, dict[str, tuple[str, int]]] = {}  # owner -> path -> (spool, size)
-        self.versions: dict[str, dict[str, Any]] = {}  # key -> the registration asked for
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
         self.stamp = 0  # the folder's time at the last look
         self.created = False
@@ -271,8 +270,6 @@ class QueueView:
             model = self.models.get(op[2])
             if model is not None:
                 _fold_model(model, code, op)
-        elif code == "V":
-            self.versions[op[2]["key"]] = op[2]
         elif self.run is not None:
             self.run.fold(code, op)
 

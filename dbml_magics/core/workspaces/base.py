@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -59,11 +62,13 @@ class Workspace:
         # The registry's builder, not _get_store: MLflow's building lock is not re-entrant, and we may be inside it.
         from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
-        return _tracking_store_registry.get_store_builder(self.uri)(store_uri=self.uri, artifact_uri=None)
+        with _making_tables():
+            return _tracking_store_registry.get_store_builder(self.uri)(store_uri=self.uri, artifact_uri=None)
 
     def _build_registry(self) -> Any:
         from mlflow.tracking._model_registry.utils import _get_store_registry
 
+        self.tracking  # noqa: B018 - in a database it makes the tables, which the registry shares
         return _get_store_registry().get_store_builder(self.uri)(store_uri=self.uri)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
@@ -77,7 +82,7 @@ class Workspace:
         repository.log_artifact(str(file), folder)
         if isinstance(repository, LocalArtifactRepository):
             # The spool's copy is 0600; what a workspace keeps has the mode that MLflow itself would give.
-            os.chmod(Path(repository.artifact_dir, folder or "", file.name), 0o666 & ~_umask())
+            os.chmod(Path(repository.artifact_dir, folder or "", file.name), 0o666 & ~_UMASK)
 
     def forget_connections(self) -> None:
         """Drop the stores, in a forked child: their connections are the parent's."""
@@ -145,11 +150,8 @@ class LocalWorkspace(Workspace):
 
         root = Path(self.uri.removeprefix("sqlite:///")).parent
         root.mkdir(parents=True, exist_ok=True)
-        return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
-
-    def _build_registry(self) -> Any:
-        self.tracking  # noqa: B018 - whichever store comes first must not race the other in making the tables
-        return super()._build_registry()
+        with _making_tables(root / ".making"):
+            return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
 
 
 class DatabricksWorkspace(Workspace):
@@ -174,11 +176,35 @@ def connect(spec: WorkspaceSpec) -> Workspace:
     return Workspace(spec)
 
 
-def _umask() -> int:
-    current = os.umask(0)
+@contextmanager
+def _making_tables(lock_file: Path | None = None) -> Iterator[None]:
+    """Let one thread (and one process, given a file to lock) at a time make a database's tables, quietly.
+
+    Alembic keeps its context in a global, so two databases cannot be made side by side; and what it says while it
+    makes an empty one is no news to anybody.
+    """
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
+    with _tables_lock, ExitStack() as stack:
+        if lock_file is not None:
+            handle = stack.enter_context(open(lock_file, "w"))
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+_tables_lock = threading.Lock()
+
+
+def _read_umask() -> int:
+    current = os.umask(0o077)
     os.umask(current)
     return current
 
 
-Connector = Callable[[WorkspaceSpec], Workspace]
-
+_UMASK = _read_umask()  # at import: setting it, even for a moment, is the whole process's business

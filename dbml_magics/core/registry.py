@@ -1,0 +1,275 @@
+"""Registering a run's model here, there or in both registries, and listing what is registered."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+import uuid
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+
+from dbml_magics import results
+from dbml_magics.core.runs import as_error, client
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.journal import encode
+from dbml_magics.core.tracking.registrations import RUN_TAG, TWIN_TAG, answer_key
+from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
+
+_PATIENCE_S = 600.0
+
+
+def register(
+    engine: Engine,
+    run_id: str,
+    name: str,
+    *,
+    path: str | None,
+    to: str | None,
+    aliases: tuple[str, ...],
+    tags: dict[str, str],
+) -> results.RegisterResult:
+    """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
+    check_names(name, aliases)
+    roles = _roles(engine, to)
+    source = model_of(engine, run_id, path)
+    key = uuid.uuid4().hex
+    told = {
+        "key": key,
+        "name": name,
+        "source": source,
+        "run": run_id,
+        "tags": tags,
+        "run_link": None,
+        "description": None,
+        "to": roles,
+    }
+    engine.note_registration(run_id, told)
+    engine.append(run_id, encode("V", told))
+    for alias in aliases:
+        change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
+        engine.append(run_id, encode("W", change))
+    answers = {role: _await(engine, role, run_id, key) for role in roles}
+    if any(answer is None for answer in answers.values()):
+        engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})
+    versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
+    new = any(answer and answer.get("new") for answer in answers.values())
+    return results.RegisterResult(name=name, run_id=run_id, versions=versions, new_model=new)
+
+
+def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
+    """Raise BadName for a model's name or alias that a registry would refuse."""
+    try:
+        _validate_model_name(name)
+    except MlflowException as error:
+        legal = re.sub(r"[/:]+", "-", name).strip("-. ") or "my-model"
+        raise BadName(
+            f"{name!r} is not a name for a registered model: it must be non-empty and without / and :.",
+            remedies=[f"%dbml register last {legal}"],
+        ) from error
+    for alias in aliases:
+        try:
+            _validate_model_alias_name(alias)
+        except MlflowException as error:
+            said = " ".join(str(error.message).split())
+            raise BadName(
+                f"{alias!r} is not an alias: {said}", remedies=[f"%dbml register last {name} --alias champion"]
+            ) from error
+
+
+def _roles(engine: Engine, to: str | None) -> list[str]:
+    if to is None:
+        return list(engine.link.registries)
+    roles = ["databricks", "azureml"] if to == "both" else [to]
+    for role in roles:
+        if role not in engine.link.used:
+            raise BadLink(
+                f"the link has no {role} workspace to register in.",
+                remedies=[("%dbml status", "shows the link"), f"%dbml link --{role} URI --registry {to}"],
+            )
+    return roles
+
+
+def model_of(engine: Engine, run_id: str, path: str | None) -> dict[str, Any]:
+    """Return where a run's model is. Raises NoModel."""
+    try:
+        candidates = _models_of(engine, run_id)
+    except MlflowException as error:
+        raise as_error(engine, error, f"the models of run {run_id[:8]}") from error
+    if path is not None:
+        wanted = path.strip("/")
+        matching = [source for name, source in candidates if name == wanted]
+        if not matching and any(f.path == f"{wanted}/MLmodel" for f in _listed(engine, run_id, wanted)):
+            return {"kind": "run", "run": run_id, "path": wanted}
+        if not matching:
+            has = ", ".join(dict.fromkeys(name for name, _ in candidates)) or "none"
+            raise NoModel(
+                f"run {run_id[:8]} has no model {wanted!r}; its models: {has}.",
+                remedies=[f"%dbml register {run_id[:8]} NAME --path {name}" for name, _ in candidates[:2]]
+                or [("mlflow.<flavor>.log_model(model, name='model')", "logs one in the run")],
+            )
+        return matching[-1]
+    names = list(dict.fromkeys(name for name, _ in candidates))
+    if not names:
+        raise NoModel(
+            f"run {run_id[:8]} has no model to register.",
+            remedies=[
+                ("mlflow.<flavor>.log_model(model, name='model')", "logs one in the run, or"),
+                ("%%track --autolog", "logs it by itself"),
+            ],
+        )
+    if len(names) > 1:
+        raise NoModel(
+            f"run {run_id[:8]} has {len(names)} models: which one?",
+            remedies=[f"%dbml register {run_id[:8]} NAME --path {name}" for name in names[:4]],
+        )
+    return candidates[-1][1]
+
+
+def _models_of(engine: Engine, run_id: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (name, where it is) of each model of a run: logged models, then folders with an MLmodel."""
+    run = client(engine).get_run(run_id)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for output in run.outputs.model_outputs if run.outputs else []:
+        model = client(engine).get_logged_model(output.model_id)
+        found.append((model.name, {"kind": "model", "id": output.model_id}))
+    if found:
+        return found
+    for entry in _listed(engine, run_id, None):
+        if entry.is_dir and any(f.path == f"{entry.path}/MLmodel" for f in _listed(engine, run_id, entry.path)):
+            found.append((entry.path, {"kind": "run", "run": run_id, "path": entry.path}))
+    return found
+
+
+def _listed(engine: Engine, run_id: str, folder: str | None) -> list[Any]:
+    return list(engine.files_of(f"run:{run_id}").list_artifacts(folder))
+
+
+def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | None:
+    """Wait for a registry's answer for as long as it is there to give one. Raises Refused."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        answer = engine.state.answer(answer_key(key, role))
+        if answer is not None and "error" in answer:
+            raise Refused(
+                f"{role} refused the registration: {answer['error']}",
+                remedies=[("%dbml models", "shows what is registered"), ("%dbml status", "shows refused writes")],
+            )
+        if answer is not None:
+            engine.wait(role, [queue], 1.0)  # the aliases behind it
+            return dict(answer)
+        if engine.lines[role].away or time.monotonic() > until:
+            return None
+        engine.wait(role, [queue], 0.5)
+
+
+def _version(
+    engine: Engine, role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
+) -> results.ModelVersion:
+    answer = answers[role]
+    twin = next(
+        (f"{other}:{a['name']}/{a['version']}" for other, a in answers.items() if other != role and a is not None),
+        None,
+    )
+    return results.ModelVersion(
+        workspace=role,
+        name=answer["name"] if answer else told["name"],
+        version=answer["version"] if answer else "0",
+        run_id=told["run"],
+        aliases=aliases,
+        tags=told["tags"],
+        twin=twin,
+        created=int(time.time() * 1000),
+        status="READY" if answer else "PROVISIONAL",
+        source=answer["source"] if answer else "",
+    )
+
+
+def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
+    """List registered models, or one model's versions, at each workspace that answers. Raises ModelNotFound."""
+    versions: list[results.ModelVersion] = []
+    failure: MlflowException | None = None
+    asked = 0
+    for role in engine.link.used:
+        registry = engine.workspaces[role].registry
+        try:
+            if name is None:
+                found = engine.lines[role].ask(lambda r=registry: _newest(r))  # type: ignore[misc]
+            else:
+                found = engine.lines[role].ask(lambda r=registry: _versions(r, name))  # type: ignore[misc]
+        except Away as error:
+            failure = failure or error
+            continue
+        asked += 1
+        versions += [_shown(engine, role, v) for v in found]
+    if not asked and failure is not None:
+        raise as_error(engine, failure, "the registries")
+    if name is not None and not versions:
+        raise not_found(engine, name)
+    return results.ModelsResult(name=name, versions=tuple(versions))
+
+
+def _newest(registry: Any) -> list[Any]:
+    found = []
+    token = None
+    while True:
+        page = registry.search_registered_models(max_results=100, page_token=token)
+        for model in page:
+            versions = _versions(registry, model.name)
+            if versions:
+                found.append(versions[0])
+        token = page.token
+        if not token:
+            return found
+
+
+def _versions(registry: Any, name: str) -> list[Any]:
+    quoted = name.replace("'", "\\'")
+    found = list(registry.search_model_versions(f"name='{quoted}'", max_results=1000))
+    try:
+        aliases = registry.get_registered_model(name).aliases if found else {}
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        aliases = {}
+    for version in found:
+        version._aliases = sorted(a for a, v in aliases.items() if str(v) == str(version.version))
+    return sorted(found, key=lambda v: -int(v.version))
+
+
+def _shown(engine: Engine, role: str, found: Any) -> results.ModelVersion:
+    run = found.tags.get(RUN_TAG) or (
+        engine.state.visible(role, "run", found.run_id) or found.run_id if found.run_id else None
+    )
+    return results.ModelVersion(
+        workspace=role,
+        name=found.name,
+        version=str(found.version),
+        run_id=run or None,
+        aliases=tuple(found.aliases),
+        tags={k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
+        twin=found.tags.get(TWIN_TAG),
+        created=found.creation_timestamp,
+        status=str(found.status),
+        source=found.source or "",
+    )
+
+
+def not_found(engine: Engine, name: str) -> ModelNotFound:
+    """Return the error for a model that no registry has, with the name that was perhaps meant."""
+    known: list[str] = []
+    for role in engine.link.used:
+        try:
+            page = engine.workspaces[role].registry.search_registered_models(max_results=200)
+        except MlflowException:
+            continue
+        known += [model.name for model in page]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ModelNotFound(
+        f"no registered model {name!r} in {' or '.join(engine.link.used)}.{hint}",
+        remedies=[f"%dbml models {near[0]}"] if near else [("%dbml models", "lists what is registered")],
+    )

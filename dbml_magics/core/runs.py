@@ -1,0 +1,186 @@
+"""Experiments and runs of a link, by the names and ids that the user knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from dbml_magics import results
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.workspaces.naming import check_experiment_name
+from dbml_magics.errors import (
+    AmbiguousRun,
+    BadCommand,
+    DbmlError,
+    ExperimentNotFound,
+    RunNotFound,
+    WorkspaceUnreachable,
+)
+
+LAST = "last"
+
+
+def client(engine: Engine) -> MlflowClient:
+    """Return a client of the link, whatever MLflow's global URIs are."""
+    return MlflowClient(tracking_uri=engine.link.uri, registry_uri=engine.link.uri)
+
+
+def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
+    """Set the experiment that runs go to. Raises BadName."""
+    check_experiment_name(name)
+    names = {role: engine.workspaces[role].experiment_name(name) for role in engine.link.tracked}
+    existed = client(engine).get_experiment_by_name(name) is not None
+    try:
+        found = mlflow.set_experiment(name)
+    except MlflowException as error:
+        raise as_error(engine, error, f"experiment {name!r}") from error
+    return results.ExperimentResult(
+        name=found.name, experiment_id=found.experiment_id, names=names, created=not existed
+    )
+
+
+def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
+    """Return MLflow's exception as two or three lines."""
+    if isinstance(error, Away):
+        away = next((r for r in engine.link.used if engine.lines[r].away), engine.link.primary)
+        return WorkspaceUnreachable(
+            f"{what} cannot be asked: the {away} workspace is {error.reason}.",
+            remedies=[("%dbml status", "shows since when, and what waits")],
+        )
+    return BadCommand(f"{what}: {' '.join(str(error.message).split())}")
+
+
+def active_experiment(engine: Engine) -> tuple[str, str]:
+    """Return (id, name) of the experiment that runs go to now."""
+    from mlflow.tracking.fluent import _get_experiment_id
+
+    experiment_id = str(_get_experiment_id())
+    return experiment_id, client(engine).get_experiment(experiment_id).name
+
+
+def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
+    """Return (id, name) of an experiment given by name or id. Raises ExperimentNotFound."""
+    found = client(engine).get_experiment_by_name(name)
+    if found is None and name.isdigit():
+        try:
+            found = client(engine).get_experiment(name)
+        except MlflowException:
+            found = None
+    if found is None:
+        known = [e.name for e in client(engine).search_experiments(max_results=200)]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ExperimentNotFound(
+            f"no experiment {name!r} in {' or '.join(engine.link.tracked)}.{hint}",
+            remedies=[f"%dbml runs --experiment {near[0]}"] if near else [("%dbml experiment NAME", "makes one")],
+        )
+    return str(found.experiment_id), str(found.name)
+
+
+def list_runs(
+    engine: Engine, experiment: str | None, where: str, order_by: Sequence[str], max_results: int
+) -> results.RunsResult:
+    """List an experiment's runs."""
+    try:
+        experiment_id, name = active_experiment(engine) if experiment is None else find_experiment(engine, experiment)
+        page = client(engine).search_runs(
+            [experiment_id], where, ViewType.ACTIVE_ONLY, max_results, list(order_by) or None
+        )
+    except MlflowException as error:
+        if isinstance(error, Away):
+            raise as_error(engine, error, "the list of runs") from error
+        raise BadCommand(
+            f"the workspace refused the search: {' '.join(str(error.message).split())}",
+            remedies=['%dbml runs --filter "metrics.loss < 0.5 and params.depth = \'3\'" --order-by "metrics.loss ASC"'],
+        ) from error
+    missing, _ = engine.waiting(engine.link.primary)
+    note = f"{missing:,} writes are on their way and missing here; %dbml sync waits for them" if missing else ""
+    return results.RunsResult(rows=tuple(row(engine, r, name) for r in page), experiment=name, note=note)
+
+
+def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
+    """Return a run as a row."""
+    waiting = {}
+    for role in engine.link.tracked:
+        cursors = {f: o for f, (o, _) in engine.state.cursors(role, run.info.run_id).items()}
+        count, _ = engine.journal.count_waiting(run.info.run_id, cursors)
+        if count:
+            waiting[role] = count
+    return results.RunRow(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        experiment=experiment,
+        status=run.info.status,
+        start_time=run.info.start_time,
+        end_time=run.info.end_time,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags={k: v for k, v in run.data.tags.items() if not k.startswith(("mlflow.", "dbml_"))},
+        undelivered=waiting,
+    )
+
+
+def resolve(engine: Engine, given: str, last: str | None) -> str:
+    """Return the id of the run that an id, a prefix or ``last`` means. Raises RunNotFound, AmbiguousRun."""
+    if given == LAST:
+        return _last(engine, last)
+    known = {run: str(info.get("name", "")) for run, info in engine.state.recent_runs(2000)}
+    if given in known:
+        return given
+    try:
+        return str(client(engine).get_run(given).info.run_id) if len(given) >= 32 else _by_prefix(engine, given, known)
+    except MlflowException as error:
+        if isinstance(error, Away):
+            raise as_error(engine, error, f"run {given!r}") from error
+        raise _not_found(given, known) from error
+
+
+def _last(engine: Engine, last: str | None) -> str:
+    if last is not None:
+        return last
+    last_active = mlflow.last_active_run()
+    if last_active is not None:
+        return str(last_active.info.run_id)
+    for run, info in engine.state.recent_runs(50):
+        if info.get("ended"):
+            return run
+    raise RunNotFound(
+        "there is no last run: none has ended in this notebook or through this link.",
+        remedies=[("%%track", "on a cell's first line makes the cell a run"), ("%dbml runs", "lists what is there")],
+    )
+
+
+def _by_prefix(engine: Engine, given: str, known: dict[str, str]) -> str:
+    found = {run: name for run, name in known.items() if run.startswith(given)}
+    if not found:
+        # Runs that this machine has not made: those of the active experiment.
+        experiment_id, _ = active_experiment(engine)
+        page = client(engine).search_runs([experiment_id], max_results=1000)
+        known.update({r.info.run_id: r.info.run_name or "" for r in page})
+        found = {run: name for run, name in known.items() if run.startswith(given)}
+    if not found:
+        # People also type a run's name: say so, and whose it is.
+        raise _not_found(given, known)
+    if len(found) > 1:
+        raise AmbiguousRun(
+            f"{given!r} begins the ids of {len(found)} runs.",
+            remedies=[(f"%dbml register {run[: len(given) + 6]} NAME", name) for run, name in list(found.items())[:4]],
+        )
+    return next(iter(found))
+
+
+def _not_found(given: str, known: dict[str, str]) -> RunNotFound:
+    named = [run for run, name in known.items() if name == given]
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    guesses: Iterable[str] = [*named, *near]
+    remedies = [(f"%dbml register {run[:8]} NAME", f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
+    return RunNotFound(
+        f"no run's id begins with {given!r}" + (" (that is a run's name; commands take ids)." if named else "."),
+        remedies=[*remedies, ("%dbml runs", "lists the runs with their ids")],
+    )

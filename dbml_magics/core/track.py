@@ -1,0 +1,316 @@
+"""A run that a cell or a ``with`` block tracks: begun, ended, summed up."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.utils.autologging_utils import get_autologging_config
+
+from dbml_magics import results
+from dbml_magics.core import registry, runs
+from dbml_magics.core.session import destination
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.registrations import answer_key
+from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
+from dbml_magics.core.workspaces.naming import check_experiment_name
+from dbml_magics.errors import DbmlError, NoModel, RunActive
+from dbml_magics.core.source import masked_text
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+
+_CURVE_POINTS = 60
+_SUMMARY_WAIT_S = 2.0  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
+_GIT_COMMIT_TAG = "mlflow.source.git.commit"
+
+
+class Track:
+    """A run that is being tracked by a cell or a ``with`` block."""
+
+    def __init__(self, session: Session, engine: Engine, run: Any, register: str | None, autolog: _Autolog) -> None:
+        self.run_id: str = run.info.run_id
+        self._session = session
+        self._engine = engine
+        self._register = register
+        self._autolog = autolog
+        self._began = time.monotonic()
+
+    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> results.TrackSummary:
+        """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
+
+        ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
+        when a model was to be registered and the run (FINISHED) has none, or the error of the registration; the
+        summary is on the error as ``summary``. The run has ended in any case.
+        """
+        trouble: DbmlError | None = None
+        try:
+            _log_params(self.run_id, params)
+        except MlflowException as error:
+            trouble = runs.as_error(self._engine, error, "a param")
+        finally:
+            self._autolog.restore()
+            self._end_run(status)
+        seconds = time.monotonic() - self._began
+        if status == "FINISHED":
+            self._session.last_run = self.run_id
+            trouble = self._register_model() or trouble
+        self._wait_a_moment()
+        summary = _sum_up(self._engine, self.run_id, status, seconds)
+        if trouble is not None:
+            trouble.summary = summary  # type: ignore[attr-defined]
+            raise trouble
+        return summary
+
+    def _end_run(self, status: str) -> None:
+        while (active := mlflow.active_run()) is not None:
+            mlflow.end_run(status)  # also children that the cell left open
+            if active.info.run_id == self.run_id:
+                return
+        view = self._engine.view_of(self.run_id)
+        if view is not None and view.status not in TERMINAL:
+            runs.client(self._engine).set_terminated(self.run_id, status)
+
+    def _register_model(self) -> DbmlError | None:
+        if self._register is None:
+            return None
+        try:
+            registry.register(self._engine, self.run_id, self._register, path=None, to=None, aliases=(), tags={})
+        except NoModel as error:
+            return NoModel(
+                f"--register {self._register}: {error.message}",
+                remedies=error.remedies,
+            )
+        except DbmlError as error:
+            return error
+        return None
+
+    def _wait_a_moment(self) -> None:
+        until = time.monotonic() + _SUMMARY_WAIT_S
+        for role in self._engine.link.used:
+            left = until - time.monotonic()
+            if left > 0 and not self._engine.lines[role].away:
+                self._engine.wait(role, [self.run_id], left)
+
+
+class _Autolog:
+    """Autologging switched for one cell, and back."""
+
+    def __init__(self, wanted: bool | None) -> None:
+        self._wanted = wanted
+        self._was_off = get_autologging_config("mlflow", "disable", True)
+        if wanted is not None and wanted == bool(self._was_off):
+            self._switch(on=wanted)
+
+    def _switch(self, *, on: bool) -> None:
+        logger = logging.getLogger("mlflow.tracking.fluent")
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # one line for each library that is switched is not news
+        try:
+            mlflow.autolog(disable=not on)
+        finally:
+            logger.setLevel(level)
+
+    def restore(self) -> None:
+        """Switch back to what was before."""
+        if self._wanted is not None and self._wanted == bool(self._was_off):
+            self._switch(on=not self._wanted)
+
+
+def begin(
+    session: Session,
+    engine: Engine,
+    name: str | None,
+    *,
+    experiment: str | None,
+    autolog: bool | None,
+    params: Mapping[str, Any] | None,
+    tags: Mapping[str, str] | None,
+    nested: bool,
+    register: str | None,
+    source: str | None,
+) -> Track:
+    """Begin a run. Raises RunActive, BadName."""
+    if register is not None:
+        registry.check_names(register)
+    active = mlflow.active_run()
+    if active is not None and not nested:
+        shown = active.info.run_name or active.info.run_id
+        raise RunActive(
+            f"run {shown} is active already; a second one can only be its child.",
+            remedies=[("%%track --nested", "makes it a child"), ("mlflow.end_run()", "ends the active run")],
+        )
+    try:
+        experiment_id = _experiment_id(engine, experiment)
+        all_tags = {**_git_tags(), **(tags or {})}
+        run = mlflow.start_run(
+            run_name=name, experiment_id=experiment_id, nested=nested, tags=all_tags, log_system_metrics=None
+        )
+    except MlflowException as error:
+        raise runs.as_error(engine, error, "the run could not begin") from error
+    track = Track(session, engine, run, register, _Autolog(autolog))
+    try:
+        _log_params(track.run_id, params)
+        if source is not None:
+            mlflow.log_text(masked_text(source), "cell.py")
+    except BaseException as error:
+        track.end("FAILED")
+        if isinstance(error, MlflowException):
+            raise runs.as_error(engine, error, "the run could not begin") from error
+        raise
+    return track
+
+
+def _experiment_id(engine: Engine, name: str | None) -> str | None:
+    if name is None:
+        return None
+    check_experiment_name(name)
+    found = runs.client(engine).get_experiment_by_name(name)
+    return str(found.experiment_id) if found is not None else str(runs.client(engine).create_experiment(name))
+
+
+def _log_params(run_id: str, params: Mapping[str, Any] | None) -> None:
+    if params:
+        mlflow.log_params({key: _shown(value) for key, value in params.items()}, run_id=run_id)
+
+
+def _shown(value: Any) -> Any:
+    text = str(value)
+    # MLflow's own validators refuse above 6,000 characters; a table or an array is no param in full anyway.
+    return text if len(text) <= 500 else text[:497] + "…"
+
+
+def _git_tags() -> dict[str, str]:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=2, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    commit = found.stdout.strip()
+    return {_GIT_COMMIT_TAG: commit} if found.returncode == 0 and commit else {}
+
+
+def _sum_up(engine: Engine, run_id: str, status: str, seconds: float) -> results.TrackSummary:
+    view = engine.queue_view(run_id)
+    run = view.run if view is not None else None
+    found = run.run() if run is not None else engine.get_run(run_id)
+    metrics = _metrics_of(run) if run is not None else _plain_metrics(engine, found)
+    told = engine.state.answer(f"experiment/{found.info.experiment_id}")
+    return results.TrackSummary(
+        run_id=run_id,
+        name=found.info.run_name or run_id[:8],
+        experiment=told["name"] if told else found.info.experiment_id,
+        status=status,
+        seconds=seconds,
+        params=dict(found.data.params),
+        metrics=tuple(metrics),
+        artifacts=_artifacts(engine, run_id),
+        models=_models(engine, found),
+        registered=_registered(engine, run_id),
+        destinations=tuple(destination(engine, role, run_id) for role in engine.link.used),
+        notes=tuple(_notes(engine, run_id)),
+        links=_links(engine, run_id, str(found.info.experiment_id)),
+    )
+
+
+def _metrics_of(run: RunView) -> list[results.MetricSummary]:
+    found = []
+    for key in dict.fromkeys([*run.base_latest, *run.series]):
+        series = run.series.get(key)
+        last = run.latest(key).value
+        found.append(
+            results.MetricSummary(key=key, last=last, count=len(series.values) if series else 1, curve=_curve(series))
+        )
+    return found
+
+
+def _curve(series: Series | None) -> tuple[float, ...]:
+    if series is None or len(series.values) < 2:
+        return ()
+    order = range(len(series.values))
+    if any(a > b for a, b in zip(series.steps, series.steps[1:], strict=False)):
+        order = sorted(order, key=lambda n: (series.steps[n], series.times[n]))  # type: ignore[assignment]
+    values = [series.values[n] for n in order]
+    if len(values) <= _CURVE_POINTS:
+        return tuple(values)
+    stride = (len(values) - 1) / (_CURVE_POINTS - 1)
+    return tuple(values[round(n * stride)] for n in range(_CURVE_POINTS))
+
+
+def _plain_metrics(engine: Engine, run: Any) -> list[results.MetricSummary]:
+    found = []
+    for key, value in run.data.metrics.items():
+        series = Series()
+        for m in runs.client(engine).get_metric_history(run.info.run_id, key):
+            series.add(m.value, m.timestamp, m.step)
+        found.append(
+            results.MetricSummary(key=key, last=value, count=max(1, len(series.values)), curve=_curve(series))
+        )
+    return found
+
+
+def _artifacts(engine: Engine, run_id: str) -> tuple[str, ...]:
+    try:
+        listed = engine.files_of(f"run:{run_id}").list_artifacts(None)
+    except MlflowException:
+        return ()
+    return tuple(f"{entry.path}/" if entry.is_dir else entry.path for entry in listed)
+
+
+def _models(engine: Engine, run: Any) -> tuple[str, ...]:
+    names = []
+    for output in run.outputs.model_outputs if run.outputs else []:
+        told = engine.model_facts(output.model_id)
+        if told is not None:
+            names.append(str(told["name"]))
+    return tuple(dict.fromkeys(names))
+
+
+def _registered(engine: Engine, run_id: str) -> tuple[results.ModelVersion, ...]:
+    found = []
+    for key, told in engine.registrations_of(run_id).items():
+        for role in told["to"]:
+            answer = engine.state.answer(answer_key(key, role))
+            if answer is not None and "error" in answer:
+                continue
+            found.append(
+                results.ModelVersion(
+                    workspace=role,
+                    name=answer["name"] if answer else told["name"],
+                    version=answer["version"] if answer else "0",
+                    run_id=run_id,
+                    status="READY" if answer else "PROVISIONAL",
+                )
+            )
+    return tuple(found)
+
+
+def _notes(engine: Engine, run_id: str) -> list[str]:
+    notes = []
+    known = engine.state.run(run_id) or {}
+    primary = engine.link.primary
+    if known.get("provisional"):
+        identity = engine.state.identity(primary, "run", run_id)
+        if identity is None:
+            notes.append(f"its id is provisional: {primary} gives it one of its own when it answers")
+        else:
+            notes.append(f"it began while {primary} was away; its id there is {identity.actual}")
+    return notes + engine.warn_refused(run_id)
+
+
+def _links(engine: Engine, run_id: str, experiment: str) -> dict[str, str]:
+    pages = {}
+    for role in engine.link.tracked:
+        identity = engine.state.identity(role, "run", run_id)
+        place = engine.state.identity(role, "experiment", experiment)
+        actual = place.actual if place else experiment if role == engine.link.primary else None
+        page = engine.workspaces[role].page(actual, identity.actual) if identity and actual else None
+        if page:
+            pages[role] = page
+    return pages
