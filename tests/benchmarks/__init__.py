@@ -1,0 +1,1 @@
+"""What the link costs and how soon writes arrive, beside what else there is."""

@@ -1,0 +1,48 @@
+"""Measure everything on this machine and print the figures side by side.
+
+python -m tests.benchmarks               five to ten minutes
+python -m tests.benchmarks --quick       a minute: that everything can be measured, not how fast it is
+python -m tests.benchmarks --markdown    the README's tables
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.benchmarks.measure import QUICK, Bench, Sizes, machine
+from tests.benchmarks.report import markdown, terminal
+
+
+def main(arguments: list[str]) -> int:
+    """Print the figures; returns 1 if something could not be measured."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few calls: a smoke test, its figures mean nothing"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument(
+        "--only",
+        choices=["log_metric", "other_calls", "points", "training", "load_ext"],
+        action="append",
+        help="measure this section only (may be repeated)",
+    )
+    options = parser.parse_args(arguments)
+
+    def progress(label: str) -> None:
+        print(f"measuring: {label}", file=sys.stderr, flush=True)
+
+    with Bench(QUICK if options.quick else Sizes(), progress) as bench:
+        wanted = options.only or ["log_metric", "other_calls", "points", "training", "load_ext"]
+        sections = [getattr(bench, name)() for name in wanted]
+    print(f"Measured on {machine()}. Ratios travel between machines, microseconds do not.")
+    print(f"\n{markdown(sections)}" if options.markdown else terminal(sections))
+    return int(any(section.failed for section in sections))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
