@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -117,9 +116,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     while mlflow.active_run() is not None:
         mlflow.end_run()
     session: Any = sys.modules.get("dbml_magics.core.session")
-    with contextlib.suppress(NotImplementedError):
-        if session is not None and session.current().linked:
-            session.current().unlink()
+    if session is not None and session.current().linked:
+        session.current().unlink()
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
     fluent: Any = sys.modules["mlflow.tracking.fluent"]
