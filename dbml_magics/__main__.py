@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dbml_magics import display
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(error, 2)
     except DbmlError as error:
         return _fail(error, 1)
+    except Exception:
+        display.defect(_PROG)
+        raise
 
 
 def _run(arguments: list[str]) -> int:

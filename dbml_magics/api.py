@@ -13,7 +13,8 @@ from dbml_magics import results
 from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session, Track
+    from dbml_magics.core.session import Session
+    from dbml_magics.core.track import Track
 
 __all__ = [
     "TrackedRun",

@@ -7,7 +7,7 @@ ends with the execution that began it.
 
 from __future__ import annotations
 
-import asyncio
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +20,18 @@ from dbml_magics import display
 from dbml_magics.commands import TRACK, track
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.parser import HelpRequested, parse, split, wants_help
-from dbml_magics.results import HelpText, TrackSummary
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session, Track
+    from dbml_magics.core.session import Session
+    from dbml_magics.core.track import Track
+    from dbml_magics.results import TrackSummary
 
 __all__ = ["CellTracker", "TrackedCellFailed", "magic_body"]
 
 # What the first line becomes. It shows up in tracebacks of the cell, so the cell's text is not in it.
 _BEGIN = "get_ipython().run_line_magic('track', {!r})\n"
 _EMPTY = "get_ipython().run_cell_magic('track', {!r}, '\\n')\n"
+_FUTURE = re.compile(r"from __future__ import [\w, ]+\s*")
 
 
 class TrackedCellFailed(Exception):
@@ -77,9 +79,13 @@ def transform(lines: list[str]) -> list[str]:
     if not track.has_code("".join(rest)):
         return [_EMPTY.format(line)]
     # A cell magic below it would be a syntax error in the middle of the cell, so it is turned into its call
-    # here.
+    # here; and nothing may stand above an import from __future__, so that goes first.
     blank = next(place for place, below in enumerate(rest) if below.strip())
-    return [_BEGIN.format(line), *rest[:blank], *cell_magic(rest[blank:])]
+    code = next(place for place, below in enumerate(rest) if track.has_code(below))
+    begin = _BEGIN.format(line)
+    if _FUTURE.fullmatch(rest[code]):
+        begin, rest[code] = f"{rest[code].strip()}; {begin}", "\n"
+    return [begin, *rest[:blank], *cell_magic(rest[blank:])]
 
 
 class CellTracker:
@@ -136,7 +142,10 @@ class CellTracker:
         """Begin the run of the execution that goes on now; ``code_name`` is the file name of its code."""
         try:
             if not self._executions:
-                raise BadCommand("%%track cannot run in a silent execution: nothing tells when it ends.")
+                raise BadCommand(
+                    "%%track cannot run in a silent execution: nothing tells when it ends.",
+                    remedies=[("%%track", "in a cell that is run as usual")],
+                )
             execution = self._executions[-1]
             execution.code_name = code_name
             if execution.open is not None:
@@ -145,7 +154,7 @@ class CellTracker:
                 )
             execution.open = self._open(line, _body(execution.info.raw_cell))
         except HelpRequested as asked:
-            display.show(HelpText(asked.shown))
+            display.show(asked.as_result())
 
     def run(self, line: str, body: str) -> None:
         """Run a cell as a run: the real cell magic, for ``run_cell_magic``.
@@ -155,7 +164,7 @@ class CellTracker:
         try:
             opened = self._open(line, body)
         except HelpRequested as asked:
-            display.show(HelpText(asked.shown))
+            display.show(asked.as_result())
             return
         result = None
         try:
@@ -211,19 +220,9 @@ class CellTracker:
             display.warn("\n".join(lines))
             return
         if isinstance(failure, Exception) and not isinstance(failure, DbmlError):
-            display.warn(defect_line("%%track"))
+            display.defect("%%track")
         trace: TracebackType | None = failure.__traceback__
         self._shell.showtraceback((type(failure), failure, trace))
-
-
-def defect_line(what: str) -> str:
-    """Return the line that stands above the traceback of a failure of our own."""
-    from dbml_magics._version import __version__
-
-    return (
-        f"{what} failed inside dbml_magics {__version__}: a defect of ours, not of your code. "
-        "Please report the traceback where `pip show dbml-magics` says."
-    )
 
 
 def _body(cell: str) -> str:
@@ -241,6 +240,8 @@ def _body(cell: str) -> str:
 def _status(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
+    import asyncio  # slow to import, and loading the extension is not to wait for it
+
     return "KILLED" if isinstance(error, KeyboardInterrupt | asyncio.CancelledError) else "FAILED"
 
 

@@ -10,12 +10,18 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
-from dbml_magics.results import Result
+from dbml_magics._version import __version__
 
-__all__ = ["DisplayHookFilter", "Progress", "note", "show", "warn"]
+if TYPE_CHECKING:
+    from dbml_magics.results import Result
+
+__all__ = ["DisplayHookFilter", "Progress", "defect", "note", "progress_is_open", "show", "warn"]
+
+# A name, since importing the results takes a third of the time that loading the extension may take.
+_RESULT = "dbml_magics.results.Result"
 
 _PLAIN_EVERY = 10.0  # seconds between progress lines where a line cannot be rewritten
 
@@ -57,6 +63,14 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def defect(what: str) -> None:
+    """Print where to report an error that no user causes; its traceback follows."""
+    warn(
+        f"{what} failed inside dbml_magics {__version__}: a defect of ours, not of your code. "
+        "Please report the traceback where `pip show dbml-magics` says."
+    )
+
+
 class Progress:
     """One line with counts and a rate, updated in place; nothing appears before the first update."""
 
@@ -82,6 +96,8 @@ class Progress:
 
     def update(self, remaining: Mapping[str, int], rate: float) -> None:
         """Say how many writes remain for each workspace, and how many go out in a second."""
+        if not self._line and not any(remaining.values()):
+            return
         left = " · ".join(f"{name} {amount:,} left" for name, amount in remaining.items())
         line = f"delivering  {left} · {rate:,.0f} writes/s"
         if line == self._line:
@@ -128,11 +144,11 @@ class DisplayHookFilter:
 
     def install(self) -> None:
         """Put the filter in front of the shell's formatters."""
-        self._formatter.for_type(Result, self._swallow)
+        self._formatter.for_type(_RESULT, self._swallow)
 
     def remove(self) -> None:
         """Take the filter away."""
-        self._formatter.pop(Result, None)
+        self._formatter.pop(_RESULT, None)
 
     def pass_over(self, result: Result | None) -> None:
         """Name the result that was shown just now; None forgets it."""

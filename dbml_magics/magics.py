@@ -13,16 +13,16 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 from IPython.core.magic import needs_local_scope as with_locals
 
 from dbml_magics import display, environment
-from dbml_magics.cells import CellTracker, TrackedCellFailed, defect_line
+from dbml_magics.cells import CellTracker, TrackedCellFailed
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.help import overview
 from dbml_magics.completion import Completion
 from dbml_magics.errors import BadCommand, DbmlError, NotLinked
 from dbml_magics.parser import Command, HelpRequested, find_command, parse, split
-from dbml_magics.results import HelpText, Result
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
+    from dbml_magics.results import Result
 
 __all__ = ["DbmlMagics"]
 
@@ -100,7 +100,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         try:
             args = parse(command, tokens[1:], namespace)
         except HelpRequested as asked:
-            return HelpText(asked.shown)
+            return asked.as_result()
         return self._run(command, args)
 
     def _run(self, command: Command, args: Any) -> Result:
@@ -132,7 +132,7 @@ def _own_defects(what: str) -> Iterator[None]:
     except (DbmlError, TrackedCellFailed):
         raise
     except Exception:
-        display.warn(defect_line(what))
+        display.defect(what)
         raise
 
 

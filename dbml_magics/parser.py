@@ -51,6 +51,12 @@ class HelpRequested(Exception):
         super().__init__(shown)
         self.shown = shown
 
+    def as_result(self) -> Result:
+        """Return the help as what a command returns."""
+        from dbml_magics.results import HelpText
+
+        return HelpText(self.shown)
+
 
 # ---- what a value may be: each takes the written text and raises ValueError saying what was wanted ----
 
@@ -264,9 +270,9 @@ def _check_flags(command: Command, tokens: Sequence[str]) -> None:
 
 def _refuse_unknown(command: Command, written: str, before: Option | None) -> NoReturn:
     known = [option.name for option in command.flags]
-    meant = suggestion(written, known)
-    if meant is None and resembles_secret_option(written):
+    if resembles_secret_option(written, known):
         raise refusal()
+    meant = suggestion(written, known)
     if meant is None and before is not None and before.takes_value and not before.optional_value:
         raise BadCommand(
             f"{before.name} wants a value; one that begins with a dash is written {before.name}=…",

@@ -101,14 +101,16 @@ class Destination:
     tracked: bool = True  # runs go there; False for a workspace that is only a registry
     delivered: int = 0  # writes delivered since the link was made by this process
 
-    def _stuck(self) -> bool:
-        return bool(self.last_error) or self.away
+    def _waiting_for(self, why: str) -> str:
+        if self.last_error or self.away:
+            return f"waiting: {why}, trying again"
+        return "on its way" if self.pending == 1 else "on their way"
 
     def state(self) -> str:
         """Return how far delivery is, in words."""
         writes, why = count(self.pending, "write"), self.last_error or "workspace not reachable"
         if self.pending:
-            said = f"{writes} waiting: {why}, trying again" if self._stuck() else f"{writes} on their way"
+            said = f"{writes} {self._waiting_for(why)}"
         else:
             said = f"{why}, trying again" if self.away else "up to date"
         if self.pending and self.lag_seconds >= 1:
@@ -125,8 +127,7 @@ class Destination:
         """Return what became of a run's writes, with a sign in front that says it too."""
         if self.pending:
             why = self.last_error or "workspace not reachable"
-            tail = f"waiting: {why}, trying again" if self._stuck() else "on their way"
-            said = f"… {count(self.pending, 'write')} {tail}"
+            said = f"… {count(self.pending, 'write')} {self._waiting_for(why)}"
         elif self.dead:
             return f"✗ {count(self.dead, 'write')} refused, the rest delivered"
         else:
@@ -506,10 +507,10 @@ class TrackSummary(Result):
     def _rows(self) -> list[tuple[str, str, Html]]:
         """Return label, text and markup of what the run recorded."""
         params = [f"{key} {_short(value)}" for key, value in self.params.items()]
-        metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in self.metrics]
-        drawn = [
-            Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}") for m in self.metrics
-        ]
+        # Those with a curve were logged by the cell itself; autologging adds many that have none.
+        ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
+        metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in ordered]
+        drawn = [Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}") for m in ordered]
         models = [version.label for version in self.registered] or list(self.models)
         rows = [
             ("params", listing(params, 2), safe(listing(params, 6))),

@@ -51,9 +51,10 @@ def is_secret_option(name: str) -> bool:
     return bool(re.search(_NAMES, bare)) or any(word in _WORDS for word in re.split(r"[-_]", bare))
 
 
-def resembles_secret_option(name: str) -> bool:
-    """Tell whether an unknown option is a misspelt secret's, such as ``--tokn``."""
-    return bool(difflib.get_close_matches(name.lower(), _SECRET_OPTIONS, n=1, cutoff=0.75))
+def resembles_secret_option(name: str, known: Iterable[str]) -> bool:
+    """Tell whether an unknown option is a misspelt secret's, such as ``--tokn``, rather than a known one."""
+    close = difflib.get_close_matches(name.lower(), [*known, *_SECRET_OPTIONS], n=1, cutoff=0.75)
+    return bool(close) and close[0] in _SECRET_OPTIONS
 
 
 def refuse_secrets(line: str, tokens: Iterable[str] = ()) -> None:

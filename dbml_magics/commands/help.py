@@ -6,16 +6,17 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics.parser import Command, Option, command_help, find_command
-from dbml_magics.results import HelpText
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
+    from dbml_magics.results import HelpText
 
 
 def run(args: Namespace, _session: Session | None = None) -> HelpText:
     """Return the help of all commands or of one."""
     # The table holds this command too, so it is looked up when it is needed.
     from dbml_magics.commands import COMMANDS, TRACK
+    from dbml_magics.results import HelpText
 
     if args.command is None:
         return overview()
@@ -27,6 +28,7 @@ def run(args: Namespace, _session: Session | None = None) -> HelpText:
 def overview() -> HelpText:
     """Return the usage line and the list of commands."""
     from dbml_magics.commands import COMMANDS, TRACK
+    from dbml_magics.results import HelpText
 
     width = max(len(command.prog) for command in (*COMMANDS.values(), TRACK))
     lines = ["usage: %dbml COMMAND [options]", ""]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dbml_magics import display
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.parser import Command, Option, seconds
-from dbml_magics.rendering import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -25,6 +24,8 @@ def run(args: Namespace, session: Session) -> SyncResult:
 
 
 def _interrupted(session: Session) -> DeliveryIncomplete:
+    from dbml_magics.rendering import count
+
     waiting = [
         f"{count(d.pending, 'write')} for {d.name}" for d in session.status().destinations if d.pending
     ]

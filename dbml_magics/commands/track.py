@@ -10,7 +10,8 @@ from dbml_magics.errors import EmptyCell, NotLinked
 from dbml_magics.parser import Command, Option, names, pair
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session, Track
+    from dbml_magics.core.session import Session
+    from dbml_magics.core.track import Track
 
 
 def has_code(body: str) -> bool:

@@ -1,0 +1,116 @@
+"""The grammar itself: whole, helpful, and speaking of nothing that does not exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import dbml_magics
+from dbml_magics import errors, results
+from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.parser import Command, command_help, parse
+
+PACKAGE = Path(dbml_magics.__file__).parent
+MINE = sorted({*PACKAGE.glob("*.py"), *(PACKAGE / "commands").glob("*.py")})
+ALL = [*COMMANDS.values(), TRACK]
+NAMES = {"frame": 1}
+
+
+@pytest.mark.parametrize("module", [dbml_magics, errors, results], ids=lambda module: module.__name__)
+def test_exported_names_are_sorted_and_there(module: object) -> None:
+    names = module.__all__  # type: ignore[attr-defined]
+    assert list(names) == sorted(names)
+    for name in names:
+        assert getattr(module, name) is not None
+
+
+def test_every_error_is_exported() -> None:
+    assert set(errors.__all__) <= set(dbml_magics.__all__)
+    assert set(dbml_magics.__all__) <= set(dir(dbml_magics))
+    with pytest.raises(AttributeError):
+        dbml_magics.nonsense
+
+
+def _read(command: Command, line: str) -> None:
+    words = shlex.split(re.sub(r"^\w+ = ", "", line))
+    words = words[1:] if command is TRACK else words[2:]
+    parse(command, words, NAMES)
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
+def test_every_command_has_help_and_examples_that_parse(command: Command) -> None:
+    assert command.help
+    assert command.examples
+    for example in command.examples:
+        assert command.prog in example
+        _read(command, example)
+    shown = command_help(command)
+    assert shown.startswith(f"{command.prog}   {command.help}\n")
+    for option in command.options:
+        assert option.help, option.name
+        assert f"  {option.written}" in shown
+        if option.example:
+            assert option.name in option.example
+            _read(command, option.example)
+        if option.choices or option.convert.__name__ not in ("text",):
+            assert option.example, f"{option.name} can be wrong, so it needs a right example"
+        for other in option.excludes:
+            assert command.flag(other) is not None, other
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_found_in_its_own_file(name: str) -> None:
+    source = (PACKAGE / "commands" / f"{name}.py").read_text()
+    assert "COMMAND = Command(" in source
+    assert "\ndef run(" in source
+
+
+@pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)
+def test_hints_name_only_what_exists(path: Path) -> None:
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for text in texts:
+        for named in re.findall(r"(?<!%)%dbml ([a-z]+)", text):
+            assert named in {*COMMANDS, "takes", "lines"}, f"{path.name}: {text!r}"
+        for option in re.findall(r"%dbml link [^`]*?(--[a-z-]+)", text):
+            assert COMMANDS["link"].flag(option) or option == "--help", text
+
+
+@pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)
+def test_only_display_and_the_shell_command_print(path: Path) -> None:
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "print" not in calls or path.name in ("display.py", "__main__.py")
+
+
+@pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)
+def test_arrows_run_one_way(path: Path) -> None:
+    imported = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    low = {"errors.py", "results.py", "rendering.py", "environment.py", "secrecy.py", "config.py"}
+    if path.name in low:
+        assert not {
+            name for name in imported if re.match(r"dbml_magics\.(core|commands|magics|display)", name)
+        }
+        assert "IPython" not in {name.partition(".")[0] for name in imported}
+    if path.parent.name == "commands":
+        assert not {name for name in imported if re.match(r"IPython|dbml_magics\.(magics|cells)", name)}

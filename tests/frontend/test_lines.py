@@ -1,0 +1,191 @@
+"""Lines as they are typed: what they ask for, and what is said about a line that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbml_magics.errors import BadCommand, DeliveryIncomplete, NotLinked, UndefinedVariable
+from tests.frontend.conftest import Shell
+from tests.frontend.fakes import FakeSession
+
+
+@pytest.mark.parametrize(
+    ("line", "method", "arguments"),
+    [
+        ("link --local", "link", {"local": True, "track": "both", "mode": "journal", "registry": None}),
+        ("link --local here --registry both", "link", {"local": "here", "registry": "both"}),
+        ("link --local --mode sync", "link", {"local": True, "mode": "sync"}),
+        ("link --again", "link", {"again": True}),
+        (
+            "link --databricks databricks --azureml=http://h:1",
+            "link",
+            {"azureml": "http://h:1", "local": None},
+        ),
+        ("experiment 'two words'", "experiment", {"name": "two words"}),
+        ("runs", "runs", {"experiment": None, "filter": "", "order_by": [], "max_results": 20}),
+        ("runs --max 3 --experiment e", "runs", {"max_results": 3, "experiment": "e"}),
+        ("runs --order-by 'a DESC, b'", "runs", {"order_by": ["a DESC", "b"]}),
+        ("register wine", "register", {"run": "last", "name": "wine"}),
+        ("register abc wine --path m --to both", "register", {"run": "abc", "path": "m", "to": "both"}),
+        ("register --alias a wine --alias b", "register", {"name": "wine", "aliases": ("a", "b")}),
+        ("register last --tag k=v wine --tag x=a=b", "register", {"tags": {"k": "v", "x": "a=b"}}),
+        ("models", "models", {"name": None}),
+        ("models wine", "models", {"name": "wine"}),
+        ("sync --timeout 1.5", "sync", {"timeout": 1.5}),
+        ("unlink", "unlink", {}),
+    ],
+)
+def test_a_line_asks_the_session(shell: Shell, line: str, method: str, arguments: dict[str, Any]) -> None:
+    shell.run(f"%dbml {line}")
+    asked = shell["fake"].last(method)
+    assert {name: asked[name] for name in arguments} == arguments
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stauts", 'there is no command "stauts". Did you mean "status"?'),
+        ("--local", "a command before any option"),
+        ("link --loacl", "no option --loacl. Did you mean --local?"),
+        ("link --local --track bth", 'Did you mean "both"?'),
+        ("link --local --track both --track both", "--track is given twice"),
+        ("link --local --again", "--again and --local exclude each other"),
+        ("link --again --mode sync", "the other options belong to a new one"),
+        ("link --track both", "needs the workspaces"),
+        ("link --local=", "--local wants a value that is not empty"),
+        ("status now", "1 value outside the options"),
+        ("runs --max 0", "--max wants a whole number from 1 on"),
+        ("runs --max", "--max wants a value: N."),
+        ("runs --filter --max 3", "--filter wants a value"),
+        ("runs --order-by -start", "written --order-by=…"),
+        ("sync --timeout abc", '--timeout wants a number of seconds, not "abc"'),
+        ("sync --timeout nan", "a number of seconds"),
+        ("sync --timeout=-1", "a number of seconds"),
+        ("register", "needs NAME"),
+        ("register last", "needs the model's NAME"),
+        ("register a b c", "takes no more than 2"),
+        ("register last wine --tag nonsense", "--tag wants KEY=VALUE"),
+        ("register last wine --tag k=1 --tag k=2", "a tag's key is given twice"),
+        ("register last wine --to azuerml", 'Did you mean "azureml"?'),
+        ("experiment", "needs NAME"),
+        ("experiment 'wine", "a quote is opened and not closed"),
+        ("link --again=1", "--again takes no value"),
+        ("help stauts", 'Did you mean "status"?'),
+    ],
+)
+def test_a_wrong_line_is_explained_with_what_to_run(shell: Shell, line: str, said: str) -> None:
+    with pytest.raises(BadCommand) as refused:
+        shell.run(f"%dbml {line}")
+    assert said in str(refused.value)
+    assert refused.value.remedies, "every wrong line names a right one"
+    assert shell["fake"].calls == []
+
+
+def test_a_typed_variable_stands_for_its_value(shell: Shell, tmp_path: Path) -> None:
+    shell.ip.user_ns.update(name="wine", folder=tmp_path, most=4)
+    shell.run("%dbml register last $name --tag team=$name")
+    assert shell["fake"].last("register")["name"] == "wine"
+    assert shell["fake"].last("register")["tags"] == {"team": "wine"}
+    shell.run("%dbml link --local $folder")
+    assert shell["fake"].last("link")["local"] == str(tmp_path)
+    shell.run("%dbml runs --max=$most")
+    assert shell["fake"].last("runs")["max_results"] == 4
+
+
+def test_a_function_s_own_variable_is_found(shell: Shell) -> None:
+    shell.run("def go(inner):\n    %dbml experiment $inner\ngo('wine')")
+    assert shell["fake"].last("experiment")["name"] == "wine"
+
+
+def test_braces_are_left_alone(shell: Shell) -> None:
+    shell.ip.user_ns["x"] = 1
+    shell.run("%dbml experiment {x}")
+    assert shell["fake"].last("experiment")["name"] == "{x}"
+
+
+def test_an_undefined_variable_is_an_error_and_never_a_literal(shell: Shell) -> None:
+    shell.ip.user_ns["wine_name"] = "wine"
+    with pytest.raises(UndefinedVariable, match=r"\$wine_nme is not defined.*Did you mean \$wine_name"):
+        shell.run("%dbml experiment $wine_nme")
+    with pytest.raises(BadCommand, match=r"\$wine_name stands alone"):
+        shell.run("%dbml experiment $wine_name/1")
+    shell.ip.user_ns["frame"] = object()
+    with pytest.raises(BadCommand, match=r"\$frame is a object, and a text"):
+        shell.run("%dbml experiment $frame")
+
+
+def test_without_a_link_the_command_is_named_and_the_way_to_link(shell: Shell, fake: FakeSession) -> None:
+    fake.linked = False
+    for command in ("status", "runs", "unlink", "sync", "models", "experiment x", "register wine"):
+        with pytest.raises(NotLinked, match=f"%dbml {command.split()[0]} needs a link") as refused:
+            shell.run(f"%dbml {command}")
+        assert refused.value.remedies[0][0] == "%dbml link --local"
+    with pytest.raises(NotLinked, match="%dbml link without options needs a link"):
+        shell.run("%dbml link")
+
+
+def test_link_without_options_shows_what_is_linked(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run("%dbml link")
+    assert capsys.readouterr().out.startswith("Tracking to both, models registered in databricks\n")
+
+
+def test_a_bare_command_and_help_list_the_commands(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("%dbml", "%dbml --help", "%dbml help"):
+        shell.run(line)
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: %dbml COMMAND [options]\n")
+        for name in ("link", "unlink", "status", "experiment", "runs", "register", "models", "sync"):
+            assert f"  %dbml {name} " in shown
+        assert "%%track" in shown
+
+
+@pytest.mark.parametrize("line", ["runs --help", "runs --max 0 -h", "help runs", "register --help"])
+def test_help_prints_and_stops(shell: Shell, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    shell.run(f"%dbml {line}")
+    shown = capsys.readouterr().out
+    assert "usage: %dbml r" in shown
+    assert "example:" in shown
+    assert shell["fake"].calls == []
+
+
+def test_help_needs_no_link(shell: Shell, fake: FakeSession, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.linked = False
+    shell.run("%dbml help track")
+    assert "%%track forest --autolog" in capsys.readouterr().out
+
+
+def test_a_command_as_a_cell_magic_is_explained(shell: Shell) -> None:
+    with pytest.raises(BadCommand, match="%%dbml is no cell magic"):
+        shell.run("%%dbml link --local\nx = 1")
+
+
+def test_an_interrupted_sync_says_what_is_on_the_way(shell: Shell, fake: FakeSession) -> None:
+    fake.sync_raises = KeyboardInterrupt()
+    with pytest.raises(DeliveryIncomplete, match="nothing is lost"):
+        shell.run("%dbml sync")
+
+
+def test_a_defect_keeps_its_traceback_and_says_where_to_report(
+    shell: Shell, fake: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.raises = ZeroDivisionError("of ours")
+    with pytest.raises(ZeroDivisionError):
+        shell.run("%dbml runs")
+    shown = capsys.readouterr()
+    assert "a defect of ours" in shown.err
+    assert "Traceback" in shown.out
+
+
+def test_an_error_is_shown_in_lines_without_a_traceback(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BadCommand):
+        shell.run("%dbml stauts")
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [
+        'BadCommand: there is no command "stauts". Did you mean "status"?',
+        "  try  %dbml status   where tracking goes, what is still on its way, how far behind",
+    ]

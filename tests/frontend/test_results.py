@@ -1,0 +1,332 @@
+"""What results look like, in text and in HTML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from IPython.lib.pretty import pretty
+
+from dbml_magics import rendering
+from dbml_magics.results import (
+    Destination,
+    ExperimentResult,
+    HelpText,
+    LinkStatus,
+    MetricSummary,
+    ModelsResult,
+    ModelVersion,
+    RegisterResult,
+    Result,
+    RunRow,
+    RunsResult,
+    SyncResult,
+    TrackSummary,
+    UnlinkResult,
+)
+
+DATABRICKS = Destination("databricks", "mlflow", "sqlite:///a", "local  .dbml/databricks")
+AZUREML = Destination("azureml", "mlflow", "sqlite:///b", "local  .dbml/azureml")
+AWAY = replace(AZUREML, pending=1204, away=True, last_error="workspace not reachable (timed out)")
+LINK = LinkStatus("dbml:x", "both", "databricks", "journal", (DATABRICKS, AZUREML), "/f", fresh=True)
+VERSION = ModelVersion("databricks", "wine", "1", "a" * 32, ("champion",), twin="azureml:wine/3")
+ROW = RunRow(
+    "a" * 32, "forest", "wine", "FINISHED", 0, 2100, {"depth": "4"}, {"loss": 0.25}, {}, {"azureml": 3}
+)
+SUMMARY = TrackSummary(
+    run_id="a" * 32,
+    name="forest",
+    experiment="wine",
+    status="FINISHED",
+    seconds=2.1,
+    params={"n_estimators": "20", "max_depth": "4", **{f"p{n}": "x" for n in range(15)}},
+    metrics=(
+        MetricSummary("training_accuracy_score", 0.9943820, 1),
+        MetricSummary("training_f1_score", 0.99438, 1),
+    ),
+    artifacts=(),
+    models=("model",),
+    registered=(VERSION,),
+    destinations=(DATABRICKS, AZUREML),
+)
+
+
+def test_a_link_is_told_as_in_the_guide() -> None:
+    assert str(LINK).splitlines() == [
+        "Linked: tracking to both, models registered in databricks",
+        "  databricks  local  .dbml/databricks   ready",
+        "  azureml     local  .dbml/azureml      ready",
+        "Next: start a cell that trains with %%track",
+    ]
+
+
+def test_a_status_says_what_waits_and_why() -> None:
+    status = LinkStatus(
+        "dbml:x",
+        "azureml",
+        "both",
+        "sync",
+        (replace(DATABRICKS, tracked=False, dead=1), replace(AWAY, lag_seconds=192.0)),
+        "/f",
+        experiment="wine",
+        notes=("wine version 0 is now version 3",),
+    )
+    assert str(status).splitlines() == [
+        "Tracking to azureml only, models registered in databricks and azureml",
+        "  databricks  local  .dbml/databricks   up to date; 1 write refused for good, models only",
+        "  azureml     local  .dbml/azureml      1,204 writes waiting: workspace not reachable (timed out), "
+        "trying again, the oldest 3 min 12 s old",
+        "  experiment  wine",
+        "  mode        sync: each write waits for the primary workspace's answer",
+        "  wine version 0 is now version 3",
+        "%dbml sync waits until everything is delivered",
+    ]
+    assert replace(AZUREML, pending=1).state() == "1 write on its way"
+    assert replace(AZUREML, pending=2).outcome() == "… 2 writes on their way"
+    assert replace(AZUREML, away=True).state() == "workspace not reachable, trying again"
+
+
+def test_a_run_is_summed_up_as_in_the_guide() -> None:
+    assert str(SUMMARY).splitlines() == [
+        "Run forest  FINISHED in 2.1 s      databricks ✓ delivered   azureml ✓ delivered",
+        "  params   n_estimators 20, max_depth 4, … 15 more",
+        "  metrics  training_accuracy_score 0.994, training_f1_score 0.994",
+        "  models   wine version 1 (databricks)",
+        "  see      %dbml runs · %dbml status · %dbml models wine",
+    ]
+
+
+def test_a_run_whose_writes_wait_says_that_nothing_is_lost() -> None:
+    waiting = replace(
+        SUMMARY,
+        name="second",
+        seconds=41.0,
+        destinations=(DATABRICKS, AWAY),
+        params={},
+        metrics=(),
+        registered=(),
+    )
+    waiting = replace(waiting, models=())
+    assert str(waiting).splitlines() == [
+        "Run second  FINISHED in 41.0 s     databricks ✓ delivered   azureml … 1,204 writes waiting: "
+        "workspace not reachable (timed out), trying again",
+        "  nothing is lost: they go out when it answers, from this kernel or the next; "
+        "%dbml status shows how far",
+    ]
+
+
+def test_a_run_says_what_was_refused_and_where_it_is() -> None:
+    summary = replace(
+        SUMMARY,
+        destinations=(replace(DATABRICKS, dead=2), replace(AZUREML, tracked=False)),
+        links={"databricks": "https://adb/run", "azureml": "javascript:alert(1)"},
+        notes=("a param was cut at 500 characters",),
+        registered=(replace(VERSION, version="0"),),
+    )
+    shown = str(summary)
+    assert "databricks ✗ 2 writes refused, the rest delivered" in shown.splitlines()[0]
+    assert "azureml ✓" not in shown
+    assert "  open     databricks https://adb/run" in shown
+    assert "wine version not numbered yet (databricks)" in shown
+    assert "  a param was cut at 500 characters" in shown
+    html = summary.html()
+    assert html is not None
+    assert '<a href="https://adb/run"' in html
+    assert "javascript:" not in html, "only web pages are linked"
+
+
+def test_a_metric_has_a_small_curve() -> None:
+    curve = tuple(float(n) for n in range(100))
+    summary = replace(SUMMARY, metrics=(MetricSummary("loss", 99.0, 100, curve),))
+    assert "loss 99 ▁▁▂▂▃▃▄▄▅▅▆▆▇▇██"[:10] in str(summary)
+    html = summary.html()
+    assert html is not None
+    assert 'aria-label="curve of loss: from 0 to 99"' in html
+    assert 'stroke="currentColor"' in html
+
+
+def test_runs_are_a_table() -> None:
+    shown = str(RunsResult((ROW,), "wine", note="3 writes are missing from this list")).splitlines()
+    assert shown[0] == "Runs of wine"
+    assert shown[1].split() == ["run", "name", "status", "started", "took", "metrics", "params", "delivery"]
+    assert re.search(r"aaaaaaaa  forest  FINISHED .* 2.1 s  loss 0.25  depth 4  azureml … 3 writes", shown[2])
+    assert shown[3] == "  3 writes are missing from this list"
+    assert str(RunsResult((), "wine")).splitlines()[0] == "No runs in wine"
+    running = replace(ROW, end_time=None, undelivered={})
+    assert "delivery" not in str(RunsResult((running,), "wine"))
+
+
+def test_runs_are_a_sequence_and_a_frame() -> None:
+    runs = RunsResult((ROW,), "wine")
+    assert (len(runs), runs[0], list(runs)) == (1, ROW, [ROW])
+    pytest.importorskip("pandas")
+    assert runs.to_pandas()["metrics.loss"].tolist() == [0.25]
+
+
+def test_a_run_shows_all_that_it_logged() -> None:
+    lines = str(ROW).splitlines()
+    assert lines[0] == "Run forest  FINISHED in 2.1 s"
+    assert f"  run      {'a' * 32}" in lines
+    assert "  waiting  azureml 3 writes" in lines
+
+
+def test_models_and_registrations_name_version_twin_and_run() -> None:
+    made = str(RegisterResult("wine", "a" * 32, (VERSION,), new_model=True))
+    assert made.splitlines()[0] == "Registered wine, a new model"
+    assert re.search(r"databricks +1 +champion +aaaaaaaa +azureml:wine/3", made)
+    assert made.splitlines()[-1] == "  see  %dbml models wine"
+    assert str(ModelsResult(None, ())).splitlines() == [
+        "No registered models",
+        "  see  %dbml register last NAME",
+    ]
+    assert str(ModelsResult("wine", ())).splitlines()[0] == "No versions of wine"
+    models = ModelsResult(None, (VERSION,))
+    assert str(models).startswith("Registered models, the newest version of each")
+    assert (len(models), models[0], list(models)) == (1, VERSION, [VERSION])
+    assert str(VERSION) == "wine version 1 (databricks)  @champion  twin azureml:wine/3"
+
+
+def test_syncing_and_unlinking_say_what_remains() -> None:
+    assert str(SyncResult({"azureml": 1204}, {}, 3.2)) == (
+        "Delivered azureml 1,204 writes in 3.2 s: every workspace is up to date"
+    )
+    assert str(SyncResult({}, {}, 0.0)) == "Nothing was on its way: every workspace is up to date"
+    assert str(SyncResult({"azureml": 1}, {"azureml": 2}, 1.0, {"azureml": 1})).splitlines() == [
+        "Delivered azureml 1 write in 1.0 s",
+        "  still on their way: azureml 2 writes; %dbml sync goes on",
+        "  ✗ refused for good: azureml 1 write; %dbml status says why",
+    ]
+    assert str(UnlinkResult("sqlite:///x", "sqlite:///x", {"databricks": 0, "azureml": 3})).splitlines() == [
+        "Unlinked: MLflow tracks to sqlite:///x again",
+        "  azureml  … 3 writes waiting",
+        "  nothing is lost: %dbml link --again takes the link up and delivers them",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (1204, "1,204"),
+        (20.0, "20"),
+        (0.99438, "0.994"),
+        (0.00000032, "3.2e-07"),
+        (12345.678, "12,345.7"),
+        (2.5, "2.5"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (1e20, "100,000,000,000,000,000,000.0"),
+    ],
+)
+def test_numbers_are_readable(value: float, written: str) -> None:
+    assert rendering.number(value) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (2.1, "2.1 s"),
+        (41, "41.0 s"),
+        (0, "0.0 s"),
+        (59.96, "1 min 0 s"),
+        (192, "3 min 12 s"),
+        (7500, "2 h 5 min"),
+        (-1, "0.0 s"),
+    ],
+)
+def test_durations_are_readable(seconds: float, written: str) -> None:
+    assert rendering.duration(seconds) == written
+
+
+@pytest.mark.parametrize(
+    ("curve", "drawn"),
+    [
+        ((), ""),
+        ((1.0,), ""),
+        ((1.0, 1.0), "▁▁"),
+        ((0.0, 1.0), "▁█"),
+        ((1.0, float("nan"), 0.0), "█▁"),
+        ((-1.7e308, 1.7e308), "▁█"),
+    ],
+)
+def test_curves_are_drawn_with_what_is_finite(curve: tuple[float, ...], drawn: str) -> None:
+    assert rendering.sparkline(curve) == drawn
+    assert ("<svg" in rendering.curve_svg(curve, "loss")) is bool(drawn)
+
+
+EVIL = '<script>alert("x")</script>'
+
+
+class _Checker(HTMLParser):
+    """Notes what a reader of the markup needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.styles: list[str] = []
+        self.unscoped = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open.append(tag)
+        given = dict(attrs)
+        self.styles.append(given.get("style") or "")
+        self.unscoped += tag == "th" and "scope" not in given
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        replace(LINK, destinations=(replace(DATABRICKS, place=EVIL),), notes=(EVIL,), experiment=EVIL),
+        ExperimentResult(EVIL, "1", {EVIL: EVIL}, created=True),
+        RunsResult((replace(ROW, name=EVIL, params={EVIL: EVIL}, metrics={EVIL: 1.0}),), EVIL, note=EVIL),
+        RunsResult((), EVIL),
+        replace(ROW, name=EVIL),
+        RegisterResult(EVIL, None, (replace(VERSION, name=EVIL, aliases=(EVIL,)),), new_model=False),
+        ModelsResult(None, (replace(VERSION, name=EVIL),)),
+        ModelsResult(EVIL, ()),
+        replace(
+            SUMMARY,
+            name=EVIL,
+            params={EVIL: EVIL},
+            metrics=(MetricSummary(EVIL, 1.0, 2, (0.0, 1.0)),),
+            artifacts=(EVIL,),
+            notes=(EVIL,),
+            links={EVIL: f"https://x/{EVIL}"},
+        ),
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_html_is_escaped_and_can_be_read_aloud(result: Result) -> None:
+    html = result._repr_html_()
+    assert html is not None
+    assert "<script" not in html
+    checker = _Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == [], "every tag is closed"
+    assert checker.unscoped == 0, "every header says what it is the header of"
+    assert checker.tags.count("caption") == checker.tags.count("table")
+    assert not any("color" in style or "background" in style for style in checker.styles)
+
+
+@pytest.mark.parametrize("result", [LINK, SUMMARY, RunsResult((ROW,), "wine"), HelpText("help"), VERSION])
+def test_text_repr_and_pretty_are_one_and_the_same(result: Result) -> None:
+    assert repr(result) == str(result) == pretty(result)
+
+
+def test_html_has_the_words_of_the_text() -> None:
+    for result in (LINK, RunsResult((ROW,), "wine"), SUMMARY):
+        html = result._repr_html_()
+        assert html is not None
+        words = set(re.sub(r"<[^>]*>", " ", html).split())
+        missing = {word for word in str(result).split() if word not in words and word.isalpha()}
+        assert not missing

@@ -1,0 +1,235 @@
+"""``%%track``: the run begins and ends with its cell."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
+from tests.frontend.conftest import Shell
+from tests.frontend.fakes import FakeSession
+
+
+def test_a_cell_is_a_run_that_ends_with_its_summary(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell.run("%%track forest\nx = 20\nx + 1") == 21
+    assert [(track.name, track.status) for track in shell["fake"].tracks] == [("forest", "FINISHED")]
+    shown = capsys.readouterr().out
+    assert shown.count("Run forest  FINISHED in 2.1 s      databricks ✓ delivered   azureml ✓ delivered") == 1
+    assert "see        %dbml runs · %dbml status" in shown
+
+
+def test_the_options_reach_the_run(shell: Shell) -> None:
+    shell.run("%%track a --experiment e --autolog --nested --register wine --tag k=v --source\nx = 1\n")
+    assert shell["fake"].last("begin_track") == {
+        "name": "a",
+        "experiment": "e",
+        "autolog": True,
+        "tags": {"k": "v"},
+        "nested": True,
+        "register": "wine",
+        "source": "x = 1\n",
+    }
+    shell.run("%%track --no-autolog\nx = 1")
+    plain = shell["fake"].last("begin_track")
+    assert (plain["name"], plain["autolog"], plain["source"]) == (None, False, None)
+    shell.run("%%track\nx = 1")
+    assert shell["fake"].last("begin_track")["autolog"] is None
+
+
+def test_a_failing_cell_ends_its_run_failed(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        shell.run("%%track\n1 / 0")
+    assert shell["fake"].tracks[0].status == "FAILED"
+    shown = capsys.readouterr().out
+    assert "----> 2 1 / 0" in shown, "the traceback has the cell's own line numbers"
+    assert "FAILED in 2.1 s" in shown
+
+
+def test_an_interrupted_cell_ends_its_run_killed(shell: Shell) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        shell.run("%%track\nraise KeyboardInterrupt")
+    assert shell["fake"].tracks[0].status == "KILLED"
+
+
+def test_a_cell_can_await(shell: Shell) -> None:
+    shell.run("%%track\nimport asyncio\nawait asyncio.sleep(0)\nafter = True")
+    assert shell["after"]
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+@pytest.mark.parametrize("first", ["%%time", "%%capture", "\n\n%%time", "%%time\n"])
+def test_other_cell_magics_stand_above_it(shell: Shell, first: str) -> None:
+    shell.run(f"{first}\n%%track forest\nx = 5")
+    assert shell["x"] == 5
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+@pytest.mark.parametrize("first", ["%%time", "%%capture"])
+def test_a_failure_under_another_cell_magic_ends_the_run_failed(shell: Shell, first: str) -> None:
+    shell.ip.run_cell(f"{first}\n%%track forest\n1 / 0")
+    assert [track.status for track in shell["fake"].tracks] == ["FAILED"]
+
+
+def test_a_failure_under_time_fails_the_cell_in_every_ipython(shell: Shell, fake: FakeSession) -> None:
+    with pytest.raises(ZeroDivisionError):
+        shell.run("%%time\n%%track\n1 / 0")
+    fake.linked = False
+    with pytest.raises(NotLinked):
+        shell.run("%%time\n%%track\nx = 1")
+
+
+def test_another_cell_magic_can_stand_below_it(shell: Shell) -> None:
+    shell.run("%%track forest\n\n%%time\nx = 6")
+    assert shell["x"] == 6
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+def test_a_cell_that_runs_a_cell_is_one_run(shell: Shell) -> None:
+    shell.run(
+        "%%track outer\n"
+        "get_ipython().run_cell('inner = fake.tracks[0].status')\n"
+        "get_ipython().run_cell('1 / 0')\n"
+        "get_ipython().run_cell('')\n"
+        "still = fake.tracks[0].status"
+    )
+    assert shell["inner"] is None
+    assert shell["still"] is None
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+def test_a_run_ends_with_the_execution_that_began_it(shell: Shell) -> None:
+    shell.run("get_ipython().run_cell('%%track inner\\nx = 1')\nstatus = fake.tracks[0].status")
+    assert shell["status"] == "FINISHED"
+
+
+def test_a_failing_beginning_stops_the_cell(shell: Shell, fake: FakeSession) -> None:
+    fake.linked = False
+    with pytest.raises(NotLinked, match="%%track needs a link"):
+        shell.run("%%track\nreached = True")
+    with pytest.raises(BadCommand, match="Did you mean --autolog"):
+        shell.run("%%track --autlog\nreached = True")
+    assert "reached" not in shell.ip.user_ns
+    assert fake.tracks == []
+
+
+def test_a_failing_end_fails_the_cell_after_its_summary(
+    shell: Shell, fake: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.has_model = False
+    with pytest.raises(NoModel):
+        shell.run("%%track forest --register wine\nx = 1")
+    shown = capsys.readouterr().out
+    assert shown.index("Run forest  FINISHED") < shown.index("NoModel: the run logged no model.")
+
+
+def test_a_failing_end_of_a_failing_cell_leaves_the_cell_s_own_error(
+    shell: Shell, fake: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.end_raises = JournalFull("the disk is full.")
+    with pytest.raises(ZeroDivisionError):
+        shell.run("%%track\n1 / 0")
+    assert "JournalFull: the disk is full." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", ["", "\n", "\n   \n", "\n# nothing but words\n"])
+def test_an_empty_cell_is_an_error(shell: Shell, body: str) -> None:
+    with pytest.raises(EmptyCell, match="%%track stands above nothing"):
+        shell.run(f"%%track forest{body}")
+    assert shell["fake"].tracks == []
+
+
+def test_help_is_shown_and_the_cell_does_not_run(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    for cell in ("%%track --help\nreached = True", "%%track -h", "%%track forest --help\nreached ="):
+        shell.run(cell)
+        assert "usage: %%track [RUN_NAME]" in capsys.readouterr().out
+    assert "reached" not in shell.ip.user_ns
+    assert shell["fake"].tracks == []
+
+
+def test_a_cell_that_is_no_python_begins_no_run(shell: Shell) -> None:
+    with pytest.raises(SyntaxError):
+        shell.run("%%track\nx = (")
+    assert shell["fake"].tracks == []
+
+
+def test_params_are_the_values_at_the_end_of_the_cell(shell: Shell) -> None:
+    shell.ip.user_ns["rate"] = 0.5
+    shell.run("%%track --params rate,depth\ndepth = 3\nrate = 0.1")
+    assert shell["fake"].tracks[0].params == {"rate": 0.1, "depth": 3}
+
+
+def test_a_param_that_is_undefined_fails_the_cell_and_keeps_the_run(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UndefinedVariable, match="--params names nowhere, which is not defined"):
+        shell.run("%%track --params here,nowhere\nhere = 1")
+    assert shell["fake"].tracks[0].status == "FINISHED"
+    assert shell["fake"].tracks[0].params == {"here": 1}
+    assert "FINISHED" in capsys.readouterr().out
+
+
+def test_a_failing_cell_says_nothing_of_its_missing_params(shell: Shell) -> None:
+    with pytest.raises(ZeroDivisionError):
+        shell.run("%%track --params here,nowhere\nhere = 1\n1 / 0")
+    assert shell["fake"].tracks[0].params == {"here": 1}
+
+
+def test_an_import_from_the_future_can_stand_first(shell: Shell) -> None:
+    future = "from __future__ import annotations"
+    shell.run(f"%%track\n# first\n{future}\ndef f(x: nowhere): pass\nx = f.__annotations__")
+    assert shell["x"] == {"x": "nowhere"}
+    assert shell["fake"].tracks[0].status == "FINISHED"
+    shell.ip.compile.reset_compiler_flags()
+
+
+def test_params_are_names(shell: Shell) -> None:
+    with pytest.raises(BadCommand, match="--params wants names of variables"):
+        shell.run("%%track --params a+b\nx = 1")
+
+
+def test_the_magic_can_be_called_as_a_function(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run("get_ipython().run_cell_magic('track', 'forest', 'x = 1\\nx + 1')")
+    shown = capsys.readouterr().out
+    assert "2" in shown.splitlines()[0]
+    assert shown.count("Run forest  FINISHED") == 1
+    with pytest.raises(Exception, match="division") as failed:
+        shell.run("get_ipython().run_cell_magic('track', 'forest', '1 / 0')")
+    assert failed.value._render_traceback_() == []  # type: ignore[attr-defined]
+    assert isinstance(failed.value.__cause__, ZeroDivisionError)
+    assert capsys.readouterr().out.count("ZeroDivisionError: division by zero") == 1
+    assert [track.status for track in shell["fake"].tracks] == ["FINISHED", "FAILED"]
+
+
+def test_a_function_call_fails_when_its_end_fails(shell: Shell, fake: FakeSession) -> None:
+    fake.has_model = False
+    with pytest.raises(Exception, match="logged no model") as failed:
+        shell.run("get_ipython().run_cell_magic('track', '--register wine', 'x = 1')")
+    assert isinstance(failed.value.__cause__, NoModel)
+
+
+def test_a_single_percent_sign_is_explained(shell: Shell) -> None:
+    with pytest.raises(BadCommand, match="%track is no line magic"):
+        shell.run("x = 1\n%track forest")
+    assert shell["fake"].tracks == []
+
+
+def test_a_cell_is_one_run(shell: Shell) -> None:
+    with pytest.raises(BadCommand, match="given twice"):
+        shell.run("%%track a\nget_ipython().run_line_magic('track', 'b')")
+    assert [track.status for track in shell["fake"].tracks] == ["FAILED"]
+
+
+def test_a_defect_at_the_end_is_told_from_an_error_of_the_user_s(
+    shell: Shell, fake: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.end_raises = RuntimeError("ours")
+    with pytest.raises(RuntimeError):
+        shell.run("%%track\nx = 1")
+    shown = capsys.readouterr()
+    assert "a defect of ours" in shown.err
+    assert "RuntimeError: ours" in shown.out
+
+
+def test_a_silent_execution_is_refused(shell: Shell) -> None:
+    shell.ip.run_cell("%%track\nreached = True", silent=True)
+    assert "reached" not in shell.ip.user_ns
+    assert shell["fake"].tracks == []
