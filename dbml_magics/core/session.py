@@ -129,6 +129,9 @@ class Session:
         mlflow.set_registry_uri(engine.link.uri)
         if self._engine is not engine:
             _forget_ids()
+            if self._engine is not None:
+                self._engine.retired = True
+        engine.retired = False
         self._engine = engine
 
     def unlink(self) -> results.UnlinkResult:
@@ -143,6 +146,7 @@ class Session:
         assert self._before is not None
         self._before.restore()
         _forget_ids()
+        engine.retired = True
         self._engine, self._before = None, None
         import mlflow
 

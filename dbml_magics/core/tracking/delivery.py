@@ -157,9 +157,19 @@ class Courier:
                     self._dirty.update(self.engine.journal.queues())
                     scanned = time.monotonic()
                 self._round()
+                if self.engine.retired and self._may_end():
+                    return
             except Exception:
                 _log.exception("delivery to %s stumbled; it goes on", self.role)
                 self._stop.wait(1.0)
+
+    def _may_end(self) -> bool:
+        """End the thread of a link that was left, once nothing waits; a later write starts it again."""
+        if self._wake.is_set() or self._dirty or self.engine.waiting(self.role)[0]:
+            return False
+        self._release_lease()
+        self._thread = None
+        return True
 
     def _gather(self) -> None:
         until = time.monotonic() + LINGER_S

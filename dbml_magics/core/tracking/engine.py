@@ -93,6 +93,8 @@ class Engine:
         self._warned: set[str] = set()
         self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
         self._pid = os.getpid()
+        self.retired = False
+        """Nobody is linked to it any more: its threads end once everything is delivered."""
         _after_fork.add(self)
 
     # --- parts
@@ -190,6 +192,10 @@ class Engine:
         pid = self._pid
         while os.getpid() == pid:
             time.sleep(1.0)
+            if self.retired:
+                self._disk_thread = None
+                self.journal.sync_to_disk()
+                return
             try:
                 self.journal.sync_to_disk()
             except OSError:
