@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPED = ["dbml_magics", "tests.infra", "tests.infra_tests", "tests.benchmarks"]
+TYPED = ["dbml_magics", "tests.infra", "tests.infra_tests", "tests.benchmarks", "tests.frontend"]
 OUTCOMES = "passed|failed|skipped|errors?|deselected|xfailed"
 CLOSING = re.compile(rf"(\d+ ({OUTCOMES})|no tests ran)\b.* in [\d.]+s")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
