@@ -163,7 +163,9 @@ def make(
     if local:
         specs = _local_specs(Path(folder, local if isinstance(local, str) else ".dbml"))
     else:
-        specs = tuple(WorkspaceSpec(role, checked_uri(role, uri)) for role, uri in given.items() if uri is not None)
+        specs = tuple(
+            WorkspaceSpec(role, checked_uri(role, uri)) for role, uri in given.items() if uri is not None
+        )
     link = Link(folder, specs, track, registry, mode)
     missing = [role for role in link.used if role not in {w.role for w in specs}]
     if missing:
@@ -194,7 +196,10 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
         f"{wish} needs the workspace {' and '.join(missing)}, and no URI was given for it.",
         remedies=[
             (f"%dbml link --{have.role} {masked(have.uri)} --{missing[0]} URI", "both"),
-            (f"%dbml link --{have.role} {masked(have.uri)} --track {have.role} --registry {have.role}", "this one"),
+            (
+                f"%dbml link --{have.role} {masked(have.uri)} --track {have.role} --registry {have.role}",
+                "this one",
+            ),
         ],
     )
 
@@ -202,7 +207,9 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
 def _local_specs(folder: Path) -> tuple[WorkspaceSpec, ...]:
     folder = Path(os.path.abspath(folder.expanduser()))
     if folder.exists() and not folder.is_dir():
-        raise BadLink(f"{folder} is a file, and --local needs a folder.", remedies=["%dbml link --local .dbml"])
+        raise BadLink(
+            f"{folder} is a file, and --local needs a folder.", remedies=["%dbml link --local .dbml"]
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
@@ -213,7 +220,9 @@ def _local_specs(folder: Path) -> tuple[WorkspaceSpec, ...]:
             f"{folder} cannot be written ({error.strerror}).",
             remedies=[("%dbml link --local ~/dbml", "a folder of your own")],
         ) from error
-    return tuple(WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES)
+    return tuple(
+        WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES
+    )
 
 
 def checked_uri(role: str, uri: str) -> str:
@@ -230,7 +239,8 @@ def checked_uri(role: str, uri: str) -> str:
             split.port  # noqa: B018 - raises on a port that is no number
         except ValueError:
             raise BadUri(
-                f"{text!r} has a port that is not a number.", remedies=[f"%dbml link --{role} http://127.0.0.1:5000"]
+                f"{text!r} has a port that is not a number.",
+                remedies=[f"%dbml link --{role} http://127.0.0.1:5000"],
             ) from None
         return text.rstrip("/")
     if split.scheme == "sqlite":
@@ -238,7 +248,9 @@ def checked_uri(role: str, uri: str) -> str:
     if split.scheme in ("databricks", "azureml"):
         return _of_role(role, text)
     if split.scheme == SCHEME:
-        raise BadUri(f"--{role} is itself a link; name the workspace behind it.", remedies=["%dbml link --again"])
+        raise BadUri(
+            f"--{role} is itself a link; name the workspace behind it.", remedies=["%dbml link --again"]
+        )
     if split.scheme == "file" or split.scheme.split("+")[0] in _DATABASES:
         return text
     near = "" if split.scheme else " (a folder? %dbml link --local makes workspaces in one)"
@@ -247,7 +259,10 @@ def checked_uri(role: str, uri: str) -> str:
         remedies=[
             (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server"),
             (f"%dbml link --{role} sqlite:///mlflow.db", "a database file"),
-            (f"%dbml link --{role} {'databricks' if role == 'databricks' else 'azureml://…'}", "the service itself"),
+            (
+                f"%dbml link --{role} {'databricks' if role == 'databricks' else 'azureml://…'}",
+                "the service itself",
+            ),
         ],
     )
 
@@ -256,10 +271,14 @@ def _sqlite(role: str, text: str) -> str:
     path = text.removeprefix("sqlite:///").split("?")[0]
     if not text.startswith("sqlite:///") or not path:
         raise BadUri(
-            f"{text!r} names no file.", remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes")]
+            f"{text!r} names no file.",
+            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes")],
         )
     if os.path.isdir(path):
-        raise BadUri(f"{path} is a folder, not a database.", remedies=[f"%dbml link --{role} sqlite:///{path}/mlflow.db"])
+        raise BadUri(
+            f"{path} is a folder, not a database.",
+            remedies=[f"%dbml link --{role} sqlite:///{path}/mlflow.db"],
+        )
     return f"sqlite:///{os.path.abspath(path)}"
 
 
@@ -408,5 +427,7 @@ def leftovers(link: Link) -> list[str]:
         waiting = {role: n for role, n in waiting_by_role(other).items() if n}
         if waiting:
             parts = " and ".join(f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items())
-            found.append(f"an earlier link of this folder has writes undelivered: {parts}; link it again to send them")
+            found.append(
+                f"an earlier link of this folder has writes undelivered: {parts}; link it again to send them"
+            )
     return found

@@ -76,7 +76,8 @@ def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
         except MlflowException as error:
             said = " ".join(str(error.message).split())
             raise BadName(
-                f"{alias!r} is not an alias: {said}", remedies=[f"%dbml register last {name} --alias champion"]
+                f"{alias!r} is not an alias: {said}",
+                remedies=[f"%dbml register last {name} --alias champion"],
             ) from error
 
 
@@ -139,7 +140,9 @@ def _models_of(engine: Engine, run_id: str) -> list[tuple[str, dict[str, Any]]]:
     if found:
         return found
     for entry in _listed(engine, run_id, None):
-        if entry.is_dir and any(f.path == f"{entry.path}/MLmodel" for f in _listed(engine, run_id, entry.path)):
+        if entry.is_dir and any(
+            f.path == f"{entry.path}/MLmodel" for f in _listed(engine, run_id, entry.path)
+        ):
             found.append((entry.path, {"kind": "run", "run": run_id, "path": entry.path}))
     return found
 
@@ -156,7 +159,10 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
         if answer is not None and "error" in answer:
             raise Refused(
                 f"{role} refused the registration: {answer['error']}",
-                remedies=[("%dbml models", "shows what is registered"), ("%dbml status", "shows refused writes")],
+                remedies=[
+                    ("%dbml models", "shows what is registered"),
+                    ("%dbml status", "shows refused writes"),
+                ],
             )
         if answer is not None:
             engine.wait(role, [queue], 1.0)  # the aliases behind it
@@ -171,7 +177,11 @@ def _version(
 ) -> results.ModelVersion:
     answer = answers[role]
     twin = next(
-        (f"{other}:{a['name']}/{a['version']}" for other, a in answers.items() if other != role and a is not None),
+        (
+            f"{other}:{a['name']}/{a['version']}"
+            for other, a in answers.items()
+            if other != role and a is not None
+        ),
         None,
     )
     return results.ModelVersion(

@@ -78,7 +78,9 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ExperimentNotFound(
             f"no experiment {name!r} in {' or '.join(engine.link.tracked)}.{hint}",
-            remedies=[f"%dbml runs --experiment {near[0]}"] if near else [("%dbml experiment NAME", "makes one")],
+            remedies=[f"%dbml runs --experiment {near[0]}"]
+            if near
+            else [("%dbml experiment NAME", "makes one")],
         )
     return str(found.experiment_id), str(found.name)
 
@@ -88,7 +90,9 @@ def list_runs(
 ) -> results.RunsResult:
     """List an experiment's runs."""
     try:
-        experiment_id, name = active_experiment(engine) if experiment is None else find_experiment(engine, experiment)
+        experiment_id, name = (
+            active_experiment(engine) if experiment is None else find_experiment(engine, experiment)
+        )
         page = client(engine).search_runs(
             [experiment_id], where, ViewType.ACTIVE_ONLY, max_results, list(order_by) or None
         )
@@ -97,10 +101,14 @@ def list_runs(
             raise as_error(engine, error, "the list of runs") from error
         raise BadCommand(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
-            remedies=['%dbml runs --filter "metrics.loss < 0.5 and params.depth = \'3\'" --order-by "metrics.loss ASC"'],
+            remedies=[
+                '%dbml runs --filter "metrics.loss < 0.5 and params.depth = \'3\'" --order-by "metrics.loss ASC"'
+            ],
         ) from error
     missing, _ = engine.waiting(engine.link.primary)
-    note = f"{missing:,} writes are on their way and missing here; %dbml sync waits for them" if missing else ""
+    note = (
+        f"{missing:,} writes are on their way and missing here; %dbml sync waits for them" if missing else ""
+    )
     return results.RunsResult(rows=tuple(row(engine, r, name) for r in page), experiment=name, note=note)
 
 
@@ -134,7 +142,11 @@ def resolve(engine: Engine, given: str, last: str | None) -> str:
     if given in known:
         return given
     try:
-        return str(client(engine).get_run(given).info.run_id) if len(given) >= 32 else _by_prefix(engine, given, known)
+        return (
+            str(client(engine).get_run(given).info.run_id)
+            if len(given) >= 32
+            else _by_prefix(engine, given, known)
+        )
     except MlflowException as error:
         if isinstance(error, Away):
             raise as_error(engine, error, f"run {given!r}") from error
@@ -152,7 +164,10 @@ def _last(engine: Engine, last: str | None) -> str:
             return run
     raise RunNotFound(
         "there is no last run: none has ended in this notebook or through this link.",
-        remedies=[("%%track", "on a cell's first line makes the cell a run"), ("%dbml runs", "lists what is there")],
+        remedies=[
+            ("%%track", "on a cell's first line makes the cell a run"),
+            ("%dbml runs", "lists what is there"),
+        ],
     )
 
 
@@ -170,7 +185,10 @@ def _by_prefix(engine: Engine, given: str, known: dict[str, str]) -> str:
     if len(found) > 1:
         raise AmbiguousRun(
             f"{given!r} begins the ids of {len(found)} runs.",
-            remedies=[(f"%dbml register {run[: len(given) + 6]} NAME", name) for run, name in list(found.items())[:4]],
+            remedies=[
+                (f"%dbml register {run[: len(given) + 6]} NAME", name)
+                for run, name in list(found.items())[:4]
+            ],
         )
     return next(iter(found))
 
@@ -179,8 +197,11 @@ def _not_found(given: str, known: dict[str, str]) -> RunNotFound:
     named = [run for run, name in known.items() if name == given]
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     guesses: Iterable[str] = [*named, *near]
-    remedies = [(f"%dbml register {run[:8]} NAME", f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
+    remedies = [
+        (f"%dbml register {run[:8]} NAME", f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]
+    ]
     return RunNotFound(
-        f"no run's id begins with {given!r}" + (" (that is a run's name; commands take ids)." if named else "."),
+        f"no run's id begins with {given!r}"
+        + (" (that is a run's name; commands take ids)." if named else "."),
         remedies=[*remedies, ("%dbml runs", "lists the runs with their ids")],
     )

@@ -213,7 +213,9 @@ class Session:
 
         engine = self.engine("%dbml register")
         run_id = runs.resolve(engine, run, self.last_run)
-        return registry.register(engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {}))
+        return registry.register(
+            engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
+        )
 
     def models(self, name: str | None = None) -> results.ModelsResult:
         """List the registered models, or one model's versions at each workspace. Raises ModelNotFound."""
@@ -413,12 +415,16 @@ def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
         )
     if isinstance(error, Away):
         other = next((r for r in engine.link.used if r != role), None)
-        remedies = [(f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")]
+        remedies = [
+            (f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")
+        ]
         if not place.startswith("http"):
             remedies = [(f"%dbml link --{role} URI", "check the URI")]
         if other is not None:
             spec = links.masked(engine.link.spec(other).uri)
-            remedies.append((f"%dbml link --{other} {spec} --track {other}", "track to the other one for now"))
+            remedies.append(
+                (f"%dbml link --{other} {spec} --track {other}", "track to the other one for now")
+            )
         return WorkspaceUnreachable(f"the {role} workspace {place} is {error.reason}.", remedies=remedies)
     return NotMlflow(
         f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
@@ -470,9 +476,13 @@ def _notes(engine: Engine) -> list[str]:
     for key, told in engine.state.answers("provisional/").items():
         answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
         if answer is None:
-            notes.append(f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers")
+            notes.append(
+                f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers"
+            )
         elif "version" in answer:
-            notes.append(f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}")
+            notes.append(
+                f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}"
+            )
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
     return notes

@@ -15,12 +15,12 @@ from mlflow.utils.autologging_utils import get_autologging_config
 from dbml_magics import results
 from dbml_magics.core import registry, runs
 from dbml_magics.core.session import destination
+from dbml_magics.core.source import masked_text
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.workspaces.naming import check_experiment_name
 from dbml_magics.errors import DbmlError, NoModel, RunActive
-from dbml_magics.core.source import masked_text
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -33,7 +33,9 @@ _GIT_COMMIT_TAG = "mlflow.source.git.commit"
 class Track:
     """A run that is being tracked by a cell or a ``with`` block."""
 
-    def __init__(self, session: Session, engine: Engine, run: Any, register: str | None, autolog: _Autolog) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, run: Any, register: str | None, autolog: _Autolog
+    ) -> None:
         self.run_id: str = run.info.run_id
         self._session = session
         self._engine = engine
@@ -41,7 +43,9 @@ class Track:
         self._autolog = autolog
         self._began = time.monotonic()
 
-    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> results.TrackSummary:
+    def end(
+        self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
+    ) -> results.TrackSummary:
         """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
 
         ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
@@ -80,7 +84,9 @@ class Track:
         if self._register is None:
             return None
         try:
-            registry.register(self._engine, self.run_id, self._register, path=None, to=None, aliases=(), tags={})
+            registry.register(
+                self._engine, self.run_id, self._register, path=None, to=None, aliases=(), tags={}
+            )
         except NoModel as error:
             return NoModel(
                 f"--register {self._register}: {error.message}",
@@ -225,7 +231,9 @@ def _metrics_of(run: RunView) -> list[results.MetricSummary]:
         series = run.series.get(key)
         last = run.latest(key).value
         found.append(
-            results.MetricSummary(key=key, last=last, count=len(series.values) if series else 1, curve=_curve(series))
+            results.MetricSummary(
+                key=key, last=last, count=len(series.values) if series else 1, curve=_curve(series)
+            )
         )
     return found
 

@@ -32,12 +32,15 @@ from mlflow.entities import (
     Param,
     Run,
     RunInfo,
-    RunStatus,
     RunTag,
     ViewType,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+)
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.async_logging.run_operations import RunOperations
@@ -115,7 +118,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         assert run is not None
         if run.deleted:
             raise MlflowException(
-                f"The run {run_id} must be in the 'active' state. Current state is deleted.", INVALID_PARAMETER_VALUE
+                f"The run {run_id} must be in the 'active' state. Current state is deleted.",
+                INVALID_PARAMETER_VALUE,
             )
         return run
 
@@ -254,7 +258,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         tried = []
 
         def ask(primary: Applier) -> Run:
-            at = primary.experiment_at(experiment_id) if self._is_provisional(experiment_id) else experiment_id
+            at = (
+                primary.experiment_at(experiment_id) if self._is_provisional(experiment_id) else experiment_id
+            )
             if tried:  # the answer may have been lost: look before making a second one
                 found = primary.find_run(at, key)
                 if found is not None:
@@ -267,7 +273,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _is_provisional(self, experiment_id: str) -> bool:
         known = self.engine.state.identity(self.engine.link.primary, "experiment", experiment_id)
-        return known is not None and known.actual != experiment_id or experiment_id.startswith(_PROVISIONAL)
+        return (known is not None and known.actual != experiment_id) or experiment_id.startswith(_PROVISIONAL)
 
     def get_run(self, run_id: str) -> Run:
         """Return a run, with what of it is on its way."""
@@ -351,13 +357,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if view is not None:
             return PagedList(self._history_of(view, metric_key), None)
         page = self.engine.read(
-            lambda a: a.store.get_metric_history(self.engine._known_at(a, run_id), metric_key, max_results, page_token)
+            lambda a: a.store.get_metric_history(
+                self.engine._known_at(a, run_id), metric_key, max_results, page_token
+            )
         )
         return PagedList(page, getattr(page, "token", None))
 
     def _history_of(self, view: RunView, key: str) -> list[Metric]:
         series = view.series.get(key)
-        own = [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series.values))]
+        own = (
+            [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series.values))]
+        )
         if key not in view.from_base:
             return own
         base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
@@ -438,7 +448,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     )
                 )
             except MlflowException as error:
-                found = primary.store.get_experiment_by_name(own_name) if tried and already_exists(error) else None
+                found = (
+                    primary.store.get_experiment_by_name(own_name)
+                    if tried and already_exists(error)
+                    else None
+                )
                 if found is None:
                     raise
                 return str(found.experiment_id)
@@ -477,7 +491,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             known = self.engine.state.answer(f"experiment/{experiment_id}")
             if known is None or not (isinstance(error, Away) or is_missing(error)):
                 raise
-            return _experiment(experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id))
+            return _experiment(
+                experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id)
+            )
         return self._visible_experiment(found)
 
     def _must_know(self, applier: Applier, experiment_id: str) -> str:
@@ -611,7 +627,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def ask(primary: Applier) -> LoggedModel:
             run = told["run"]
-            if run and primary.state.identity(primary.role, "run", run) is None and self.engine.creation_of(run):
+            if (
+                run
+                and primary.state.identity(primary.role, "run", run) is None
+                and self.engine.creation_of(run)
+            ):
                 raise Away("its run is still on its way there", sent=False)
             experiment_id = primary.experiment_at(told["experiment"])
             if tried:
@@ -644,7 +664,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             model = view.models.get(model_id) if view else None
             if view is not None and model is not None:
                 if model.deleted and not allow_deleted:
-                    raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+                    raise MlflowException(
+                        f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST
+                    )
                 return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
         return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
 

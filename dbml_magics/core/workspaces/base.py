@@ -74,7 +74,9 @@ class Workspace:
     def artifacts(self, uri: str) -> ArtifactRepository:
         """Return the repository behind one of this workspace's own artifact URIs."""
         return get_artifact_repository(
-            add_databricks_profile_info_to_artifact_uri(uri, self.uri), tracking_uri=self.uri, registry_uri=self.uri
+            add_databricks_profile_info_to_artifact_uri(uri, self.uri),
+            tracking_uri=self.uri,
+            registry_uri=self.uri,
         )
 
     def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> None:
@@ -124,7 +126,8 @@ class HttpWorkspace(Workspace):
             username=own.username,
             password=own.password,
             token=own.token,
-            ignore_tls_verification=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"),
+            ignore_tls_verification=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower()
+            in ("1", "true"),
             server_cert_path=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"),
             client_cert_path=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
         )

@@ -22,7 +22,9 @@ class Limits:
 
     def lowered(self, refusal: str, size: int) -> Limits | None:
         """Return the limits that a refusal of a batch of ``size`` metrics teaches, or None if it names none."""
-        found = re.search(r"(?:limit|maximum|at most|no more than|exceed\w*)\D{0,60}?(\d{1,5})", refusal, re.I)
+        found = re.search(
+            r"(?:limit|maximum|at most|no more than|exceed\w*)\D{0,60}?(\d{1,5})", refusal, re.I
+        )
         if found is None:
             return None
         number = int(found.group(1))

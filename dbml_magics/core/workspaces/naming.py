@@ -30,7 +30,10 @@ def check_experiment_name(name: str) -> None:
     elif posixpath.normpath(name) in (".", "..") or name.startswith("../"):
         trouble = "it is a relative path"
     if trouble:
-        last = re.sub(r"[^A-Za-z0-9_-]+", "-", name.strip("/ ").split("/")[-1]).strip("-")[:60] or "my-experiment"
+        last = (
+            re.sub(r"[^A-Za-z0-9_-]+", "-", name.strip("/ ").split("/")[-1]).strip("-")[:60]
+            or "my-experiment"
+        )
         raise BadName(
             f"{_shown(name)} is not a name for an experiment: {trouble}.",
             remedies=[
@@ -43,7 +46,11 @@ def check_experiment_name(name: str) -> None:
 def _trouble_of_path(path: str) -> str | None:
     parts = path.split("/")[1:]
     if "" in parts:
-        return "it ends in a slash" if path.endswith("/") and "" not in parts[:-1] else "it has an empty folder (//)"
+        return (
+            "it ends in a slash"
+            if path.endswith("/") and "" not in parts[:-1]
+            else "it has an empty folder (//)"
+        )
     if "." in parts or ".." in parts:
         return "it has . or .. in its path"
     if parts[0] == "Users" and len(parts) < 3:

@@ -71,7 +71,9 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     if status == 429 or status >= 500:
         said = _message(response)
         raise Away(
-            f"answers {status}{': ' + said if said else ''}", sent=status != 429, retry_after=_retry_after(response)
+            f"answers {status}{': ' + said if said else ''}",
+            sent=status != 429,
+            retry_after=_retry_after(response),
         )
     if status in (401, 403):
         said = _message(response)
@@ -140,7 +142,9 @@ class _TrackingCalls:
     ) -> Any:
         found, method = (self._V3_METHOD_TO_INFO if api in self._V3_APIS else self._METHOD_TO_INFO)[api]
         try:
-            return call(self.get_host_creds(), endpoint or found, method, json_body, response_proto or api.Response())
+            return call(
+                self.get_host_creds(), endpoint or found, method, json_body, response_proto or api.Response()
+            )
         except RestException as error:
             if error.error_code == "ENDPOINT_NOT_FOUND":
                 raise MissingEndpoint(str(error), error_code=ENDPOINT_NOT_FOUND) from error
@@ -236,7 +240,9 @@ class ProxiedArtifacts(MlflowArtifactsRepository):
         for entry in response.json().get("files", []):
             name = validate_path_is_safe(entry["path"])
             below = posixpath.join(path, name) if path else name
-            found.append(FileInfo(below, entry["is_dir"], int(entry["file_size"]) if "file_size" in entry else None))
+            found.append(
+                FileInfo(below, entry["is_dir"], int(entry["file_size"]) if "file_size" in entry else None)
+            )
         if path and len(found) == 1 and found[0].path == posixpath.join(path, posixpath.basename(path)):
             return []  # MLflow's rule: a path that is a file has nothing under it
         return sorted(found, key=lambda info: info.path)
