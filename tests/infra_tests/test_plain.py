@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
 
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -15,10 +14,16 @@ from tests.conftest import Servers
 from tests.infra import plain
 from tests.infra.wait import eventually
 
+DOUBLER = """
+import mlflow
+import pandas as pd
 
-class Doubler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+class Doubler(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         return model_input["x"] * 2
+
+mlflow.models.set_model(Doubler())
+"""
 
 
 def test_a_run_is_read_wholly_and_alike_by_a_fresh_process(servers: Servers, experiment_name: str) -> None:
@@ -49,14 +54,17 @@ def test_a_run_is_read_wholly_and_alike_by_a_fresh_process(servers: Servers, exp
     assert plain.in_child("run", uri, child.info.run_id) == held
 
 
-def test_a_model_loads_where_our_package_cannot_be_imported(servers: Servers, experiment_name: str) -> None:
+def test_a_model_loads_where_our_package_cannot_be_imported(
+    servers: Servers, experiment_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "doubler.py").write_text(DOUBLER)
     uri = servers.azureml.uri
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
         made = mlflow.pyfunc.log_model(
             name="model",
-            python_model=Doubler(),
+            python_model=str(tmp_path / "doubler.py"),
             pip_requirements=["mlflow"],
             registered_model_name=experiment_name,
         )
