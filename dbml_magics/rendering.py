@@ -7,6 +7,7 @@ HTML inherits the page's colours, so it reads in light and dark themes, and ever
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
@@ -18,6 +19,7 @@ __all__ = [
     "count",
     "curve_svg",
     "duration",
+    "from_here",
     "html_table",
     "link",
     "listing",
@@ -55,6 +57,11 @@ def link(label: str, url: str) -> Html:
     if urlsplit(url).scheme not in {"http", "https"}:
         return safe(label)
     return Html(f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(label)}</a>')
+
+
+def from_here(uri: str) -> str:
+    """Return a URI with a path below the working directory shown from there, as the user would type it."""
+    return uri.replace(f"///{os.getcwd()}/", "///") if "///" in uri else uri
 
 
 def number(value: float) -> str:
@@ -151,7 +158,7 @@ def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str
     head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
     body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
     return Html(
-        f'<table><caption style="text-align:left">{safe(caption)}</caption>'
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
@@ -160,7 +167,7 @@ def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
     """Lay out labelled rows: the first cell of each is its header."""
     body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
     return Html(
-        f'<table><caption style="text-align:left">{safe(caption)}</caption><tbody>{body}</tbody></table>'
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption><tbody>{body}</tbody></table>'
     )
 
 

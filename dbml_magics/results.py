@@ -17,6 +17,7 @@ from dbml_magics.rendering import (
     count,
     curve_svg,
     duration,
+    from_here,
     html_table,
     link,
     listing,
@@ -200,12 +201,12 @@ class UnlinkResult(Result):
 
     def text(self) -> str:
         """Return what MLflow tracks to again, and what still waits."""
-        lines = [f"Unlinked: MLflow tracks to {self.tracking_uri} again"]
+        lines = [f"Unlinked: MLflow tracks to {from_here(self.tracking_uri)} again"]
         waiting = [(name, amount) for name, amount in self.undelivered.items() if amount]
         width = max((len(name) for name, _ in waiting), default=0)
         lines += [f"  {name.ljust(width)}  … {count(amount, 'write')} waiting" for name, amount in waiting]
         if waiting:
-            lines.append("  nothing is lost: %dbml link --again takes the link up and delivers them")
+            lines.append("  nothing is lost: this kernel goes on delivering them; %dbml link --again takes the link up again")
         return "\n".join(lines)
 
 

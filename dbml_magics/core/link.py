@@ -1,17 +1,19 @@
 """A link: which workspaces, in which roles, and the ``dbml:`` URI that says all of it but the secrets.
 
-Child processes, joblib workers and Spark tasks get MLFLOW_TRACKING_URI and nothing else, so a link can be built
-from its URI alone. Where it is kept: the user's own data folder on a local disk, never the notebook's folder (a
-cloned repository must not bring a link along).
+Child processes, joblib workers and Spark tasks get MLFLOW_TRACKING_URI and nothing else, so a link can be
+built from its URI alone. Where it is kept: the user's own data folder on a local disk, never the notebook's
+folder (a cloned repository must not bring a link along).
 """
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +22,16 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from dbml_magics.config import data_home, role_variable
-from dbml_magics.errors import BadLink, BadUri, NothingRemembered, PlatformRefused, SecretRefused
+from dbml_magics.errors import (
+    BadLink,
+    BadUri,
+    JournalError,
+    NothingRemembered,
+    PlatformRefused,
+    SecretRefused,
+)
+from dbml_magics.rendering import count
+from dbml_magics.secrecy import looks_secret
 
 ROLES = ("databricks", "azureml")
 SCHEME = "dbml"
@@ -66,8 +77,8 @@ class Link:
     @property
     def key(self) -> str:
         """Return the name of the link's own folder: the same workspaces, folder and user give the same."""
-        parts = [getpass.getuser(), self.folder, self.track, self.registry]
-        parts += [f"{w.role}={w.uri}" for w in self.workspaces]
+        parts = [_user(), self.folder, self.track, self.registry]
+        parts += [f"{w.role}={w.uri}{' local' if w.local else ''}" for w in self.workspaces]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
@@ -109,6 +120,20 @@ class Link:
         """Return one role's workspace."""
         return next(w for w in self.workspaces if w.role == role)
 
+    @property
+    def command(self) -> str:
+        """Return the line that makes this link again."""
+        if all(w.local for w in self.workspaces):
+            folder = Path(self.workspaces[0].uri.removeprefix("sqlite:///")).parent.parent
+            words = ["--local", _quoted(_relative(folder, self.folder))]
+        else:
+            words = [word for w in self.workspaces for word in (f"--{w.role}", _quoted(masked(w.uri)))]
+        words += ["--track", self.track] if self.track != "both" else []
+        first = "azureml" if self.track == "azureml" else "databricks"
+        words += ["--registry", self.registry] if self.registry != first else []
+        words += ["--mode", self.mode] if self.mode != "journal" else []
+        return " ".join(["%dbml link", *words])
+
     def __repr__(self) -> str:
         return f"Link({', '.join(f'{w.role}={masked(w.uri)}' for w in self.workspaces)}, track={self.track})"
 
@@ -120,17 +145,27 @@ def from_uri(uri: str) -> Link:
     specs = tuple(
         WorkspaceSpec(role, query[role], local=query.get("local") == "1") for role in ROLES if query.get(role)
     )
-    if split.scheme != SCHEME or not specs:
-        raise BadUri(
-            f"{masked(uri)!r} is not the URI of a link.",
-            remedies=[("%dbml link --local", "makes one, and sets it")],
-        )
-    return Link(
+    link = Link(
         folder=query.get("folder", ""),
         workspaces=specs,
         track=query.get("track", "both"),
         registry=query.get("registry", "databricks"),
         mode=query.get("mode", "journal"),
+    )
+    legal = all(value in values for _, value, values in _wishes(link.track, link.registry, link.mode))
+    if split.scheme != SCHEME or not legal or not set(link.used) <= {w.role for w in specs}:
+        raise BadUri(
+            f"{masked(uri)!r} is not the URI of a link.",
+            remedies=[("%dbml link --local", "makes one, and sets it")],
+        )
+    return link
+
+
+def _wishes(track: str, registry: str, mode: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return (
+        ("track", track, ("both", *ROLES)),
+        ("registry", registry, ("both", *ROLES)),
+        ("mode", mode, ("journal", "sync")),
     )
 
 
@@ -152,16 +187,16 @@ def make(
             "--local makes both workspaces; it cannot stand beside --databricks or --azureml.",
             remedies=["%dbml link --local", "%dbml link --databricks URI --azureml URI"],
         )
-    for name, value, legal in (
-        ("track", track, ("both", *ROLES)),
-        ("registry", registry or "both", ("both", *ROLES)),
-        ("mode", mode, ("journal", "sync")),
-    ):
+    for name, value, legal in _wishes(track, registry or "both", mode):
         if value not in legal:
-            raise BadLink(f"--{name} is {value!r}; it can be {', '.join(legal)}.")
+            near = difflib.get_close_matches(str(value), legal, n=1)
+            raise BadLink(
+                f"--{name} is {value!r}; it can be {', '.join(legal)}.",
+                remedies=[f"%dbml link … --{name} {near[0] if near else legal[0]}"],
+            )
     registry = registry or ("azureml" if track == "azureml" else "databricks")
     if local:
-        specs = _local_specs(Path(folder, local if isinstance(local, str) else ".dbml"))
+        specs = _local_specs(folder, local if isinstance(local, str) else ".dbml")
     else:
         specs = tuple(
             WorkspaceSpec(role, checked_uri(role, uri)) for role, uri in given.items() if uri is not None
@@ -171,8 +206,8 @@ def make(
     if missing:
         _refuse_missing(link, missing)
     link = replace(link, workspaces=tuple(w for w in specs if w.role in link.used))
-    uris = [w.uri.rstrip("/") for w in link.workspaces]
-    if len(uris) == 2 and uris[0] == uris[1]:
+    uris = [w.uri for w in link.workspaces]
+    if len(uris) == 2 and _same_place(uris[0]) == _same_place(uris[1]):
         raise BadLink(
             f"both workspaces are {masked(uris[0])}: every run would be there twice.",
             remedies=[(f"%dbml link --databricks {masked(uris[0])} --track databricks", "one workspace")],
@@ -204,8 +239,8 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
     )
 
 
-def _local_specs(folder: Path) -> tuple[WorkspaceSpec, ...]:
-    folder = Path(os.path.abspath(folder.expanduser()))
+def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
+    folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise BadLink(
             f"{folder} is a file, and --local needs a folder.", remedies=["%dbml link --local .dbml"]
@@ -233,53 +268,93 @@ def checked_uri(role: str, uri: str) -> str:
         return _of_role(role, text)
     split = urlsplit(text)
     if split.scheme in ("http", "https"):
-        if not split.hostname:
-            raise BadUri(f"{text!r} names no host.", remedies=[f"%dbml link --{role} http://127.0.0.1:5000"])
-        try:
-            split.port  # noqa: B018 - raises on a port that is no number
-        except ValueError:
-            raise BadUri(
-                f"{text!r} has a port that is not a number.",
-                remedies=[f"%dbml link --{role} http://127.0.0.1:5000"],
-            ) from None
-        return text.rstrip("/")
+        return _web_address(role, text)
     if split.scheme == "sqlite":
         return _sqlite(role, text)
     if split.scheme in ("databricks", "azureml"):
         return _of_role(role, text)
     if split.scheme == SCHEME:
         raise BadUri(
-            f"--{role} is itself a link; name the workspace behind it.", remedies=["%dbml link --again"]
+            f"--{role} was given a link's own URI; name the workspace behind it.",
+            remedies=[("%dbml link --again", "takes up the link remembered for this folder")],
         )
     if split.scheme == "file" or split.scheme.split("+")[0] in _DATABASES:
         return text
-    near = "" if split.scheme else " (a folder? %dbml link --local makes workspaces in one)"
-    raise BadUri(
-        f"{text!r} is not a workspace's URI{near}.",
-        remedies=[
-            (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server"),
-            (f"%dbml link --{role} sqlite:///mlflow.db", "a database file"),
-            (
-                f"%dbml link --{role} {'databricks' if role == 'databricks' else 'azureml://…'}",
-                "the service itself",
-            ),
-        ],
-    )
+    raise _unknown_scheme(role, text)
+
+
+def _unknown_scheme(role: str, text: str) -> BadUri:
+    service = "databricks" if role == "databricks" else "azureml://…"
+    remedies = [
+        (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server"),
+        (f"%dbml link --{role} sqlite:///mlflow.db", "a database file"),
+        (f"%dbml link --{role} {service}", "the service itself"),
+    ]
+    if not text:
+        return BadUri(f"--{role} was given an empty URI.", remedies=remedies)
+    host = re.fullmatch(r"[\w.-]+\.[a-z]{2,}(:\d+)?(/.*)?|(localhost|[\d.]+):\d+/?", text)
+    if host:
+        scheme = "https" if host.group(3) is None else "http"
+        return BadUri(
+            f"{text!r} lacks its scheme.", remedies=[f"%dbml link --{role} {scheme}://{text.rstrip('/')}"]
+        )
+    if "://" not in text and (os.path.isdir(os.path.expanduser(text)) or "/" in text or text.startswith(".")):
+        remedies.insert(0, (f"%dbml link --local {_quoted(text)}", "two workspaces in that folder"))
+        return BadUri(f"{text!r} is a folder, not a workspace's URI.", remedies=remedies)
+    return BadUri(f"{text!r} is not a workspace's URI.", remedies=remedies)
+
+
+def _web_address(role: str, text: str) -> str:
+    split = urlsplit(text)
+    example = (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server's address")
+    if not split.hostname or re.search(r"\s", text):
+        raise BadUri(f"{text!r} names no host.", remedies=[example])
+    try:
+        port = split.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise BadUri(f"the port in {text!r} is not a number from 1 to 65535.", remedies=[example])
+    if split.hostname == "ml.azure.com":
+        raise BadUri(
+            f"{text.split('?')[0]!r} is the studio's page; a workspace's URI begins with azureml://.",
+            remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
+        )
+    if split.query or split.fragment:
+        # What people copy from the browser: MLflow's own pages are behind a #, a Databricks workspace's have ?o=.
+        bare = f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
+        raise BadUri(
+            f"{masked(text)!r} is the address of a page of the workspace.",
+            remedies=[(f"%dbml link --{role} {bare}", "the workspace itself")],
+        )
+    return f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
 
 
 def _sqlite(role: str, text: str) -> str:
     path = text.removeprefix("sqlite:///").split("?")[0]
-    if not text.startswith("sqlite:///") or not path:
+    if not text.startswith("sqlite:///") or not path or path == ":memory:":
         raise BadUri(
             f"{text!r} names no file.",
-            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes")],
+            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes, then the file")],
         )
+    path = os.path.abspath(path)
     if os.path.isdir(path):
         raise BadUri(
             f"{path} is a folder, not a database.",
-            remedies=[f"%dbml link --{role} sqlite:///{path}/mlflow.db"],
+            remedies=[
+                (f"%dbml link --{role} sqlite:///{path}/mlflow.db", "a database in it"),
+                (f"%dbml link --local {_quoted(path)}", "two workspaces in it"),
+            ],
         )
-    return f"sqlite:///{os.path.abspath(path)}"
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        raise BadUri(f"the folder of {path} does not exist.", remedies=[f"mkdir -p {_quoted(above)}"])
+    if not os.access(path if os.path.exists(path) else above, os.W_OK):
+        raise BadUri(
+            f"{path} cannot be written (permission denied).",
+            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "a file in this folder")],
+        )
+    return f"sqlite:///{path}"
 
 
 def _of_role(role: str, text: str) -> str:
@@ -289,7 +364,24 @@ def _of_role(role: str, text: str) -> str:
             f"--{role} was given the URI of the other service ({masked(text)}).",
             remedies=[f"%dbml link --{kind} {masked(text)}"],
         )
+    if kind == "azureml" and not urlsplit(text).netloc:
+        raise BadUri(
+            f"{text!r} names no workspace.",
+            remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
+        )
     return text
+
+
+def _same_place(uri: str) -> str:
+    """Return what two spellings of one workspace's URI have in common."""
+    if uri.startswith("sqlite:///"):
+        return os.path.realpath(uri.removeprefix("sqlite:///"))
+    split = urlsplit(uri)
+    if split.scheme not in ("http", "https"):
+        return uri.rstrip("/")
+    host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(split.hostname or "", split.hostname)
+    port = split.port or (443 if split.scheme == "https" else 80)
+    return f"{host}:{port}{split.path.rstrip('/')}"
 
 
 def refuse_secret(role: str, uri: str) -> None:
@@ -297,18 +389,31 @@ def refuse_secret(role: str, uri: str) -> None:
     try:
         split = urlsplit(uri)
     except ValueError:
-        raise BadUri(f"the URI for --{role} cannot be read.") from None
+        raise BadUri(
+            f"the URI for --{role} cannot be read.",
+            remedies=[(f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server's address")],
+        ) from None
     userinfo = "@" in split.netloc
-    in_query = re.search(r"(?i)(token|password|passwd|secret|api_?key|sig)=", split.query) is not None
-    if userinfo or in_query:
-        raise SecretRefused(
-            f"the URI for --{role} holds {'a user name or password' if userinfo else 'a secret'}; "
-            "it would end in the notebook, in the environment of every child process and in logs.",
-            remedies=[
-                (f"{role_variable(role, 'token')}=…", "in the environment before the notebook starts, or"),
-                (f"{role_variable(role, 'username')}=… {role_variable(role, 'password')}=…", "likewise"),
-            ],
-        )
+    if not userinfo and not looks_secret(uri) and masked(uri) == uri:
+        return
+    if split.scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
+        remedies = [
+            (f"%dbml link --{role} {split.scheme}://HOST/DATABASE", "the user and password stay out of it:"),
+            (
+                "PGUSER=… PGPASSWORD=…",
+                "in the environment, or in the driver's own file (~/.pgpass, ~/.my.cnf)",
+            ),
+        ]
+    else:
+        remedies = [
+            (f"{role_variable(role, 'token')}=…", "in the environment before the notebook starts, or"),
+            (f"{role_variable(role, 'username')}=… {role_variable(role, 'password')}=…", "likewise"),
+        ]
+    raise SecretRefused(
+        f"the URI for --{role} holds {'a user name or password' if userinfo else 'a secret'}; "
+        "it would end in the notebook, in the environment of every child process and in logs.",
+        remedies=remedies,
+    )
 
 
 def masked(uri: str) -> str:
@@ -326,11 +431,22 @@ def refuse_platform() -> None:
         )
 
 
-def _relative(path: Path) -> str:
+def _relative(path: Path, base: str | None = None) -> str:
     try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
+        return str(path.relative_to(base if base is not None else Path.cwd()))
+    except (ValueError, FileNotFoundError):  # elsewhere, or the current folder is gone
         return str(path)
+
+
+def _quoted(word: str) -> str:
+    return shlex.quote(word)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 # --- what is remembered for a folder
@@ -341,19 +457,34 @@ def _remembered_file(folder: str) -> Path:
 
 
 def remember(link: Link) -> None:
-    """Remember the link for its folder, for ``%dbml link --again``."""
+    """Remember the link for its folder, for ``%dbml link --again``. Raises JournalError."""
     path = _remembered_file(link.folder)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    _write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
-    os.replace(temporary, path)
-    link.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write_private(link.home / "link.json", {"uri": link.uri})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        _write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
+        os.replace(temporary, path)
+        link.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_private(link.home / "link.json", {"uri": link.uri})
+    except OSError as error:
+        raise JournalError(
+            f"the link's folder {data_home()} cannot be written ({error.strerror}).",
+            remedies=[("DBML_HOME=/a/local/folder", "set it before the notebook starts")],
+        ) from error
 
 
 def _write_private(path: Path, value: dict[str, Any]) -> None:
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
+
+
+def _read_own(path: Path) -> dict[str, Any] | None:
+    """Return what stands in a file of this user's; another user's is never looked at."""
+    try:
+        kept = json.loads(path.read_text()) if path.stat().st_uid == os.getuid() else None
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) else None
 
 
 def remembered(folder: str) -> Link:
@@ -371,13 +502,12 @@ def remembered(folder: str) -> Link:
 
 
 def _read_remembered(folder: str) -> Link | None:
-    path = _remembered_file(folder)
+    kept = _read_own(_remembered_file(folder))
+    if kept is None or kept.get("folder") != folder:
+        return None
     try:
-        if path.stat().st_uid != os.getuid():
-            return None  # another user's link is never taken up
-        kept: dict[str, Any] = json.loads(path.read_text())
-        return from_uri(kept["uri"]) if kept.get("folder") == folder else None
-    except (OSError, ValueError, KeyError, BadUri):
+        return from_uri(str(kept["uri"]))
+    except (KeyError, BadUri):
         return None
 
 
@@ -389,7 +519,7 @@ def remembered_hint(folder: str) -> str | None:
     places = ", ".join(f"{w.role} {w.place}" for w in link.workspaces)
     waiting = waiting_by_role(link)
     most = max(waiting.values(), default=0)
-    undelivered = f"; {most:,} writes undelivered" if most else ""
+    undelivered = f"; {count(most, 'write')} undelivered" if most else ""
     return f"A link is remembered for this folder ({places}){undelivered}: %dbml link --again takes it up"
 
 
@@ -416,11 +546,11 @@ def leftovers(link: Link) -> list[str]:
     found = []
     known = data_home() / "links"
     for folder in sorted(known.iterdir()) if known.is_dir() else []:
-        if folder.name == link.key or not (folder / "link.json").exists():
+        if folder.name == link.key:
             continue
         try:
-            other = from_uri(json.loads((folder / "link.json").read_text())["uri"])
-        except (OSError, ValueError, KeyError, BadUri):
+            other = from_uri(str((_read_own(folder / "link.json") or {})["uri"]))
+        except (KeyError, BadUri):
             continue
         if other.folder != link.folder:
             continue
@@ -428,6 +558,6 @@ def leftovers(link: Link) -> list[str]:
         if waiting:
             parts = " and ".join(f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items())
             found.append(
-                f"an earlier link of this folder has writes undelivered: {parts}; link it again to send them"
+                f"an earlier link of this folder has writes undelivered: {parts}; {other.command} sends them"
             )
     return found

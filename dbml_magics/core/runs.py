@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import mlflow
 from mlflow import MlflowClient
@@ -31,13 +33,26 @@ def client(engine: Engine) -> MlflowClient:
     return MlflowClient(tracking_uri=engine.link.uri, registry_uri=engine.link.uri)
 
 
+@contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keep MLflow from announcing what our own results say."""
+    logger = logging.getLogger("mlflow.tracking.fluent")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
     """Set the experiment that runs go to. Raises BadName."""
     check_experiment_name(name)
     names = {role: engine.workspaces[role].experiment_name(name) for role in engine.link.tracked}
     existed = client(engine).get_experiment_by_name(name) is not None
     try:
-        found = mlflow.set_experiment(name)
+        with quiet_mlflow():  # the result says whether it is new
+            found = mlflow.set_experiment(name)
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
     return results.ExperimentResult(

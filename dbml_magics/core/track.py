@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import time
 from collections.abc import Mapping
@@ -114,13 +113,8 @@ class _Autolog:
             self._switch(on=wanted)
 
     def _switch(self, *, on: bool) -> None:
-        logger = logging.getLogger("mlflow.tracking.fluent")
-        level = logger.level
-        logger.setLevel(logging.WARNING)  # one line for each library that is switched is not news
-        try:
+        with runs.quiet_mlflow():  # one line for each library that is switched is not news
             mlflow.autolog(disable=not on)
-        finally:
-            logger.setLevel(level)
 
     def restore(self) -> None:
         """Switch back to what was before."""

@@ -201,7 +201,7 @@ def test_syncing_and_unlinking_say_what_remains() -> None:
     assert str(UnlinkResult("sqlite:///x", "sqlite:///x", {"databricks": 0, "azureml": 3})).splitlines() == [
         "Unlinked: MLflow tracks to sqlite:///x again",
         "  azureml  … 3 writes waiting",
-        "  nothing is lost: %dbml link --again takes the link up and delivers them",
+        "  nothing is lost: this kernel goes on delivering them; %dbml link --again takes the link up again",
     ]
 
 

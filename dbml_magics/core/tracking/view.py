@@ -44,41 +44,42 @@ class Series:
         self.values = array("d")
         self.times = array("q")
         self.steps = array("q")
-        self.extras: dict[int, tuple[str | None, str | None, str | None]] = {}
+        self.extras: dict[int, list[tuple[Any, ...]]] = {}  # position -> (model, dataset name, dataset digest)
         self.last = -1
 
     def add(self, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
-        """Append one point and keep track of the latest: by step, then time, then value."""
-        values = self.values
+        """Add one point, unless it is there, and keep track of the latest: by step, then time, then value."""
+        values, times, steps = self.values, self.times, self.steps
         position = len(values)
-        values.append(value)
-        self.times.append(time)
-        self.steps.append(step)
         if extra is not None:
-            self.extras[position] = (extra[0], extra[1], extra[2])
+            # log_model logs a run's points once more, for the model; to the run they are the same points.
+            known = self._find(value, time, step)
+            if known is not None:
+                self.extras.setdefault(known, []).append(extra)
+                return
+            self.extras[position] = [extra]
+        elif position and steps[-1] == step and times[-1] == time and values[-1] == value:
+            return
+        values.append(value)
+        times.append(time)
+        steps.append(step)
         last = self.last
         if last < 0:
             self.last = position
             return
-        last_step = self.steps[last]
-        if step > last_step or (
-            step == last_step and (time, value) >= (self.times[last], values[last])
-        ):
+        last_step = steps[last]
+        if step > last_step or (step == last_step and (time, value) >= (times[last], values[last])):
             self.last = position
 
+    def _find(self, value: float, time: int, step: int) -> int | None:
+        for position in range(len(self.values) - 1, -1, -1):
+            if self.steps[position] == step and self.times[position] == time and self.values[position] == value:
+                return position
+        return None
+
     def metric(self, key: str, position: int, run_id: str | None = None) -> Metric:
-        """Return one point as MLflow's entity."""
-        model_id, dataset_name, dataset_digest = self.extras.get(position, (None, None, None))
-        return Metric(
-            key,
-            self.values[position],
-            self.times[position],
-            self.steps[position],
-            model_id=model_id,
-            dataset_name=dataset_name,
-            dataset_digest=dataset_digest,
-            run_id=run_id,
-        )
+        """Return one point as MLflow's entity; a server does not say for which model a run's point was logged."""
+        return Metric(key, self.values[position], self.times[position], self.steps[position], run_id=run_id)
 
 
 class ModelView:
@@ -286,9 +287,19 @@ class QueueView:
             return []
         found: dict[tuple[str, str | None], Metric] = {}
         for key, series in self.run.series.items():
-            for position, extra in series.extras.items():
-                if extra[0] == model_id:
-                    found[key, extra[1]] = series.metric(key, position, self.run.run_id)
+            for position, extras in series.extras.items():
+                for model, dataset, digest in extras:
+                    if model == model_id:
+                        found[key, dataset] = Metric(
+                            key,
+                            series.values[position],
+                            series.times[position],
+                            series.steps[position],
+                            model_id=model,
+                            dataset_name=dataset,
+                            dataset_digest=digest,
+                            run_id=self.run.run_id,
+                        )
         return list(found.values())
 
 
