@@ -321,7 +321,7 @@ def _web_address(role: str, text: str) -> str:
             remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
         )
     if split.query or split.fragment:
-        # What people copy from the browser: MLflow's own pages are behind a #, a Databricks workspace's have ?o=.
+        # What people copy from the browser: MLflow's pages are behind a #, a Databricks workspace's have ?o=.
         bare = f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
         raise BadUri(
             f"{masked(text)!r} is the address of a page of the workspace.",

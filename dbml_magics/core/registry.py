@@ -55,7 +55,7 @@ def register(
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})
-    versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
+    versions = tuple(_version(role, told, answers, aliases) for role in roles)
     new = any(answer and answer.get("new") for answer in answers.values())
     return results.RegisterResult(name=name, run_id=run_id, versions=versions, new_model=new)
 
@@ -173,7 +173,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
 
 
 def _version(
-    engine: Engine, role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
+    role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
 ) -> results.ModelVersion:
     answer = answers[role]
     twin = next(
@@ -199,7 +199,10 @@ def _version(
 
 
 def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
-    """List registered models, or one model's versions, at each workspace that answers. Raises ModelNotFound."""
+    """List registered models, or one model's versions, at each workspace that answers.
+
+    Raises ModelNotFound.
+    """
     versions: list[results.ModelVersion] = []
     failure: MlflowException | None = None
     asked = 0

@@ -117,7 +117,11 @@ def list_runs(
         raise BadCommand(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
             remedies=[
-                '%dbml runs --filter "metrics.loss < 0.5 and params.depth = \'3\'" --order-by "metrics.loss ASC"'
+                (
+                    "%dbml runs --filter \"metrics.loss < 0.5 and params.depth = '3'\"",
+                    "params are text, metrics numbers",
+                ),
+                ('%dbml runs --order-by "metrics.loss ASC"', "ASC or DESC behind a column"),
             ],
         ) from error
     missing, _ = engine.waiting(engine.link.primary)

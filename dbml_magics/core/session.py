@@ -1,8 +1,8 @@
 """What is linked now, and everything that can be asked of it.
 
 One :class:`Session` a process holds the link; the module-level :func:`current` hands it out. The magics, the
-shell commands and the Python API call the same methods. Importing this module imports nothing heavy: MLflow comes
-in with the first link.
+shell commands and the Python API call the same methods. Importing this module imports nothing heavy: MLflow
+comes in with the first link.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import results
+from dbml_magics.config import role_variable
 from dbml_magics.core import link as links
 from dbml_magics.errors import (
     BadLink,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.workspaces.base import Workspace
 
 _CHECK_S = 5.0
+_PATIENCE_S = 60.0  # making a database's tables, or signing in, takes longer than a request
 
 
 class Session:
@@ -69,11 +71,12 @@ class Session:
     ) -> results.LinkStatus:
         """Make two workspaces one tracking URI and set it as MLflow's.
 
-        ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the link
-        remembered for the current folder, also while a workspace is away. Raises BadLink, BadUri, SecretRefused,
-        RunActive, WorkspaceUnreachable, NotMlflow or NotPermitted; the link that was there stays then.
+        ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the
+        link remembered for the current folder, also while a workspace is away. Raises BadLink, BadUri,
+        SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow or NotPermitted; the link that
+        was there stays then.
         """
-        folder = os.getcwd()
+        folder = _folder()
         if again:
             if local or databricks or azureml:
                 raise BadLink(
@@ -94,12 +97,18 @@ class Session:
             )
         self._refuse_active_run("link")
         known = (wanted.home / "link.json").exists()
-        from dbml_magics.core.tracking.engine import engine_of
+        from dbml_magics.core.tracking.engine import discard, engine_of
 
         engine = engine_of(wanted)
-        _check(engine, may_be_away=known or again)
+        try:
+            _check(engine, may_be_away=known or again)
+            links.remember(wanted)
+        except DbmlError:
+            if engine is not self._engine and not known:
+                discard(engine)  # nothing was ever written to it
+            raise
+        engine.link = wanted  # perhaps in another mode than before
         self._take(engine)
-        links.remember(wanted)
         for courier in engine.couriers.values():
             courier.start()
         return self._status(engine, fresh=True)
@@ -114,8 +123,8 @@ class Session:
         run = mlflow.active_run()
         if run is not None:
             raise RunActive(
-                f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose it: "
-                "its next log call would look for it elsewhere.",
+                f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose "
+                "it: its next log call would look for it elsewhere.",
                 remedies=[("mlflow.end_run()", f"then {what} again")],
             )
 
@@ -125,10 +134,12 @@ class Session:
         if self._before is None:
             self._before = _Before.now()
         mlflow.set_tracking_uri(engine.link.uri)
-        # Set explicitly: unset, every MlflowClient() looks for a Spark session, which costs more than the journal.
+        # Set explicitly: unset, every MlflowClient() looks for a Spark session, and that costs more than the
+        # journal does.
         mlflow.set_registry_uri(engine.link.uri)
         if self._engine is not engine:
             _forget_ids()
+            self.last_run = None
             if self._engine is not None:
                 self._engine.retired = True
         engine.retired = False
@@ -144,10 +155,10 @@ class Session:
         self._refuse_active_run("unlink")
         undelivered = {role: engine.waiting(role)[0] for role in engine.link.used}
         assert self._before is not None
-        self._before.restore()
         _forget_ids()
+        self._before.restore()
         engine.retired = True
-        self._engine, self._before = None, None
+        self._engine, self._before, self.last_run = None, None, None
         import mlflow
 
         return results.UnlinkResult(
@@ -190,7 +201,10 @@ class Session:
         order_by: Sequence[str] = (),
         max_results: int = 20,
     ) -> results.RunsResult:
-        """List the experiment's runs (the active experiment's by default). Raises ExperimentNotFound, BadCommand."""
+        """List the experiment's runs (the active experiment's by default).
+
+        Raises ExperimentNotFound, BadCommand.
+        """
         from dbml_magics.core import runs
 
         return runs.list_runs(self.engine("%dbml runs"), experiment, filter, order_by, max_results)
@@ -233,20 +247,21 @@ class Session:
     ) -> results.SyncResult:
         """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
-        ``progress`` is called about four times a second with the writes that remain for each workspace and the
-        rate (writes a second).
+        ``progress`` is called about four times a second with the writes that remain for each workspace and
+        the rate (writes a second).
         """
         engine = self.engine("%dbml sync")
         began = time.monotonic()
         first = {role: engine.state.delivered_count(role) for role in engine.link.used}
         while True:
-            done = all([engine.wait(role, None, 0.25 / len(engine.link.used)) for role in engine.link.used])
+            # Each is waited for, also behind one that is not done: a list, not a generator.
+            waits = [engine.wait(role, None, 0.25 / len(engine.link.used)) for role in engine.link.used]
             remaining = {role: engine.waiting(role)[0] for role in engine.link.used}
             delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
             seconds = time.monotonic() - began
             if progress is not None:
                 progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
-            if done and not any(remaining.values()):
+            if all(waits) and not any(remaining.values()):
                 return results.SyncResult(
                     delivered=delivered,
                     remaining=remaining,
@@ -261,7 +276,8 @@ class Session:
         for role, count in remaining.items():
             reason = engine.lines[role].reason
             if count:
-                parts.append(f"{count:,} writes wait for {role}" + (f" ({reason})" if reason else ""))
+                waits = "writes wait" if count > 1 else "write waits"
+                parts.append(f"{count:,} {waits} for {role}" + (f" ({reason})" if reason else ""))
         return DeliveryIncomplete(
             f"after {timeout:g} s {' and '.join(parts)}; nothing is lost.",
             remedies=[
@@ -329,6 +345,7 @@ class _Before:
         self._registry = registry
         self._registry_variable = registry_variable
         self._tracking_variable = os.environ.get("MLFLOW_TRACKING_URI")
+        self._experiment_variable = os.environ.get("MLFLOW_EXPERIMENT_ID")
         self._experiment: str | None = None
 
     @classmethod
@@ -350,6 +367,7 @@ class _Before:
         for name, value in (
             ("MLFLOW_TRACKING_URI", self._tracking_variable),
             ("MLFLOW_REGISTRY_URI", self._registry_variable),
+            ("MLFLOW_EXPERIMENT_ID", self._experiment_variable),
         ):
             if value is None:
                 os.environ.pop(name, None)
@@ -364,36 +382,52 @@ def _forget_ids() -> None:
     from mlflow.tracking._tracking_service import utils
 
     fluent._active_experiment_id = None
+    fluent._last_active_run_id.set(None)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # set_experiment exports it to child processes
     utils._artifact_repos_cache.clear()
 
 
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise BadLink(
+            "the notebook's current folder does not exist any more, and a link belongs to a folder.",
+            remedies=[("%cd ~", "or any other folder, then link again")],
+        ) from None
+
+
 def _check(engine: Engine, *, may_be_away: bool) -> None:
-    """Ask each workspace once whether it is there and is MLflow; both at the same time."""
+    """Ask each workspace once whether it is there and is MLflow; all at the same time."""
+    from dbml_magics.core.tracking.faults import Away, settle
+    from dbml_magics.core.workspaces.rest import call_timeout
+
     failures: dict[str, Exception] = {}
 
     def ask(workspace: Workspace) -> None:
-        from dbml_magics.core.tracking.faults import settle
-        from dbml_magics.core.workspaces.rest import call_timeout
-
         try:
             with call_timeout(_CHECK_S):
-                workspace.ping()
+                workspace.identify()
         except Exception as error:
-            failures[workspace.role] = settle(error)
+            failures.setdefault(workspace.role, settle(error))
         else:
             engine.lines[workspace.role].fine()
 
-    threads = [threading.Thread(target=ask, args=(w,)) for w in engine.workspaces.values()]
-    for thread in threads:
+    threads = {
+        role: threading.Thread(target=ask, args=(workspace,), daemon=True)
+        for role, workspace in engine.workspaces.items()
+    }
+    for thread in threads.values():
         thread.start()
-    for thread in threads:
-        thread.join()
+    until = time.monotonic() + _PATIENCE_S
+    for role, thread in threads.items():
+        thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            failures.setdefault(role, Away("not reachable (timed out)", sent=False))
     for role, error in failures.items():
         refused = _refusal(engine, role, error)
         if not (may_be_away and isinstance(refused, WorkspaceUnreachable)):
             raise refused from error
-        from dbml_magics.core.tracking.faults import Away
-
         if isinstance(error, Away):
             engine.lines[role].trouble(error)
             engine.lines[role].trouble(error)  # a second failure in a row is what counts as away
@@ -401,30 +435,30 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
 
 def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
     from dbml_magics.core.tracking.faults import Away
+    from dbml_magics.core.workspaces.rest import Foreign
 
     workspace = engine.workspaces[role]
     place = links.masked(workspace.uri)
     if isinstance(error, Away) and error.denied:
-        token = links.role_variable(role, "token")
-        return NotPermitted(
-            f"the {role} workspace {place} answers: {error.reason}.",
-            remedies=[
-                (f"{token}=…", "in the environment before the notebook starts; or the pair"),
-                (f"{links.role_variable(role, 'username')}=… {links.role_variable(role, 'password')}=…", ""),
-            ],
-        )
-    if isinstance(error, Away):
-        other = next((r for r in engine.link.used if r != role), None)
+        remedies = _sign_in(workspace)
+        return NotPermitted(f"the {role} workspace {place} answers: {error.reason}.", remedies=remedies)
+    if isinstance(error, Away) and not isinstance(error, Foreign):
         remedies = [
             (f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")
         ]
         if not place.startswith("http"):
             remedies = [(f"%dbml link --{role} URI", "check the URI")]
+        if workspace.kind == "databricks":
+            remedies = [
+                (f"databricks current-user me{_profile(place)}", "in a terminal: does the sign-in work?")
+            ]
+        elif workspace.kind == "azureml":
+            remedies = [("az login", "in a terminal, then link again")]
+        other = next((r for r in engine.link.used if r != role), None)
         if other is not None:
             spec = links.masked(engine.link.spec(other).uri)
-            remedies.append(
-                (f"%dbml link --{other} {spec} --track {other}", "track to the other one for now")
-            )
+            only = f"%dbml link --{other} {spec} --track {other} --registry {other}"
+            remedies.append((only, "track to the other one for now"))
         return WorkspaceUnreachable(f"the {role} workspace {place} is {error.reason}.", remedies=remedies)
     return NotMlflow(
         f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
@@ -433,6 +467,27 @@ def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
             (f"%dbml link --{role} http://127.0.0.1:5000", "the URI without a path, as MLflow prints it"),
         ],
     )
+
+
+def _sign_in(workspace: Workspace) -> list[tuple[str, str]]:
+    if workspace.kind == "databricks":
+        return [(f"databricks auth login{_profile(workspace.uri)}", "in a terminal, then link again")]
+    if workspace.kind == "azureml":
+        return [("az login", "in a terminal, then link again")]
+    role = workspace.role
+    pair = f"{role_variable(role, 'username')}=… {role_variable(role, 'password')}=…"
+    return [
+        (
+            f"%env {role_variable(role, 'token')}",
+            "shows whether a token is set: set it before the notebook starts",
+        ),
+        (pair, "the same for a user name and password"),
+    ]
+
+
+def _profile(uri: str) -> str:
+    name = uri.removeprefix("databricks").removeprefix("://")
+    return f" --profile {name}" if name else ""
 
 
 def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:

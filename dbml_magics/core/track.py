@@ -48,8 +48,8 @@ class Track:
         """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
 
         ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
-        when a model was to be registered and the run (FINISHED) has none, or the error of the registration; the
-        summary is on the error as ``summary``. The run has ended in any case.
+        when a model was to be registered and the run (FINISHED) has none, or the error of the registration;
+        the summary is on the error as ``summary``. The run has ended in any case.
         """
         trouble: DbmlError | None = None
         try:

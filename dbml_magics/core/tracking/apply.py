@@ -73,10 +73,11 @@ class Batch:
         if self.metrics:
             middle = len(self.metrics) // 2
             return Batch(metrics=self.metrics[:middle]), Batch(metrics=self.metrics[middle:])
-        which = "params" if self.params else "tags"
-        items = list(getattr(self, which).items())
-        middle = len(items) // 2
-        return Batch(**{which: dict(items[:middle])}), Batch(**{which: dict(items[middle:])})
+        items = list((self.params or self.tags).items())
+        first, second = dict(items[: len(items) // 2]), dict(items[len(items) // 2 :])
+        if self.params:
+            return Batch(params=first), Batch(params=second)
+        return Batch(tags=first), Batch(tags=second)
 
     def one(self) -> list[Any]:
         """Return a batch of one as a journal write, for the dead letters."""

@@ -11,6 +11,7 @@ import heapq
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,44 @@ _SCAN_S = 1.0  # how often queues of other processes are looked for
 _SLICE = 100  # lines read at a stretch before the training's thread gets the interpreter
 _PROBE_S = 5.0
 _BUG_TRIES = 3
+
+
+class _ShortTurns:
+    """While a courier works, threads take turns more often than every 5 ms.
+
+    A training's thread gives the interpreter's lock away at each write to the journal; a courier in the middle of
+    some Python would keep it for the whole of the switch interval (measured: p99 of a log call 4 ms, 0.3 ms so).
+    """
+
+    _INTERVAL_S = 0.0002
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._before = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._workers == 0:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, self._INTERVAL_S))
+            self._workers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._workers -= 1
+            if self._workers == 0:
+                sys.setswitchinterval(self._before)
+
+    def after_fork(self) -> None:
+        """In a forked child: no courier works here."""
+        self._lock = threading.Lock()
+        if self._workers:
+            self._workers = 0
+            sys.setswitchinterval(self._before)
+
+
+_short_turns = _ShortTurns()
 
 
 class Courier:
@@ -96,6 +135,7 @@ class Courier:
 
     def after_fork(self) -> None:
         """In a forked child: no thread, no lease; both come back when the child writes."""
+        _short_turns.after_fork()
         self._dirty = set()
         self._wake, self._urgent, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._arrived = threading.Condition()
@@ -237,7 +277,7 @@ class Courier:
         """Deliver the next part of a queue; True when more is left."""
         with self._work_lock:
             try:
-                with call_timeout(_PROBE_S if self.line.away else DELIVERY_TIMEOUT_S):
+                with call_timeout(_PROBE_S if self.line.away else DELIVERY_TIMEOUT_S), _short_turns:
                     more = _Part(self, queue).deliver()
             except Away as error:
                 self._when_away(queue, error)

@@ -25,7 +25,7 @@ from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
-from dbml_magics.core.tracking.journal import Entry, Journal, encode
+from dbml_magics.core.tracking.journal import Entry, Journal, line_of
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
@@ -45,17 +45,23 @@ def engine_for(uri: str) -> Engine:
 
 
 def engine_of(link: Link) -> Engine:
-    """Return this process's engine for a link."""
+    """Return this process's engine for a link: one, whatever the mode, for its journal and its leases are one."""
     with _engines_lock:
-        engine = _engines.get(link.uri)
+        engine = _engines.get(link.key)
         if engine is None:
-            engine = _engines[link.uri] = Engine(link)
+            engine = _engines[link.key] = Engine(link)
         return engine
 
 
 def engine_by_key(key: str) -> Engine | None:
     """Return this process's engine for the link of that key, if it has one."""
-    return next((e for e in _engines.values() if e.link.key == key), None)
+    return _engines.get(key)
+
+
+def discard(engine: Engine) -> None:
+    """Forget the engine of a link that could not be made."""
+    with _engines_lock:
+        _engines.pop(engine.link.key, None)
 
 
 def flush_all_at_exit() -> None:
@@ -150,8 +156,8 @@ class Engine:
 
     def write(self, queue: str, code: str, *fields: Any) -> None:
         """Journal one write of any kind, and fold it into the queue's view."""
-        data = encode(code, *fields)
-        self.append(queue, data, json.loads(data))
+        op = [time.time_ns(), code, *fields]
+        self.append(queue, line_of(op), op)
 
     def log_metric(
         self, run_id: str, key: str, value: float, timestamp: int, step: int, extra: tuple[Any, ...] | None
@@ -160,9 +166,7 @@ class Engine:
         live = self._live.get(run_id)
         if live is None or live.view.run is None:
             live = self.take_up(run_id)
-        encoded = live.keys.get(key)
-        if encoded is None:
-            encoded = live.keys[key] = json.dumps(key)
+        encoded = live.keys.get(key) or self.know_key(run_id, key)
         if value - value == 0.0:
             text = repr(value)
         else:
@@ -178,6 +182,14 @@ class Engine:
             courier.notify(run_id)
         if self._disk_thread is None:
             self._start_disk_thread()
+
+    def know_key(self, run_id: str, key: str) -> str:
+        """Remember that a metric's key was checked; returns it as JSON."""
+        keys = self.begin_queue(run_id).keys
+        encoded = keys.get(key)
+        if encoded is None:
+            encoded = keys[key] = json.dumps(key)
+        return encoded
 
     def _start_disk_thread(self) -> None:
         with self._lock:

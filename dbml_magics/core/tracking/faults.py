@@ -35,7 +35,7 @@ EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
 MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
 
 
-class Away(MlflowException):
+class Away(MlflowException):  # type: ignore[misc]
     """The workspace does not answer, or answers that it cannot now."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Away(MlflowException):
         """The workspace answers, but not to these credentials (401 or 403)."""
 
 
-class MissingEndpoint(MlflowException):
+class MissingEndpoint(MlflowException):  # type: ignore[misc]
     """The service has no such call (an empty 404, or ENDPOINT_NOT_FOUND): a capability that it lacks."""
 
 
@@ -60,7 +60,8 @@ def settle(error: Exception) -> Exception:
         return error
     if isinstance(error, MlflowException):
         if error.error_code in _REFUSALS:
-            return error
+            refusal: Exception = error
+            return refusal
         return _from_cause(error) or Away(_short(error))
     if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
         return _from_cause(error) or Away(_short(error))

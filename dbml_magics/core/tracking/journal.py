@@ -323,6 +323,14 @@ def _decode(line: bytes) -> tuple[list[Any] | None, str]:
     return None, line[:500].decode("utf-8", "replace")
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a call
+
+
+def line_of(op: list[Any]) -> bytes:
+    """Encode one write, ``[time in ns, code, …]``, as a journal line."""
+    return _to_json(op).encode() + b"\n"
+
+
 def encode(code: str, *fields: Any) -> bytes:
     """Encode one write as a journal line, stamped now."""
-    return json.dumps([time.time_ns(), code, *fields], separators=(",", ":")).encode() + b"\n"
+    return line_of([time.time_ns(), code, *fields])

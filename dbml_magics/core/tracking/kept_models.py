@@ -240,7 +240,7 @@ def search(
     max_results: int | None,
     order_by: list[dict[str, Any]] | None,
     page_token: str | None,
-) -> PagedList:  # type: ignore[type-arg]
+) -> PagedList:
     """Filter, sort and page models here, as a service that has none cannot."""
     kept = SearchLoggedModelsUtils.filter_logged_models(models, filter_string, datasets)
     kept = SearchLoggedModelsUtils.sort(kept, order_by)

@@ -287,7 +287,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if str(version) == "0":
             key = self._provisional_key(name)
             answer = self.engine.state.answer(answer_key(key, self.first))
-            told = self.engine.state.answer(f"provisional/{key}")
+            told = self.engine.state.answer(f"provisional/{key}") or {"at": 0, "run": None}
             if not (answer and "version" in answer):
                 return ModelVersion(name, "0", int(told["at"] * 1000), run_id=told["run"])
             version = answer["version"]

@@ -1,9 +1,9 @@
 """The tracking store behind ``dbml:`` URIs: thin, over the engine.
 
-Reads and everything that is not ours (traces, GenAI datasets, scorers, …) are forwarded to the primary's own store;
-the forwarders are generated from ``dir(AbstractStore)``, so a method that MLflow adds is forwarded too. Writes to
-runs, experiments and logged models are journaled for all workspaces. ``tests`` compare ``dir(AbstractStore)`` with a
-reviewed list, so that a new write cannot pass by unseen.
+Reads and everything that is not ours (traces, GenAI datasets, scorers, …) are forwarded to the primary's own
+store; the forwarders are generated from ``dir(AbstractStore)``, so what MLflow adds is forwarded too. Writes
+to runs, experiments and logged models are journaled for all workspaces. ``tests`` compare
+``dir(AbstractStore)`` with a reviewed list, so that a new write cannot pass by unseen.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ from mlflow.utils.validation import (
     _validate_tag,
 )
 
+from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
@@ -73,7 +74,7 @@ def build(store_uri: str | None) -> DbmlTrackingStore:
     """Build the store of a ``dbml:`` URI."""
     if store_uri is None:
         raise MlflowException("a dbml: store needs its URI", INVALID_PARAMETER_VALUE)
-    return DbmlTrackingStore(engine_for(store_uri))
+    return DbmlTrackingStore(engine_for(store_uri), from_uri(store_uri))
 
 
 def _done() -> RunOperations:
@@ -85,10 +86,11 @@ def _done() -> RunOperations:
 class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     """Two workspaces (or one) as one MLflow tracking store."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, link: Link) -> None:
         super().__init__()
         self.engine = engine
-        self.sync = engine.link.mode == "sync"
+        self.uri = link.uri
+        self.sync = link.mode == "sync"
 
     # --- metrics, params, tags
 
@@ -101,8 +103,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             _validate_run_id(run_id)
             _validate_metric(key, value, timestamp, step)
             value, step = float(value), int(step)
-        run = self._writable(run_id)
-        del run
+        self._writable(run_id)
         extra = None
         if metric.model_id is not None or metric.dataset_name is not None:
             extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
@@ -125,27 +126,39 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def log_param(self, run_id: str, param: Param) -> None:
         """Journal one param. Raises MLflow's error for a changed value."""
-        self.log_batch(run_id, [], [param], [])
+        kept = _validate_param(param.key, str(param.value))
+        run = self._writable(run_id)
+        self._refuse_changed_params(run, {kept.key: kept.value})
+        if kept.key not in run.params:
+            self.engine.write(run_id, "p", kept.key, kept.value)
+            self._after_write(run_id)
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
         """Journal one tag."""
-        self.log_batch(run_id, [], [], [tag])
+        kept = _validate_tag(tag.key, str(tag.value))
+        self._writable(run_id)
+        self.engine.write(run_id, "g", kept.key, kept.value)
+        self._after_write(run_id)
 
     def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
         """Journal metrics, params and tags, checked as a server would check them."""
-        _validate_run_id(run_id)
-        metrics, params, tags = _validate_batch_log_data(list(metrics), list(params), list(tags))
+        live = self.engine._live.get(run_id)
+        known = live.keys if live is not None else {}
+        points = [_point(m) for m in metrics] if all(_is_plain(m, known) for m in metrics) else None
+        if points is None or params or tags:
+            _validate_run_id(run_id)
+            given = [Param(p.key, str(p.value)) for p in params], [RunTag(t.key, str(t.value)) for t in tags]
+            metrics, params, tags = _validate_batch_log_data(list(metrics), *given)
+            _validate_param_keys_unique(params)
+            points = [_point(m) for m in metrics]
         _validate_batch_log_limits(metrics, params, tags)
-        _validate_param_keys_unique(params)
-        for metric in metrics:
-            _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
-        kept_params = {p.key: p.value for p in (_validate_param(p.key, str(p.value)) for p in params)}
-        kept_tags = {t.key: t.value for t in (_validate_tag(t.key, str(t.value)) for t in tags)}
         run = self._writable(run_id)
+        kept_params, kept_tags = {p.key: p.value for p in params}, {t.key: t.value for t in tags}
         self._refuse_changed_params(run, kept_params)
-        points = [_point(m) for m in metrics]
         if points or kept_params or kept_tags:
             self.engine.write(run_id, "b", points, kept_params, kept_tags)
+            for point in points:
+                self.engine.know_key(run_id, point[0])
             self._after_write(run_id)
 
     def _refuse_changed_params(self, run: RunView, params: dict[str, str]) -> None:
@@ -211,7 +224,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def create_run(
         self, experiment_id: str, user_id: str, start_time: int, tags: list[RunTag], run_name: str | None
     ) -> Run:
-        """Have the primary name a run, or name it provisionally while it is away; journal it for the mirror."""
+        """Have the primary name a run, or name it provisionally; journal it for the mirror."""
         experiment_id = str(experiment_id)
         kept = tags_of(tags or [])
         if run_name and kept.get("mlflow.runName") and kept["mlflow.runName"] != run_name:
@@ -255,7 +268,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _named_by_primary(
         self, experiment_id: str, user_id: str, start: int, tags: dict[str, str], name: str | None, key: str
     ) -> Run:
-        tried = []
+        tried: list[bool] = []
 
         def ask(primary: Applier) -> Run:
             at = (
@@ -351,7 +364,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
-    ) -> PagedList:  # type: ignore[type-arg]
+    ) -> PagedList:
         """Return a metric's history, with what of it is on its way."""
         view = self.engine.view_of(run_id)
         if view is not None:
@@ -393,7 +406,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         max_results: int = 1000,
         order_by: list[str] | None = None,
         page_token: str | None = None,
-    ) -> PagedList:  # type: ignore[type-arg]
+    ) -> PagedList:
         """Search at the primary once it has caught up, or at the mirror."""
         self.engine.wait_for_reads("search_runs")
 
@@ -537,7 +550,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         filter_string: str | None = None,
         order_by: list[str] | None = None,
         page_token: str | None = None,
-    ) -> PagedList:  # type: ignore[type-arg]
+    ) -> PagedList:
         """Search experiments at the primary, or at the mirror."""
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("search_experiments")
@@ -706,7 +719,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         max_results: int | None = None,
         order_by: list[dict[str, Any]] | None = None,
         page_token: str | None = None,
-    ) -> PagedList:  # type: ignore[type-arg]
+    ) -> PagedList:
         """Search logged models at the primary once it has caught up; here, where it has none."""
         self.engine.wait_for_reads("search_logged_models")
 
@@ -728,7 +741,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             models = [self._model_at(applier, told["id"]) for told in kept_models.of_runs(applier, ids)]
             return kept_models.search(models, filter_string, datasets, max_results, order_by, page_token)
 
-        found: PagedList = self.engine.read(ask)  # type: ignore[type-arg]
+        found: PagedList = self.engine.read(ask)
         return found
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
@@ -773,11 +786,22 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return getattr(self.engine.primary.store, name)(*args, **kwargs)
 
     def __reduce__(self) -> Any:
-        return build, (self.engine.link.uri,)
+        return build, (self.uri,)
 
 
 _PROVISIONAL = "900000"  # experiment ids are numbers to MLflow; no server counts this far
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
+
+
+def _is_plain(metric: Metric, known: dict[str, str]) -> bool:
+    """Tell whether a point needs no check: a known key and Python's own numbers."""
+    return (
+        metric._key in known
+        and type(metric._value) is float
+        and type(metric._step) is int
+        and type(metric._timestamp) is int
+        and metric._timestamp >= 0
+    )
 
 
 def _point(metric: Metric) -> list[Any]:

@@ -59,7 +59,8 @@ class Workspace:
         return self._registry
 
     def _build_tracking(self) -> Any:
-        # The registry's builder, not _get_store: MLflow's building lock is not re-entrant, and we may be inside it.
+        # The registry's builder, not _get_store: MLflow's building lock is not re-entrant, and we may
+        # be inside it.
         from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
         with _making_tables():
@@ -115,9 +116,17 @@ class Workspace:
         """Ask the least that shows whether the workspace answers. Raises Away."""
         self.tracking.search_experiments(max_results=1)
 
+    def identify(self) -> None:
+        """Ask whether this is an MLflow workspace at all. Raises Away, or Foreign: something else answers."""
+        self.ping()
+
 
 class HttpWorkspace(Workspace):
     """An MLflow server at an http(s) URI, with the role's own credentials."""
+
+    def identify(self) -> None:
+        """Ask for an experiment in a way that nothing but MLflow answers."""
+        rest.identify(self._creds())
 
     def _creds(self, host: str | None = None) -> MlflowHostCreds:
         own = credentials(self.role)
@@ -183,8 +192,8 @@ def connect(spec: WorkspaceSpec) -> Workspace:
 def _making_tables(lock_file: Path | None = None) -> Iterator[None]:
     """Let one thread (and one process, given a file to lock) at a time make a database's tables, quietly.
 
-    Alembic keeps its context in a global, so two databases cannot be made side by side; and what it says while it
-    makes an empty one is no news to anybody.
+    Alembic keeps its context in a global, so two databases cannot be made side by side; and what it says
+    while it makes an empty one is no news to anybody.
     """
     loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
     with _tables_lock, ExitStack() as stack:

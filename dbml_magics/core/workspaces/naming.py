@@ -17,7 +17,7 @@ EXPERIMENT_TAG = "dbml_experiment"
 
 
 def check_experiment_name(name: str) -> None:
-    """Raise BadName for a name that Databricks would refuse, whatever the workspaces: notebooks move there."""
+    """Raise BadName for a name that Databricks would refuse, wherever runs go now: notebooks move there."""
     trouble = None
     if not name.strip():
         trouble = "it is empty"

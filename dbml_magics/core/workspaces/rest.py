@@ -1,8 +1,8 @@
 """MLflow's REST stores, each call made once, within a time, with the workspace's own credentials.
 
-MLflow's own HTTP layer sends a POST again when its answer was lost, which makes two runs of one; here a lost answer
-is a doubt that the caller settles by asking. It also takes its credentials from MLFLOW_TRACKING_* whatever the
-server; here each workspace has its own.
+MLflow's own HTTP layer sends a POST again when its answer was lost, which makes two runs of one; here a lost
+answer is a doubt that the caller settles by asking. It also takes its credentials from MLFLOW_TRACKING_*
+whatever the server; here each workspace has its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from mlflow.entities import FileInfo
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import RestException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryRestStore
@@ -31,8 +31,13 @@ from dbml_magics.config import DELIVERY_TIMEOUT_S
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, settle
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+_BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
 _CONNECT_S = 5.0
 _timeout: ContextVar[float] = ContextVar("dbml_call_timeout", default=DELIVERY_TIMEOUT_S)
+
+
+class Foreign(Away):
+    """Something answers that is not MLflow: a login page, another service."""
 
 
 @contextmanager
@@ -58,7 +63,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
             retry_codes=frozenset(),
             raise_on_status=False,
             respect_retry_after_header=False,
-            # The SDK keeps one client for each pair of times: give it one pair only, or it makes clients for ever.
+            # The SDK keeps one client for each pair of times: with more than one, it makes clients for ever.
             timeout=DELIVERY_TIMEOUT_S if through_sdk else (min(_CONNECT_S, seconds), seconds),
             **({"retry_timeout_seconds": 1} if through_sdk else {}),
             **kwargs,
@@ -117,8 +122,20 @@ def call(
     try:
         parse_dict(js_dict=json.loads(response.text), message=response_proto)
     except ValueError as error:
-        raise MlflowException(f"{endpoint} answered something that is not MLflow's") from error
+        raise Foreign(f"{method} {endpoint} answers what is not MLflow's") from error
     return response_proto
+
+
+def identify(creds: MlflowHostCreds) -> None:
+    """Ask for an experiment by name: found or not, nothing but MLflow answers it. Raises Away, Foreign."""
+    response = request(creds, _BY_NAME, "GET", params={"experiment_name": "Default"})
+    try:
+        answer = json.loads(response.text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not {"experiment", "error_code"} & set(answer):
+        kind = "a web page" if "<html" in response.text[:2000].lower() else "something else"
+        raise Foreign(f"asked for an experiment, it answers {response.status_code} with {kind}")
 
 
 class _TrackingCalls:
@@ -182,19 +199,19 @@ class _RegistryCalls:
         raise AssertionError("MLflow lists no endpoint for this call")
 
 
-class TrackingStore(_TrackingCalls, RestStore):
+class TrackingStore(_TrackingCalls, RestStore):  # type: ignore[misc]
     """An MLflow server's tracking store."""
 
 
-class DatabricksStore(_TrackingCalls, DatabricksTracingRestStore):
+class DatabricksStore(_TrackingCalls, DatabricksTracingRestStore):  # type: ignore[misc]
     """A Databricks workspace's tracking store."""
 
 
-class RegistryStore(_RegistryCalls, RegistryRestStore):
+class RegistryStore(_RegistryCalls, RegistryRestStore):  # type: ignore[misc]
     """An MLflow server's registry."""
 
 
-class ProxiedArtifacts(MlflowArtifactsRepository):
+class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
     """``mlflow-artifacts:`` at one workspace, with its own credentials, each upload made once."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str, creds: Callable[[str], MlflowHostCreds]) -> None:
