@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -74,7 +75,7 @@ class Link:
     registry: str = "databricks"
     mode: str = "journal"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Return the name of the link's own folder: the same workspaces, folder and user give the same."""
         parts = [_user(), self.folder, self.track, self.registry]

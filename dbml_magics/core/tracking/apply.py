@@ -502,7 +502,8 @@ class Applier:
         file = self.engine.journal.spooled(told["spool"])
         if file is None:
             raise MlflowException.invalid_parameter_value(f"the copy of {told['path']} is gone from the spool")
-        self.upload(told["owner"], told["path"], file)
+        with self.engine.journal.under_own_name(file, posixpath.basename(told["path"])) as lent:
+            self.upload(told["owner"], told["path"], lent)
 
     def upload(self, owner: str, path: str, file: Path) -> None:
         """Upload one file to ``path`` of a run or model, its MLmodel rewritten to this workspace's ids."""

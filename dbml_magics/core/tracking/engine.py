@@ -87,6 +87,7 @@ class Engine:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self._key = link.key  # a hash, which is not to be made at each call
         self.journal = Journal(link.home)
         self.state = State(link.home / "state.db")
         self.workspaces: dict[str, Workspace] = {role: connect(link.spec(role)) for role in link.used}
@@ -116,7 +117,7 @@ class Engine:
 
     def artifact_uri(self, kind: str, name: str) -> str:
         """Return the link's own URI of a run's or model's files."""
-        return f"dbml://{self.link.key}/{kind}s/{name}/artifacts"
+        return f"dbml://{self._key}/{kind}s/{name}/artifacts"
 
     def after_fork(self) -> None:
         """In a forked child: everything that holds a file, a connection or a thread begins anew."""

@@ -15,9 +15,11 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,14 +277,11 @@ class Journal:
                     remedies=[("%dbml sync", "deliver what waits, which frees its space")],
                 )
         name = f"{time.time_ns():x}-{secrets.token_hex(4)}"
-        folder = self.spool_root / name
+        target = self.spool_root / name
         try:
-            folder.mkdir(parents=True, mode=0o700)
-            fd = os.open(folder / os.path.basename(source), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(fd, "wb") as out, open(source, "rb") as src:
-                shutil.copyfileobj(src, out, 1 << 20)
+            self._copy(source, target)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            target.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise JournalFull(
                     f"the disk of the artifact spool ({self.spool_root}) is full.",
@@ -292,25 +291,49 @@ class Journal:
         self._spool_used += size
         return name, size
 
-    def spooled(self, name: str) -> Path | None:
-        """Return the path of a spooled file under its own base name, or None when it is gone."""
+    def _copy(self, source: str | os.PathLike[str], target: Path) -> None:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         try:
-            with os.scandir(self.spool_root / name) as found:
-                return next((Path(entry.path) for entry in found), None)
+            out = os.open(target, flags, 0o600)
         except FileNotFoundError:
-            return None
+            self.spool_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            out = os.open(target, flags, 0o600)
+        with os.fdopen(out, "wb", buffering=0) as copy, open(source, "rb", buffering=0) as original:
+            shutil.copyfileobj(original, copy, 1 << 20)
+
+    def spooled(self, name: str) -> Path | None:
+        """Return the path of a spooled file, or None when it is gone."""
+        path = self.spool_root / name
+        return path if path.exists() else None
+
+    @contextmanager
+    def under_own_name(self, file: Path, name: str) -> Iterator[Path]:
+        """Lend a spooled file under the base name that it shall have where it goes."""
+        with tempfile.TemporaryDirectory(dir=self.spool_root, prefix=".lent-") as folder:
+            lent = Path(folder, name)
+            try:
+                os.link(file, lent)
+            except OSError:  # a file system without hard links
+                lent.symlink_to(file)
+            yield lent
 
     def unspool(self, name: str) -> None:
         """Delete a spooled file that has arrived everywhere."""
-        path = self.spooled(name)
-        if path is None:
+        path = self.spool_root / name
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
             return
         if self._spool_used is not None:
-            self._spool_used -= path.stat().st_size
-        shutil.rmtree(path.parent, ignore_errors=True)
+            self._spool_used -= size
 
     def _measure_spool(self) -> int:
-        return sum(f.stat().st_size for f in self.spool_root.glob("*/*"))
+        try:
+            with os.scandir(self.spool_root) as found:
+                return sum(entry.stat().st_size for entry in found if entry.is_file())
+        except FileNotFoundError:
+            return 0
 
 
 def _decode(line: bytes) -> tuple[list[Any] | None, str]:
