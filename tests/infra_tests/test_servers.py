@@ -56,7 +56,7 @@ def test_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path
         "print(server.pid, host._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**clean_environment(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**clean_environment(tmp_path), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
 
     pids = [int(pid) for pid in done.stdout.split()]
