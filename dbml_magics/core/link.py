@@ -300,8 +300,8 @@ def _unknown_scheme(role: str, text: str) -> BadUri:
             f"{text!r} lacks its scheme.", remedies=[f"%dbml link --{role} {scheme}://{text.rstrip('/')}"]
         )
     if "://" not in text and (os.path.isdir(os.path.expanduser(text)) or "/" in text or text.startswith(".")):
-        remedies.insert(0, (f"%dbml link --local {_quoted(text)}", "two workspaces in that folder"))
-        return BadUri(f"{text!r} is a folder, not a workspace's URI.", remedies=remedies)
+        folder = (f"%dbml link --local {_quoted(text)}", "two workspaces in that folder")
+        return BadUri(f"{text!r} is a folder, not a workspace's URI.", remedies=[folder, *remedies[:2]])
     return BadUri(f"{text!r} is not a workspace's URI.", remedies=remedies)
 
 
@@ -461,11 +461,13 @@ def remember(link: Link) -> None:
     """Remember the link for its folder, for ``%dbml link --again``. Raises JournalError."""
     path = _remembered_file(link.folder)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data_home().mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (path.parent, link.home.parent, link.home):  # mkdir's mode is the last folder's alone
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
         temporary = path.with_suffix(f".{os.getpid()}")
         _write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
         os.replace(temporary, path)
-        link.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_private(link.home / "link.json", {"uri": link.uri})
     except OSError as error:
         raise JournalError(

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics import results
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.workspaces.naming import check_experiment_name
 from dbml_magics.errors import (
     AmbiguousRun,
@@ -48,16 +49,28 @@ def quiet_mlflow() -> Iterator[None]:
 def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
     """Set the experiment that runs go to. Raises BadName."""
     check_experiment_name(name)
-    names = {role: engine.workspaces[role].experiment_name(name) for role in engine.link.tracked}
-    existed = client(engine).get_experiment_by_name(name) is not None
     try:
+        existed = client(engine).get_experiment_by_name(name) is not None
         with quiet_mlflow():  # the result says whether it is new
             found = mlflow.set_experiment(name)
+        names = {role: _name_there(engine, role, name) for role in engine.link.tracked}
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
     return results.ExperimentResult(
         name=found.name, experiment_id=found.experiment_id, names=names, created=not existed
     )
+
+
+def _name_there(engine: Engine, role: str, name: str) -> str:
+    applier = engine.applier(role)
+    if not applier.workspace.names_experiments_itself:
+        return name
+    if not engine.lines[role].away:
+        engine.wait(role, [LINK_QUEUE], 2.0)  # an experiment of that last part may be on its way there
+    try:
+        return str(engine.lines[role].ask(lambda: applier.find_experiment(name))[0])
+    except Away:
+        return applier.workspace.experiment_name(name)
 
 
 def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
@@ -191,6 +204,11 @@ def _last(engine: Engine, last: str | None) -> str:
 
 
 def _by_prefix(engine: Engine, given: str, known: dict[str, str]) -> str:
+    if not given:
+        raise RunNotFound(
+            "which run? An id, the beginning of one, or last.",
+            remedies=[("%dbml runs", "lists the runs with their ids")],
+        )
     found = {run: name for run, name in known.items() if run.startswith(given)}
     if not found:
         # Runs that this machine has not made: those of the active experiment.

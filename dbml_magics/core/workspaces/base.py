@@ -95,11 +95,14 @@ class Workspace:
 
     # --- names and places
 
+    @property
+    def names_experiments_itself(self) -> bool:
+        """Tell whether the workspace has a naming rule of its own: ``iris`` for ``/Users/me/folder/iris``."""
+        return self.kind == "azureml" or (self.role == "azureml" and self.spec.local)
+
     def experiment_name(self, name: str) -> str:
         """Return what this workspace calls the experiment that the user calls ``name``."""
-        if self.kind == "azureml" or (self.role == "azureml" and self.spec.local):
-            return azureml_experiment_name(name)
-        return name
+        return azureml_experiment_name(name) if self.names_experiments_itself else name
 
     @property
     def place(self) -> str:

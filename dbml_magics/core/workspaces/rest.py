@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import quote
 
 from mlflow.entities import FileInfo
-from mlflow.exceptions import RestException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryRestStore
@@ -28,7 +29,7 @@ from mlflow.utils.rest_utils import MlflowHostCreds, http_request, verify_rest_r
 from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, settle
+from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, refusal, settle
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
@@ -89,6 +90,17 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     return response
 
 
+def _verified(response: Any, endpoint: str) -> Any:
+    """Return the response of a call that was done. Raises MLflow's refusal, also for a 4xx in other words."""
+    try:
+        return verify_rest_response(response, endpoint)
+    except MlflowException as error:
+        status = response.status_code
+        if error.error_code in REFUSALS or not 400 <= status < 500 or status == 408:
+            raise
+        raise refusal(status, _message(response) or " ".join(response.text.split())[:200]) from error
+
+
 def _message(response: Any) -> str:
     try:
         body = json.loads(response.text)
@@ -118,7 +130,7 @@ def call(
     kwargs: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
     if extra_headers:
         kwargs["extra_headers"] = extra_headers
-    response = verify_rest_response(request(creds, endpoint, method, **kwargs), endpoint)
+    response = _verified(request(creds, endpoint, method, **kwargs), endpoint)
     try:
         parse_dict(js_dict=json.loads(response.text), message=response_proto)
     except ValueError as error:
@@ -169,7 +181,7 @@ class _TrackingCalls:
 
     def send_batch(self, body: dict[str, Any]) -> None:
         """Send a log-batch whose body is ready as plain data."""
-        verify_rest_response(request(self.get_host_creds(), _LOG_BATCH, "POST", json=body), _LOG_BATCH)
+        _verified(request(self.get_host_creds(), _LOG_BATCH, "POST", json=body), _LOG_BATCH)
 
 
 class _RegistryCalls:
@@ -234,13 +246,22 @@ class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
         with open(local_file, "rb") as data:
             response = request(
                 self._host_creds,
-                endpoint,
+                quote(endpoint),
                 "PUT",
                 data=data if size else b"",  # requests would chunk an empty stream
                 extra_headers={"Content-Type": _guess_mime_type(local_file)},
                 timeout=60 + size / 1e6,
             )
         response.raise_for_status()
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        """Download one file, streamed, without a second try."""
+        endpoint = quote(posixpath.join("/", remote_file_path))
+        response = request(self._host_creds, endpoint, "GET", stream=True)
+        response.raise_for_status()
+        with open(local_path, "wb") as out:
+            for chunk in response.iter_content(1 << 20):
+                out.write(chunk)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder, without a second try."""
