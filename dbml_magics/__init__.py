@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from dbml_magics._version import __version__
 
 if TYPE_CHECKING:
-    from dbml_magics.api import experiment, link, models, register, runs, status, sync, track, unlink
+    from dbml_magics.api import (
+        compare,
+        experiment,
+        link,
+        models,
+        register,
+        runs,
+        status,
+        sync,
+        track,
+        unlink,
+    )
     from dbml_magics.errors import (
         AmbiguousRun,
         BadCommand,
@@ -68,6 +79,7 @@ __all__ = [
     "UndefinedVariable",
     "WorkspaceUnreachable",
     "__version__",
+    "compare",
     "experiment",
     "link",
     "load_ipython_extension",
@@ -81,7 +93,9 @@ __all__ = [
     "unload_ipython_extension",
 ]
 
-_CALLS = frozenset({"experiment", "link", "models", "register", "runs", "status", "sync", "track", "unlink"})
+_CALLS = frozenset(
+    {"compare", "experiment", "link", "models", "register", "runs", "status", "sync", "track", "unlink"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TrackedRun",
+    "compare",
     "experiment",
     "link",
     "models",
@@ -90,6 +91,14 @@ def runs(
 ) -> results.RunsResult:
     """List the experiment's runs (the active experiment's by default)."""
     return _session("runs()").runs(experiment, filter=filter, order_by=order_by, max_results=max_results)
+
+
+def compare(*given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+    """Set two runs or more side by side (each an id, the beginning of one, or ``last``).
+
+    ``metrics`` are those to show; by default those that tell most. ``to_pandas()`` of the result has all.
+    """
+    return _session("compare()").compare(*given, metrics=metrics)
 
 
 def register(

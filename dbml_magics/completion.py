@@ -140,6 +140,8 @@ def _next_value(command: Command, before: Sequence[str]) -> Option | None:
             follows = option if option is not None and option.takes_value else None
         else:
             taken += 1
+    if command.takes_more:
+        taken = min(taken, len(command.values) - 1)
     return command.values[taken] if taken < len(command.values) else None
 
 

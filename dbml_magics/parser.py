@@ -110,7 +110,7 @@ class Option:
     help: str
     metavar: str = ""  # empty for an option that is on or off
     choices: tuple[str, ...] = ()
-    repeatable: bool = False
+    repeatable: bool = False  # for a value: the last one, which takes all that are left
     optional_value: bool = False  # --local [DIR]; for a value: it may be left out
     convert: Callable[[str], Any] = text
     example: str = (
@@ -167,6 +167,11 @@ class Command:
     def values(self) -> tuple[Option, ...]:
         """Return the values that stand by themselves, in order."""
         return tuple(option for option in self.options if option.positional)
+
+    @property
+    def takes_more(self) -> bool:
+        """Tell whether the last of its values takes as many as there are."""
+        return any(value.repeatable for value in self.values)
 
     @property
     def flags(self) -> tuple[Option, ...]:
@@ -344,7 +349,7 @@ def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mappi
     given = list(parsed._values or [])
     del parsed._values, parsed._command
     required = [value for value in command.values if not value.optional_value]
-    if len(given) > len(command.values):
+    if len(given) > len(command.values) and not command.takes_more:
         takes = f"no more than {len(command.values)}" if command.values else "none"
         few = "value" if len(given) == 1 else "values"
         raise BadCommand(
@@ -361,7 +366,11 @@ def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mappi
             setattr(parsed, value.dest, None)
             continue
         spare -= value.optional_value
-        setattr(parsed, value.dest, _reader(command, value, namespace)(given.pop(0)))
+        read = _reader(command, value, namespace)
+        if value.repeatable:
+            setattr(parsed, value.dest, [read(written) for written in given])
+            return
+        setattr(parsed, value.dest, read(given.pop(0)))
 
 
 def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> Callable[[str], Any]:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from urllib.parse import urlsplit
 
 __all__ = [
     "Html",
+    "Line",
     "code",
     "count",
     "curve_svg",
+    "curves_svg",
+    "details",
     "duration",
     "from_here",
     "html_table",
@@ -28,6 +32,7 @@ __all__ = [
     "rows_table",
     "safe",
     "sparkline",
+    "sparklines",
     "text_table",
     "when",
 ]
@@ -143,6 +148,170 @@ def curve_svg(curve: Sequence[float], label: str) -> Html:
     )
 
 
+@dataclass(frozen=True)
+class Line:
+    """One of several curves on shared axes."""
+
+    label: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Return the finite points."""
+        both = zip(self.steps, self.values, strict=True)
+        return [(step, value) for step, value in both if math.isfinite(value)]
+
+    @property
+    def stretches(self) -> list[list[tuple[float, float]]]:
+        """Return the finite points between one gap and the next."""
+        found: list[list[tuple[float, float]]] = [[]]
+        for step, value in zip(self.steps, self.values, strict=True):
+            if math.isfinite(value):
+                found[-1].append((step, value))
+            elif found[-1]:
+                found.append([])
+        return [stretch for stretch in found if stretch]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> _Axis:
+        known = list(values)
+        return cls(min(known), max(known))
+
+    def share(self, value: float) -> float:
+        """Return how far along the axis a value is, from 0 to 1; the middle where the axis has no length."""
+        # Halved before they are subtracted: the span of two huge values would overflow.
+        span = self.high / 2 - self.low / 2
+        return (value / 2 - self.low / 2) / span if span else 0.5
+
+
+def sparklines(lines: Sequence[Line], most: int = 16) -> list[str]:
+    """Draw curves with block characters on shared axes.
+
+    A column is the same step in each of them, a height the same value.
+    """
+    points = [line.points for line in lines]
+    every = [point for each in points for point in each]
+    columns = min(most, len({step for step, _ in every}))
+    if columns < 2:
+        return ["" for _ in lines]
+    across, up = _Axis.over(step for step, _ in every), _Axis.over(value for _, value in every)
+    drawn = []
+    for each in points:
+        cells = [" "] * columns
+        last = -1
+        for step, value in each:
+            column = round(across.share(step) * (columns - 1))
+            block = _BLOCKS[round((up.share(value) if up.low < up.high else 0.0) * (len(_BLOCKS) - 1))]
+            if last >= 0:  # what was logged at few steps holds until the next one
+                cells[last:column] = [cells[last]] * (column - last)
+            cells[column], last = block, column
+        drawn.append("".join(cells).rstrip() if len(each) > 1 else "")
+    return drawn
+
+
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2 1 2 1 2")
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH = 64, 440, 10, 150, 470
+
+
+def curves_svg(title: str, axis: str, lines: Sequence[Line]) -> Html:
+    """Draw curves on shared axes in the text's own colour, told apart by dashes and numbers.
+
+    Empty where no line has two points. The numbers are the lines' places, from 1 on; the legend below
+    the axes has their labels.
+    """
+    every = [point for line in lines for point in line.points]
+    if not every or max(len(line.points) for line in lines) < 2:
+        return Html("")
+    across, up = _Axis.over(step for step, _ in every), _Axis.over(value for _, value in every)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = _LEFT + across.share(step) * (_RIGHT - _LEFT)
+        return x, _BOTTOM - up.share(value) * (_BOTTOM - _TOP)
+
+    height = _BOTTOM + 34 + 16 * len(lines)
+    parts = [_axes(axis, across, up)]
+    ends = []
+    for row, line in enumerate(lines):
+        dash = f' stroke-dasharray="{_DASHES[row % len(_DASHES)]}"' if row % len(_DASHES) else ""
+        width = 1.4 + 0.8 * (row // len(_DASHES))
+        stroke = f'fill="none" stroke="currentColor" stroke-width="{width:g}"{dash}'
+        for stretch in line.stretches:
+            if len(stretch) == 1:
+                x, y = place(*stretch[0])
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="currentColor"/>')
+            else:
+                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in stretch))
+                parts.append(f'<polyline {stroke} points="{path}"/>')
+        if line.points:
+            ends.append((*place(*line.points[-1]), str(row + 1)))
+        y = _BOTTOM + 38 + 16 * row
+        parts.append(f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + 40}" y2="{y}" {stroke}/>')
+        lacks = "" if line.points else " (no values)"
+        parts.append(_words(_LEFT + 48, y + 4, f"{row + 1} {line.label}{lacks}"))
+    parts += [_words(x + 4, y + 4, number_) for x, y, number_ in _apart(ends)]
+    said = "; ".join(f"{row + 1} {_told(line, axis)}" for row, line in enumerate(lines))
+    spoken = escape(f"{title} by {axis}, on shared axes: {said}")
+    return Html(
+        f'<svg role="img" aria-label="{spoken}" width="{_WIDTH}" '
+        f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
+        f'style="max-width:100%;height:auto">{"".join(parts)}</svg>'
+    )
+
+
+def _axes(axis: str, across: _Axis, up: _Axis) -> str:
+    frame = f"M{_LEFT},{_TOP} V{_BOTTOM} H{_RIGHT}"
+    parts = [f'<path d="{frame}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
+    if up.low < up.high:
+        parts += [
+            _words(_LEFT - 5, _TOP + 5, number(up.high), "end"),
+            _words(_LEFT - 5, _BOTTOM, number(up.low), "end"),
+        ]
+    else:
+        parts.append(_words(_LEFT - 5, (_TOP + _BOTTOM) / 2 + 4, number(up.low), "end"))
+    if across.low < across.high:
+        parts.append(_words(_LEFT, _BOTTOM + 15, number(across.low)))
+        parts.append(_words(_RIGHT, _BOTTOM + 15, number(across.high), "end"))
+    else:
+        axis += f" {number(across.low)}"
+    return "".join([*parts, _words((_LEFT + _RIGHT) / 2, _BOTTOM + 15, axis, "middle")])
+
+
+def _words(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escape(text)}</text>'
+
+
+def _apart(ends: Iterable[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Move the labels of curves that end at one height below each other."""
+    placed: list[tuple[float, float, str]] = []
+    for x, y, label in sorted(ends, key=lambda end: end[1]):
+        near = [other for x2, other, _ in placed if abs(x2 - x) < 14]
+        placed.append((x, max([y, *(other + 11 for other in near)]), label))
+    return placed
+
+
+def _told(line: Line, axis: str) -> str:
+    points = line.points
+    if not points:
+        return f"{line.label}: no values"
+    (first, start), (last, end) = points[0], points[-1]
+    if first == last:
+        return f"{line.label}: {number(end)} at {axis} {number(last)}"
+    reach = f"over {axis}s {number(first)} to {number(last)}"
+    return f"{line.label}: from {number(start)} to {number(end)} {reach}"
+
+
+def details(summary: str, content: Html) -> Html:
+    """Fold content away under a line that opens it; no script is needed for that."""
+    return Html(f"<details><summary>{safe(summary)}</summary>{content}</details>")
+
+
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
     """Lay out rows in aligned columns under their headers."""
     table = [list(headers), *(list(row) for row in rows)]
@@ -167,7 +336,8 @@ def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
     """Lay out labelled rows: the first cell of each is its header."""
     body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
     return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption><tbody>{body}</tbody></table>'
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
+        f"<tbody>{body}</tbody></table>"
     )
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from dbml_magics.commands import experiment, link, models, register, runs, status, sync, track, unlink
+from dbml_magics.commands import (
+    compare,
+    experiment,
+    link,
+    models,
+    register,
+    runs,
+    status,
+    sync,
+    track,
+    unlink,
+)
 from dbml_magics.commands import help as help_command
 from dbml_magics.parser import Command
 
@@ -12,5 +23,5 @@ TRACK: Command = track.COMMAND
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (link, unlink, status, experiment, runs, register, models, sync, help_command)
+    for module in (link, unlink, status, experiment, runs, compare, register, models, sync, help_command)
 }

@@ -166,8 +166,11 @@ def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
     )
 
 
-def resolve(engine: Engine, given: str, last: str | None) -> str:
-    """Return the id of the run that an id, a prefix or ``last`` means. Raises RunNotFound, AmbiguousRun."""
+def resolve(engine: Engine, given: str, last: str | None, command: str = "%dbml register {} NAME") -> str:
+    """Return the id of the run that an id, a prefix or ``last`` means. Raises RunNotFound, AmbiguousRun.
+
+    ``command`` is the line that errors show, with ``{}`` for the run.
+    """
     if given == LAST:
         return _last(engine, last)
     known = {run: str(info.get("name", "")) for run, info in engine.state.recent_runs(2000)}
@@ -177,12 +180,12 @@ def resolve(engine: Engine, given: str, last: str | None) -> str:
         return (
             str(client(engine).get_run(given).info.run_id)
             if len(given) >= 32
-            else _by_prefix(engine, given, known)
+            else _by_prefix(engine, given, known, command)
         )
     except MlflowException as error:
         if isinstance(error, Away):
             raise as_error(engine, error, f"run {given!r}") from error
-        raise _not_found(given, known) from error
+        raise _not_found(given, known, command) from error
 
 
 def _last(engine: Engine, last: str | None) -> str:
@@ -203,7 +206,7 @@ def _last(engine: Engine, last: str | None) -> str:
     )
 
 
-def _by_prefix(engine: Engine, given: str, known: dict[str, str]) -> str:
+def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: str) -> str:
     if not given:
         raise RunNotFound(
             "which run? An id, the beginning of one, or last.",
@@ -218,25 +221,20 @@ def _by_prefix(engine: Engine, given: str, known: dict[str, str]) -> str:
         found = {run: name for run, name in known.items() if run.startswith(given)}
     if not found:
         # People also type a run's name: say so, and whose it is.
-        raise _not_found(given, known)
+        raise _not_found(given, known, command)
     if len(found) > 1:
         raise AmbiguousRun(
             f"{given!r} begins the ids of {len(found)} runs.",
-            remedies=[
-                (f"%dbml register {run[: len(given) + 6]} NAME", name)
-                for run, name in list(found.items())[:4]
-            ],
+            remedies=[(command.format(run[: len(given) + 6]), name) for run, name in list(found.items())[:4]],
         )
     return next(iter(found))
 
 
-def _not_found(given: str, known: dict[str, str]) -> RunNotFound:
+def _not_found(given: str, known: dict[str, str], command: str) -> RunNotFound:
     named = [run for run, name in known.items() if name == given]
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     guesses: Iterable[str] = [*named, *near]
-    remedies = [
-        (f"%dbml register {run[:8]} NAME", f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]
-    ]
+    remedies = [(command.format(run[:8]), f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
     return RunNotFound(
         f"no run's id begins with {given!r}"
         + (" (that is a run's name; commands take ids)." if named else "."),

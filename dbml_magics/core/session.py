@@ -209,6 +209,16 @@ class Session:
 
         return runs.list_runs(self.engine("%dbml runs"), experiment, filter, order_by, max_results)
 
+    def compare(self, *given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+        """Set two runs or more side by side (each an id, a prefix or ``last``).
+
+        ``metrics`` are those to show; by default those that tell most. Raises BadCommand, RunNotFound,
+        AmbiguousRun, WorkspaceUnreachable.
+        """
+        from dbml_magics.core import compare
+
+        return compare.compare(self.engine("%dbml compare"), given, metrics, self.last_run)
+
     def register(
         self,
         run: str,

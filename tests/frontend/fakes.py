@@ -131,6 +131,10 @@ class FakeSession:
         self._called("runs", experiment=experiment, filter=filter, order_by=order_by, max_results=max_results)
         return results.RunsResult(self.rows[:max_results], experiment or "wine")
 
+    def compare(self, *given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+        self._called("compare", given=given, metrics=metrics)
+        return results.CompareResult(tuple(replace(self.rows[0], run_id=run) for run in given), ("loss",), {})
+
     def register(
         self,
         run: str,

@@ -18,12 +18,13 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
     assert dbml.status().track == "both"
     assert dbml.experiment("wine").name == "wine"
     assert len(dbml.runs(max_results=1)) == 1
+    assert [run.run_id for run in dbml.compare("a", "b").runs] == ["a", "b"]
     assert dbml.register("last", "wine", aliases=["a"]).versions[0].aliases == ("a",)
     assert dbml.models("wine").name == "wine"
     assert dbml.sync(timeout=3).seconds == 3.2
     assert dbml.unlink().undelivered["azureml"] == 3
     asked = [name for name, _ in fake.calls if name != "status"]
-    assert asked == ["link", "experiment", "runs", "register", "models", "sync", "unlink"]
+    assert asked == ["link", "experiment", "runs", "compare", "register", "models", "sync", "unlink"]
 
 
 def test_a_call_without_a_link_says_so(fake: FakeSession) -> None:

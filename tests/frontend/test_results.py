@@ -11,6 +11,8 @@ from IPython.lib.pretty import pretty
 
 from dbml_magics import rendering
 from dbml_magics.results import (
+    CompareResult,
+    Curve,
     Destination,
     ExperimentResult,
     HelpText,
@@ -50,6 +52,21 @@ SUMMARY = TrackSummary(
     models=("model",),
     registered=(VERSION,),
     destinations=(DATABRICKS, AZUREML),
+)
+
+
+def _curve(*values: float, start: int = 0) -> Curve:
+    return Curve(tuple(float(start + n) for n in range(len(values))), values, len(values))
+
+
+COMPARED = CompareResult(
+    runs=(
+        replace(ROW, params={"depth": "4", "seed": "1"}, metrics={"loss": 0.25, "f1": 0.5, "other": 1.0}),
+        replace(ROW, run_id="b" * 32, name="boosted", params={"depth": "8", "seed": "1", "rate": "0.1"}),
+    ),
+    shown=("loss", "f1"),
+    curves={"loss": (_curve(1.0, 0.5, 0.25), _curve(0.5, 0.25, start=2)), "f1": (_curve(0.5), Curve())},
+    notes=("boosted is still running",),
 )
 
 
@@ -163,6 +180,56 @@ def test_runs_are_a_sequence_and_a_frame() -> None:
     assert (len(runs), runs[0], list(runs)) == (1, ROW, [ROW])
     pytest.importorskip("pandas")
     assert runs.to_pandas()["metrics.loss"].tolist() == [0.25]
+
+
+def test_runs_are_compared_in_columns() -> None:
+    shown = str(COMPARED).splitlines()
+    started = rendering.when(0)
+    assert shown == [
+        "Compared 2 runs of wine",
+        "           1 forest          2 boosted",
+        "  run      aaaaaaaa          bbbbbbbb",
+        "  status   FINISHED          FINISHED",
+        f"  started  {started}  {started}",
+        "  took     2.1 s             2.1 s",
+        "params: 2 differ (≠), 1 equal",
+        "  ≠ depth  4                 8",
+        "  ≠ rate   —                 0.1",
+        "metrics: last values, curves on one scale",
+        "  loss     0.25 █▃▁          0.25   ▃▁",
+        "  f1       0.5               —",
+        "  1 metric left out (other): %dbml compare aaaaaaaa bbbbbbbb --metric other shows one, "
+        "to_pandas() has all",
+        "  boosted is still running",
+    ]
+
+
+def test_compared_curves_are_drawn_on_shared_axes_and_told_in_words() -> None:
+    html = COMPARED.html()
+    assert html.count("<svg") == 1, "a single point makes no curve"
+    assert "1 forest: from 1 to 0.25 over steps 0 to 2; 2 boosted: from 0.5 to 0.25 over steps 2 to 3" in html
+    assert html.count("stroke-dasharray") == 2, "the second line, and its sample in the legend"
+    assert "≠ depth" in html
+    assert "<script" not in html
+    lines = [rendering.Line("a", (0.0, 1.0), (1.0, 1.0)), rendering.Line("none", (), ())]
+    assert "2 none (no values)" in rendering.curves_svg("flat", "step", lines)
+    assert rendering.sparklines(lines) == ["▁▁", ""]
+    huge = rendering.Line("huge", (0.0, 1.0, 2.0, 3.0), (-1.7e308, float("nan"), 0.0, 1.7e308))
+    assert rendering.curves_svg("huge", "step", [huge]).count("<circle") == 1
+    assert len(huge.stretches) == 2
+
+
+def test_compared_runs_are_values_and_a_frame() -> None:
+    assert [param.key for param in COMPARED.differing] == ["depth", "rate"]
+    assert [(m.key, m.last) for m in COMPARED.metrics] == [
+        ("loss", (0.25, 0.25)),
+        ("f1", (0.5, None)),
+        ("other", (1.0, None)),
+    ]
+    many = replace(COMPARED, runs=(replace(ROW, params={f"p{n}": "x" for n in range(30)}), ROW))
+    assert "  … 11 more differ; to_pandas() has all" in str(many).splitlines()
+    pytest.importorskip("pandas")
+    assert COMPARED.to_pandas()["params.depth"].tolist() == ["4", "8"]
 
 
 def test_a_run_shows_all_that_it_logged() -> None:
@@ -290,6 +357,12 @@ class _Checker(HTMLParser):
         RunsResult((replace(ROW, name=EVIL, params={EVIL: EVIL}, metrics={EVIL: 1.0}),), EVIL, note=EVIL),
         RunsResult((), EVIL),
         replace(ROW, name=EVIL),
+        CompareResult(
+            (replace(ROW, name=EVIL, params={EVIL: EVIL, "x": EVIL}), replace(ROW, params={"x": EVIL})),
+            (EVIL,),
+            {EVIL: (_curve(0.0, 1.0), _curve(1.0, 0.0))},
+            (EVIL,),
+        ),
         RegisterResult(EVIL, None, (replace(VERSION, name=EVIL, aliases=(EVIL,)),), new_model=False),
         ModelsResult(None, (replace(VERSION, name=EVIL),)),
         ModelsResult(EVIL, ()),
@@ -318,13 +391,15 @@ def test_html_is_escaped_and_can_be_read_aloud(result: Result) -> None:
     assert not any("color" in style or "background" in style for style in checker.styles)
 
 
-@pytest.mark.parametrize("result", [LINK, SUMMARY, RunsResult((ROW,), "wine"), HelpText("help"), VERSION])
+@pytest.mark.parametrize(
+    "result", [LINK, SUMMARY, RunsResult((ROW,), "wine"), COMPARED, HelpText("help"), VERSION]
+)
 def test_text_repr_and_pretty_are_one_and_the_same(result: Result) -> None:
     assert repr(result) == str(result) == pretty(result)
 
 
 def test_html_has_the_words_of_the_text() -> None:
-    for result in (LINK, RunsResult((ROW,), "wine"), SUMMARY):
+    for result in (LINK, RunsResult((ROW,), "wine"), COMPARED, SUMMARY):
         html = result._repr_html_()
         assert html is not None
         words = set(re.sub(r"<[^>]*>", " ", html).split())

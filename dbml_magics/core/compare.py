@@ -1,0 +1,187 @@
+"""Runs side by side: what differs in their params, their metrics' last values, their curves by step."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+
+from dbml_magics import results
+from dbml_magics.core import runs
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.view import clamp
+from dbml_magics.errors import BadCommand, RunNotFound
+
+_SHOWN = 8  # metrics, when none is named: more make no table that is read
+_BUCKETS = 80  # a curve keeps the lowest and the highest point of each
+_MOST = clamp(math.inf)
+
+
+def compare(
+    engine: Engine, given: Sequence[str], metrics: Sequence[str], last: str | None
+) -> results.CompareResult:
+    """Compare runs. Raises BadCommand, RunNotFound, AmbiguousRun, WorkspaceUnreachable."""
+    ids = _resolved(engine, given, last)
+    found = [_run(engine, run_id) for run_id in ids]
+    rows = tuple(_row(engine, run) for run in found)
+    shown = _named(rows, metrics) if metrics else _telling(found)
+    curves, notes = _curves(engine, found, shown)
+    for row in rows:
+        if row.end_time is None:
+            notes.append(f"{row.name or row.run_id[:8]} is still running: its values are those logged so far")
+    return results.CompareResult(runs=rows, shown=tuple(shown), curves=curves, notes=tuple(notes))
+
+
+def _resolved(engine: Engine, given: Sequence[str], last: str | None) -> list[str]:
+    if len(given) < 2:
+        raise BadCommand(
+            "comparing needs two runs or more.", remedies=[("%dbml runs", "lists the runs with their ids")]
+        )
+    ids: list[str] = []
+    for run in given:
+        run_id = runs.resolve(engine, run, last, command="%dbml compare {} …")
+        if run_id in ids:
+            raise BadCommand(
+                f"run {run_id[:8]} is given twice: {given[ids.index(run_id)]!r} and {run!r} are the same.",
+                remedies=[("%dbml runs", "lists the runs with their ids")],
+            )
+        ids.append(run_id)
+    return ids
+
+
+def _run(engine: Engine, run_id: str) -> Run:
+    try:
+        return runs.client(engine).get_run(run_id)
+    except MlflowException as error:
+        if is_missing(error):
+            raise RunNotFound(
+                f"run {run_id[:8]} is not in {' or '.join(engine.link.tracked)} any more.",
+                remedies=[("%dbml runs", "lists the runs with their ids")],
+            ) from error
+        raise runs.as_error(engine, error, f"run {run_id[:8]}") from error
+
+
+def _row(engine: Engine, run: Run) -> results.RunRow:
+    row = runs.row(engine, run, _experiment(engine, str(run.info.experiment_id)))
+    return replace(row, metrics={key: _unclamped(value) for key, value in row.metrics.items()})
+
+
+def _experiment(engine: Engine, experiment_id: str) -> str:
+    told = engine.state.answer(f"experiment/{experiment_id}")
+    if told is not None:
+        return str(told["name"])
+    try:
+        return str(runs.client(engine).get_experiment(experiment_id).name)
+    except MlflowException:
+        return experiment_id
+
+
+def _unclamped(value: float) -> float:
+    """Return infinity for the largest float, which is what MLflow's databases keep of it."""
+    return math.copysign(math.inf, value) if abs(value) >= _MOST else value
+
+
+# --- which metrics
+
+
+def _named(rows: Sequence[results.RunRow], metrics: Sequence[str]) -> list[str]:
+    known = list(dict.fromkeys(key for row in rows for key in row.metrics))
+    for metric in metrics:
+        if metric in known:
+            continue
+        near = difflib.get_close_matches(metric, known, n=1, cutoff=0.5)
+        line = "%dbml compare " + " ".join(row.run_id[:8] for row in rows)
+        remedies = [(f"{line} --metric {near[0]}", "")] if near else []
+        raise BadCommand(
+            f"none of these runs has a metric {metric!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            remedies=[*remedies, (line, "shows the metrics that there are")],
+        )
+    return list(dict.fromkeys(metrics))
+
+
+def _telling(found: Sequence[Run]) -> list[str]:
+    """Return the metrics that tell most: with a curve, had by all runs, differing; the system's own last."""
+    latest: dict[str, list[Metric]] = {}
+    for run in found:
+        for metric in run.data._metric_objs:
+            latest.setdefault(metric.key, []).append(metric)
+
+    def rank(key: str) -> tuple[bool, bool, bool, bool]:
+        points = latest[key]
+        flat = all(point.step == 0 for point in points)
+        same = len({point.value for point in points}) == 1
+        return key.startswith("system/"), flat, len(points) < len(found), same
+
+    ordered = sorted(latest, key=rank)
+    # The last one takes no more room than saying that there is one more.
+    return ordered if len(ordered) <= _SHOWN + 1 else ordered[:_SHOWN]
+
+
+# --- curves
+
+
+def _curves(
+    engine: Engine, found: Sequence[Run], shown: Sequence[str]
+) -> tuple[dict[str, tuple[results.Curve, ...]], list[str]]:
+    curves, notes = {}, []
+    for key in shown:
+        histories = []
+        for run in found:
+            try:
+                histories.append(_history(engine, run, key))
+            except MlflowException as error:
+                why = error.reason if isinstance(error, Away) else " ".join(str(error).split())[:200]
+                name = run.info.run_name or run.info.run_id[:8]
+                notes.append(f"the curve of {key} in {name} is missing: {why}")
+                histories.append([])
+        curves[key] = _on_one_axis(histories)
+    return curves, notes if len(notes) < 4 else [*notes[:3], f"… {len(notes) - 3} more curves are missing"]
+
+
+def _history(engine: Engine, run: Run, key: str) -> list[Metric]:
+    if key not in run.data.metrics:
+        return []
+    history = runs.client(engine).get_metric_history(run.info.run_id, key)
+    return sorted(history, key=lambda point: (point.step, point.timestamp))
+
+
+def _on_one_axis(histories: Sequence[Sequence[Metric]]) -> tuple[results.Curve, ...]:
+    """Return the runs' curves by step; in the order of logging where nobody gave steps."""
+    by_step = any(len({point.step for point in history}) > 1 for history in histories)
+    return tuple(_curve(history, by_step) for history in histories)
+
+
+def _curve(history: Sequence[Metric], by_step: bool) -> results.Curve:
+    points = [
+        (float(point.step if by_step else place), _unclamped(float(point.value)))
+        for place, point in enumerate(history)
+    ]
+    kept = _thinned(points)
+    return results.Curve(
+        steps=tuple(step for step, _ in kept),
+        values=tuple(value for _, value in kept),
+        count=len(points),
+        odd=sum(not math.isfinite(value) for _, value in points),
+        axis="step" if by_step else "point",
+    )
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Keep each stretch's lowest and highest point (one looks for spikes), the first and the last."""
+    if len(points) <= 2 * _BUCKETS:
+        return points
+    kept = {0, len(points) - 1}
+    for bucket in range(_BUCKETS):
+        stretch = range(bucket * len(points) // _BUCKETS, (bucket + 1) * len(points) // _BUCKETS)
+        finite = [place for place in stretch if math.isfinite(points[place][1])]
+        if finite:
+            kept.add(min(finite, key=lambda place: points[place][1]))
+            kept.add(max(finite, key=lambda place: points[place][1]))
+        else:
+            kept.add(stretch[0])  # a gap
+    return [points[place] for place in sorted(kept)]
