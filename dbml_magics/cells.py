@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.track import Track
     from dbml_magics.results import TrackSummary
 
-__all__ = ["CellTracker", "TrackedCellFailed", "magic_body"]
+__all__ = ["CellTracker", "TrackedCellFailed", "magic_body", "transform"]
 
 # What the first line becomes. It shows up in tracebacks of the cell, so the cell's text is not in it.
 _BEGIN = "get_ipython().run_line_magic('track', {!r})\n"

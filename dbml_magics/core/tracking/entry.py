@@ -27,9 +27,9 @@ def registry_store(store_uri: str | None = None, tracking_uri: str | None = None
 
 def artifact_repository(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
     """Build the artifact repository of a ``dbml:`` artifact URI."""
-    from dbml_magics.core.tracking.artifacts import DbmlArtifactRepository
+    from dbml_magics.core.tracking.artifacts import build
 
-    return DbmlArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
+    return build(artifact_uri, tracking_uri, registry_uri)
 
 
 def _flush_at_exit() -> None:

@@ -1,0 +1,254 @@
+"""About the code itself: exports, who leans on whom, what an import costs, which errors are tested."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dbml_magics import errors
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dbml_magics"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CORE = [path for path in MODULES if "core" in path.relative_to(PACKAGE).parts]
+ERRORS = [
+    name
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, errors.DbmlError) and value is not errors.DbmlError
+]
+
+# Who may lean on whom: each layer on itself and on those above it in this list.
+LAYERS = [
+    {"_version", "errors", "config", "environment", "rendering", "secrecy", "results"},
+    {"core"},
+    {"parser", "display", "commands", "api", "completion"},
+    {"cells", "magics", "__init__", "__main__"},
+]
+# These only name the session and its tracks in annotations, or import them at the first use.
+HEAVY = ("mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "sklearn", "azure")
+
+
+def named(path: Path) -> str:
+    """Return a module's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path, *, annotations: bool = False) -> Iterator[str]:
+    """Yield every module that a file imports, wherever; those for annotations alone only when asked."""
+    tree = ast.parse(path.read_text())
+    left_out = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not annotations
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            if node.module == "dbml_magics":
+                yield from (f"dbml_magics.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def layer_of(module: str) -> int | None:
+    """Return the layer of one of the package's modules."""
+    parts = module.split(".")
+    if parts[0] != "dbml_magics":
+        return None
+    top = parts[1] if len(parts) > 1 else "__init__"
+    return next((n for n, names in enumerate(LAYERS) if top in names), None)
+
+
+def in_fresh_process(code: str) -> str:
+    """Run code in a fresh interpreter; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_all_is_sorted_and_complete(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    exported = next(
+        (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ),
+        None,
+    )
+    if exported is None:
+        return
+    assert len(exported) == len(set(exported))
+    assert exported in (sorted(exported), ruff_sorted(exported))
+    module = importlib.import_module(named(path))
+    assert [name for name in exported if not hasattr(module, name)] == []
+    public = {
+        node.name
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    }
+    assert public <= set(exported), f"not in __all__: {sorted(public - set(exported))}"
+
+
+def ruff_sorted(names: list[str]) -> list[str]:
+    """Sort as ruff's RUF022 does: constants, then classes, then the rest."""
+
+    def group(name: str) -> int:
+        bare = name.lstrip("_")
+        return 0 if bare.isupper() else 1 if bare[:1].isupper() else 2
+
+    return sorted(
+        names,
+        key=lambda name: (group(name), name),
+    )
+
+
+def test_every_error_is_exported_by_the_package() -> None:
+    package = importlib.import_module("dbml_magics")
+    assert set(ERRORS) <= set(package.__all__)
+    assert set(ERRORS) | {"DbmlError"} == set(errors.__all__)
+
+
+@pytest.mark.parametrize("path", CORE, ids=named)
+def test_the_core_knows_no_notebook_and_prints_nothing(path: Path) -> None:
+    found = [
+        m
+        for m in imported(path, annotations=True)
+        if m.split(".")[0] in ("IPython", "ipywidgets", "traitlets")
+    ]
+    assert found == []
+    calls = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("print", "display", "input", "sys.stdout.write")
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_arrows_run_one_way(path: Path) -> None:
+    own = layer_of(named(path))
+    assert own is not None, f"{named(path)} is in no layer of this test"
+    if named(path) in ("dbml_magics", "dbml_magics.__main__"):
+        return  # the front doors import what they open at its first use
+    for module in imported(path):
+        layer = layer_of(module)
+        assert layer is None or layer <= own, f"{named(path)} imports {module}, which stands above it"
+
+
+def test_results_and_errors_lean_on_nothing_heavy() -> None:
+    for path in MODULES:
+        if layer_of(named(path)) == 0:
+            assert [m for m in imported(path) if m.split(".")[0] in HEAVY and "def " not in m] in (
+                [],
+                ["pandas"],
+            )
+
+
+def tracked_files() -> list[Path]:
+    """Return the repository's text files."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("no git repository")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_tracked_file_names_a_machine() -> None:
+    host = re.compile(
+        r"(?<![\w/])/(?:root|work|home/\w+)/[\w.]+|pypi\.org/simple|(?:index|find-links)-url[ =]+\S*//|"
+        r"files\.pythonhosted|\bartifactory\b|\bproxy\.golang\b|\bnexus\."
+    )
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__).resolve():
+            continue
+        try:
+            lines = path.read_text().splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.name}:{n}: {line[:100]}" for n, line in enumerate(lines, 1) if host.search(line)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "import dbml_magics",
+        "import dbml_magics.core.session",
+        "import dbml_magics.core.link",
+        "import dbml_magics.core.tracking.entry",
+        "import dbml_magics.magics",
+        "import dbml_magics as dbml; dbml.link; dbml.TrackSummary if False else None",
+        "from IPython.core.interactiveshell import InteractiveShell; "
+        "InteractiveShell.instance().run_line_magic('load_ext', 'dbml_magics')",
+    ],
+)
+def test_imports_nothing_heavy(what: str) -> None:
+    code = f"import sys; {what}; print([m for m in {HEAVY} if m in sys.modules])"
+    assert in_fresh_process(code).splitlines()[-1] == "[]"
+
+
+def test_mlflow_finds_the_plugin_and_imports_no_more_of_it() -> None:
+    code = (
+        "import sys, mlflow; "
+        "print(sorted(m for m in sys.modules if m.startswith('dbml_magics.core.tracking.')))"
+    )
+    assert in_fresh_process(code).splitlines()[-1] == "['dbml_magics.core.tracking.entry']"
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_error_is_raised_by_the_package_and_by_a_test(name: str) -> None:
+    subclasses = [n for n in ERRORS if n != name and issubclass(getattr(errors, n), getattr(errors, name))]
+    word = re.compile(rf"\b(?:{'|'.join([name, *subclasses])})\(")
+    raised = [p.name for p in MODULES if p.name != "errors.py" and word.search(p.read_text())]
+    assert raised, f"nothing raises {name}"
+    tests = [p for p in (ROOT / "tests").rglob("test_*.py") if p != Path(__file__).resolve()]
+    expects = re.compile(rf"\b(?:raises|refused)\([^)\n]*\b{name}\b|\berrors\.{name}\b|, {name}\b")
+    assert any(expects.search(p.read_text()) for p in tests), f"no test expects {name}"
+
+
+@pytest.mark.parametrize("name", [*ERRORS, "DbmlError"])
+def test_the_drawing_of_the_errors_is_complete(name: str) -> None:
+    assert re.search(rf"[─ ]{name}\b", errors.__doc__ or ""), f"{name} is missing in the drawing in errors.py"
+    assert getattr(errors, name).__doc__
+
+
+def test_everything_public_has_a_docstring() -> None:
+    missing = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree) and tree.body:
+            missing.append(named(path))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ClassDef) and node is not tree:
+                continue
+            owner = "" if node is tree else f"{node.name}."  # type: ignore[attr-defined]
+            if owner.startswith("_"):
+                continue
+            for child in node.body:  # type: ignore[attr-defined]
+                if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    continue
+                overload = any(
+                    "property" in ast.unparse(d) or "overload" in ast.unparse(d) for d in child.decorator_list
+                )
+                if not child.name.startswith("_") and not ast.get_docstring(child) and not overload:
+                    missing.append(f"{named(path)}.{owner}{child.name}")
+    assert missing == []
