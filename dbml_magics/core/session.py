@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.workspaces.base import Workspace
 
 _CHECK_S = 5.0
+_DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _PATIENCE_S = 60.0  # making a database's tables, or signing in, takes longer than a request
 
 
@@ -296,6 +297,41 @@ class Session:
             ],
         )
 
+    def dead_letters(self, run: str | None = None) -> results.DeadLetters:
+        """List the writes that a workspace refused for good. Raises RunNotFound, AmbiguousRun."""
+        from dbml_magics.core import dead_letters
+
+        return dead_letters.listed(self.engine("%dbml sync --dead list"), run, self.last_run)
+
+    def retry_dead_letters(
+        self,
+        run: str | None = None,
+        *,
+        timeout: float | None = None,
+        progress: Callable[[Mapping[str, int], float], None] | None = None,
+    ) -> results.RetryResult:
+        """Try refused writes again, each at the workspace that refused it, and wait for what becomes of them.
+
+        ``timeout`` are seconds (60 by default); a workspace that is away is not waited for. Raises RunNotFound,
+        AmbiguousRun, JournalError.
+        """
+        from dbml_magics.core import dead_letters
+
+        engine = self.engine("%dbml sync --dead retry")
+        return dead_letters.retry(engine, run, self.last_run, timeout, progress)
+
+    def discard_dead_letters(
+        self, confirm: int | None = None, *, run: str | None = None
+    ) -> results.DiscardResult:
+        """Forget refused writes; ``confirm`` is how many there are.
+
+        Raises NotConfirmed (naming them; nothing is forgotten then), RunNotFound, AmbiguousRun.
+        """
+        from dbml_magics.core import dead_letters
+
+        engine = self.engine("%dbml sync --dead discard")
+        return dead_letters.discard(engine, run, self.last_run, confirm)
+
     def begin_track(
         self,
         name: str | None = None,
@@ -435,7 +471,7 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
         if thread.is_alive():
             failures.setdefault(role, Away("not reachable (timed out)", sent=False))
     for role, error in failures.items():
-        refused = _refusal(engine, role, error)
+        refused = _refusal(engine, role, error, [r for r in engine.link.used if r not in failures])
         if not (may_be_away and isinstance(refused, WorkspaceUnreachable)):
             raise refused from error
         if isinstance(error, Away):
@@ -443,12 +479,26 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
             engine.lines[role].trouble(error)  # a second failure in a row is what counts as away
 
 
-def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
+def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str]) -> DbmlError:
     from dbml_magics.core.tracking.faults import Away
     from dbml_magics.core.workspaces.rest import Foreign
 
     workspace = engine.workspaces[role]
     place = links.masked(workspace.uri)
+    if isinstance(error, ImportError):
+        package = _DRIVERS.get(error.name or "", error.name or "the database's driver")
+        return BadLink(
+            f"{place} needs a package that is not installed here ({error.name}).",
+            remedies=[(f"%pip install {package}", "then restart the kernel and link again")],
+        )
+    if workspace.kind == "databricks" and "credential" in str(error):
+        return NotPermitted(
+            f"this machine has no sign-in for the {role} workspace {place}.",
+            remedies=[
+                *_sign_in(workspace),
+                ("DATABRICKS_HOST=… DATABRICKS_TOKEN=…", "or in the environment before the notebook starts"),
+            ],
+        )
     if isinstance(error, Away) and error.denied:
         remedies = _sign_in(workspace)
         return NotPermitted(f"the {role} workspace {place} answers: {error.reason}.", remedies=remedies)
@@ -464,12 +514,14 @@ def _refusal(engine: Engine, role: str, error: Exception) -> DbmlError:
             ]
         elif workspace.kind == "azureml":
             remedies = [("az login", "in a terminal, then link again")]
-        other = next((r for r in engine.link.used if r != role), None)
-        if other is not None:
+        for other in others:
             spec = links.masked(engine.link.spec(other).uri)
             only = f"%dbml link --{other} {spec} --track {other} --registry {other}"
             remedies.append((only, "track to the other one for now"))
-        return WorkspaceUnreachable(f"the {role} workspace {place} is {error.reason}.", remedies=remedies)
+        said = error.reason if error.reason.startswith("answers") else f"is {error.reason}"
+        if not error.reason.startswith(("answers", "not ")):
+            said = f"does not work: {error.reason[:160]}"
+        return WorkspaceUnreachable(f"the {role} workspace {place} {said}.", remedies=remedies)
     return NotMlflow(
         f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
         remedies=[

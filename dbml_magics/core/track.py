@@ -58,7 +58,7 @@ class Track:
             trouble = runs.as_error(self._engine, error, "a param")
         finally:
             self._autolog.restore()
-            self._end_run(status)
+            status = self._end_run(status)
         seconds = time.monotonic() - self._began
         if status == "FINISHED":
             self._session.last_run = self.run_id
@@ -70,14 +70,21 @@ class Track:
             raise trouble
         return summary
 
-    def _end_run(self, status: str) -> None:
-        while (active := mlflow.active_run()) is not None:
-            mlflow.end_run(status)  # also children that the cell left open
-            if active.info.run_id == self.run_id:
-                return
-        view = self._engine.view_of(self.run_id)
-        if view is not None and view.status not in TERMINAL:
-            runs.client(self._engine).set_terminated(self.run_id, status)
+    def _end_run(self, status: str) -> str:
+        """End the run and the children that the cell left open; returns the run's own status.
+
+        A cell may have ended its run itself, and begun others since: those are not ours to end.
+        """
+        while self.run_id in [run.info.run_id for run in mlflow.tracking.fluent._active_run_stack.get()]:
+            mlflow.end_run(status)
+        try:
+            own = str(self._engine.get_run(self.run_id).info.status)
+        except MlflowException:  # it has ended, been delivered, and the workspace went away since
+            return status
+        if own in TERMINAL:
+            return own
+        runs.client(self._engine).set_terminated(self.run_id, status)
+        return status
 
     def _register_model(self) -> DbmlError | None:
         if self._register is None:

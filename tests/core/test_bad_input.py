@@ -348,13 +348,22 @@ def test_databricks_without_a_sign_in(home: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none.cfg"))
     for uri in ("databricks", "databricks://NOSUCH"):
-        with pytest.raises((errors.WorkspaceUnreachable, errors.NotPermitted)) as failure:
-            session.current().link(databricks=uri, track="databricks")
-        shown = "\n".join(failure.value.lines())
-        assert "databricks auth login" in shown or "databricks current-user me" in shown
-        assert len(failure.value.lines()) <= 4
-        if uri != "databricks":
-            assert "NOSUCH" in shown
+        shown = refused(errors.NotPermitted, link(databricks=uri, track="databricks"))
+        assert "no sign-in" in shown
+        assert "databricks auth login" in shown
+        assert ("--profile NOSUCH" in shown) == (uri != "databricks")
+
+
+def test_a_database_whose_driver_is_not_installed(home: Path) -> None:
+    shown = refused(errors.BadLink, link(databricks="mysql://localhost/x", track="databricks"))
+    assert "not installed" in shown
+    assert "%pip install mysqlclient" in shown
+
+
+def test_the_other_workspace_is_not_recommended_when_it_is_away_too(home: Path) -> None:
+    wish = {"databricks": "http://127.0.0.1:9", "azureml": "http://127.0.0.1:10"}
+    shown = refused(errors.WorkspaceUnreachable, link(**wish))
+    assert "--track" not in shown
 
 
 # --- linking under a run

@@ -159,8 +159,8 @@ def test_every_method_of_mlflow_has_been_judged(base: type, ours: type, lists: d
     new, gone = there - set(judged(lists)), set(judged(lists)) - there
     assert not new, (
         f"MLflow {mlflow.__version__} has methods that nobody has judged: {sorted(new)}. They are forwarded "
-        f"to the primary now. For each: does it write to runs, experiments, logged or registered models? Then "
-        f"mirror it in {ours.__module__}. Then write it into the right list of {Path(__file__).name}."
+        f"to the primary now. For each: does it write to runs, experiments, logged or registered models? "
+        f"Then mirror it in {ours.__module__}. Then write it into the right list of {Path(__file__).name}."
     )
     assert not gone, f"MLflow {mlflow.__version__} no longer has {sorted(gone)}: take them off the lists"
 
