@@ -14,10 +14,13 @@ from dbml_magics._version import __version__
 if TYPE_CHECKING:
     from dbml_magics.api import (
         compare,
+        dead_letters,
+        discard_dead_letters,
         experiment,
         link,
         models,
         register,
+        retry_dead_letters,
         runs,
         status,
         sync,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         JournalFull,
         ModelNotFound,
         NoModel,
+        NotConfirmed,
         NothingRemembered,
         NotLinked,
         NotMlflow,
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
         RunActive,
         RunNotFound,
         SecretRefused,
+        ServerFailed,
         UndefinedVariable,
         WorkspaceUnreachable,
     )
@@ -67,6 +72,7 @@ __all__ = [
     "JournalFull",
     "ModelNotFound",
     "NoModel",
+    "NotConfirmed",
     "NotLinked",
     "NotMlflow",
     "NotPermitted",
@@ -76,15 +82,19 @@ __all__ = [
     "RunActive",
     "RunNotFound",
     "SecretRefused",
+    "ServerFailed",
     "UndefinedVariable",
     "WorkspaceUnreachable",
     "__version__",
     "compare",
+    "dead_letters",
+    "discard_dead_letters",
     "experiment",
     "link",
     "load_ipython_extension",
     "models",
     "register",
+    "retry_dead_letters",
     "runs",
     "status",
     "sync",
@@ -94,7 +104,21 @@ __all__ = [
 ]
 
 _CALLS = frozenset(
-    {"compare", "experiment", "link", "models", "register", "runs", "status", "sync", "track", "unlink"}
+    {
+        "compare",
+        "dead_letters",
+        "discard_dead_letters",
+        "experiment",
+        "link",
+        "models",
+        "register",
+        "retry_dead_letters",
+        "runs",
+        "status",
+        "sync",
+        "track",
+        "unlink",
+    }
 )
 
 

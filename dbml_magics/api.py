@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "TrackedRun",
     "compare",
+    "dead_letters",
+    "discard_dead_letters",
     "experiment",
     "link",
     "models",
     "register",
+    "retry_dead_letters",
     "runs",
     "status",
     "sync",
@@ -127,6 +130,32 @@ def sync(
     ``progress`` is called a few times a second with the writes that remain for each workspace and the rate.
     """
     return _session("sync()").sync(timeout, progress=progress)
+
+
+def dead_letters(run: str | None = None) -> results.DeadLetters:
+    """List the writes that a workspace refused for good (of one run, or all), with their causes."""
+    return _session("dead_letters()").dead_letters(run)
+
+
+def retry_dead_letters(
+    run: str | None = None,
+    *,
+    timeout: float | None = None,
+    progress: Callable[[Mapping[str, int], float], None] | None = None,
+) -> results.RetryResult:
+    """Try refused writes again, and wait for what becomes of them (60 seconds at most by default).
+
+    What is refused again is a dead letter with its new cause; what waits for a workspace goes on waiting.
+    """
+    return _session("retry_dead_letters()").retry_dead_letters(run, timeout=timeout, progress=progress)
+
+
+def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> results.DiscardResult:
+    """Forget refused writes; ``confirm`` is how many there are.
+
+    Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
+    """
+    return _session("discard_dead_letters()").discard_dead_letters(confirm, run=run)
 
 
 class TrackedRun:

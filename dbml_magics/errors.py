@@ -28,6 +28,8 @@ traceback. Anything else that escapes is a bug of ours and keeps its traceback.
     ├── NoModel               the run has no model, or not at that path
     ├── ModelNotFound         no registered model or version of that name
     ├── DeliveryIncomplete    sync ended before everything was delivered
+    ├── NotConfirmed          a command that deletes wants what it deletes typed
+    ├── ServerFailed          a server that a command started did not come up
     └── JournalError          the journal cannot be used
         ├── JournalFull       the disk or the spool is full
         └── JournalDamaged    a part of the journal cannot be read, or is of a newer format
@@ -52,6 +54,7 @@ __all__ = [
     "JournalFull",
     "ModelNotFound",
     "NoModel",
+    "NotConfirmed",
     "NotLinked",
     "NotMlflow",
     "NotPermitted",
@@ -61,6 +64,7 @@ __all__ = [
     "RunActive",
     "RunNotFound",
     "SecretRefused",
+    "ServerFailed",
     "UndefinedVariable",
     "WorkspaceUnreachable",
 ]
@@ -189,6 +193,14 @@ class ModelNotFound(DbmlError):
 
 class DeliveryIncomplete(DbmlError):
     """``sync`` ended before everything was delivered; nothing is lost."""
+
+
+class NotConfirmed(DbmlError):
+    """A command that deletes wants what it deletes typed; nothing is deleted."""
+
+
+class ServerFailed(DbmlError):
+    """A server that a command started did not come up."""
 
 
 class JournalError(DbmlError):

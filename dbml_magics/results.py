@@ -40,7 +40,10 @@ __all__ = [
     "ComparedMetric",
     "ComparedParam",
     "Curve",
+    "DeadLetter",
+    "DeadLetters",
     "Destination",
+    "DiscardResult",
     "ExperimentResult",
     "HelpText",
     "LinkStatus",
@@ -49,6 +52,7 @@ __all__ = [
     "ModelsResult",
     "RegisterResult",
     "Result",
+    "RetryResult",
     "RunRow",
     "RunsResult",
     "SyncResult",
@@ -181,8 +185,12 @@ class LinkStatus(Result):
     def _next(self) -> str:
         if self.fresh:
             return "Next: start a cell that trains with %%track"
-        waiting = any(d.pending for d in self.destinations)
-        return "%dbml sync waits until everything is delivered" if waiting else ""
+        hints = []
+        if any(d.pending for d in self.destinations):
+            hints.append("%dbml sync waits until everything is delivered")
+        if any(d.dead for d in self.destinations):
+            hints.append("%dbml sync --dead list shows what was refused, and why")
+        return " · ".join(hints)
 
     def text(self) -> str:
         """Return the headline, a line for each workspace, and what to do next."""
@@ -696,8 +704,143 @@ class SyncResult(Result):
         if left:
             lines.append(f"  still on their way: {', '.join(left)}; %dbml sync goes on")
         if refused:
-            lines.append(f"  ✗ refused for good: {', '.join(refused)}; %dbml status says why")
+            lines.append(f"  ✗ refused for good: {', '.join(refused)}; %dbml sync --dead list says why")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A write that a workspace refused for good."""
+
+    number: int
+    workspace: str
+    run_id: str | None  # None for a write of no run: an experiment's, a registry's
+    run: str  # its name
+    what: str  # "param depth", "metric loss at step 3"
+    cause: str
+    at: int  # when it was refused
+    trying: bool = False  # on its way once more
+
+    @property
+    def where(self) -> str:
+        """Return the run in words."""
+        return f"{_short(self.run, 24)} {(self.run_id or '')[:8]}".strip() or _LACKING
+
+
+_MOST_LETTERS = 30
+
+
+def _letter_rows(letters: Iterable[DeadLetter], longest: int) -> list[list[str]]:
+    return [
+        [
+            str(letter.number),
+            letter.workspace,
+            letter.where,
+            _short(letter.what, 60),
+            when(letter.at),
+            ("on its way once more; was: " if letter.trying else "") + _short(letter.cause, longest),
+        ]
+        for letter in letters
+    ]
+
+
+_LETTER_HEADERS = ("number", "workspace", "run", "write", "refused", "cause")
+
+
+@dataclass(frozen=True, repr=False)
+class DeadLetters(Result):
+    """The writes that the workspaces refused for good, oldest first."""
+
+    letters: tuple[DeadLetter, ...]
+    of_run: str = ""  # the run asked for, as it was given
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(self.letters)
+
+    def __getitem__(self, index: int) -> DeadLetter:
+        return self.letters[index]
+
+    def _headline(self) -> str:
+        of = f" of run {self.of_run}" if self.of_run else ""
+        if not self.letters:
+            return f"No write{of} was refused"
+        return f"{count(len(self.letters), 'write')}{of} refused for good; everything else goes on"
+
+    def _end(self) -> list[str]:
+        if not self.letters:
+            return []
+        only = f" --run {self.of_run}" if self.of_run else ""
+        return [
+            f"%dbml sync --dead retry{only} tries them again, "
+            f"%dbml sync --dead discard{only} --confirm {len(self.letters)} gives them up"
+        ]
+
+    def text(self) -> str:
+        """Return a line for each refused write."""
+        if not self.letters:
+            return self._headline()
+        lines = text_table(_LETTER_HEADERS, _letter_rows(self.letters[:_MOST_LETTERS], 160))
+        more = len(self.letters) - _MOST_LETTERS
+        end = [f"… {more:,} more; the result's .letters has all"] if more > 0 else []
+        return "\n".join([self._headline(), *lines, *(f"  {line}" for line in (*end, *self._end()))])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        if not self.letters:
+            return panel(self._headline())
+        shown = _letter_rows(self.letters[: 10 * _MOST_LETTERS], 500)
+        more = len(self.letters) - len(shown)
+        end = [f"… {more:,} more; the result's .letters has all"] if more > 0 else []
+        return panel(html_table(self._headline(), _LETTER_HEADERS, shown), *end, *self._end())
+
+
+@dataclass(frozen=True, repr=False)
+class RetryResult(Result):
+    """What became of refused writes that were tried again."""
+
+    arrived: Mapping[str, int]  # workspace -> writes
+    refused: tuple[DeadLetter, ...]  # again, with the new cause
+    waiting: tuple[DeadLetter, ...]
+    notes: tuple[str, ...] = ()  # why the rest waits, what cannot be tried again
+
+    def text(self) -> str:
+        """Return what arrived, and what was refused again."""
+        arrived = sum(self.arrived.values())
+        tried = arrived + len(self.refused) + len(self.waiting)
+        if not tried:
+            return "\n".join(["No write was refused: there is nothing to try again", *self.notes])
+        said = [f"{name} {count(amount, 'write')}" for name, amount in self.arrived.items() if amount]
+        head = f"Tried {count(tried, 'write')} again: {arrived:,} arrived" + (
+            f" ({', '.join(said)})" if said else ""
+        )
+        lines = [head + (f", {len(self.refused):,} refused again" if self.refused else "")]
+        lines[0] += f", {len(self.waiting):,} on the way" if self.waiting else ""
+        shown = self.refused[:_MOST_LETTERS]
+        lines += [f"  ✗ {row[1]}  {row[2]}  {row[3]}: {row[5]}" for row in _letter_rows(shown, 160)]
+        lines += [f"  {note}" for note in self.notes]
+        if self.refused:
+            lines.append("  %dbml sync --dead list shows what is refused")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class DiscardResult(Result):
+    """The refused writes that were given up."""
+
+    letters: tuple[DeadLetter, ...]
+
+    def text(self) -> str:
+        """Return what was given up."""
+        if not self.letters:
+            return "No write was refused: there is nothing to discard"
+        rows = [f"  {row[1]}  {row[2]}  {row[3]}" for row in _letter_rows(self.letters[:_MOST_LETTERS], 80)]
+        more = len(self.letters) - len(rows)
+        end = [f"  … {more:,} more"] if more > 0 else []
+        head = f"Discarded {count(len(self.letters), 'refused write')}, for good"
+        return "\n".join([head, *rows, *end])
 
 
 @dataclass(frozen=True, repr=False)

@@ -312,8 +312,8 @@ class Session:
     ) -> results.RetryResult:
         """Try refused writes again, each at the workspace that refused it, and wait for what becomes of them.
 
-        ``timeout`` are seconds (60 by default); a workspace that is away is not waited for. Raises RunNotFound,
-        AmbiguousRun, JournalError.
+        ``timeout`` are seconds (60 by default); a workspace that is away is not waited for. Raises
+        RunNotFound, AmbiguousRun, JournalError.
         """
         from dbml_magics.core import dead_letters
 

@@ -65,6 +65,11 @@ class FakeSession:
         self.rows: tuple[results.RunRow, ...] = (
             results.RunRow("a" * 32, "forest", "wine", "FINISHED", 1_700_000_000_000, 1_700_000_002_100),
         )
+        self.letters: tuple[results.DeadLetter, ...] = (
+            results.DeadLetter(
+                3, "azureml", "a" * 32, "forest", "param depth", "too long", 1_700_000_000_000
+            ),
+        )
         self.remembered = True
         self.has_model = True
         self.end_raises: BaseException | None = None
@@ -168,6 +173,26 @@ class FakeSession:
         if timeout == 0:
             raise DeliveryIncomplete("12 writes are still on their way to azureml.", remedies=["%dbml sync"])
         return results.SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
+
+    def dead_letters(self, run: str | None = None) -> results.DeadLetters:
+        self._called("dead_letters", run=run)
+        return results.DeadLetters(self.letters)
+
+    def retry_dead_letters(
+        self,
+        run: str | None = None,
+        *,
+        timeout: float | None = None,
+        progress: Callable[[Mapping[str, int], float], None] | None = None,
+    ) -> results.RetryResult:
+        self._called("retry_dead_letters", run=run, timeout=timeout)
+        return results.RetryResult(arrived={"azureml": len(self.letters)}, refused=(), waiting=())
+
+    def discard_dead_letters(
+        self, confirm: int | None = None, *, run: str | None = None
+    ) -> results.DiscardResult:
+        self._called("discard_dead_letters", confirm=confirm, run=run)
+        return results.DiscardResult(self.letters)
 
     def begin_track(self, name: str | None = None, **settings: Any) -> FakeTrack:
         self._called("begin_track", name=name, **settings)

@@ -47,6 +47,7 @@ def _offered(line: str) -> list[str]:
         ("%dbml help tr", ["track"]),
         ("%dbml experiment $", ["$folder", "$frame"]),
         ("%dbml sync --timeout $fo", ["$folder"]),
+        ("%dbml sync --dead ", ["list", "retry", "discard"]),
         ("%dbml nonsense --", []),
         ("%%track forest --au", ["--autolog"]),
         ("%%track forest --autolog --no", []),

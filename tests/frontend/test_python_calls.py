@@ -22,9 +22,24 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
     assert dbml.register("last", "wine", aliases=["a"]).versions[0].aliases == ("a",)
     assert dbml.models("wine").name == "wine"
     assert dbml.sync(timeout=3).seconds == 3.2
+    assert len(dbml.dead_letters("last")) == 1
+    assert dbml.retry_dead_letters(timeout=1).arrived == {"azureml": 1}
+    assert len(dbml.discard_dead_letters(1).letters) == 1
     assert dbml.unlink().undelivered["azureml"] == 3
     asked = [name for name, _ in fake.calls if name != "status"]
-    assert asked == ["link", "experiment", "runs", "compare", "register", "models", "sync", "unlink"]
+    assert asked == [
+        "link",
+        "experiment",
+        "runs",
+        "compare",
+        "register",
+        "models",
+        "sync",
+        "dead_letters",
+        "retry_dead_letters",
+        "discard_dead_letters",
+        "unlink",
+    ]
 
 
 def test_a_call_without_a_link_says_so(fake: FakeSession) -> None:

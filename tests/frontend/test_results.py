@@ -13,7 +13,10 @@ from dbml_magics import rendering
 from dbml_magics.results import (
     CompareResult,
     Curve,
+    DeadLetter,
+    DeadLetters,
     Destination,
+    DiscardResult,
     ExperimentResult,
     HelpText,
     LinkStatus,
@@ -22,6 +25,7 @@ from dbml_magics.results import (
     ModelVersion,
     RegisterResult,
     Result,
+    RetryResult,
     RunRow,
     RunsResult,
     SyncResult,
@@ -98,7 +102,8 @@ def test_a_status_says_what_waits_and_why() -> None:
         "  experiment  wine",
         "  mode        sync: each write waits for the primary workspace's answer",
         "  wine version 0 is now version 3",
-        "%dbml sync waits until everything is delivered",
+        "%dbml sync waits until everything is delivered · "
+        "%dbml sync --dead list shows what was refused, and why",
     ]
     assert replace(AZUREML, pending=1).state() == "1 write on its way"
     assert replace(AZUREML, pending=2).outcome() == "… 2 writes on their way"
@@ -263,12 +268,46 @@ def test_syncing_and_unlinking_say_what_remains() -> None:
     assert str(SyncResult({"azureml": 1}, {"azureml": 2}, 1.0, {"azureml": 1})).splitlines() == [
         "Delivered azureml 1 write in 1.0 s",
         "  still on their way: azureml 2 writes; %dbml sync goes on",
-        "  ✗ refused for good: azureml 1 write; %dbml status says why",
+        "  ✗ refused for good: azureml 1 write; %dbml sync --dead list says why",
     ]
     assert str(UnlinkResult("sqlite:///x", "sqlite:///x", {"databricks": 0, "azureml": 3})).splitlines() == [
         "Unlinked: MLflow tracks to sqlite:///x again",
         "  azureml  … 3 writes waiting",
         "  nothing is lost: this kernel goes on delivering them; %dbml link --again takes the link up again",
+    ]
+
+
+LETTER = DeadLetter(7, "azureml", "a" * 32, "forest", "param depth", "too long", 0)
+
+
+def test_refused_writes_are_listed_with_their_causes() -> None:
+    other = replace(LETTER, number=12, run_id=None, run="", what="tag x", trying=True)
+    assert str(DeadLetters((LETTER, other))).splitlines() == [
+        "2 writes refused for good; everything else goes on",
+        "  number  workspace  run              write        refused           cause",
+        f"  7       azureml    forest aaaaaaaa  param depth  {rendering.when(0)}  too long",
+        f"  12      azureml    —                tag x        {rendering.when(0)}  "
+        "on its way once more; was: too long",
+        "  %dbml sync --dead retry tries them again, %dbml sync --dead discard --confirm 2 gives them up",
+    ]
+    one = DeadLetters((LETTER,), "last")
+    assert "--dead discard --run last --confirm 1" in str(one)
+    assert str(DeadLetters((), "last")) == "No write of run last was refused"
+    assert (len(one), one[0], list(one)) == (1, LETTER, [LETTER])
+    assert "… 10 more" in str(DeadLetters((LETTER,) * 40))
+
+
+def test_what_became_of_refused_writes_is_told() -> None:
+    done = RetryResult({"azureml": 2, "databricks": 0}, (LETTER,), (LETTER,), ("azureml: away",))
+    assert str(done).splitlines() == [
+        "Tried 4 writes again: 2 arrived (azureml 2 writes), 1 refused again, 1 on the way",
+        "  ✗ azureml  forest aaaaaaaa  param depth: too long",
+        "  azureml: away",
+        "  %dbml sync --dead list shows what is refused",
+    ]
+    assert str(DiscardResult((LETTER,))).splitlines() == [
+        "Discarded 1 refused write, for good",
+        "  azureml  forest aaaaaaaa  param depth",
     ]
 
 
@@ -357,6 +396,7 @@ class _Checker(HTMLParser):
         RunsResult((replace(ROW, name=EVIL, params={EVIL: EVIL}, metrics={EVIL: 1.0}),), EVIL, note=EVIL),
         RunsResult((), EVIL),
         replace(ROW, name=EVIL),
+        DeadLetters((replace(LETTER, run=EVIL, what=EVIL, cause=EVIL),), EVIL),
         CompareResult(
             (replace(ROW, name=EVIL, params={EVIL: EVIL, "x": EVIL}), replace(ROW, params={"x": EVIL})),
             (EVIL,),

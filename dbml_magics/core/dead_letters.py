@@ -1,0 +1,224 @@
+"""Writes that a workspace refused for good: listed, tried again, given up.
+
+They are rows of the link's state. To try one again, a line that names it goes into its queue's journal and
+takes the way of every write, to that one workspace; what delivers it replaces the row by what came of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dbml_magics import results
+from dbml_magics.core import runs
+from dbml_magics.core.tracking.delivery import AGAIN
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.errors import NotConfirmed
+from dbml_magics.rendering import count
+
+_PATIENCE_S = 60.0
+_NAMED = 20  # writes that a refusal to discard names
+
+Progress = Callable[[Mapping[str, int], float], None]
+
+
+def listed(engine: Engine, run: str | None, last: str | None) -> results.DeadLetters:
+    """Return the dead letters of one run, or all. Raises RunNotFound, AmbiguousRun."""
+    return results.DeadLetters(tuple(_letters(engine, _queue(engine, run, last, "list"))), run or "")
+
+
+def retry(
+    engine: Engine, run: str | None, last: str | None, timeout: float | None, progress: Progress | None
+) -> results.RetryResult:
+    """Try dead letters again and wait for the outcome. Raises RunNotFound, AmbiguousRun, JournalError."""
+    queue = _queue(engine, run, last, "retry")
+    newest = engine.state.last_dead()
+    letters = _letters(engine, queue)
+    damaged = {number for number, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "?"}
+    places = {number: (role, q) for number, role, q, _, _, _ in engine.state.dead(queue=queue)}
+    tried = {letter.number: letter for letter in letters if letter.number not in damaged}
+    for number, letter in tried.items():
+        if not letter.trying:
+            role, own = places[number]
+            engine.write(own, AGAIN, role, number)
+    waits = _wait(engine, {number: places[number] for number in tried}, timeout, progress)
+    left = {letter.number: letter for letter in _letters(engine, queue)}
+    waiting = tuple(letter for number, letter in left.items() if number in tried and letter.trying)
+    refused = tuple(
+        letter
+        for number, letter in left.items()
+        if not letter.trying and (number in tried or number > newest) and number not in damaged
+    )
+    arrived: dict[str, int] = {}
+    for number, letter in tried.items():
+        if number not in left:
+            arrived[letter.workspace] = arrived.get(letter.workspace, 0) + 1
+    notes = [f"{role}: {why}; they go out when it answers, nothing is lost" for role, why in waits.items()]
+    if damaged:
+        notes.append(
+            f"{count(len(damaged), 'line')} of the journal {'is' if len(damaged) == 1 else 'are'} damaged "
+            "and cannot be tried again"
+        )
+    return results.RetryResult(arrived=arrived, refused=refused, waiting=waiting, notes=tuple(notes))
+
+
+def _wait(
+    engine: Engine, tried: Mapping[int, tuple[str, str]], timeout: float | None, progress: Progress | None
+) -> dict[str, str]:
+    """Wait until dead letters were tried; returns {workspace: why some of its own still wait}."""
+    began = time.monotonic()
+    while True:
+        left = [tried[number] for number in _on_their_way(engine) if number in tried]
+        roles = sorted({role for role, _ in left})
+        if progress is not None:
+            seconds = max(time.monotonic() - began, 0.001)
+            counts = {role: sum(role == other for other, _ in left) for role in roles}
+            progress(counts, (len(tried) - len(left)) / seconds)
+        over = time.monotonic() - began >= (_PATIENCE_S if timeout is None else timeout)
+        if over or all(engine.lines[role].away for role in roles):
+            return {role: engine.lines[role].reason or "not tried yet" for role in roles}
+        for role in roles:
+            engine.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
+
+
+def discard(engine: Engine, run: str | None, last: str | None, confirm: int | None) -> results.DiscardResult:
+    """Give dead letters up. Raises NotConfirmed, RunNotFound, AmbiguousRun."""
+    queue = _queue(engine, run, last, "discard")
+    letters = _letters(engine, queue)
+    if letters and confirm != len(letters):
+        raise _unconfirmed(letters, run, confirm)
+    copies = [
+        (own, op[2]["spool"])
+        for number, _, own, op, _, _ in engine.state.dead(queue=queue)
+        if op[1] == "a" and any(letter.number == number for letter in letters)
+    ]
+    engine.state.discard_dead(letter.number for letter in letters)
+    for own, spool in copies:
+        engine.release_copy(own, spool)
+    return results.DiscardResult(tuple(letters))
+
+
+def _unconfirmed(letters: Sequence[results.DeadLetter], run: str | None, confirm: int | None) -> NotConfirmed:
+    named = [f"  {letter.workspace}  {letter.where}  {letter.what}" for letter in letters[:_NAMED]]
+    more = [f"  … {len(letters) - _NAMED:,} more"] if len(letters) > _NAMED else []
+    found = f"{count(len(letters), 'refused write')} would be given up for good"
+    if confirm is not None:
+        found += f", not {confirm:,}"
+    only = f" --run {run}" if run else ""
+    return NotConfirmed(
+        "\n".join([f"{found}; nothing is yet:", *named, *more]),
+        remedies=[
+            (f"%dbml sync --dead discard{only} --confirm {len(letters)}", "gives them up"),
+            (f"%dbml sync --dead retry{only}", "tries them again"),
+        ],
+    )
+
+
+# --- what they are, in words
+
+
+def _queue(engine: Engine, run: str | None, last: str | None, verb: str) -> str | None:
+    """Return the queue of the run that is meant; None for all."""
+    if run is None:
+        return None
+    queues = {queue for _, _, queue, _, _, _ in engine.state.dead()}
+    found = [queue for queue in queues if queue.startswith(run)]
+    if len(found) == 1 and engine.state.run(found[0]) is not None:
+        return found[0]
+    return runs.resolve(engine, run, last, command=f"%dbml sync --dead {verb} --run {{}}")
+
+
+def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
+    trying = _on_their_way(engine)
+    found = []
+    for number, role, own, op, cause, at in engine.state.dead(queue=queue):
+        known = engine.state.run(own)
+        run_id = own if known is not None or len(own) == 32 else None
+        found.append(
+            results.DeadLetter(
+                number=number,
+                workspace=role,
+                run_id=run_id,
+                run=str((known or {}).get("name", "")),
+                what=_what(op),
+                cause=cause,
+                at=int(at * 1000),
+                trying=number in trying,
+            )
+        )
+    return found
+
+
+def _on_their_way(engine: Engine) -> set[int]:
+    """Return the numbers of the dead letters that are being tried again."""
+    found = set()
+    for role, queue in {(role, queue) for _, role, queue, _, _, _ in engine.state.dead()}:
+        cursors = engine.state.cursors(role, queue)
+        for file, size in engine.journal.files(queue).items():
+            start, _ = cursors.get(file, (0, 0))
+            for entry in engine.journal.read(queue, file, start, size) if size > start else ():
+                if entry.op is not None and entry.op[1] == AGAIN and entry.op[2] == role:
+                    found.add(int(entry.op[3]))
+    return found
+
+
+_WORDS: dict[str, str] = {
+    "c": "the run itself",
+    "u": "the run's status or name",
+    "x": "the run's deletion",
+    "r": "the run's restoration",
+    "i": "the run's inputs",
+    "o": "the run's outputs",
+    "F": "the status of a model",
+    "T": "tags of a model",
+    "D": "a tag's removal from a model",
+    "P": "params of a model",
+    "X": "the deletion of a model",
+    "E": "an experiment",
+    "?": "a damaged line of the journal",
+}
+
+
+def _what(op: list[Any]) -> str:
+    """Return a write in words; values are not repeated, a param may be long or private."""
+    code = op[1]
+    try:
+        if code == "m":
+            return f"metric {op[2]} at step {op[5]}"
+        if code in ("p", "g", "G"):
+            return {"p": "param", "g": "tag", "G": "the removal of tag"}[code] + f" {op[2]}"
+        if code == "t":
+            return f"tag {op[3]}"
+        if code == "b":
+            return _batch(op)
+        if code == "a":
+            return f"artifact {op[2]['path']}"
+        if code == "L":
+            return f"model {op[2]['name']}"
+        if code == "V":
+            return f"the registration of {op[2]['name']}"
+        if code == "W":
+            return f"{str(op[2]['do']).replace('_', ' ')} of model {op[2]['name']}"
+        if code == "e":
+            return f"{op[2]['do']} of an experiment"
+    except (IndexError, KeyError, TypeError):
+        pass
+    return _WORDS.get(code, f"a write ({code})")
+
+
+def _batch(op: list[Any]) -> str:
+    points, params, tags = op[2:5]
+    keys = list(dict.fromkeys(point[0] for point in points))
+    parts = (
+        [f"{count(len(points), 'point')} of {', '.join(keys[:3])}{', …' if keys[3:] else ''}"]
+        if points
+        else []
+    )
+    parts += [f"param {key}" for key in list(params)[:3]] + (
+        [f"{len(params) - 3} more params"] if len(params) > 3 else []
+    )
+    parts += [f"tag {key}" for key in list(tags)[:3]] + (
+        [f"{len(tags) - 3} more tags"] if len(tags) > 3 else []
+    )
+    return ", ".join(parts)
