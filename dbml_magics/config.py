@@ -1,7 +1,7 @@
 """Settings: argument, then environment, then default; every name and unit in one place.
 
-A setting that is secret is never shown, written or put into a URI; it is read from the environment at the moment
-of use, so a renewed token is taken up by a running kernel.
+A setting that is secret is never shown, written or put into a URI; it is read from the environment at the
+moment of use, so a renewed token is taken up by a running kernel.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def role_variable(role: str, what: str) -> str:
 def credentials(role: str) -> Credentials:
     """Read one role's credentials for an http(s) workspace from the environment.
 
-    Only the role's own variables count: MLFLOW_TRACKING_TOKEN would go to any http(s) tracking URI, and a link
-    has two of them.
+    Only the role's own variables count: MLFLOW_TRACKING_TOKEN would go to any http(s) tracking URI, and a
+    link has two of them.
     """
     return Credentials(
         username=os.environ.get(role_variable(role, "username")) or None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.utils.autologging_utils import get_autologging_config
+from mlflow.utils.autologging_utils import disable_autologging, get_autologging_config
 
 from dbml_magics import results
 from dbml_magics.core import registry, runs
@@ -114,10 +115,13 @@ class _Autolog:
     """Autologging switched for one cell, and back."""
 
     def __init__(self, wanted: bool | None) -> None:
-        self._wanted = wanted
-        self._was_off = get_autologging_config("mlflow", "disable", True)
-        if wanted is not None and wanted == bool(self._was_off):
-            self._switch(on=wanted)
+        self._undo = ExitStack()
+        if wanted is False:
+            # mlflow.autolog(disable=True) would leave on what mlflow.sklearn.autolog() switched on.
+            self._undo.enter_context(disable_autologging())
+        elif wanted and get_autologging_config("mlflow", "disable", True):
+            self._undo.callback(self._switch, on=False)
+            self._switch(on=True)
 
     def _switch(self, *, on: bool) -> None:
         with runs.quiet_mlflow():  # one line for each library that is switched is not news
@@ -125,8 +129,7 @@ class _Autolog:
 
     def restore(self) -> None:
         """Switch back to what was before."""
-        if self._wanted is not None and self._wanted == bool(self._was_off):
-            self._switch(on=not self._wanted)
+        self._undo.close()
 
 
 def begin(

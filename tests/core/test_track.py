@@ -209,8 +209,7 @@ def test_the_experiment_of_one_run_alone(linked: Any, experiment_name: str) -> N
     assert run.summary.experiment == experiment_name
 
 
-@pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("wanted", [None, False, True])
+@pytest.mark.parametrize(("before", "wanted"), [(False, True), (True, False), (True, None)])
 def test_autolog_is_what_it_was_afterwards(
     home: Path, linked: Any, before: bool, wanted: bool | None
 ) -> None:
@@ -225,6 +224,20 @@ def test_autolog_is_what_it_was_afterwards(
         assert autologging_is_disabled("sklearn") == (not before)
     finally:
         mlflow.autolog(disable=True, silent=True)
+
+
+def test_autolog_of_one_library_is_switched_off_for_a_cell_too(linked: Any) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.sklearn.autolog(silent=True)
+    try:
+        for wanted in (False, None):
+            with dbml.track("auto", autolog=wanted) as run:
+                LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0])
+            assert run.summary is not None
+            assert bool(run.summary.params) == (wanted is None)
+    finally:
+        mlflow.sklearn.autolog(disable=True)
 
 
 def test_a_git_commit_is_noted_in_a_git_folder_and_nowhere_else(linked: Any, tmp_path: Path) -> None:

@@ -336,18 +336,23 @@ def test_system_metrics(linked: Any, experiment_name: str) -> None:
 
 
 def test_autolog_of_everything_at_once(linked: Any, experiment_name: str) -> None:
-    from sklearn.linear_model import LogisticRegression
+    run_id = in_child(
+        """
+        import mlflow
+        from sklearn.datasets import load_iris
+        from sklearn.linear_model import LogisticRegression
 
-    x, y = iris()
-    mlflow.autolog(silent=True)
-    LogisticRegression(max_iter=200).fit(x, y)
-    run = mlflow.last_active_run()
-    assert run is not None
+        mlflow.autolog(silent=True)
+        LogisticRegression(max_iter=200).fit(*load_iris(return_X_y=True))
+        print(mlflow.last_active_run().info.run_id)
+        """
+    ).splitlines()[-1]
     found, _ = at_both(linked, experiment_name)
     (kept,) = found.values()
     assert kept["status"] == "FINISHED"
     assert "training_score" in kept["last"]
-    assert mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(x.head(2)).tolist() == [0, 0]
+    rows = iris()[0].head(2).to_numpy()
+    assert mlflow.sklearn.load_model(f"runs:/{run_id}/model").predict(rows).tolist() == [0, 0]
 
 
 def test_a_models_life(linked: Any, experiment_name: str) -> None:

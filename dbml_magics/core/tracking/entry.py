@@ -11,21 +11,23 @@ import sys
 from typing import Any
 
 
-def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None, **_: Any) -> Any:
+def tracking_store(store_uri: str | None = None, **_: Any) -> Any:
     """Build the tracking store of a ``dbml:`` URI."""
     from dbml_magics.core.tracking.store import build
 
     return build(store_uri)
 
 
-def registry_store(store_uri: str | None = None, tracking_uri: str | None = None, **_: Any) -> Any:
+def registry_store(store_uri: str | None = None, **_: Any) -> Any:
     """Build the model registry store of a ``dbml:`` URI."""
     from dbml_magics.core.tracking.registry_store import build
 
     return build(store_uri)
 
 
-def artifact_repository(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
+def artifact_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> Any:
     """Build the artifact repository of a ``dbml:`` artifact URI."""
     from dbml_magics.core.tracking.artifacts import build
 

@@ -17,6 +17,7 @@ import time
 import uuid
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import quote
 
 from mlflow.entities import (
     DatasetInput,
@@ -33,6 +34,8 @@ from mlflow.entities import (
     Run,
     RunInfo,
     RunTag,
+    Trace,
+    TraceInfo,
     ViewType,
 )
 from mlflow.exceptions import MlflowException
@@ -44,6 +47,7 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.async_logging.run_operations import RunOperations
+from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.validation import (
     _validate_batch_log_data,
@@ -59,11 +63,12 @@ from mlflow.utils.validation import (
     _validate_tag,
 )
 
+from dbml_magics.config import IDENTITY_BUDGET_S
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
+from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
 from dbml_magics.core.tracking.view import TERMINAL, RunView, dataset_to, status_name, tags_of
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
@@ -91,6 +96,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.engine = engine
         self.uri = link.uri
         self.sync = link.mode == "sync"
+        if self.sync:
+            engine.begin_sync_mode()
 
     # --- metrics, params, tags
 
@@ -242,6 +249,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             made = self._named_by_primary(experiment_id, user_id, start_time, kept, run_name, key)
         except Away:
             run_id = key
+            # It may have been made there all the same, its answer lost: look before another one is made.
+            engine.state.set_answer(f"creating/{primary}/{run_id}", True)
             kept["mlflow.runName"] = run_name or kept.get("mlflow.runName") or _generate_random_name()
         else:
             run_id = made.info.run_id
@@ -268,6 +277,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _named_by_primary(
         self, experiment_id: str, user_id: str, start: int, tags: dict[str, str], name: str | None, key: str
     ) -> Run:
+        engine, role = self.engine, self.engine.link.primary
+        behind = engine.is_waiting(role, LINK_QUEUE) and not engine.lines[role].away
+        # What was done to the experiment shall be done there before a run is made in it.
+        if behind and not engine.wait(role, [LINK_QUEUE], IDENTITY_BUDGET_S):
+            raise Away("its experiment is still on its way there", sent=False)
+        if any(self._is_on_its_way(tags.get(tag)) for tag in RUN_ID_TAGS):
+            raise Away("its parent is still on its way there", sent=False)
         tried: list[bool] = []
 
         def ask(primary: Applier) -> Run:
@@ -283,6 +299,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return primary.store.create_run(at, user_id, start, [RunTag(k, v) for k, v in own.items()], name)
 
         return self.engine.ask_primary(ask)
+
+    def _is_on_its_way(self, run_id: str | None) -> bool:
+        """Tell whether a run has yet to be made at the primary; its courier makes it, and nobody else."""
+        engine = self.engine
+        if not run_id or engine.state.identity(engine.link.primary, "run", run_id) is not None:
+            return False
+        return engine.creation_of(run_id) is not None
 
     def _is_provisional(self, experiment_id: str) -> bool:
         known = self.engine.state.identity(self.engine.link.primary, "experiment", experiment_id)
@@ -413,12 +436,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         def ask(applier: Applier) -> Any:
             ids = [self._experiment_known_at(applier, str(e)) for e in experiment_ids]
             where = self._own_filter(applier, filter_string)
-            return applier.store.search_runs(
+            page = applier.store.search_runs(
                 [i for i in ids if i], where, run_view_type, max_results, order_by, page_token
             )
+            runs = [self.engine.translate_run(run, role=applier.role) for run in page]
+            return PagedList(runs, page.token)
 
-        page = self.engine.read(ask)
-        return PagedList([self.engine.translate_run(run) for run in page], page.token)
+        return self.engine.read(ask)
 
     def _own_filter(self, applier: Applier, where: str | None) -> str | None:
         """Put a workspace's own ids where a filter names runs by the ids that the user knows."""
@@ -452,25 +476,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         tried: list[bool] = []
 
         def ask(primary: Applier) -> str:
-            own_name = primary.workspace.experiment_name(name)
-            own = {**kept, **({EXPERIMENT_TAG: name} if own_name != name else {})}
-            try:
-                return str(
-                    primary.store.create_experiment(
-                        own_name, artifact_location, [ExperimentTag(k, v) for k, v in own.items()]
-                    )
-                )
-            except MlflowException as error:
-                found = (
-                    primary.store.get_experiment_by_name(own_name)
-                    if tried and already_exists(error)
-                    else None
-                )
-                if found is None:
-                    raise
+            own_name, found = primary.find_experiment(name)
+            if found is not None and tried:  # the first answer was lost
                 return str(found.experiment_id)
-            finally:
-                tried.append(True)
+            tried.append(True)
+            return primary.create_experiment(own_name, name, kept, artifact_location)
 
         try:
             experiment_id = engine.ask_primary(ask)
@@ -499,7 +509,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("get_experiment")
         try:
-            found = self.engine.read(lambda a: a.store.get_experiment(self._must_know(a, experiment_id)))
+            return self.engine.read(
+                lambda a: self._visible_experiment(
+                    a, a.store.get_experiment(self._must_know(a, experiment_id)), experiment_id
+                )
+            )
         except (Away, MlflowException) as error:
             known = self.engine.state.answer(f"experiment/{experiment_id}")
             if known is None or not (isinstance(error, Away) or is_missing(error)):
@@ -507,7 +521,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return _experiment(
                 experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id)
             )
-        return self._visible_experiment(found)
 
     def _must_know(self, applier: Applier, experiment_id: str) -> str:
         known = self._experiment_known_at(applier, experiment_id)
@@ -518,29 +531,57 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _experiment_files(self, experiment_id: str) -> str:
         return f"dbml://{self.engine.link.key}/experiments/{experiment_id}"
 
-    def _visible_experiment(self, found: Experiment) -> Experiment:
-        found._experiment_id = self.engine.visible_experiment(found.experiment_id)
+    def _visible_experiment(
+        self, applier: Applier, found: Experiment, visible: str | None = None
+    ) -> Experiment:
+        """Return a workspace's experiment under the id and name that the user knows."""
         found._name = found.tags.get(EXPERIMENT_TAG, found.name)
+        if visible is None and applier.role != self.engine.link.primary:
+            visible = self._visible_from_mirror(applier, found)
+        found._experiment_id = visible or self.engine.visible_experiment(found.experiment_id, applier.role)
+        if applier.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+            told = self.engine.state.answer(f"experiment/{found.experiment_id}")
+            found._name = told["name"] if told else found.name
         return found
+
+    def _visible_from_mirror(self, applier: Applier, found: Experiment) -> str:
+        """Return the user's id of a mirror's experiment; a provisional one where the primary's is not known.
+
+        The mirror's own number would mean another experiment at the primary.
+        """
+        state, actual = self.engine.state, str(found.experiment_id)
+        known = state.visible(applier.role, "experiment", actual) or state.answer(
+            f"experiment-name/{found.name}"
+        )
+        visible = str(known) if known else _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
+        if state.identity(applier.role, "experiment", visible) is None:
+            state.set_identity(applier.role, "experiment", visible, actual)
+            self.engine.remember_experiment(visible, found.name, _own_experiment_tags(found))
+        return visible
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
         """Return an experiment by the user's name for it, or None."""
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("get_experiment_by_name")
         try:
-            found = self.engine.read(
-                lambda a: a.store.get_experiment_by_name(a.workspace.experiment_name(experiment_name))
-            )
+            shown = self.engine.read(lambda a: self._experiment_named(a, experiment_name))
         except Away:
-            found = None
+            shown = None
             known = self.engine.state.answer(f"experiment-name/{experiment_name}")
             if known is not None:
                 told = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
                 return _experiment(known, experiment_name, told["tags"], self._experiment_files(known))
+        if shown is None:
+            return None
+        self.engine.remember_experiment(shown.experiment_id, experiment_name, _own_experiment_tags(shown))
+        return shown
+
+    def _experiment_named(self, applier: Applier, name: str) -> Experiment | None:
+        _, found = applier.find_experiment(name)
         if found is None:
             return None
-        shown = self._visible_experiment(found)
-        self.engine.remember_experiment(shown.experiment_id, experiment_name, _own_experiment_tags(shown))
+        shown = self._visible_experiment(applier, found)
+        shown._name = name  # an experiment that was made without us carries no name of the user's
         return shown
 
     def search_experiments(
@@ -554,10 +595,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Search experiments at the primary, or at the mirror."""
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("search_experiments")
-        page = self.engine.read(
-            lambda a: a.store.search_experiments(view_type, max_results, filter_string, order_by, page_token)
-        )
-        return PagedList([self._visible_experiment(e) for e in page], page.token)
+
+        def ask(applier: Applier) -> Any:
+            page = applier.store.search_experiments(
+                view_type, max_results, filter_string, order_by, page_token
+            )
+            return PagedList([self._visible_experiment(applier, e) for e in page], page.token)
+
+        return self.engine.read(ask)
 
     def _experiment_write(self, experiment_id: str, do: str, **fields: Any) -> None:
         experiment_id = str(experiment_id)
@@ -634,18 +679,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return self.get_logged_model(model_id)
 
     def _model_named_by_primary(self, told: dict[str, Any], key: str) -> LoggedModel | None:
-        if not self.engine.primary.has_logged_models:
+        if not self.engine.primary.has_logged_models or self._is_on_its_way(told["run"]):
             return None
         tried: list[bool] = []
 
         def ask(primary: Applier) -> LoggedModel:
             run = told["run"]
-            if (
-                run
-                and primary.state.identity(primary.role, "run", run) is None
-                and self.engine.creation_of(run)
-            ):
-                raise Away("its run is still on its way there", sent=False)
             experiment_id = primary.experiment_at(told["experiment"])
             if tried:
                 for found in primary._models_of(experiment_id, told["name"]):
@@ -666,7 +705,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         except MissingEndpoint:
             self.engine.primary.note_no_logged_models()
         except Away:
-            pass
+            self.engine.state.set_answer(f"creating/{self.engine.link.primary}/{key}", True)
         return None
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
@@ -688,8 +727,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             try:
                 actual = self.engine.model_known_at(applier, model_id)
                 if allow_deleted:
-                    return self._visible_model(applier.store.get_logged_model(actual, allow_deleted=True))
-                return self._visible_model(applier.store.get_logged_model(actual), model_id)
+                    found = applier.store.get_logged_model(actual, allow_deleted=True)
+                    return self._visible_model(applier, found)
+                return self._visible_model(applier, applier.store.get_logged_model(actual), model_id)
             except MissingEndpoint:
                 applier.note_no_logged_models()
         told, _ = kept_models.get(applier, model_id)
@@ -699,16 +739,19 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             told,
             self.engine.artifact_uri("model", model_id),
             told["experiment"],
-            self.engine.visible_run(told["run_at"]) if told.get("run") else None,
+            self.engine._visible("run", told["run_at"], applier.role) if told.get("run") else None,
         )
 
-    def _visible_model(self, found: LoggedModel, model_id: str | None = None) -> LoggedModel:
-        found.model_id = model_id or self.engine.visible_model(found.model_id)
+    def _visible_model(
+        self, applier: Applier, found: LoggedModel, model_id: str | None = None
+    ) -> LoggedModel:
+        role = applier.role
+        found.model_id = model_id or self.engine._visible("model", found.model_id, role)
         found._model_uri = f"models:/{found.model_id}"
-        found.experiment_id = self.engine.visible_experiment(found.experiment_id)
+        found.experiment_id = self.engine.visible_experiment(found.experiment_id, role)
         found.artifact_location = self.engine.artifact_uri("model", found.model_id)
         if found.source_run_id:
-            found._source_run_id = self.engine.visible_run(found.source_run_id)
+            found._source_run_id = self.engine._visible("run", found.source_run_id, role)
         return found
 
     def search_logged_models(
@@ -735,13 +778,37 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                         order_by,
                         page_token,
                     )
-                    return PagedList([self._visible_model(m) for m in page], page.token)
+                    return PagedList([self._visible_model(applier, m) for m in page], page.token)
                 except MissingEndpoint:
                     applier.note_no_logged_models()
             models = [self._model_at(applier, told["id"]) for told in kept_models.of_runs(applier, ids)]
             return kept_models.search(models, filter_string, datasets, max_results, order_by, page_token)
 
-        found: PagedList = self.engine.read(ask)
+        waiting = [] if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
+        try:
+            found: PagedList = self.engine.read(ask)
+        except Away:
+            if not waiting:
+                raise
+            found = PagedList([], None)
+        there = {model.model_id for model in found}
+        waiting = [model for model in waiting if model.model_id not in there]
+        if not waiting:
+            return found
+        most = max(len(found) + len(waiting), 1)
+        merged = [*found, *kept_models.search(waiting, filter_string, datasets, most, None, None)]
+        return PagedList(kept_models.search(merged, None, None, most, order_by, None), found.token)
+
+    def _models_on_their_way(self, experiment_ids: set[str]) -> list[LoggedModel]:
+        """Return the models logged on this machine of which something is still on its way to the primary."""
+        primary = self.engine.link.primary
+        found = []
+        for model_id, queue, told in self.engine.state.models():
+            if told.get("experiment") in experiment_ids and self.engine.is_waiting(primary, queue):
+                try:
+                    found.append(self.get_logged_model(model_id))
+                except MlflowException:  # deleted
+                    continue
         return found
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
@@ -782,8 +849,39 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return found
         return functools.partial(self._forward, name)
 
-    def _forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.engine.primary.store, name)(*args, **kwargs)
+    def _forward(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._as_primary(args), self._as_primary(kwargs)
+        return self._from_primary(getattr(self.engine.primary.store, method)(*args, **kwargs))
+
+    def _from_primary(self, answer: Any) -> Any:
+        """Return an answer with the files of the traces in it behind the link.
+
+        MLflow looks for them through the global tracking URI, which is no server's.
+        """
+        if isinstance(answer, (TraceInfo, Trace)):
+            tags = answer.tags if isinstance(answer, TraceInfo) else answer.info.tags
+            place = tags.get(MLFLOW_ARTIFACT_LOCATION)
+            if place and not place.startswith("dbml:"):
+                link = self.engine.link
+                tags[MLFLOW_ARTIFACT_LOCATION] = (
+                    f"dbml://{link.key}/at/{link.primary}/{quote(place, safe='')}"
+                )
+        elif isinstance(answer, (list, tuple)):
+            for each in answer:
+                self._from_primary(each)
+        return answer
+
+    def _as_primary(self, given: Any) -> Any:
+        """Return arguments with the ids in them as the primary knows them: they differ after an outage."""
+        if isinstance(given, str):
+            kind = (
+                "run" if _HEX.fullmatch(given) else "experiment" if given.startswith(_PROVISIONAL) else None
+            )
+            known = self.engine.state.identity(self.engine.link.primary, kind, given) if kind else None
+            return known.actual if known else given
+        if isinstance(given, (list, tuple)):
+            return type(given)([self._as_primary(each) for each in given])
+        return {k: self._as_primary(v) for k, v in given.items()} if type(given) is dict else given
 
     def __reduce__(self) -> Any:
         return build, (self.uri,)
@@ -825,20 +923,26 @@ def _forwarder(name: str, like: Any) -> Any:
     if inspect.iscoroutinefunction(like):
 
         async def forward_async(self: DbmlTrackingStore, *args: Any, **kwargs: Any) -> Any:
+            args, kwargs = self._as_primary(args), self._as_primary(kwargs)
             return await getattr(self.engine.primary.store, name)(*args, **kwargs)
 
         return functools.wraps(like)(forward_async)
 
     def forward(self: DbmlTrackingStore, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.engine.primary.store, name)(*args, **kwargs)
+        return self._forward(name, *args, **kwargs)
 
     return functools.wraps(like)(forward)
+
+
+# MLflow's base class builds these from calls that are ours: forwarded, they would write to the primary alone,
+# or miss what is on its way.
+_BUILT_FROM_OURS = frozenset({"get_metric_history_bulk_interval", "set_model_versions_tags"})
 
 
 def _forward_the_rest(cls: type) -> None:
     """Forward to the primary whatever MLflow's base class has and this class does not override."""
     for name in dir(AbstractStore):
-        if name.startswith("__") or name in cls.__dict__:
+        if name.startswith("__") or name in cls.__dict__ or name in _BUILT_FROM_OURS:
             continue
         like = inspect.getattr_static(AbstractStore, name)
         if isinstance(like, staticmethod) or not (callable(like) or isinstance(like, property)):
