@@ -1,16 +1,19 @@
 """Applying the journal's writes at one workspace: translated to its ids, and once.
 
-A write that may have arrived before (its sender died, its answer was lost) comes with ``doubt``: the workspace is
-asked what it has before anything is sent. Metrics append, so they are compared with the history; creations carry
-the id that the user saw in a tag, and are searched by it.
+A write that may have arrived before (its sender died, its answer was lost) comes with ``doubt``: the
+workspace is asked what it has before anything is sent. Metrics append, so they are compared with the history;
+creations carry the id that the user saw in a tag, and are searched by it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,9 @@ from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exis
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import clamp, dataset_from
+from dbml_magics.core.workspaces.limits import Limits
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.workspaces.rest import call_timeout
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -46,8 +51,9 @@ _log = logging.getLogger(__name__)
 
 RUN_TAG = "dbml_run_id"
 MODEL_TAG = "dbml_model_id"
-_RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
+RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
 _MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+_PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer: it has its own work
 
 Point = tuple[Any, ...]  # key, value, time, step and perhaps (model, dataset name, dataset digest)
 
@@ -102,6 +108,8 @@ class Applier:
         self.registrations = Registrations(self)
         self._repositories: dict[str, Any] = {}
         self._adopting: set[str] = set()
+        self.adopted: set[str] = set()  # runs that were copied just now: what is on its way is in doubt
+        self._sent = False  # something of the batch on its way has left this machine
         self._ops: dict[str, Callable[[str, list[Any], bool], None]] = {
             "c": self._create_run,
             "G": self._delete_tag,
@@ -146,7 +154,9 @@ class Applier:
         """Apply one write that is no part of a batch. Raises Away, or the workspace's refusal."""
         code = op[1]
         if code not in self._ops:
-            raise MlflowException(f"a write of an unknown kind ({code!r}): was it made by a newer dbml-magics?")
+            raise MlflowException(
+                f"a write of an unknown kind ({code!r}): was it made by a newer dbml-magics?"
+            )
         if not self.tracked and code not in ("V", "W"):
             return
         try:
@@ -161,13 +171,28 @@ class Applier:
         if not self.tracked:
             return []
         buried: Buried = []
+        self._sent = False
         try:
             run_id = self.run_at(queue)
             batch.tags = self.own_tags(batch.tags)
+            of_models = [p for p in batch.metrics if len(p) > 4 and p[4] is not None and p[4][0]]
             self._send(run_id, batch, doubt, buried)
+            if not self.has_logged_models:
+                kept_models.note_metrics(self, of_models)
+        except Exception as error:
+            settled = settle(error)
+            if isinstance(settled, Away) and self._sent:
+                settled.sent = True  # a part of the batch did arrive
+            raise settled from error
+        return buried
+
+    def make_ready(self, queue: str) -> None:
+        """Make sure that the run of a queue is here, before it is asked what of a batch is in doubt."""
+        try:
+            if self.tracked:
+                self.run_at(queue)
         except Exception as error:
             raise settle(error) from error
-        return buried
 
     def _send(self, run_id: str, batch: Batch, doubt: bool, buried: Buried) -> None:
         if doubt and batch.metrics:
@@ -186,7 +211,9 @@ class Applier:
                 for part in self._of_size(batch, lowered.metrics):
                     self._send(run_id, part, True, buried)
             elif len(batch) == 1:
-                buried.append((batch.one(), cause_of(refusal)))
+                # A NaN that is there already is refused by MLflow's own server: it has arrived.
+                if not batch.metrics or self._missing_points(run_id, batch.metrics):
+                    buried.append((batch.one(), cause_of(refusal)))
             else:
                 # A refused batch may have been written in part (docs.databricks.com): ask for each half.
                 for half in batch.halves():
@@ -200,6 +227,15 @@ class Applier:
             yield Batch(metrics=batch.metrics[start : start + size])
 
     def _send_once(self, run_id: str, batch: Batch) -> None:
+        try:
+            self._request(run_id, batch)
+        except Exception as error:
+            settled = settle(error)
+            self._sent = self._sent or not isinstance(settled, Away) or settled.sent
+            raise settled from error
+        self._sent = True
+
+    def _request(self, run_id: str, batch: Batch) -> None:
         send_batch = getattr(self.store, "send_batch", None)
         if send_batch is None:
             self.store.log_batch(
@@ -223,7 +259,9 @@ class Applier:
         if value != value or value in (float("inf"), float("-inf")):
             value = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # protobuf's JSON
         wire = {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
-        for name, extra in zip(("model_id", "dataset_name", "dataset_digest"), self._extra(point), strict=True):
+        for name, extra in zip(
+            ("model_id", "dataset_name", "dataset_digest"), self._extra(point), strict=True
+        ):
             if extra is not None:
                 wire[name] = extra
         return wire
@@ -231,7 +269,13 @@ class Applier:
     def _metric(self, point: Point) -> Metric:
         model_id, name, digest = self._extra(point)
         return Metric(
-            point[0], point[1], point[2], point[3], model_id=model_id, dataset_name=name, dataset_digest=digest
+            point[0],
+            point[1],
+            point[2],
+            point[3],
+            model_id=model_id,
+            dataset_name=name,
+            dataset_digest=digest,
         )
 
     def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
@@ -244,11 +288,25 @@ class Applier:
         return (actual, name, digest) if self.has_logged_models else (None, None, None)
 
     def _missing_points(self, run_id: str, points: list[Point]) -> list[Point]:
-        there: dict[str, set[tuple[int, int, Any]]] = {}
-        for key in {point[0] for point in points}:
-            there[key] = {mark(m.value, m.timestamp, m.step) for m in self.history(run_id, key)}
-        # A history does not say for which model a point was logged; those points are harmless when sent again.
-        return [p for p in points if (len(p) > 4 and p[1] == p[1]) or mark(p[1], p[2], p[3]) not in there[p[0]]]
+        latest = {m.key: mark(m.value, m.timestamp, m.step) for m in self._latest(run_id)}
+        given: dict[str, set[Any]] = {}
+        for point in points:
+            given.setdefault(point[0], set()).add(mark(*point[1:4]))
+        there: dict[str, set[Any]] = {}
+        for key, marks in given.items():
+            if key not in latest:
+                there[key] = set()
+            elif marks == {latest[key]}:
+                there[key] = marks
+            else:  # only a metric that has other points needs a request of its own
+                there[key] = {mark(m.value, m.timestamp, m.step) for m in self.history(run_id, key)}
+        # A history does not say for which model a point was logged; those points are harmless when sent
+        # again, except for NaN, which MLflow's own server refuses.
+        return [p for p in points if (len(p) > 4 and p[1] == p[1]) or mark(*p[1:4]) not in there[p[0]]]
+
+    def _latest(self, run_id: str) -> list[Metric]:
+        # get_run, for a search lags behind on metrics (azure-sdk-for-python#39198).
+        return list(self.store.get_run(run_id).data._metric_objs)
 
     def history(self, run_id: str, key: str) -> list[Metric]:
         """Return a metric's whole history at this workspace; ``run_id`` is the workspace's own."""
@@ -273,7 +331,7 @@ class Applier:
         if known is not None:
             return known
         creation = self.engine.creation_of(run)
-        if creation is not None:
+        if creation is not None and self.tracked:
             self._create_run(run, creation, True)
             known = self.state.identity(self.role, "run", run)
             assert known is not None
@@ -284,7 +342,9 @@ class Applier:
 
     def remember_run(self, run: str, found: Run) -> Identity:
         """Remember what this workspace calls a run."""
-        return self.state.set_identity(self.role, "run", run, found.info.run_id, artifacts=found.info.artifact_uri)
+        return self.state.set_identity(
+            self.role, "run", run, found.info.run_id, artifacts=found.info.artifact_uri
+        )
 
     def _create_run(self, queue: str, op: list[Any], doubt: bool) -> None:
         if self.state.identity(self.role, "run", queue) is not None:
@@ -296,19 +356,50 @@ class Applier:
         if doubt or self.state.answer(trying) is not None:
             found = self.find_run(experiment_id, queue)
             if found is not None:
+                self._complete_tags(queue, found, tags)
                 self.remember_run(queue, found)
                 self.state.forget_answer(trying)
                 return
         self.state.set_answer(trying, True)
-        name = info["tags"].get("mlflow.runName")
-        made = self._in_living_experiment(
-            experiment_id,
-            lambda: self.store.create_run(
-                experiment_id, info["user"], info["start"], [RunTag(k, v) for k, v in tags.items()], name
-            ),
-        )
-        self.remember_run(queue, made)
+        self.remember_run(queue, self._make_run(queue, experiment_id, info["user"], info["start"], tags))
         self.state.forget_answer(trying)
+
+    def _make_run(self, run: str, experiment_id: str, user: str, start: int, tags: dict[str, str]) -> Run:
+        """Make a run with its tags; one that the workspace refuses is put aside, and the run made without."""
+        name = tags.get("mlflow.runName")
+
+        def make(given: dict[str, str]) -> Run:
+            return self._in_living_experiment(
+                experiment_id,
+                lambda: self.store.create_run(
+                    experiment_id, user, start, [RunTag(k, v) for k, v in given.items()], name
+                ),
+            )
+
+        few = {key: value for key, value in tags.items() if key in (RUN_TAG, "mlflow.runName")}
+        try:
+            return make(tags)
+        except Exception as error:
+            refused = settle(error)
+            if isinstance(refused, (Away, MissingEndpoint)) or not isinstance(refused, MlflowException):
+                raise refused from error
+            if few == tags:
+                raise
+            made = make(few)
+        self._complete_tags(run, made, tags)
+        return made
+
+    def _complete_tags(self, run: str, made: Run, tags: dict[str, str]) -> None:
+        """Give a run that an earlier try made the tags that it lacks."""
+        lacking = {key: value for key, value in tags.items() if made.data.tags.get(key) != value}
+        self._send_and_bury(run, made.info.run_id, Batch(tags=lacking), False)
+
+    def _send_and_bury(self, run: str, run_id: str, batch: Batch, doubt: bool) -> None:
+        buried: Buried = []
+        for part in within(batch, self.limits):
+            self._send(run_id, part, doubt, buried)
+        for op, cause in buried:
+            self.state.bury(self.role, run, [0, *op], cause)
 
     def _in_living_experiment(self, experiment_id: str, make: Callable[[], Any]) -> Any:
         try:
@@ -335,46 +426,74 @@ class Applier:
             raise MlflowException(f"run {run} is its own ancestor")
         self._adopting.add(run)
         try:
-            primary = self.engine.applier(self.engine.link.primary)
-            source = primary.store.get_run(primary.run_at(run))
-            experiment_id = self.experiment_at(self.engine.visible_experiment(source.info.experiment_id))
+            with self._asking_primary() as primary:
+                source = primary.store.get_run(primary.run_at(run))
+            experiment_id = self.experiment_at(
+                self.engine.visible_experiment(source.info.experiment_id, primary.role)
+            )
             found = self.find_run(experiment_id, run)
-            if found is None:
-                self._copy_run(run, source, experiment_id, primary)
-                found = self.find_run(experiment_id, run)
-                assert found is not None
-            return self.remember_run(run, found)
+            begun = f"adopting/{self.role}/{run}"
+            if found is None or self.state.answer(begun) is not None:
+                with self._asking_primary() as primary:
+                    points: list[Point] = [
+                        (m.key, m.value, m.timestamp, m.step)
+                        for key in source.data.metrics
+                        for m in primary.history(source.info.run_id, key)
+                    ]
+                self.state.set_answer(begun, True)
+                found = self._copy_run(run, source, experiment_id, points, found)
+            known = self.remember_run(run, found)
+            # What was on its way when the run was copied may have been copied with it.
+            self.state.mark_sending(self.role, run, self.engine.journal.files(run))
+            self.adopted.add(run)
+            self.state.forget_answer(begun)
+            return known
         finally:
             self._adopting.discard(run)
 
-    def _copy_run(self, run: str, source: Run, experiment_id: str, primary: Applier) -> None:
+    @contextmanager
+    def _asking_primary(self) -> Iterator[Applier]:
+        """Ask the primary for what this workspace lacks; that it is away is then no trouble of this one's."""
+        role = self.engine.link.primary
+        line = self.engine.lines[role]
+        try:
+            if line.away and role != self.role:
+                raise Away(line.reason or "not reachable", sent=False)
+            with call_timeout(_PRIMARY_S):
+                yield self.engine.applier(role)
+        except Exception as error:
+            settled = settle(error)
+            if isinstance(settled, Away) and role != self.role:
+                raise Away(f"waits for {role}: {settled.reason}", sent=False, elsewhere=True) from error
+            raise settled from error
+
+    def _copy_run(
+        self, run: str, source: Run, experiment_id: str, points: list[Point], found: Run | None
+    ) -> Run:
+        """Make a run as ``source`` is, or complete ``found``, which an earlier try began."""
+        resumed = found is not None
         tags = {**self.own_tags(dict(source.data.tags)), RUN_TAG: run}
-        made = self.store.create_run(
-            experiment_id,
-            source.info.user_id,
-            source.info.start_time,
-            [RunTag(k, v) for k, v in tags.items()],
-            source.info.run_name,
-        )
-        points: list[Point] = [
-            (m.key, m.value, m.timestamp, m.step)
-            for key in source.data.metrics
-            for m in primary.history(source.info.run_id, key)
-        ]
-        params = list(source.data.params.items())
-        for start in range(0, len(params), self.limits.params):
-            self._send(made.info.run_id, Batch(params=dict(params[start : start + self.limits.params])), False, [])
-        for start in range(0, len(points), self.limits.metrics):
-            self._send(made.info.run_id, Batch(metrics=points[start : start + self.limits.metrics]), False, [])
-        if source.info.status != "RUNNING":
-            self.store.update_run_info(
-                made.info.run_id, RunStatus.from_string(source.info.status), source.info.end_time, None
-            )
+        tags.setdefault("mlflow.runName", source.info.run_name)
+        if found is None:
+            found = self._make_run(run, experiment_id, source.info.user_id, source.info.start_time, tags)
+        else:
+            self._complete_tags(run, found, tags)
+        run_id = found.info.run_id
+        self._send_and_bury(run, run_id, Batch(points, dict(source.data.params)), resumed)
+        if source.inputs and source.inputs.dataset_inputs:
+            self.store.log_inputs(run_id, datasets=source.inputs.dataset_inputs)
+        if (
+            source.info.status != "RUNNING" or not self.tracked
+        ):  # where runs are not tracked, nothing will end it
+            ended = source.info.status if source.info.status != "RUNNING" else "FINISHED"
+            status = RunStatus.from_string(ended)
+            self.store.update_run_info(run_id, status, source.info.end_time or int(time.time() * 1000), None)
+        return found
 
     def own_tags(self, tags: dict[str, str]) -> dict[str, str]:
         """Return run tags with the ids in them as this workspace knows them."""
         found = dict(tags)
-        for key in _RUN_ID_TAGS:
+        for key in RUN_ID_TAGS:
             if found.get(key):
                 try:
                     found[key] = self.run_at(found[key])
@@ -435,23 +554,19 @@ class Applier:
         known = self.state.identity(self.role, "experiment", experiment)
         if known is not None:
             return known.actual
+        if self.state.answer(f"experiment/{experiment}") is None:
+            with self._asking_primary():
+                self.engine.experiment_facts(experiment)
         name, tags = self.engine.experiment_facts(experiment)
         actual = self._make_experiment(name, tags)
         self.state.set_identity(self.role, "experiment", experiment, actual)
         return actual
 
     def _make_experiment(self, name: str, tags: dict[str, str]) -> str:
-        own_name = self.workspace.experiment_name(name)
-        found = self.store.get_experiment_by_name(own_name)
-        if found is not None and found.tags.get(EXPERIMENT_TAG, name) != name:  # two people's "iris"
-            own_name = told_apart(name, own_name)
-            found = self.store.get_experiment_by_name(own_name)
+        own_name, found = self.find_experiment(name)
         if found is None:
-            kept = {**tags, **({EXPERIMENT_TAG: name} if own_name != name else {})}
             try:
-                return str(
-                    self.store.create_experiment(own_name, None, [ExperimentTag(k, v) for k, v in kept.items()])
-                )
+                return self.create_experiment(own_name, name, tags)
             except MlflowException as error:
                 if not already_exists(error):
                     raise
@@ -459,7 +574,28 @@ class Applier:
                 assert found is not None
         if found.lifecycle_stage == "deleted":
             self.store.restore_experiment(found.experiment_id)
+        if self.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+            # It was made without us; from now on it is this name's, and nobody else's of the same last part.
+            self.store.set_experiment_tag(found.experiment_id, ExperimentTag(EXPERIMENT_TAG, name))
         return str(found.experiment_id)
+
+    def find_experiment(self, name: str) -> tuple[str, Any]:
+        """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
+        own_name = self.workspace.experiment_name(name)
+        found = self.store.get_experiment_by_name(own_name)
+        own_rule = self.workspace.names_experiments_itself
+        if found is not None and own_rule and found.tags.get(EXPERIMENT_TAG, name) != name:
+            own_name = told_apart(name, own_name)  # two people's "iris"
+            found = self.store.get_experiment_by_name(own_name)
+        return own_name, found
+
+    def create_experiment(
+        self, own_name: str, name: str, tags: dict[str, str], files: str | None = None
+    ) -> str:
+        """Make an experiment under ``own_name`` that says what the user calls it; returns its id here."""
+        kept = {**tags, **({EXPERIMENT_TAG: name} if self.workspace.names_experiments_itself else {})}
+        made = self.store.create_experiment(own_name, files, [ExperimentTag(k, v) for k, v in kept.items()])
+        return str(made)
 
     def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         self.experiment_at(op[2]["id"])
@@ -473,7 +609,11 @@ class Applier:
         elif what == "untag":
             self.store.delete_experiment_tag(experiment_id, change["key"])
         elif what == "rename":
-            self.store.rename_experiment(experiment_id, self.workspace.experiment_name(change["name"]))
+            own_name, taken = self.find_experiment(change["name"])
+            if taken is None:
+                self.store.rename_experiment(experiment_id, own_name)
+            if self.workspace.names_experiments_itself:
+                self.store.set_experiment_tag(experiment_id, ExperimentTag(EXPERIMENT_TAG, change["name"]))
         elif what == "delete":
             if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
                 self.store.delete_experiment(experiment_id)
@@ -501,8 +641,10 @@ class Applier:
         told = op[2]
         file = self.engine.journal.spooled(told["spool"])
         if file is None:
-            raise MlflowException.invalid_parameter_value(f"the copy of {told['path']} is gone from the spool")
-        with self.engine.journal.under_own_name(file, posixpath.basename(told["path"])) as lent:
+            raise MlflowException.invalid_parameter_value(
+                f"the copy of {told['path']} is gone from the spool"
+            )
+        with self.engine.journal.under_own_name(file, posixpath.basename(told["path"]), self.role) as lent:
             self.upload(told["owner"], told["path"], lent)
 
     def upload(self, owner: str, path: str, file: Path) -> None:
@@ -526,18 +668,26 @@ class Applier:
             return text
         if not isinstance(told, dict):
             return text
+        try:
+            self._translate_mlmodel(owner, path, told)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise  # else it names a run or model of some other server: it stays as it is
+        return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True, sort_keys=True))
+
+    def _translate_mlmodel(self, owner: str, path: str, told: dict[str, Any]) -> None:
+        model_id = told.get("model_id") or (owner.partition(":")[2] if owner.startswith("model:") else None)
         if told.get("run_id"):
             told["run_id"] = self.run_at(str(told["run_id"]))
-        model_id = told.get("model_id") or (owner.partition(":")[2] if owner.startswith("model:") else None)
         if model_id:
             identity = self.model_at(str(model_id))
-            for key in ("model_id", "model_uuid"):
-                if key in told:
+            for key in ("model_id", "model_uuid"):  # MLflow 3 gives both the same value
+                if told.get(key) == model_id:
                     told[key] = identity.actual
-            told["artifact_path"] = identity.extra["artifacts"]
+            # Where we keep the model it is one of its run's folders, as in MLflow 2.
+            told["artifact_path"] = identity.extra.get("path") or identity.extra["artifacts"]
         elif str(told.get("artifact_path", "")).startswith("dbml:"):
             told["artifact_path"] = posixpath.dirname(path)
-        return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True, sort_keys=True))
 
     def has_file(self, owner: str, path: str) -> bool:
         """Tell whether this workspace has a file."""
@@ -553,7 +703,10 @@ class Applier:
         """Copy one folder of a run's or model's files from where they are."""
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(self.engine.files_of(owner).download_artifacts(folder, temporary))
-            for file in sorted(p for p in local.rglob("*") if p.is_file()):
+            # An MLmodel goes last: whoever finds it finds a whole model.
+            for file in sorted(
+                (p for p in local.rglob("*") if p.is_file()), key=lambda p: p.name == "MLmodel"
+            ):
                 self.upload(owner, posixpath.join(folder, file.relative_to(local).as_posix()), file)
 
     # --- logged models
@@ -567,7 +720,8 @@ class Applier:
         if told is None:
             if self.role == self.engine.link.primary:
                 return self.remember_model(model, self.store.get_logged_model(model))
-            told = self.engine.model_facts_from_primary(model)
+            with self._asking_primary():
+                told = self.engine.model_facts_from_primary(model)
         self._create_model("", [0, "L", told], True)
         known = self.state.identity(self.role, "model", model)
         assert known is not None
@@ -576,7 +730,12 @@ class Applier:
     def remember_model(self, model: str, found: Any) -> Identity:
         """Remember what this workspace calls a logged model."""
         return self.state.set_identity(
-            self.role, "model", model, found.model_id, artifacts=found.artifact_location, run=found.source_run_id
+            self.role,
+            "model",
+            model,
+            found.model_id,
+            artifacts=found.artifact_location,
+            run=found.source_run_id,
         )
 
     def _create_model(self, _queue: str, op: list[Any], doubt: bool) -> None:
@@ -638,8 +797,9 @@ class Applier:
     def _tag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
         tags = dict(op[3])
-        if self.role not in self.engine.link.registries:
-            tags.pop(_MODEL_VERSIONS_TAG, None)  # those versions are not here
+        versions = tags.pop(_MODEL_VERSIONS_TAG, None)
+        if versions and (own := self.registrations.numbers(_versions_in(versions))):
+            tags[_MODEL_VERSIONS_TAG] = json.dumps(own)
         if not tags:
             return
         if self.has_logged_models:
@@ -677,6 +837,29 @@ class Applier:
                     raise
         else:
             kept_models.change(self, op[2], deleted=True)
+
+
+def within(batch: Batch, limits: Limits) -> Iterator[Batch]:
+    """Split what one log call brought (it may be more than one request takes) into requests' sizes."""
+    sizes = (
+        (len(batch.metrics), limits.metrics),
+        (len(batch.params), limits.params),
+        (len(batch.tags), limits.tags),
+    )
+    params, tags = list(batch.params.items()), list(batch.tags.items())
+    for n in range(max(-(-have // most) for have, most in sizes)):
+        yield Batch(
+            batch.metrics[n * limits.metrics : (n + 1) * limits.metrics],
+            dict(params[n * limits.params : (n + 1) * limits.params]),
+            dict(tags[n * limits.tags : (n + 1) * limits.tags]),
+        )
+
+
+def _versions_in(tag: str) -> list[dict[str, Any]]:
+    try:
+        return [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
+    except (TypeError, ValueError):
+        return []
 
 
 def mark(value: float, time: int, step: int) -> tuple[int, int, Any]:

@@ -1,7 +1,7 @@
-"""Delivery: one courier a workspace takes the journal's writes there, in order per run, for as long as it takes.
+"""Delivery: one courier a workspace takes the journal's writes there, in order per run, as long as it takes.
 
-Of all processes of a link one delivers to a workspace at a time: the one that holds the workspace's lease, a POSIX
-record lock, which the kernel releases when its holder dies.
+Of all processes of a link one delivers to a workspace at a time: the one that holds the workspace's lease, a
+POSIX record lock, which the kernel releases when its holder dies.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import heapq
 import logging
 import os
 import random
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mlflow.exceptions import MlflowException
+
 from dbml_magics.config import DELIVERY_TIMEOUT_S, LINGER_S
-from dbml_magics.core.tracking.apply import Applier, Batch, Point, cause_of, mark
+from dbml_magics.core.tracking.apply import Applier, Batch, Buried, Point, cause_of, mark, within
 from dbml_magics.core.tracking.faults import Away
-from dbml_magics.core.tracking.journal import Entry
+from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, private_folder
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.workspaces.rest import call_timeout
 
@@ -38,8 +41,9 @@ _BUG_TRIES = 3
 class _ShortTurns:
     """While a courier works, threads take turns more often than every 5 ms.
 
-    A training's thread gives the interpreter's lock away at each write to the journal; a courier in the middle of
-    some Python would keep it for the whole of the switch interval (measured: p99 of a log call 4 ms, 0.3 ms so).
+    A training's thread gives the interpreter's lock away at each write to the journal; a courier in the
+    middle of some Python would keep it for the whole of the switch interval (measured: p99 of a log call
+    4 ms, 0.3 ms so).
     """
 
     _INTERVAL_S = 0.0002
@@ -89,6 +93,7 @@ class Courier:
         self._arrived = threading.Condition()
         self._thread: threading.Thread | None = None
         self._lease_fd: int | None = None
+        self._lease_lock = threading.Lock()
         self._pauses: dict[str, tuple[int, float]] = {}  # queue -> (tries, not before)
         self._bugs: dict[str, int] = {}
         self._work_lock = threading.RLock()
@@ -140,7 +145,9 @@ class Courier:
         self._wake, self._urgent, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._arrived = threading.Condition()
         self._work_lock = threading.RLock()
+        self._lease_lock = threading.Lock()
         self._thread = None
+        self._pauses, self._bugs = {}, {}
         if self._lease_fd is not None:
             os.close(self._lease_fd)  # record locks are not inherited: the parent keeps its lease
             self._lease_fd = None
@@ -159,10 +166,13 @@ class Courier:
         return self._lease_fd is not None
 
     def _take_lease(self) -> bool:
-        if self._lease_fd is not None:
-            return True
+        # One at a time: a record lock is the process's, and closing any handle of the file would give it up.
+        with self._lease_lock:
+            return self._lease_fd is not None or self._open_lease()
+
+    def _open_lease(self) -> bool:
         path = self.engine.link.home / f"{self.role}.lease"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,12 +180,14 @@ class Courier:
             os.close(fd)
             return False
         self._lease_fd = fd
+        self.engine.journal.drop_lent(self.role)
         return True
 
     def _release_lease(self) -> None:
-        fd, self._lease_fd = self._lease_fd, None
-        if fd is not None:
-            os.close(fd)
+        with self._lease_lock:
+            fd, self._lease_fd = self._lease_fd, None
+            if fd is not None:
+                os.close(fd)
 
     # --- the thread
 
@@ -207,8 +219,12 @@ class Courier:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
         if self._wake.is_set() or self._dirty or self.engine.waiting(self.role)[0]:
             return False
+        with self._arrived:
+            thread, self._thread = self._thread, None
+            if self._wake.is_set():  # a write that saw this thread still running
+                self._thread = thread
+                return False
         self._release_lease()
-        self._thread = None
         return True
 
     def _gather(self) -> None:
@@ -238,7 +254,7 @@ class Courier:
         """Deliver what is there, a part of each queue in turn, until nothing is or the workspace is away."""
         urgent = self._urgent.is_set()
         self._urgent.clear()
-        queues = sorted(self._dirty)
+        queues = sorted(self._dirty, key=lambda queue: (queue != LINK_QUEUE, queue))  # experiments, then runs
         self._dirty.difference_update(queues)
         while queues and not self._stop.is_set():
             pause = self.line.pause()
@@ -282,22 +298,32 @@ class Courier:
             except Away as error:
                 self._when_away(queue, error)
                 return True
+            except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
+                _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
+                self._pause(queue, 15.0)
+                return True
             self._pauses.pop(queue, None)
             if not more:
                 self.engine.tidy(queue)
             return more
 
     def _when_away(self, queue: str, error: Away) -> None:
-        if not error.sent:
-            self.engine.state.unmark_sending(self.role, queue)
-        tries = self._pauses.get(queue, (0, 0.0))[0] + 1
-        if error.sent and not error.denied and tries > 1 and self._ping():
-            # The workspace answers; this queue alone has trouble, and the others shall not wait for it.
-            pause = min(0.2 * 2 ** min(tries, 8), 15.0) * random.uniform(0.7, 1.3)
-            self._pauses[queue] = (tries, time.monotonic() + max(pause, error.retry_after or 0))
+        if error.elsewhere:
+            self._pause(queue, 4.0)
             return
-        self._pauses[queue] = (tries, 0.0)
+        again = queue in self._pauses
+        self._pauses[queue] = (self._pauses.get(queue, (0, 0.0))[0] + 1, 0.0)
         self.line.trouble(error)
+        obeyed = again or error.retry_after is None
+        if (error.sent or error.denied) and obeyed and self._ping():
+            # The workspace answers; this queue alone has trouble, and the others shall not wait for it.
+            self._pause(queue, 15.0, error.retry_after or 0.0)
+
+    def _pause(self, queue: str, most: float, least: float = 0.0) -> None:
+        """Leave one queue alone for a while, longer each time."""
+        tries = self._pauses.get(queue, (0, 0.0))[0] + 1
+        pause = min(0.1 * 2 ** min(tries, 8), most) * random.uniform(0.7, 1.3)
+        self._pauses[queue] = (tries, time.monotonic() + max(pause, least))
 
     def arrived(self, count: int) -> None:
         """Note that ``count`` writes have arrived, and tell who waits."""
@@ -306,9 +332,9 @@ class Courier:
         with self._arrived:
             self._arrived.notify_all()
 
-    def bug(self, queue: str, entry: Entry, error: Exception) -> bool:
+    def bug(self, queue: str, ends: dict[str, int], error: Exception) -> bool:
         """Count an error that is none of the workspace's; True when its write is to be put aside."""
-        key = f"{queue}/{entry.file}/{entry.start}"
+        key = f"{queue}/{sorted(ends.items())}"
         self._bugs[key] = self._bugs.get(key, 0) + 1
         _log.warning("a write could not be delivered to %s", self.role, exc_info=error)
         return self._bugs[key] >= _BUG_TRIES
@@ -324,9 +350,9 @@ class _Part:
         self.applier = courier.applier
         self.role = courier.role
         self.queue = queue
-        cursors = self.state.cursors(self.role, queue)
-        self.offsets = {file: offset for file, (offset, _) in cursors.items()}
-        self.doubtful_to = {file: sending for file, (offset, sending) in cursors.items() if sending > offset}
+        self.offsets: dict[str, int] = {}
+        self.doubtful_to: dict[str, int] = {}
+        self._read_cursors()
         self.batch = Batch()
         self.ends: dict[str, int] = {}
         self.count = 0
@@ -335,9 +361,7 @@ class _Part:
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
         limit = 4 * self.applier.limits.metrics
-        handled = 0
-        for entry in self._entries(sizes):
-            handled += 1
+        for handled, entry in enumerate(self._entries(sizes), start=1):
             if handled % _SLICE == 0:
                 time.sleep(0.0003)  # the interpreter's lock goes to the training for a moment
             if not self._add_to_batch(entry):
@@ -347,35 +371,39 @@ class _Part:
                 self._flush()
                 return True
         self._flush()
+        self._pass_torn_ends(sizes)
         return False
+
+    def _read_cursors(self) -> None:
+        cursors = self.state.cursors(self.role, self.queue)
+        self.offsets = {file: offset for file, (offset, _) in cursors.items()}
+        self.doubtful_to = {file: sending for file, (offset, sending) in cursors.items() if sending > offset}
+
+    def _pass_torn_ends(self, sizes: dict[str, int]) -> None:
+        """Pass over the half line of a process that died while it wrote: nobody was told it is kept."""
+        for file, size in sizes.items():
+            if size > self.offsets.get(file, 0) and self.engine.journal.is_left(self.queue, file):
+                self.state.mark_delivered(self.role, self.queue, {file: size}, 0)
+                self.offsets[file] = size
 
     def _entries(self, sizes: dict[str, int]) -> Iterator[Entry]:
         behind = [file for file, size in sizes.items() if size > self.offsets.get(file, 0)]
         readers = [
-            self.engine.journal.read(self.queue, file, self.offsets.get(file, 0), sizes[file]) for file in behind
+            self.engine.journal.read(self.queue, file, self.offsets.get(file, 0), sizes[file])
+            for file in behind
         ]
         return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda entry: entry.order)
 
     def _add_to_batch(self, entry: Entry) -> bool:
         if entry.op is None:
             return False
-        op, code = entry.op, entry.op[1]
-        points: list[Point] = []
-        params: dict[str, str] = {}
-        tags: dict[str, str] = {}
-        if code == "m":
-            points = [tuple(op[2:])]
-        elif code == "p":
-            params = {op[2]: op[3]}
-        elif code == "g":
-            tags = {op[2]: op[3]}
-        elif code == "b":
-            points, params, tags = [tuple(p) for p in op[2]], op[3], op[4]
-        elif code == "t":
-            tags = {op[3]: op[4]} if self.role in op[2] else {}
-        else:
+        found = _items_of(entry.op, self.role)
+        if found is None:
             return False
-        self._make_room(len(points), len(params), len(tags), len(entry.text) or entry.end - entry.start, params)
+        points, params, tags = found
+        self._make_room(
+            len(points), len(params), len(tags), len(entry.text) or entry.end - entry.start, params
+        )
         self.batch.metrics.extend(points)
         self.batch.params.update(params)
         self.batch.tags.update(tags)
@@ -401,29 +429,58 @@ class _Part:
         self.bytes += entry.end - entry.start
 
     def _doubt(self) -> bool:
+        if self.queue in self.applier.adopted:
+            self.applier.adopted.discard(self.queue)
+            self._read_cursors()
         return any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
 
     def _flush(self) -> None:
         if not self.count:
             return
         if len(self.batch):
-            self.state.mark_sending(self.role, self.queue, self.ends)
-            limits = self.applier.limits
-            batch = self.batch
             # The same point twice is one point: MLflow's own stores keep one, and so shall every workspace.
-            batch.metrics = list({_identity(p): p for p in batch.metrics}.values())
-            buried = []
-            for part in _within(batch, limits.metrics, limits.params, limits.tags):
-                buried += self.applier.batch(self.queue, part, self._doubt())
+            self.batch.metrics = list({_identity(p): p for p in self.batch.metrics}.values())
+            try:
+                buried = self._send_batch()
+            except (Away, OSError, sqlite3.Error):  # the latter two are this machine's trouble
+                raise
+            except Exception as error:
+                if not isinstance(error, MlflowException) and not self.courier.bug(
+                    self.queue, self.ends, error
+                ):
+                    raise Away(f"writes could not be applied ({cause_of(error)})") from error
+                # Not an item is refused but all of them: the run cannot be made there, say.
+                whole = ["b", self.batch.metrics, self.batch.params, self.batch.tags]
+                buried = [(whole, cause_of(error))]
             for op, cause in buried:
                 self.state.bury(self.role, self.queue, [0, *op], cause)
         self._done()
 
+    def _send_batch(self) -> Buried:
+        self.applier.make_ready(self.queue)
+        doubt = self._doubt()
+        before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
+        self.state.mark_sending(self.role, self.queue, self.ends)
+        buried: Buried = []
+        for number, part in enumerate(within(self.batch, self.applier.limits)):
+            try:
+                buried += self.applier.batch(self.queue, part, doubt)
+            except Away as error:
+                if number == 0 and not error.sent:
+                    self.state.unmark_sending(self.role, self.queue, before)
+                raise
+        return buried
+
     def _apply(self, entry: Entry) -> None:
         self._took(entry)
         if entry.op is None:
-            self.state.bury(self.role, self.queue, [0, "?", entry.text], "this line of the journal is damaged")
-            self._done()
+            self._bury_damaged(entry.text)
+            return
+        if entry.op[1] in _BATCHED:
+            self._bury_damaged(str(entry.op)[:500])
+            return
+        if entry.op[1] == AGAIN:
+            self._again(entry.op)
             return
         self.state.mark_sending(self.role, self.queue, self.ends)
         try:
@@ -431,20 +488,62 @@ class _Part:
         except Away:
             raise
         except Exception as error:
-            self._refused(entry, entry.op, error)
+            self._refused(entry.op, error)
         self._done()
         if entry.op[1] == "a":
             self.engine.release_spool(self.queue, entry)
 
-    def _refused(self, entry: Entry, op: list[Any], error: Exception) -> None:
-        from mlflow.exceptions import MlflowException
+    def _bury_damaged(self, text: str) -> None:
+        self.state.bury(self.role, self.queue, [0, "?", text], "this line of the journal is damaged")
+        self._done()
 
-        if not isinstance(error, MlflowException) and not self.courier.bug(self.queue, entry, error):
+    def _refused(self, op: list[Any], error: Exception) -> None:
+        if not isinstance(error, MlflowException) and not self.courier.bug(self.queue, self.ends, error):
             raise Away(f"a write could not be applied ({cause_of(error)})") from error
         cause = cause_of(error)
         self.state.bury(self.role, self.queue, op, cause)
         if op[1] == "V":
             self.state.set_answer(answer_key(op[2]["key"], self.role), {"error": cause})
+
+    def _again(self, op: list[Any]) -> None:
+        """Try a dead letter of this workspace once more; what is refused again stays one, with its new cause.
+
+        The letter itself stays until then, and says by its absence that a line was obeyed before: a crash in
+        between neither loses nor doubles it.
+        """
+        role, number = op[2:4]
+        letter = self.state.dead_letter(number) if role == self.role else None
+        if letter is not None:
+            self.state.mark_sending(self.role, self.queue, self.ends)
+            try:
+                refused = self._try_again(letter)
+            except Away:
+                raise
+            except Exception as error:
+                if not isinstance(error, MlflowException) and not self.courier.bug(
+                    self.queue, self.ends, error
+                ):
+                    raise Away(f"a write could not be applied ({cause_of(error)})") from error
+                refused = [(letter, cause_of(error))]
+                if letter[1] == "V":
+                    self.state.set_answer(answer_key(letter[2]["key"], self.role), {"error": cause_of(error)})
+            self.state.settle_dead(number, refused)
+        self._done()
+        if letter is not None and letter[1] == "a":
+            self.engine.release_copy(self.queue, letter[2]["spool"])
+
+    def _try_again(self, letter: list[Any]) -> Buried:
+        items = _items_of(letter, self.role)
+        if items is None:
+            if letter[1] == "V":
+                self.state.forget_answer(answer_key(letter[2]["key"], self.role))  # it was the refusal
+            self.applier.apply(self.queue, letter, True)
+            return []
+        refused: Buried = []
+        # Always in doubt: a part of it may have arrived before it was refused, or another way since.
+        for part in within(Batch(*items), self.applier.limits):
+            refused += self.applier.batch(self.queue, part, True)
+        return [([0, *op], cause) for op, cause in refused]
 
     def _done(self) -> None:
         self.state.mark_delivered(self.role, self.queue, self.ends, self.count)
@@ -453,21 +552,37 @@ class _Part:
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0
 
 
+_BATCHED = frozenset("mpgbt")
+AGAIN = "d"
+"""The write ``[t, "d", role, number]``: try that dead letter of that workspace once more."""
+
+
+def _items_of(op: list[Any], role: str) -> tuple[list[Point], dict[str, str], dict[str, str]] | None:
+    """Return (points, params, tags) of a write that travels in batches; None for another or a damaged one."""
+    code = op[1]
+    try:
+        if code == "m":
+            return [_point(op[2:])], {}, {}
+        if code == "p":
+            return [], {str(op[2]): op[3]}, {}
+        if code == "g":
+            return [], {}, {str(op[2]): op[3]}
+        if code == "b":
+            return [_point(p) for p in op[2]], dict(op[3]), dict(op[4])
+        if code == "t":
+            return [], {}, {str(op[3]): op[4]} if role in op[2] else {}
+    except (IndexError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _point(fields: list[Any]) -> Point:
+    key, value, stamp, step, *extra = fields
+    if not (isinstance(key, str) and isinstance(stamp, int) and isinstance(step, int)):
+        raise ValueError("no point of a metric")
+    return (key, float(value), stamp, step, *extra)
+
+
 def _identity(point: Point) -> Any:
     model = tuple(point[4]) if len(point) > 4 and point[4] is not None else None
     return point[0], mark(point[1], point[2], point[3]), model
-
-
-def _within(batch: Batch, metrics: int, params: int, tags: int) -> Iterator[Batch]:
-    """Split what one log call brought (it may be more than one request takes) into requests' sizes."""
-    if len(batch.metrics) <= metrics and len(batch.params) <= params and len(batch.tags) <= tags:
-        yield batch
-        return
-    parts = max(-(-len(batch.metrics) // metrics), -(-len(batch.params) // params), -(-len(batch.tags) // tags))
-    all_params, all_tags = list(batch.params.items()), list(batch.tags.items())
-    for n in range(parts):
-        yield Batch(
-            batch.metrics[n * metrics : (n + 1) * metrics],
-            dict(all_params[n * params : (n + 1) * params]),
-            dict(all_tags[n * tags : (n + 1) * tags]),
-        )

@@ -13,13 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
-from dbml_magics.config import SEARCH_WAIT_S, exit_flush_seconds
+from dbml_magics.config import IDENTITY_BUDGET_S, SEARCH_WAIT_S, exit_flush_seconds
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import Applier
@@ -31,8 +32,8 @@ from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.core.workspaces.base import Workspace, connect
 
-
 _log = logging.getLogger(__name__)
+_SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget
 T = TypeVar("T")
 
 _engines: dict[str, Engine] = {}
@@ -45,7 +46,7 @@ def engine_for(uri: str) -> Engine:
 
 
 def engine_of(link: Link) -> Engine:
-    """Return this process's engine for a link: one, whatever the mode, for its journal and its leases are one."""
+    """Return this process's engine for a link: one, whatever the mode, as its journal and leases are one."""
     with _engines_lock:
         engine = _engines.get(link.key)
         if engine is None:
@@ -71,7 +72,7 @@ def flush_all_at_exit() -> None:
 
 
 class _LiveQueue:
-    """A queue that this process writes to or reads: its view, and the lock that keeps file and view in one order."""
+    """A queue that this process writes or reads: its view, and the lock that keeps file and view in order."""
 
     __slots__ = ("keys", "lock", "path", "view")
 
@@ -98,6 +99,9 @@ class Engine:
         self._lock = threading.RLock()
         self._disk_thread: threading.Thread | None = None
         self._warned: set[str] = set()
+        self._gave_up = float("-inf")  # when a search waited for the primary in vain
+        self._refusals_before = 0  # dead letters up to this one are older than the sync mode of this process
+        self._refusals_told: dict[str, int] = {}
         self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
         self._pid = os.getpid()
         self.retired = False
@@ -277,16 +281,18 @@ class Engine:
 
     def _base_of(self, run_id: str) -> RunView:
         try:
-            run = self.read(lambda a: a.store.get_run(self._known_at(a, run_id)))
+            run = self.read(lambda a: self._run_at(a, run_id))
         except Away:
             known = self.state.run(run_id)
             if known is None:
                 # Nobody can say whether it exists; a write must not fail for that.
                 return RunView(run_id, "", self.artifact_uri("run", run_id), "", int(time.time() * 1000))
-            view = RunView(run_id, known["experiment"], self.artifact_uri("run", run_id), known["user"], known["start"])
+            view = RunView(
+                run_id, known["experiment"], self.artifact_uri("run", run_id), known["user"], known["start"]
+            )
             view.tags = {"mlflow.runName": known["name"]}
             return view
-        found = self.translate_run(run, run_id)
+        found = run
         return RunView.from_run(found, self.artifact_uri("run", run_id))
 
     def _known_at(self, applier: Applier, run_id: str) -> str:
@@ -307,7 +313,9 @@ class Engine:
             self._refresh(live)
             with live.lock:
                 run = live.view.run
-                if run is not None and (run.status not in TERMINAL or self.is_waiting(self.link.primary, run_id)):
+                if run is not None and (
+                    run.status not in TERMINAL or self.is_waiting(self.link.primary, run_id)
+                ):
                     return run.run()
                 if run is None and self.is_waiting(self.link.primary, run_id):
                     run = self.take_up(run_id).view.run
@@ -315,7 +323,12 @@ class Engine:
                     return run.run()
             if live.view.run is not None and not self.is_waiting(self.link.primary, run_id):
                 self._live.pop(run_id, None)
-        return self.translate_run(self.read(lambda a: a.store.get_run(self._known_at(a, run_id))), run_id)
+        return self.read(lambda a: self._run_at(a, run_id))
+
+    def _run_at(self, applier: Applier, run_id: str) -> Run:
+        return self.translate_run(
+            applier.store.get_run(self._known_at(applier, run_id)), run_id, applier.role
+        )
 
     def view_of(self, run_id: str) -> RunView | None:
         """Return the run's view where the run is read from it, else None."""
@@ -369,8 +382,9 @@ class Engine:
         """Ask the primary, or the mirror when the primary is away. Raises Away, or the refusal."""
         failure: Exception | None = None
         for role in self.link.tracked:
+            budget = IDENTITY_BUDGET_S if failure is None else _SECOND_ASK_S
             try:
-                return self.lines[role].ask(lambda role=role: question(self.applier(role)))  # type: ignore[misc]
+                return self.lines[role].ask(partial(question, self.applier(role)), budget)
             except Away as error:
                 failure = failure or error
             except MlflowException as error:
@@ -380,32 +394,32 @@ class Engine:
         raise failure
 
     def ask_primary(self, question: Callable[[Applier], T]) -> T:
-        """Ask the primary for what only it can name, within the outage's budget. Raises Away, or the refusal."""
+        """Ask the primary for what it alone can name, within the budget. Raises Away, or a refusal."""
         return self.lines[self.link.primary].ask(lambda: question(self.primary))
 
-    def translate_run(self, run: Run, run_id: str | None = None) -> Run:
+    def translate_run(self, run: Run, run_id: str | None = None, role: str | None = None) -> Run:
         """Return a workspace's run under the ids that the user knows, its files behind the link."""
-        visible = run_id or self._visible("run", run.info.run_id)
+        visible = run_id or self._visible("run", run.info.run_id, role)
         run.info._run_id = visible
         if hasattr(run.info, "_run_uuid"):
             run.info._run_uuid = visible
-        run.info._experiment_id = self.visible_experiment(run.info.experiment_id)
+        run.info._experiment_id = self.visible_experiment(run.info.experiment_id, role)
         run.info._artifact_uri = self.artifact_uri("run", visible)
         parent = run.data.tags.get("mlflow.parentRunId")
         if parent:
-            run.data.tags["mlflow.parentRunId"] = self._visible("run", parent)
+            run.data.tags["mlflow.parentRunId"] = self._visible("run", parent, role)
         for outputs in (run.outputs.model_outputs if run.outputs else []) or []:
-            outputs._model_id = self._visible("model", outputs.model_id)
+            outputs._model_id = self._visible("model", outputs.model_id, role)
         for inputs in (run.inputs.model_inputs if run.inputs else []) or []:
-            inputs._model_id = self._visible("model", inputs.model_id)
+            inputs._model_id = self._visible("model", inputs.model_id, role)
         kept = run.data.tags.get(kept_models.MODELS_TAG)
         if kept:
-            _add_outputs(run, [entry.partition("=")[0] for entry in kept.split()])
+            _add_outputs(run, kept_models.in_tag(kept))
         return run
 
-    def _visible(self, kind: str, actual: str) -> str:
-        for role in self.link.tracked:
-            found = self.state.visible(role, kind, actual)
+    def _visible(self, kind: str, actual: str, role: str | None = None) -> str:
+        for each in self.link.tracked if role is None else (role,):
+            found = self.state.visible(each, kind, actual)
             if found is not None:
                 return found
         return actual
@@ -418,9 +432,12 @@ class Engine:
         """Return the id that the user knows for a workspace's own logged-model id."""
         return self._visible("model", actual)
 
-    def visible_experiment(self, actual: str) -> str:
-        """Return the id that the user knows for a workspace's own experiment id."""
-        return self._visible("experiment", actual)
+    def visible_experiment(self, actual: str, role: str | None = None) -> str:
+        """Return the id that the user knows for one workspace's own experiment id.
+
+        Two servers count their experiments alike, so an id means nothing without the ``role`` it comes from.
+        """
+        return self._visible("experiment", actual, role or self.link.primary)
 
     # --- experiments
 
@@ -503,7 +520,18 @@ class Engine:
             if offset < entry.end:
                 return
         assert entry.op is not None
-        self.journal.unspool(entry.op[2]["spool"])
+        if not self.state.is_dead_copy(entry.op[2]["spool"]):  # it may be tried again
+            self.journal.unspool(entry.op[2]["spool"])
+
+    def release_copy(self, queue: str, spool: str) -> None:
+        """Delete an artifact's copy that a dead letter needed, unless it is on its way elsewhere."""
+        for file in self.journal.files(queue):
+            for entry in self.journal.read(queue, file, 0):
+                if entry.op is not None and entry.op[1] == "a" and entry.op[2].get("spool") == spool:
+                    self.release_spool(queue, entry)
+                    return
+        if not self.state.is_dead_copy(spool):
+            self.journal.unspool(spool)
 
     # --- what waits
 
@@ -527,7 +555,7 @@ class Engine:
         return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
 
     def wait(self, role: str, queues: Iterable[str] | None = None, timeout: float | None = None) -> bool:
-        """Wait until what is journaled now has arrived at a workspace; False when time is up or it is away."""
+        """Wait until what is journaled now has arrived at a workspace; False when the time is up."""
         courier = self.couriers[role]
         goal = {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
         until = None if timeout is None else time.monotonic() + timeout
@@ -553,8 +581,10 @@ class Engine:
         behind = [q for q in self.journal.queues() if self.is_waiting(role, q)]
         if not behind:
             return
-        if not self.lines[role].away and self.wait(role, behind, SEARCH_WAIT_S):
-            return
+        if time.monotonic() - self._gave_up > SEARCH_WAIT_S:  # once for several searches in a row
+            if not self.lines[role].away and self.wait(role, behind, SEARCH_WAIT_S):
+                return
+            self._gave_up = time.monotonic()
         count, _ = self.waiting(role)
         if count and role not in self._warned:
             self._warned.add(role)
@@ -566,16 +596,20 @@ class Engine:
                 role,
             )
 
+    def begin_sync_mode(self) -> None:
+        """From here on tell of each write that the primary refuses (and of none that it refused before)."""
+        self._refusals_before = max(self._refusals_before, self.state.last_dead())
+
     def wait_for_primary(self, queue: str) -> None:
         """In sync mode: wait for the primary's answer to what was just written, and raise its error."""
         role = self.link.primary
-        before = {d[0] for d in self.state.dead(role, queue)}
         while not self.wait(role, [queue], 0.5):
             line = self.lines[role]
             if line.away:
                 raise Away(f"{role}: {line.reason}; the write waits in the journal")
         for number, _, _, _, cause, _ in self.state.dead(role, queue):
-            if number not in before:
+            if number > self._refusals_told.get(queue, self._refusals_before):
+                self._refusals_told[queue] = number
                 raise MlflowException(f"{role} refused the write: {cause}", INVALID_PARAMETER_VALUE)
 
     def tidy(self, queue: str) -> None:
@@ -589,13 +623,24 @@ class Engine:
                 return
         known = self.state.run(queue)
         own_live = queue in self._live and self._live[queue].view.run is not None
-        if own_live and known is not None and not known.get("ended"):
-            return  # a live run is read from its files
+        live = known is not None and not known.get("ended")
+        if live and (own_live or not all(self.journal.is_left(queue, file) for file in files)):
+            return  # a live run is read from its files, here or in the process that holds one of them open
         for file, size in files.items():
+            self._release_spool_of(queue, file)
             if self.journal.delete_if_done(queue, file, size):
                 self.state.drop_file(queue, file)
         if not self.journal.files(queue):
             self._live.pop(queue, None)
+            if self.journal.has_spooled():
+                self.journal.drop_orphans()
+
+    def _release_spool_of(self, queue: str, file: str) -> None:
+        """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""
+        if self.journal.has_spooled():
+            for entry in self.journal.read(queue, file, 0):
+                if entry.op is not None and entry.op[1] == "a":
+                    self.release_spool(queue, entry)
 
     # --- the end of a process
 
@@ -608,6 +653,9 @@ class Engine:
         for role in self.link.used:
             self._flush_role(role, until)
         left = {role: self.waiting(role)[0] for role in self.link.used}
+        if not any(left.values()):
+            for queue in self.journal.queues():
+                self.tidy(queue)
         for role, count in left.items():
             if count and not self._other_delivers(role):
                 reason = self.lines[role].reason
@@ -645,7 +693,14 @@ class Engine:
 
 
 def _short(op: list[Any]) -> str:
-    names = {"m": "metric", "p": "param", "g": "tag", "a": "artifact", "V": "the registration of", "L": "model"}
+    names = {
+        "m": "metric",
+        "p": "param",
+        "g": "tag",
+        "a": "artifact",
+        "V": "the registration of",
+        "L": "model",
+    }
     what = names.get(op[1], f"a write ({op[1]})")
     name = op[2] if len(op) > 2 else ""
     if isinstance(name, dict):
@@ -664,12 +719,28 @@ def _add_outputs(run: Run, models: list[str]) -> None:
 _after_fork: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+_held = threading.local()
+
+
+def _before_fork() -> None:
+    """Let no thread be inside SQLite while the process forks: its locks would stay closed in the child."""
+    _held.states = sorted((engine.state for engine in tuple(_engines.values())), key=id)
+    for state in _held.states:
+        state.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for state in getattr(_held, "states", []):
+        state.lock.release()
+    _held.states = []
+
+
 def _begin_anew() -> None:
     global _engines_lock
     _engines_lock = threading.Lock()
+    _held.states = []
     for engine in list(_after_fork):
         engine.after_fork()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
-
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_begin_anew)

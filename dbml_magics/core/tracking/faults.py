@@ -1,6 +1,7 @@
 """Telling a workspace that is away from a write that it refuses.
 
-A workspace that is away is asked again for as long as it takes; a write that it refuses is isolated and put aside.
+A workspace that is away is asked again for as long as it takes; a write that it refuses is isolated and put
+aside.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import sqlite3
 
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 
-_REFUSALS = frozenset(
+REFUSALS = frozenset(
     {
         "ALREADY_EXISTS",
         "BAD_REQUEST",
@@ -31,6 +32,8 @@ _REFUSALS = frozenset(
         "RESOURCE_LIMIT_EXCEEDED",
     }
 )
+# Clients of cloud storages, whose errors are no requests.RequestException.
+_STORAGE = ("azure.", "botocore.", "boto3.", "google.", "urllib3.", "http.client")
 EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
 MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
 
@@ -39,7 +42,13 @@ class Away(MlflowException):  # type: ignore[misc]
     """The workspace does not answer, or answers that it cannot now."""
 
     def __init__(
-        self, reason: str, *, sent: bool = True, retry_after: float | None = None, denied: bool = False
+        self,
+        reason: str,
+        *,
+        sent: bool = True,
+        retry_after: float | None = None,
+        denied: bool = False,
+        elsewhere: bool = False,
     ) -> None:
         super().__init__(reason, error_code=TEMPORARILY_UNAVAILABLE)
         self.reason = reason
@@ -48,6 +57,8 @@ class Away(MlflowException):  # type: ignore[misc]
         self.retry_after = retry_after
         self.denied = denied
         """The workspace answers, but not to these credentials (401 or 403)."""
+        self.elsewhere = elsewhere
+        """It is not this workspace that is away, but one that a write needs something of."""
 
 
 class MissingEndpoint(MlflowException):  # type: ignore[misc]
@@ -59,16 +70,41 @@ def settle(error: Exception) -> Exception:
     if isinstance(error, (Away, MissingEndpoint)):
         return error
     if isinstance(error, MlflowException):
-        if error.error_code in _REFUSALS:
-            refusal: Exception = error
-            return refusal
+        if error.error_code in REFUSALS:
+            refused: Exception = error
+            return refused
         return _from_cause(error) or Away(_short(error))
+    status = _status_of(error)
+    if status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429):
+        return refusal(status, _short(error))
+    if status in (401, 403):
+        return Away(f"not permitted ({status}: {_short(error)})", sent=False, denied=True)
     if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
         return _from_cause(error) or Away(_short(error))
+    if type(error).__module__.startswith(_STORAGE):
+        return Away(_short(error))
+    if isinstance(error, RuntimeError) and "interpreter shutdown" in str(error):
+        return Away("this process is ending", sent=False)
     if type(error).__module__.startswith("sqlalchemy"):
         cause = getattr(error, "orig", None) or error
         return Away(f"not usable ({_short(cause)})")
     return error
+
+
+def refusal(status: int, cause: str) -> Exception:
+    """Return what a 4xx says as MLflow's error, where its body names no error that MLflow knows."""
+    code = RESOURCE_DOES_NOT_EXIST if status == 404 else BAD_REQUEST
+    refused: Exception = MlflowException(f"answers {status}: {cause}", error_code=code)
+    return refused
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the HTTP status in an error of requests or of a cloud storage's client."""
+    for holder in (error, getattr(error, "response", None)):
+        status = getattr(holder, "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
 
 
 def _from_cause(error: BaseException) -> Away | None:
@@ -86,6 +122,8 @@ def _from_cause(error: BaseException) -> Away | None:
             if "NewConnectionError" in text or "NameResolutionError" in text or "refused" in text:
                 refused = "connection refused" if "refused" in text else "no such host or no network"
                 return Away(f"not reachable ({refused})", sent=False)
+            if "timed out" in text:  # urllib3 gives a read that took too long as retries that ran out
+                return Away("not reachable (timed out)")
             return Away("not reachable (connection broken)")
         seen = seen.__cause__ or seen.__context__
     return None

@@ -1,8 +1,9 @@
 """The journal: every write, on a local disk, before the call that made it returns.
 
-A link has one queue a run (and one, ``link``, for experiments and registries). A queue is a folder; each process
-appends to a file of its own in it, one JSON line a write, with one ``write(2)``: what a killed process had
-acknowledged is in the page cache, so it outlives the process, and a second later it is on the disk.
+A link has one queue a run (and one, ``link``, for experiments and registries). A queue is a folder; each
+process appends to a file of its own in it, one JSON line a write, with one ``write(2)``: what a killed
+process had acknowledged is in the page cache, so it outlives the process, and a second later it is on the
+disk.
 
 A line is ``[t, code, …]`` with ``t`` in nanoseconds, which orders the writes of several processes on one run.
 """
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dbml_magics.errors import JournalError, JournalFull
 LINK_QUEUE = "link"
 _CHUNK = 256 * 1024
 _MAX_OPEN = 256
+_ORPHAN_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class _Writer:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         while True:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
             try:
                 self.fd = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
@@ -83,7 +85,9 @@ class _Writer:
                     f"the disk of the journal ({self.path.parent}) is full.",
                     remedies=[("%dbml sync", "deliver what waits, which frees its space")],
                 ) from error
-            raise JournalError(f"the journal ({self.path.parent}) cannot be written ({error.strerror}).") from error
+            raise JournalError(
+                f"the journal ({self.path.parent}) cannot be written ({error.strerror})."
+            ) from error
         self.size += written
         self.dirty = True
 
@@ -111,15 +115,17 @@ class Journal:
     # --- writing
 
     def append(self, queue: str, data: bytes) -> int:
-        """Append whole lines to ``queue``; returns this process's file size. Raises JournalFull, JournalError."""
+        """Append whole lines to ``queue``; returns the file's size. Raises JournalFull, JournalError."""
         with self._lock:
             writer = self._open.get(queue)
             if writer is None:
                 if len(self._open) >= _MAX_OPEN:
                     self._close_writer(next(iter(self._open)))
-                # A new name each time: a cursor into a file that was cleaned away must never fit the next one.
+                # A new name each time: a cursor into a file that was cleaned away must not fit the next.
                 self._opened += 1
-                writer = self._open[queue] = _Writer(self.folder(queue), f"{self._process}-{self._opened}.jsonl")
+                writer = self._open[queue] = _Writer(
+                    self.folder(queue), f"{self._process}-{self._opened}.jsonl"
+                )
             writer.append(data)
             return writer.size
 
@@ -233,6 +239,20 @@ class Journal:
                     count += chunk.count(b"\n")
         return count, oldest
 
+    def is_left(self, queue: str, file: str) -> bool:
+        """Tell whether nobody writes to a file any more (its process has closed it, or is dead)."""
+        try:
+            fd = os.open(self.folder(queue) / file, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
     def delete_if_done(self, queue: str, file: str, size: int) -> bool:
         """Delete a file of ``size`` delivered bytes unless somebody still writes to it."""
         if self.is_own(file):
@@ -261,7 +281,7 @@ class Journal:
     # --- the spool: copies of artifacts that wait
 
     def spool(self, source: str | os.PathLike[str]) -> tuple[str, int]:
-        """Copy a file into the spool; returns (name, size). Raises JournalFull when the spool's limit is reached.
+        """Copy a file into the spool; returns (name, size). Raises JournalFull at the spool's limit.
 
         A copy, never a hard link: the user's file may be changed after ``log_artifact`` has returned.
         """
@@ -276,7 +296,7 @@ class Journal:
                     f"(DBML_SPOOL_LIMIT) is {spool_limit_bytes() / 1e9:.1f} GB.",
                     remedies=[("%dbml sync", "deliver what waits, which frees its space")],
                 )
-        name = f"{time.time_ns():x}-{secrets.token_hex(4)}"
+        name = f"{time.time_ns():x}-{os.getpid()}-{secrets.token_hex(4)}"
         target = self.spool_root / name
         try:
             self._copy(source, target)
@@ -296,7 +316,7 @@ class Journal:
         try:
             out = os.open(target, flags, 0o600)
         except FileNotFoundError:
-            self.spool_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self.spool_root)
             out = os.open(target, flags, 0o600)
         with os.fdopen(out, "wb", buffering=0) as copy, open(source, "rb", buffering=0) as original:
             shutil.copyfileobj(original, copy, 1 << 20)
@@ -307,9 +327,9 @@ class Journal:
         return path if path.exists() else None
 
     @contextmanager
-    def under_own_name(self, file: Path, name: str) -> Iterator[Path]:
-        """Lend a spooled file under the base name that it shall have where it goes."""
-        with tempfile.TemporaryDirectory(dir=self.spool_root, prefix=".lent-") as folder:
+    def under_own_name(self, file: Path, name: str, role: str) -> Iterator[Path]:
+        """Lend a spooled file to a role's courier under the base name that it shall have where it goes."""
+        with tempfile.TemporaryDirectory(dir=self.spool_root, prefix=f".lent-{role}-") as folder:
             lent = Path(folder, name)
             try:
                 os.link(file, lent)
@@ -328,12 +348,54 @@ class Journal:
         if self._spool_used is not None:
             self._spool_used -= size
 
+    def drop_lent(self, role: str) -> None:
+        """Delete what was lent to a courier that was killed; only the holder of the role's lease may."""
+        for folder in self.spool_root.glob(f".lent-{role}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_orphans(self) -> None:
+        """Delete the copies that no journal line names, their process having died before it wrote one."""
+        if self.queues():
+            return
+        for copy in self.spool_root.glob("*-*-*"):
+            with suppress(OSError, ValueError):
+                writer = int(copy.name.split("-")[1])
+                if not is_alive(writer) or time.time() - copy.stat().st_mtime > _ORPHAN_S:
+                    copy.unlink()
+
+    def has_spooled(self) -> bool:
+        """Tell whether any artifact's copy is here."""
+        try:
+            with os.scandir(self.spool_root) as found:
+                return any(True for _ in found)
+        except FileNotFoundError:
+            return False
+
     def _measure_spool(self) -> int:
         try:
             with os.scandir(self.spool_root) as found:
                 return sum(entry.stat().st_size for entry in found if entry.is_file())
         except FileNotFoundError:
             return 0
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for the user's own eyes."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
 
 
 def _decode(line: bytes) -> tuple[list[Any] | None, str]:

@@ -62,8 +62,8 @@ class Line:
         """Return how many seconds to wait before the next try."""
         return max(0.0, self._next_try - time.monotonic())
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """Ask what only the workspace can name, within the outage's budget. Raises Away, or a refusal.
+    def ask(self, question: Callable[[], T], budget: float = IDENTITY_BUDGET_S) -> T:
+        """Ask what only the workspace can name, within the outage's budget (s). Raises Away, or a refusal.
 
         ``question`` is asked again while the budget lasts, so it must be safe to ask twice.
         """
@@ -71,7 +71,7 @@ class Line:
             raise Away(self.reason or "not reachable", sent=False)
         while True:
             began = self._trouble_since or time.monotonic()
-            left = began + IDENTITY_BUDGET_S - time.monotonic()
+            left = began + budget - time.monotonic()
             if left <= 0:
                 with self._lock:
                     self.away = True
@@ -85,7 +85,7 @@ class Line:
                     self.fine()
                     raise settled from error
                 self._note_in_budget(settled)
-                if settled.denied or time.monotonic() - began + 0.1 > IDENTITY_BUDGET_S:
+                if settled.denied or time.monotonic() - began + 0.1 > budget:
                     with self._lock:
                         self.away = True
                     raise settled from error
@@ -99,4 +99,3 @@ class Line:
             if self._trouble_since is None:
                 self._trouble_since = time.monotonic()
             self.reason, self.denied = error.reason, error.denied
-

@@ -1,6 +1,7 @@
-"""What delivery knows for good: ids at each workspace, cursors, dead letters, answers. One SQLite file a link.
+"""What delivery knows for good: ids at each workspace, cursors, dead letters, answers.
 
-Nothing here is on the path of a ``log_*`` call; the journal is. The file is shared by all processes of a link.
+One SQLite file a link, shared by all its processes. Nothing here is on the path of a ``log_*`` call; the
+journal is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbml_magics.core.tracking.journal import private_folder
 from dbml_magics.errors import JournalDamaged, JournalError
 
 FORMAT = 1
@@ -28,7 +30,8 @@ CREATE TABLE IF NOT EXISTS ids (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ids_actual ON ids (dest, kind, actual);
 CREATE TABLE IF NOT EXISTS cursors (
-    dest TEXT NOT NULL, queue TEXT NOT NULL, file TEXT NOT NULL, offset INTEGER NOT NULL, sending INTEGER NOT NULL,
+    dest TEXT NOT NULL, queue TEXT NOT NULL, file TEXT NOT NULL,
+    offset INTEGER NOT NULL, sending INTEGER NOT NULL,
     PRIMARY KEY (dest, queue, file)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dead (
@@ -41,6 +44,9 @@ CREATE INDEX IF NOT EXISTS runs_at ON runs (at);
 CREATE TABLE IF NOT EXISTS models (visible TEXT PRIMARY KEY, queue TEXT NOT NULL, info TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (dest TEXT PRIMARY KEY, delivered INTEGER NOT NULL);
 """
+
+
+_parents: list[Any] = []  # connections of the process that forked this one: SQLite must not close them here
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._ids: dict[tuple[str, str, str], Identity] = {}
 
@@ -64,8 +70,8 @@ class State:
 
     def _connect(self) -> sqlite3.Connection:
         if self._db is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
+                private_folder(self.path.parent)
                 # Made 0600 before SQLite writes to it; -wal and -shm inherit the mode.
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
                 db = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
@@ -86,7 +92,8 @@ class State:
                 ) from error
             if int(found) > FORMAT:
                 raise JournalDamaged(
-                    f"the link's journal was written by a newer dbml-magics (format {found}, this one reads {FORMAT}).",
+                    f"the link's journal was written by a newer dbml-magics (format {found}, this one reads "
+                    f"{FORMAT}).",
                     remedies=["pip install --upgrade dbml-magics"],
                 )
             self._db = db
@@ -94,20 +101,21 @@ class State:
 
     def forget_connection(self) -> None:
         """Drop the connection without closing it: in a forked child it is still the parent's."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        _parents.append(self._db)
         self._db = None
         self._ids = {}
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
+        with self.lock:
             if self._db is not None:
                 self._db.close()
                 self._db = None
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self.lock:
             db = self._connect()
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -118,11 +126,11 @@ class State:
             db.execute("COMMIT")
 
     def _one(self, sql: str, *args: Any) -> Any:
-        with self._lock:
+        with self.lock:
             return self._connect().execute(sql, args).fetchone()
 
     def _all(self, sql: str, *args: Any) -> list[Any]:
-        with self._lock:
+        with self.lock:
             return self._connect().execute(sql, args).fetchall()
 
     # --- identities
@@ -142,7 +150,8 @@ class State:
         """Remember what ``dest`` calls ``visible``."""
         with self._write() as db:
             db.execute(
-                "INSERT OR REPLACE INTO ids VALUES (?,?,?,?,?)", (dest, kind, visible, actual, json.dumps(extra))
+                "INSERT OR REPLACE INTO ids VALUES (?,?,?,?,?)",
+                (dest, kind, visible, actual, json.dumps(extra)),
             )
         identity = self._ids[dest, kind, visible] = Identity(actual, extra)
         if len(self._ids) > 50_000:
@@ -162,7 +171,9 @@ class State:
 
     def differing(self, dest: str, kind: str) -> dict[str, str]:
         """Return {actual: visible} of all ids that differ at ``dest``."""
-        rows = self._all("SELECT actual, visible FROM ids WHERE dest=? AND kind=? AND actual<>visible", dest, kind)
+        rows = self._all(
+            "SELECT actual, visible FROM ids WHERE dest=? AND kind=? AND actual<>visible", dest, kind
+        )
         return dict(rows)
 
     # --- cursors
@@ -180,11 +191,15 @@ class State:
         return found
 
     def mark_sending(self, dest: str, queue: str, ends: dict[str, int]) -> None:
-        """Note that writes up to ``ends`` are about to be sent: whoever finds this note asks before sending."""
+        """Note that writes up to ``ends`` are about to be sent: whoever finds this note asks before sending.
+
+        An earlier note that reaches further stays: the next try may take less than the one that failed.
+        """
         with self._write() as db:
             for file, end in ends.items():
                 db.execute(
-                    "INSERT INTO cursors VALUES (?,?,?,0,?) ON CONFLICT DO UPDATE SET sending=excluded.sending",
+                    "INSERT INTO cursors VALUES (?,?,?,0,?) "
+                    "ON CONFLICT DO UPDATE SET sending=max(sending, excluded.sending)",
                     (dest, queue, file, end),
                 )
 
@@ -194,18 +209,24 @@ class State:
             for file, end in ends.items():
                 db.execute(
                     "INSERT INTO cursors VALUES (?,?,?,?,0) "
-                    "ON CONFLICT DO UPDATE SET offset=excluded.offset, sending=0",
+                    "ON CONFLICT DO UPDATE SET offset=excluded.offset, "
+                    "sending=CASE WHEN sending > excluded.offset THEN sending ELSE 0 END",
                     (dest, queue, file, end),
                 )
             db.execute(
-                "INSERT INTO counts VALUES (?,?) ON CONFLICT DO UPDATE SET delivered=delivered+excluded.delivered",
+                "INSERT INTO counts VALUES (?,?) "
+                "ON CONFLICT DO UPDATE SET delivered=delivered+excluded.delivered",
                 (dest, count),
             )
 
-    def unmark_sending(self, dest: str, queue: str) -> None:
-        """Take the note back: the request never left."""
+    def unmark_sending(self, dest: str, queue: str, before: dict[str, int]) -> None:
+        """Take a note back, since nothing left this machine: ``before`` is what stood there before it."""
         with self._write() as db:
-            db.execute("UPDATE cursors SET sending=0 WHERE dest=? AND queue=?", (dest, queue))
+            for file, end in before.items():
+                db.execute(
+                    "UPDATE cursors SET sending=? WHERE dest=? AND queue=? AND file=?",
+                    (end, dest, queue, file),
+                )
 
     def delivered_count(self, dest: str) -> int:
         """Return how many writes have been delivered over the link's life."""
@@ -227,7 +248,9 @@ class State:
                 (dest, queue, json.dumps(op), cause[:2000], time.time()),
             )
 
-    def dead(self, dest: str | None = None, queue: str | None = None) -> list[tuple[int, str, str, Any, str, float]]:
+    def dead(
+        self, dest: str | None = None, queue: str | None = None
+    ) -> list[tuple[int, str, str, Any, str, float]]:
         """Return (id, dest, queue, op, cause, at) of the writes put aside, oldest first."""
         rows = self._all(
             "SELECT id, dest, queue, op, cause, at FROM dead WHERE (?1 IS NULL OR dest=?1) "
@@ -236,6 +259,38 @@ class State:
             queue,
         )
         return [(i, d, q, json.loads(op), cause, at) for i, d, q, op, cause, at in rows]
+
+    def last_dead(self) -> int:
+        """Return the number of the newest write put aside (0: none was)."""
+        return int(self._one("SELECT coalesce(max(id), 0) FROM dead")[0])
+
+    def dead_letter(self, number: int) -> list[Any] | None:
+        """Return the write put aside under a number, or None when it is none any more."""
+        row = self._one("SELECT op FROM dead WHERE id=?", number)
+        return None if row is None else list(json.loads(row[0]))
+
+    def settle_dead(self, number: int, refused: list[tuple[list[Any], str]]) -> None:
+        """Put what was refused again (nothing: all arrived) in the place of a dead letter that was tried."""
+        with self._write() as db:
+            row = db.execute("SELECT dest, queue FROM dead WHERE id=?", (number,)).fetchone()
+            if row is None:
+                return  # discarded in the meantime
+            db.execute("DELETE FROM dead WHERE id=?", (number,))
+            for place, (op, cause) in enumerate(refused):
+                db.execute(
+                    "INSERT INTO dead (id, dest, queue, op, cause, at) VALUES (?,?,?,?,?,?)",
+                    (None if place else number, *row, json.dumps(op), cause[:2000], time.time()),
+                )
+
+    def discard_dead(self, numbers: Iterable[int]) -> None:
+        """Forget writes put aside."""
+        with self._write() as db:
+            db.executemany("DELETE FROM dead WHERE id=?", [(number,) for number in numbers])
+
+    def is_dead_copy(self, spool: str) -> bool:
+        """Tell whether a dead letter needs an artifact's copy."""
+        named = json.dumps({"spool": spool})[1:-1]
+        return self._one("SELECT 1 FROM dead WHERE instr(op, ?) LIMIT 1", named) is not None
 
     def dead_count(self, dest: str) -> int:
         """Return how many writes ``dest`` refused for good."""
@@ -254,7 +309,7 @@ class State:
             db.execute("INSERT OR REPLACE INTO answers VALUES (?,?)", (key, json.dumps(value)))
 
     def set_answer_and_read(self, key: str, value: Any, others: Iterable[str]) -> dict[str, Any]:
-        """Remember an answer and return the others', in one transaction: the later of two sees the earlier."""
+        """Remember an answer and return the others' in one transaction: the later of two sees the earlier."""
         found = {}
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO answers VALUES (?,?)", (key, json.dumps(value)))

@@ -1,13 +1,14 @@
 """The local view of a run: what its journal says, so that a live run is read without asking anybody.
 
-A view is a fold over the queue's writes; this process's own are folded as they are made, other processes' are read
-from their files when somebody asks.
+A view is a fold over the queue's writes; this process's own are folded as they are made, other processes' are
+read from their files when somebody asks.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from mlflow.entities import (
@@ -44,7 +45,9 @@ class Series:
         self.values = array("d")
         self.times = array("q")
         self.steps = array("q")
-        self.extras: dict[int, list[tuple[Any, ...]]] = {}  # position -> (model, dataset name, dataset digest)
+        self.extras: dict[
+            int, list[tuple[Any, ...]]
+        ] = {}  # position -> (model, dataset name, dataset digest)
         self.last = -1
 
     def add(self, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
@@ -73,12 +76,16 @@ class Series:
 
     def _find(self, value: float, time: int, step: int) -> int | None:
         for position in range(len(self.values) - 1, -1, -1):
-            if self.steps[position] == step and self.times[position] == time and self.values[position] == value:
+            if (
+                self.steps[position] == step
+                and self.times[position] == time
+                and self.values[position] == value
+            ):
                 return position
         return None
 
     def metric(self, key: str, position: int, run_id: str | None = None) -> Metric:
-        """Return one point as MLflow's entity; a server does not say for which model a run's point was logged."""
+        """Return one point as MLflow's entity; as on a server, not saying for which model it was logged."""
         return Metric(key, self.values[position], self.times[position], self.steps[position], run_id=run_id)
 
 
@@ -136,7 +143,9 @@ class RunView:
     @classmethod
     def from_run(cls, run: Run, artifact_uri: str) -> RunView:
         """Begin a view from what the primary says of a run."""
-        view = cls(run.info.run_id, run.info.experiment_id, artifact_uri, run.info.user_id, run.info.start_time)
+        view = cls(
+            run.info.run_id, run.info.experiment_id, artifact_uri, run.info.user_id, run.info.start_time
+        )
         view.end = run.info.end_time
         view.status = run.info.status
         view.deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
@@ -151,7 +160,9 @@ class RunView:
             view.outputs = {o.model_id: o.step for o in run.outputs.model_outputs}
         return view
 
-    def add_metric(self, key: str, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
+    def add_metric(
+        self, key: str, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None
+    ) -> None:
         """Add one point."""
         series = self.series.get(key)
         if series is None:
@@ -167,7 +178,11 @@ class RunView:
             assert base is not None
             return base
         own = series.metric(key, series.last)
-        if base is not None and (base.step, base.timestamp, base.value) > (own.step, own.timestamp, own.value):
+        if base is not None and (base.step, base.timestamp, base.value) > (
+            own.step,
+            own.timestamp,
+            own.value,
+        ):
             return base
         return own
 
@@ -217,8 +232,8 @@ class RunView:
         elif code == "g":
             self.tags[op[2]] = op[3]
         elif code == "b":
-            for metric in op[2]:
-                self.add_metric(*metric[:4], tuple(metric[4]) if len(metric) > 4 else None)
+            for key, value, time, step, *extra in op[2]:
+                self.add_metric(key, value, time, step, tuple(extra[0]) if extra else None)
             self.params.update(op[3])
             self.tags.update(op[4])
         elif code == "G":
@@ -259,7 +274,11 @@ class QueueView:
         self.created = False
 
     def fold(self, op: list[Any], artifact_uri: str) -> None:
-        """Apply one write."""
+        """Apply one write; a damaged one is passed over, for delivery puts it aside."""
+        with suppress(IndexError, KeyError, TypeError, ValueError, AttributeError):
+            self._fold(op, artifact_uri)
+
+    def _fold(self, op: list[Any], artifact_uri: str) -> None:
         code = op[1]
         if code == "c":
             self._create(op[2], artifact_uri)
@@ -335,7 +354,7 @@ def _same_dataset(a: DatasetInput, b: DatasetInput) -> bool:
 
 
 def same_number(a: float, b: float) -> bool:
-    """Tell whether two values are the same to a server that keeps NaN as such and infinity as the largest float."""
+    """Tell whether two values are the same to a server, which keeps infinity as the largest float."""
     return a == b or (a != a and b != b) or clamp(a) == clamp(b)
 
 

@@ -9,6 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+_LEAST = 10  # a smaller number is hardly the size of a batch, and would make delivery crawl
+# Whole numbers alone: Azure ML says "over the size limit. FieldName=MetricV2Dto.Value/Count, Limit=200".
+_NAMED = re.compile(
+    r"(?:limit|maximum|at most|no more than|exceed\w*)\b.{0,60}?(?<![\w.])(\d{1,6})(?![\w.]*\w)", re.I
+)
+_SIZE = re.compile(r"(?:\bsize\s*[=:]|\bgot)\s*(\d+)", re.I)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,13 +29,13 @@ class Limits:
 
     def lowered(self, refusal: str, size: int) -> Limits | None:
         """Return the limits that the refusal of a batch of ``size`` metrics teaches, or None."""
-        found = re.search(
-            r"(?:limit|maximum|at most|no more than|exceed\w*)\D{0,60}?(\d{1,5})", refusal, re.I
-        )
+        found = _NAMED.search(refusal)
         if found is None:
             return None
-        number = int(found.group(1))
-        if not 1 < number < size:
+        number, said = int(found.group(1)), _SIZE.search(refusal)
+        # Another size than the batch's is another limit: of the names that a run may have, of a tag's length.
+        about_batch = int(said.group(1)) == size if said else "metric" in refusal.lower()
+        if not about_batch or not _LEAST <= number < size:
             return None
         return replace(self, metrics=number, items=min(self.items, number + self.params + self.tags))
 

@@ -1,0 +1,125 @@
+"""A link to the two servers through the proxies, and what arrived behind it, counted without the package."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dbml_magics import results
+from dbml_magics.core import session
+from tests.conftest import Proxies, Servers
+from tests.infra import plain
+from tests.infra.proxy import Proxy
+
+LOG_BATCH = "runs/log-batch$"
+
+
+def link(proxies: Proxies, **wishes: Any) -> results.LinkStatus:
+    """Link the two servers, each behind its proxy."""
+    return session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wishes)
+
+
+def sync(timeout: float = 60) -> results.SyncResult:
+    """Wait until everything has arrived at both sides, and check that nothing was put aside."""
+    done = session.current().sync(timeout=timeout)
+    assert not any(done.dead.values()), f"put aside: {dead_letters()}"
+    return done
+
+
+def dead_letters(role: str | None = None) -> list[tuple[str, Any, str]]:
+    """Return (workspace, write, cause) of everything that was put aside."""
+    state = session.current().engine("this test").state
+    return [(dest, op, cause) for _, dest, _, op, cause, _ in state.dead(role)]
+
+
+def both_sides(servers: Servers, run_id: str, experiment: str, *, files: bool = True) -> list[dict[str, Any]]:
+    """Return the run that the user knows as ``run_id`` as each workspace holds it, the primary first."""
+    held = []
+    for server in servers:
+        own = plain.twin_id(server.uri, run_id, experiment)
+        assert own is not None, f"{server.name} has no run {run_id}"
+        held.append(plain.run(server.uri, own, files=files))
+    return held
+
+
+def arrived(servers: Servers, run_id: str, experiment: str, *, files: bool = True) -> dict[str, Any]:
+    """Check that both workspaces hold the same of a run, and return it as the primary holds it."""
+    primary, mirror = both_sides(servers, run_id, experiment, files=files)
+    assert plain.comparable(mirror) == plain.comparable(primary)
+    return primary
+
+
+def runs_at(servers: Servers, experiment: str) -> list[int]:
+    """Return how many runs each workspace has in an experiment."""
+    return [len(plain.runs(server.uri, experiment, files=False, deleted=True)) for server in servers]
+
+
+def written_points(proxy: Proxy) -> Counter[tuple[Any, ...]]:
+    """Count how often each point of a metric was written at the service, whatever it made of a second time.
+
+    MLflow's own server keeps a point that comes twice once; Databricks would show it twice. The proxy must
+    have been told to keep bodies.
+    """
+    counted: Counter[tuple[Any, ...]] = Counter()
+    for request in proxy.requests(LOG_BATCH):
+        if request.body is None or not (request.status == 200 or request.fault in ("drop", "cut", "half")):
+            continue
+        asked = json.loads(request.body)
+        points = asked.get("metrics") or []
+        if request.fault == "half":
+            points = points[: (len(points) + 1) // 2]
+        counted.update(
+            (asked["run_id"], p["key"], p["step"], p["timestamp"], str(p["value"])) for p in points
+        )
+    return counted
+
+
+def assert_written_once(proxies: Proxies) -> None:
+    """Check that no point was written twice at any of the two services."""
+    for proxy in proxies:
+        twice = {point: n for point, n in written_points(proxy).items() if n > 1}
+        assert not twice, f"{len(twice)} points were written more than once: {list(twice.items())[:3]}"
+
+
+def steps(held: dict[str, Any], key: str) -> list[int]:
+    """Return the steps of a metric's points."""
+    return [step for step, _, _ in held["metrics"].get(key, [])]
+
+
+def last_is(value: float | str, expected: float) -> bool:
+    """Tell whether a value read from a server is ``expected``; infinity is the largest float there."""
+    if math.isnan(expected):
+        return value == "nan"
+    return isinstance(value, float) and (value == expected or abs(value) > 1e308)
+
+
+def child(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start a script as a child process that has the link's environment, its output in a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-W", "ignore", "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> str:
+    """Wait for a child's end and return what it printed."""
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err[-4000:]
+    return out.strip()
+
+
+def leftovers(home: Path) -> list[str]:
+    """Return what is left in the journal and the spool."""
+    kept = [*home.glob("links/*/queues/*/*"), *home.glob("links/*/spool/*")]
+    return sorted(str(path.relative_to(home)) for path in kept)

@@ -1,0 +1,500 @@
+"""Threads, forks, workers, two kernels, a kill: what was acknowledged arrives at both sides, once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from dbml_magics.core import session
+from tests.conftest import Proxies, Servers
+from tests.core.linking import (
+    LOG_BATCH,
+    arrived,
+    assert_written_once,
+    both_sides,
+    child,
+    finish,
+    leftovers,
+    link,
+    runs_at,
+    steps,
+    sync,
+)
+from tests.infra import plain
+from tests.infra.wait import eventually
+
+TRAINING = """
+    import itertools, mlflow, time
+    with mlflow.start_run(run_name="killed") as run:
+        print(run.info.run_id, flush=True)
+        for step in itertools.count():
+            mlflow.log_metric("loss", 1 / (step + 1), step=step)
+            print(step, flush=True)
+            time.sleep(0.001)
+            if step % 50 == 0:
+                mlflow.log_param(f"p{step}", step)
+                print("p", step, flush=True)
+            if step % 100 == 0:
+                mlflow.log_text(str(step), f"notes/{step}.txt")
+                print("a", step, flush=True)
+    """
+SYNC = "import sys; from dbml_magics.__main__ import main; sys.exit(main(['sync', '--timeout', '60']))"
+
+
+@pytest.fixture
+def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
+    """Return the proxies of a fresh link whose experiment is set and known at both sides."""
+    for proxy in proxies:
+        proxy.keep_bodies()
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    sync()
+    return proxies
+
+
+def in_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m dbml_magics`` in the link's folder, as from a shell that knows nothing of the link."""
+    known = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+    return subprocess.run(
+        [sys.executable, "-m", "dbml_magics", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={k: v for k, v in os.environ.items() if k not in known},
+        check=False,
+    )
+
+
+class Killed:
+    """A training process that was killed, and what it had been told is kept."""
+
+    def __init__(self, after: int) -> None:
+        process = child(TRAINING)
+        assert process.stdout is not None
+        self.run_id = process.stdout.readline().strip()
+        assert self.run_id, process.communicate()[1][-4000:]
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if len(said) == after:
+                process.send_signal(signal.SIGKILL)
+        process.communicate()
+        whole = [line.split() for line in said if line.endswith("\n")]
+        self.steps = [int(words[0]) for words in whole if len(words) == 1]
+        self.params = {f"p{words[1]}" for words in whole if words[0] == "p"}
+        self.files = {f"notes/{words[1]}.txt" for words in whole if words[0] == "a"}
+
+    def check(self, servers: Servers, experiment: str) -> None:
+        """Check that both sides have all of it, and at most the one write that was under way besides."""
+        held = arrived(servers, self.run_id, experiment)
+        got = steps(held, "loss")
+        assert got in (self.steps, [*self.steps, len(self.steps)])
+        assert self.params <= set(held["params"])
+        assert len(held["params"]) <= len(self.params) + 1
+        assert self.files <= set(held["artifacts"])
+
+
+# --- kill -9
+
+
+def test_a_killed_training_loses_nothing_that_was_acknowledged(
+    home: Path, linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Killed at random moments, while this process, another one or nobody has the lease."""
+    chance = random.Random(time.time_ns())
+    session.current().unlink()
+    eventually(lambda: no_lease_here(), "the leases were given back")
+    killed = []
+    os.environ["MLFLOW_TRACKING_URI"] = uri_of(home)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name
+    try:
+        for _ in range(3):
+            killed.append(Killed(chance.randrange(1, 1000)))
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
+    done = in_shell("sync", "--timeout", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for each in killed:
+        each.check(servers, experiment_name)
+    assert runs_at(servers, experiment_name) == [3, 3]
+    assert_written_once(linked)
+    assert leftovers(home) == []
+
+
+def no_lease_here() -> bool:
+    """Tell whether the engines of this process deliver no more."""
+    from dbml_magics.core.tracking.engine import _engines
+
+    return not any(courier.has_lease for engine in _engines.values() for courier in engine.couriers.values())
+
+
+def uri_of(home: Path) -> str:
+    """Return the URI of the one link that is under ``home``."""
+    from dbml_magics.core.tracking.engine import _engines
+
+    (key,) = [path.name for path in home.glob("links/*")]
+    return _engines[key].link.uri
+
+
+def test_a_killed_replay_repeats_nothing(
+    home: Path, linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Whoever replays the journal is killed in the middle, again and again; then somebody finishes."""
+    chance = random.Random(time.time_ns())
+    ids = []
+    with linked.databricks.away(), linked.azureml.away():
+        for _ in range(3):
+            with mlflow.start_run() as run:
+                for step in range(1500):
+                    mlflow.log_metrics({"a": step, "b": -step}, step=step)
+                mlflow.log_text("t", "t.txt")
+                with mlflow.start_run(nested=True):
+                    mlflow.log_metric("m", 1)
+            ids.append(run.info.run_id)
+        session.current().unlink()
+        release_leases()
+    for proxy in linked:
+        proxy.delay(0.05)
+    for _ in range(4):
+        before = linked.azureml.count(method="POST|PUT|PATCH")
+        process = child(SYNC)
+        wanted = before + chance.randrange(1, 6)
+        eventually(
+            lambda n=wanted, p=process: (
+                linked.azureml.count(method="POST|PUT|PATCH") >= n or p.poll() is not None
+            ),
+            "the replay is under way",
+        )
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    for proxy in linked:
+        proxy.clear()
+        proxy.keep_bodies()
+    done = in_shell("sync", "--timeout", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run_id in ids:
+        held = arrived(servers, run_id, experiment_name)
+        assert steps(held, "a") == steps(held, "b") == list(range(1500))
+        assert list(held["artifacts"]) == ["t.txt"]
+    assert runs_at(servers, experiment_name) == [6, 6]
+    assert_written_once(linked)
+    assert leftovers(home) == []
+
+
+def release_leases() -> None:
+    """Let this process deliver no more, as if it had ended."""
+    from dbml_magics.core.tracking.engine import _engines
+
+    for engine in _engines.values():
+        for courier in engine.couriers.values():
+            courier.stop()
+        engine.journal.close()
+
+
+def test_the_other_kernel_takes_over_from_a_killed_one(
+    linked: Proxies, servers: Servers, experiment_name: str, home: Path
+) -> None:
+    session.current().unlink()
+    eventually(no_lease_here, "the leases were given back")
+    os.environ["MLFLOW_TRACKING_URI"] = uri_of(home)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name
+    processes = []
+    lines: dict[str, list[str]] = {}
+    readers = []
+    try:
+        for name in ("killed", "going on"):
+            process = child(TRAINING.replace("killed", name))
+            processes.append(process)
+            assert process.stdout is not None
+            run_id = process.stdout.readline().strip()
+            told: list[str] = []
+            lines[run_id] = told
+            # A pipe that nobody reads would stop them.
+            reader = threading.Thread(target=told.extend, args=(iter(process.stdout.readline, ""),))
+            reader.start()
+            readers.append(reader)
+            if name == "killed":  # it has the leases
+                twin = eventually(
+                    lambda only=run_id: plain.twin_id(servers.azureml.uri, only, experiment_name),
+                    "the first kernel delivers",
+                )
+        first_id, second_id = lines
+        eventually(lambda: all(len(told) > 200 for told in lines.values()), "both train")
+        processes[0].send_signal(signal.SIGKILL)
+        own = eventually(
+            lambda: plain.twin_id(servers.azureml.uri, second_id, experiment_name), "the second delivers now"
+        )
+        reached = len(lines[second_id]) // 2
+        eventually(
+            lambda: len(steps(plain.run(servers.azureml.uri, own, files=False), "loss")) > reached,
+            "the second goes on delivering",
+        )
+        eventually(
+            lambda: (
+                len(steps(plain.run(servers.azureml.uri, twin, files=False), "loss"))
+                >= sum(line.strip().isdigit() for line in lines[first_id])
+            ),
+            "the second delivers what the first left",
+        )
+    finally:
+        for process, reader in zip(processes, readers, strict=True):
+            process.kill()
+            reader.join()
+            process.communicate()
+        del os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
+    done = in_shell("sync", "--timeout", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run_id in (first_id, second_id):
+        count = sum(line.strip().isdigit() for line in lines[run_id])
+        assert len(steps(arrived(servers, run_id, experiment_name), "loss")) in (count, count + 1)
+    assert_written_once(linked)
+
+
+# --- many writers of one run
+
+
+def test_threads_log_to_one_run(linked: Proxies, servers: Servers, experiment_name: str) -> None:
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+
+        def work(number: int) -> None:
+            for step in range(200):
+                client.log_metric(run.info.run_id, f"m{number}", step, step=step)
+            client.set_tag(run.info.run_id, f"t{number}", "done")
+            client.log_text(run.info.run_id, str(number), f"{number}.txt")
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(mlflow.get_run(run.info.run_id).data.metrics) == 8
+    sync()
+    held = arrived(servers, run.info.run_id, experiment_name)
+    assert all(steps(held, f"m{n}") == list(range(200)) for n in range(8))
+    assert all(held["tags"][f"t{n}"] == "done" for n in range(8))
+    assert len(held["artifacts"]) == 8
+    assert_written_once(linked)
+
+
+def log_from_worker(run_id: str, number: int) -> int:
+    """Log to the parent's run, in a worker process."""
+    client = MlflowClient()
+    for step in range(50):
+        client.log_metric(run_id, f"w{number}", step / 7, step=step)
+    client.log_param(run_id, f"p{number}", number)
+    client.log_text(run_id, str(number), f"{number}.txt")
+    return os.getpid()
+
+
+def test_joblib_workers_log_to_the_parents_run(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    joblib = pytest.importorskip("joblib")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("own", 1)
+        pids = joblib.Parallel(n_jobs=2, backend="loky")(
+            joblib.delayed(log_from_worker)(run.info.run_id, n) for n in range(4)
+        )
+        assert os.getpid() not in pids
+        assert len(mlflow.get_run(run.info.run_id).data.metrics) == 5
+        assert len(MlflowClient().get_metric_history(run.info.run_id, "w3")) == 50
+    sync()
+    held = arrived(servers, run.info.run_id, experiment_name)
+    assert all(steps(held, f"w{n}") == list(range(50)) for n in range(4))
+    assert (len(held["params"]), len(held["artifacts"])) == (4, 4)
+    assert_written_once(linked)
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_children_log_to_the_parents_run(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Forked in the middle of delivery, again and again: no lock of the parent's stays closed in a child."""
+    context = multiprocessing.get_context("fork")
+    with mlflow.start_run() as run:
+        children = []
+        for number in range(8):
+            for step in range(100):
+                mlflow.log_metric("own", step, step=100 * number + step)
+            session.current().engine("this test").couriers["azureml"].hurry()
+            process = context.Process(target=log_from_worker, args=(run.info.run_id, number))
+            process.start()
+            children.append(process)
+        for process in children:
+            process.join(60)
+            assert process.exitcode == 0
+        assert len(mlflow.get_run(run.info.run_id).data.metrics) == 9
+    sync()
+    held = arrived(servers, run.info.run_id, experiment_name)
+    assert all(steps(held, f"w{n}") == list(range(50)) for n in range(8))
+    assert steps(held, "own") == list(range(800))
+    assert (len(held["params"]), len(held["artifacts"])) == (8, 8)
+    assert_written_once(linked)
+
+
+# --- the end of a process
+
+
+def test_a_script_that_ends_has_delivered(
+    home: Path, linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Its last line is a log call: MLflow's own exit handler ends the run, and that end arrives too."""
+    run_id = finish(
+        child(
+            """
+            import mlflow
+            run = mlflow.start_run(run_name="script")
+            for step in range(300):
+                mlflow.log_metric("m", step, step=step)
+            mlflow.log_text("t", "t.txt")
+            print(run.info.run_id)
+            """
+        )
+    )
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["status"], steps(held, "m"), list(held["artifacts"])) == (
+        "FINISHED",
+        list(range(300)),
+        ["t.txt"],
+    )
+
+
+def test_a_script_on_its_own_has_delivered_when_it_ends(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    script = f"""
+        import mlflow
+        from dbml_magics.core import session
+        session.current().link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
+        mlflow.set_experiment({experiment_name!r})
+        run = mlflow.start_run()
+        mlflow.log_metric("m", 1)
+        mlflow.log_text("t", "t.txt")
+        print(run.info.run_id)
+        """
+    run_id = finish(child(script))
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["status"], list(held["artifacts"])) == ("FINISHED", ["t.txt"])
+    assert leftovers(home) == []
+
+
+def test_a_script_that_ends_in_an_outage_says_what_waits(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    script = f"""
+        import mlflow, sys
+        from dbml_magics.core import session
+        session.current().link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
+        mlflow.set_experiment({experiment_name!r})
+        session.current().sync(timeout=60)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        with mlflow.start_run() as run:
+            mlflow.log_metric("m", 1)
+        print(run.info.run_id)
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", "\n".join(line[8:] for line in script.splitlines())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with proxies.databricks.away(), proxies.azureml.away():
+        out, err = process.communicate("go\n", timeout=60)
+        assert process.returncode == 0, err
+        assert err.count("nothing is lost") == 2, err
+        assert "python -m dbml_magics sync" in err
+        shown = in_shell("status")
+        assert shown.returncode == 0, shown.stderr
+        assert "connection refused" in shown.stdout
+    done = in_shell("sync", "--timeout", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    arrived(servers, out.strip(), experiment_name)
+    assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("where", ["in the log call's wake", "in the run's creation"])
+def test_a_script_that_ends_while_nothing_answers_ends_all_the_same(
+    home: Path, linked: Proxies, servers: Servers, experiment_name: str, where: str
+) -> None:
+    path = "log-batch|runs/update" if where.startswith("in the log") else ""
+    with linked.databricks.hang(path=path), linked.azureml.hang(path=path):
+        process = child(
+            """
+            import mlflow
+            run = mlflow.start_run()
+            mlflow.log_metric("m", 1)
+            mlflow.log_text("t", "t.txt")
+            print(run.info.run_id, flush=True)
+            """,
+            DBML_EXIT_FLUSH="1",
+        )
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+    sync()
+    held = arrived(servers, out.strip(), experiment_name)
+    assert (held["status"], steps(held, "m"), list(held["artifacts"])) == ("FINISHED", [0], ["t.txt"])
+    assert runs_at(servers, experiment_name) == [1, 1]
+    assert_written_once(linked)
+
+
+def test_a_child_that_is_cut_off_leaves_its_writes_to_the_parent(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """A child that has nothing but the environment ends without its exit handlers, as workers do."""
+    run_id = finish(
+        child(
+            """
+            import mlflow, os
+            with mlflow.start_run() as run:
+                mlflow.log_metric("m", 1)
+                mlflow.log_text("t", "t.txt")
+            print(run.info.run_id, flush=True)
+            os._exit(0)
+            """
+        )
+    )
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["status"], list(held["artifacts"])) == ("FINISHED", ["t.txt"])
+
+
+def test_a_shell_shows_and_delivers_what_a_dead_kernel_left(
+    home: Path, linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    with linked.azureml.away():
+        with mlflow.start_run() as run:
+            mlflow.log_metric("m", 1)
+        assert session.current().engine("this test").wait("databricks", None, 30)
+        session.current().unlink()
+        release_leases()
+        shown = in_shell("status")
+        assert shown.returncode == 0, shown.stderr
+        assert "azureml" in shown.stdout
+        failed = in_shell("sync", "--timeout", "1")
+        assert failed.returncode == 1
+        assert "nothing is lost" in failed.stderr
+    done = in_shell("sync")
+    assert done.returncode == 0, done.stdout + done.stderr
+    arrived(servers, run.info.run_id, experiment_name)
+    assert both_sides(servers, run.info.run_id, experiment_name)[1]["status"] == "FINISHED"
+    assert linked.azureml.count(LOG_BATCH) >= 1
