@@ -9,14 +9,24 @@ import uuid
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
 
 from dbml_magics import results
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import encode
-from dbml_magics.core.tracking.registrations import RUN_TAG, TWIN_TAG, answer_key
+from dbml_magics.core.tracking.registrations import (
+    REGISTRY_QUEUE,
+    RUN_TAG,
+    TWIN_TAG,
+    answer_key,
+    note_asked,
+)
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
 
 _PATIENCE_S = 600.0
@@ -48,10 +58,11 @@ def register(
         "to": roles,
     }
     engine.note_registration(run_id, told)
+    note_asked(engine.state, run_id, told)
     engine.append(run_id, encode("V", told))
     for alias in aliases:
         change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
-        engine.append(run_id, encode("W", change))
+        engine.append(REGISTRY_QUEUE, encode("W", {**change, "after": {key: run_id}}))
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})
@@ -73,6 +84,7 @@ def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
     for alias in aliases:
         try:
             _validate_model_alias_name(alias)
+            _validate_model_alias_name_reserved(alias)
         except MlflowException as error:
             said = " ".join(str(error.message).split())
             raise BadName(
@@ -165,7 +177,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
                 ],
             )
         if answer is not None:
-            engine.wait(role, [queue], 1.0)  # the aliases behind it
+            engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return dict(answer)
         if engine.lines[role].away or time.monotonic() > until:
             return None

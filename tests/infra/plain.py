@@ -27,6 +27,7 @@ __all__ = [
     "logged_models",
     "model_version",
     "model_versions",
+    "predictions_at",
     "registered_model",
     "run",
     "runs",
@@ -257,6 +258,18 @@ def predictions(model_uri: str, rows: list[list[float]], columns: list[str] | No
     data = np.array(rows) if columns is None else pd.DataFrame(rows, columns=columns)
     found = mlflow.pyfunc.load_model(model_uri).predict(data)
     return list(np.asarray(found).tolist())
+
+
+def predictions_at(places: list[list[str]], rows: list[list[float]]) -> list[list[Any]]:
+    """Load several models, each [tracking URI, registry URI, model URI], and return their predictions."""
+    import mlflow
+
+    found = []
+    for tracking_uri, registry_uri, model_uri in places:
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(registry_uri)
+        found.append(predictions(model_uri, rows))
+    return found
 
 
 # A fresh process

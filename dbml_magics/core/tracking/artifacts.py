@@ -1,4 +1,4 @@
-"""The artifact repository behind the link's own artifact URIs: spool and journal on the way in, merge on the way out.
+"""The artifact repository behind the link's own artifact URIs: spool and journal going in, merged coming out.
 
 ``dbml://<link>/runs/<run>/artifacts``, ``dbml://<link>/models/<model>/artifacts`` and
 ``dbml://<link>/versions/<workspace>/<name>/<version>``, each with any path below.
@@ -10,9 +10,10 @@ import json
 import os
 import posixpath
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
@@ -39,20 +40,35 @@ def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
                     break
     if engine is None:
         raise MlflowException(
-            f"{artifact_uri} belongs to a link that this process does not have; link again (%dbml link --again) "
-            "or read the files at the workspace itself",
+            f"{artifact_uri} belongs to a link that this process does not have; link again "
+            "(%dbml link --again) or read the files at the workspace itself",
             INVALID_PARAMETER_VALUE,
         )
     return engine
 
 
+def build(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
+    """Build the repository of a ``dbml:`` artifact URI.
+
+    ``dbml://<link>/at/<workspace>/<a place of its own>`` is that workspace's own repository: a trace's.
+    """
+    at = [p for p in urlsplit(artifact_uri).path.split("/") if p]
+    if len(at) >= 3 and at[0] == "at":
+        engine = _engine_behind(artifact_uri, tracking_uri)
+        return engine.workspaces[at[1]].artifacts(posixpath.join(unquote(at[2]), *at[3:]))
+    return DbmlArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+
 class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
     """Files of a run, a logged model or a registered version of the link."""
 
-    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+    def __init__(
+        self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+    ) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         self.engine = _engine_behind(artifact_uri, tracking_uri)
-        self._parts = [unquote(p) for p in urlsplit(artifact_uri).path.split("/") if p]
+        # Not urlsplit: MLflow appends paths as they are, and a file's name may have a # or ? or % in it.
+        self._parts = [p for p in artifact_uri.removeprefix("dbml://").partition("/")[2].split("/") if p]
 
     # --- whose file a path is
 
@@ -60,7 +76,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """Return (owner, path within the owner's files)."""
         parts = self._parts + [p for p in (path or "").split("/") if p]
         if len(parts) >= 4 and parts[0] == "versions":
-            return "version:" + "/".join(quote(p, safe="") for p in parts[1:4]), "/".join(parts[4:])
+            return "version:" + "/".join(parts[1:4]), "/".join(parts[4:])
         if len(parts) >= 2 and parts[0] in ("runs", "models"):
             below = parts[2:]
             if below and below[0] == "artifacts":
@@ -69,7 +85,8 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 raise MlflowException(f"{self.artifact_uri}: no files there", RESOURCE_DOES_NOT_EXIST)
             return f"{parts[0][:-1]}:{parts[1]}", "/".join(below)
         raise MlflowException(
-            f"{self.artifact_uri} names no run, model or version whose files could be there", INVALID_PARAMETER_VALUE
+            f"{self.artifact_uri} names no run, model or version whose files could be there",
+            INVALID_PARAMETER_VALUE,
         )
 
     def _below(self, path: str | None) -> tuple[str, str, str]:
@@ -132,7 +149,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         if view is None:
             return {}
         files = dict(view.artifacts.get(owner, {}))
-        return {path: told for path, told in files.items() if self.engine.journal.spooled(told[0]) is not None}
+        return {
+            path: told for path, told in files.items() if self.engine.journal.spooled(told[0]) is not None
+        }
 
     def _remote(self, owner: str) -> Any:
         """Return a function that asks the right workspace's own repository."""
@@ -167,6 +186,13 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 applier.note_no_logged_models()
         kept_models.get(applier, model)
 
+    def _ask(self, owner: str, question: Callable[[Applier], Any]) -> Any:
+        """Ask the workspace whose files they are: a version's own, else the primary or the mirror."""
+        if owner.startswith("version:"):
+            role = owner.removeprefix("version:").partition("/")[0]
+            return self.engine.lines[role].ask(lambda: question(self.engine.applier(role)))
+        return self.engine.read(question)
+
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder: what the workspace has, and what is on its way to it."""
         owner, full, lead = self._below(path)
@@ -174,7 +200,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         waiting = self._on_their_way(owner)
         try:
             repository = self._remote(owner)
-            for info in self.engine.read(lambda a: _listed(repository(a), full)):
+            for info in self._ask(owner, lambda a: _listed(repository(a), full)):
                 found[info.path] = info
         except MlflowException as error:
             settled = settle(error)
@@ -203,14 +229,14 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 except FileNotFoundError:
                     pass  # it has just arrived: read it there
         repository = self._remote(owner)
-        self.engine.read(lambda a: repository(a)._download_file(full, local_path))
+        self._ask(owner, lambda a: repository(a)._download_file(full, local_path))
 
     def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
         """Download a file or folder; returns its local path."""
         path = validate_path_is_safe(artifact_path) if artifact_path else ""
         return str(super().download_artifacts(path, dst_path))
 
-    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:  # noqa: ARG002 - MLflow's signature
         """Refuse: MLflow's servers have no such call for runs, and one side's deletion would be no mirror."""
         raise MlflowException("artifacts of a linked run are deleted with the run", INVALID_PARAMETER_VALUE)
 

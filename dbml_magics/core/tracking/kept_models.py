@@ -1,8 +1,8 @@
 """Logged models at a service that has none (Azure ML, MLflow 2 servers): kept by us, in what it does have.
 
-The files are artifacts of the model's run, under the model's name, so ``runs:/<run>/<name>`` loads natively there.
-The ids stand in one short tag of the run, the rest in a small JSON artifact under ``dbml/models/``; each change
-writes the next number, since Azure ML's artifacts are write-once.
+The files are artifacts of the model's run, under the model's name, so ``runs:/<run>/<name>`` loads natively.
+The ids stand in one short tag of the run, the rest in a small JSON artifact under ``dbml/models/``; each
+change writes the next number, since Azure ML's artifacts are write-once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import LoggedModel, LoggedModelStatus, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MODELS_TAG = "dbml_models"
 _FOLDER = "dbml/models"
 _TAG_ROOM = 1000  # characters a tag's value may have on Azure ML; what is beyond is found by its artifact
+_MORE = "+"
 
 
 def create(applier: Applier, told: dict[str, Any]) -> None:
@@ -85,7 +86,8 @@ def _write_tag(applier: Applier, run: str, run_id: str) -> None:
     value = ""
     for key, model in applier.state.answers(prefix).items():
         entry = f"{model}={key.removeprefix(prefix)} "
-        if len(value) + len(entry) > _TAG_ROOM:
+        if len(value) + len(entry) + len(_MORE) > _TAG_ROOM:
+            value += _MORE
             break
         value += entry
     applier.store.set_tag(run_id, RunTag(MODELS_TAG, value.strip()))
@@ -99,6 +101,7 @@ def change(
     tags: dict[str, str] | None = None,
     untag: str | None = None,
     params: dict[str, str] | None = None,
+    metrics: list[dict[str, Any]] | None = None,
     deleted: bool | None = None,
 ) -> None:
     """Change what is kept of a logged model."""
@@ -107,10 +110,28 @@ def change(
     told["tags"] = {**(told.get("tags") or {}), **(tags or {})}
     told["tags"].pop(untag or "", None)
     told["params"] = {**(told.get("params") or {}), **(params or {})}
+    if metrics:
+        latest = {(m["key"], m["dataset"], m["digest"]): m for m in told.get("metrics") or []}
+        for m in sorted(metrics, key=lambda m: (m["step"], m["time"])):
+            there = latest.get(at := (m["key"], m["dataset"], m["digest"]))
+            if there is None or (m["step"], m["time"]) >= (there["step"], there["time"]):
+                latest[at] = m
+        told["metrics"] = list(latest.values())
     told["deleted"] = told.get("deleted", False) if deleted is None else deleted
     told["updated"] = get_current_time_millis()
     applier.state.set_answer(f"kept/{applier.role}/{model}", told)
     _write_facts(applier, model)
+
+
+def note_metrics(applier: Applier, points: list[tuple[Any, ...]]) -> None:
+    """Keep the newest points that were logged for kept models: the run's own points do not say for which."""
+    of_model: dict[str, list[dict[str, Any]]] = {}
+    for key, value, time, step, (model, dataset, digest) in points:
+        point = {"key": key, "value": value, "time": time, "step": step, "dataset": dataset, "digest": digest}
+        of_model.setdefault(model, []).append(point)
+    for model, metrics in of_model.items():
+        applier.model_at(model)
+        change(applier, model, metrics=metrics)
 
 
 def _write_facts(applier: Applier, model: str) -> None:
@@ -159,7 +180,7 @@ def _facts(applier: Applier, model: str) -> dict[str, Any]:
 
 
 def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
-    """Find a model that another machine logged: by the run's tag, else by looking at every run that has the tag."""
+    """Find a model that another machine logged: by the run's tag, else in every run that has the tag."""
     experiments = [e.experiment_id for e in applier.store.search_experiments(max_results=1000)]
     for where in (f"tags.`{MODELS_TAG}` LIKE '%{model}%'", f"tags.`{MODELS_TAG}` != ''"):
         try:
@@ -209,6 +230,19 @@ def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: s
         status=LoggedModelStatus(told["status"]),
         tags=dict(told.get("tags") or {}),
         params=dict(told.get("params") or {}),
+        metrics=[
+            Metric(
+                m["key"],
+                m["value"],
+                m["time"],
+                m["step"],
+                model_id=told["id"],
+                dataset_name=m["dataset"],
+                dataset_digest=m["digest"],
+                run_id=run,
+            )
+            for m in told.get("metrics") or []
+        ],
     )
 
 
@@ -218,11 +252,14 @@ def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]
     token = None
     while True:
         page = applier.store.search_runs(
-            experiment_ids, f"tags.`{MODELS_TAG}` != ''", ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+            experiment_ids,
+            f"tags.`{MODELS_TAG}` != ''",
+            ViewType.ACTIVE_ONLY,
+            max_results=1000,
+            page_token=token,
         )
         for run in page:
-            for entry in run.data.tags[MODELS_TAG].split():
-                model = entry.partition("=")[0]
+            for model in _models_in(applier, run):
                 told = applier.state.answer(f"kept/{applier.role}/{model}") or _read_facts(
                     applier, run.info.artifact_uri, model
                 )
@@ -231,6 +268,20 @@ def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]
         token = page.token
         if not token:
             return list(found.values())
+
+
+def in_tag(tag: str) -> list[str]:
+    """Return the ids that a run's tag names."""
+    return [model for model, _, path in (entry.partition("=") for entry in tag.split()) if path]
+
+
+def _models_in(applier: Applier, run: Any) -> list[str]:
+    tag = run.data.tags[MODELS_TAG]
+    models = in_tag(tag)
+    if tag.endswith(_MORE):
+        files = applier.workspace.artifacts(run.info.artifact_uri).list_artifacts(_FOLDER)
+        models += [f.path.rpartition("/")[2] for f in files if f.is_dir]
+    return list(dict.fromkeys(models))
 
 
 def search(
@@ -247,5 +298,3 @@ def search(
     start = int(page_token or 0)
     end = start + (max_results or 100)
     return PagedList(kept[start:end], str(end) if end < len(kept) else None)
-
-

@@ -1,11 +1,18 @@
-"""Model versions and registry writes at one workspace's registry, and the twin that each version carries."""
+"""Model versions and registry writes at one workspace's registry, and the twin that each version carries.
+
+A registration travels in its run's queue, behind the run's files; every other registry write in the queue
+``registry``. What orders the two: a registration lets the registry writes that were made before it go first,
+and registrations and writes name the registrations of their model that they come after (``after``).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import append_to_uri_path
@@ -15,16 +22,71 @@ from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.tracking.state import State
 
+REGISTRY_QUEUE = "registry"
 KEY_TAG = "dbml_key"
 RUN_TAG = "dbml_run_id"
 TWIN_TAG = "dbml_twin"
 _READY_WITHIN_S = 300.0
+_PARTS = 10_000
 
 
 def answer_key(key: str, role: str) -> str:
     """Return where the answer to a registration stands."""
     return f"version/{key}/{role}"
+
+
+def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
+    """Remember a registration until every registry has answered it, and which ones of its model go first.
+
+    Versions of a model are numbered in the order in which they were asked for, in every registry.
+    """
+    told["after"] = {**(told.get("after") or {}), **asked_before(state, told["name"])}
+    asked = {"queue": queue, "to": told["to"]}
+    state.forget_answer(f"renamed/{told['name']}")
+    for name in {
+        told["name"],
+        told["source"].get("name") or told["name"],
+    }:  # a copy, before its original goes
+        state.set_answer(f"registering/{name}/{told['key']}", asked)
+
+
+def asked_before(state: State, name: str) -> dict[str, str]:
+    """Return {key: queue} of a model's registrations that some registry has not answered yet."""
+    found = {}
+    for place, asked in state.answers(f"registering/{name}/").items():
+        key = place.rpartition("/")[2]
+        if all(state.answer(answer_key(key, role)) is not None for role in asked["to"]):
+            state.forget_answer(place)
+        else:
+            found[key] = asked["queue"]
+    return found
+
+
+def number_key(name: str, version: str) -> str:
+    """Return where the registration behind the first registry's version of a model stands."""
+    return f"registered/{name}/{version}"
+
+
+def follow_rename(state: State, name: str, new_name: str) -> None:
+    """Keep knowing a renamed model's registrations."""
+    for lead in ("registered", "registering"):
+        for place, told in state.answers(f"{lead}/{name}/").items():
+            state.set_answer(f"{lead}/{new_name}/{place.rpartition('/')[2]}", told)
+            state.forget_answer(place)
+    state.set_answer(f"renamed/{name}", new_name)
+    state.forget_answer(f"renamed/{new_name}")
+
+
+def current_name(state: State, name: str) -> str:
+    """Return what a model is called now."""
+    for _ in range(100):
+        renamed = state.answer(f"renamed/{name}")
+        if renamed is None:
+            return name
+        name = str(renamed)
+    return name
 
 
 class Registrations:
@@ -34,6 +96,8 @@ class Registrations:
         self.applier = applier
         self.role = applier.role
         self.state = applier.state
+        self._under_way: set[str] = set()
+        self._goals: dict[str, dict[str, int]] = {}
 
     @property
     def registry(self) -> Any:
@@ -47,6 +111,11 @@ class Registrations:
         told = op[2]
         if self.role not in told["to"]:
             return
+        with self._within(queue):
+            self._deliver_first(REGISTRY_QUEUE)
+            self._await_registrations(told.get("after") or {})
+        if not self.applier.tracked:
+            self._await_primary(queue, told["key"])
         key = answer_key(told["key"], self.role)
         others = {r: answer_key(told["key"], r) for r in told["to"] if r != self.role}
         answer = self.state.answer(key)
@@ -54,10 +123,54 @@ class Registrations:
             twin = next((self._twin(r, self.state.answer(k)) for r, k in others.items()), None)
             answer = self._register(told, doubt, twin)
         found = self.state.set_answer_and_read(key, answer, others.values())
+        if self.role == self.applier.engine.link.registries[0]:
+            self.state.set_answer(number_key(answer["name"], answer["version"]), told["key"])
         for role, other_key in others.items():
             if other_key in found and "version" in found[other_key]:
                 self._exchange(told, answer, role, found[other_key])
-        del queue
+        asked_before(self.state, told["name"])
+
+    @contextmanager
+    def _within(self, queue: str) -> Iterator[None]:
+        new = queue not in self._under_way
+        self._under_way.add(queue)
+        try:
+            yield
+        finally:
+            if new:
+                self._under_way.discard(queue)
+
+    def _deliver_first(self, queue: str) -> None:
+        """Deliver another queue as far as it goes: what is in it was asked for earlier."""
+        if queue in self._under_way or not self.applier.engine.is_waiting(self.role, queue):
+            return
+        courier = self.applier.engine.couriers[self.role]
+        with self._within(queue):
+            for _ in range(_PARTS):
+                if not courier.deliver(queue) or queue in courier._pauses:
+                    return
+
+    def _await_registrations(self, after: dict[str, str]) -> None:
+        """Let registrations go first that a write comes after. Raises Away while they cannot."""
+        for key, queue in after.items():
+            if self._is_open(key):
+                self._deliver_first(queue)
+                if self._is_open(key):
+                    raise Away("waits for the registration of a version", sent=False, elsewhere=True)
+
+    def _await_primary(self, queue: str, key: str) -> None:
+        """Let the run arrive whole where it is tracked: from there it is carried over. Raises Away."""
+        engine = self.applier.engine
+        goal = self._goals.setdefault(key, engine.journal.files(queue))
+        if engine._left(engine.link.primary, queue, goal):
+            raise Away(f"waits for the run to arrive in {engine.link.primary}", sent=False, elsewhere=True)
+        del self._goals[key]
+
+    def _is_open(self, key: str) -> bool:
+        return self.state.answer(answer_key(key, self.role)) is None and any(
+            place.endswith(f"/{key}") and self.role in asked["to"]
+            for place, asked in self.state.answers("registering/").items()
+        )
 
     def _register(self, told: dict[str, Any], doubt: bool, twin: str | None) -> dict[str, Any]:
         name = told["name"]
@@ -97,10 +210,7 @@ class Registrations:
         return True
 
     def _find(self, name: str, key: str) -> Any:
-        for found in self.registry.search_model_versions(f"name='{name}'", max_results=1000):
-            if found.tags.get(KEY_TAG) == key:
-                return found
-        return None
+        return next((found for found in self._all(name) if found.tags.get(KEY_TAG) == key), None)
 
     def _ready(self, made: Any) -> Any:
         until = time.monotonic() + _READY_WITHIN_S
@@ -119,6 +229,7 @@ class Registrations:
             identity = applier.model_at(given["id"])
             if not applier.has_file(f"model:{given['id']}", "MLmodel"):
                 applier.copy_from_primary(f"model:{given['id']}", "")
+                self._finish_copy(given["id"], run_id)
             native = applier.has_logged_models and applier.workspace.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
             source = f"models:/{identity.actual}" if native else identity.extra["artifacts"]
@@ -130,13 +241,40 @@ class Registrations:
                 applier.copy_from_primary(owner, given["path"])
             return append_to_uri_path(identity.extra["artifacts"], given["path"]), identity.actual, None
         if given["kind"] == "version":
-            version = self.own_version(given["name"], given["version"], None)
+            version = self.own_version(given["name"], given["version"], given.get("of"))
             if version is None:
                 raise MlflowException.invalid_parameter_value(
                     f"version {given['version']} of {given['name']} is not registered in {self.role}"
                 )
             return f"models:/{given['name']}/{version}", run_id, None
         return given["uri"], run_id, None
+
+    def numbers(self, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a logged model's versions (name and the user's number) by this registry's own numbers."""
+        if self.role not in self.applier.engine.link.registries:
+            return []
+        found = {}
+        for given in told:
+            name, version = str(given["name"]), str(given["version"])
+            key = self.state.answer(number_key(name, version)) if version != "0" else self._provisional(name)
+            own = self.own_version(name, version, key)
+            if own is not None and own != "0":
+                found[name, own] = {"name": name, "version": int(own)}
+        return list(found.values())
+
+    def _provisional(self, name: str) -> str | None:
+        kept = [told for told in self.state.answers("provisional/").values() if told["name"] == name]
+        return str(max(kept, key=lambda told: float(told["at"]))["key"]) if kept else None
+
+    def _finish_copy(self, model: str, run_id: str | None) -> None:
+        """Finish a logged model whose files were carried over: its status, and its run's output."""
+        applier = self.applier
+        applier._finalize_model(LINK_QUEUE, [0, "F", model, "READY"], False)
+        if run_id and applier.has_logged_models:
+            actual = applier.model_at(model).actual
+            there = applier.store.get_run(run_id).outputs
+            if actual not in {o.model_id for o in (there.model_outputs if there else [])}:
+                applier.store.log_outputs(run_id, [LoggedModelOutput(actual, 0)])
 
     def _twin(self, role: str, answer: Any) -> str | None:
         return f"{role}:{answer['name']}/{answer['version']}" if answer and "version" in answer else None
@@ -165,36 +303,101 @@ class Registrations:
         if key is not None:
             answer = self.state.answer(answer_key(key, self.role))
             return answer["version"] if answer and "version" in answer else None
-        if self.role == self.applier.engine.link.registries[0]:
+        first = self.applier.engine.link.registries[0]
+        if self.role == first:
             return str(version)
         known = self.state.identity(self.role, "version", f"{name}/{version}")
-        return known.actual if known else None
+        if known is not None:
+            return known.actual
+        # Registered from another machine: the version itself says whose twin it is.
+        return next(
+            (str(v.version) for v in self._all(name) if v.tags.get(TWIN_TAG) == f"{first}:{name}/{version}"),
+            None,
+        )
+
+    def _all(self, name: str) -> list[Any]:
+        quoted = name.replace("'", "\\'")
+        return list(self.registry.search_model_versions(f"name='{quoted}'", max_results=1000))
 
     # --- other writes
 
-    def write(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+    def write(self, queue: str, op: list[Any], doubt: bool) -> None:
         """Make one registry write here; writes that say a state are harmless when made twice."""
         told = op[2]
         if self.role not in told["to"]:
             return
+        with self._within(queue):
+            self._await_registrations(told.get("after") or {})
+        if told["do"] == "twins":
+            self._rename_twins(told)
+            return
+        if told.get("own"):
+            self._tag_twin(told)
+            return
         version = None
         if "version" in told:
-            version = (
-                told["version"]
-                if told.get("own")
-                else self.own_version(told["name"], told["version"], told.get("of"))
-            )
+            version = self.own_version(told["name"], told["version"], told.get("of"))
             if version is None:
                 return  # that version was never registered here
         try:
             _WRITES[told["do"]](self.registry, told, version)
         except MlflowException as error:
-            if already_exists(error) or (told["do"] in _REMOVALS and is_missing(error)):
+            if told["do"] == "create_model" and already_exists(error):
+                self._complete_model(told)
+            elif not _is_done(self.registry, told, error, doubt):
+                raise
+
+    def _tag_twin(self, told: dict[str, Any]) -> None:
+        """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
+        role, _, twin = told["value"].partition(":")
+        name, _, number = twin.rpartition("/")
+        tag = ModelVersionTag(TWIN_TAG, f"{role}:{current_name(self.state, name)}/{number}")
+        for own_name in dict.fromkeys([current_name(self.state, told["name"]), told["name"]]):
+            try:
+                self.registry.set_model_version_tag(own_name, told["version"], tag)
                 return
-            raise
+            except MlflowException as error:
+                if not is_missing(error):
+                    raise
+
+    def _complete_model(self, told: dict[str, Any]) -> None:
+        """Give a model that a registration made here what the user made it with."""
+        for key, value in told["tags"].items():
+            self.registry.set_registered_model_tag(told["name"], RegisteredModelTag(key, value))
+        if told.get("description"):
+            self.registry.update_registered_model(told["name"], told["description"])
+
+    def _rename_twins(self, told: dict[str, Any]) -> None:
+        """Let a renamed model's versions here name their twins by the new name."""
+        for found in self._all(told["name"]):
+            role, _, twin = found.tags.get(TWIN_TAG, "").partition(":")
+            name, _, number = twin.rpartition("/")
+            if name == told["old_name"]:
+                tag = ModelVersionTag(TWIN_TAG, f"{role}:{told['name']}/{number}")
+                self.registry.set_model_version_tag(told["name"], str(found.version), tag)
 
 
 _REMOVALS = frozenset({"delete_model", "model_untag", "version_delete", "version_untag", "unalias"})
+
+
+def _is_done(registry: Any, told: dict[str, Any], error: MlflowException, again: bool) -> bool:
+    """Tell whether a refusal says that there is nothing left to do."""
+    if is_missing(error):
+        if told["do"] == "rename_model" and again:
+            return _has_model(registry, told["new_name"])
+        return told["do"] in _REMOVALS
+    return False
+
+
+def _has_model(registry: Any, name: str) -> bool:
+    try:
+        registry.get_registered_model(name)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return False
+    return True
+
 
 _WRITES: dict[str, Callable[[Any, dict[str, Any], Any], Any]] = {
     "create_model": lambda r, t, _: r.create_registered_model(
@@ -203,11 +406,15 @@ _WRITES: dict[str, Callable[[Any, dict[str, Any], Any], Any]] = {
     "update_model": lambda r, t, _: r.update_registered_model(t["name"], t["description"]),
     "rename_model": lambda r, t, _: r.rename_registered_model(t["name"], t["new_name"]),
     "delete_model": lambda r, t, _: r.delete_registered_model(t["name"]),
-    "model_tag": lambda r, t, _: r.set_registered_model_tag(t["name"], RegisteredModelTag(t["key"], t["value"])),
+    "model_tag": lambda r, t, _: r.set_registered_model_tag(
+        t["name"], RegisteredModelTag(t["key"], t["value"])
+    ),
     "model_untag": lambda r, t, _: r.delete_registered_model_tag(t["name"], t["key"]),
     "version_update": lambda r, t, v: r.update_model_version(t["name"], v, t["description"]),
     "version_delete": lambda r, t, v: r.delete_model_version(t["name"], v),
-    "version_tag": lambda r, t, v: r.set_model_version_tag(t["name"], v, ModelVersionTag(t["key"], t["value"])),
+    "version_tag": lambda r, t, v: r.set_model_version_tag(
+        t["name"], v, ModelVersionTag(t["key"], t["value"])
+    ),
     "version_untag": lambda r, t, v: r.delete_model_version_tag(t["name"], v, t["key"]),
     "version_stage": lambda r, t, v: r.transition_model_version_stage(t["name"], v, t["stage"], t["archive"]),
     "alias": lambda r, t, v: r.set_registered_model_alias(t["name"], t["alias"], v),
@@ -215,6 +422,13 @@ _WRITES: dict[str, Callable[[Any, dict[str, Any], Any], Any]] = {
 }
 
 
-def write_directly(registry: Any, told: dict[str, Any], version: Any) -> Any:
-    """Make one registry write at a registry and return its answer."""
-    return _WRITES[told["do"]](registry, told, version)
+def write_directly(registry: Any, told: dict[str, Any], again: bool) -> Any:
+    """Make one registry write at a registry and return its answer; ``again`` where one was lost before."""
+    try:
+        return _WRITES[told["do"]](registry, told, told.get("version"))
+    except MlflowException as error:
+        if again and told["do"] == "create_model" and already_exists(error):
+            return registry.get_registered_model(told["name"])
+        if again and _is_done(registry, told, error, again):
+            return registry.get_registered_model(told["new_name"]) if told["do"] == "rename_model" else None
+        raise

@@ -1,18 +1,20 @@
 """The registry store behind ``dbml:`` URIs: registers in one registry or both, reads the link's first one.
 
-A registration travels in its run's queue, after that run's files. Other writes are made at the first registry at
-once, so that it can refuse them, and journaled for the other; while the first is away they are journaled for both.
+A registration travels in its run's queue, after that run's files. Other writes are made at the first registry
+at once, so that it can refuse them, and journaled for the other; while the first is away, or has not yet what
+was written before, they are journaled for both.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import re
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
@@ -29,9 +31,19 @@ from dbml_magics.config import IDENTITY_BUDGET_S
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.journal import encode
-from dbml_magics.core.tracking.registrations import RUN_TAG, answer_key, write_directly
+from dbml_magics.core.tracking.registrations import (
+    REGISTRY_QUEUE,
+    RUN_TAG,
+    TWIN_TAG,
+    answer_key,
+    asked_before,
+    follow_rename,
+    note_asked,
+    number_key,
+    write_directly,
+)
 
-_REGISTRY_QUEUE = "registry"
+_RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def build(store_uri: str | None) -> DbmlRegistryStore:
@@ -60,51 +72,79 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def _ask(self, question: Callable[[], Any]) -> Any:
         return self.engine.lines[self.first].ask(question)
 
-    def _read(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _read(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         self._settle_registrations()
-        return self._ask(lambda: getattr(self._native, name)(*args, **kwargs))
+        return self._ask(lambda: getattr(self._native, method)(*args, **kwargs))
 
     def _settle_registrations(self) -> None:
         """Let registrations that are on their way arrive before a read, within a search's patience."""
-        if self.engine.is_waiting(self.first, _REGISTRY_QUEUE) and not self.engine.lines[self.first].away:
-            self.engine.wait(self.first, [_REGISTRY_QUEUE], IDENTITY_BUDGET_S)
+        if self.engine.is_waiting(self.first, REGISTRY_QUEUE) and not self.engine.lines[self.first].away:
+            self.engine.wait(self.first, [REGISTRY_QUEUE], IDENTITY_BUDGET_S)
 
     # --- writes
 
     def _write(self, do: str, name: str, **fields: Any) -> Any:
         told = {"do": do, "name": name, **fields}
-        roles = list(self.engine.link.registries)
-        provisional = str(fields.get("version", "")) == "0"
-        if provisional:
-            told["of"] = self._provisional_key(name)
-            answer = self.engine.state.answer(answer_key(told["of"], self.first))
-            if answer and "version" in answer:
-                told["version"], provisional = answer["version"], False
+        state, roles = self.engine.state, list(self.engine.link.registries)
+        after = asked_before(state, name)
+        provisional = False
+        if "version" in told:
+            told["of"] = key = self._registration(name, told["version"])
+            after = {k: queue for k, queue in after.items() if k == key}
+            answer = state.answer(answer_key(key, self.first)) if key else None
+            if told["version"] == "0":
+                provisional = answer is None
+                told["version"] = answer["version"] if answer and "version" in answer else "0"
+            elif answer is None:
+                del told["of"]  # registered from elsewhere: its number says which it is
         result = None
-        if not provisional:
+        if not provisional and self._has_caught_up():
             try:
-                result = self._ask(lambda: write_directly(self._native, told, told.get("version")))
+                result = self._tell_first(told)
                 roles = roles[1:]
             except Away:
                 result = None
         if roles:
-            queue = self._queue_of(told.get("of"))
-            self.engine.append(queue, encode("W", {**told, "to": roles}))
+            self.engine.append(REGISTRY_QUEUE, encode("W", {**told, "to": roles, "after": after}))
         return result
 
+    def _tell_first(self, told: dict[str, Any]) -> Any:
+        tried: list[bool] = []
+
+        def ask() -> Any:
+            again = bool(tried)
+            tried.append(True)
+            return write_directly(self._native, told, again)
+
+        return self._ask(ask)
+
+    def _has_caught_up(self) -> bool:
+        """Tell whether the first registry has what was written before: writes must not overtake others."""
+        if not self.engine.is_waiting(self.first, REGISTRY_QUEUE):
+            return True
+        if self.engine.lines[self.first].away:
+            return False
+        return bool(self.engine.wait(self.first, [REGISTRY_QUEUE], IDENTITY_BUDGET_S))
+
+    def _registration(self, name: str, version: str) -> str | None:
+        """Return the key of the registration behind a version, if this machine made it."""
+        if version == "0":
+            return self._provisional_key(name)
+        known = self.engine.state.answer(number_key(name, version))
+        return str(known) if known else None
+
     def _provisional_key(self, name: str) -> str:
-        for _, told in self._provisional_versions():
-            if told["name"] == name:
-                return str(told["key"])
-        raise MlflowException(f"Model Version (name={name}, version=0) not found", RESOURCE_DOES_NOT_EXIST)
+        told = self._provisional(name)
+        if told is None:
+            raise MlflowException(
+                f"Model Version (name={name}, version=0) not found", RESOURCE_DOES_NOT_EXIST
+            )
+        return str(told["key"])
 
-    def _provisional_versions(self) -> list[tuple[str, dict[str, Any]]]:
-        kept = self.engine.state.answers("provisional/")
-        return sorted(((k, v) for k, v in kept.items()), key=lambda item: -item[1]["at"])
-
-    def _queue_of(self, key: str | None) -> str:
-        told = self.engine.state.answer(f"provisional/{key}") if key else None
-        return told["queue"] if told else _REGISTRY_QUEUE
+    def _provisional(self, name: str) -> dict[str, Any] | None:
+        """Return the newest registration of a model that had to wait for its number."""
+        kept = [told for told in self.engine.state.answers("provisional/").values() if told["name"] == name]
+        return max(kept, key=lambda told: float(told["at"])) if kept else None
 
     def create_registered_model(
         self,
@@ -123,7 +163,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if made is not None:
             return made
         now = int(time.time() * 1000)
-        return RegisteredModel(name, now, now, description, [], [RegisteredModelTag(k, v) for k, v in kept.items()])
+        return RegisteredModel(
+            name, now, now, description, [], [RegisteredModelTag(k, v) for k, v in kept.items()]
+        )
 
     def create_model_version(
         self,
@@ -146,31 +188,36 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             "name": name,
             "source": self._source(source, model_id),
             "run": run_id,
-            "tags": {t.key: str(t.value) for t in tags or []},
+            # A copied version's tags say whose twin the original is.
+            "tags": {t.key: str(t.value) for t in tags or [] if not t.key.startswith("dbml_")},
             "run_link": run_link,
             "description": description,
             "to": list(self.engine.link.registries),
         }
         queue = self._queue_for(told)
         self.engine.note_registration(queue, told)
+        note_asked(self.engine.state, queue, told)
         self.engine.append(queue, encode("V", told))
         return self._answered(told, queue, source, model_id)
 
     def _source(self, source: str, model_id: str | None) -> dict[str, Any]:
-        split = urlsplit(source)
-        parts = [p for p in split.path.split("/") if p]
+        # Not urlsplit: a folder's name may have a # or ? in it.
+        scheme, _, rest = source.partition(":")
+        parts = [p for p in rest.split("/") if p]
         if model_id:
             return {"kind": "model", "id": model_id}
-        if split.scheme == "models":
-            if len(parts) == 1:
-                return {"kind": "model", "id": parts[0]}
+        if scheme == "models" and len(parts) == 1 and "@" not in parts[0]:
+            return {"kind": "model", "id": parts[0]}
+        if scheme == "models" and len(parts) == 2 and parts[1].isdigit():
             return {"kind": "version", "name": parts[0], "version": parts[1]}
-        if split.scheme == "dbml" and len(parts) >= 2 and parts[0] == "models":
-            return {"kind": "model", "id": parts[1]}
-        if split.scheme == "dbml" and len(parts) > 3 and parts[0] == "runs":
-            return {"kind": "run", "run": parts[1], "path": "/".join(parts[3:])}
-        if split.scheme == "dbml" and len(parts) >= 4 and parts[0] == "versions":
-            return {"kind": "version", "name": parts[2], "version": parts[3]}
+        if scheme == "dbml":
+            parts = parts[1:]  # the link
+            if len(parts) >= 2 and parts[0] == "models":
+                return {"kind": "model", "id": parts[1]}
+            if len(parts) > 3 and parts[0] == "runs":
+                return {"kind": "run", "run": parts[1], "path": "/".join(parts[3:])}
+            if len(parts) >= 4 and parts[0] == "versions":
+                return {"kind": "version", "name": unquote(parts[2]), "version": parts[3]}
         return {"kind": "uri", "uri": source}
 
     def _queue_for(self, told: dict[str, Any]) -> str:
@@ -183,7 +230,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if source["kind"] == "run":
             told["run"] = told["run"] or source["run"]
             return str(source["run"])
-        return told["run"] or _REGISTRY_QUEUE
+        if source["kind"] == "version":
+            told["after"] = asked_before(self.engine.state, source["name"])
+            source["of"] = self._registration(source["name"], source["version"])
+            if source["of"] is None or not told["after"].keys() & {source["of"]}:
+                told["after"] = {}
+        return told["run"] or REGISTRY_QUEUE
 
     def _answered(self, told: dict[str, Any], queue: str, source: str, model_id: str | None) -> ModelVersion:
         line = self.engine.lines[self.first]
@@ -193,7 +245,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if answer is not None and "error" in answer:
             raise MlflowException(answer["error"], INVALID_PARAMETER_VALUE)
         if answer is None:
-            self.engine.state.set_answer(f"provisional/{told['key']}", {**told, "queue": queue, "at": time.time()})
+            self.engine.state.set_answer(
+                f"provisional/{told['key']}", {**told, "queue": queue, "at": time.time()}
+            )
         now = int(time.time() * 1000)
         return ModelVersion(
             name=name_of(answer, told),
@@ -218,7 +272,13 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
         _validate_model_name(new_name)
-        return self._write("rename_model", name, new_name=new_name) or RegisteredModel(new_name)
+        made = self._write("rename_model", name, new_name=new_name) or RegisteredModel(new_name)
+        follow_rename(self.engine.state, name, new_name)
+        roles = list(self.engine.link.registries)
+        if len(roles) > 1:
+            told = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
+            self.engine.append(REGISTRY_QUEUE, encode("W", told))
+        return made
 
     def delete_registered_model(self, name: str) -> None:
         """Delete a registered model."""
@@ -236,7 +296,11 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:
         """Change a version's description."""
         found = self._write("version_update", name, version=str(version), description=description)
-        return self._shown(found) if found is not None else ModelVersion(name, str(version), 0, description=description)
+        return (
+            self._shown(found)
+            if found is not None
+            else ModelVersion(name, str(version), 0, description=description)
+        )
 
     def transition_model_version_stage(
         self, name: str, version: str, stage: str, archive_existing_versions: bool
@@ -245,7 +309,11 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         found = self._write(
             "version_stage", name, version=str(version), stage=stage, archive=archive_existing_versions
         )
-        return self._shown(found) if found is not None else ModelVersion(name, str(version), 0, current_stage=stage)
+        return (
+            self._shown(found)
+            if found is not None
+            else ModelVersion(name, str(version), 0, current_stage=stage)
+        )
 
     def delete_model_version(self, name: str, version: str) -> None:
         """Delete a version."""
@@ -280,28 +348,77 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             found._run_id = self.engine.visible_run(found.run_id)
         if found.model_id:
             found._model_id = self.engine.visible_model(found.model_id)
+        lead, _, model = (found.source or "").rpartition("models:/")
+        if model and not lead and "/" not in model:
+            found._source = f"models:/{self.engine.visible_model(model)}"
         return found
 
     def get_model_version(self, name: str, version: str) -> ModelVersion:
         """Return one version; 0 is the newest that is still provisional."""
-        if str(version) == "0":
-            key = self._provisional_key(name)
-            answer = self.engine.state.answer(answer_key(key, self.first))
-            told = self.engine.state.answer(f"provisional/{key}") or {"at": 0, "run": None}
+        told = self._provisional(name) if str(version) == "0" else None
+        if told is not None:
+            answer = self.engine.state.answer(answer_key(told["key"], self.first))
             if not (answer and "version" in answer):
-                return ModelVersion(name, "0", int(told["at"] * 1000), run_id=told["run"])
+                return self._waiting(told)
             version = answer["version"]
-        return self._shown(self._read("get_model_version", name, version))
+        try:
+            return self._shown(self._read("get_model_version", name, version))
+        except Away:
+            second = self._ask_second(lambda r, registry: self._twin_at(r, registry, name, str(version)))
+            if second is None:
+                raise
+            second[1]._version = str(version)
+            return self._shown(second[1])
+
+    def _waiting(self, told: dict[str, Any]) -> ModelVersion:
+        at = int(told.get("at", time.time()) * 1000)
+        return ModelVersion(
+            told["name"],
+            "0",
+            at,
+            at,
+            told["description"],
+            source=self._files_of(told["source"]),
+            run_id=told["run"],
+            tags=[ModelVersionTag(k, v) for k, v in told["tags"].items()],
+            run_link=told["run_link"],
+            model_id=told["source"].get("id"),
+        )
+
+    def _files_of(self, source: dict[str, Any]) -> str:
+        """Return where the files of a version are that has no number yet."""
+        if source["kind"] == "model":
+            return str(self.engine.artifact_uri("model", source["id"]))
+        if source["kind"] == "run":
+            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}"
+        if source["kind"] == "version":
+            return self._version_files(source["name"], source["version"])
+        return str(source["uri"])
+
+    def _version_files(self, name: str, version: str, role: str | None = None) -> str:
+        model, number = quote(name, safe=""), quote(str(version), safe="")
+        return f"dbml://{self.engine.link.key}/versions/{role or self.first}/{model}/{number}"
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points at."""
-        return self._shown(self._read("get_model_version_by_alias", name, alias))
+        try:
+            return self._shown(self._read("get_model_version_by_alias", name, alias))
+        except Away:
+            second = self._ask_second(lambda _, registry: registry.get_model_version_by_alias(name, alias))
+            if second is None:
+                raise
+            return self._as_first(second[1])
 
     def get_model_version_download_uri(self, name: str, version: str) -> str:
-        """Return the link's own URI of a version's files, so that they are read with that workspace's credentials."""
+        """Return the link's own URI of a version's files: they are read with that workspace's credentials."""
         found = self.get_model_version(name, version)
-        model, number = quote(found.name, safe=""), quote(str(found.version), safe="")
-        return f"dbml://{self.engine.link.key}/versions/{self.first}/{model}/{number}"
+        if str(found.version) == "0":
+            return str(found.source)
+        if self.engine.lines[self.first].away:
+            second = self._ask_second(lambda r, registry: self._twin_at(r, registry, name, found.version))
+            if second is not None:
+                return self._version_files(name, second[1].version, second[0])
+        return self._version_files(found.name, found.version)
 
     def search_model_versions(
         self,
@@ -312,16 +429,101 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> Any:
         """Search versions at the first registry."""
         given = {} if max_results is None else {"max_results": max_results}
+        where = self._own_filter(filter_string)
         page = self._read(
-            "search_model_versions", filter_string=filter_string, order_by=order_by, page_token=page_token, **given
+            "search_model_versions", filter_string=where, order_by=order_by, page_token=page_token, **given
         )
         for found in page:
             self._shown(found)
         return page
 
+    def _own_filter(self, where: str | None) -> str | None:
+        """Put the first registry's own run ids where a filter names those that the user knows."""
+        for word in set(_RUN_ID.findall(where or "")):
+            known = self.engine.state.identity(self.first, "run", word)
+            if known is not None and where is not None:
+                where = where.replace(word, known.actual)
+        return where
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        """Return a registered model, its versions under the run ids that the user knows."""
+        try:
+            return self._shown_model(self._read("get_registered_model", name))
+        except Away:
+            # MLflow's client asks this before it sets an alias or a tag, and that must not fail.
+            found = self._known_elsewhere(name)
+            if found is None:
+                raise
+            return found
+
+    def _known_elsewhere(self, name: str) -> RegisteredModel | None:
+        """Return a model as the other registry, or this machine, knows it."""
+        found = self._ask_second(lambda _, registry: registry.get_registered_model(name))
+        if found is not None:
+            found[1].latest_versions = []  # numbered otherwise there
+            found[1]._aliases = {}
+            return found[1]
+        state = self.engine.state
+        known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
+        return RegisteredModel(name, 0, 0) if known or self._provisional(name) else None
+
+    def _ask_second(self, question: Callable[[str, Any], Any]) -> tuple[str, Any] | None:
+        """Ask the other registry, where the first one is away; returns (role, its answer)."""
+        for role in self.engine.link.registries[1:]:
+            registry = self.engine.workspaces[role].registry
+            try:
+                found = self.engine.lines[role].ask(functools.partial(question, role, registry))
+            except MlflowException:
+                continue
+            if found is not None:
+                return role, found
+        return None
+
+    def _twin_at(self, role: str, registry: Any, name: str, version: str) -> ModelVersion | None:
+        key = self.engine.state.answer(number_key(name, version))
+        number = self.engine.applier(role).registrations.own_version(name, version, key)
+        return None if number is None else registry.get_model_version(name, number)
+
+    def _as_first(self, found: ModelVersion) -> ModelVersion:
+        """Return the other registry's version under the first one's number (0: it has none yet)."""
+        role, _, twin = found.tags.get(TWIN_TAG, "").partition(":")
+        found._version = twin.rpartition("/")[2] if role == self.first else "0"
+        return self._shown(found)
+
+    def search_registered_models(
+        self,
+        filter_string: str | None = None,
+        max_results: int | None = None,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> Any:
+        """Search registered models at the first registry."""
+        given = {} if max_results is None else {"max_results": max_results}
+        page = self._read(
+            "search_registered_models",
+            filter_string=filter_string,
+            order_by=order_by,
+            page_token=page_token,
+            **given,
+        )
+        for found in page:
+            self._shown_model(found)
+        return page
+
+    def _shown_model(self, found: RegisteredModel) -> RegisteredModel:
+        for version in found.latest_versions or []:
+            self._shown(version)
+        return found
+
     def get_latest_versions(self, name: str, stages: list[str] | None = None) -> list[ModelVersion]:
         """Return the newest version of each stage."""
-        return [self._shown(v) for v in self._read("get_latest_versions", name, stages)]
+        try:
+            return [self._shown(v) for v in self._read("get_latest_versions", name, stages)]
+        except Away:
+            second = self._ask_second(lambda _, registry: registry.get_latest_versions(name, stages))
+            if second is None:
+                raise
+            return [self._as_first(v) for v in second[1]]
 
     def copy_model_version(self, src_mv: ModelVersion, dst_name: str) -> ModelVersion:
         """Register a version's model under another name."""
