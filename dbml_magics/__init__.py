@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         status,
         sync,
         track,
+        ui,
         unlink,
     )
     from dbml_magics.errors import (
@@ -99,6 +100,7 @@ __all__ = [
     "status",
     "sync",
     "track",
+    "ui",
     "unlink",
     "unload_ipython_extension",
 ]
@@ -117,6 +119,7 @@ _CALLS = frozenset(
         "status",
         "sync",
         "track",
+        "ui",
         "unlink",
     }
 )

@@ -30,6 +30,7 @@ __all__ = [
     "status",
     "sync",
     "track",
+    "ui",
     "unlink",
 ]
 
@@ -156,6 +157,14 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
     Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
     """
     return _session("discard_dead_letters()").discard_dead_letters(confirm, run=run)
+
+
+def ui(*, stop: bool = False) -> results.UiResult:
+    """Return each workspace's page, starting MLflow's UI for those in a file; ``stop`` ends what was started.
+
+    Raises ServerFailed with the last lines of the log.
+    """
+    return _session("ui()").ui(stop=stop)
 
 
 class TrackedRun:

@@ -57,6 +57,8 @@ __all__ = [
     "RunsResult",
     "SyncResult",
     "TrackSummary",
+    "UiPage",
+    "UiResult",
     "UnlinkResult",
 ]
 
@@ -706,6 +708,45 @@ class SyncResult(Result):
         if refused:
             lines.append(f"  ✗ refused for good: {', '.join(refused)}; %dbml sync --dead list says why")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class UiPage:
+    """Where a workspace's runs are looked at in a browser."""
+
+    workspace: str
+    url: str | None  # None where it is not known
+    state: str  # "started", "running already", "its own", "stopped"
+
+
+@dataclass(frozen=True, repr=False)
+class UiResult(Result):
+    """The pages of a link's workspaces."""
+
+    pages: tuple[UiPage, ...]
+    notes: tuple[str, ...] = ()
+    stopped: bool = False  # what was started is ended
+
+    def _headline(self) -> str:
+        if self.stopped:
+            return "MLflow's UI is stopped" if self.pages else "MLflow's UI was not running: nothing to stop"
+        return "MLflow's UI"
+
+    def text(self) -> str:
+        """Return a line for each workspace."""
+        lines = text_table(("", "", ""), [(p.workspace, p.url or "", p.state) for p in self.pages])[1:]
+        return "\n".join([self._headline(), *lines, *(f"  {note}" for note in self.notes)])
+
+    def html(self) -> str:
+        """Return the same as a table of links."""
+        if not self.pages:
+            return panel(self._headline())
+        rows = [
+            (p.workspace, link(p.url, p.url) if p.url and not self.stopped else p.url or "", p.state)
+            for p in self.pages
+        ]
+        table = html_table(self._headline(), ("workspace", "address", "state"), rows)
+        return panel(table, *self.notes)
 
 
 @dataclass(frozen=True)

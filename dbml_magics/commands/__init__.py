@@ -12,6 +12,7 @@ from dbml_magics.commands import (
     status,
     sync,
     track,
+    ui,
     unlink,
 )
 from dbml_magics.commands import help as help_command
@@ -23,5 +24,5 @@ TRACK: Command = track.COMMAND
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (link, unlink, status, experiment, runs, compare, register, models, sync, help_command)
+    for module in (link, unlink, status, experiment, runs, compare, register, models, sync, ui, help_command)
 }

@@ -332,6 +332,16 @@ class Session:
         engine = self.engine("%dbml sync --dead discard")
         return dead_letters.discard(engine, run, self.last_run, confirm)
 
+    def ui(self, *, stop: bool = False) -> results.UiResult:
+        """Return each workspace's page, starting MLflow's UI for those in a file.
+
+        ``stop`` ends what was started. Raises ServerFailed.
+        """
+        from dbml_magics.core import ui
+
+        link = self.engine("%dbml ui").link
+        return ui.stop(link) if stop else ui.show(link)
+
     def begin_track(
         self,
         name: str | None = None,
@@ -589,6 +599,8 @@ def _active_experiment(engine: Engine) -> str | None:
 
 
 def _notes(engine: Engine) -> list[str]:
+    from dbml_magics.core import ui
+
     notes = []
     for key, told in engine.state.answers("provisional/").items():
         answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
@@ -602,7 +614,8 @@ def _notes(engine: Engine) -> list[str]:
             )
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
-    return notes
+    running = ui.note(engine.link)
+    return [*notes, running] if running else notes
 
 
 _session = Session()

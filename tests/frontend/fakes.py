@@ -194,6 +194,11 @@ class FakeSession:
         self._called("discard_dead_letters", confirm=confirm, run=run)
         return results.DiscardResult(self.letters)
 
+    def ui(self, *, stop: bool = False) -> results.UiResult:
+        self._called("ui", stop=stop)
+        page = results.UiPage("databricks", "http://127.0.0.1:5000", "stopped" if stop else "started")
+        return results.UiResult((page,), stopped=stop)
+
     def begin_track(self, name: str | None = None, **settings: Any) -> FakeTrack:
         self._called("begin_track", name=name, **settings)
         track = FakeTrack(self, name, settings)

@@ -25,6 +25,7 @@ def _offered(line: str) -> list[str]:
     [
         ("%dbml ", list(COMMANDS)),
         ("%dbml un", ["unlink"]),
+        ("%dbml ui --st", ["--stop"]),
         ("%dbml link --tr", ["--track"]),
         ("%dbml link --track ", ["both", "azureml", "databricks"]),
         ("%dbml link --track=a", ["azureml"]),

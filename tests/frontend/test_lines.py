@@ -46,6 +46,8 @@ from tests.frontend.fakes import FakeSession
         ("sync --dead retry --timeout 3 --run a1", "retry_dead_letters", {"run": "a1", "timeout": 3}),
         ("sync --dead discard", "discard_dead_letters", {"confirm": None, "run": None}),
         ("sync --dead discard --confirm 3", "discard_dead_letters", {"confirm": 3}),
+        ("ui", "ui", {"stop": False}),
+        ("ui --stop", "ui", {"stop": True}),
         ("unlink", "unlink", {}),
     ],
 )
@@ -85,6 +87,7 @@ def test_a_line_asks_the_session(shell: Shell, line: str, method: str, arguments
         ("sync --dead retry --confirm 3", "--confirm belongs to --dead discard"),
         ("sync --dead discard --confirm all", "--confirm wants a whole number"),
         ("sync --dead list --timeout 3", "--dead list does not wait"),
+        ("ui stop", "1 value outside the options"),
         ("register", "needs NAME"),
         ("register last", "needs the model's NAME"),
         ("register a b c", "takes no more than 2"),

@@ -25,6 +25,7 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
     assert len(dbml.dead_letters("last")) == 1
     assert dbml.retry_dead_letters(timeout=1).arrived == {"azureml": 1}
     assert len(dbml.discard_dead_letters(1).letters) == 1
+    assert dbml.ui(stop=True).stopped
     assert dbml.unlink().undelivered["azureml"] == 3
     asked = [name for name, _ in fake.calls if name != "status"]
     assert asked == [
@@ -38,6 +39,7 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
         "dead_letters",
         "retry_dead_letters",
         "discard_dead_letters",
+        "ui",
         "unlink",
     ]
 

@@ -30,6 +30,8 @@ from dbml_magics.results import (
     RunsResult,
     SyncResult,
     TrackSummary,
+    UiPage,
+    UiResult,
     UnlinkResult,
 )
 
@@ -311,6 +313,22 @@ def test_what_became_of_refused_writes_is_told() -> None:
     ]
 
 
+def test_the_pages_of_the_workspaces_are_links() -> None:
+    page = UiPage("databricks", "http://127.0.0.1:5000", "started")
+    shown = UiResult((page, UiPage("azureml", None, "its address is not known here")), ("it goes on",))
+    assert str(shown).splitlines() == [
+        "MLflow's UI",
+        "  databricks  http://127.0.0.1:5000  started",
+        "  azureml                            its address is not known here",
+        "  it goes on",
+    ]
+    assert '<a href="http://127.0.0.1:5000"' in shown.html()
+    stopped = UiResult((replace(page, state="stopped"),), stopped=True)
+    assert str(stopped).splitlines()[0] == "MLflow's UI is stopped"
+    assert "<a " not in stopped.html()
+    assert str(UiResult((), stopped=True)) == "MLflow's UI was not running: nothing to stop"
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [
@@ -396,6 +414,7 @@ class _Checker(HTMLParser):
         RunsResult((replace(ROW, name=EVIL, params={EVIL: EVIL}, metrics={EVIL: 1.0}),), EVIL, note=EVIL),
         RunsResult((), EVIL),
         replace(ROW, name=EVIL),
+        UiResult((UiPage(EVIL, f"https://x/{EVIL}", EVIL), UiPage(EVIL, "javascript:x", EVIL)), (EVIL,)),
         DeadLetters((replace(LETTER, run=EVIL, what=EVIL, cause=EVIL),), EVIL),
         CompareResult(
             (replace(ROW, name=EVIL, params={EVIL: EVIL, "x": EVIL}), replace(ROW, params={"x": EVIL})),
