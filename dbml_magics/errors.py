@@ -1,8 +1,8 @@
 """What can go wrong, and what the user does about it.
 
 Every error that a user can cause is a :class:`DbmlError`. Each carries its message (what failed and the
-likely cause) and its remedies (the exact commands to run next), and renders itself as two or three lines instead
-of a traceback. Anything else that escapes is a bug of ours and keeps its traceback.
+likely cause) and its remedies (the exact commands to run next), and renders itself as two or three lines
+instead of a traceback. Anything else that escapes is a bug of ours and keeps its traceback.
 
 ::
 

@@ -1,0 +1,21 @@
+"""What the core's tests share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_autologging() -> Iterator[None]:
+    """Let no test see another's autologging: MLflow keeps what was once said of a library for the process."""
+    module: Any = sys.modules.get("mlflow.utils.autologging_utils")
+    before = {} if module is None else {k: dict(v) for k, v in module.AUTOLOGGING_INTEGRATIONS.items()}
+    yield
+    module = sys.modules.get("mlflow.utils.autologging_utils")
+    if module is not None:
+        module.AUTOLOGGING_INTEGRATIONS.clear()
+        module.AUTOLOGGING_INTEGRATIONS.update(before)
