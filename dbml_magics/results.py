@@ -474,6 +474,11 @@ class CompareResult(Result):
         took = ["" if run.seconds is None else duration(run.seconds) for run in self.runs]
         return [*facts, ["took", *(each or _LACKING for each in took)]]
 
+    def _params_line(self) -> str:
+        differing = len(self.differing)
+        verb = "differs" if differing == 1 else "differ"
+        return f"params: {differing} {verb} ({_DIFFERS}), {len(self.params) - differing} equal"
+
     def _lines(self, metric: ComparedMetric) -> list[Line]:
         return [
             Line(_short(run.name, 24) or run.run_id[:8], curve.steps, curve.values)
@@ -517,7 +522,7 @@ class CompareResult(Result):
 
     def text(self) -> str:
         """Return aligned columns: the runs' facts, the params that differ, the metrics with their curves."""
-        differing, equal = self.differing, len(self.params) - len(self.differing)
+        differing = self.differing
         params = [
             [f"{_DIFFERS} {_short(p.key, 32)}", *(_LACKING if v is None else _short(v, 24) for v in p.values)]
             for p in differing[:_MOST_PARAMS]
@@ -527,7 +532,7 @@ class CompareResult(Result):
         table = text_table(["", *self._heads()], [*facts, *params, *metrics])
         lines = [self._headline(), *table[: len(facts) + 1]]
         if self.params:
-            lines.append(f"params: {len(differing)} differ ({_DIFFERS}), {equal} equal")
+            lines.append(self._params_line())
             lines += table[len(facts) + 1 : len(facts) + 1 + len(params)]
             if len(differing) > len(params):
                 lines.append(f"  … {len(differing) - len(params)} more differ; to_pandas() has all")
@@ -546,8 +551,9 @@ class CompareResult(Result):
         left = [(m.key, *self._said(m)) for m in self.metrics if m.key not in self.shown]
         parts: list[str] = [html_table(self._headline(), ["", *heads], self._facts())]
         if self.params:
-            caption = f"params: {len(differing)} differ ({_DIFFERS}), {len(equal)} equal"
-            parts.append(html_table(caption, ["param", *heads], [_param_cells(p) for p in differing]))
+            parts.append(
+                html_table(self._params_line(), ["param", *heads], [_param_cells(p) for p in differing])
+            )
         if equal:
             cells = [(param.key, _short(param.values[0] or "", 200)) for param in equal]
             table = html_table("equal params", ["param", "value"], cells)

@@ -66,7 +66,12 @@ def show(link: Link) -> results.UiResult:
                 pages[role] = _page(spec)
             elif role not in servers:
                 servers[role] = fresh[role] = _start(link, spec)
-        failures = {role: why for role, server in fresh.items() if (why := _wait(server))}
+        try:
+            failures = {role: why for role, server in fresh.items() if (why := _wait(server))}
+        except BaseException:  # interrupted: what nobody was told of is not left behind
+            for role in fresh:
+                _end(servers.pop(role))
+            raise
         for role in failures:
             _end(servers.pop(role))
         for role, server in servers.items():

@@ -55,7 +55,7 @@ def test_runs_of_different_length_and_range_share_their_axes(linked: str) -> Non
     assert len(long.steps) < 200, "a long curve is thinned"
     shown = str(found)
     assert f"Compared 2 runs of {linked}" in shown
-    assert "params: 1 differ (≠), 1 equal" in shown
+    assert "params: 1 differs (≠), 1 equal" in shown
     assert re.search(r"≠ depth +4 +8", shown)
     assert re.search(r"only +1 +—", shown)
     html = found.html()

@@ -138,6 +138,22 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(
     assert all(child.poll() is not None for child in ui._children.values()), "nor left running"
 
 
+def test_an_interrupted_start_leaves_no_server_behind(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link_one()
+    started = []
+
+    def interrupted(server: object) -> None:
+        started.append(server)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ui, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dbml.ui()
+    assert len(started) == 1
+    assert kept() == {}
+    assert all(child.poll() is not None for child in ui._children.values())
+
+
 def test_a_process_that_was_not_started_here_is_not_ended(clean: Path) -> None:
     link_one()
     home = session.current().engine("this test").link.home
