@@ -95,12 +95,36 @@ def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_en
     assert "MLflow's UI" not in str(dbml.status())
 
 
-def test_a_server_that_nobody_asks_ends(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui, "IDLE_S", 3.0)
+# MLflow's server takes seconds to import; when one ends does not depend on what it serves.
+STAND_IN = """
+import sys, types
+import dbml_magics.core.ui_server as ui_server
+ui_server._LOOK_EVERY_S = 0.1
+async def app(scope, receive, send):
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': b'{}'})
+for name in ('mlflow', 'mlflow.server', 'mlflow.server.fastapi_app'):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules['mlflow.server.fastapi_app'].app = app
+serve = ui_server.serve
+"""
+
+
+@pytest.mark.parametrize("because", ["nobody asks it", "its workspace is gone"])
+def test_a_server_that_is_of_no_use_ends(clean: Path, monkeypatch: pytest.MonkeyPatch, because: str) -> None:
+    monkeypatch.setattr(ui, "_CODE", STAND_IN)
+    monkeypatch.setattr(ui, "IDLE_S", 3.0 if because == "nobody asks it" else 3600.0)
     link_one()
     (page,) = dbml.ui().pages
     assert page.state == "started"
-    eventually(lambda: "MLflow's UI" not in str(dbml.status()), "it ended by itself")
+    (told,) = kept().values()
+    if because == "its workspace is gone":
+        database = Path.cwd() / ".dbml" / "databricks" / "mlflow.db"
+        database.rename(database.with_suffix(".moved"))
+    eventually(lambda: ui._start_of(int(str(told["pid"]))) is None, "it ended by itself")
+    assert "MLflow's UI" not in str(dbml.status())
+    if because == "its workspace is gone":
+        database.with_suffix(".moved").rename(database)
 
 
 @pytest.mark.parametrize(
