@@ -448,6 +448,11 @@ def test_what_the_second_registry_refuses_is_told_and_holds_up_nothing(
     assert [v["tags"]["dbml_twin"] for v in held] == [f"databricks:{experiment_name}/3"]
     assert "dbml_twin" not in versions(both.databricks, experiment_name)[0]["tags"]
 
+    assert session.current().retry_dead_letters().arrived == {"azureml": 2}
+    sync()
+    assert [len(versions(proxy, experiment_name)) for proxy in both] == [3, 3]
+    check_twins(both, experiment_name, [run_id] * 3, experiment_name)
+
 
 # --- from elsewhere
 

@@ -119,7 +119,7 @@ class Registrations:
         key = answer_key(told["key"], self.role)
         others = {r: answer_key(told["key"], r) for r in told["to"] if r != self.role}
         answer = self.state.answer(key)
-        if answer is None:
+        if answer is None or "error" in answer:  # or refused before, and tried again
             twin = next((self._twin(r, self.state.answer(k)) for r, k in others.items()), None)
             answer = self._register(told, doubt, twin)
         found = self.state.set_answer_and_read(key, answer, others.values())
