@@ -65,10 +65,18 @@ class Kernel:
             if interrupt_after and interrupt_after in reply.printed:
                 interrupt_after = None
                 self.manager.interrupt_kernel()
-        content = self.client.get_shell_msg(timeout=PATIENCE)["content"]
+        content = self._answer(request)
         reply.status, reply.name = content["status"], content.get("ename", "")
         reply.traceback = "\n".join(content.get("traceback", []))
         return reply
+
+    def _answer(self, request: str) -> dict[str, Any]:
+        """Return the answer to one request; one to the kernel's start may still be in front of it."""
+        while True:
+            message = self.client.get_shell_msg(timeout=PATIENCE)
+            if message["parent_header"].get("msg_id") == request:
+                content: dict[str, Any] = message["content"]
+                return content
 
     def value(self, expression: str) -> str:
         """Return an expression's repr."""
@@ -76,8 +84,7 @@ class Kernel:
 
     def complete(self, code: str) -> dict[str, Any]:
         """Ask for completions at the end of the code."""
-        self.client.complete(code, len(code))
-        content: dict[str, Any] = self.client.get_shell_msg(timeout=PATIENCE)["content"]
+        content = self._answer(self.client.complete(code, len(code)))
         return content
 
 
