@@ -483,6 +483,8 @@ def _write_private(path: Path, value: dict[str, Any]) -> None:
 
 def _read_own(path: Path) -> dict[str, Any] | None:
     """Return what stands in a file of this user's; another user's is never looked at."""
+    if sys.platform == "win32":
+        return None  # %load_ext looks here, and must not fail where a link will be refused
     try:
         kept = json.loads(path.read_text()) if path.stat().st_uid == os.getuid() else None
     except (OSError, ValueError):

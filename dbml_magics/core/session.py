@@ -77,6 +77,7 @@ class Session:
         SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow or NotPermitted; the link that
         was there stays then.
         """
+        links.refuse_platform()
         folder = _folder()
         if again:
             if local or databricks or azureml:
@@ -85,7 +86,6 @@ class Session:
                     remedies=["%dbml link --again"],
                 )
             wanted = links.remembered(folder)
-            links.refuse_platform()
         else:
             wanted = links.make(
                 folder=folder,
