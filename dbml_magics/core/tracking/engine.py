@@ -305,25 +305,41 @@ class Engine:
         raise MlflowException(f"Run '{run_id}' not found", RESOURCE_DOES_NOT_EXIST)
 
     def get_run(self, run_id: str) -> Run:
-        """Return a run: from its view while anything of it is on its way, else from the primary."""
+        """Return a run: from its view while it lives here or anything of it is on its way, else from the primary."""
         live = self._live.get(run_id)
         if live is None and self.journal.files(run_id):
             live = self.begin_queue(run_id)
         if live is not None:
             self._refresh(live)
             with live.lock:
-                run = live.view.run
-                if run is not None and (
-                    run.status not in TERMINAL or self.is_waiting(self.link.primary, run_id)
-                ):
-                    return run.run()
-                if run is None and self.is_waiting(self.link.primary, run_id):
-                    run = self.take_up(run_id).view.run
-                    assert run is not None
-                    return run.run()
-            if live.view.run is not None and not self.is_waiting(self.link.primary, run_id):
-                self._live.pop(run_id, None)
-        return self.read(lambda a: self._run_at(a, run_id))
+                if live.view.run is None and self.is_waiting(self.link.primary, run_id):
+                    self.take_up(run_id)
+                if self._reads_from_view(live):
+                    assert live.view.run is not None
+                    return live.view.run.run()
+        try:
+            found = self.read(lambda a: self._run_at(a, run_id))
+        except Away:
+            # log_metric(run_id=…) asks for the run first, and must not fail because nobody answers.
+            if live is None or live.view.run is None:
+                raise
+            with live.lock:
+                return live.view.run.run()
+        if live is not None and live.view.run is not None and live.view.run.status in TERMINAL:
+            self._live.pop(run_id, None)
+        return found
+
+    def _reads_from_view(self, live: _LiveQueue) -> bool:
+        """Tell whether the view says more than the primary: of a run that lives here, or is on its way.
+
+        A run that began elsewhere may be written to elsewhere too.
+        """
+        run = live.view.run
+        if run is None:
+            return False
+        if live.view.created and run.status not in TERMINAL:
+            return True
+        return self.is_waiting(self.link.primary, live.view.queue)
 
     def _run_at(self, applier: Applier, run_id: str) -> Run:
         return self.translate_run(
@@ -338,10 +354,7 @@ class Engine:
         if live is None:
             return None
         self._refresh(live)
-        run = live.view.run
-        if run is None or (run.status in TERMINAL and not self.is_waiting(self.link.primary, run_id)):
-            return None
-        return run
+        return live.view.run if self._reads_from_view(live) else None
 
     def queue_view(self, queue: str) -> QueueView | None:
         """Return a queue's view if it has one or has files to fold."""
