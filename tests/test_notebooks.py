@@ -57,12 +57,7 @@ def test_the_quickstart_finds_run_curve_and_figure_in_each_workspace_with_plain_
     quickstart: Any,
 ) -> None:
     found = _text(_cell(quickstart, "from mlflow import MlflowClient"))
-    assert (
-        len(
-            re.findall(r"boosting +FINISHED +loss [\d.]+ in 60 points, \['confusion.png'\]", found)
-        )
-        == 2
-    )
+    assert len(re.findall(r"boosting +FINISHED +loss [\d.]+ in 60 points, \['confusion.png'\]", found)) == 2
     assert "azureml: experiment wine" in found
 
 

@@ -84,8 +84,7 @@ class Kernel:
 
     def complete(self, code: str) -> dict[str, Any]:
         """Ask for completions at the end of the code."""
-        content = self._answer(self.client.complete(code, len(code)))
-        return content
+        return self._answer(self.client.complete(code, len(code)))
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ class Engine:
         raise MlflowException(f"Run '{run_id}' not found", RESOURCE_DOES_NOT_EXIST)
 
     def get_run(self, run_id: str) -> Run:
-        """Return a run: from its view while it lives here or anything of it is on its way, else from the primary."""
+        """Return a run: from its view while it lives here or is on its way, else from the primary."""
         live = self._live.get(run_id)
         if live is None and self.journal.files(run_id):
             live = self.begin_queue(run_id)
