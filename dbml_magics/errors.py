@@ -125,10 +125,12 @@ class PlatformRefused(DbmlError):
 class NotLinked(DbmlError):
     """The command needs a link, and there is none."""
 
-    def __init__(self, what: str = "this command") -> None:
+    def __init__(self, what: str = "this command", *, again: bool = False) -> None:
+        """``again``: a link is remembered for this folder, perhaps with writes that wait."""
         super().__init__(
             f"{what} needs a link, and there is none in this notebook.",
             remedies=[
+                *([("%dbml link --again", "the link remembered for this folder")] if again else []),
                 ("%dbml link --local", "two workspaces on this machine"),
                 ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,9 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         assert command.run is not None
         session = self._session()
         if command.needs_link and not session.linked:
-            raise NotLinked(command.prog)
+            from dbml_magics.core.link import is_remembered
+
+            raise NotLinked(command.prog, again=is_remembered(os.getcwd()))
         return command.run(args, session)
 
     def _hand_over(self, result: Result) -> Result | None:

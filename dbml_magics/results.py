@@ -652,6 +652,7 @@ class ModelsResult(Result):
 
     name: str | None
     versions: tuple[ModelVersion, ...]  # without a name: the newest version of each model at each workspace
+    notes: tuple[str, ...] = ()  # a registry that could not be asked
 
     def _headline(self) -> str:
         if not self.versions:
@@ -679,14 +680,16 @@ class ModelsResult(Result):
     def text(self) -> str:
         """Return a line for each version."""
         lines = [f"  {line}" for line in _version_lines(self.versions, with_name=self.name is None)]
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join([self._headline(), *lines, f"  see  {self._see()}"])
 
     def html(self) -> str:
         """Return the same as a table."""
         see = Html(f"see {code(self._see())}")
         if not self.versions:
-            return panel(self._headline(), see)
-        return panel(_version_html(self._headline(), self.versions, with_name=self.name is None), see)
+            return panel(self._headline(), *self.notes, see)
+        table = _version_html(self._headline(), self.versions, with_name=self.name is None)
+        return panel(table, *self.notes, see)
 
 
 @dataclass(frozen=True, repr=False)
@@ -914,7 +917,9 @@ class TrackSummary(Result):
         # Those with a curve were logged by the cell itself; autologging adds many that have none.
         ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
         metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in ordered]
-        drawn = [Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}") for m in ordered]
+        drawn = [
+            Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}".rstrip()) for m in ordered
+        ]
         models = [version.label for version in self.registered] or list(self.models)
         rows = [
             ("params", listing(params, 2), safe(listing(params, 6))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,9 @@ def begin(args: Namespace, session: Session, body: str) -> Track:
     """Begin the run that a cell asks for."""
     tags = unique_tags(args.tag)
     if not session.linked:
-        raise NotLinked("%%track")
+        from dbml_magics.core.link import is_remembered
+
+        raise NotLinked("%%track", again=is_remembered(os.getcwd()))
     return session.begin_track(
         args.run_name,
         experiment=args.experiment,

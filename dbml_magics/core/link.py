@@ -516,6 +516,11 @@ def _read_remembered(folder: str) -> Link | None:
         return None
 
 
+def is_remembered(folder: str) -> bool:
+    """Tell whether a link is remembered for a folder."""
+    return _read_remembered(folder) is not None
+
+
 def remembered_hint(folder: str) -> str | None:
     """Return one line about the link remembered for ``folder`` and what it has undelivered, or None."""
     link = _read_remembered(folder)

@@ -43,7 +43,7 @@ def register(
     tags: dict[str, str],
 ) -> results.RegisterResult:
     """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
-    check_names(name, aliases)
+    check_names(name, aliases, command=f"%dbml register {run_id[:8]}")
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
     key = uuid.uuid4().hex
@@ -71,7 +71,7 @@ def register(
     return results.RegisterResult(name=name, run_id=run_id, versions=versions, new_model=new)
 
 
-def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
+def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%dbml register last") -> None:
     """Raise BadName for a model's name or alias that a registry would refuse."""
     try:
         _validate_model_name(name)
@@ -79,7 +79,7 @@ def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
         legal = re.sub(r"[/:]+", "-", name).strip("-. ") or "my-model"
         raise BadName(
             f"{name!r} is not a name for a registered model: it must be non-empty and without / and :.",
-            remedies=[f"%dbml register last {legal}"],
+            remedies=[f"{command} {legal}"],
         ) from error
     for alias in aliases:
         try:
@@ -89,7 +89,7 @@ def check_names(name: str, aliases: tuple[str, ...] = ()) -> None:
             said = " ".join(str(error.message).split())
             raise BadName(
                 f"{alias!r} is not an alias: {said}",
-                remedies=[f"%dbml register last {name} --alias champion"],
+                remedies=[f"{command} {name} --alias champion"],
             ) from error
 
 
@@ -217,6 +217,7 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
     """
     versions: list[results.ModelVersion] = []
     failure: MlflowException | None = None
+    notes: list[str] = []
     asked = 0
     for role in engine.link.used:
         registry = engine.workspaces[role].registry
@@ -227,6 +228,7 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
                 found = engine.lines[role].ask(lambda r=registry: _versions(r, name))  # type: ignore[misc]
         except Away as error:
             failure = failure or error
+            notes.append(f"{role} could not be asked: {error.reason}")
             continue
         asked += 1
         versions += [_shown(engine, role, v) for v in found]
@@ -234,7 +236,7 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
         raise as_error(engine, failure, "the registries")
     if name is not None and not versions:
         raise not_found(engine, name)
-    return results.ModelsResult(name=name, versions=tuple(versions))
+    return results.ModelsResult(name=name, versions=tuple(versions), notes=tuple(notes))
 
 
 def _newest(registry: Any) -> list[Any]:

@@ -53,6 +53,7 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
         existed = client(engine).get_experiment_by_name(name) is not None
         with quiet_mlflow():  # the result says whether it is new
             found = mlflow.set_experiment(name)
+        engine.state.set_answer("active-experiment", str(found.experiment_id))
         names = {role: _name_there(engine, role, name) for role in engine.link.tracked}
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
@@ -137,7 +138,7 @@ def list_runs(
                 ('%dbml runs --order-by "metrics.loss ASC"', "ASC or DESC behind a column"),
             ],
         ) from error
-    missing, _ = engine.waiting(engine.link.primary)
+    missing, _ = engine.waiting(engine.answering() or engine.link.primary)
     note = (
         f"{missing:,} writes are on their way and missing here; %dbml sync waits for them" if missing else ""
     )
@@ -189,11 +190,9 @@ def resolve(engine: Engine, given: str, last: str | None, command: str = "%dbml 
 
 
 def _last(engine: Engine, last: str | None) -> str:
-    if last is not None:
-        return last
-    last_active = mlflow.last_active_run()
-    if last_active is not None:
-        return str(last_active.info.run_id)
+    newest = _last_of_mlflow(engine)
+    if newest is not None or last is not None:
+        return newest or str(last)
     for run, info in engine.state.recent_runs(50):
         if info.get("ended"):
             return run
@@ -204,6 +203,16 @@ def _last(engine: Engine, last: str | None) -> str:
             ("%dbml runs", "lists what is there"),
         ],
     )
+
+
+def _last_of_mlflow(engine: Engine) -> str | None:
+    """Return the run that MLflow ended last in this process, if it finished and is the link's."""
+    try:
+        found = mlflow.last_active_run()
+        run = client(engine).get_run(found.info.run_id) if found is not None else None
+    except MlflowException:
+        return None
+    return str(run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
 
 
 def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: str) -> str:

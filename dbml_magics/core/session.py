@@ -56,8 +56,22 @@ class Session:
     def engine(self, what: str) -> Engine:
         """Return the link's engine. Raises NotLinked, naming ``what`` needs it."""
         if self._engine is None:
-            raise NotLinked(what)
+            raise NotLinked(what, again=links.is_remembered(_folder()))
         return self._engine
+
+    def _tracking_engine(self, what: str) -> Engine:
+        """Return the engine for what goes through MLflow's global URI. Raises BadLink when it is another."""
+        engine = self.engine(what)
+        elsewhere = _tracking_elsewhere(engine)
+        if elsewhere is not None:
+            raise BadLink(
+                f"MLflow tracks to {elsewhere} now, not to the link: set_tracking_uri was called after it.",
+                remedies=[
+                    ("%dbml link --again", "back to the link; leave set_tracking_uri out of the notebook"),
+                    ("%dbml unlink", "if the link is not wanted any more"),
+                ],
+            )
+        return engine
 
     def link(
         self,
@@ -110,6 +124,8 @@ class Session:
             raise
         engine.link = wanted  # perhaps in another mode than before
         self._take(engine)
+        if again:
+            _resume_experiment(engine)
         for courier in engine.couriers.values():
             courier.start()
         return self._status(engine, fresh=True)
@@ -192,7 +208,7 @@ class Session:
         """Set the experiment on both sides, each in its own naming rule. Raises BadName, NotLinked."""
         from dbml_magics.core import runs
 
-        return runs.set_experiment(self.engine("%dbml experiment"), name)
+        return runs.set_experiment(self._tracking_engine("%dbml experiment"), name)
 
     def runs(
         self,
@@ -359,7 +375,7 @@ class Session:
 
         return track.begin(
             self,
-            self.engine("%%track"),
+            self._tracking_engine("%%track"),
             name,
             experiment=experiment,
             autolog=autolog,
@@ -598,17 +614,43 @@ def _active_experiment(engine: Engine) -> str | None:
     return told["name"] if told else None
 
 
+def _resume_experiment(engine: Engine) -> None:
+    """Make the experiment that runs went to last under this link the active one again."""
+    from mlflow.tracking import fluent
+
+    if fluent._active_experiment_id is None:
+        recent = engine.state.recent_runs(1)
+        known = engine.state.answer("active-experiment") or (
+            recent[0][1].get("experiment") if recent else None
+        )
+        if known is not None:
+            fluent._active_experiment_id = str(known)
+
+
+def _tracking_elsewhere(engine: Engine) -> str | None:
+    """Return where MLflow tracks to when somebody has set its URI after the link, else None."""
+    import mlflow
+
+    uri = str(mlflow.get_tracking_uri())
+    return None if uri.partition("?")[0] == engine.link.uri.partition("?")[0] else links.masked(uri)
+
+
 def _notes(engine: Engine) -> list[str]:
     from dbml_magics.core import ui
 
     notes = []
+    elsewhere = _tracking_elsewhere(engine)
+    if elsewhere is not None:
+        notes.append(
+            f"MLflow itself tracks to {elsewhere} now: %dbml link --again brings it back to the link"
+        )
     for key, told in engine.state.answers("provisional/").items():
         answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
         if answer is None:
             notes.append(
                 f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers"
             )
-        elif "version" in answer:
+        elif "version" in answer and told["at"] >= engine.began:  # news to who saw version 0, to nobody else
             notes.append(
                 f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}"
             )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.session import Session
 
 _CURVE_POINTS = 60
-_SUMMARY_WAIT_S = 2.0  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
+_SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
 _GIT_COMMIT_TAG = "mlflow.source.git.commit"
 
 
@@ -107,7 +107,7 @@ class Track:
         until = time.monotonic() + _SUMMARY_WAIT_S
         for role in self._engine.link.used:
             left = until - time.monotonic()
-            if left > 0 and not self._engine.lines[role].away:
+            if left > 0 and self._engine.lines[role].reason is None:  # no trouble there that we know of
                 self._engine.wait(role, [self.run_id], left)
 
 
@@ -147,7 +147,7 @@ def begin(
 ) -> Track:
     """Begin a run. Raises RunActive, BadName."""
     if register is not None:
-        registry.check_names(register)
+        registry.check_names(register, command="%%track --register")
     active = mlflow.active_run()
     if active is not None and not nested:
         shown = active.info.run_name or active.info.run_id

@@ -241,7 +241,7 @@ class Applier:
             self.store.log_batch(
                 run_id,
                 metrics=[self._metric(point) for point in batch.metrics],
-                params=[Param(k, v) for k, v in batch.params.items()],
+                params=[_param(k, v) for k, v in batch.params.items()],
                 tags=[RunTag(k, v) for k, v in batch.tags.items()],
             )
             return
@@ -256,6 +256,8 @@ class Applier:
 
     def _wire(self, point: Point) -> dict[str, Any]:
         value = point[1]
+        if len(point) == 4 and value - value == 0:
+            return {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
         if value != value or value in (float("inf"), float("-inf")):
             value = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # protobuf's JSON
         wire = {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
@@ -860,6 +862,13 @@ def _versions_in(tag: str) -> list[dict[str, Any]]:
         return [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
     except (TypeError, ValueError):
         return []
+
+
+def _param(key: str, value: str) -> Param:
+    """Make MLflow's entity without its constructor, which looks into a PySpark being imported."""
+    made = Param.__new__(Param)
+    made._key, made._value = key, value
+    return made
 
 
 def mark(value: float, time: int, step: int) -> tuple[int, int, Any]:

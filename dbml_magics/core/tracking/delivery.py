@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SCAN_S = 1.0  # how often queues of other processes are looked for
-_SLICE = 100  # lines read at a stretch before the training's thread gets the interpreter
+_SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
+_BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _PROBE_S = 5.0
-_BUG_TRIES = 3
+_NOTHING: dict[str, str] = {}
+_BUG_TRIES = 12  # some minutes: what fails while a library is being imported passes afterwards
 
 
 class _ShortTurns:
@@ -336,7 +338,7 @@ class Courier:
         """Count an error that is none of the workspace's; True when its write is to be put aside."""
         key = f"{queue}/{sorted(ends.items())}"
         self._bugs[key] = self._bugs.get(key, 0) + 1
-        _log.warning("a write could not be delivered to %s", self.role, exc_info=error)
+        _log.debug("a write could not be delivered to %s", self.role, exc_info=error)
         return self._bugs[key] >= _BUG_TRIES
 
 
@@ -363,7 +365,7 @@ class _Part:
         limit = 4 * self.applier.limits.metrics
         for handled, entry in enumerate(self._entries(sizes), start=1):
             if handled % _SLICE == 0:
-                time.sleep(0.0003)  # the interpreter's lock goes to the training for a moment
+                time.sleep(_BREATH_S)  # the interpreter's lock goes to the training for a moment
             if not self._add_to_batch(entry):
                 self._flush()
                 self._apply(entry)
@@ -395,9 +397,12 @@ class _Part:
         return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda entry: entry.order)
 
     def _add_to_batch(self, entry: Entry) -> bool:
-        if entry.op is None:
+        op = entry.op
+        if op is None:
             return False
-        found = _items_of(entry.op, self.role)
+        if len(op) == 6 and op[1] == "m" and type(op[2]) is str and type(op[3]) is float:
+            return self._add_point(entry, op)
+        found = _items_of(op, self.role)
         if found is None:
             return False
         points, params, tags = found
@@ -410,10 +415,20 @@ class _Part:
         self._took(entry)
         return True
 
+    def _add_point(self, entry: Entry, op: list[Any]) -> bool:
+        """Add the usual write, one point, in few steps: a training's every step is one."""
+        size = entry.end - entry.start
+        self._make_room(1, 0, 0, size, _NOTHING)
+        self.batch.metrics.append((op[2], op[3], op[4], op[5]))
+        self._took(entry)
+        return True
+
     def _make_room(self, points: int, params: int, tags: int, size: int, new_params: dict[str, str]) -> None:
+        if not self.count:
+            return
         limits, batch = self.applier.limits, self.batch
-        changed = any(batch.params.get(k, v) != v for k, v in new_params.items())
-        if self.count and (
+        changed = bool(new_params) and any(batch.params.get(k, v) != v for k, v in new_params.items())
+        if (
             len(batch.metrics) + points > limits.metrics
             or len(batch.params) + params > limits.params
             or len(batch.tags) + tags > limits.tags
@@ -439,7 +454,11 @@ class _Part:
             return
         if len(self.batch):
             # The same point twice is one point: MLflow's own stores keep one, and so shall every workspace.
-            self.batch.metrics = list({_identity(p): p for p in self.batch.metrics}.values())
+            # A plain finite point is its own identity.
+            points = self.batch.metrics
+            self.batch.metrics = list(
+                {(p if len(p) == 4 and p[1] - p[1] == 0 else _identity(p)): p for p in points}.values()
+            )
             try:
                 buried = self._send_batch()
             except (Away, OSError, sqlite3.Error):  # the latter two are this machine's trouble

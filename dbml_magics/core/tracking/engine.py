@@ -88,6 +88,7 @@ class Engine:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.began = time.time()
         self._key = link.key  # a hash, which is not to be made at each call
         self.journal = Journal(link.home)
         self.state = State(link.home / "state.db")
@@ -404,6 +405,15 @@ class Engine:
                 if failure is None or not is_missing(error):
                     raise failure or error from error
         assert failure is not None
+        if isinstance(failure, Away):
+            asked = " nor ".join(self.link.tracked)
+            raise Away(
+                failure.reason,
+                sent=False,
+                denied=failure.denied,
+                shown=f"{'neither ' if ' nor ' in asked else ''}{asked} answers: {failure.reason}; "
+                "%dbml status shows what waits",
+            ) from failure
         raise failure
 
     def ask_primary(self, question: Callable[[Applier], T]) -> T:
@@ -590,9 +600,9 @@ class Engine:
 
     def wait_for_reads(self, what: str) -> None:
         """Let the primary catch up before a search, and warn once if it does not."""
-        role = self.link.primary
-        behind = [q for q in self.journal.queues() if self.is_waiting(role, q)]
-        if not behind:
+        role = self.answering()
+        behind = [q for q in self.journal.queues() if role is not None and self.is_waiting(role, q)]
+        if role is None or not behind:
             return
         if time.monotonic() - self._gave_up > SEARCH_WAIT_S:  # once for several searches in a row
             if not self.lines[role].away and self.wait(role, behind, SEARCH_WAIT_S):
@@ -608,6 +618,10 @@ class Engine:
                 f"{count:,}",
                 role,
             )
+
+    def answering(self) -> str | None:
+        """Return the role that answers reads now: the primary, or the mirror while the primary is away."""
+        return next((role for role in self.link.tracked if not self.lines[role].away), None)
 
     def begin_sync_mode(self) -> None:
         """From here on tell of each write that the primary refuses (and of none that it refused before)."""

@@ -49,8 +49,9 @@ class Away(MlflowException):  # type: ignore[misc]
         retry_after: float | None = None,
         denied: bool = False,
         elsewhere: bool = False,
+        shown: str | None = None,
     ) -> None:
-        super().__init__(reason, error_code=TEMPORARILY_UNAVAILABLE)
+        super().__init__(shown or reason, error_code=TEMPORARILY_UNAVAILABLE)
         self.reason = reason
         self.sent = sent
         """The request may have been applied: settle that by asking before it is sent again."""
