@@ -174,7 +174,7 @@ def tracked_files() -> list[Path]:
 def test_no_tracked_file_names_a_machine() -> None:
     host = re.compile(
         r"(?<![\w/])/(?:root|work|home/\w+)/[\w.]+|pypi\.org/simple|(?:index|find-links)-url[ =]+\S*//|"
-        r"files\.pythonhosted|\bartifactory\b|\bproxy\.golang\b|\bnexus\."
+        r"files\.p[y]thonhosted|\bartifactory\b|\bproxy\.golang\b|\bnexus\."
     )
     found = []
     for path in tracked_files():
