@@ -13,30 +13,47 @@ from dbml_magics._version import __version__
 
 if TYPE_CHECKING:
     from dbml_magics.api import (
+        cleanup,
         compare,
         dead_letters,
+        deploy,
         discard_dead_letters,
+        doctor,
+        endpoints,
         experiment,
+        invoke,
         link,
+        logs,
         models,
+        panel,
+        probe,
+        receipt,
         register,
+        repair,
         retry_dead_letters,
         runs,
+        score,
         status,
         sync,
         track,
         ui,
+        undeploy,
         unlink,
+        verify,
     )
     from dbml_magics.errors import (
         AmbiguousRun,
         BadCommand,
+        BadData,
         BadLink,
         BadName,
         BadUri,
+        CleanupIncomplete,
         DbmlError,
         DeliveryIncomplete,
+        DeploymentFailed,
         EmptyCell,
+        EndpointNotFound,
         ExperimentNotFound,
         JournalDamaged,
         JournalError,
@@ -44,6 +61,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         NoModel,
         NotConfirmed,
+        NotDeployable,
         NothingRemembered,
         NotLinked,
         NotMlflow,
@@ -52,21 +70,28 @@ if TYPE_CHECKING:
         Refused,
         RunActive,
         RunNotFound,
+        ScoringFailed,
         SecretRefused,
         ServerFailed,
+        SparkUnavailable,
         UndefinedVariable,
+        WorkspaceNotFound,
         WorkspaceUnreachable,
     )
 
 __all__ = [
     "AmbiguousRun",
     "BadCommand",
+    "BadData",
     "BadLink",
     "BadName",
     "BadUri",
+    "CleanupIncomplete",
     "DbmlError",
     "DeliveryIncomplete",
+    "DeploymentFailed",
     "EmptyCell",
+    "EndpointNotFound",
     "ExperimentNotFound",
     "JournalDamaged",
     "JournalError",
@@ -74,6 +99,7 @@ __all__ = [
     "ModelNotFound",
     "NoModel",
     "NotConfirmed",
+    "NotDeployable",
     "NotLinked",
     "NotMlflow",
     "NotPermitted",
@@ -82,45 +108,74 @@ __all__ = [
     "Refused",
     "RunActive",
     "RunNotFound",
+    "ScoringFailed",
     "SecretRefused",
     "ServerFailed",
+    "SparkUnavailable",
     "UndefinedVariable",
+    "WorkspaceNotFound",
     "WorkspaceUnreachable",
     "__version__",
+    "cleanup",
     "compare",
     "dead_letters",
+    "deploy",
     "discard_dead_letters",
+    "doctor",
+    "endpoints",
     "experiment",
+    "invoke",
     "link",
     "load_ipython_extension",
+    "logs",
     "models",
+    "panel",
+    "probe",
+    "receipt",
     "register",
+    "repair",
     "retry_dead_letters",
     "runs",
+    "score",
     "status",
     "sync",
     "track",
     "ui",
+    "undeploy",
     "unlink",
     "unload_ipython_extension",
+    "verify",
 ]
 
 _CALLS = frozenset(
     {
+        "cleanup",
+        "undeploy",
+        "logs",
+        "invoke",
+        "endpoints",
+        "deploy",
         "compare",
         "dead_letters",
         "discard_dead_letters",
+        "doctor",
         "experiment",
         "link",
         "models",
+        "panel",
+        "probe",
+        "receipt",
         "register",
+        "repair",
         "retry_dead_letters",
         "runs",
+        "score",
         "status",
         "sync",
         "track",
         "ui",
         "unlink",
+        "verify",
     }
 )
 
@@ -139,13 +194,13 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add ``%dbml`` and ``%%track`` to a shell, and mention a link that is remembered for this folder."""
+    """Add ``%dbml`` and ``%%track`` to a shell; mention what an earlier kernel has left for this one."""
     from dbml_magics.magics import DbmlMagics
 
     if isinstance(shell.magics_manager.registry.get("DbmlMagics"), DbmlMagics):
         return
     DbmlMagics(shell).install()
-    _mention_remembered_link(shell)
+    _mention_what_is_left(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -155,15 +210,19 @@ def unload_ipython_extension(shell: Any) -> None:
         loaded.remove()
 
 
-def _mention_remembered_link(shell: Any) -> None:
+def _mention_what_is_left(shell: Any) -> None:
     from dbml_magics import display, environment
 
     if not environment.is_interactive(shell):
         return
     import os
 
+    from dbml_magics.config import data_home
     from dbml_magics.core.link import remembered_hint
 
     hint = remembered_hint(os.getcwd())
     if hint:
         display.note(hint)
+    served = sorted(path.parent.name for path in (data_home() / "endpoints").glob("*/endpoint.json"))
+    if served:
+        display.note(f"Endpoints of yours on this machine: {', '.join(served)} (%dbml endpoints)")

@@ -1,6 +1,9 @@
-"""``python -m dbml_magics status|sync``: the remembered link of this folder, for shells and schedulers.
+"""``python -m dbml_magics status|sync|doctor``: the link of this folder, for shells and schedulers.
 
-Exit codes: 0 when all is well, 1 when the command failed, 2 when the line cannot be read.
+Exit codes: 0 when all is well; 1 when the command failed, its time was up before everything was delivered, or
+the doctor finds something broken; 2 when the line cannot be read; 3 when it did what it was asked, and
+something is left to be seen to: writes that a workspace refused for good, packages that could not be taken
+up, differences between the workspaces.
 """
 
 from __future__ import annotations
@@ -8,28 +11,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbml_magics import display
+from dbml_magics import display, hints
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS
+from dbml_magics.differences import RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
 from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
+from dbml_magics.results import DeadLetters, LinkStatus, RetryResult, SyncResult
 from dbml_magics.secrecy import refuse_secrets
 
 _PROG = "python -m dbml_magics"
-_OFFERED = ("status", "sync")
+_OFFERED = hints.IN_SHELLS
 _USAGE = "\n".join(
     [
-        f"usage: {_PROG} status|sync [options]",
+        f"usage: {_PROG} {'|'.join(_OFFERED)} [options]",
         "",
         *(f"  {name:<8}{COMMANDS[name].help}" for name in _OFFERED),
         "",
-        "Both take up the link that is remembered for this folder.",
+        "They are about the link that is remembered for this folder; doctor works without one too.",
+        "Exit codes: 0 all is well, 1 it failed or its time was up or the doctor finds something broken,",
+        "2 the line cannot be read, 3 done, but writes were refused or the workspaces differ.",
     ]
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, and return the exit code."""
+    hints.speak("shell")
     try:
         return _run(list(arguments))
     except HelpRequested as asked:
@@ -57,7 +65,7 @@ def _run(arguments: list[str]) -> int:
         meant = suggestion(name, _OFFERED)
         hint = f' Did you mean "{meant}"?' if meant else ""
         remedy = f"{_PROG} {meant or 'status'}"
-        raise BadCommand(f"{_PROG} knows {' and '.join(_OFFERED)} alone.{hint}", remedies=[remedy])
+        raise BadCommand(f"{_PROG} knows {', '.join(_OFFERED)} alone.{hint}", remedies=[remedy])
     command = COMMANDS[name]
     if {"-h", "--help"} & set(rest):
         raise HelpRequested(_in_shell_words(command_help(command)))
@@ -65,19 +73,38 @@ def _run(arguments: list[str]) -> int:
     from dbml_magics.core.session import current
 
     session = current()
-    session.link(again=True)
+    if command.needs_link:
+        session.link(again=True)
     assert command.run is not None
-    print(_in_shell_words(str(command.run(args, session))))
-    return 0
+    result = command.run(args, session)
+    print(result)
+    if getattr(result, "broken", ()):
+        return 1
+    return 3 if _wants_attention(result) else 0
+
+
+def _wants_attention(result: object) -> bool:
+    """Tell whether something is left that somebody has to see to."""
+    if isinstance(result, LinkStatus):
+        return any(destination.dead for destination in result.destinations)
+    if isinstance(result, SyncResult):
+        return bool(result.left) or any(result.dead.values())
+    if isinstance(result, DeadLetters):
+        return bool(result.letters)
+    if isinstance(result, RetryResult):
+        return bool(result.refused)
+    if isinstance(result, VerifyResult):
+        return bool(result.differences)
+    return isinstance(result, RepairResult) and bool(result.remaining)
 
 
 def _fail(error: DbmlError, code: int) -> int:
-    print(_in_shell_words("\n".join(error.lines())), file=sys.stderr)
+    print("\n".join(error.lines()), file=sys.stderr)
     return code
 
 
 def _in_shell_words(shown: str) -> str:
-    """Write the commands that a shell has as a shell has them."""
+    """Write a help's commands as a shell has them."""
     for name in _OFFERED:
         shown = shown.replace(f"%dbml {name}", f"{_PROG} {name}")
     return shown

@@ -5,33 +5,55 @@ They call the same session and return the same results; nothing is printed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import results
-from dbml_magics.errors import DbmlError, NotLinked
+from dbml_magics.errors import BadCommand, DbmlError, NotLinked
 
 if TYPE_CHECKING:
+    from dbml_magics import endpoint_results, score_results
+    from dbml_magics.cleanup_results import CleanupResult
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
+    from dbml_magics.differences import RepairResult, VerifyResult
+    from dbml_magics.doctor_results import DoctorResult
+    from dbml_magics.panel_result import PanelResult
+    from dbml_magics.probe_results import ProbeReport
+    from dbml_magics.receipt_results import Receipt
 
 __all__ = [
     "TrackedRun",
+    "cleanup",
     "compare",
     "dead_letters",
+    "deploy",
     "discard_dead_letters",
+    "doctor",
+    "endpoints",
     "experiment",
+    "invoke",
     "link",
+    "logs",
     "models",
+    "panel",
+    "probe",
+    "receipt",
     "register",
+    "repair",
     "retry_dead_letters",
     "runs",
+    "score",
     "status",
     "sync",
     "track",
     "ui",
+    "undeploy",
     "unlink",
+    "verify",
 ]
 
 
@@ -49,17 +71,52 @@ def link(
     local: str | bool | None = None,
     databricks: str | None = None,
     azureml: str | None = None,
-    track: str = "both",
+    track: str | None = None,
     registry: str | None = None,
-    mode: str = "journal",
+    mode: str | None = None,
+    on_undelivered: str | None = None,
+    spill: str | os.PathLike[str] | None = None,
     again: bool = False,
+    subscription: str | None = None,
+    resource_group: str | None = None,
+    workspace: str | None = None,
+    config: str | bool | None = None,
+    cloud: str | None = None,
+    auth: str | None = None,
+    create: bool = False,
+    location: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    storage_account: str | None = None,
+    key_vault: str | None = None,
+    confirm: str | None = None,
+    prompt: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> results.LinkStatus:
     """Make two workspaces one tracking URI and set it as MLflow's.
 
     ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the link
-    that is remembered for the current folder. Raises BadLink, BadUri, NothingRemembered, RunActive,
-    WorkspaceUnreachable, NotMlflow, NotPermitted or SecretRefused.
+    that is remembered for the current folder. ``on_undelivered="fail"`` has a process that ends with writes
+    undelivered exit with a code that is not 0; ``spill`` is a folder (a volume, a mounted store) that takes
+    them, for ``dbml.sync(spill=…)`` on any machine. ``subscription``, ``resource_group`` and ``workspace``
+    name an Azure ML workspace, or ``config`` the file that does (True: looked for upwards); ``auth`` is the
+    way to sign in. ``prompt`` gets the line that tells the user how to sign in (without it no way that asks
+    is taken); ``create`` makes the workspace when ``confirm`` is its name, and tells ``progress``. Raises
+    BadLink, BadUri, WorkspaceNotFound, NothingRemembered, NotConfirmed, RunActive, WorkspaceUnreachable,
+    NotMlflow, NotPermitted or SecretRefused.
     """
+    azure = {
+        "subscription": subscription,
+        "resource_group": resource_group,
+        "workspace": workspace,
+        "cloud": cloud,
+        "auth": auth,
+        "create": create,
+        "location": location,
+        "tags": dict(tags or {}),
+        "storage_account": storage_account,
+        "key_vault": key_vault,
+        "confirm": confirm,
+    }
     return _session().link(
         local=local,
         databricks=databricks,
@@ -67,23 +124,34 @@ def link(
         track=track,
         registry=registry,
         mode=mode,
+        on_undelivered=on_undelivered,
+        spill=spill,
         again=again,
+        config=config,
+        azure={name: value for name, value in azure.items() if value},
+        prompt=prompt,
+        progress=progress,
     )
 
 
 def unlink() -> results.UnlinkResult:
     """Restore the tracking and registry URIs that were there before the link."""
-    return _session("unlink()").unlink()
+    return _session("dbml.unlink()").unlink()
 
 
 def status() -> results.LinkStatus:
     """Return where tracking goes and what is still on its way; asks no workspace."""
-    return _session("status()").status()
+    return _session("dbml.status()").status()
+
+
+def receipt(run: str = "last") -> Receipt:
+    """Return what was delivered of a run where and when; ``.delivered`` tells whether that is all of it."""
+    return _session("dbml.receipt()").receipt(run)
 
 
 def experiment(name: str) -> results.ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
-    return _session("experiment()").experiment(name)
+    return _session("dbml.experiment()").experiment(name)
 
 
 def runs(
@@ -94,7 +162,7 @@ def runs(
     max_results: int = 20,
 ) -> results.RunsResult:
     """List the experiment's runs (the active experiment's by default)."""
-    return _session("runs()").runs(experiment, filter=filter, order_by=order_by, max_results=max_results)
+    return _session("dbml.runs()").runs(experiment, filter=filter, order_by=order_by, max_results=max_results)
 
 
 def compare(*given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
@@ -102,7 +170,7 @@ def compare(*given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
 
     ``metrics`` are those to show; by default those that tell most. ``to_pandas()`` of the result has all.
     """
-    return _session("compare()").compare(*given, metrics=metrics)
+    return _session("dbml.compare()").compare(*given, metrics=metrics)
 
 
 def register(
@@ -113,29 +181,98 @@ def register(
     to: str | None = None,
     aliases: Iterable[str] = (),
     tags: Mapping[str, str] | None = None,
+    require_delivered: bool = False,
 ) -> results.RegisterResult:
-    """Register a run's model (``run``: an id, the beginning of one, or ``last``) in one registry or both."""
-    return _session("register()").register(run, name, path=path, to=to, aliases=aliases, tags=tags)
+    """Register a run's model (``run``: an id, the beginning of one, or ``last``) in one registry or both.
+
+    ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
+    """
+    return _session("dbml.register()").register(
+        run, name, path=path, to=to, aliases=aliases, tags=tags, require_delivered=require_delivered
+    )
 
 
 def models(name: str | None = None) -> results.ModelsResult:
     """List the registered models, or one model's versions at each workspace."""
-    return _session("models()").models(name)
+    return _session("dbml.models()").models(name)
 
 
 def sync(
-    timeout: float | None = None, *, progress: Callable[[Mapping[str, int], float], None] | None = None
+    timeout: float | None = None,
+    *,
+    spill: str | os.PathLike[str] | None = None,
+    progress: Callable[[Mapping[str, int], float], None] | None = None,
 ) -> results.SyncResult:
     """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
+    ``spill`` is the folder where other processes of such a link (``dbml.link(spill=…)``) left what they could
+    not deliver: that is delivered first, once, whoever takes it up.
     ``progress`` is called a few times a second with the writes that remain for each workspace and the rate.
     """
-    return _session("sync()").sync(timeout, progress=progress)
+    return _session("dbml.sync()").sync(timeout, spill=spill, progress=progress)
+
+
+def verify(
+    *,
+    experiment: str | None = None,
+    run: str | None = None,
+    everything: bool = False,
+    since: str | int | datetime | None = None,
+    deep: bool = False,
+    timeout: float | None = None,
+    progress: Callable[[int, str], None] | None = None,
+) -> VerifyResult:
+    """Compare the two workspaces run by run, and change nothing; ``.differences`` lists what differs.
+
+    Without options the runs of the link's own time; ``everything``, ``experiment``, ``run`` or ``since`` (a
+    date, ``"7d"``, or milliseconds) choose others. ``deep`` compares every metric's whole history.
+    """
+    return _session("dbml.verify()").verify(
+        experiment=experiment,
+        run=run,
+        everything=everything,
+        since=since,
+        deep=deep,
+        timeout=timeout,
+        progress=progress,
+    )
+
+
+def repair(
+    *,
+    experiment: str | None = None,
+    run: str | None = None,
+    everything: bool = False,
+    since: str | int | datetime | None = None,
+    source: str | None = None,
+    prune: bool = False,
+    confirm: bool = False,
+    deep: bool = False,
+    timeout: float | None = None,
+    progress: Callable[[int, str], None] | None = None,
+) -> RepairResult:
+    """Make the mirror like the primary, or (``source="azureml"``) the other way round.
+
+    Runs that one lacks are copied. ``.repaired`` lists what was mended, ``.remaining`` what could not be.
+    It adds and corrects; ``prune`` with ``confirm`` also deletes what the source has not.
+    """
+    return _session("dbml.repair()").repair(
+        experiment=experiment,
+        run=run,
+        everything=everything,
+        since=since,
+        source=source,
+        prune=prune,
+        confirm=confirm,
+        deep=deep,
+        timeout=timeout,
+        progress=progress,
+    )
 
 
 def dead_letters(run: str | None = None) -> results.DeadLetters:
     """List the writes that a workspace refused for good (of one run, or all), with their causes."""
-    return _session("dead_letters()").dead_letters(run)
+    return _session("dbml.dead_letters()").dead_letters(run)
 
 
 def retry_dead_letters(
@@ -148,7 +285,7 @@ def retry_dead_letters(
 
     What is refused again is a dead letter with its new cause; what waits for a workspace goes on waiting.
     """
-    return _session("retry_dead_letters()").retry_dead_letters(run, timeout=timeout, progress=progress)
+    return _session("dbml.retry_dead_letters()").retry_dead_letters(run, timeout=timeout, progress=progress)
 
 
 def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> results.DiscardResult:
@@ -156,7 +293,7 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
 
     Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
     """
-    return _session("discard_dead_letters()").discard_dead_letters(confirm, run=run)
+    return _session("dbml.discard_dead_letters()").discard_dead_letters(confirm, run=run)
 
 
 def ui(*, stop: bool = False) -> results.UiResult:
@@ -164,7 +301,213 @@ def ui(*, stop: bool = False) -> results.UiResult:
 
     Raises ServerFailed with the last lines of the log.
     """
-    return _session("ui()").ui(stop=stop)
+    return _session("dbml.ui()").ui(stop=stop)
+
+
+def panel(tab: str = "link") -> PanelResult:
+    """Return the panel with the forms, open at a tab (link, runs, register, deploy or score).
+
+    Where no widget works it is a list of the lines that the forms would make.
+    """
+    from dbml_magics.commands import panel as command
+
+    if tab not in command.TABS:
+        raise BadCommand(
+            f"there is no tab {tab!r}: {', '.join(command.TABS)}.", remedies=["%dbml panel link"]
+        )
+    return command.panel(_session(), tab)
+
+
+def deploy(
+    model: str,
+    *,
+    to: str,
+    name: str,
+    model_name: str | None = None,
+    deployment: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    compute: str | None = None,
+    instance_type: str | None = None,
+    instance_count: int | None = None,
+    app_insights: bool = False,
+    collect_data: bool = False,
+    traffic: int | None = None,
+    wait: bool = True,
+    require_delivered: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> endpoint_results.DeployResult:
+    """Serve a model at an endpoint: ``dbml.deploy("wine/1", to="local", name="wine")``.
+
+    ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
+    URI. ``to``: local, aci, aks or online. A second model under a live endpoint (``deployment``) gets no
+    requests until ``traffic`` (percent) says so. ``progress`` is told a line with the state a few times a
+    second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or
+    DeploymentFailed.
+    """
+    return _session("deploy()").deploy(
+        model,
+        to=to,
+        name=name,
+        model_name=model_name,
+        deployment=deployment,
+        config=config,
+        compute=compute,
+        instance_type=instance_type,
+        instance_count=instance_count,
+        app_insights=app_insights,
+        collect_data=collect_data,
+        traffic=traffic,
+        wait=wait,
+        require_delivered=require_delivered,
+        progress=progress,
+    )
+
+
+def endpoints(
+    name: str | None = None, *, target: str | None = None
+) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+    """Return the endpoints, or the named one; those of this machine need no link.
+
+    ``target`` (local, aci, aks, online) narrows it. Raises EndpointNotFound.
+    """
+    return _session().endpoints(name, target=target)
+
+
+def logs(
+    name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
+) -> endpoint_results.LogsResult:
+    """Return the last lines of the log of an endpoint's deployment. Raises EndpointNotFound."""
+    return _session().logs(name, deployment=deployment, lines=lines, target=target)
+
+
+def invoke(
+    name: str,
+    data: Any,
+    *,
+    deployment: str | None = None,
+    target: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> endpoint_results.InvokeResult:
+    """Return an endpoint's predictions; ``.predictions`` has the shape of the data.
+
+    ``data``: a DataFrame, Series, array, list, dict, JSON text or a file (.json, .jsonl, .csv, .parquet). It
+    is checked against the model's signature first, and sent in several requests when one is too small for
+    it. ``params`` are those of the model's signature. Raises EndpointNotFound, BadData, ScoringFailed or
+    NotPermitted.
+    """
+    return _session().invoke(
+        name, data, deployment=deployment, target=target, params=params, progress=progress
+    )
+
+
+def undeploy(
+    name: str,
+    *,
+    target: str | None = None,
+    deployment: str | None = None,
+    confirm: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> endpoint_results.UndeployResult:
+    """End an endpoint, or one ``deployment`` of it.
+
+    For a cloud endpoint ``confirm`` is its name again. Raises EndpointNotFound, NotConfirmed, BadCommand.
+    """
+    return _session().undeploy(name, target=target, deployment=deployment, confirm=confirm, progress=progress)
+
+
+def cleanup(
+    kind: str,
+    name: str,
+    *,
+    dry_run: bool = False,
+    confirm: str | None = None,
+    also: Sequence[str] = (),
+    subscription: str | None = None,
+    resource_group: str | None = None,
+    cloud: str | None = None,
+    auth: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CleanupResult:
+    """Delete an endpoint, model, run, experiment, workspace or resource-group, with all that goes with it.
+
+    ``confirm`` is the name again; without it NotConfirmed lists everything, and nothing is deleted.
+    ``dry_run`` returns the same as a result. ``also`` names resources that go with a workspace or a group
+    though they are not its own. Raises CleanupIncomplete, with ``.result``, when something could not go.
+    """
+    return _session().cleanup(
+        kind,
+        name,
+        dry_run=dry_run,
+        confirm=confirm,
+        also=also,
+        subscription=subscription,
+        resource_group=resource_group,
+        cloud=cloud,
+        auth=auth,
+        progress=progress,
+    )
+
+
+def doctor(*, json: bool = False, timeout: float | None = None) -> DoctorResult:
+    """Look at everything that can be wrong: packages, sign-in, permissions, network, disk, leftovers.
+
+    Nothing is changed, nothing raises, and it ends within ``timeout`` seconds (30 by default). ``.broken``
+    and ``.warnings`` list what is not fine, ``.json()`` has all of it without any secret.
+    """
+    return _session().doctor(json=json, timeout=timeout)
+
+
+def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
+    """Measure on the link's services what their documents leave open: limits, and how they behave.
+
+    It takes some minutes and some hundred small requests, in an experiment of its own that it deletes. The
+    report, without secrets and names, is written to the current folder. ``.otherwise`` lists what is not as
+    the package assumes.
+    """
+    return _session("dbml.probe()").probe(json=json, progress=progress)
+
+
+def score(
+    model: str,
+    data: Any = None,
+    *,
+    where: str | None = None,
+    columns: str | Sequence[str] = (),
+    output: str | os.PathLike[str] | None = None,
+    column: str = "prediction",
+    result_type: str | None = None,
+    on_error: str = "fail",
+    mode: str | None = None,
+    checkpoint: str | None = None,
+    available_now: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+    """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
+
+    ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or any URI. ``data``: a
+    DataFrame of Spark (also streaming) or of pandas, the name of a table, or a path. ``where`` is a
+    condition in SQL; ``columns`` are those that the model is given, in its order, where their names
+    are others. ``output``: a table with its schema, or a path; ``mode`` (append, overwrite) is for one
+    that is there. ``column`` is the predictions' name, ``result_type`` their Spark type in words;
+    ``on_error`` (fail, null) is for rows that the model refuses. Of a stream, ``checkpoint`` is a path,
+    and ``available_now`` ends it with what there is. Raises ModelNotFound, RunNotFound, AmbiguousRun,
+    NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
+    """
+    return _session("score()").score(
+        model,
+        data,
+        where=where,
+        columns=columns,
+        output=output,
+        column=column,
+        result_type=result_type,
+        on_error=on_error,
+        mode=mode,
+        checkpoint=checkpoint,
+        available_now=available_now,
+        progress=progress,
+    )
 
 
 class TrackedRun:
@@ -186,7 +529,7 @@ class TrackedRun:
     def __enter__(self) -> TrackedRun:
         if self._track is not None:
             raise RuntimeError("a run is tracked once: call dbml.track(...) again for another")
-        self._track = _session("track()").begin_track(self._name, **self._settings)
+        self._track = _session("dbml.track()").begin_track(self._name, **self._settings)
         return self
 
     def __exit__(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.inputtransformer2 import cell_magic
 
-from dbml_magics import display
+from dbml_magics import display, live
 from dbml_magics.commands import TRACK, track
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.parser import HelpRequested, parse, split, wants_help
@@ -47,6 +47,7 @@ class _Open:
 
     track: Track
     params: tuple[str, ...]
+    view: live.LiveView | None
 
 
 @dataclass
@@ -86,6 +87,11 @@ def transform(lines: list[str]) -> list[str]:
     if _FUTURE.fullmatch(rest[code]):
         begin, rest[code] = f"{rest[code].strip()}; {begin}", "\n"
     return [begin, *rest[:blank], *cell_magic(rest[blank:])]
+
+
+# So IPython leaves it out when a terminal asks whether the lines typed so far are a whole cell: else the
+# first line alone would be one, and no code could be typed below it. A cell magic ends at a blank line.
+transform.has_side_effects = True  # type: ignore[attr-defined]
 
 
 class CellTracker:
@@ -180,7 +186,8 @@ class CellTracker:
     def _open(self, line: str, body: str) -> _Open:
         args = parse(TRACK, split(line, TRACK.prog), self._shell.user_ns)
         track.check(body)
-        return _Open(track.begin(args, self._session(), body), args.params or ())
+        begun = track.begin(args, self._session(), body)
+        return _Open(begun, args.params or (), live.begin(begun, self._shell))
 
     # ---- ending ----
 
@@ -195,8 +202,15 @@ class CellTracker:
             summary: TrackSummary | None = opened.track.end(status, params=params)
         except BaseException as problem:  # the end of a cell has nobody above it who could handle this
             failure, summary = problem, getattr(problem, "summary", None)
-        if summary is not None:
+        if opened.view is not None:
+            opened.view.end(summary)
+        elif summary is not None:
             display.show(summary)
+        if _began_another(error):
+            display.warn(
+                "%%track has begun this cell's run already: leave mlflow.start_run() out and log to that "
+                "run, or make a child of it with mlflow.start_run(nested=True)"
+            )
         if failure is None and missing and error is None:
             failure = _undefined(missing)
         if failure is not None:
@@ -250,6 +264,11 @@ def _error_of(result: Any) -> BaseException | None:
         return KeyboardInterrupt()
     error: BaseException | None = result.error_before_exec or result.error_in_exec
     return error
+
+
+def _began_another(error: BaseException | None) -> bool:
+    """Tell whether a cell failed by beginning a run beside its own; MLflow knows no ``%%track``."""
+    return type(error) is Exception and "is already active. To start a new run" in str(error)
 
 
 def _swallowed_error(execution: _Execution) -> BaseException | None:

@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from dbml_magics.parser import Command, Option
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
 
-__all__ = ["Completion", "complete"]
+__all__ = ["Completion", "complete", "variables"]
 
 _Known = TypeVar("_Known")
 
@@ -111,6 +111,9 @@ def _complete_word(
     if fragment.startswith("-"):
         return fragment, _starting(fragment, _flags(command, before))
     following = _next_value(command, before)
+    if following is not None and following.completes == "of kind":
+        kind = next((word for word in before if word in _KINDS), "")
+        following = replace(following, completes=kind)
     offers = [] if following is None else _values(following, fragment, namespace)
     if not fragment:
         offers += _flags(command, before)
@@ -148,14 +151,16 @@ def _next_value(command: Command, before: Sequence[str]) -> Option | None:
 def _values(option: Option, fragment: str, namespace: Mapping[str, Any]) -> list[_Offer]:
     """Return what could be an option's value."""
     if fragment.startswith("$"):
-        return _starting(fragment, (_Offer(f"${name}", "variable") for name in _variables(namespace)))
+        return _starting(fragment, (_Offer(f"${name}", "variable") for name in variables(namespace)))
     if option.choices:
         return _starting(fragment, (_Offer(choice, "value") for choice in option.choices))
+    if option.completes == "variable":
+        return _starting(fragment, (_Offer(f"${name}", "variable") for name in variables(namespace)))
     if option.completes == "names":
         done, comma, last = fragment.rpartition(",")
         return [
             _Offer(f"{done}{comma}{name}", "variable")
-            for name in _variables(namespace)
+            for name in variables(namespace)
             if name.startswith(last) and name not in done.split(",")
         ]
     if option.completes == "run":
@@ -167,8 +172,11 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, Any]) -> list
         ]
         return [*_starting(fragment, [_Offer("last", "run")]), *(_Offer(run_id, "run") for run_id, _ in hits)]
     looked_up: dict[str, Callable[[], Sequence[str]]] = {
+        "kind": lambda: _KINDS,
         "command": lambda: [*COMMANDS, TRACK.name],
         "experiment": lambda: _known(lambda session: session.known_experiments()),
+        "endpoint": lambda: _known(lambda session: session.known_endpoints(), linked=False),
+        "deployable": lambda: _known(lambda session: session.known_models()),
         "model": lambda: _known(lambda session: session.known_models()),
     }
     found = looked_up.get(option.completes, list)()
@@ -183,7 +191,7 @@ def _starting(fragment: str, offers: Iterable[_Offer]) -> list[_Offer]:
     return [offer for offer in offers if offer.text.startswith(fragment)]
 
 
-def _variables(namespace: Mapping[str, Any]) -> list[str]:
+def variables(namespace: Mapping[str, Any]) -> list[str]:
     """Return the names of the notebook's values: no modules, functions, classes or IPython's own."""
     tools = (ModuleType, FunctionType, type)
     return sorted(
@@ -196,12 +204,13 @@ def _variables(namespace: Mapping[str, Any]) -> list[str]:
     )
 
 
+_KINDS = ("endpoint", "model", "run", "experiment", "workspace", "resource-group")  # of cleanup
 _SHELL = frozenset({"exit", "quit", "get_ipython", "open"})
 
 _looking = threading.Lock()
 
 
-def _known(ask: Callable[[Session], Sequence[_Known]]) -> list[_Known]:
+def _known(ask: Callable[[Session], Sequence[_Known]], *, linked: bool = True) -> list[_Known]:
     """Return what the session knows, or nothing when it is not linked, fails, or is not quick about it.
 
     A key press must neither wait nor fail, so the question is asked in a thread that may be left behind;
@@ -215,7 +224,7 @@ def _known(ask: Callable[[Session], Sequence[_Known]]) -> list[_Known]:
     def look() -> None:
         try:
             session = module.current()
-            if session.linked:
+            if session.linked or not linked:
                 answer.extend(ask(session))
         except Exception:
             answer.clear()  # nothing to offer is all that a reader needs to know

@@ -6,9 +6,12 @@ text.
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,18 @@ from dbml_magics._version import __version__
 if TYPE_CHECKING:
     from dbml_magics.results import Result
 
-__all__ = ["DisplayHookFilter", "Progress", "defect", "note", "progress_is_open", "show", "warn"]
+__all__ = [
+    "DisplayHookFilter",
+    "Place",
+    "Progress",
+    "defect",
+    "how_to_report",
+    "note",
+    "progress_is_open",
+    "show",
+    "told_to",
+    "warn",
+]
 
 # A name, since importing the results takes a third of the time that loading the extension may take.
 _RESULT = "dbml_magics.results.Result"
@@ -53,9 +67,26 @@ def progress_is_open() -> bool:
     return _Unfinished.handle is not None
 
 
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Hand notes and progress lines of this context to a listener (a form) instead of showing them."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def note(text: str) -> None:
     """Print one line for the reader."""
-    print(text)
+    listener = _listener.get()
+    if listener is not None:
+        listener(text)
+    else:
+        print(text)
 
 
 def warn(text: str) -> None:
@@ -64,11 +95,55 @@ def warn(text: str) -> None:
 
 
 def defect(what: str) -> None:
-    """Print where to report an error that no user causes; its traceback follows."""
+    """Print how to report an error that no user causes; its traceback follows."""
     warn(
-        f"{what} failed inside dbml_magics {__version__}: a defect of ours, not of your code. "
-        "Please report the traceback where `pip show dbml-magics` says."
+        f"{what} failed inside dbml_magics: a defect of ours, not of your code. What was logged is kept.\n"
+        f"{how_to_report()}"
     )
+
+
+def how_to_report() -> str:
+    """Return how to report a defect of ours."""
+    return f"To report it, send the traceback and this line to whoever gave you the package: {_versions()}"
+
+
+def _versions() -> str:
+    """Return the versions that a report has to name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = [f"dbml-magics {__version__}"]
+    for package in ("mlflow", "ipython", "azureml-mlflow", "databricks-sdk"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join([*found, f"Python {platform.python_version()}", platform.system()])
+
+
+class Place:
+    """One output of a notebook that is shown when there is something to show, and changed in place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def shown(self) -> bool:
+        """Tell whether anything is shown there."""
+        return self._handle is not None
+
+    def put(self, bundle: Mapping[str, Any]) -> None:
+        """Show a bundle (form -> content) there."""
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(dict(bundle), raw=True, display_id=True)
+        else:
+            self._handle.update(dict(bundle), raw=True)
+
+    def end_in(self, result: Result) -> None:
+        """Show a result there for good."""
+        _Unfinished.handle = self._handle
+        show(result)
 
 
 class Progress:
@@ -79,6 +154,7 @@ class Progress:
         self._width = 0
         self._printed = float("-inf")
         self._line = ""
+        self._began: float | None = None
 
     def __enter__(self) -> Progress:
         _Unfinished.handle = None
@@ -99,11 +175,22 @@ class Progress:
         if not self._line and not any(remaining.values()):
             return
         left = " · ".join(f"{name} {amount:,} left" for name, amount in remaining.items())
-        line = f"delivering  {left} · {rate:,.0f} writes/s"
+        self.say(f"delivering  {left} · {rate:,.0f} writes/s")
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """Say which of some steps is under way, and for how long the whole has been."""
+        began = self._began = self._began or time.monotonic()
+        self.say(f"{done} of {total}  {what}  {time.monotonic() - began:,.0f} s")
+
+    def say(self, line: str) -> None:
+        """Put a line in the place of the one before."""
         if line == self._line:
             return
         self._line = line
-        if environment.has_kernel(environment.shell()):
+        listener = _listener.get()
+        if listener is not None:
+            listener(line)
+        elif environment.has_kernel(environment.shell()):
             self._in_notebook(line)
         elif _is_terminal():
             sys.stdout.write("\r" + line.ljust(self._width))

@@ -7,10 +7,33 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Place", "has_kernel", "is_interactive", "place", "shell"]
+__all__ = [
+    "Compute",
+    "DatabricksPlace",
+    "Place",
+    "assign",
+    "azureml_compute",
+    "databricks",
+    "dbutils",
+    "differences",
+    "has_browser",
+    "has_kernel",
+    "has_managed_identity",
+    "in_spark_task",
+    "is_attended",
+    "is_interactive",
+    "place",
+    "shell",
+    "shows_widgets",
+    "updates_displays",
+    "uses_databricks_connect",
+    "way_to_busy_kernel",
+]
 
+Compute = Literal["dedicated", "standard", "serverless"]
 Place = Literal["databricks", "vscode", "colab", "jupyter", "terminal", "script"]
 
 
@@ -30,7 +53,7 @@ def place(running: Any = None) -> Place:
     running = running if running is not None else shell()
     if running is None:
         return "script"
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+    if databricks() is not None:
         return "databricks"
     if not has_kernel(running):
         return "terminal"
@@ -49,8 +72,207 @@ def is_interactive(running: Any) -> bool:
     return has_kernel(running) or (type(running).__name__ == "TerminalInteractiveShell" and _is_terminal())
 
 
+def is_attended(running: Any = None) -> bool:
+    """Tell whether somebody can answer now: a front end that takes input, or a terminal.
+
+    nbclient, papermill and a Databricks job run kernels that nobody reads: they allow no input.
+    """
+    running = running if running is not None else shell()
+    if running is None or not has_kernel(running):
+        return is_interactive(running)
+    there = databricks()
+    if there is not None:
+        return not there.job
+    return bool(getattr(running.kernel, "_allow_stdin", False))
+
+
+def updates_displays(running: Any) -> bool:
+    """Tell whether somebody watches what is shown and sees it change in place.
+
+    A Databricks notebook shows an update as one more output, so a view that changes would fill the page.
+    """
+    return has_kernel(running) and is_attended(running) and place(running) != "databricks"
+
+
+def shows_widgets(running: Any) -> bool:
+    """Tell whether somebody is there who sees ipywidgets' own widgets and can use them.
+
+    Databricks shows them from its runtime 11 on; a notebook that runs unattended is read afterwards, when
+    no widget works any more.
+    """
+    if not has_kernel(running) or not is_attended(running):
+        return False
+    if place(running) == "databricks" and _databricks_runtime() < 11:
+        return False
+    from importlib.util import find_spec
+
+    return find_spec("ipywidgets") is not None
+
+
+def _databricks_runtime() -> int:
+    """Return the major version of the Databricks runtime; serverless (``client.…``) is newer than any."""
+    head = os.environ.get("DATABRICKS_RUNTIME_VERSION", "").partition(".")[0]
+    return int(head) if head.isdigit() else 99
+
+
+def way_to_busy_kernel(running: Any) -> str | None:
+    """Return the subshell by which a widget's click reaches a kernel that runs a cell, if there is one.
+
+    The front end opens it, as JupyterLab 4.4 and Notebook 7.4 do for widgets with a kernel that can; VS Code
+    and Databricks deliver a click when the cell is over.
+    """
+    channel = getattr(getattr(running, "kernel", None), "shell_channel_thread", None)
+    listed = getattr(getattr(channel, "manager", None), "list_subshell", None)
+    try:
+        known = listed() if listed is not None else []
+    except Exception:  # an older or newer kernel's own business
+        return None
+    return str(known[-1]) if known else None
+
+
+def has_browser() -> bool:
+    """Tell whether a browser that is opened here would open before the user: on a desktop, no server."""
+    remote = ("SSH_CONNECTION", "SSH_TTY", "JUPYTERHUB_USER", "CODESPACES", "KUBERNETES_SERVICE_HOST")
+    if any(name in os.environ for name in (*remote, "DATABRICKS_RUNTIME_VERSION", "VSCODE_AGENT_FOLDER")):
+        return False
+    if "google.colab" in sys.modules or azureml_compute() is not None:
+        return False
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def azureml_compute() -> Literal["job", "instance"] | None:
+    """Return whether the code runs in an Azure ML job, on an Azure ML compute instance, or on neither."""
+    if "AZUREML_RUN_ID" in os.environ:
+        return "job"
+    return "instance" if os.path.exists("/mnt/azmnt/.nbvm") else None
+
+
+def has_managed_identity() -> bool:
+    """Tell whether this machine says that it has an identity of its own: App Service, Functions, Azure ML."""
+    return any(name in os.environ for name in ("IDENTITY_ENDPOINT", "MSI_ENDPOINT"))
+
+
+def in_spark_task() -> bool:
+    """Tell whether the code runs in a task of Spark, on one of its workers."""
+    module = sys.modules.get("pyspark.taskcontext")
+    return module is not None and module.TaskContext.get() is not None
+
+
+def dbutils() -> Any:
+    """Return the notebook's ``dbutils``, or None outside Databricks notebooks."""
+    running = shell()
+    return None if running is None else running.user_ns.get("dbutils")
+
+
+def assign(name: str, value: Any) -> None:
+    """Make a value a variable of the notebook."""
+    running = shell()
+    if running is not None:
+        running.user_ns[name] = value
+
+
 def _is_terminal() -> bool:
     try:
         return sys.stdin.isatty() and sys.stdout.isatty()
     except (AttributeError, ValueError):  # closed or replaced streams
         return False
+
+
+# --- Databricks
+
+
+_DIFFERS: dict[Compute, tuple[str, ...]] = {
+    "dedicated": ("Spark's driver is here: sc, Spark's configuration, the driver's packages in UDFs",),
+    "standard": (
+        "Spark is Spark Connect's: no sc, no RDDs",
+        "UDFs run apart, with the cluster's packages and no access to the notebook's files",
+    ),
+    "serverless": (
+        "Spark is Spark Connect's: no sc, no RDDs, few keys of Spark's configuration, "
+        "streams AvailableNow alone",
+        "UDFs run apart, with the environment's packages; no cluster libraries, no init scripts",
+        "Databricks Autologging is off until mlflow.autolog()",
+    ),
+}
+_CONNECT_DIFFERS = (
+    "spark is a Databricks cluster's by Databricks Connect: the notebook, its files and the journal are here",
+    "no sc; UDFs run there, with the cluster's packages; dbutils has fs, secrets and widgets alone",
+)
+
+
+@dataclass(frozen=True)
+class DatabricksPlace:
+    """Where in Databricks the code runs."""
+
+    compute: Compute
+    job: bool
+    """A job's task: nobody reads, and the machine may go when it ends."""
+    runtime: str = ""
+    notebook: str | None = None
+    """The notebook's path in the workspace."""
+    host: str | None = None
+    """The workspace's address, with its scheme."""
+
+    @property
+    def title(self) -> str:
+        """Return it in words: ``Databricks, serverless compute, in a job``."""
+        return f"Databricks, {self.compute} compute{', in a job' if self.job else ''}"
+
+    @property
+    def keeps_its_disk(self) -> bool:
+        """Tell whether what is on the local disk is there for the next session of the notebook."""
+        return self.compute != "serverless" and not self.job
+
+
+def databricks() -> DatabricksPlace | None:
+    """Return where in Databricks the code runs, or None outside its runtime (Databricks Connect too)."""
+    runtime = os.environ.get("DATABRICKS_RUNTIME_VERSION", "")
+    serverless = os.environ.get("DATABRICKS_ENV_VERSION") or runtime.startswith("client.")
+    if not runtime and not serverless:
+        return None
+    context = _notebook_context()
+    on_job_cluster = os.environ.get("DB_IS_JOB_CLUSTER", "").lower() == "true"
+    connect = "SPARK_CONNECT_MODE_ENABLED" in os.environ or "SPARK_REMOTE" in os.environ
+    address = getattr(context, "workspaceUrl", None)
+    return DatabricksPlace(
+        compute="serverless" if serverless else "standard" if connect else "dedicated",
+        job=getattr(context, "isInJob", None) is True or on_job_cluster,
+        runtime=runtime or f"client.{serverless}",
+        notebook=getattr(context, "notebookPath", None),
+        host=address if address is None or "://" in address else f"https://{address}",
+    )
+
+
+def differences(running: Any = None) -> tuple[str, ...]:
+    """Return what is other on this Databricks compute than on a laptop, a line each; nothing elsewhere.
+
+    learn.microsoft.com azure/databricks: compute/standard-limitations, compute/serverless/limitations,
+    dev-tools/databricks-connect/python/limitations.
+    """
+    there = databricks()
+    if there is None:
+        return _CONNECT_DIFFERS if uses_databricks_connect(running) else ()
+    gone = () if there.keeps_its_disk else ("the local disk goes when it ends, with what is undelivered",)
+    return (*_DIFFERS[there.compute], *gone)
+
+
+def uses_databricks_connect(running: Any = None) -> bool:
+    """Tell whether the notebook's ``spark`` is a Databricks cluster's, reached from another machine."""
+    running = running if running is not None else shell()
+    spark = None if running is None or databricks() is not None else running.user_ns.get("spark")
+    builder = getattr(getattr(spark, "client", None), "_builder", None)
+    try:
+        told = dict(builder.metadata()) if builder is not None else {}
+    except Exception:  # another Spark's own business
+        return False
+    return bool(told.keys() & {"x-databricks-session-id", "x-databricks-cluster-id"})
+
+
+def _notebook_context() -> Any:
+    """Return what the runtime itself knows of the notebook (dbruntime's REPL context), or None."""
+    try:
+        from dbruntime.databricks_repl_context import get_context
+
+        return get_context()
+    except Exception:  # older runtimes, and workers, have none
+        return None

@@ -16,6 +16,7 @@ instead of a traceback. Anything else that escapes is a bug of ours and keeps it
     ├── BadLink               the link cannot be made as asked
     │   ├── BadUri            a malformed or unsupported workspace URI
     │   ├── NothingRemembered no link is remembered for this folder
+    │   ├── WorkspaceNotFound no such Azure ML workspace, resource group or subscription
     │   └── RunActive         linking or unlinking under an active run
     ├── WorkspaceUnreachable  nothing answers, or not in time
     ├── NotMlflow             something answers that is not MLflow
@@ -28,8 +29,15 @@ instead of a traceback. Anything else that escapes is a bug of ours and keeps it
     ├── NoModel               the run has no model, or not at that path
     ├── ModelNotFound         no registered model or version of that name
     ├── DeliveryIncomplete    sync ended before everything was delivered
+    ├── CleanupIncomplete     a clean-up that could not delete everything
     ├── NotConfirmed          a command that deletes wants what it deletes typed
     ├── ServerFailed          a server that a command started did not come up
+    ├── NotDeployable     a model that cannot be served as it is; nothing was created
+    ├── DeploymentFailed  a deployment that did not become ready, with its last log lines
+    ├── EndpointNotFound  no endpoint or deployment of that name
+    ├── BadData           data that does not have the model's signature, or cannot be read
+    ├── ScoringFailed     an endpoint or a Spark job that did not answer with predictions
+    ├── SparkUnavailable  no Spark to score with: no pyspark, no Java, or nothing that answers
     └── JournalError          the journal cannot be used
         ├── JournalFull       the disk or the spool is full
         └── JournalDamaged    a part of the journal cannot be read, or is of a newer format
@@ -37,17 +45,24 @@ instead of a traceback. Anything else that escapes is a bug of ours and keeps it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+
+from dbml_magics import hints
 
 __all__ = [
     "AmbiguousRun",
     "BadCommand",
+    "BadData",
     "BadLink",
     "BadName",
     "BadUri",
+    "CleanupIncomplete",
     "DbmlError",
     "DeliveryIncomplete",
+    "DeploymentFailed",
     "EmptyCell",
+    "EndpointNotFound",
     "ExperimentNotFound",
     "JournalDamaged",
     "JournalError",
@@ -55,6 +70,7 @@ __all__ = [
     "ModelNotFound",
     "NoModel",
     "NotConfirmed",
+    "NotDeployable",
     "NotLinked",
     "NotMlflow",
     "NotPermitted",
@@ -63,9 +79,12 @@ __all__ = [
     "Refused",
     "RunActive",
     "RunNotFound",
+    "ScoringFailed",
     "SecretRefused",
     "ServerFailed",
+    "SparkUnavailable",
     "UndefinedVariable",
+    "WorkspaceNotFound",
     "WorkspaceUnreachable",
 ]
 
@@ -75,7 +94,8 @@ Remedy = str | tuple[str, str]
 class DbmlError(Exception):
     """An error with a cause and a remedy, shown as two or three lines.
 
-    ``remedies`` are commands to run next, each a string or a pair (command, what it does).
+    ``remedies`` are commands to run next, each a string or a pair (command, what it does). They are written
+    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.hints`).
     """
 
     def __init__(self, message: str, *, remedies: Iterable[Remedy] = ()) -> None:
@@ -84,18 +104,22 @@ class DbmlError(Exception):
         self.remedies: tuple[tuple[str, str], ...] = tuple(
             (r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies
         )
+        if hints.front_end() != "magic":
+            # A plain traceback shows an exception's notes (from Python 3.11 on), and nothing else of ours.
+            self.__notes__ = self.lines()[1:]
 
     def lines(self) -> list[str]:
         """Return what a user sees: the error's line, then one line for each remedy."""
-        shown = [f"{type(self).__name__}: {self.message}"]
-        width = max((len(command) for command, _ in self.remedies), default=0)
-        for number, (command, what) in enumerate(self.remedies):
+        shown = [f"{type(self).__name__}: {self}"]
+        remedies = [(hints.say(command), what) for command, what in self.remedies]
+        width = max((len(command) for command, _ in remedies), default=0)
+        for number, (command, what) in enumerate(remedies):
             lead = "  try  " if number == 0 else "       "
             shown.append(f"{lead}{command.ljust(width)}   {what}".rstrip() if what else f"{lead}{command}")
         return shown
 
     def __str__(self) -> str:
-        return self.message
+        return hints.worded(self.message)
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks the exception itself; JupyterLab, nbclient and VS Code all show what it answers.
@@ -127,8 +151,16 @@ class NotLinked(DbmlError):
 
     def __init__(self, what: str = "this command", *, again: bool = False) -> None:
         """``again``: a link is remembered for this folder, perhaps with writes that wait."""
+        needs = f"{hints.say(what)} needs a link, and there is none in this {hints.place()}"
+        if sys.platform == "win32":
+            super().__init__(
+                f"{needs}; on Windows itself none can be made: the journal needs POSIX file locks. "
+                "Everything works in the Windows Subsystem for Linux on the same machine, and on any Linux.",
+                remedies=[hints.WSL],
+            )
+            return
         super().__init__(
-            f"{what} needs a link, and there is none in this notebook.",
+            f"{needs}.",
             remedies=[
                 *([("%dbml link --again", "the link remembered for this folder")] if again else []),
                 ("%dbml link --local", "two workspaces on this machine"),
@@ -147,6 +179,10 @@ class BadUri(BadLink):
 
 class NothingRemembered(BadLink):
     """No link is remembered for this folder."""
+
+
+class WorkspaceNotFound(BadLink):
+    """No such Azure ML workspace, resource group or subscription, or a name of something else."""
 
 
 class RunActive(BadLink):
@@ -201,8 +237,38 @@ class NotConfirmed(DbmlError):
     """A command that deletes wants what it deletes typed; nothing is deleted."""
 
 
+class CleanupIncomplete(DbmlError):
+    """A clean-up could not delete everything; ``result`` says what went and what did not."""
+
+    result: object = None
+
+
 class ServerFailed(DbmlError):
     """A server that a command started did not come up."""
+
+
+class NotDeployable(DbmlError):
+    """The model cannot be served as it is; nothing was created."""
+
+
+class DeploymentFailed(DbmlError):
+    """A deployment did not become ready; what was there before goes on."""
+
+
+class EndpointNotFound(DbmlError):
+    """No endpoint, or no deployment under it, has that name."""
+
+
+class BadData(DbmlError):
+    """The data to predict from cannot be read, or does not have the model's signature."""
+
+
+class ScoringFailed(DbmlError):
+    """An endpoint, or the job that scores, did not answer with predictions."""
+
+
+class SparkUnavailable(DbmlError):
+    """There is no Spark to score with."""
 
 
 class JournalError(DbmlError):

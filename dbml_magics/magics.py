@@ -70,7 +70,8 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         """Track to an Azure Databricks and an Azure ML workspace at once; %dbml help lists the commands."""
         self._filter.pass_over(None)
         with _own_defects("%dbml"):
-            result = self._answer(line, {**self.shell.user_ns, **(local_ns or {})})
+            namespace = {**self.shell.user_ns, **(local_ns or {})}
+            result = self._form(line) or self._answer(line, namespace)
             return self._hand_over(result)
 
     @no_var_expand  # type: ignore[untyped-decorator]
@@ -103,6 +104,20 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         except HelpRequested as asked:
             return asked.as_result()
         return self._run(command, args)
+
+    def _form(self, line: str) -> Result | None:
+        """Return the form of a command that stands alone and wants more, where widgets are shown."""
+        name = line.strip()
+        command = COMMANDS.get(name)
+        if command is None or not (name == "link" or any(not v.optional_value for v in command.values)):
+            return None
+        if not environment.shows_widgets(self.shell) or _value_is_used(_caller()):
+            return None
+        from dbml_magics.commands import panel
+        from dbml_magics.forms import tabs
+
+        tab = tabs.tab_of(name)
+        return None if tab is None else panel.panel(self._session(), tab, name)
 
     def _run(self, command: Command, args: Any) -> Result:
         assert command.run is not None

@@ -31,7 +31,9 @@ __all__ = [
     "names",
     "pair",
     "parse",
+    "percent",
     "positive_integer",
+    "read_value",
     "seconds",
     "split",
     "suggestion",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _ECHOED = re.compile(r"[A-Za-z][\w.-]{0,23}")
+_BRACED = re.compile(r"\{([^\W\d]\w*)\}")
 _VARIABLE = re.compile(r"\$([^\W\d]\w*)(.*)", re.DOTALL)
 _HELP = ("-h", "--help")
 
@@ -73,6 +76,13 @@ def positive_integer(written: str) -> int:
     if not re.fullmatch(r"\+?\d{1,9}", written) or int(written) < 1:
         raise ValueError("a whole number from 1 on")
     return int(written)
+
+
+def percent(written: str) -> int:
+    """Take a whole number from 0 to 100."""
+    if not re.fullmatch(r"\d{1,3} ?%?", written) or int(written.rstrip(" %")) > 100:
+        raise ValueError("a percentage from 0 to 100")
+    return int(written.rstrip(" %"))
 
 
 def seconds(written: str) -> float:
@@ -118,6 +128,7 @@ class Option:
     )
     completes: str = ""  # run, model, experiment, command, variable: what completion looks up
     excludes: tuple[str, ...] = ()  # options that cannot stand beside it
+    takes_any: bool = False  # $name is handed on as it is, whatever it is
 
     @property
     def positional(self) -> bool:
@@ -219,8 +230,12 @@ def wants_help(tokens: Iterable[str]) -> bool:
 
 def suggestion(written: str, known: Iterable[str]) -> str | None:
     """Return the known word that was probably meant."""
-    close = difflib.get_close_matches(written.lower(), list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    words = list(known)
+    close = difflib.get_close_matches(written.lower(), words, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    # Short words with two letters the wrong way round are less alike than that.
+    return next((word for word in words if sorted(word) == sorted(written.lower())), None)
 
 
 def find_command(written: str, commands: Mapping[str, Command]) -> Command:
@@ -231,7 +246,17 @@ def find_command(written: str, commands: Mapping[str, Command]) -> Command:
         raise BadCommand(
             "%dbml takes a command before any option.", remedies=[("%dbml help", "all commands")]
         )
-    meant = suggestion(written, commands)
+    if written == "track":
+        raise BadCommand(
+            "%%track is a magic of its own: it stands on a cell's first line, the code that trains below it.",
+            remedies=[("%%track --help", "what it takes")],
+        )
+    meant = suggestion(written, [*commands, "track"])
+    if meant == "track":
+        raise BadCommand(
+            f"there is no command{_echo(written)}. Did you mean %%track?",
+            remedies=[("%%track --help", "what it takes")],
+        )
     message = f"there is no command{_echo(written)}." + (f' Did you mean "{meant}"?' if meant else "")
     remedies = [(f"%dbml {meant}", commands[meant].help)] if meant else [("%dbml help", "all commands")]
     raise BadCommand(message, remedies=remedies)
@@ -245,6 +270,7 @@ def parse(command: Command, tokens: Sequence[str], namespace: Mapping[str, Any])
     if wants_help(tokens):
         raise HelpRequested(command_help(command))
     _check_flags(command, tokens)
+    _check_quotes(command, tokens)
     parsed: argparse.Namespace = _argparse(command, namespace).parse_intermixed_args(list(tokens))
     _place_values(command, parsed, namespace)
     return parsed
@@ -271,6 +297,30 @@ def _check_flags(command: Command, tokens: Sequence[str]) -> None:
             if clash:
                 raise BadCommand(f"{name} and {clash} exclude each other.", remedies=[command.help_line])
             seen.append(name)
+
+
+def _check_quotes(command: Command, tokens: Sequence[str]) -> None:
+    """Refuse a value with blanks that lacks its quotes: words go on where the line takes none."""
+    if command.takes_more:
+        return
+    left = len(command.values)
+    after: Option | None = None  # the option whose value has just been read
+    place = 0
+    while place < len(tokens):
+        name, equals, _ = tokens[place].partition("=")
+        option = command.flag(name)
+        place += 1
+        if option is not None:
+            after = option if option.takes_value else None
+            place += bool(after and not equals and command.flag("".join(tokens[place : place + 1])) is None)
+            continue
+        left -= 1
+        if left < 0 and after is not None and after.convert is text and not after.choices:
+            raise BadCommand(
+                f"{after.name} takes one value, and more words follow it: "
+                "a value with blanks stands in quotes.",
+                remedies=[_corrected(command, after)],
+            )
 
 
 def _refuse_unknown(command: Command, written: str, before: Option | None) -> NoReturn:
@@ -350,6 +400,11 @@ def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mappi
     del parsed._values, parsed._command
     required = [value for value in command.values if not value.optional_value]
     if len(given) > len(command.values) and not command.takes_more:
+        if any(value.takes_any for value in command.values) and any(word[:1] in "{[" for word in given):
+            raise BadCommand(
+                "JSON on a magic's line stands in single quotes, or a variable holds it: $name.",
+                remedies=[_example(command)],
+            )
         takes = f"no more than {len(command.values)}" if command.values else "none"
         few = "value" if len(given) == 1 else "values"
         raise BadCommand(
@@ -373,8 +428,16 @@ def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mappi
         setattr(parsed, value.dest, read(given.pop(0)))
 
 
+def read_value(command: Command, option: Option, written: str, namespace: Mapping[str, Any]) -> Any:
+    """Read one value as :func:`parse` would. Raises BadCommand, SecretRefused or UndefinedVariable."""
+    refuse_secrets(shlex.quote(written), [written])
+    return _reader(command, option, namespace)(written)
+
+
 def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> Callable[[str], Any]:
     def read(written: str) -> Any:
+        if option.takes_any and (found := _VARIABLE.fullmatch(written)) is not None:
+            return _looked_up(found.group(1), found.group(2), namespace)
         try:
             if option.convert is pair:
                 key, value = pair(written)
@@ -398,8 +461,28 @@ def _expand(written: str, namespace: Mapping[str, Any]) -> str:
     """Return the value of the notebook's variable for ``$name``, and any other text as it is."""
     found = _VARIABLE.fullmatch(written)
     if found is None:
+        braced = _BRACED.fullmatch(written)
+        if braced is not None:
+            raise BadCommand(
+                f"{{{braced.group(1)}}} is not expanded here: a variable of the notebook is written "
+                f"${braced.group(1)}.",
+                remedies=[(f"${braced.group(1)}", "in its place")],
+            )
         return written
     name, rest = found.groups()
+    value = _looked_up(name, rest, namespace)
+    if not isinstance(value, (str, int, float, os.PathLike)):
+        raise BadCommand(
+            f"${name} is a {type(value).__name__}, and a text or a number is wanted here.",
+            remedies=[(f"{name}_text = str({name})", f"then ${name}_text")],
+        )
+    expanded = str(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    refuse_secrets(shlex.quote(expanded), [expanded])
+    return expanded
+
+
+def _looked_up(name: str, rest: str, namespace: Mapping[str, Any]) -> Any:
+    """Return the value of a variable of the notebook."""
     if rest:
         raise BadCommand(
             f"${name} stands alone where it is used: nothing can follow it.",
@@ -411,15 +494,7 @@ def _expand(written: str, namespace: Mapping[str, Any]) -> str:
             f"${name} is not defined in this notebook." + (f" Did you mean ${meant}?" if meant else ""),
             remedies=[(f"{name} = …", "in a cell above")],
         )
-    value = namespace[name]
-    if not isinstance(value, (str, int, float, os.PathLike)):
-        raise BadCommand(
-            f"${name} is a {type(value).__name__}, and a text or a number is wanted here.",
-            remedies=[(f"{name}_text = str({name})", f"then ${name}_text")],
-        )
-    expanded = str(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    refuse_secrets(shlex.quote(expanded), [expanded])
-    return expanded
+    return namespace[name]
 
 
 # ---- what is shown of the grammar ----

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 __all__ = [
     "Html",
     "Line",
+    "chart_svg",
+    "clock",
     "code",
     "count",
     "curve_svg",
@@ -27,12 +29,16 @@ __all__ = [
     "html_table",
     "link",
     "listing",
+    "nearby",
     "number",
     "panel",
+    "points_svg",
     "rows_table",
     "safe",
+    "size",
     "sparkline",
     "sparklines",
+    "text_points",
     "text_table",
     "when",
 ]
@@ -69,6 +75,15 @@ def from_here(uri: str) -> str:
     return uri.replace(f"///{os.getcwd()}/", "///") if "///" in uri else uri
 
 
+def nearby(path: str) -> str:
+    """Return a path of this machine as the user would type it: from here, or from the home folder."""
+    bare = path.removeprefix("file:")
+    for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
+        if len(folder) > 1 and bare.startswith(folder + os.sep):
+            return f"{short}{bare[len(folder) :]}"
+    return path
+
+
 def number(value: float) -> str:
     """Write a number for people: 1,204 or 0.994 or 3.2e-07."""
     if not math.isfinite(value):
@@ -88,6 +103,15 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
 
 
+def size(amount: float) -> str:
+    """Write a number of bytes for people: 212 MB, 1.4 GB."""
+    for unit in ("B", "kB", "MB"):
+        if amount < 999.5:
+            return f"{amount:.0f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """Write a duration for people: 2.1 s, 3 min 12 s, 2 h 5 min."""
     if seconds < 59.95:
@@ -101,6 +125,12 @@ def duration(seconds: float) -> str:
 def when(milliseconds: int) -> str:
     """Write a time, given in milliseconds since the epoch, on the reader's clock."""
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def clock(milliseconds: int) -> str:
+    """Write a time of day, given in milliseconds since the epoch; with its date when that is another day."""
+    then = datetime.fromtimestamp(milliseconds / 1000)
+    return then.strftime("%H:%M" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M")
 
 
 def listing(items: Sequence[str], most: int) -> str:
@@ -145,6 +175,44 @@ def curve_svg(curve: Sequence[float], label: str) -> Html:
     return Html(
         f'<svg role="img" aria-label="{said}" width="60" height="14" viewBox="0 0 60 14">'
         f'<polyline fill="none" stroke="currentColor" stroke-width="1.2" points="{points}"/></svg>'
+    )
+
+
+_CHART_WIDTH, _CHART_HEIGHT, _CHART_LEFT, _CHART_BOTTOM = 240, 96, 46, 78
+
+
+def chart_svg(label: str, axis: str, steps: Sequence[float], values: Sequence[float]) -> Html:
+    """Draw one curve with its axes in the text's own colour; empty for fewer than two finite points."""
+    line = Line(label, steps, values)
+    points = line.points
+    if len(points) < 2:
+        return Html("")
+    across, up = _Axis.over(step for step, _ in points), _Axis.over(value for _, value in points)
+    parts = []
+    for stretch in line.stretches:
+        places = " ".join(
+            f"{_CHART_LEFT + across.share(step) * (_CHART_WIDTH - _CHART_LEFT - 8):.1f},"
+            f"{_CHART_BOTTOM - 3 - up.share(value) * (_CHART_BOTTOM - 11):.1f}"
+            for step, value in stretch
+        )
+        if len(stretch) == 1:
+            x, _, y = places.partition(",")
+            parts.append(f'<circle cx="{x}" cy="{y}" r="1.5" fill="currentColor"/>')
+        else:
+            parts.append(
+                f'<polyline fill="none" stroke="currentColor" stroke-width="1.3" points="{places}"/>'
+            )
+    frame = f"M{_CHART_LEFT},4 V{_CHART_BOTTOM} H{_CHART_WIDTH - 4}"
+    parts.append(f'<path d="{frame}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>')
+    parts.append(_words(_CHART_LEFT - 4, 12, number(up.high), "end"))
+    if up.low < up.high:
+        parts.append(_words(_CHART_LEFT - 4, _CHART_BOTTOM, number(up.low), "end"))
+    parts.append(_words(_CHART_LEFT, _CHART_BOTTOM + 13, f"{axis} {number(across.low)}"))
+    parts.append(_words(_CHART_WIDTH - 4, _CHART_BOTTOM + 13, number(across.high), "end"))
+    return Html(
+        f'<svg role="img" aria-label="{escape(f"curve of {_told(line, axis)}")}" width="{_CHART_WIDTH}" '
+        f'height="{_CHART_HEIGHT}" viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" font-size="10" '
+        f'font-family="sans-serif">{"".join(parts)}</svg>'
     )
 
 
@@ -281,6 +349,67 @@ def _axes(axis: str, across: _Axis, up: _Axis) -> str:
     else:
         axis += f" {number(across.low)}"
     return "".join([*parts, _words((_LEFT + _RIGHT) / 2, _BOTTOM + 15, axis, "middle")])
+
+
+def points_svg(
+    title: str,
+    axis: str,
+    across: Sequence[float],
+    up: Sequence[float],
+    names: Sequence[str],
+    words: Sequence[str] = (),
+) -> Html:
+    """Draw points on axes in the text's own colour; each says its name where the pointer rests.
+
+    ``words`` are what the places 0, 1, … along the axis stand for, where they are no numbers.
+    """
+    xs, ys = _Axis.over(across), _Axis.over(up)
+    parts = []
+    for x, y, name in zip(across, up, names, strict=True):
+        cx = _LEFT + 8 + xs.share(x) * (_RIGHT - _LEFT - 16)
+        cy = _BOTTOM - 6 - ys.share(y) * (_BOTTOM - _TOP - 12)
+        told = escape(f"{name}, {title} {number(y)}")
+        parts.append(
+            f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="currentColor" fill-opacity="0.45" '
+            f'stroke="currentColor"><title>{told}</title></circle>'
+        )
+    ends = (words[0], words[-1]) if words else (number(xs.low), number(xs.high))
+    frame = f"M{_LEFT},{_TOP} V{_BOTTOM} H{_RIGHT}"
+    parts += [
+        f'<path d="{frame}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>',
+        _words(_LEFT - 5, _TOP + 10, number(ys.high), "end"),
+        _words(_LEFT - 5, _BOTTOM - 2, number(ys.low) if ys.low < ys.high else "", "end"),
+        _words(_LEFT, _BOTTOM + 15, ends[0]),
+        _words(_RIGHT, _BOTTOM + 15, ends[1] if xs.low < xs.high else "", "end"),
+        _words((_LEFT + _RIGHT) / 2, _BOTTOM + 15, axis, "middle"),
+    ]
+    spoken = "; ".join(f"{name}, {title} {number(y)}" for name, y in zip(names, up, strict=True))
+    height = _BOTTOM + 24
+    return Html(
+        f'<svg role="img" aria-label="{escape(f"{title} against {axis}: {spoken}")}" width="{_WIDTH}" '
+        f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
+        f'style="max-width:100%;height:auto">{"".join(parts)}</svg>'
+    )
+
+
+def text_points(
+    across: Sequence[float], up: Sequence[float], words: Sequence[str] = (), width: int = 48, height: int = 10
+) -> list[str]:
+    """Draw points with characters: a digit says how many share a place (9 or more: ``9``)."""
+    xs, ys = _Axis.over(across), _Axis.over(up)
+    cells = [[0] * width for _ in range(height)]
+    for x, y in zip(across, up, strict=True):
+        cells[height - 1 - round(ys.share(y) * (height - 1))][round(xs.share(x) * (width - 1))] += 1
+    margin = max(len(number(ys.high)), len(number(ys.low)))
+    labels = {0: number(ys.high), height - 1: number(ys.low)} if ys.low < ys.high else {0: number(ys.low)}
+    drawn = [
+        f"  {labels.get(row, '').rjust(margin)} │"
+        + "".join(" " if n == 0 else "•" if n == 1 else str(min(n, 9)) for n in line).rstrip()
+        for row, line in enumerate(cells)
+    ]
+    low, high = (words[0], words[-1]) if words else (number(xs.low), number(xs.high))
+    axis = low if xs.low == xs.high else low + high.rjust(width - len(low))
+    return [*drawn, f"  {' ' * margin} └{'─' * width}", f"  {' ' * margin}  {axis}"]
 
 
 def _words(x: float, y: float, text: str, anchor: str = "start") -> str:

@@ -8,13 +8,15 @@ same words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dbml_magics.hints import process, say, to_train
 from dbml_magics.rendering import (
     Html,
     Line,
+    clock,
     code,
     count,
     curve_svg,
@@ -112,32 +114,51 @@ class Destination:
     pending: int = 0  # writes on their way
     lag_seconds: float = 0.0  # age of the oldest write on its way
     last_error: str | None = None  # why delivery waits; None when the last attempt was fine
+    since: int | None = None  # when that began
     away: bool = False  # known to be unreachable
     dead: int = 0  # writes that the workspace refused for good
     tracked: bool = True  # runs go there; False for a workspace that is only a registry
     delivered: int = 0  # writes delivered since the link was made by this process
+    held: int = 0  # files that the workspace does not take now, tried again by themselves
+    held_why: str = ""  # why it does not take the newest of them
+    page: str | None = None  # its own page, in a browser
+    rate: float = 0.0  # writes a second that this process has delivered in the last minute
+    lacks: tuple[str, ...] = ()  # what it cannot do, and what is done instead
 
     def _waiting_for(self, why: str) -> str:
         if self.last_error or self.away:
             return f"waiting: {why}, trying again"
         return "on its way" if self.pending == 1 else "on their way"
 
+    def _why(self) -> str:
+        """Return what is wrong with the workspace, and since when."""
+        why = self.last_error or "workspace not reachable"
+        return why if self.since is None else f"{why} since {clock(self.since)}"
+
     def state(self) -> str:
         """Return how far delivery is, in words."""
-        writes, why = count(self.pending, "write"), self.last_error or "workspace not reachable"
+        writes, why = count(self.pending, "write"), self._why()
         if self.pending:
             said = f"{writes} {self._waiting_for(why)}"
         else:
             said = f"{why}, trying again" if self.away else "up to date"
         if self.pending and self.lag_seconds >= 1:
             said += f", the oldest {duration(self.lag_seconds)} old"
+        if self.pending and self.rate:
+            said += f", {number(self.rate) if self.rate < 10 else f'{self.rate:,.0f}'} a second go out"
+        if self.held:
+            said += f"; {self._not_taken()}"
         if self.dead:
             said += f"; {count(self.dead, 'write')} refused for good"
         return said
 
+    def _not_taken(self) -> str:
+        why = f" ({self.held_why})" if self.held_why else ""
+        return f"{count(self.held, 'file')} not taken now, tried again later{why}"
+
     def first_state(self) -> str:
         """Return the state of a workspace that was linked just now."""
-        return self.state() if self.pending or self.away or self.dead else "ready"
+        return self.state() if self.pending or self.away or self.dead or self.held else "ready"
 
     def outcome(self) -> str:
         """Return what became of a run's writes, with a sign in front that says it too."""
@@ -146,6 +167,8 @@ class Destination:
             said = f"… {count(self.pending, 'write')} {self._waiting_for(why)}"
         elif self.dead:
             return f"✗ {count(self.dead, 'write')} refused, the rest delivered"
+        elif self.held:
+            return f"… {self._not_taken()}; the rest delivered"
         else:
             return "✓ delivered"
         return said + (f", ✗ {count(self.dead, 'write')} refused" if self.dead else "")
@@ -164,6 +187,17 @@ class LinkStatus(Result):
     experiment: str | None = None
     notes: tuple[str, ...] = ()  # one line each: provisional versions' final numbers, older links' leftovers
     fresh: bool = False  # made by this very command: shown as "Linked: …"
+    get_workspace: Callable[[], Any] | None = field(default=None, compare=False)
+
+    @property
+    def workspace(self) -> Any:
+        """Return the linked Azure ML workspace as azureml-core's own object, asked for when it is needed.
+
+        Raises BadLink where the link has none, NotPermitted or WorkspaceUnreachable.
+        """
+        if self.get_workspace is None:
+            raise AttributeError("this status is not of a link of this process")
+        return self.get_workspace()
 
     def _headline(self) -> str:
         where = "both" if self.track == "both" else f"{self.track} only"
@@ -178,20 +212,25 @@ class LinkStatus(Result):
             rows.append((d.name, d.place, state if d.tracked else f"{state}, models only"))
         return rows
 
+    def _pages(self) -> str:
+        return ", ".join(f"{d.name} {d.page}" for d in self.destinations if d.page and d.page != d.place)
+
     def _facts(self) -> list[str]:
         facts = [f"experiment  {self.experiment}"] if self.experiment else []
         if self.mode == "sync":
             facts.append("mode        sync: each write waits for the primary workspace's answer")
+        if not self.fresh:
+            facts += [f"{d.name} {lack}" for d in self.destinations for lack in d.lacks]
         return facts
 
     def _next(self) -> str:
         if self.fresh:
-            return "Next: start a cell that trains with %%track"
+            return to_train()
         hints = []
         if any(d.pending for d in self.destinations):
-            hints.append("%dbml sync waits until everything is delivered")
-        if any(d.dead for d in self.destinations):
-            hints.append("%dbml sync --dead list shows what was refused, and why")
+            hints.append(f"{say('%dbml sync')} waits until everything is delivered")
+        if any(d.dead or d.held for d in self.destinations):
+            hints.append(f"{say('%dbml sync --dead list')} shows what was refused, and why")
         return " · ".join(hints)
 
     def text(self) -> str:
@@ -201,12 +240,15 @@ class LinkStatus(Result):
         places = max((len(place) for _, place, _ in rows), default=0)
         lines = [self._headline()]
         lines += [f"  {name.ljust(names)}  {place.ljust(places)}   {state}" for name, place, state in rows]
-        lines += [f"  {line}" for line in (*self._facts(), *self.notes)]
+        opened = [f"open        {self._pages()}"] if self._pages() else []
+        lines += [f"  {line}" for line in (*self._facts(), *opened, *self.notes)]
         return "\n".join([*lines, *filter(None, [self._next()])])
 
     def html(self) -> str:
         """Return the same as a table of workspaces."""
-        table = html_table(self._headline(), ("workspace", "place", "state"), self._rows())
+        pages = [link(d.place, d.page) if d.page else d.place for d in self.destinations]
+        rows = [(name, page, state) for (name, _, state), page in zip(self._rows(), pages, strict=True)]
+        table = html_table(self._headline(), ("workspace", "place", "state"), rows)
         return panel(table, *self._facts(), *self.notes, self._next())
 
 
@@ -226,8 +268,8 @@ class UnlinkResult(Result):
         lines += [f"  {name.ljust(width)}  … {count(amount, 'write')} waiting" for name, amount in waiting]
         if waiting:
             lines.append(
-                "  nothing is lost: this kernel goes on delivering them; "
-                "%dbml link --again takes the link up again"
+                f"  nothing is lost: this {process()} goes on delivering them; "
+                f"{say('%dbml link --again')} takes the link up again"
             )
         return "\n".join(lines)
 
@@ -240,6 +282,7 @@ class ExperimentResult(Result):
     experiment_id: str
     names: Mapping[str, str]  # workspace -> its name there
     created: bool
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> its page there
 
     def _headline(self) -> str:
         return f"Experiment {self.name}" + (", new" if self.created else "")
@@ -248,11 +291,15 @@ class ExperimentResult(Result):
         """Return the experiment's name at each workspace."""
         width = max((len(workspace) for workspace in self.names), default=0)
         lines = [f"  {workspace.ljust(width)}  {name}" for workspace, name in self.names.items()]
-        return "\n".join([self._headline(), *lines])
+        return "\n".join([self._headline(), *lines, *_opened(self.links)])
 
     def html(self) -> str:
         """Return the same as a table."""
-        return panel(html_table(self._headline(), ("workspace", "name there"), list(self.names.items())))
+        rows = [
+            (workspace, link(name, self.links[workspace]) if workspace in self.links else name)
+            for workspace, name in self.names.items()
+        ]
+        return panel(html_table(self._headline(), ("workspace", "name there"), rows))
 
 
 @dataclass(frozen=True)
@@ -279,6 +326,7 @@ class RunRow(Result):
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     undelivered: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
 
     @property
     def seconds(self) -> float | None:
@@ -300,11 +348,13 @@ class RunRow(Result):
 
     def text(self) -> str:
         """Return the run with all that it logged."""
-        return "\n".join([_run_head(self.name, self.status, self.seconds), *_labelled(self._rows())])
+        head = _run_head(self.name, self.status, self.seconds)
+        return "\n".join([head, *_labelled(self._rows()), *_opened(self.links)])
 
     def html(self) -> str:
         """Return the same as a table."""
-        return panel(rows_table(_run_head(self.name, self.status, self.seconds), self._rows()))
+        rows: list[tuple[str, str]] = [*self._rows(), *([("open", _links(self.links))] if self.links else [])]
+        return panel(rows_table(_run_head(self.name, self.status, self.seconds), rows))
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,6 +364,7 @@ class RunsResult(Result):
     rows: tuple[RunRow, ...]
     experiment: str
     note: str = ""  # e.g. how many writes are missing from the answer
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the experiment's page
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -367,21 +418,26 @@ class RunsResult(Result):
     def _end(self) -> list[str]:
         end = [self.note] if self.note else []
         if not self.rows:
-            return [*end, "Next: start a cell that trains with %%track"]
-        return [*end, "see  %dbml register last NAME · %dbml runs --help"]
+            return [*end, to_train()]
+        return [*end, f"see  {say('%dbml register last NAME')} · {say('%dbml runs --help')}"]
 
     def text(self) -> str:
         """Return a line for each run."""
         if not self.rows:
             return "\n".join([f"No runs in {self.experiment}", *self._end()])
         table = text_table(self._headers(), [self._cells(row) for row in self.rows])
-        return "\n".join([f"Runs of {self.experiment}", *table, *(f"  {line}" for line in self._end())])
+        end = [*_opened(self.links), *(f"  {line}" for line in self._end())]
+        return "\n".join([f"Runs of {self.experiment}", *table, *end])
 
     def html(self) -> str:
         """Return the same as a table."""
         if not self.rows:
             return panel(f"No runs in {self.experiment}", *self._end())
-        table = html_table(f"Runs of {self.experiment}", self._headers(), [self._cells(r) for r in self.rows])
+        headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
+        if any(row.links for row in self.rows):
+            headers.append("open")
+            cells = [[*each, _links(row.links)] for each, row in zip(cells, self.rows, strict=True)]
+        table = html_table(f"Runs of {self.experiment}", headers, cells)
         return panel(table, *self._end())
 
 
@@ -515,9 +571,10 @@ class CompareResult(Result):
         if not left:
             return ""
         ids = " ".join(run.run_id[:8] for run in self.runs)
+        line = say(f"%dbml compare {ids} --metric {_quoted(left[0])}")
         return (
             f"{count(len(left), 'metric')} left out ({listing(left, most)}): "
-            f"%dbml compare {ids} --metric {_quoted(left[0])} shows one, to_pandas() has all"
+            f"{line} shows one, to_pandas() has all"
         )
 
     def text(self) -> str:
@@ -606,6 +663,7 @@ class ModelVersion(Result):
     created: int | None = None
     status: str = "READY"
     source: str = ""
+    page: str | None = None  # in its workspace, where there is one
 
     @property
     def label(self) -> str:
@@ -627,23 +685,25 @@ class RegisterResult(Result):
     run_id: str | None
     versions: tuple[ModelVersion, ...]
     new_model: bool  # the name was new: this is version 1
+    notes: tuple[str, ...] = ()  # why a version has no number yet
 
     def _headline(self) -> str:
         return f"Registered {self.name}" + (", a new model" if self.new_model else "")
 
     def _see(self) -> str:
-        return f"%dbml models {self.name}"
+        return say(f"%dbml models {self.name}")
 
     def text(self) -> str:
         """Return a line for each version that was made."""
         lines = [f"  {line}" for line in _version_lines(self.versions, with_name=False)]
+        lines += [f"  {note}" for note in self.notes]
+        lines += _opened(_newest_pages(self.versions))
         return "\n".join([self._headline(), *lines, f"  see  {self._see()}"])
 
     def html(self) -> str:
         """Return the same as a table."""
-        return panel(
-            _version_html(self._headline(), self.versions, with_name=False), Html(f"see {code(self._see())}")
-        )
+        table = _version_html(self._headline(), self.versions, with_name=False)
+        return panel(table, *self.notes, Html(f"see {code(self._see())}"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -653,6 +713,7 @@ class ModelsResult(Result):
     name: str | None
     versions: tuple[ModelVersion, ...]  # without a name: the newest version of each model at each workspace
     notes: tuple[str, ...] = ()  # a registry that could not be asked
+    loadable: str | None = None  # the URI by which the link loads the newest version
 
     def _headline(self) -> str:
         if not self.versions:
@@ -661,12 +722,13 @@ class ModelsResult(Result):
 
     def _see(self) -> str:
         if not self.versions:
-            return "%dbml register last NAME"
-        return (
-            f"%dbml models {self.versions[0].name}"
-            if self.name is None
-            else "%dbml register last " + self.name
-        )
+            return say("%dbml register last NAME")
+        if self.name is None:
+            return say(f"%dbml models {self.versions[0].name}")
+        return f'mlflow.pyfunc.load_model("{self.loadable}")' if self.loadable else ""
+
+    def _lines_see(self) -> list[str]:
+        return [f"  see  {self._see()}"] if self._see() else []
 
     def __len__(self) -> int:
         return len(self.versions)
@@ -680,12 +742,13 @@ class ModelsResult(Result):
     def text(self) -> str:
         """Return a line for each version."""
         lines = [f"  {line}" for line in _version_lines(self.versions, with_name=self.name is None)]
+        lines += _opened(_newest_pages(self.versions)) if self.name is not None else []
         lines += [f"  {note}" for note in self.notes]
-        return "\n".join([self._headline(), *lines, f"  see  {self._see()}"])
+        return "\n".join([self._headline(), *lines, *self._lines_see()])
 
     def html(self) -> str:
         """Return the same as a table."""
-        see = Html(f"see {code(self._see())}")
+        see = Html(f"see {code(self._see())}") if self._see() else ""
         if not self.versions:
             return panel(self._headline(), *self.notes, see)
         table = _version_html(self._headline(), self.versions, with_name=self.name is None)
@@ -700,22 +763,26 @@ class SyncResult(Result):
     remaining: Mapping[str, int]
     seconds: float
     dead: Mapping[str, int] = field(default_factory=dict)
+    taken: int = 0  # packages of other processes' writes that were delivered
+    left: tuple[str, ...] = ()  # a line for each package, or write of one, that was not
 
     def text(self) -> str:
         """Return what was delivered, and what could not be."""
         sent = [f"{name} {count(amount, 'write')}" for name, amount in self.delivered.items() if amount]
         left = [f"{name} {count(amount, 'write')}" for name, amount in self.remaining.items() if amount]
         refused = [f"{name} {count(amount, 'write')}" for name, amount in self.dead.items() if amount]
+        if self.taken:
+            sent.insert(0, f"{count(self.taken, 'package')} of other processes' writes")
         told = (
-            "Delivered " + ", ".join(sent) + f" in {duration(self.seconds)}"
-            if sent
-            else "Nothing was on its way"
+            f"Delivered {', '.join(sent)} in {duration(self.seconds)}" if sent else "Nothing was on its way"
         )
         lines = [told + ("" if left else ": every workspace is up to date")]
+        lines += [f"  {line}" for line in self.left]
         if left:
-            lines.append(f"  still on their way: {', '.join(left)}; %dbml sync goes on")
+            lines.append(f"  still on their way: {', '.join(left)}; {say('%dbml sync')} goes on")
         if refused:
-            lines.append(f"  ✗ refused for good: {', '.join(refused)}; %dbml sync --dead list says why")
+            why = say("%dbml sync --dead list")
+            lines.append(f"  ✗ refused for good: {', '.join(refused)}; {why} says why")
         return "\n".join(lines)
 
 
@@ -770,6 +837,7 @@ class DeadLetter:
     cause: str
     at: int  # when it was refused
     trying: bool = False  # on its way once more
+    held: bool = False  # a file that the workspace does not take now: it is tried again by itself
 
     @property
     def where(self) -> str:
@@ -817,16 +885,20 @@ class DeadLetters(Result):
         of = f" of run {self.of_run}" if self.of_run else ""
         if not self.letters:
             return f"No write{of} was refused"
-        return f"{count(len(self.letters), 'write')}{of} refused for good; everything else goes on"
+        held = sum(letter.held for letter in self.letters)
+        refused = len(self.letters) - held
+        parts = [f"{count(refused, 'write')}{of} refused for good"] if refused else []
+        parts += [f"{count(held, 'file')}{of} not taken now, tried again by itself"] if held == 1 else []
+        parts += [f"{count(held, 'file')}{of} not taken now, tried again by themselves"] if held > 1 else []
+        return f"{', '.join(parts)}; everything else goes on"
 
     def _end(self) -> list[str]:
         if not self.letters:
             return []
         only = f" --run {self.of_run}" if self.of_run else ""
-        return [
-            f"%dbml sync --dead retry{only} tries them again, "
-            f"%dbml sync --dead discard{only} --confirm {len(self.letters)} gives them up"
-        ]
+        retry = say(f"%dbml sync --dead retry{only}")
+        discard = say(f"%dbml sync --dead discard{only} --confirm {len(self.letters)}")
+        return [f"{retry} tries them again, {discard} gives them up"]
 
     def text(self) -> str:
         """Return a line for each refused write."""
@@ -872,7 +944,7 @@ class RetryResult(Result):
         lines += [f"  ✗ {row[1]}  {row[2]}  {row[3]}: {row[5]}" for row in _letter_rows(shown, 160)]
         lines += [f"  {note}" for note in self.notes]
         if self.refused:
-            lines.append("  %dbml sync --dead list shows what is refused")
+            lines.append(f"  {say('%dbml sync --dead list')} shows what is refused")
         return "\n".join(lines)
 
 
@@ -910,6 +982,7 @@ class TrackSummary(Result):
     destinations: tuple[Destination, ...]
     notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+    children: tuple[str, ...] = ()  # names of the runs nested in it
 
     def _rows(self) -> list[tuple[str, str, Html]]:
         """Return label, text and markup of what the run recorded."""
@@ -921,25 +994,32 @@ class TrackSummary(Result):
             Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}".rstrip()) for m in ordered
         ]
         models = [version.label for version in self.registered] or list(self.models)
+        linked = [link(v.label, v.page) if v.page else safe(v.label) for v in self.registered]
         rows = [
             ("params", listing(params, 2), safe(listing(params, 6))),
             ("metrics", listing(metrics, 4), Html(listing(drawn, 8))),
             ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
-            ("models", listing(models, 4), safe(listing(models, 8))),
-            (
-                "open",
-                ", ".join(f"{name} {url}" for name, url in self.links.items()),
-                Html(" · ".join(link(name, url) for name, url in self.links.items())),
-            ),
+            ("models", listing(models, 4), Html(listing(linked or [safe(m) for m in models], 8))),
+            ("children", self._children(4), safe(self._children(8))),
+            ("open", ", ".join(f"{name} {url}" for name, url in self.links.items()), _links(self.links)),
         ]
         return [row for row in rows if row[1]]
 
     def _waiting(self) -> bool:
         return any(d.pending and (d.last_error or d.away) for d in self.destinations if d.tracked)
 
+    def _children(self, most: int) -> str:
+        if not self.children:
+            return ""
+        return f"{count(len(self.children), 'nested run')}: {listing(self.children, most)}"
+
     def _see(self) -> list[str]:
-        registered = [f"%dbml models {version.name}" for version in self.registered[:1]]
-        return ["%dbml runs", "%dbml status", *registered]
+        more = [f"%dbml models {version.name}" for version in self.registered[:1]]
+        if self.models and not self.registered:
+            run = "last" if self.status == "FINISHED" else self.run_id[:8]
+            path = f" --path {_quoted(self.models[0])}" if len(self.models) > 1 else ""
+            more.append(f"%dbml register {run} NAME{path}")
+        return [say(line) for line in ("%dbml runs", "%dbml status", *more)]
 
     def _outcomes(self) -> list[str]:
         return [f"{d.name} {d.outcome()}" for d in self.destinations if d.tracked]
@@ -951,7 +1031,7 @@ class TrackSummary(Result):
         rows = [(label, shown) for label, shown, _ in self._rows()]
         lines += _labelled(rows if self._waiting() else [*rows, ("see", " · ".join(self._see()))])
         lines += [f"  {note}" for note in self.notes]
-        return "\n".join([*lines, f"  {_NOTHING_LOST}"] if self._waiting() else lines)
+        return "\n".join([*lines, f"  {_nothing_lost()}"] if self._waiting() else lines)
 
     def html(self) -> str:
         """Return the same as a table."""
@@ -959,12 +1039,32 @@ class TrackSummary(Result):
         rows: list[tuple[str, str]] = [(label, drawn) for label, _, drawn in self._rows()]
         if not self._waiting():
             rows.append(("see", Html(" · ".join(code(command) for command in self._see()))))
-        return panel(rows_table(head, rows), *self.notes, _NOTHING_LOST if self._waiting() else "")
+        return panel(rows_table(head, rows), *self.notes, _nothing_lost() if self._waiting() else "")
 
 
-_NOTHING_LOST = (
-    "nothing is lost: they go out when it answers, from this kernel or the next; %dbml status shows how far"
-)
+def _nothing_lost() -> str:
+    return (
+        f"nothing is lost: they go out when it answers, from this {process()} or the next; "
+        f"{say('%dbml status')} shows how far"
+    )
+
+
+def _links(pages: Mapping[str, str]) -> Html:
+    return Html(" · ".join(link(name, url) for name, url in pages.items()))
+
+
+def _opened(pages: Mapping[str, str]) -> list[str]:
+    """Return a line that says where something can be looked at, if anywhere."""
+    return [f"  open  {', '.join(f'{name} {url}' for name, url in pages.items())}"] if pages else []
+
+
+def _newest_pages(versions: Iterable[ModelVersion]) -> dict[str, str]:
+    """Return the page of each workspace's newest version; the versions come newest first."""
+    pages: dict[str, str] = {}
+    for version in versions:
+        if version.page is not None:
+            pages.setdefault(version.workspace, version.page)
+    return pages
 
 
 def _short(value: str, most: int = 40) -> str:
@@ -1000,5 +1100,10 @@ def _version_lines(versions: Iterable[ModelVersion], *, with_name: bool) -> list
 
 
 def _version_html(caption: str, versions: Iterable[ModelVersion], *, with_name: bool) -> Html:
-    headers, rows = _version_cells(versions, with_name)
+    shown = list(versions)
+    headers, rows = _version_cells(shown, with_name)
+    place = headers.index("version")
+    for version, cells in zip(shown, rows, strict=True):
+        if version.page is not None:
+            cells[place] = link(cells[place], version.page)
     return html_table(caption, headers, rows)

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPED = ["dbml_magics", "tests.infra", "tests.infra_tests", "tests.benchmarks", "tests.frontend"]
+TYPED = [
+    "dbml_magics",
+    "tests.infra",
+    "tests.infra_tests",
+    "tests.benchmarks",
+    "tests.frontend",
+    "tests.standins",
+    "tests.browser",
+]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OUTCOMES = "passed|failed|skipped|errors?|deselected|xfailed"
 CLOSING = re.compile(rf"(\d+ ({OUTCOMES})|no tests ran)\b.* in [\d.]+s")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,34 +33,72 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def main(arguments: list[str]) -> int:
     """Run each check and print a summary; returns 1 if any of them failed."""
+    install_browser()
     colour = ["--color=yes"] if sys.stdout.isatty() else []
+    # A file's tests stay in one process, in their order; three keep two cores busy, since tests wait much.
+    parallel = [] if arguments else ["-n", "3", "--dist", "loadfile"]
+    types = ["mypy", *(word for package in TYPED for word in ("-p", package))]
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy", *(word for package in TYPED for word in ("-p", package))],
-        "pytest": ["pytest", *colour, *arguments],
+        "pytest": ["pytest", *colour, *parallel, *arguments],
     }
     summary, failed = [], False
-    for name, command in checks.items():
-        print(f"\n── {' '.join(command)}", flush=True)
-        begun = time.monotonic()
-        code, closing = run([sys.executable, "-m", *command])
+
+    def note(name: str, code: int, seconds: float, closing: str) -> None:
+        nonlocal failed
         failed = failed or code != 0
-        words = [
-            name.ljust(12),
-            "ok    " if code == 0 else "FAILED",
-            f"{time.monotonic() - begun:6.1f} s",
-            closing,
-        ]
+        words = [name.ljust(12), "ok    " if code == 0 else "FAILED", f"{seconds:6.1f} s", closing]
         summary.append("  ".join(words).rstrip())
+
+    with ThreadPoolExecutor(1) as beside:
+        typed = beside.submit(timed, types, show=False)
+        for name, command in checks.items():
+            print(f"\n── {' '.join(command)}", flush=True)
+            code, seconds, lines = timed(command)
+            note(name, code, seconds, closing_line(lines))
+        code, seconds, lines = typed.result()
+        print(f"\n── {' '.join(types)}\n{''.join(lines)}", flush=True)
+        note("mypy", code, seconds, "")
     print("\n── summary")
     print("\n".join(summary), flush=True)
     return int(failed)
 
 
-def run(command: list[str]) -> tuple[int, str]:
-    """Run a command, pass its output on, and return its exit code and pytest's closing line, if any."""
-    closing = ""
+def install_browser() -> None:
+    """Install Chromium for the tests in a browser, on a machine of ours that has none.
+
+    Only root can, and only Debian's kind has apt-get; elsewhere those tests say what they lack.
+    """
+    missing = not any(shutil.which(name) for name in BROWSERS)
+    if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
+    ):
+        print(f"\n── {' '.join(command)}", flush=True)
+        if run(command)[0] != 0:
+            print("no browser could be installed: the tests that need one say so", flush=True)
+            return
+
+
+def timed(command: list[str], *, show: bool = True) -> tuple[int, float, list[str]]:
+    """Run a Python module with arguments; returns its exit code, the seconds it took and its output."""
+    began = time.monotonic()
+    code, lines = run([sys.executable, "-m", *command], show=show)
+    return code, time.monotonic() - began, lines
+
+
+def closing_line(lines: list[str]) -> str:
+    """Return pytest's closing line, if there is one."""
+    bare = [COLOURS.sub("", line).strip("= \n") for line in lines]
+    return next((line for line in reversed(bare) if CLOSING.match(line)), "")
+
+
+def run(command: list[str], *, show: bool = True) -> tuple[int, list[str]]:
+    """Run a command, pass its output on, and return its exit code and output."""
+    lines = []
     # Without PYTHONPATH a check sees what is installed, as a user does.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with subprocess.Popen(
@@ -64,12 +113,11 @@ def run(command: list[str]) -> tuple[int, str]:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            bare = COLOURS.sub("", line).strip("= \n")
-            if CLOSING.match(bare):
-                closing = bare
-    return process.returncode, closing
+            lines.append(line)
+            if show:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    return process.returncode, lines
 
 
 if __name__ == "__main__":

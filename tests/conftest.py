@@ -7,22 +7,33 @@ import itertools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from dbml_magics import hints
 from dbml_magics.errors import DeliveryIncomplete
 from tests.infra.proxy import Proxy
 from tests.infra.servers import Server, ServerHost
 
+if TYPE_CHECKING:
+    from tests.standins.azure import AzureStandIn
+    from tests.standins.databricks import Databricks
+
 # Set before anything imports MLflow, which reads them at import and would send usage data from a thread.
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
 
-NEED_SERVERS = {"server_host", "servers", "proxies"}
-FOREIGN = ("MLFLOW_", "_MLFLOW", "DBML_", "ARM_", "AZUREML_", "DATABRICKS_")
+
+NEED_SERVERS = {"server_host", "servers", "proxies", "azure", "adb"}
+FOREIGN = ("MLFLOW_", "_MLFLOW", "DBML_", "ARM_", "AZUREML_", "AZURE_", "MSI_", "IDENTITY_", "DATABRICKS_")
 KEPT = {"MLFLOW_DISABLE_TELEMETRY"}
+
+
+SCREENSHOTS = "SCREENSHOTS_OF_THE_TESTS"
+"""The variable with the folder for pictures of what the browser showed."""
 
 
 class Servers(NamedTuple):
@@ -49,6 +60,18 @@ class _Hosts:
         if cls.started is None:
             cls.started = ServerHost()
         return cls.started
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose a folder for pictures, the same one for all processes of the run."""
+    os.environ.setdefault(SCREENSHOTS, str(Path(tempfile.gettempdir()) / f"dbml-screenshots-{os.getpid()}"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say where the pictures are."""
+    if (folder := Path(os.environ[SCREENSHOTS])).is_dir():
+        kept = len(list(folder.glob("*.png")))
+        terminalreporter.write_line(f"{kept} pictures of what the browser showed: {folder}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -105,13 +128,79 @@ def proxies(servers: Servers, _proxy_pair: Proxies) -> Iterator[Proxies]:
         proxy.clear()  # whatever still runs in the background can end
 
 
+@pytest.fixture(scope="session")
+def _azure_standin(server_host: ServerHost) -> Iterator[AzureStandIn]:
+    from tests.standins.azure import AzureStandIn
+
+    standin = AzureStandIn(server_host)
+    yield standin
+    standin.close()
+
+
+@pytest.fixture
+def azure(_azure_standin: AzureStandIn) -> Iterator[AzureStandIn]:
+    """Return Azure on this machine, as new; requests that it has no route for fail the test."""
+    _azure_standin.reset()
+    yield _azure_standin
+    _azure_standin.proxy.clear()
+    unknown = _azure_standin.unknown()
+    assert not unknown, "requests that the stand-in for Azure has no route for:\n" + "\n".join(unknown)
+
+
+@pytest.fixture(scope="session")
+def _adb(server_host: ServerHost) -> Iterator[Databricks]:
+    from tests.standins.databricks import Databricks
+
+    with Databricks(server_host.start("databricks-standin").uri) as workspace:
+        yield workspace
+
+
+@pytest.fixture
+def adb(_adb: Databricks) -> Iterator[Databricks]:
+    """Return a Databricks workspace on this machine, as new; a call that it does not know fails the test."""
+    _adb.reset()
+    _forget_clients()
+    yield _adb
+    unknown = list(_adb.unknown)
+    _adb.reset()
+    assert not unknown, f"the stand-in does not know {unknown}"
+
+
+def _forget_clients() -> None:
+    """Forget the clients that MLflow keeps by host: their sign-in is another test's."""
+    rest: Any = sys.modules.get("mlflow.utils.rest_utils")
+    if rest is not None:
+        rest.get_workspace_client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return one Spark for the whole run, started as ``%dbml score`` starts it where there is none."""
+    from dbml_magics.core.scoring import spark as sessions
+
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("spark"))  # where its tables are
+    try:
+        made, _ = sessions.start_here(lambda _: None, cores="2")
+    finally:
+        os.chdir(before)
+    yield made
+    made.stop()
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no test see, or leave behind, settings of MLflow or of the link, nor an active run."""
     for name in list(os.environ):
         if name.startswith(FOREIGN) and name not in KEPT:
             monkeypatch.delenv(name)
+    # A process of pytest-xdist's has a main without file, and a shell's %reset empties it: pyspark takes that
+    # for its own doctests, and exits.
+    for name, value in (("__file__", __file__), ("__spec__", None)):
+        sys.modules["__main__"].__dict__.setdefault(name, value)
+    before = hints.speak("magic")  # messages as a notebook shows them, whatever was loaded before this test
     yield
+    hints.speak(before)
     mlflow: Any = sys.modules.get("mlflow")
     if mlflow is None or not hasattr(mlflow, "set_registry_uri"):
         return

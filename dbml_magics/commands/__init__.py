@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dbml_magics.commands import (
+    cleanup,
     compare,
+    deploy,
+    doctor,
+    endpoints,
     experiment,
+    invoke,
     link,
+    logs,
     models,
+    panel,
     register,
     runs,
+    score,
     status,
     sync,
     track,
     ui,
+    undeploy,
     unlink,
 )
 from dbml_magics.commands import help as help_command
@@ -24,5 +33,26 @@ TRACK: Command = track.COMMAND
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (link, unlink, status, experiment, runs, compare, register, models, sync, ui, help_command)
+    for module in (
+        link,
+        unlink,
+        status,
+        experiment,
+        runs,
+        compare,
+        register,
+        models,
+        deploy,
+        endpoints,
+        invoke,
+        logs,
+        undeploy,
+        score,
+        sync,
+        cleanup,
+        doctor,
+        ui,
+        panel,
+        help_command,
+    )
 }

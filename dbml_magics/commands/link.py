@@ -5,8 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from dbml_magics import display, environment
+from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
-from dbml_magics.parser import Command, Option
+from dbml_magics.parser import Command, Option, pair
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -14,22 +16,44 @@ if TYPE_CHECKING:
 
 _WAYS = ("--local", "--databricks", "--azureml", "--again")
 _TWO_URIS = "%dbml link --databricks databricks --azureml http://127.0.0.1:5000"
+_AZURE = "%dbml link --subscription ID --resource-group RG --workspace WS"
+_NOT_AZURE = ("--local", "--again")
+_PLAIN = ("track", "registry", "mode", "on_undelivered", "spill")
+_AZURE_NAMES = (
+    *("subscription", "resource_group", "workspace", "cloud", "auth"),
+    *("create", "location", "storage_account", "key_vault", "confirm"),
+)
 
 
 def run(args: Namespace, session: Session) -> LinkStatus:
     """Link as asked; without options, return what is linked now."""
-    settings = {name: getattr(args, name) for name in ("track", "registry", "mode") if getattr(args, name)}
+    settings = {name: getattr(args, name) for name in _PLAIN if getattr(args, name)}
+    azure = {name: getattr(args, name) for name in _AZURE_NAMES if getattr(args, name)}
+    azure.update({"tags": dict(args.tag)} if args.tag else {})
     if args.again:
-        if settings:
+        if settings or azure:
             raise BadCommand(
                 "--again takes up the remembered link as it was; the other options belong to a new one.",
                 remedies=["%dbml link --again"],
             )
-        return session.link(again=True)
+        return session.link(again=True, prompt=display.note)
+    if azure or args.config is not None or str(args.azureml).startswith("azureml:"):
+        with display.Progress() as progress:
+            return session.link(
+                databricks=args.databricks,
+                azureml=args.azureml,
+                config=args.config,
+                azure=azure,
+                prompt=display.note,
+                progress=progress.step,
+                **settings,
+            )
     if args.local is None and args.databricks is None and args.azureml is None:
+        if environment.databricks() is not None and (settings or not session.linked):
+            return session.link(**settings)  # the notebook's own workspace
         if settings:
             raise BadCommand(
-                "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _TWO_URIS]
+                "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _AZURE, _TWO_URIS]
             )
         if not session.linked:
             raise NotLinked("%dbml link without options")
@@ -44,9 +68,19 @@ def _others(name: str) -> tuple[str, ...]:
 COMMAND = Command(
     name="link",
     help="link two workspaces; without options, show what is linked now",
-    examples=("%dbml link --local", _TWO_URIS, "%dbml link --again"),
+    examples=("%dbml link --local", f"{_AZURE} --databricks databricks", _TWO_URIS, "%dbml link --again"),
     run=run,
     needs_link=False,
+    details=(
+        "An Azure ML workspace has three names (--subscription, --resource-group, --workspace), which\n"
+        "--config reads from Azure ML's config.json or a team's dbml.toml. --auth says how to sign in; by\n"
+        "default what fits here is taken, and said. In a Databricks notebook the Databricks side is the\n"
+        "notebook's own workspace unless another is named, and a bare %dbml link links it. --create makes\n"
+        "the Azure ML workspace: it shows what that makes, and wants the name typed.\n"
+        "A process ends when it has delivered what it logged, or after 20 seconds (DBML_EXIT_FLUSH); the\n"
+        "rest waits on this machine. Where the disk goes with the job, --spill puts it into a folder that\n"
+        "stays, and --on-undelivered fail has the job fail."
+    ),
     options=(
         Option(
             "--local",
@@ -54,12 +88,13 @@ COMMAND = Command(
             metavar="DIR",
             optional_value=True,
             example="%dbml link --local .dbml",
-            excludes=_others("--local"),
+            excludes=(*_others("--local"), "--subscription", "--config"),
         ),
         Option(
             "--databricks",
             "the Databricks side: databricks, databricks://PROFILE, or any MLflow tracking URI",
             metavar="URI",
+            completes="profile",
             example="%dbml link --track databricks --databricks databricks://PROFILE",
             excludes=("--local", "--again"),
         ),
@@ -68,7 +103,53 @@ COMMAND = Command(
             "the Azure ML side: azureml://…, or any MLflow tracking URI",
             metavar="URI",
             example="%dbml link --track azureml --azureml http://127.0.0.1:5000",
+            excludes=("--local", "--again", "--subscription"),
+        ),
+        Option(
+            "--subscription",
+            "the Azure ML workspace's subscription (its id)",
+            metavar="ID",
+            completes="subscription",
+            example=_AZURE,
+            excludes=("--local", "--again", "--azureml"),
+        ),
+        Option(
+            "--resource-group",
+            "the Azure ML workspace's own resource group",
+            metavar="RG",
+            completes="resource group",
+            example=_AZURE,
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--workspace",
+            "the Azure ML workspace's name",
+            metavar="WS",
+            completes="workspace",
+            example=_AZURE,
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--config",
+            "Azure ML's config.json or a team's dbml.toml (by default looked for from this folder upwards)",
+            metavar="PATH",
+            optional_value=True,
+            example="%dbml link --config dbml.toml",
             excludes=("--local", "--again"),
+        ),
+        Option(
+            "--cloud",
+            "the Azure cloud: AzureCloud, AzureUSGovernment, AzureChinaCloud, or a private one's name",
+            metavar="NAME",
+            example=f"{_AZURE} --cloud AzureChinaCloud",
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--auth",
+            "how to sign in to Azure",
+            choices=METHODS,
+            example=f"{_AZURE} --auth cli",
+            excludes=_NOT_AZURE,
         ),
         Option(
             "--track",
@@ -88,6 +169,52 @@ COMMAND = Command(
             choices=("journal", "sync"),
             example="%dbml link --local --mode journal",
         ),
+        Option(
+            "--on-undelivered",
+            "a process that ends with writes undelivered: warn (the default), or fail (exit code 120)",
+            choices=("warn", "fail"),
+            example="%dbml link --local --on-undelivered fail",
+            excludes=("--again",),
+        ),
+        Option(
+            "--spill",
+            "a shared folder that takes what is undelivered at the end (%dbml sync --spill delivers it)",
+            metavar="PATH",
+            example="%dbml link --local --spill /Volumes/main/ml/dbml",
+            excludes=("--again",),
+        ),
+        Option("--create", "make the Azure ML workspace, after showing what that makes", excludes=_NOT_AZURE),
+        Option(
+            "--location",
+            "with --create: the Azure region",
+            metavar="L",
+            example=f"{_AZURE} --create --location L",
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--tag",
+            "with --create: a tag on each resource, KEY=VALUE (may be repeated)",
+            metavar="K=V",
+            repeatable=True,
+            convert=pair,
+            example=f"{_AZURE} --create --tag team=ml",
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--storage-account",
+            "with --create: an existing storage account, by its resource id",
+            metavar="ID",
+            example=f"{_AZURE} --create --storage-account ID",
+            excludes=_NOT_AZURE,
+        ),
+        Option(
+            "--key-vault",
+            "with --create: an existing key vault, by its resource id",
+            metavar="ID",
+            example=f"{_AZURE} --create --key-vault ID",
+            excludes=_NOT_AZURE,
+        ),
+        Option("--confirm", "with --create: the workspace's name, typed", metavar="WS", excludes=_NOT_AZURE),
         Option("--again", "take up the link remembered for this folder", excludes=_others("--again")),
     ),
 )

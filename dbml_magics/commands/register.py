@@ -27,6 +27,7 @@ def run(args: Namespace, session: Session) -> RegisterResult:
         to=args.to,
         aliases=tuple(args.alias),
         tags=unique_tags(args.tag),
+        require_delivered=args.require_delivered,
     )
 
 
@@ -73,5 +74,6 @@ COMMAND = Command(
             convert=pair,
             example="%dbml register last wine --tag stage=test",
         ),
+        Option("--require-delivered", "only when all of the run has arrived at every workspace"),
     ),
 )

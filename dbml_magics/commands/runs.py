@@ -30,8 +30,18 @@ COMMAND = Command(
     details="runs = %dbml runs keeps the result and shows nothing; runs.to_pandas() makes a DataFrame of it.",
     options=(
         Option("--experiment", "another experiment than the active one", metavar="E", completes="experiment"),
-        Option("--filter", "MLflow's search syntax, in quotes", metavar="F"),
-        Option("--order-by", "columns with ASC or DESC, commas between them, in quotes", metavar="O"),
+        Option(
+            "--filter",
+            "MLflow's search syntax, in quotes",
+            metavar="F",
+            example='%dbml runs --filter "metrics.loss < 1"',
+        ),
+        Option(
+            "--order-by",
+            "columns with ASC or DESC, commas between them, in quotes",
+            metavar="O",
+            example='%dbml runs --order-by "metrics.loss ASC"',
+        ),
         Option(
             "--max",
             "how many at most (20 by default)",

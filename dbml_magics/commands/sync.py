@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import display
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
 from dbml_magics.parser import Command, Option, positive_integer, seconds
+from dbml_magics.rendering import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
     from dbml_magics.results import Result
+
+_QUIET_S = 2.0  # without a word on how far comparing is
 
 
 def run(args: Namespace, session: Session) -> Result:
@@ -23,9 +27,11 @@ def run(args: Namespace, session: Session) -> Result:
         return session.discard_dead_letters(args.confirm, run=args.run)
     if args.dead == "retry":
         return _retry(args, session)
+    if args.verify or args.repair:
+        return _compare(args, session)
     with display.Progress() as progress:
         try:
-            return session.sync(args.timeout, progress=progress.update)
+            return session.sync(args.timeout, spill=args.spill, progress=progress.update)
         except KeyboardInterrupt:
             raise _interrupted(session) from None
 
@@ -41,15 +47,62 @@ def _retry(args: Namespace, session: Session) -> Result:
             ) from None
 
 
+def _compare(args: Namespace, session: Session) -> Result:
+    chosen = {
+        "experiment": args.experiment,
+        "run": args.run,
+        "everything": args.all,
+        "since": args.since,
+        "deep": args.deep,
+        "timeout": args.timeout,
+    }
+    with display.Progress() as progress:
+        began = time.monotonic()
+
+        def counted(amount: int, what: str) -> None:
+            seconds = time.monotonic() - began
+            if seconds >= _QUIET_S:  # the first one's count would stand there as the last word
+                progress.say(f"{count(amount, 'run')} {what} · {amount / seconds:,.1f} a second")
+
+        try:
+            if args.verify:
+                return session.verify(**chosen, progress=counted)
+            more = {"source": getattr(args, "from"), "prune": args.prune, "confirm": args.confirm is not None}
+            return session.repair(**chosen, **more, progress=counted)
+        except KeyboardInterrupt:
+            raise DeliveryIncomplete(
+                "interrupted; what was copied or corrected so far stays, and nothing is half done that the "
+                "next time would not complete.",
+                remedies=[("%dbml sync --repair", "goes on"), ("%dbml sync --verify", "what differs now")],
+            ) from None
+
+
+_OF_COMPARING = ("experiment", "all", "since", "deep")
+_OF_REPAIR = ("from", "prune")
+
+
 def _refuse_strays(args: Namespace) -> None:
     """Refuse options that mean nothing without another one."""
-    if args.dead is None and args.run is not None:
+    compares = args.verify or args.repair
+    for names, belongs in ((_OF_COMPARING, compares), (_OF_REPAIR, args.repair)):
+        given = next((name for name in names if getattr(args, name)), None)
+        if given is not None and not belongs:
+            to = "--repair" if names is _OF_REPAIR else "--verify and --repair"
+            example = f"%dbml sync {'--repair' if names is _OF_REPAIR else '--verify'}"
+            raise BadCommand(f"--{given} belongs to {to}.", remedies=[(example, "what it is for")])
+    if args.dead is None and args.run is not None and not compares:
         raise BadCommand(
-            "--run narrows --dead; syncing waits for all runs.",
-            remedies=["%dbml sync --dead list --run last"],
+            "--run narrows --dead, --verify or --repair; syncing waits for all runs.",
+            remedies=["%dbml sync --verify --run last", "%dbml sync --dead list --run last"],
         )
-    if args.dead != "discard" and args.confirm is not None:
-        raise BadCommand("--confirm belongs to --dead discard.", remedies=["%dbml sync --dead discard"])
+    if args.dead == "discard" and args.confirm is True:
+        raise BadCommand(
+            "--confirm wants to know how many writes are given up.", remedies=["%dbml sync --dead list"]
+        )
+    if args.dead != "discard" and args.confirm is not None and not args.prune:
+        raise BadCommand(
+            "--confirm belongs to --dead discard and to --prune.", remedies=["%dbml sync --dead discard"]
+        )
     if args.dead in ("list", "discard") and args.timeout is not None:
         raise BadCommand(
             f"--timeout is for waiting, and --dead {args.dead} does not wait.",
@@ -58,8 +111,6 @@ def _refuse_strays(args: Namespace) -> None:
 
 
 def _interrupted(session: Session) -> DeliveryIncomplete:
-    from dbml_magics.rendering import count
-
     waiting = [
         f"{count(d.pending, 'write')} for {d.name}" for d in session.status().destinations if d.pending
     ]
@@ -71,13 +122,25 @@ def _interrupted(session: Session) -> DeliveryIncomplete:
 
 COMMAND = Command(
     name="sync",
-    help="wait until everything is delivered, and say what was",
-    examples=("%dbml sync --timeout 60", "%dbml sync", "%dbml sync --dead list"),
+    help="wait until everything is delivered; compare the two workspaces, and make them alike",
+    examples=(
+        "%dbml sync --timeout 60",
+        "%dbml sync",
+        "%dbml sync --verify",
+        "%dbml sync --repair --since 7d",
+        "%dbml sync --dead list",
+    ),
     run=run,
     details=(
         "Interrupting the kernel (Ctrl-C in a terminal) ends the waiting; delivery goes on.\n"
         "A write that a workspace refuses for good is put aside, and the rest goes on: --dead list shows\n"
-        "such writes with their causes, --dead retry tries them again, --dead discard gives them up."
+        "such writes with their causes, --dead retry tries them again, --dead discard gives them up.\n"
+        "--verify compares the workspaces run by run and changes nothing; --repair makes the mirror like\n"
+        "the primary, adding and correcting, and copies runs that it lacks. Both look at the runs since the\n"
+        "link was made; --all, --experiment and --since choose others: so older runs are brought over. What\n"
+        "was edited in the mirror's portal alone is carried to the primary. --prune deletes what is left.\n"
+        "--spill PATH delivers what jobs that were linked with --spill PATH left there, on any machine that\n"
+        "has the same workspaces linked; two that try at once do not both deliver it."
     ),
     options=(
         Option(
@@ -88,16 +151,57 @@ COMMAND = Command(
             example="%dbml sync --timeout 60",
         ),
         Option(
+            "--spill",
+            "deliver what other processes of such a link left in a shared folder, then wait as always",
+            metavar="PATH",
+            example="%dbml sync --spill /Volumes/main/ml/dbml",
+            excludes=("--dead", "--verify", "--repair"),
+        ),
+        Option(
             "--dead",
             "see to the writes that were refused for good",
             choices=("list", "retry", "discard"),
             example="%dbml sync --dead list",
         ),
-        Option("--run", "with --dead: one run's alone", metavar="R", completes="run"),
+        Option(
+            "--verify",
+            "compare the two workspaces run by run, and change nothing",
+            excludes=("--repair", "--dead"),
+        ),
+        Option(
+            "--repair",
+            "make the mirror like the primary, and copy the runs that it lacks",
+            excludes=("--verify", "--dead"),
+        ),
+        Option("--deep", "compare every metric's whole history"),
+        Option(
+            "--experiment",
+            "compare one experiment's runs, older ones too",
+            metavar="E",
+            completes="experiment",
+        ),
+        Option("--run", "one run's alone (also with --dead)", metavar="R", completes="run"),
+        Option("--all", "compare all experiments' runs, older ones too"),
+        Option(
+            "--since",
+            "compare runs that began since then: a date, or 7d, 12h, 2w",
+            metavar="T",
+            example="%dbml sync --verify --since 7d",
+        ),
+        Option(
+            "--from",
+            "with --repair: the workspace that the other one is made like",
+            choices=("databricks", "azureml"),
+            example="%dbml sync --repair --from azureml",
+        ),
+        Option(
+            "--prune", "with --repair: also delete what the other has not; names it first, wants --confirm"
+        ),
         Option(
             "--confirm",
-            "with --dead discard: how many writes are given up",
+            "with --dead discard: how many writes are given up; with --prune: that it may delete",
             metavar="N",
+            optional_value=True,
             convert=positive_integer,
             example="%dbml sync --dead discard --confirm 3",
         ),

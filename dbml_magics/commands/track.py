@@ -54,7 +54,9 @@ COMMAND = Command(
     examples=("%%track forest --autolog", "%%track forest --params depth,rate --register wine"),
     details=(
         "--params logs the values that the variables have when the cell ends. A failing cell ends its\n"
-        "run FAILED, an interrupted one KILLED. %%time and %%capture can stand on the line above."
+        "run FAILED, an interrupted one KILLED. %%time and %%capture can stand on the line above.\n"
+        "The run has begun when the cell's code does: log to it, or begin children of it with\n"
+        "mlflow.start_run(nested=True)."
     ),
     options=(
         Option("RUN_NAME", "the run's name (MLflow makes one up by default)", optional_value=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from dbml_magics.core import runs
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.view import clamp
-from dbml_magics.errors import BadCommand, RunNotFound
+from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
 
 _SHOWN = 8  # metrics, when none is named: more make no table that is read
 _BUCKETS = 80  # a curve keeps the lowest and the highest point of each
@@ -43,15 +44,50 @@ def _resolved(engine: Engine, given: Sequence[str], last: str | None) -> list[st
             "comparing needs two runs or more.", remedies=[("%dbml runs", "lists the runs with their ids")]
         )
     ids: list[str] = []
-    for run in given:
-        run_id = runs.resolve(engine, run, last, command="%dbml compare {} …")
+    for place, run in enumerate(given):
+        words = [shlex.quote(each).replace("{", "{{").replace("}", "}}") for each in given]
+        line = " ".join(["%dbml compare", *words[:place], "{}", *words[place + 1 :]])
+        try:
+            run_id = runs.resolve(engine, run, last, command=line)
+        except RunNotFound as error:
+            raise RunNotFound(error.message, remedies=_instead(engine, given, last)) from error
         if run_id in ids:
             raise BadCommand(
                 f"run {run_id[:8]} is given twice: {given[ids.index(run_id)]!r} and {run!r} are the same.",
-                remedies=[("%dbml runs", "lists the runs with their ids")],
+                remedies=_instead(engine, given, last),
             )
         ids.append(run_id)
     return ids
+
+
+def _instead(engine: Engine, given: Sequence[str], last: str | None) -> list[tuple[str, str]]:
+    """Return the line that compares what was probably meant, as it can be run, and where the ids are."""
+    names = {run: str(info.get("name") or "") for run, info in engine.state.recent_runs(2000)}
+    known = {run: _silently(engine, run, last) for run in given}
+    taken = {run for run in known.values() if run is not None}
+    words: list[str] = []
+    meant: list[str] = []
+    for place, run in enumerate(given):
+        if known[run] is not None and known[run] not in [known[each] for each in given[:place]]:
+            words.append(shlex.quote(run))
+            continue
+        left = {each: name for each, name in names.items() if each not in taken}
+        near = difflib.get_close_matches(run, left.values(), n=1, cutoff=0.6)
+        # By its name, by one like it, else the newest one that is not there yet.
+        other = next((each for each, name in left.items() if name in near), next(iter(left), None))
+        if other is not None:
+            taken.add(other)
+            words.append(other[:8])
+            meant.append(f"run {names[other] or other[:8]}")
+    whole = [(" ".join(["%dbml compare", *words]), " and ".join(meant))] if len(words) > 1 and meant else []
+    return [*whole, ("%dbml runs", "lists the runs with their ids")]
+
+
+def _silently(engine: Engine, run: str, last: str | None) -> str | None:
+    try:
+        return runs.resolve(engine, run, last)
+    except (RunNotFound, AmbiguousRun, WorkspaceUnreachable):
+        return None
 
 
 def _run(engine: Engine, run_id: str) -> Run:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dbml_magics import results
 from dbml_magics.core import runs
-from dbml_magics.core.tracking.delivery import AGAIN
+from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.rendering import count
@@ -36,7 +36,11 @@ def retry(
     newest = engine.state.last_dead()
     letters = _letters(engine, queue)
     damaged = {number for number, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "?"}
-    places = {number: (role, q) for number, role, q, _, _, _ in engine.state.dead(queue=queue)}
+    held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
+    places = {
+        number: (role, HELD_QUEUE if number in held else q)
+        for number, role, q, _, _, _ in engine.state.dead(queue=queue)
+    }
     tried = {letter.number: letter for letter in letters if letter.number not in damaged}
     for number, letter in tried.items():
         if not letter.trying:
@@ -131,6 +135,7 @@ def _queue(engine: Engine, run: str | None, last: str | None, verb: str) -> str 
 
 def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
     trying = _on_their_way(engine)
+    held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
     found = []
     for number, role, own, op, cause, at in engine.state.dead(queue=queue):
         known = engine.state.run(own)
@@ -145,6 +150,7 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
                 cause=cause,
                 at=int(at * 1000),
                 trying=number in trying,
+                held=number in held,
             )
         )
     return found
@@ -153,7 +159,8 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
 def _on_their_way(engine: Engine) -> set[int]:
     """Return the numbers of the dead letters that are being tried again."""
     found = set()
-    for role, queue in {(role, queue) for _, role, queue, _, _, _ in engine.state.dead()}:
+    places = {(role, queue) for _, role, queue, _, _, _ in engine.state.dead()}
+    for role, queue in places | {(role, HELD_QUEUE) for role, _ in places}:
         cursors = engine.state.cursors(role, queue)
         for file, size in engine.journal.files(queue).items():
             start, _ = cursors.get(file, (0, 0))

@@ -14,15 +14,17 @@ import json
 import os
 import re
 import shlex
+import stat
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from dbml_magics.config import data_home, role_variable
+from dbml_magics.config import data_home, role_variable, spare_homes
+from dbml_magics.core.azure import names
 from dbml_magics.errors import (
     BadLink,
     BadUri,
@@ -31,11 +33,15 @@ from dbml_magics.errors import (
     PlatformRefused,
     SecretRefused,
 )
+from dbml_magics.hints import WSL, say
 from dbml_magics.rendering import count
 from dbml_magics.secrecy import looks_secret
 
 ROLES = ("databricks", "azureml")
 SCHEME = "dbml"
+_DATABRICKS_HOST = re.compile(
+    r"\.(azuredatabricks\.net|databricks\.azure\.(us|cn)|cloud\.databricks\.com|gcp\.databricks\.com)$"
+)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -46,6 +52,12 @@ class WorkspaceSpec:
     role: str  # databricks or azureml
     uri: str
     local: bool = False  # made by --local
+    settings: tuple[tuple[str, str], ...] = ()
+    """How it is reached (cloud, sign-in): what child processes need beside the URI, and never a secret."""
+
+    def setting(self, name: str) -> str | None:
+        """Return one of the settings, or None."""
+        return dict(self.settings).get(name)
 
     @property
     def kind(self) -> str:
@@ -62,7 +74,21 @@ class WorkspaceSpec:
             return f"local  {_relative(folder)}"
         if self.uri.startswith("sqlite:///"):
             return f"sqlite  {_relative(Path(self.uri.removeprefix('sqlite:///')))}"
+        named = names.of_uri(self.uri)
+        if named is not None:
+            return f"{named[1].name} in {named[1].group}"
         return masked(self.uri)
+
+    @property
+    def words(self) -> list[str]:
+        """Return the options of ``%dbml link`` that name it."""
+        named = names.of_uri(self.uri)
+        words = (
+            [f"--{self.role}", _quoted(masked(self.uri))] if named is None else named[1].command.split(" ")
+        )
+        cloud, auth = self.setting("cloud"), self.setting("auth")
+        words += ["--cloud", cloud] if cloud and cloud != "AzureCloud" else []
+        return [*words, "--auth", auth] if auth else words
 
 
 @dataclass(frozen=True)
@@ -74,25 +100,55 @@ class Link:
     track: str = "both"
     registry: str = "databricks"
     mode: str = "journal"
+    on_undelivered: str = "warn"
+    """What the end of a process does about writes that wait: warn, or fail (an exit code that is not 0)."""
+    spill: str | None = None
+    """The folder that takes what waits at the end of a process, for another machine to deliver."""
+    taken: str | None = None
+    """The package of another process's writes that this link delivers; never in its URI."""
 
     @cached_property
     def key(self) -> str:
         """Return the name of the link's own folder: the same workspaces, folder and user give the same."""
         parts = [_user(), self.folder, self.track, self.registry]
         parts += [f"{w.role}={w.uri}{' local' if w.local else ''}" for w in self.workspaces]
+        parts += [f"taken={self.taken}"] if self.taken else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
     def home(self) -> Path:
-        """Return the link's own folder: journal, spool, state."""
-        return data_home() / "links" / self.key
+        """Return the link's own folder: journal, spool, state.
+
+        Where a newer release has one that this release cannot read, another beside it.
+        """
+        return _beside_newer(self._place)
+
+    @property
+    def _place(self) -> Path:
+        return data_home() / ("taken" if self.taken else "links") / (self.taken or self.key)
+
+    @property
+    def newer_home(self) -> Path | None:
+        """Return the link's folder that a newer release has written, which this release leaves alone."""
+        return None if self.home == self._place else self._place
+
+    @property
+    def spares(self) -> tuple[Path, ...]:
+        """Return the link's folders on other disks of this machine: its journal's, while its own fails."""
+        lead = "taken" if self.taken else "links"
+        return tuple(spare / lead / self.home.name for spare in spare_homes())
 
     @property
     def uri(self) -> str:
         """Return the tracking URI."""
         query = {"track": self.track, "registry": self.registry, "mode": self.mode, "folder": self.folder}
+        if self.on_undelivered != "warn":
+            query["on-undelivered"] = self.on_undelivered
+        if self.spill is not None:
+            query["spill"] = self.spill
         for workspace in self.workspaces:
             query[workspace.role] = workspace.uri
+            query.update({f"{workspace.role}.{name}": value for name, value in workspace.settings})
         if any(w.local for w in self.workspaces):
             query["local"] = "1"
         return f"{SCHEME}://{self.key}?{urlencode(query, quote_via=quote, safe='')}"
@@ -128,15 +184,28 @@ class Link:
             folder = Path(self.workspaces[0].uri.removeprefix("sqlite:///")).parent.parent
             words = ["--local", _quoted(_relative(folder, self.folder))]
         else:
-            words = [word for w in self.workspaces for word in (f"--{w.role}", _quoted(masked(w.uri)))]
+            words = [word for w in self.workspaces for word in w.words]
         words += ["--track", self.track] if self.track != "both" else []
         first = "azureml" if self.track == "azureml" else "databricks"
         words += ["--registry", self.registry] if self.registry != first else []
         words += ["--mode", self.mode] if self.mode != "journal" else []
+        words += ["--on-undelivered", self.on_undelivered] if self.on_undelivered != "warn" else []
+        words += ["--spill", _quoted(self.spill)] if self.spill is not None else []
         return " ".join(["%dbml link", *words])
 
     def __repr__(self) -> str:
         return f"Link({', '.join(f'{w.role}={masked(w.uri)}' for w in self.workspaces)}, track={self.track})"
+
+
+@lru_cache(maxsize=64)
+def _beside_newer(place: Path) -> Path:
+    """Return a link's folder, or the one beside it where that one's format is newer than this release's."""
+    state = place / "state.db"
+    if not state.exists():
+        return place
+    from dbml_magics.core.tracking.tables import FORMAT, format_of
+
+    return place.with_name(f"{place.name}-{FORMAT}") if format_of(state) > FORMAT else place
 
 
 def from_uri(uri: str) -> Link:
@@ -144,7 +213,9 @@ def from_uri(uri: str) -> Link:
     split = urlsplit(uri)
     query = {k: v[-1] for k, v in parse_qs(split.query).items()}
     specs = tuple(
-        WorkspaceSpec(role, query[role], local=query.get("local") == "1") for role in ROLES if query.get(role)
+        WorkspaceSpec(role, query[role], local=query.get("local") == "1", settings=_settings(role, query))
+        for role in ROLES
+        if query.get(role)
     )
     link = Link(
         folder=query.get("folder", ""),
@@ -152,8 +223,12 @@ def from_uri(uri: str) -> Link:
         track=query.get("track", "both"),
         registry=query.get("registry", "databricks"),
         mode=query.get("mode", "journal"),
+        on_undelivered=query.get("on-undelivered", "warn"),
+        spill=query.get("spill"),
     )
-    legal = all(value in values for _, value, values in _wishes(link.track, link.registry, link.mode))
+    for spec in specs:
+        refuse_secret(spec.role, spec.uri)  # a URI that was written by hand
+    legal = all(value in values for _, value, values in _wishes(link))
     if split.scheme != SCHEME or not legal or not set(link.used) <= {w.role for w in specs}:
         raise BadUri(
             f"{masked(uri)!r} is not the URI of a link.",
@@ -162,11 +237,19 @@ def from_uri(uri: str) -> Link:
     return link
 
 
-def _wishes(track: str, registry: str, mode: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+def _settings(role: str, query: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    lead = f"{role}."
+    return tuple(
+        sorted((name.removeprefix(lead), value) for name, value in query.items() if name.startswith(lead))
+    )
+
+
+def _wishes(link: Link) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     return (
-        ("track", track, ("both", *ROLES)),
-        ("registry", registry, ("both", *ROLES)),
-        ("mode", mode, ("journal", "sync")),
+        ("track", link.track, ("both", *ROLES)),
+        ("registry", link.registry, ("both", *ROLES)),
+        ("mode", link.mode, ("journal", "sync")),
+        ("on-undelivered", link.on_undelivered, ("warn", "fail")),
     )
 
 
@@ -175,12 +258,17 @@ def make(
     folder: str,
     local: str | bool | None,
     databricks: str | None,
-    azureml: str | None,
+    azureml: str | WorkspaceSpec | None,
     track: str,
     registry: str | None,
     mode: str,
+    on_undelivered: str = "warn",
+    spill: str | None = None,
 ) -> Link:
-    """Check the wishes of ``link`` and return the link; asks no workspace yet."""
+    """Check the wishes of ``link`` and return the link; asks no workspace yet.
+
+    ``azureml`` may be a workspace that was found already.
+    """
     refuse_platform()
     given = {"databricks": databricks, "azureml": azureml}
     if local and any(given.values()):
@@ -188,7 +276,7 @@ def make(
             "--local makes both workspaces; it cannot stand beside --databricks or --azureml.",
             remedies=["%dbml link --local", "%dbml link --databricks URI --azureml URI"],
         )
-    for name, value, legal in _wishes(track, registry or "both", mode):
+    for name, value, legal in _wishes(Link(folder, (), track, registry or "both", mode, on_undelivered)):
         if value not in legal:
             near = difflib.get_close_matches(str(value), legal, n=1)
             raise BadLink(
@@ -200,15 +288,18 @@ def make(
         specs = _local_specs(folder, local if isinstance(local, str) else ".dbml")
     else:
         specs = tuple(
-            WorkspaceSpec(role, checked_uri(role, uri)) for role, uri in given.items() if uri is not None
+            w if isinstance(w, WorkspaceSpec) else WorkspaceSpec(role, checked_uri(role, w))
+            for role, w in given.items()
+            if w is not None
         )
-    link = Link(folder, specs, track, registry, mode)
+    spill = None if spill is None else _spill_folder(folder, spill)
+    link = Link(folder, specs, track, registry, mode, on_undelivered, spill)
     missing = [role for role in link.used if role not in {w.role for w in specs}]
     if missing:
         _refuse_missing(link, missing)
     link = replace(link, workspaces=tuple(w for w in specs if w.role in link.used))
     uris = [w.uri for w in link.workspaces]
-    if len(uris) == 2 and _same_place(uris[0]) == _same_place(uris[1]):
+    if len(uris) == 2 and same_place(uris[0]) == same_place(uris[1]):
         raise BadLink(
             f"both workspaces are {masked(uris[0])}: every run would be there twice.",
             remedies=[(f"%dbml link --databricks {masked(uris[0])} --track databricks", "one workspace")],
@@ -248,9 +339,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        _probe(folder)
     except OSError as error:
         raise BadLink(
             f"{folder} cannot be written ({error.strerror}).",
@@ -261,13 +350,50 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     )
 
 
+def _spill_folder(base: str, given: str) -> str:
+    """Return the folder of ``--spill``, which can be written. Raises BadLink."""
+    example = ("%dbml link … --spill /Volumes/main/ml/dbml", "a volume, or any mounted store")
+    if not given or re.match(r"[a-z][a-z0-9+.-]+:", given):
+        raise BadLink(f"--spill takes the path of a folder, and {given!r} is none.", remedies=[example])
+    folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))
+    if folder.exists() and not folder.is_dir():
+        raise BadLink(f"{folder} is a file, and --spill needs a folder.", remedies=[example])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise BadLink(f"{folder} cannot be written ({error.strerror}).", remedies=[example]) from error
+    return str(folder)
+
+
+def _probe(folder: Path) -> None:
+    """Write a file and delete it. Raises OSError."""
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
 def checked_uri(role: str, uri: str) -> str:
     """Return a workspace URI as it can be used. Raises BadUri, SecretRefused; echoes no secret."""
     text = uri.strip()
     refuse_secret(role, text)
     if text == "databricks":
         return _of_role(role, text)
+    if text == "databricks-uc" or text.startswith("databricks-uc:"):
+        uri = f"databricks{text.removeprefix('databricks-uc')}"
+        raise BadUri(
+            f"{text!r} is a registry alone; the workspace's URI serves Unity Catalog too.",
+            remedies=[(f"%dbml link --{role} {uri}", "a model's name of three levels is Unity Catalog's")],
+        )
     split = urlsplit(text)
+    if _DATABRICKS_HOST.search(split.hostname or ""):
+        raise BadUri(
+            f"{split.hostname} is a Databricks workspace, which is signed in to by Databricks' own client.",
+            remedies=[
+                (f"databricks auth login --host https://{split.hostname}", "in a terminal, once; then"),
+                (f"%dbml link --{role} databricks", "or databricks://PROFILE"),
+            ],
+        )
     if split.scheme in ("http", "https"):
         return _web_address(role, text)
     if split.scheme == "sqlite":
@@ -365,6 +491,8 @@ def _of_role(role: str, text: str) -> str:
             f"--{role} was given the URI of the other service ({masked(text)}).",
             remedies=[f"%dbml link --{kind} {masked(text)}"],
         )
+    if kind == "azureml":
+        text = text.partition("?")[0].rstrip("/")  # Workspace.get_mlflow_tracking_uri() ends in a bare "?"
     if kind == "azureml" and not urlsplit(text).netloc:
         raise BadUri(
             f"{text!r} names no workspace.",
@@ -373,7 +501,7 @@ def _of_role(role: str, text: str) -> str:
     return text
 
 
-def _same_place(uri: str) -> str:
+def same_place(uri: str) -> str:
     """Return what two spellings of one workspace's URI have in common."""
     if uri.startswith("sqlite:///"):
         return os.path.realpath(uri.removeprefix("sqlite:///"))
@@ -428,7 +556,7 @@ def refuse_platform() -> None:
     if sys.platform == "win32":
         raise PlatformRefused(
             "dbml_magics runs on Linux and macOS; its journal needs their file locks.",
-            remedies=[("wsl --install", "then start Jupyter inside the Windows Subsystem for Linux")],
+            remedies=[WSL],
         )
 
 
@@ -476,6 +604,12 @@ def remember(link: Link) -> None:
         ) from error
 
 
+def forget(link: Link) -> None:
+    """Forget a link that cannot be taken up any more; what it has in its own folder stays."""
+    if _read_remembered(link.folder) is not None:
+        _remembered_file(link.folder).unlink(missing_ok=True)
+
+
 def _write_private(path: Path, value: dict[str, Any]) -> None:
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
@@ -486,7 +620,9 @@ def _read_own(path: Path) -> dict[str, Any] | None:
     if sys.platform == "win32":
         return None  # %load_ext looks here, and must not fail where a link will be refused
     try:
-        kept = json.loads(path.read_text()) if path.stat().st_uid == os.getuid() else None
+        told = path.lstat()  # no link to a file elsewhere, and none that others may write
+        own = stat.S_ISREG(told.st_mode) and told.st_uid == os.getuid() and not told.st_mode & 0o022
+        kept = json.loads(path.read_text()) if own else None
     except (OSError, ValueError):
         return None
     return kept if isinstance(kept, dict) else None
@@ -530,7 +666,8 @@ def remembered_hint(folder: str) -> str | None:
     waiting = waiting_by_role(link)
     most = max(waiting.values(), default=0)
     undelivered = f"; {count(most, 'write')} undelivered" if most else ""
-    return f"A link is remembered for this folder ({places}){undelivered}: %dbml link --again takes it up"
+    again = say("%dbml link --again")
+    return f"A link is remembered for this folder ({places}){undelivered}: {again} takes it up"
 
 
 def waiting_by_role(link: Link) -> dict[str, int]:
@@ -540,7 +677,8 @@ def waiting_by_role(link: Link) -> dict[str, int]:
 
     if not (link.home / "state.db").exists():
         return {}
-    journal, state = Journal(link.home), State(link.home / "state.db")
+    journal = Journal(link.home, link.spares)
+    state = State(link.home / "state.db", link.spares)
     try:
         waiting = {}
         for role in link.used:
@@ -553,21 +691,44 @@ def waiting_by_role(link: Link) -> dict[str, int]:
 
 def leftovers(link: Link) -> list[str]:
     """Return one line for each earlier link of the same folder that has writes undelivered."""
+    return [
+        f"an earlier link of this folder has writes undelivered: {what}; {other.command} sends them"
+        for other, what in undelivered(link, link.folder)
+    ]
+
+
+def undelivered(but: Link | None, folder: str | None = None) -> list[tuple[Link, str]]:
+    """Return the user's other links, of one folder or any, with writes undelivered, and how many for whom.
+
+    What a live process in another folder still writes is no leftover.
+    """
     found = []
     known = data_home() / "links"
-    for folder in sorted(known.iterdir()) if known.is_dir() else []:
-        if folder.name == link.key:
+    for place in sorted(known.iterdir()) if known.is_dir() else []:
+        if but is not None and place.name == but.key:
             continue
         try:
-            other = from_uri(str((_read_own(folder / "link.json") or {})["uri"]))
+            other = from_uri(str((_read_own(place / "link.json") or {})["uri"]))
         except (KeyError, BadUri):
             continue
-        if other.folder != link.folder:
+        if (but is not None and other.key == but.key) or folder not in (None, other.folder):
             continue
-        waiting = {role: n for role, n in waiting_by_role(other).items() if n}
+        try:
+            if other.folder != (but.folder if but is not None else None) and _is_written(other):
+                continue
+            waiting = {role: n for role, n in waiting_by_role(other).items() if n}
+        except (JournalError, OSError) as error:
+            found.append((other, f"perhaps; its journal cannot be read ({' '.join(str(error).split())})"))
+            continue
         if waiting:
-            parts = " and ".join(f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items())
-            found.append(
-                f"an earlier link of this folder has writes undelivered: {parts}; {other.command} sends them"
-            )
+            parts = [f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items()]
+            found.append((other, " and ".join(parts)))
     return found
+
+
+def _is_written(link: Link) -> bool:
+    """Tell whether a live process has a file of the link's journal open: it delivers what is in it."""
+    from dbml_magics.core.tracking.journal import Journal
+
+    journal = Journal(link.home, link.spares)
+    return any(not journal.is_left(q, file) for q in journal.queues() for file in journal.files(q))

@@ -6,6 +6,7 @@ import difflib
 import re
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -16,15 +17,17 @@ from mlflow.utils.validation import (
 )
 
 from dbml_magics import results
+from dbml_magics.core import pages
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing
 from dbml_magics.core.tracking.journal import encode
 from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
     RUN_TAG,
     TWIN_TAG,
     answer_key,
+    check_before,
     note_asked,
 )
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
@@ -57,6 +60,11 @@ def register(
         "description": None,
         "to": roles,
     }
+    try:
+        check_before(engine, told)
+    except WouldRefuse as error:
+        remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
+        raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     engine.note_registration(run_id, told)
     note_asked(engine.state, run_id, told)
     engine.append(run_id, encode("V", told))
@@ -66,9 +74,11 @@ def register(
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})
-    versions = tuple(_version(role, told, answers, aliases) for role in roles)
+    versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
     new = any(answer and answer.get("new") for answer in answers.values())
-    return results.RegisterResult(name=name, run_id=run_id, versions=versions, new_model=new)
+    return results.RegisterResult(
+        name=name, run_id=run_id, versions=versions, new_model=new, notes=_waiting(engine, answers)
+    )
 
 
 def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%dbml register last") -> None:
@@ -109,7 +119,7 @@ def _roles(engine: Engine, to: str | None) -> list[str]:
 def model_of(engine: Engine, run_id: str, path: str | None) -> dict[str, Any]:
     """Return where a run's model is. Raises NoModel."""
     try:
-        candidates = _models_of(engine, run_id)
+        candidates = models_of(engine, run_id)
     except MlflowException as error:
         raise as_error(engine, error, f"the models of run {run_id[:8]}") from error
     if path is not None:
@@ -142,7 +152,7 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> dict[str, Any]:
     return candidates[-1][1]
 
 
-def _models_of(engine: Engine, run_id: str) -> list[tuple[str, dict[str, Any]]]:
+def models_of(engine: Engine, run_id: str) -> list[tuple[str, dict[str, Any]]]:
     """Return (name, where it is) of each model of a run: logged models, then folders with an MLmodel."""
     run = client(engine).get_run(run_id)
     found: list[tuple[str, dict[str, Any]]] = []
@@ -179,18 +189,29 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
         if answer is not None:
             engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return dict(answer)
-        if engine.lines[role].away or time.monotonic() > until:
+        later = engine.lines[role].away or engine.couriers[role].is_busy(queue)
+        if later or time.monotonic() > until:
             return None
         engine.wait(role, [queue], 0.5)
 
 
+def _waiting(engine: Engine, answers: dict[str, Any]) -> tuple[str, ...]:
+    """Return why versions have no number yet, a line for each registry that has not answered."""
+    found = []
+    for role, answer in answers.items():
+        reason = engine.lines[role].reason or engine.couriers[role].trouble
+        if answer is None and reason:
+            found.append(f"{role}: {reason}; it is registered by itself once that is over")
+    return tuple(found)
+
+
 def _version(
-    role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
+    engine: Engine, role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
 ) -> results.ModelVersion:
     answer = answers[role]
     twin = next(
         (
-            f"{other}:{a['name']}/{a['version']}"
+            engine.applier(other).registrations.place(other, a["name"], a["version"])
             for other, a in answers.items()
             if other != role and a is not None
         ),
@@ -198,7 +219,7 @@ def _version(
     )
     return results.ModelVersion(
         workspace=role,
-        name=answer["name"] if answer else told["name"],
+        name=engine.workspaces[role].model_name(answer["name"] if answer else told["name"]),
         version=answer["version"] if answer else "0",
         run_id=told["run"],
         aliases=aliases,
@@ -207,6 +228,7 @@ def _version(
         created=int(time.time() * 1000),
         status="READY" if answer else "PROVISIONAL",
         source=answer["source"] if answer else "",
+        page=pages.of_version(engine, role, answer["name"], answer["version"]) if answer else None,
     )
 
 
@@ -235,8 +257,30 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
     if not asked and failure is not None:
         raise as_error(engine, failure, "the registries")
     if name is not None and not versions:
+        behind = {workspace.model_name_behind(name) for workspace in engine.workspaces.values()} - {name}
+        if behind:  # a name that was read in the studio
+            return list_models(engine, behind.pop())
         raise not_found(engine, name)
-    return results.ModelsResult(name=name, versions=tuple(versions), notes=tuple(notes))
+    versions = _paired(versions)
+    first = engine.link.registries[0]  # where the link looks a name/version up
+    newest = next((v for v in versions if name is not None and v.workspace == first), None)
+    known = engine.workspaces[first].model_name_behind(newest.name) if newest is not None else ""
+    return results.ModelsResult(
+        name=name,
+        versions=tuple(versions),
+        notes=tuple(notes),
+        loadable=f"models:/{known}/{newest.version}" if newest is not None else None,
+    )
+
+
+def _paired(versions: list[results.ModelVersion]) -> list[results.ModelVersion]:
+    """Let a version whose twin names it name that twin, though the tag that says so is still on its way."""
+    by_twin = {version.twin: _as_twin(version) for version in versions if version.twin}
+    return [replace(version, twin=version.twin or by_twin.get(_as_twin(version))) for version in versions]
+
+
+def _as_twin(version: results.ModelVersion) -> str:
+    return f"{version.workspace}:{version.name}/{version.version}"
 
 
 def _newest(registry: Any) -> list[Any]:
@@ -273,7 +317,7 @@ def _shown(engine: Engine, role: str, found: Any) -> results.ModelVersion:
     )
     return results.ModelVersion(
         workspace=role,
-        name=found.name,
+        name=engine.workspaces[role].model_name(found.name),
         version=str(found.version),
         run_id=run or None,
         aliases=tuple(found.aliases),
@@ -282,6 +326,7 @@ def _shown(engine: Engine, role: str, found: Any) -> results.ModelVersion:
         created=found.creation_timestamp,
         status=str(found.status),
         source=found.source or "",
+        page=pages.of_version(engine, role, found.name, str(found.version)),
     )
 
 

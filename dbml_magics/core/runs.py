@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from dbml_magics import results
+from dbml_magics.core import pages
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.journal import LINK_QUEUE
@@ -25,6 +26,7 @@ from dbml_magics.errors import (
     RunNotFound,
     WorkspaceUnreachable,
 )
+from dbml_magics.hints import say
 
 LAST = "last"
 
@@ -50,7 +52,8 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
     """Set the experiment that runs go to. Raises BadName."""
     check_experiment_name(name)
     try:
-        existed = client(engine).get_experiment_by_name(name) is not None
+        known = client(engine).get_experiment_by_name(name)
+        refuse_deleted(known)
         with quiet_mlflow():  # the result says whether it is new
             found = mlflow.set_experiment(name)
         engine.state.set_answer("active-experiment", str(found.experiment_id))
@@ -58,14 +61,21 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
     return results.ExperimentResult(
-        name=found.name, experiment_id=found.experiment_id, names=names, created=not existed
+        name=found.name,
+        experiment_id=found.experiment_id,
+        names=names,
+        created=known is None,
+        links=pages.of_experiment(engine, str(found.experiment_id)),
     )
 
 
 def _name_there(engine: Engine, role: str, name: str) -> str:
     applier = engine.applier(role)
     if not applier.workspace.names_experiments_itself:
-        return name
+        try:
+            return str(engine.lines[role].ask(lambda: applier.workspace.experiment_name(name)))
+        except Away:
+            return name
     if not engine.lines[role].away:
         engine.wait(role, [LINK_QUEUE], 2.0)  # an experiment of that last part may be on its way there
     try:
@@ -82,7 +92,21 @@ def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
             f"{what} cannot be asked: the {away} workspace is {error.reason}.",
             remedies=[("%dbml status", "shows since when, and what waits")],
         )
-    return BadCommand(f"{what}: {' '.join(str(error.message).split())}")
+    return BadCommand(
+        f"{what}: {' '.join(str(error.message).split())}",
+        remedies=[("%dbml status", "where tracking goes, and how far delivery is")],
+    )
+
+
+def refuse_deleted(experiment: Experiment | None) -> None:
+    """Raise ExperimentNotFound for an experiment that is deleted: its name stays taken."""
+    if experiment is None or experiment.lifecycle_stage != LifecycleStage.DELETED:
+        return
+    restore = f'mlflow.MlflowClient().restore_experiment("{experiment.experiment_id}")'
+    raise ExperimentNotFound(
+        f"experiment {experiment.name!r} is deleted, and keeps its name until it is restored.",
+        remedies=[(restore, "brings it back with its runs"), ("%dbml experiment NAME", "another one")],
+    )
 
 
 def active_experiment(engine: Engine) -> tuple[str, str]:
@@ -111,6 +135,7 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
             if near
             else [("%dbml experiment NAME", "makes one")],
         )
+    refuse_deleted(found)
     return str(found.experiment_id), str(found.name)
 
 
@@ -140,9 +165,16 @@ def list_runs(
         ) from error
     missing, _ = engine.waiting(engine.answering() or engine.link.primary)
     note = (
-        f"{missing:,} writes are on their way and missing here; %dbml sync waits for them" if missing else ""
+        f"{missing:,} writes are on their way and missing here; {say('%dbml sync')} waits for them"
+        if missing
+        else ""
     )
-    return results.RunsResult(rows=tuple(row(engine, r, name) for r in page), experiment=name, note=note)
+    return results.RunsResult(
+        rows=tuple(row(engine, r, name) for r in page),
+        experiment=name,
+        note=note,
+        links=pages.of_experiment(engine, experiment_id),
+    )
 
 
 def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
@@ -164,6 +196,7 @@ def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
         metrics=dict(run.data.metrics),
         tags={k: v for k, v in run.data.tags.items() if not k.startswith(("mlflow.", "dbml_"))},
         undelivered=waiting,
+        links=pages.of_run(engine, run.info.run_id, str(run.info.experiment_id)),
     )
 
 

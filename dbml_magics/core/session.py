@@ -8,14 +8,19 @@ comes in with the first link.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import results
-from dbml_magics.config import role_variable
+from dbml_magics import environment, results
+from dbml_magics.config import data_home_note, role_variable
 from dbml_magics.core import link as links
+from dbml_magics.core import standing
+from dbml_magics.core.spark_tasks import tell_tasks
 from dbml_magics.errors import (
     BadLink,
     DbmlError,
@@ -26,11 +31,25 @@ from dbml_magics.errors import (
     RunActive,
     WorkspaceUnreachable,
 )
+from dbml_magics.hints import say
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dbml_magics import (
+        cleanup_results,
+        doctor_results,
+        endpoint_results,
+        probe_results,
+        receipt_results,
+        score_results,
+    )
+    from dbml_magics.core.azure.finding import AzureWish
+    from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.track import Track
     from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.core.workspaces.base import Workspace
+    from dbml_magics.differences import RepairResult, VerifyResult
 
 _CHECK_S = 5.0
 _DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
@@ -79,56 +98,128 @@ class Session:
         local: str | bool | None = None,
         databricks: str | None = None,
         azureml: str | None = None,
-        track: str = "both",
+        track: str | None = None,
         registry: str | None = None,
-        mode: str = "journal",
+        mode: str | None = None,
+        on_undelivered: str | None = None,
+        spill: str | os.PathLike[str] | None = None,
         again: bool = False,
+        config: str | bool | None = None,
+        azure: Mapping[str, Any] | None = None,
+        prompt: Callable[[str], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
     ) -> results.LinkStatus:
         """Make two workspaces one tracking URI and set it as MLflow's.
 
         ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the
-        link remembered for the current folder, also while a workspace is away. Raises BadLink, BadUri,
-        SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow or NotPermitted; the link that
-        was there stays then.
+        link remembered for the current folder, also while a workspace is away. In a Databricks notebook its
+        own workspace is linked where none is named. ``config`` is a file that names workspaces (True: looked
+        for upwards); what is said beside it wins. ``on_undelivered`` (warn or fail) and ``spill`` (a folder)
+        say what the end of a process does with writes that wait. ``azure`` are the fields of
+        :class:`~dbml_magics.core.azure.finding.AzureWish`; ``prompt`` shows what a sign-in wants of the user,
+        ``progress`` (done, of how many, what) how far the making of a workspace is. Raises BadLink, BadUri,
+        SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow, NotConfirmed or
+        NotPermitted; the link that was there stays then.
         """
         links.refuse_platform()
         folder = _folder()
         if again:
-            if local or databricks or azureml:
+            if local or databricks or azureml or azure or config:
                 raise BadLink(
                     "--again takes up the link remembered for this folder; it takes no workspace beside it.",
                     remedies=["%dbml link --again"],
                 )
-            wanted = links.remembered(folder)
+            wanted, wish = links.remembered(folder), None
+            self._refuse_active_run("link")
         else:
-            wanted = links.make(
-                folder=folder,
-                local=local,
-                databricks=databricks,
-                azureml=azureml,
-                track=track,
-                registry=registry,
-                mode=mode,
-            )
-        self._refuse_active_run("link")
+            wished: dict[str, Any] = {"track": track, "registry": registry, "mode": mode}
+            wished |= {"on_undelivered": on_undelivered, "spill": None if spill is None else os.fspath(spill)}
+            uris, named = {"databricks": databricks, "azureml": azureml}, dict(azure or {})
+            if config is not None and config is not False:
+                wished, uris, named = _with_file(config, folder, wished, uris, named)
+            if not local and uris["databricks"] is None and environment.databricks() is not None:
+                # In a Databricks notebook the workspace is at hand; alone, unless more is said.
+                uris["databricks"] = "databricks"
+                alone = uris["azureml"] is None and not named
+                wished["track"] = wished["track"] or ("databricks" if alone else None)
+            wish = _wish(named) if named else None
+            wanted = self._wanted(folder, local, uris, wished, wish, prompt, progress, config)
+        wanted = _signed_in(wanted, wish, again, prompt)
         known = (wanted.home / "link.json").exists()
+        from dbml_magics.core.tracking import ends
         from dbml_magics.core.tracking.engine import discard, engine_of
 
         engine = engine_of(wanted)
+        for spec in wanted.workspaces:
+            engine.workspaces[spec.role].reach(spec)
         try:
             _check(engine, may_be_away=known or again)
             links.remember(wanted)
+            engine.link_began()
         except DbmlError:
             if engine is not self._engine and not known:
                 discard(engine)  # nothing was ever written to it
             raise
         engine.link = wanted  # perhaps in another mode than before
+        for role in wanted.used:
+            engine.applier(role).look_again()
+        ends.heed_sigterm(wanted)
         self._take(engine)
         if again:
             _resume_experiment(engine)
         for courier in engine.couriers.values():
             courier.start()
         return self._status(engine, fresh=True)
+
+    def _wanted(
+        self,
+        folder: str,
+        local: str | bool | None,
+        uris: Mapping[str, str | None],
+        wished: Mapping[str, Any],
+        wish: AzureWish | None,
+        prompt: Callable[[str], None] | None,
+        progress: Callable[[int, int, str], None] | None,
+        config: str | bool | None,
+    ) -> links.Link:
+        """Return the link that is wished; an Azure ML workspace that is named by its Azure names is found."""
+
+        def make(azureml: str | WorkspaceSpec | None) -> links.Link:
+            return links.make(
+                folder=folder,
+                local=local,
+                databricks=uris["databricks"],
+                azureml=azureml,
+                track=wished["track"] or "both",
+                registry=wished["registry"],
+                mode=wished["mode"] or "journal",
+                on_undelivered=wished["on_undelivered"] or "warn",
+                spill=wished["spill"],
+            )
+
+        if wish is not None:
+            wish.check(uris["azureml"])
+        if wish is None or not wish.names_workspace:
+            wanted = make(uris["azureml"])
+            self._refuse_active_run("link")
+            return wanted
+        from dbml_magics.core.azure import finding
+
+        # What does not hang on the workspace is refused before anybody signs in, or a workspace is made.
+        named = " ".join(f"--{n.replace('_', '-')} {getattr(wish, n)}" for n in finding.NAMES)
+        try:
+            make(links.WorkspaceSpec("azureml", _PLACEHOLDER))
+        except BadLink as error:
+            remedies = [(r.replace(f"--azureml {_PLACEHOLDER}", named), what) for r, what in error.remedies]
+            raise BadLink(
+                error.message.replace(_PLACEHOLDER, wish.workspace or ""), remedies=remedies
+            ) from None
+        self._refuse_active_run("link")
+        rest = [f"--config {shlex.quote(config)}"] if isinstance(config, str) else []
+        rest += ["--config"] if config is True else []
+        rest += [f"--databricks {shlex.quote(uri)}"] if (uri := uris["databricks"]) else []
+        rest += [f"--{k.replace('_', '-')} {shlex.quote(v)}" for k, v in wished.items() if v]
+        return make(finding.resolve(wish, prompt, progress, " ".join([*rest, *finding.options(wish)])))
 
     def _refuse_active_run(self, what: str) -> None:
         import sys
@@ -137,7 +228,7 @@ class Session:
             return
         import mlflow
 
-        run = mlflow.active_run()
+        run = mlflow.active_run() or _active_elsewhere()
         if run is not None:
             raise RunActive(
                 f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose "
@@ -154,6 +245,7 @@ class Session:
         # Set explicitly: unset, every MlflowClient() looks for a Spark session, and that costs more than the
         # journal does.
         mlflow.set_registry_uri(engine.link.uri)
+        tell_tasks()
         if self._engine is not engine:
             _forget_ids()
             self.last_run = None
@@ -188,6 +280,12 @@ class Session:
         """Return where tracking goes and what is still on its way; needs no network. Raises NotLinked."""
         return self._status(self.engine("%dbml status"), fresh=False)
 
+    def receipt(self, run: str = "last") -> receipt_results.Receipt:
+        """Return what was delivered of a run where and when. Raises RunNotFound, AmbiguousRun."""
+        from dbml_magics.core import receipts
+
+        return receipts.of(self.engine("%dbml status"), run, self.last_run)
+
     def _status(self, engine: Engine, *, fresh: bool) -> results.LinkStatus:
         link = engine.link
         return results.LinkStatus(
@@ -198,8 +296,9 @@ class Session:
             destinations=tuple(destination(engine, role) for role in link.used),
             folder=link.folder,
             experiment=_active_experiment(engine),
-            notes=tuple(_notes(engine)),
+            notes=tuple(_notes(engine, fresh)),
             fresh=fresh,
+            get_workspace=lambda: _azure_workspace(engine),
         )
 
     # --- runs, experiments, models
@@ -245,15 +344,21 @@ class Session:
         to: str | None = None,
         aliases: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
+        require_delivered: bool = False,
     ) -> results.RegisterResult:
         """Register a run's model (``run``: an id, a prefix or ``last``) in one registry or both.
 
+        ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
         Raises RunNotFound, AmbiguousRun, NoModel, BadName, Refused.
         """
         from dbml_magics.core import registry, runs
 
         engine = self.engine("%dbml register")
         run_id = runs.resolve(engine, run, self.last_run)
+        if require_delivered:
+            from dbml_magics.core import receipts
+
+            receipts.require(engine, run_id, "%dbml register")
         return registry.register(
             engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
         )
@@ -270,16 +375,22 @@ class Session:
         self,
         timeout: float | None = None,
         *,
+        spill: str | os.PathLike[str] | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
     ) -> results.SyncResult:
         """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
+        ``spill`` is a folder whose packages are delivered first: what other processes left undelivered.
         ``progress`` is called about four times a second with the writes that remain for each workspace and
         the rate (writes a second).
         """
         engine = self.engine("%dbml sync")
         began = time.monotonic()
+        taken, left = (0, []) if spill is None else _take_up(engine, spill, timeout, progress)
         first = {role: engine.state.delivered_count(role) for role in engine.link.used}
+        for courier in engine.couriers.values():
+            courier.held.try_all()
+            courier.applier.overflow.try_again()
         while True:
             # Each is waited for, also behind one that is not done: a list, not a generator.
             waits = [engine.wait(role, None, 0.25 / len(engine.link.used)) for role in engine.link.used]
@@ -294,9 +405,13 @@ class Session:
                     remaining=remaining,
                     seconds=seconds,
                     dead={role: engine.state.dead_count(role) for role in engine.link.used},
+                    taken=taken,
+                    left=tuple(left),
                 )
             if timeout is not None and seconds >= timeout:
                 raise self._incomplete(engine, remaining, timeout)
+            if all(waits):  # what is left is tried again in a while
+                time.sleep(0.1)
 
     def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
         parts = []
@@ -311,6 +426,73 @@ class Session:
                 ("%dbml sync", "waits until everything is delivered"),
                 ("%dbml status", "shows how far delivery is"),
             ],
+        )
+
+    def verify(
+        self,
+        *,
+        experiment: str | None = None,
+        run: str | None = None,
+        everything: bool = False,
+        since: str | int | datetime | None = None,
+        deep: bool = False,
+        timeout: float | None = None,
+        progress: Callable[[int, str], None] | None = None,
+    ) -> VerifyResult:
+        """Compare the two workspaces, and change nothing.
+
+        What is on its way is waited for first, ``timeout`` seconds (30 by default). Raises RunNotFound,
+        ExperimentNotFound, WorkspaceUnreachable, BadCommand.
+        """
+        from dbml_magics.core.reconcile import entry
+
+        engine = self.engine("%dbml sync --verify")
+        return entry.verify(
+            engine,
+            experiment,
+            run,
+            everything,
+            since,
+            self.last_run,
+            deep=deep,
+            timeout=timeout,
+            progress=progress,
+        )
+
+    def repair(
+        self,
+        *,
+        experiment: str | None = None,
+        run: str | None = None,
+        everything: bool = False,
+        since: str | int | datetime | None = None,
+        source: str | None = None,
+        prune: bool = False,
+        confirm: bool = False,
+        deep: bool = False,
+        timeout: float | None = None,
+        progress: Callable[[int, str], None] | None = None,
+    ) -> RepairResult:
+        """Make the mirror like the primary (or the other way, by ``source``), adding and correcting.
+
+        Nothing is deleted without ``prune`` and ``confirm``. Raises as :meth:`verify`, and NotConfirmed.
+        """
+        from dbml_magics.core.reconcile import entry
+
+        engine = self.engine("%dbml sync --repair")
+        return entry.repair(
+            engine,
+            experiment,
+            run,
+            everything,
+            since,
+            self.last_run,
+            source=source,
+            prune=prune,
+            confirm=confirm,
+            deep=deep,
+            timeout=timeout,
+            progress=progress,
         )
 
     def dead_letters(self, run: str | None = None) -> results.DeadLetters:
@@ -358,6 +540,225 @@ class Session:
         link = self.engine("%dbml ui").link
         return ui.stop(link) if stop else ui.show(link)
 
+    # --- endpoints
+
+    def deploy(
+        self,
+        model: str,
+        *,
+        to: str,
+        name: str,
+        model_name: str | None = None,
+        deployment: str | None = None,
+        config: str | os.PathLike[str] | None = None,
+        compute: str | None = None,
+        instance_type: str | None = None,
+        instance_count: int | None = None,
+        app_insights: bool = False,
+        collect_data: bool = False,
+        traffic: int | None = None,
+        wait: bool = True,
+        require_delivered: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.DeployResult:
+        """Serve a model at an endpoint, made now or there already.
+
+        ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or
+        ``models:/`` URI. ``to``: local, aci, aks or online. ``traffic`` is the deployment's percent of the
+        requests; ``progress`` is told a line with the state a few times a second. Raises ModelNotFound,
+        RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or DeploymentFailed.
+        """
+        links.refuse_platform()
+        from dbml_magics.core.endpoints import service
+
+        return service.deploy(
+            self.engine("%dbml deploy"),
+            model,
+            to=to,
+            name=name,
+            last=self.last_run,
+            model_name=model_name,
+            deployment=deployment,
+            config=config,
+            compute=compute,
+            instance_type=instance_type,
+            instance_count=instance_count,
+            app_insights=app_insights,
+            collect_data=collect_data,
+            traffic=traffic,
+            wait=wait,
+            require_delivered=require_delivered,
+            progress=progress,
+        )
+
+    def endpoints(
+        self, name: str | None = None, *, target: str | None = None
+    ) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+        """Return the endpoints, or the named one; those of this machine need no link.
+
+        Raises EndpointNotFound.
+        """
+        links.refuse_platform()
+        from dbml_magics.core.endpoints import service
+
+        return service.listed(self._engine, name, target=target)
+
+    def logs(
+        self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
+    ) -> endpoint_results.LogsResult:
+        """Return the last lines of a deployment's log. Raises EndpointNotFound."""
+        links.refuse_platform()
+        from dbml_magics.core.endpoints import service
+
+        return service.logs(self._engine, name, deployment=deployment, lines=lines, target=target)
+
+    def invoke(
+        self,
+        name: str,
+        data: Any,
+        *,
+        deployment: str | None = None,
+        target: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.InvokeResult:
+        """Return an endpoint's predictions for a frame, series, array, list, dict, JSON text or file.
+
+        The data is checked against the model's signature first, and sent in several requests when one is
+        too small for it. Raises EndpointNotFound, BadData, ScoringFailed or NotPermitted.
+        """
+        links.refuse_platform()
+        from dbml_magics.core.endpoints import service
+
+        return service.invoke(
+            self._engine,
+            name,
+            data,
+            deployment=deployment,
+            target=target,
+            params=params,
+            progress=progress,
+        )
+
+    def undeploy(
+        self,
+        name: str,
+        *,
+        target: str | None = None,
+        deployment: str | None = None,
+        confirm: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.UndeployResult:
+        """End an endpoint, or one deployment of it; a cloud endpoint's name is wanted again as ``confirm``.
+
+        Raises EndpointNotFound, NotConfirmed, BadCommand.
+        """
+        links.refuse_platform()
+        from dbml_magics.core.endpoints import service
+
+        return service.undeploy(
+            self._engine, name, target=target, deployment=deployment, confirm=confirm, progress=progress
+        )
+
+    # --- deleting
+
+    def cleanup(
+        self,
+        kind: str,
+        name: str,
+        *,
+        dry_run: bool = False,
+        confirm: str | None = None,
+        also: Sequence[str] = (),
+        subscription: str | None = None,
+        resource_group: str | None = None,
+        cloud: str | None = None,
+        auth: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> cleanup_results.CleanupResult:
+        """Delete something with all that belongs to it: an endpoint, model, run, experiment, workspace, …
+
+        ``confirm`` is its name again. ``also`` names what goes with a workspace or a resource group beside
+        its own. Raises NotConfirmed (which lists everything), CleanupIncomplete, BadCommand.
+        """
+        links.refuse_platform()
+        from dbml_magics.core import cleanup
+
+        azure = {"subscription": subscription, "resource_group": resource_group, "cloud": cloud, "auth": auth}
+        return cleanup.clean(
+            self, kind, name, dry_run=dry_run, confirm=confirm, also=also, azure=azure, progress=progress
+        )
+
+    # --- looking for what is wrong
+
+    def doctor(self, *, json: bool = False, timeout: float | None = None) -> doctor_results.DoctorResult:
+        """Look at everything that can be wrong, and change nothing; it works without a link too.
+
+        It ends within ``timeout`` seconds (30 by default). ``json``: the result shows itself as JSON.
+        """
+        from dbml_magics.core.doctor import examination
+
+        return replace(examination.examine(self._engine, _folder(), timeout=timeout), as_json=json)
+
+    def probe(
+        self, *, json: bool = False, progress: Callable[[str], None] | None = None
+    ) -> probe_results.ProbeReport:
+        """Measure on the link's services what their documents leave open, in an experiment that is deleted.
+
+        The report is also written to the current folder. ``progress`` is told which probe is under way.
+        Raises BadCommand where the workspaces are on this machine.
+        """
+        from dbml_magics.core.doctor.probes import probing
+
+        engine = self.engine("%dbml doctor --probe")
+        return replace(probing.probe(engine, _folder(), progress=progress), as_json=json)
+
+    def score(
+        self,
+        model: str,
+        data: Any = None,
+        *,
+        where: str | None = None,
+        columns: str | Sequence[str] = (),
+        output: str | os.PathLike[str] | None = None,
+        column: str = "prediction",
+        result_type: str | None = None,
+        on_error: str = "fail",
+        mode: str | None = None,
+        checkpoint: str | None = None,
+        available_now: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+        """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
+
+        ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or any URI. ``data``: a
+        DataFrame of Spark (also streaming) or of pandas, the name of a table, or a path. ``where`` is a
+        condition in SQL; ``columns`` are those that the model is given, in its order, where their names
+        are others. ``output``: a table with its schema, or a path; ``mode`` (append, overwrite) is for one
+        that is there. ``column`` is the predictions' name, ``result_type`` their Spark type in words;
+        ``on_error`` (fail, null) is for rows that the model refuses. Of a stream, ``checkpoint`` is a path,
+        and ``available_now`` ends it with what there is. Raises ModelNotFound, RunNotFound, AmbiguousRun,
+        NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
+        """
+        from dbml_magics.core.scoring import service
+
+        return service.score(
+            self.engine("%dbml score"),
+            model,
+            data,
+            last=self.last_run,
+            where=where,
+            columns=columns,
+            output=output,
+            column=column,
+            result_type=result_type,
+            on_error=on_error,
+            mode=mode,
+            checkpoint=checkpoint,
+            available_now=available_now,
+            progress=progress,
+        )
+
     def begin_track(
         self,
         name: str | None = None,
@@ -401,12 +802,167 @@ class Session:
         kept = self._engine.state.answers("version/").values()
         return sorted({str(answer["name"]) for answer in kept if "name" in answer})
 
+    def known_endpoints(self) -> list[str]:
+        """Return names of this machine's endpoints, and of those deployed from it, for completion."""
+        from dbml_magics.core.endpoints import remembered
+        from dbml_magics.core.endpoints.local import home
+
+        local = {path.parent.name for path in home().glob("*/endpoint.json")}
+        return sorted(local | {record.name for record in remembered.records()})
+
+    # --- look-ups for forms: they may ask Azure, in the background, and never the user
+
+    def azure_subscriptions(self, *, cloud: str | None = None, auth: str | None = None) -> list[str]:
+        """Return the ids of the Azure subscriptions that can be seen.
+
+        Raises NotPermitted, WorkspaceUnreachable, BadLink.
+        """
+        _check_clouds()
+        from dbml_magics.core.azure import choices
+
+        return choices.subscriptions(_wish({"cloud": cloud, "auth": auth}))
+
+    def azure_workspaces(
+        self, subscription: str, *, cloud: str | None = None, auth: str | None = None
+    ) -> list[tuple[str, str]]:
+        """Return (resource group, name) of a subscription's Azure ML workspaces.
+
+        Raises NotPermitted, WorkspaceNotFound, WorkspaceUnreachable, BadLink.
+        """
+        _check_clouds()
+        from dbml_magics.core.azure import choices
+
+        return choices.workspaces(_wish({"subscription": subscription, "cloud": cloud, "auth": auth}))
+
+    def databricks_profiles(self) -> list[str]:
+        """Return the names of the profiles in Databricks' own configuration file, where there is one."""
+        import configparser
+
+        given = os.environ.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg"
+        profiles = configparser.ConfigParser(interpolation=None)
+        try:
+            profiles.read(os.path.expanduser(given), encoding="utf-8")
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            return []
+        return [*(["DEFAULT"] if profiles.defaults() else []), *profiles.sections()]
+
     def known_experiments(self) -> list[str]:
         """Return names of experiments for completion."""
         if self._engine is None:
             return []
         lead = "experiment-name/"
         return sorted(key.removeprefix(lead) for key in self._engine.state.answers(lead))
+
+
+def _take_up(
+    engine: Engine,
+    folder: str | os.PathLike[str],
+    timeout: float | None,
+    progress: Callable[[Mapping[str, int], float], None] | None,
+) -> tuple[int, list[str]]:
+    """Deliver the packages in a folder; returns how many, and a line for each that is left there.
+
+    Raises DeliveryIncomplete when the time is up, BadLink.
+    """
+    from dbml_magics.core.tracking import spill
+    from dbml_magics.rendering import count
+
+    until = None if timeout is None else time.monotonic() + timeout
+    done, left = 0, []
+    for package in spill.packages(folder):
+        with spill.taken_up(package, engine) as found:
+            if isinstance(found, str):
+                left.append(found)
+                continue
+            waiting = spill.deliver(found, until, progress)
+            if waiting:
+                parts = [f"{count(n, 'write')} for {role}" for role, n in waiting.items()]
+                raise DeliveryIncomplete(
+                    f"after {timeout:g} s {' and '.join(parts)} of {package.path} remain; it stays there, "
+                    "and nothing is lost.",
+                    remedies=[(spill.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
+                )
+            left += spill.refused(found)
+            done += 1
+    return done, left
+
+
+def _with_file(
+    config: str | bool,
+    folder: str,
+    wished: dict[str, Any],
+    uris: dict[str, str | None],
+    named: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, str | None], dict[str, Any]]:
+    """Add what a file says and the user did not. Raises BadLink, SecretRefused."""
+    from dbml_magics.core import link_files
+
+    settings, azure, places = link_files.settings_of(
+        link_files.read(None if config is True else str(config), folder)
+    )
+    if uris["azureml"] is not None:  # a workspace that the line names otherwise
+        azure = {key: value for key, value in azure.items() if key in ("cloud", "auth", "settings")}
+    elif any(key in named for key in ("subscription", "resource_group", "workspace")):
+        places["azureml"] = None
+    return (
+        {key: value if value is not None else settings.get(key) for key, value in wished.items()},
+        {role: uri if uri is not None else places[role] for role, uri in uris.items()},
+        {**azure, **named},
+    )
+
+
+def _check_clouds() -> None:
+    """Raise WorkspaceUnreachable where a private cloud's list of clouds does not answer.
+
+    The Azure libraries ask ARM_CLOUD_METADATA_URL for the list of clouds while they are imported, and MLflow
+    imports them: where nothing answers, both would stay half imported, and no link would work any more in
+    this process. So the address is tried first.
+    """
+    url = os.environ.get("ARM_CLOUD_METADATA_URL")
+    if url and "azureml.mlflow" not in sys.modules:
+        import requests
+
+        try:
+            requests.get(url, timeout=10).raise_for_status()
+        except requests.RequestException as error:
+            raise WorkspaceUnreachable(
+                f"the list of Azure clouds at {url} is not reachable ({type(error).__name__}).",
+                remedies=[("%env ARM_CLOUD_METADATA_URL", "shows the address; it is tried anew each time")],
+            ) from error
+
+
+def _wish(named: Mapping[str, Any]) -> AzureWish:
+    from dbml_magics.core.azure.finding import AzureWish
+
+    return AzureWish(**named)
+
+
+def _signed_in(
+    link: links.Link, wish: AzureWish | None, again: bool, prompt: Callable[[str], None] | None
+) -> links.Link:
+    """Return the link with its Azure ML workspace signed in to, where it has one."""
+    specs = []
+    for spec in link.workspaces:
+        if spec.kind == "azureml":
+            from dbml_magics.core.azure import finding
+
+            if again:
+                finding.sign_in_again(spec, prompt)
+            elif not spec.settings:
+                spec = finding.of_uri(spec, wish or finding.AzureWish(), prompt)
+        specs.append(spec)
+    return replace(link, workspaces=tuple(specs))
+
+
+def _active_elsewhere() -> Any:
+    """Return a run that is active in another thread (forms work in threads of their own), if there is one."""
+    from mlflow.tracking import fluent
+
+    stacks: dict[int, list[Any]] = getattr(fluent._active_run_stack, "get_all_thread_values", dict)()
+    return next((stack[-1] for stack in stacks.values() if stack), None)
+
+
+_PLACEHOLDER = "azureml://it"  # an Azure ML workspace that is yet to be found
 
 
 class _Before:
@@ -446,6 +1002,7 @@ class _Before:
             else:
                 os.environ[name] = value
         fluent._active_experiment_id = self._experiment
+        tell_tasks()
 
 
 def _forget_ids() -> None:
@@ -510,7 +1067,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
     from dbml_magics.core.workspaces.rest import Foreign
 
     workspace = engine.workspaces[role]
-    place = links.masked(workspace.uri)
+    place = workspace.place if workspace.kind == "azureml" else links.masked(workspace.uri)
     if isinstance(error, ImportError):
         package = _DRIVERS.get(error.name or "", error.name or "the database's driver")
         return BadLink(
@@ -526,7 +1083,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
             ],
         )
     if isinstance(error, Away) and error.denied:
-        remedies = _sign_in(workspace)
+        remedies = list(error.remedies) or _sign_in(workspace)
         return NotPermitted(f"the {role} workspace {place} answers: {error.reason}.", remedies=remedies)
     if isinstance(error, Away) and not isinstance(error, Foreign):
         remedies = [
@@ -539,7 +1096,10 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
                 (f"databricks current-user me{_profile(place)}", "in a terminal: does the sign-in work?")
             ]
         elif workspace.kind == "azureml":
-            remedies = [("az login", "in a terminal, then link again")]
+            host = workspace.uri.partition("://")[2].partition("/")[0]
+            remedies = [(f"curl -sSI https://{host}", "from this machine: is it reachable?")]
+        if error.reason.startswith("answers 429"):
+            remedies = [("the same line again", "in a minute: it has too many requests now")]
         for other in others:
             spec = links.masked(engine.link.spec(other).uri)
             only = f"%dbml link --{other} {spec} --track {other} --registry {other}"
@@ -547,7 +1107,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
         said = error.reason if error.reason.startswith("answers") else f"is {error.reason}"
         if not error.reason.startswith(("answers", "not ")):
             said = f"does not work: {error.reason[:160]}"
-        return WorkspaceUnreachable(f"the {role} workspace {place} {said}.", remedies=remedies)
+        return WorkspaceUnreachable(f"the {role} workspace {place} {said.rstrip('.')}.", remedies=remedies)
     return NotMlflow(
         f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
         remedies=[
@@ -580,15 +1140,20 @@ def _profile(uri: str) -> str:
 
 def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:
     """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
+    from dbml_magics.core import ui
+
     workspace, line = engine.workspaces[role], engine.lines[role]
     if queue is None:
         pending, lag = engine.waiting(role)
-        dead = engine.state.dead_count(role)
+        letters = engine.state.dead_numbers(role)
     else:
         cursors = {file: offset for file, (offset, _) in engine.state.cursors(role, queue).items()}
         pending, oldest = engine.journal.count_waiting(queue, cursors)
         lag = max(0.0, time.time() - oldest / 1e9) if oldest else 0.0
-        dead = len(engine.state.dead(role, queue))
+        letters = engine.state.dead_numbers(role, queue)
+    waiting = letters & set(engine.couriers[role].held.numbers()) if letters else set()
+    held = len(waiting)
+    since = line.since if line.reason else engine.couriers[role].trouble_since
     return results.Destination(
         name=role,
         kind=workspace.kind,
@@ -596,12 +1161,33 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> results.
         place=workspace.place,
         pending=pending,
         lag_seconds=lag,
-        last_error=line.reason,
+        last_error=line.reason or engine.couriers[role].trouble,
+        since=None if since is None else int(since * 1000),
         away=line.away,
-        dead=dead,
+        dead=len(letters) - held,
+        held=held,
+        held_why=_cause_of(engine, role, max(waiting)) if waiting else "",
         tracked=role in engine.link.tracked,
         delivered=engine.couriers[role].delivered,
+        page=ui.address(workspace.spec),
+        rate=engine.couriers[role].rate,
+        lacks=standing.lacks(engine, role),
     )
+
+
+def _cause_of(engine: Engine, role: str, number: int) -> str:
+    return next((cause for n, _, _, _, cause, _ in engine.state.dead(role) if n == number), "")
+
+
+def _azure_workspace(engine: Engine) -> Any:
+    """Return azureml-core's own object of the link's Azure ML workspace. Raises BadLink where it has none."""
+    found = next((w for w in engine.workspaces.values() if w.kind == "azureml"), None)
+    if found is None:
+        raise BadLink(
+            "the link has no Azure ML workspace of Azure's own.",
+            remedies=["%dbml link --subscription … --resource-group … --workspace …"],
+        )
+    return found.azure_workspace()  # type: ignore[attr-defined]
 
 
 def _active_experiment(engine: Engine) -> str | None:
@@ -635,14 +1221,27 @@ def _tracking_elsewhere(engine: Engine) -> str | None:
     return None if uri.partition("?")[0] == engine.link.uri.partition("?")[0] else links.masked(uri)
 
 
-def _notes(engine: Engine) -> list[str]:
+def _notes(engine: Engine, fresh: bool) -> list[str]:
     from dbml_magics.core import ui
+    from dbml_magics.core.endpoints import service
+    from dbml_magics.core.tracking import spill
 
-    notes = []
+    moved = data_home_note()
+    notes = [moved] if moved else []
+    mended = engine.state.answer("mended")
+    notes += [mended] if mended else []
+    if engine.link.newer_home is not None:
+        notes.append(
+            f"a newer dbml-magics has written {engine.link.newer_home}: what waits there is left to it "
+            "(pip install --upgrade dbml-magics)"
+        )
+    for role in engine.link.used if fresh else ():
+        if not engine.lines[role].away:  # what it knows of itself may have to be asked for
+            notes += engine.workspaces[role].notes()
     elsewhere = _tracking_elsewhere(engine)
     if elsewhere is not None:
         notes.append(
-            f"MLflow itself tracks to {elsewhere} now: %dbml link --again brings it back to the link"
+            f"MLflow itself tracks to {elsewhere} now: {say('%dbml link --again')} brings it back to the link"
         )
     for key, told in engine.state.answers("provisional/").items():
         answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
@@ -654,10 +1253,16 @@ def _notes(engine: Engine) -> list[str]:
             notes.append(
                 f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}"
             )
+    for role in engine.link.tracked:
+        applier = engine.applier(role)
+        notes += filter(None, [applier.about_ids()])
+        notes += applier.overflow.summary()
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
+    notes += [] if fresh else standing.notes(engine)
+    notes += spill.mentioned(engine.link)
     running = ui.note(engine.link)
-    return [*notes, running] if running else notes
+    return [*notes, *([running] if running else []), *service.notes(engine)]
 
 
 _session = Session()

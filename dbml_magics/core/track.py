@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import subprocess
 import time
 from collections.abc import Mapping
@@ -9,21 +11,29 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.utils.autologging_utils import disable_autologging, get_autologging_config
+from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.utils.autologging_utils import (
+    AUTOLOGGING_INTEGRATIONS,
+    disable_autologging,
+    get_autologging_config,
+)
 
 from dbml_magics import results
-from dbml_magics.core import registry, runs
+from dbml_magics.core import pages, registry, runs
 from dbml_magics.core.session import destination
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
+from dbml_magics.core.watch import RunWatch
 from dbml_magics.core.workspaces.naming import check_experiment_name
 from dbml_magics.errors import DbmlError, NoModel, RunActive
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
+    from dbml_magics.live_results import RunProgress
 
 _CURVE_POINTS = 60
 _SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
@@ -42,6 +52,11 @@ class Track:
         self._register = register
         self._autolog = autolog
         self._began = time.monotonic()
+        self._watch = RunWatch(engine, self.run_id)
+
+    def look(self) -> RunProgress:
+        """Return the run as it stands now: it costs what was logged since the last look."""
+        return self._watch.look(time.monotonic() - self._began)
 
     def end(
         self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
@@ -59,6 +74,8 @@ class Track:
             trouble = runs.as_error(self._engine, error, "a param")
         finally:
             self._autolog.restore()
+            if self._watch.last is not None:
+                self.look()  # once it is delivered, nothing here tells what was logged last
             status = self._end_run(status)
         seconds = time.monotonic() - self._began
         if status == "FINISHED":
@@ -111,6 +128,21 @@ class Track:
                 self._engine.wait(role, [self.run_id], left)
 
 
+class _SparkAdvice(logging.Filter):
+    """Lets MLflow's advice about Spark through once: each cell that autologs would bring it anew."""
+
+    _given = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "PYSPARK_PIN_THREAD" not in str(record.msg):
+            return True
+        given, self._given = self._given, True
+        return not given
+
+
+logging.getLogger("mlflow.spark").addFilter(_SparkAdvice())
+
+
 class _Autolog:
     """Autologging switched for one cell, and back."""
 
@@ -119,13 +151,19 @@ class _Autolog:
         if wanted is False:
             # mlflow.autolog(disable=True) would leave on what mlflow.sklearn.autolog() switched on.
             self._undo.enter_context(disable_autologging())
-        elif wanted and get_autologging_config("mlflow", "disable", True):
-            self._undo.callback(self._switch, on=False)
-            self._switch(on=True)
+        elif wanted and (
+            get_autologging_config("mlflow", "disable", True)
+            # Databricks switches autologging on when a notebook begins, but not for runs of start_run().
+            or get_autologging_config("mlflow", "exclusive", False)
+        ):
+            known = inspect.signature(mlflow.autolog).parameters
+            before = {k: v for k, v in AUTOLOGGING_INTEGRATIONS.get("mlflow", {}).items() if k in known}
+            self._undo.callback(self._switch, before or {"disable": True})
+            self._switch({**before, "disable": False, "exclusive": False})
 
-    def _switch(self, *, on: bool) -> None:
+    def _switch(self, settings: Mapping[str, Any]) -> None:
         with runs.quiet_mlflow():  # one line for each library that is switched is not news
-            mlflow.autolog(disable=not on)
+            mlflow.autolog(**settings)
 
     def restore(self) -> None:
         """Switch back to what was before."""
@@ -162,6 +200,7 @@ def begin(
             run_name=name, experiment_id=experiment_id, nested=nested, tags=all_tags, log_system_metrics=None
         )
     except MlflowException as error:
+        runs.refuse_deleted(_meant_experiment(engine, experiment))
         raise runs.as_error(engine, error, "the run could not begin") from error
     track = Track(session, engine, run, register, _Autolog(autolog))
     try:
@@ -181,7 +220,18 @@ def _experiment_id(engine: Engine, name: str | None) -> str | None:
         return None
     check_experiment_name(name)
     found = runs.client(engine).get_experiment_by_name(name)
+    runs.refuse_deleted(found)
     return str(found.experiment_id) if found is not None else str(runs.client(engine).create_experiment(name))
+
+
+def _meant_experiment(engine: Engine, name: str | None) -> Experiment | None:
+    """Return the experiment that a run was to be in, if anybody can say."""
+    try:
+        if name is not None:
+            return runs.client(engine).get_experiment_by_name(name)
+        return runs.client(engine).get_experiment(_get_experiment_id())
+    except MlflowException:
+        return None
 
 
 def _log_params(run_id: str, params: Mapping[str, Any] | None) -> None:
@@ -225,8 +275,16 @@ def _sum_up(engine: Engine, run_id: str, status: str, seconds: float) -> results
         registered=_registered(engine, run_id),
         destinations=tuple(destination(engine, role, run_id) for role in engine.link.used),
         notes=tuple(_notes(engine, run_id)),
-        links=_links(engine, run_id, str(found.info.experiment_id)),
+        links=pages.of_run(engine, run_id, str(found.info.experiment_id)),
+        children=_children(engine, run_id),
     )
+
+
+def _children(engine: Engine, run_id: str) -> tuple[str, ...]:
+    """Return the names of the runs that were nested in a run through this link, the oldest first."""
+    found = [(run, told) for run, told in engine.state.recent_runs(2000) if told.get("parent") == run_id]
+    found.sort(key=lambda child: child[1].get("start") or 0)
+    return tuple(str(told.get("name") or run[:8]) for run, told in found)
 
 
 def _metrics_of(run: RunView) -> list[results.MetricSummary]:
@@ -294,10 +352,13 @@ def _registered(engine: Engine, run_id: str) -> tuple[results.ModelVersion, ...]
             found.append(
                 results.ModelVersion(
                     workspace=role,
-                    name=answer["name"] if answer else told["name"],
+                    name=engine.workspaces[role].model_name(answer["name"] if answer else told["name"]),
                     version=answer["version"] if answer else "0",
                     run_id=run_id,
                     status="READY" if answer else "PROVISIONAL",
+                    page=pages.of_version(engine, role, answer["name"], answer["version"])
+                    if answer
+                    else None,
                 )
             )
     return tuple(found)
@@ -313,16 +374,8 @@ def _notes(engine: Engine, run_id: str) -> list[str]:
             notes.append(f"its id is provisional: {primary} gives it one of its own when it answers")
         else:
             notes.append(f"it began while {primary} was away; its id there is {identity.actual}")
+    notes += [note for role in engine.link.tracked for note in engine.applier(role).overflow.notes(run_id)]
+    for place, got in engine.state.answers(f"beside/run:{run_id}/").items():
+        role, _, path = place.removeprefix(f"beside/run:{run_id}/").partition("/")
+        notes.append(f"{role} has another {path} already and keeps it; this one is {got} there")
     return notes + engine.warn_refused(run_id)
-
-
-def _links(engine: Engine, run_id: str, experiment: str) -> dict[str, str]:
-    pages = {}
-    for role in engine.link.tracked:
-        identity = engine.state.identity(role, "run", run_id)
-        place = engine.state.identity(role, "experiment", experiment)
-        actual = place.actual if place else experiment if role == engine.link.primary else None
-        page = engine.workspaces[role].page(actual, identity.actual) if identity and actual else None
-        if page:
-            pages[role] = page
-    return pages

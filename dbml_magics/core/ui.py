@@ -12,11 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,18 +20,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dbml_magics import results
+from dbml_magics import environment, results
+from dbml_magics.core import pages, processes
 from dbml_magics.core.link import Link, WorkspaceSpec, masked
 from dbml_magics.errors import ServerFailed
+from dbml_magics.hints import place, say
 
 IDLE_S = 8 * 3600.0
 _DEADLINE_S = 120.0  # importing MLflow's server takes 3 s on an idle machine, many more on a crowded one
-_PATIENCE_S = 5.0  # for an end that was asked for
 _LOG_LINES = 8
-_FOREIGN = ("MLFLOW_", "_MLFLOW", "DBML_", "DATABRICKS_", "AZUREML_", "ARM_")
-_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from dbml_magics.core.ui_server import serve; "
-
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_CODE = "from dbml_magics.core.ui_server import serve; "
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,11 @@ class _Server:
 
     @property
     def runs(self) -> bool:
-        return _start_of(self.pid) == self.started
+        return processes.runs(self.pid, self.started)
+
+    def end(self) -> None:
+        """End it, if it runs."""
+        processes.end(self.pid, self.started)
 
 
 def show(link: Link) -> results.UiResult:
@@ -70,10 +68,10 @@ def show(link: Link) -> results.UiResult:
             failures = {role: why for role, server in fresh.items() if (why := _wait(server))}
         except BaseException:  # interrupted: what nobody was told of is not left behind
             for role in fresh:
-                _end(servers.pop(role))
+                servers.pop(role).end()
             raise
         for role in failures:
-            _end(servers.pop(role))
+            servers.pop(role).end()
         for role, server in servers.items():
             state = "started" if role in fresh else "running already"
             pages[role] = results.UiPage(role, server.address, state)
@@ -88,7 +86,7 @@ def stop(link: Link) -> results.UiResult:
     with _remembered(link) as servers:
         ended = {role: servers.pop(role) for role in list(servers)}
         for server in ended.values():
-            _end(server)
+            server.end()
     pages = tuple(results.UiPage(role, server.address, "stopped") for role, server in ended.items())
     return results.UiResult(pages, stopped=True)
 
@@ -96,15 +94,16 @@ def stop(link: Link) -> results.UiResult:
 def note(link: Link) -> str | None:
     """Return one line about the servers that run for a link, or None."""
     running = [f"{server.address} ({role})" for role, server in _read(link).items() if server.runs]
-    return f"MLflow's UI runs at {' and '.join(running)}; %dbml ui --stop ends it" if running else None
+    end = say("%dbml ui --stop")
+    return f"MLflow's UI runs at {' and '.join(running)}; {end} ends it" if running else None
 
 
 def _notes(servers: list[_Server]) -> list[str]:
     if not servers:
         return []
     notes = [
-        "they go on when this notebook ends, and end after 8 hours without a request; "
-        "%dbml ui --stop ends them now"
+        f"they go on when this {place()} ends, and end after 8 hours without a request; "
+        f"{say('%dbml ui --stop')} ends them now"
     ]
     if len(servers) == 1:
         notes = ["it goes on" + notes[0].removeprefix("they go on").replace("and end ", "and ends ")]
@@ -156,68 +155,28 @@ def _write(link: Link, servers: dict[str, _Server]) -> None:
 # --- processes
 
 
-def _start_of(pid: int) -> str | None:
-    """Return when a process began, in the system's own words; None when it does not run."""
-    child = _children.get(pid)
-    if child is not None and child.poll() is not None:
-        del _children[pid]
-        return None
-    if sys.platform == "linux":
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else f"{_boot()} {fields[19]}"
-    told = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    state, _, began = told.stdout.strip().partition(" ")
-    return None if not began or state.startswith("Z") else began.strip()
-
-
-def _boot() -> str:
-    """Return what tells one run of the machine from the next: start times count from its beginning."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def _start(link: Link, spec: WorkspaceSpec) -> _Server:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))
-        log = os.open(_log(link, spec.role), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            process = subprocess.Popen(
-                _command(bound.fileno(), spec),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(link, spec),
-                cwd=link.home,
-                pass_fds=[bound.fileno()],
-                start_new_session=True,  # neither Ctrl-C in the terminal nor the kernel's end is meant for it
-            )
-        finally:
-            os.close(log)
-        _children[process.pid] = process
-        return _Server(process.pid, _start_of(process.pid) or "", bound.getsockname()[1])
+        pid, started = processes.spawn(
+            _command(bound.fileno(), spec),
+            log=_log(link, spec.role),
+            folder=link.home,
+            environment=_environment(link, spec),
+            descriptors=[bound.fileno()],
+        )
+        return _Server(pid, started, bound.getsockname()[1])
 
 
 def _command(descriptor: int, spec: WorkspaceSpec) -> list[str]:
     watched = spec.uri.removeprefix("sqlite:///") if spec.uri.startswith("sqlite:///") else ""
-    return [sys.executable, "-W", "ignore", "-c", f"{_CODE}serve({descriptor}, {IDLE_S!r}, {watched!r})"]
+    return processes.python(f"{_CODE}serve({descriptor}, {IDLE_S!r}, {watched!r})")
 
 
 def _environment(link: Link, spec: WorkspaceSpec) -> dict[str, str]:
     """Return this process's environment without MLflow's settings and ours, and with the workspace."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    environment.update(
-        _MLFLOW_SERVER_FILE_STORE=spec.uri,
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
-        MLFLOW_DISABLE_TELEMETRY="true",
-        DO_NOT_TRACK="true",
-    )
+    environment = processes.bare_environment()
+    environment.update(_MLFLOW_SERVER_FILE_STORE=spec.uri, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     if spec.local:
         environment["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (_folder(spec) / "artifacts").as_uri()
     elif not spec.uri.startswith("file:"):
@@ -273,18 +232,6 @@ def _failed(link: Link, failures: dict[str, str]) -> ServerFailed:
     )
 
 
-def _end(server: _Server) -> None:
-    """End a server that was started here: asked first, then killed."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        if not server.runs:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, how)
-        until = time.monotonic() + _PATIENCE_S
-        while server.runs and time.monotonic() < until:
-            time.sleep(0.02)
-
-
 # --- workspaces with pages of their own
 
 
@@ -292,10 +239,17 @@ def _needs_server(spec: WorkspaceSpec) -> bool:
     return spec.kind == "mlflow" and not spec.uri.startswith(("http://", "https://"))
 
 
+def address(spec: WorkspaceSpec) -> str | None:
+    """Return the page that a workspace has of its own, or None; nobody is asked."""
+    return None if _needs_server(spec) else _page(spec).url
+
+
 def _page(spec: WorkspaceSpec) -> results.UiPage:
     if spec.kind == "mlflow":
         return results.UiPage(spec.role, masked(spec.uri), "its own")
-    address = _databricks_page(spec.uri) if spec.kind == "databricks" else _azureml_page(spec.uri)
+    address = (
+        _databricks_page(spec.uri) if spec.kind == "databricks" else pages.in_studio(spec, "/experiments")
+    )
     return results.UiPage(spec.role, address, "its own" if address else "its address is not known here")
 
 
@@ -310,16 +264,9 @@ def _databricks_page(uri: str) -> str | None:
             profiles.read(Path(file).expanduser())
         profile = profile or os.environ.get("DATABRICKS_CONFIG_PROFILE") or "DEFAULT"
         host = profiles.get(profile, "host", fallback=None)
+    there = environment.databricks()
+    if not host and profile == "DEFAULT" and there is not None:
+        host = there.host
     if not host:
         return None
     return f"{host if '://' in host else f'https://{host}'}".rstrip("/") + "/ml/experiments"
-
-
-def _azureml_page(uri: str) -> str | None:
-    found = re.search(
-        r"/subscriptions/([^/?]+)/resourceGroups/([^/?]+)/.*?/workspaces/([^/?]+)", uri, re.IGNORECASE
-    )
-    if found is None:
-        return None
-    where = "/subscriptions/{}/resourcegroups/{}/workspaces/{}".format(*found.groups())
-    return f"https://ml.azure.com/experiments?wsid={where}"

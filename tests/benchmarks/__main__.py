@@ -1,6 +1,6 @@
 """Measure everything on this machine and print the figures side by side.
 
-python -m tests.benchmarks               five to ten minutes
+python -m tests.benchmarks               some twenty minutes
 python -m tests.benchmarks --quick       a minute: that everything can be measured, not how fast it is
 python -m tests.benchmarks --markdown    the README's tables
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks.measure import QUICK, Bench, Sizes, machine
+from tests.benchmarks.measure import QUICK, SECTIONS, Bench, Sizes, machine
 from tests.benchmarks.report import markdown, terminal
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     parser.add_argument(
         "--only",
-        choices=["log_metric", "other_calls", "points", "training", "load_ext"],
+        choices=SECTIONS,
         action="append",
         help="measure this section only (may be repeated)",
     )
@@ -37,8 +37,7 @@ def main(arguments: list[str]) -> int:
         print(f"measuring: {label}", file=sys.stderr, flush=True)
 
     with Bench(QUICK if options.quick else Sizes(), progress) as bench:
-        wanted = options.only or ["log_metric", "other_calls", "points", "training", "load_ext"]
-        sections = [getattr(bench, name)() for name in wanted]
+        sections = [getattr(bench, name)() for name in options.only or SECTIONS]
     print(f"Measured on {machine()}. Ratios travel between machines, microseconds do not.")
     print(f"\n{markdown(sections)}" if options.markdown else terminal(sections))
     return int(any(section.failed for section in sections))

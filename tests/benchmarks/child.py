@@ -10,12 +10,16 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 WARM_UP = 100
+BEGUN_WITHIN_S = 120.0  # a hundred runs, on a machine that is busy
 
 
 def say(**what: Any) -> None:
@@ -110,11 +114,13 @@ def floor(scenario: dict[str, Any]) -> dict[str, Any]:
 
 
 def linked(scenario: dict[str, Any]) -> None:
-    """Measure calls through the link, beside the floor in the same process a moment before."""
+    """Measure calls through the link and on the floor in turn, in the same process: noise strikes both."""
     import mlflow
 
-    lowest = floor(scenario)
+    from tests.benchmarks import floor as store
+
     settle = link(scenario)
+    ours = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     mlflow.set_experiment(scenario["experiment"])
     run = mlflow.start_run()
     mlflow.log_metric("warm", 0.0)
@@ -122,7 +128,46 @@ def linked(scenario: dict[str, Any]) -> None:
     if scenario.get("outage"):
         turn("cut off the workspaces")
         settle = nothing
-    say(floor=lowest, measured=measure(scenario["calls"], run.info.run_id, settle))
+    store.use()
+    told: dict[str, dict[str, list[dict[str, float]]]] = {"floor": {}, "measured": {}}
+    for name, count in scenario["calls"].items():
+        call = calls_of(run.info.run_id)[name]
+        first = 0
+        for block in range(-1, scenario["blocks"]):  # the first block warms up
+            size = count if block >= 0 else min(WARM_UP, count)
+            settle()
+            mlflow.set_tracking_uri(store.URI)
+            mlflow.set_registry_uri(store.URI)
+            with mlflow.start_run(nested=True) as lowest:
+                floor_call = calls_of(lowest.info.run_id)[name]
+                low = timed(floor_call, size, first)
+            mlflow.set_tracking_uri(ours[0])
+            mlflow.set_registry_uri(ours[1])
+            high = timed(call, size, first)
+            first += size
+            if block >= 0:
+                told["floor"].setdefault(name, []).append(low)
+                told["measured"].setdefault(name, []).append(high)
+    say(
+        ratio={
+            name: middle(
+                [m["median"] / f["median"] for f, m in zip(told["floor"][name], blocks, strict=True)]
+            )
+            for name, blocks in told["measured"].items()
+        },
+        **{
+            what: {
+                name: {key: middle([block[key] for block in blocks]) for key in blocks[0]}
+                for name, blocks in of.items()
+            }
+            for what, of in told.items()
+        },
+    )
+
+
+def middle(values: list[float]) -> float:
+    """Return the median."""
+    return sorted(values)[len(values) // 2]
 
 
 def rest(scenario: dict[str, Any]) -> None:
@@ -166,25 +211,75 @@ def points(scenario: dict[str, Any]) -> None:
     for step in range(WARM_UP):
         mlflow.log_metric("warm", 1 / (step + 1), step=step)
     settle()
-    turn("ready")
+    turn("ready", journal=str(journal_of_link()))
     begun = time.time()
     for step in range(scenario["points"]):
         mlflow.log_metric("loss", 1 / (step + 1), step=step)
     turn("logged", begun=begun, ended=time.time())
+    mlflow.end_run()
+    settle()
+    turn("delivered")
+
+
+def journal_of_link() -> Path:
+    """Return the folder that holds the link's journal."""
+    from dbml_magics.core import session
+
+    return session.current().engine("the benchmark").link.home
+
+
+def hundred(scenario: dict[str, Any]) -> None:
+    """Log to many runs at once, one a thread; says how long logging took, and until all had arrived."""
+    import mlflow
+
+    lowest = floor({"calls": {"log_metric": 2000}})
+    settle = link(scenario)
+    mlflow.set_experiment(scenario["experiment"])
+    with mlflow.start_run():
+        mlflow.log_metric("warm", 0.0)
+    settle()
+    turn("ready")
+    together = threading.Barrier(scenario["runs"] + 1, timeout=BEGUN_WITHIN_S)
+    failed: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            with mlflow.start_run(run_name=f"run-{number}"):
+                together.wait()
+                for step in range(scenario["points"]):
+                    mlflow.log_metric("loss", 1 / (step + 1), step=step)
+        except BaseException as error:
+            failed.append(error)
+            together.abort()  # nobody waits for a run that did not begin
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(scenario["runs"])]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    with suppress(threading.BrokenBarrierError):
+        together.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    logged = time.perf_counter()
+    settle()
+    settled = time.perf_counter()
+    say(floor=lowest, starting=started - begun, logging=logged - started, delivering=settled - begun)
 
 
 def training(scenario: dict[str, Any]) -> None:
-    """Train a LightGBM model with one metric logged each round; says the seconds that it took."""
+    """Train with and without tracking in turn; says the seconds of each pair."""
+    rounds = scenario["rounds"]
+    backend = scenario["backend"]
     try:
-        import lightgbm
+        train = TRAININGS[scenario["training"]](rounds)
     except (ImportError, OSError) as error:  # OSError: the machine lacks libgomp
         say(absent=f"lightgbm cannot be imported: {error}")
         return
     import mlflow
-    import numpy as np
 
-    rounds = scenario["rounds"]
-    backend = scenario["backend"]
     settle: Callable[[], Any] = nothing
     if backend == "linked":
         settle = link(scenario)
@@ -197,27 +292,76 @@ def training(scenario: dict[str, Any]) -> None:
         store.use()
     if backend in {"linked", "rest"}:
         mlflow.set_experiment(scenario["experiment"])
+
+    def log(name: str, value: float, step: int) -> None:
+        mlflow.log_metric(name, value, step=step)
+
+    pairs = []
+    for number in range(-1, scenario["pairs"]):  # the first pair warms up
+        seconds = {}
+        for tracked in (number % 2 == 0, number % 2 != 0):
+            settle()
+            begun = time.perf_counter()
+            if tracked:
+                with mlflow.start_run():
+                    train(log)
+            else:
+                train(None)
+            seconds[tracked] = time.perf_counter() - begun
+        if number >= 0:
+            pairs.append((seconds[False], seconds[True]))
+    say(pairs=pairs)
+
+
+Log = Callable[[str, float, int], None]
+
+
+def lightgbm_training(rounds: int) -> Callable[[Log | None], None]:
+    """Return a LightGBM training on all cores, with a metric a round."""
+    import lightgbm
+    import numpy as np
+
     random = np.random.default_rng(0)
-    x = random.normal(size=(2000, 20))
-    y = x[:, 0] * 2 + x[:, 1] ** 2 + random.normal(size=2000)
+    x = random.normal(size=(20_000, 30))
+    y = x[:, 0] * 2 + x[:, 1] ** 2 + random.normal(size=len(x))
+    settings = {"objective": "l2", "num_threads": os.cpu_count(), "verbosity": -1, "seed": 0}
 
-    def log(environment: Any) -> None:
-        _, name, value, _ = environment.evaluation_result_list[0]
-        mlflow.log_metric(name, value, step=environment.iteration)
+    def train(log: Log | None) -> None:
+        def tell(environment: Any) -> None:
+            _, name, value, _ = environment.evaluation_result_list[0]
+            if log is not None:
+                log(name, value, environment.iteration)
 
-    def train(count: int, callbacks: list[Any]) -> float:
         data = lightgbm.Dataset(x, y)
-        # One thread, so that the other core is free for what happens in the background on a small machine.
-        settings = {"objective": "l2", "num_threads": 1, "verbosity": -1, "seed": 0}
-        begun = time.perf_counter()
-        lightgbm.train(settings, data, count, valid_sets=[data], callbacks=callbacks)
-        return time.perf_counter() - begun
+        lightgbm.train(settings, data, rounds, valid_sets=[data], callbacks=[tell])
 
-    mlflow.start_run()
-    callbacks = [] if backend == "bare" else [log]
-    train(min(20, rounds), callbacks)
-    settle()
-    say(seconds=train(rounds, callbacks))
+    return train
+
+
+def python_training(rounds: int) -> Callable[[Log | None], None]:
+    """Return a training in plain Python, which never lets go of the interpreter, with a metric a round."""
+    import random
+
+    source = random.Random(0)
+    rows = [[source.gauss(0, 1) for _ in range(10)] for _ in range(1000)]
+    truth = [row[0] * 2 - row[1] for row in rows]
+
+    def train(log: Log | None) -> None:
+        weights = [0.0] * 10
+        for step in range(rounds):
+            loss = 0.0
+            for row, target in zip(rows, truth, strict=True):
+                error = sum(w * x for w, x in zip(weights, row, strict=True)) - target
+                loss += error * error
+                for column, x in enumerate(row):
+                    weights[column] -= 0.0001 * error * x
+            if log is not None:
+                log("loss", loss, step)
+
+    return train
+
+
+TRAININGS = {"lightgbm": lightgbm_training, "python": python_training}
 
 
 def load_ext(scenario: dict[str, Any]) -> None:
@@ -233,13 +377,94 @@ def load_ext(scenario: dict[str, Any]) -> None:
     )
 
 
+def deploy(scenario: dict[str, Any]) -> None:
+    """Serve a model here and with MLflow's own server; says how soon each answers, and how fast."""
+    from tests.benchmarks import serving
+
+    say(**serving.measure(scenario))
+
+
+_LIVE_CELL = """
+%%track live
+import json, os, time
+import mlflow
+clock, samples = time.perf_counter_ns, []
+for number in range({calls}):
+    key = f"m{{number % {metrics}}}"
+    begun = clock()
+    mlflow.log_metric(key, 1 / (number + 1), step=number // {metrics})
+    samples.append(clock() - begun)
+told = {{"total": sum(samples) / 1e9}}
+samples.sort()
+told.update(median=samples[len(samples) // 2] / 1000, p99=samples[int(len(samples) * 0.99)] / 1000)
+print("told", json.dumps(told))
+"""
+
+
+def live(scenario: dict[str, Any]) -> None:
+    """Measure calls in tracked cells of a real kernel, with the live view and without, in turn."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    seen: list[dict[str, Any]] = []
+
+    def shown(message: dict[str, Any]) -> None:
+        seen.append(message)
+
+    def run(code: str) -> str:
+        seen.clear()
+        reply = client.execute_interactive(code, timeout=600, output_hook=shown)
+        if reply["content"]["status"] != "ok":
+            raise RuntimeError(f"{reply['content'].get('ename')}: {reply['content'].get('evalue')}")
+        return "".join(m["content"]["text"] for m in seen if m["msg_type"] == "stream")
+
+    try:
+        run("%load_ext dbml_magics\nimport os, mlflow")
+        run(f"%dbml link --databricks {scenario['databricks']} --azureml {scenario['azureml']}")
+        run(f"%dbml experiment {scenario['experiment']}")
+        cell = _LIVE_CELL.format(calls=scenario["calls"], metrics=scenario["metrics"]).lstrip()
+        run(cell.replace(str(scenario["calls"]), str(WARM_UP)))
+        told: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
+        for _ in range(scenario["pairs"]):
+            for switch, measured in told.items():
+                run(f"os.environ['DBML_LIVE'] = '{switch}'\n%dbml sync")
+                printed = run(cell)
+                figures = json.loads(printed.partition("told ")[2].splitlines()[0])
+                figures["updates"] = sum(m["msg_type"] == "update_display_data" for m in seen)
+                measured.append(figures)
+        say(without=told["0"], live=told["1"])
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def compared(scenario: dict[str, Any]) -> None:
+    """Compare two workspaces, or copy one to the other."""
+    from tests.benchmarks import copies
+
+    copies.verified(scenario, say, turn)
+
+
+def score(scenario: dict[str, Any]) -> None:
+    """Score many rows in each way; says how long each took, and what memory it held."""
+    from tests.benchmarks import scoring
+
+    say(measured=scoring.measure(scenario))
+
+
 SCENARIOS: dict[str, Callable[[dict[str, Any]], None]] = {
     "linked": linked,
     "rest": rest,
     "wandb": wandb,
     "points": points,
+    "hundred": hundred,
     "training": training,
     "load_ext": load_ext,
+    "deploy": deploy,
+    "live": live,
+    "verify": compared,
+    "copy": compared,
+    "score": score,
     "floor": lambda scenario: say(floor=floor(scenario)),
 }
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.infra.actors import ActorHost
+
 
 @pytest.fixture(autouse=True)
 def _own_autologging() -> Iterator[None]:
@@ -19,3 +21,10 @@ def _own_autologging() -> Iterator[None]:
     if module is not None:
         module.AUTOLOGGING_INTEGRATIONS.clear()
         module.AUTOLOGGING_INTEGRATIONS.update(before)
+
+
+@pytest.fixture(scope="session")
+def actor_host() -> Iterator[ActorHost]:
+    """Return what starts processes that log as a test tells them."""
+    with ActorHost() as host:
+        yield host

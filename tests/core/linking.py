@@ -52,7 +52,9 @@ def both_sides(servers: Servers, run_id: str, experiment: str, *, files: bool = 
 def arrived(servers: Servers, run_id: str, experiment: str, *, files: bool = True) -> dict[str, Any]:
     """Check that both workspaces hold the same of a run, and return it as the primary holds it."""
     primary, mirror = both_sides(servers, run_id, experiment, files=files)
-    assert plain.comparable(mirror) == plain.comparable(primary)
+    there, here = plain.comparable(mirror), plain.comparable(primary)
+    differing = {k: (there.get(k), here.get(k)) for k in {*there, *here} if there.get(k) != here.get(k)}
+    assert not differing, f"mirror and primary differ: {differing}"
     return primary
 
 
@@ -76,7 +78,9 @@ def written_points(proxy: Proxy) -> Counter[tuple[Any, ...]]:
         if request.fault == "half":
             points = points[: (len(points) + 1) // 2]
         counted.update(
-            (asked["run_id"], p["key"], p["step"], p["timestamp"], str(p["value"])) for p in points
+            # log_model logs a run's points once more, for the model.
+            (asked["run_id"], p["key"], p["step"], p["timestamp"], str(p["value"]), p.get("model_id"))
+            for p in points
         )
     return counted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics import errors
+from dbml_magics import config, disks, errors
 from dbml_magics.core import session
 from dbml_magics.core.workspaces.naming import check_experiment_name
 from tests.infra.wait import eventually
@@ -169,6 +170,16 @@ def a_run(name: str = "one") -> str:
         ),
         ({"databricks": "http://a:1", "azureml": "databricks"}, errors.BadUri, ["--databricks databricks"]),
         ({"azureml": "azureml://", "track": "azureml"}, errors.BadUri, ["names no workspace"]),
+        (
+            {"databricks": "https://adb-1.2.azuredatabricks.net/?o=1", "track": "databricks"},
+            errors.BadUri,
+            ["databricks auth login --host https://adb-1.2.azuredatabricks.net", "--databricks databricks"],
+        ),
+        (
+            {"databricks": "databricks-uc://team", "track": "databricks"},
+            errors.BadUri,
+            ["a registry alone", "--databricks databricks://team"],
+        ),
         # both the same
         (
             {"databricks": "http://a:1", "azureml": "http://a:1/"},
@@ -211,9 +222,12 @@ def test_a_local_folder_that_cannot_be_one(home: Path) -> None:
     assert "--local ~/dbml" in shown
 
 
-def test_a_data_folder_that_cannot_be_written(
+def test_a_data_folder_that_cannot_be_written_and_no_other_one_either(
     home: Path, local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(disks, "spare_folders", lambda: iter(()))
+    config._data_home.cache_clear()
+    config._spare_folders.cache_clear()
     monkeypatch.setenv("DBML_HOME", "/proc/nothing-here")
     shown = refused(errors.JournalError, link(local="other"))
     assert "/proc/nothing-here" in shown
@@ -236,6 +250,7 @@ def test_a_folder_that_is_gone(home: Path, tmp_path: Path) -> None:
 
 def test_windows_is_refused_with_a_way_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # type: ignore[arg-type]
     shown = refused(errors.PlatformRefused, link(local=True))
     assert "wsl --install" in shown
 
@@ -579,16 +594,14 @@ def test_a_journal_of_a_newer_release(home: Path, local: Any) -> None:
 
     other = State(path)
     other._one("SELECT 1")
-    with other._write() as db:
-        db.execute("UPDATE meta SET v='999' WHERE k='format'")
+    other._do("UPDATE meta SET v='999' WHERE k='format'")
     newer = State(path)
     try:
         shown = refused(errors.JournalDamaged, lambda: newer.identity("a", "b", "c"))
         assert "newer dbml-magics" in shown
         assert "pip install --upgrade dbml-magics" in shown
     finally:
-        with other._write() as db:
-            db.execute("UPDATE meta SET v='1' WHERE k='format'")
+        other._do("UPDATE meta SET v='1' WHERE k='format'")
         other.close()
         newer.close()
 

@@ -125,14 +125,29 @@ def test_what_cannot_be_compared_is_named_with_what_to_type(linked: str) -> None
     first = log("first", {}, {})
     with pytest.raises(dbml.BadCommand, match="two runs or more"):
         dbml.compare(first)
-    with pytest.raises(dbml.BadCommand, match=f"run {first[:8]} is given twice"):
+    with pytest.raises(dbml.BadCommand, match=f"run {first[:8]} is given twice") as alone:
         dbml.compare(first, first[:10])
-    with pytest.raises(dbml.RunNotFound, match="that is a run's name") as unknown:
-        dbml.compare(first, "first")
-    assert unknown.value.remedies[0][0] == f"%dbml compare {first[:8]} …"
+    assert [line for line, _ in alone.value.remedies] == ["%dbml runs"], "there is no other run"
     with pytest.raises(dbml.AmbiguousRun) as ambiguous:
         dbml.compare(first, _shared_beginning())
     assert ambiguous.value.remedies[0][0].startswith("%dbml compare ")
+
+
+def test_a_name_in_an_ids_place_is_answered_with_a_line_that_runs(linked: str) -> None:
+    first, second = log("one", {}, {}), log("two", {}, {})
+    for given, meant in (
+        (("last", "two"), f"%dbml compare last {first[:8]}"),
+        (("last", "one"), f"%dbml compare last {first[:8]}"),
+        (("last", "onee"), f"%dbml compare last {first[:8]}"),
+        (("one", "two"), f"%dbml compare {first[:8]} {second[:8]}"),
+        (("two", first), f"%dbml compare {second[:8]} {first}"),
+        (("last", "{}"), f"%dbml compare last {first[:8]}"),
+        (("last", second), f"%dbml compare last {first[:8]}"),
+    ):
+        with pytest.raises((dbml.RunNotFound, dbml.BadCommand)) as refused:
+            dbml.compare(*given)
+        assert refused.value.remedies[0][0] == meant, given
+        assert len(dbml.compare(*meant.split()[2:]).runs) == 2
 
 
 def _shared_beginning() -> str:

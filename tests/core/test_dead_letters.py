@@ -42,7 +42,7 @@ def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
 
 def refused_points(linked: Proxies, names: int = 1) -> str:
     """Log a run whose last metrics the mirror refuses (and nothing afterwards); returns its id."""
-    with linked.azureml.limit({"metric_names": 1}, wording="azureml"):
+    with linked.azureml.status(400, path=LOG_BATCH, content='"late', body=REFUSAL):
         with mlflow.start_run(run_name="forest") as run:
             mlflow.log_metric("loss", 0.5, step=0)
             session.current().sync(60)

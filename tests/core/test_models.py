@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,29 +188,6 @@ def test_autologging_leaves_the_model_at_both_workspaces(
 # --- spark
 
 _NO_SPARK = importlib.util.find_spec("pyspark") is None
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[Any]:
-    """Return one Spark session for all tests of this module."""
-    import sys
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
-            patch.setenv(name, sys.executable)
-        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        from pyspark.sql import SparkSession
-
-        made = (
-            SparkSession.builder.master("local[1]")
-            .config("spark.ui.enabled", "false")
-            .config("spark.driver.bindAddress", "127.0.0.1")
-            .config("spark.driver.host", "127.0.0.1")
-            .config("spark.sql.shuffle.partitions", "1")
-            .getOrCreate()
-        )
-        yield made
-        made.stop()
 
 
 @pytest.mark.skipif(_NO_SPARK, reason="pyspark is not installed (the extra 'spark')")

@@ -12,18 +12,23 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.tracking import delivery
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,
     arrived,
     assert_written_once,
+    both_sides,
+    dead_letters,
     leftovers,
     link,
     runs_at,
     steps,
     sync,
 )
+from tests.core.modelling import log_linear
 from tests.infra import plain
 from tests.infra.proxy import Fault, Proxy
 from tests.infra.wait import eventually
@@ -41,6 +46,13 @@ def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
     mlflow.set_experiment(experiment_name)
     sync()
     return proxies
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a write that fails time and again be looked at after two seconds instead of fifteen."""
+    monkeypatch.setattr(delivery, "_STUCK_S", 2.0)
+    monkeypatch.setattr(delivery, "_STUCK_PAUSE_S", 0.5)
 
 
 def train(first: int, last: int) -> None:
@@ -197,6 +209,40 @@ def test_an_experiment_made_in_an_outage(
     sync()
     arrived(servers, second.info.run_id, experiment_name)
     assert runs_at(servers, experiment_name) == [2, 2]
+
+
+def test_traces_of_an_experiment_that_was_made_in_an_outage(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """The user goes on with the provisional ids of experiment and run; the primary has its own."""
+    link(proxies)
+    with proxies.databricks.away(), proxies.azureml.away():
+        made = mlflow.set_experiment(experiment_name)
+        with mlflow.start_run() as begun:
+            pass
+    sync()
+    with mlflow.start_run(run_id=begun.info.run_id):
+
+        @mlflow.trace
+        def answer(question: str) -> str:
+            return question.upper()
+
+        answer("why?")
+    mlflow.flush_trace_async_logging()
+    client = MlflowClient()
+
+    def found() -> list[Any]:
+        return list(client.search_traces(locations=[made.experiment_id]))
+
+    (trace,) = eventually(found, "the trace is found by the id that the user has")
+    assert trace.info.experiment_id == made.experiment_id
+    assert trace.info.trace_metadata["mlflow.sourceRun"] == begun.info.run_id
+    own = plain.client(servers.databricks.uri)
+    there = own.get_experiment_by_name(experiment_name).experiment_id
+    (held,) = own.search_traces(locations=[there])
+    twin = plain.twin_id(servers.databricks.uri, begun.info.run_id, experiment_name)
+    assert held.info.trace_metadata["mlflow.sourceRun"] == twin
+    assert client.get_trace(trace.info.trace_id).info.experiment_id == made.experiment_id
 
 
 def test_a_primary_that_never_had_the_experiment_gets_it_and_not_anothers(
@@ -356,6 +402,122 @@ def test_trouble_with_one_run_holds_back_no_other(
     arrived(servers, second.info.run_id, experiment_name)
 
 
+def test_a_poisonous_write_is_put_aside_and_holds_up_nothing(
+    linked: Proxies, servers: Servers, experiment_name: str, impatient: None
+) -> None:
+    """One point, one param and the run's new name crash the service (500) for ever; all the rest arrives."""
+    for content in ('"poison', "bad name"):
+        linked.azureml.status(500, path="/mlflow/runs/", content=content)
+    with mlflow.start_run() as run:
+        for step in range(20):
+            mlflow.log_metric("m", step, step=step)
+        mlflow.log_metric("poison", 1)
+        mlflow.log_param("poisoned", 1)
+        mlflow.log_param("p", 1)
+        MlflowClient().update_run(run.info.run_id, name="bad name")
+        for step in range(20, 40):
+            mlflow.log_metric("m", step, step=step)
+        mlflow.log_text("t", "t.txt")
+    session.current().sync(timeout=120)
+    primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
+    assert set(primary["metrics"]) == {"m", "poison"}
+    assert (steps(mirror, "m"), mirror["status"]) == (list(range(40)), "FINISHED")
+    assert (mirror["params"], list(mirror["artifacts"])) == ({"p": "1"}, ["t.txt"])
+    put_aside = {(role, op[1]) for role, op, _ in dead_letters()}
+    assert put_aside == {("azureml", "m"), ("azureml", "p"), ("azureml", "u")}
+    assert all("500" in cause and "time and again" in cause for _, _, cause in dead_letters())
+    linked.azureml.clear()
+    assert dbml.retry_dead_letters().arrived == {"azureml": 3}
+    arrived(servers, run.info.run_id, experiment_name)
+    assert_written_once(linked)
+
+
+def test_a_call_that_fails_for_everybody_is_no_poison(
+    linked: Proxies, servers: Servers, experiment_name: str, impatient: None
+) -> None:
+    """log-batch answers 500 to all while searches pass: nothing is put aside, however long it lasts."""
+    broken = linked.azureml.status(500, path=LOG_BATCH)
+    with mlflow.start_run() as run:
+        for step in range(10):
+            mlflow.log_metric("m", step, step=step)
+        mlflow.log_text("t", "t.txt")
+    courier = session.current().engine("this test").couriers["azureml"]
+    eventually(lambda: courier.is_stuck(run.info.run_id), "it was tried time and again")
+    hits = broken.hits
+    eventually(lambda: broken.hits > hits + 1, "and is tried still")
+    shown = session.current().status().destinations[1]
+    assert "500" in str(shown.last_error)
+    assert shown.since is not None
+    assert "since" in shown.state()
+    assert dead_letters() == []
+    broken.clear()
+    sync()
+    arrived(servers, run.info.run_id, experiment_name)
+    assert_written_once(linked)
+
+
+def test_a_storage_that_refuses_uploads_does_not_hold_up_the_run(
+    linked: Proxies, servers: Servers, experiment_name: str, impatient: None
+) -> None:
+    """403 from the storage's firewall: metrics and status arrive, the files when it opens, by themselves."""
+    denied = linked.azureml.status(403, path="mlflow-artifacts", method="PUT")
+    with mlflow.start_run() as run:
+        for n in range(5):
+            mlflow.log_text(f"text {n}", f"notes/{n}.txt")
+        mlflow.log_metric("m", 1)
+    twin = eventually(
+        lambda: plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name), "the run is there"
+    )
+    eventually(
+        lambda: plain.run(servers.azureml.uri, twin, files=False)["status"] == "FINISHED",
+        "it has ended there",
+    )
+    status = session.current().status()
+    assert (status.destinations[1].held, status.destinations[1].dead) == (5, 0)
+    assert "5 files not taken now, tried again later" in str(status)
+    assert all(letter.held and "403" in letter.cause for letter in dbml.dead_letters())
+    assert "5 files not taken now, tried again by themselves; everything else goes on" in str(
+        dbml.dead_letters()
+    )
+    assert len(session.current().sync(timeout=60).remaining) == 2, "it ends, the files are tried once more"
+    assert session.current().status().destinations[1].held == 5
+    denied.clear()
+    sync()
+    assert set(arrived(servers, run.info.run_id, experiment_name)["artifacts"]) == {
+        f"notes/{n}.txt" for n in range(5)
+    }
+
+
+def test_one_file_that_is_refused_waits_alone_and_its_model_with_it(
+    linked: Proxies, servers: Servers, experiment_name: str, impatient: None
+) -> None:
+    """A version is not registered from half of its files; the rest of the run and other runs go on."""
+    session.current().unlink()
+    link(linked, registry="both")
+    mlflow.set_experiment(experiment_name)
+    denied = linked.azureml.status(403, path="artifacts/.*/data.bin", method="PUT")
+    with mlflow.start_run() as run:
+        mlflow.log_text("x", "model/data.bin")
+        mlflow.log_text("flavors: {}", "model/MLmodel")
+        mlflow.log_text("other", "other.txt")
+        mlflow.log_metric("m", 1)
+    client = MlflowClient()
+    client.create_registered_model(experiment_name)
+    client.create_model_version(experiment_name, f"runs:/{run.info.run_id}/model", run.info.run_id)
+    held = session.current().engine("this test").couriers["azureml"].held
+    eventually(lambda: len(held.numbers()) == 1, "the file is held")
+    twin = plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name)
+    eventually(
+        lambda: plain.run(servers.azureml.uri, twin)["status"] == "FINISHED", "the run has ended there"
+    )
+    assert set(plain.artifacts(servers.azureml.uri, twin)) == {"model/MLmodel", "other.txt"}
+    assert plain.client(servers.azureml.uri).search_model_versions(f"name='{experiment_name}'") == []
+    denied.clear()
+    sync()
+    assert len(plain.client(servers.azureml.uri).search_model_versions(f"name='{experiment_name}'")) == 1
+    arrived(servers, run.info.run_id, experiment_name)
+
+
 def test_a_mirror_that_needs_the_primary_says_so_and_goes_on_with_the_rest(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -395,3 +557,44 @@ def test_servers_that_crash_and_come_back_have_everything_once(
     assert steps(held, "loss") == list(range(90))
     assert_written_once(linked)
     eventually(lambda: leftovers(home) == [], "nothing is left", show=lambda: leftovers(home))
+
+
+def test_experiments_are_found_by_the_names_that_the_user_knows(home: Path) -> None:
+    """A workspace with a naming rule of its own calls them otherwise."""
+    session.current().link(local=True, track="azureml", registry="azureml")
+    for name in ("/Users/ann@example.com/iris", "/Users/bob@example.com/iris", "wine"):
+        mlflow.set_experiment(name)
+    client = MlflowClient()
+
+    def found(where: str, **options: Any) -> list[str]:
+        return [e.name for e in client.search_experiments(filter_string=where, **options)]
+
+    assert found("name = '/Users/ann@example.com/iris'") == ["/Users/ann@example.com/iris"]
+    assert found("name LIKE '/Users/%'", order_by=["name DESC"]) == [
+        "/Users/bob@example.com/iris",
+        "/Users/ann@example.com/iris",
+    ]
+    first = client.search_experiments(filter_string="name LIKE '/Users/%'", max_results=1)
+    second = client.search_experiments(
+        filter_string="name LIKE '/Users/%'", max_results=1, page_token=first.token
+    )
+    assert {first[0].name, second[0].name} == set(found("name LIKE '%iris'"))
+
+
+def test_a_model_is_registered_while_nobody_answers(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """MLflow lists the run's files first; they are known here, be they on their way or not."""
+    link(proxies, registry="both")
+    mlflow.set_experiment(experiment_name)
+    sync()
+    with mlflow.start_run() as run:
+        mlflow.log_text("t", "t.txt")
+        sync()
+        with proxies.databricks.away(), proxies.azureml.away():
+            log_linear()
+            assert [f.path for f in MlflowClient().list_artifacts(run.info.run_id)] == ["t.txt"]
+            mlflow.register_model(f"runs:/{run.info.run_id}/model", experiment_name)
+    sync()
+    arrived(servers, run.info.run_id, experiment_name)
+    assert [len(plain.model_versions(s.uri, experiment_name)) for s in servers] == [1, 1]

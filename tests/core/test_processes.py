@@ -5,19 +5,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
+from tests.core.histories import World
 from tests.core.linking import (
     LOG_BATCH,
     arrived,
@@ -30,8 +35,10 @@ from tests.core.linking import (
     runs_at,
     steps,
     sync,
+    written_points,
 )
 from tests.infra import plain
+from tests.infra.actors import ActorHost
 from tests.infra.wait import eventually
 
 TRAINING = """
@@ -263,6 +270,27 @@ def test_the_other_kernel_takes_over_from_a_killed_one(
     assert_written_once(linked)
 
 
+def test_what_a_killed_process_had_sent_and_is_under_way_is_not_sent_again(
+    proxies: Proxies, servers: Servers, actor_host: ActorHost, tmp_path: Path, experiment_name: str
+) -> None:
+    """The service sees the request a while after its sender died; asked at once, it knows of nothing."""
+    world = World(servers, proxies, actor_host, tmp_path / "world", experiment_name, print)
+    try:
+        first, second = world.start(), world.start()
+        world.tell(first, world.experiment())
+        world.tell(first, world.create(world.experiments[0], None, {}))
+        first.do("sync", timeout=60)
+        assert first.do("leases") == ["databricks", "azureml"]
+        slow = [proxy.delay(2, path=LOG_BATCH) for proxy in proxies]
+        world.tell(first, world.batch(world.runs[0], "0.5", "text"))
+        eventually(lambda: all(delay.hits for delay in slow), "both workspaces were sent a batch")
+        world.kill(first, [])
+        second.do("sync", timeout=60)
+        world.peace()
+    finally:
+        world.close()
+
+
 # --- many writers of one run
 
 
@@ -288,6 +316,58 @@ def test_threads_log_to_one_run(linked: Proxies, servers: Servers, experiment_na
     assert all(held["tags"][f"t{n}"] == "done" for n in range(8))
     assert len(held["artifacts"]) == 8
     assert_written_once(linked)
+
+
+def test_a_hundred_runs_at_once_in_one_process(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    client = MlflowClient()
+    experiment_id = client.get_experiment_by_name(experiment_name).experiment_id
+    together = threading.Barrier(100)
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            run_id = client.create_run(experiment_id, run_name=f"{number}").info.run_id
+            together.wait(120)  # all hundred are begun before the first goes on
+            for step in range(20):
+                client.log_metric(run_id, "m", number + step, step=step)
+            client.log_param(run_id, "number", number)
+            client.set_terminated(run_id)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    sync()
+    for server in servers:
+        held = plain.client(server.uri).search_runs(
+            [plain.client(server.uri).get_experiment_by_name(experiment_name).experiment_id], max_results=200
+        )
+        assert sorted(int(run.info.run_name) for run in held) == list(range(100))
+        assert all(run.data.params["number"] == run.info.run_name for run in held)
+        assert all(run.data.metrics["m"] == int(run.info.run_name) + 19 for run in held)
+        assert {run.info.status for run in held} == {"FINISHED"}
+    for proxy in linked:
+        assert len(written_points(proxy)) == 2000
+    assert_written_once(linked)
+
+
+def test_a_tag_that_another_process_set_can_be_removed(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        finish(child(f"import mlflow; mlflow.MlflowClient().set_tag({run.info.run_id!r}, 'theirs', '1')"))
+        client.delete_tag(run.info.run_id, "theirs")
+        with pytest.raises(MlflowException, match="No tag with name: nobodys"):
+            client.delete_tag(run.info.run_id, "nobodys")
+    sync()
+    assert "theirs" not in arrived(servers, run.info.run_id, experiment_name)["tags"]
 
 
 def log_from_worker(run_id: str, number: int) -> int:
@@ -347,6 +427,60 @@ def test_forked_children_log_to_the_parents_run(
     assert steps(held, "own") == list(range(800))
     assert (len(held["params"]), len(held["artifacts"])) == (8, 8)
     assert_written_once(linked)
+
+
+def log_from_spark(run_id: str, flush: bool) -> Callable[[Iterator[int]], Iterator[int]]:
+    """Return what logs each number of a partition; on a machine whose disk ends with it, it flushes."""
+
+    def work(numbers: Iterator[int]) -> Iterator[int]:
+        import mlflow
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        for number in numbers:
+            for step in range(20):
+                client.log_metric(run_id, f"part{number}", step, step=step)
+            client.log_text(run_id, str(number), f"parts/{number}.txt")
+            yield os.getpid()
+        if flush:
+            mlflow.flush_async_logging()
+
+    return work
+
+
+def test_spark_workers_log_to_the_drivers_run(
+    spark: Any,
+    home: Path,
+    linked: Proxies,
+    servers: Servers,
+    experiment_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On this machine, and as executors on others, whose disk ends with them: they deliver by themselves.
+
+    Spark is older than the link, as on Databricks: its own environment knows of none.
+    """
+    away = tmp_path / "executor"
+    away.mkdir()
+    with mlflow.start_run() as run:
+        context = spark.sparkContext
+        here, there = log_from_spark(run.info.run_id, False), log_from_spark(run.info.run_id, True)
+        pids = context.parallelize(range(4), 2).mapPartitions(here).collect()
+        assert os.getpid() not in pids
+        monkeypatch.setitem(context.environment, "DBML_HOME", str(away))
+        context.parallelize(range(4, 8), 2).mapPartitions(there).collect()
+        left = [path for path in away.glob("links/*/queues/*/*") if path.stat().st_size]
+    sync()
+    held = arrived(servers, run.info.run_id, experiment_name)
+    assert all(steps(held, f"part{n}") == list(range(20)) for n in range(8))
+    assert len(held["artifacts"]) == 8
+    assert runs_at(servers, experiment_name) == [1, 1]
+    assert_written_once(linked)
+    shutil.rmtree(away)  # its machine is gone, and nothing with it
+    assert all(path.name.endswith(".jsonl") for path in left)
+    session.current().unlink()
+    assert "MLFLOW_TRACKING_URI" not in context.environment, "later tasks track where they did before"
 
 
 # --- the end of a process

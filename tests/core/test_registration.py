@@ -11,7 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from dbml_magics import results
 from dbml_magics.core import session
+from dbml_magics.core.registry import _paired
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
 from tests.core.modelling import (
     ANSWERS,
@@ -525,3 +527,107 @@ def test_a_registry_that_the_link_does_not_have_is_refused(proxies: Any, experim
     for to in ("azureml", "both"):
         with pytest.raises(BadLink, match="no azureml workspace to register in"):
             session.current().register(run_id, experiment_name, to=to)
+
+
+# --- what is asked of a registry that does not answer
+
+
+@pytest.mark.parametrize("how", ["the first answer is lost", "no answer comes for a while"])
+def test_a_registry_write_whose_answer_is_lost_is_done_once(
+    both: Any, experiment_name: str, how: str
+) -> None:
+    """A model that was made, renamed or deleted although nobody said so is not an error of the user's."""
+    client, name = MlflowClient(), experiment_name
+    client.create_registered_model(f"{name}-goes")
+    client.create_registered_model(f"{name}-old")
+    sync()
+    times = 1 if how.startswith("the first") else None
+    for path, method in (("create", "POST"), ("rename", "POST"), ("delete", "DELETE")):
+        both.databricks.drop(path=f"registered-models/{path}", method=method, times=times)
+    client.create_registered_model(name, tags={"team": "a"}, description="fine")
+    client.rename_registered_model(f"{name}-old", f"{name}-new")
+    client.delete_registered_model(f"{name}-goes")
+    both.databricks.clear()
+    sync()
+    assert dead() == []
+    for proxy in both:
+        reader = plain.client(proxy.uri)
+        there = {m.name: m for m in reader.search_registered_models(f"name LIKE '{name}%'")}
+        assert set(there) == {name, f"{name}-new"}
+        assert (there[name].tags, there[name].description) == ({"team": "a"}, "fine")
+
+
+def test_what_was_said_of_a_version_that_was_refused_is_made_up_when_it_is_registered(
+    both: Any, experiment_name: str
+) -> None:
+    client, name = MlflowClient(), experiment_name
+    run_id = run_with_model()
+    sync()
+    refusal = '{"error_code": "INVALID_PARAMETER_VALUE", "message": "not on a Monday"}'
+    with both.azureml.status(400, path=CREATE, body=refusal):
+        mlflow.register_model(f"runs:/{run_id}/model", name)
+        session.current().sync(60)
+    client.set_registered_model_alias(name, "champion", "1")
+    client.set_model_version_tag(name, "1", "checked", "no")
+    client.set_model_version_tag(name, "1", "checked", "yes")
+    session.current().sync(60)
+    assert session.current().retry_dead_letters().arrived == {"azureml": 1}
+    sync()
+    (found,) = versions(both.azureml, name)
+    assert (found["aliases"], found["tags"]["checked"]) == (["champion"], "yes")
+    assert session.current().engine("this test").state.answers("owed/") == {}
+
+
+def test_an_alias_that_was_acknowledged_is_read_whoever_is_away(proxies: Any, experiment_name: str) -> None:
+    """One registry alone: nobody else could be asked for it."""
+    link(proxies, registry="databricks")
+    mlflow.set_experiment(experiment_name)
+    client, name = MlflowClient(), experiment_name
+    run_id = run_with_model()
+    for _ in range(2):
+        mlflow.register_model(f"runs:/{run_id}/model", name)
+    sync()
+    client.set_registered_model_alias(name, "champion", "1")
+    with proxies.databricks.away():
+        assert client.get_model_version_by_alias(name, "champion").version == "1"
+        client.set_registered_model_alias(name, "champion", "2")
+        assert client.get_model_version_by_alias(name, "champion").version == "2"
+        client.set_registered_model_alias(name, "other", "1")
+        client.delete_registered_model_alias(name, "other")
+        with pytest.raises(MlflowException):
+            client.get_model_version_by_alias(name, "other")
+    sync()
+    assert client.get_model_version_by_alias(name, "champion").version == "2"
+    plain.client(proxies.databricks.uri).set_registered_model_alias(name, "champion", "1")
+    assert client.get_model_version_by_alias(name, "champion").version == "1", "somebody else has moved it"
+
+
+def test_a_model_that_is_read_at_the_mirror_names_the_run_that_the_user_knows(
+    both: Any, experiment_name: str
+) -> None:
+    run_id = run_with_model()
+    mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
+    sync()
+    twin = plain.twin_id(both.azureml.uri, run_id, experiment_name)
+    assert twin != run_id
+    model_id = mlflow.get_run(run_id).outputs.model_outputs[0].model_id
+    with both.databricks.away():
+        for uri in (f"runs:/{run_id}/model", f"models:/{experiment_name}/1", f"models:/{model_id}"):
+            loaded = mlflow.pyfunc.load_model(uri)
+            assert (loaded.metadata.run_id, loaded.metadata.model_id) == (run_id, model_id), uri
+
+
+def test_a_versions_number_has_the_type_that_the_registry_gives_it(experiment_name: str) -> None:
+    session.current().link(local=True)
+    mlflow.set_experiment(experiment_name)
+    run_id = run_with_model()
+    made = mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
+    read = MlflowClient().get_model_version(experiment_name, "1")
+    assert (made.version, type(made.version)) == (read.version, type(read.version))
+
+
+def test_a_version_names_its_twin_though_its_own_tag_is_still_on_its_way() -> None:
+    own = results.ModelVersion("databricks", "wine", "1")
+    twin = results.ModelVersion("azureml", "wine", "3", twin="databricks:wine/1")
+    lone = results.ModelVersion("azureml", "wine", "2")
+    assert [v.twin for v in _paired([own, twin, lone])] == ["azureml:wine/3", "databricks:wine/1", None]

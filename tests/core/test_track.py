@@ -12,6 +12,7 @@ from mlflow.utils.autologging_utils import autologging_is_disabled
 
 import dbml_magics as dbml
 from dbml_magics import errors
+from dbml_magics.cells import _began_another
 from dbml_magics.core import session
 from dbml_magics.core.source import masked_text
 from tests.core.test_link import log_model
@@ -32,6 +33,11 @@ def linked(home: Path, proxies: Any, experiment_name: str) -> Any:
     return made
 
 
+def found_in(experiment: str) -> str:
+    """Return an experiment's id."""
+    return str(mlflow.get_experiment_by_name(experiment).experiment_id)
+
+
 def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -> None:
     track = session.current().begin_track("forest", tags={"stage": "test"}, params={"depth": 3})
     for step in range(300):
@@ -40,6 +46,9 @@ def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -
     mlflow.log_text("hello", "notes/hello.txt")
     mlflow.log_text("top", "top.txt")
     log_model()
+    for child in ("fold-1", "fold-2"):
+        with mlflow.start_run(run_name=child, nested=True):
+            mlflow.log_metric("loss", 0.1)
     summary = track.end(params={"rate": 0.1})
 
     assert (summary.name, summary.status, summary.experiment) == ("forest", "FINISHED", experiment_name)
@@ -56,6 +65,9 @@ def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -
     assert set(summary.artifacts) >= {"notes/", "top.txt"}
     assert summary.models == ("model",)
     assert summary.registered == ()
+    assert summary.children == ("fold-1", "fold-2")
+    assert "2 nested runs: fold-1, fold-2" in str(summary)
+    assert "%dbml register last NAME" in str(summary)
     assert summary.notes == ()
     assert [d.name for d in summary.destinations] == ["databricks", "azureml"]
     assert track.run_id in summary.links["databricks"]
@@ -63,11 +75,17 @@ def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -
     assert mlflow.active_run() is None
 
     session.current().sync(60)
+    client = mlflow.MlflowClient()
+    found = [mlflow.get_run(track.run_id), *client.search_runs([found_in(experiment_name)])]
+    assert [key for run in found for key in run.data.tags if key.startswith("dbml")] == []
+    model = client.get_logged_model(found[0].outputs.model_outputs[0].model_id)
+    assert [key for key in model.tags if key.startswith("dbml")] == []
     for d in linked.destinations:
         twin = plain.twin_id(d.uri, track.run_id, experiment_name)
         assert twin is not None
         run = plain.run(d.uri, twin, files=False)
         assert run["tags"]["stage"] == "test"
+        assert run["tags"]["dbml_run_id"] == track.run_id
         assert run["params"] == {"depth": "3", "rate": "0.1"}
         assert run["status"] == "FINISHED"
 
@@ -93,6 +111,37 @@ def test_a_model_is_registered_at_the_end(linked: Any, experiment_name: str) -> 
     assert plain.model_versions(linked.destinations[0].uri, name)[0]["run_id"] == run.run_id
     again = session.current().register("last", name)
     assert again.versions[0].version == "2"
+    assert "%dbml register" not in str(run.summary)
+    listed = str(dbml.models(name))
+    assert listed.endswith(f'see  mlflow.pyfunc.load_model("models:/{name}/2")')
+    tags = mlflow.MlflowClient().get_model_version(name, "2").tags
+    assert tags == {"dbml_run_id": run.run_id}, "what the design promises of a version, and no key of ours"
+
+
+def test_a_run_within_a_run_is_told_apart_from_other_failures(linked: Any) -> None:
+    with pytest.raises(Exception, match="already active") as failed, dbml.track("outer"):
+        mlflow.start_run()
+    assert _began_another(failed.value)
+
+
+def test_a_deleted_experiment_is_named_with_the_way_back(linked: Any, experiment_name: str) -> None:
+    mlflow.MlflowClient().delete_experiment(found_in(experiment_name))
+    session.current().sync(60)
+    for attempt in (
+        lambda: dbml.experiment(experiment_name),
+        lambda: dbml.runs(experiment_name),
+        lambda: dbml.track("late").__enter__(),
+        lambda: dbml.track("late", experiment=experiment_name).__enter__(),
+    ):
+        with pytest.raises(errors.ExperimentNotFound, match="is deleted") as refused:
+            attempt()
+        restore = refused.value.remedies[0][0]
+        assert restore.startswith("mlflow.MlflowClient().restore_experiment(")
+    eval(restore, {"mlflow": mlflow})
+    with dbml.track("back") as run:
+        mlflow.log_metric("loss", 0.5)
+    assert run.summary is not None
+    assert run.summary.status == "FINISHED"
 
 
 def test_registering_without_a_model_fails_and_the_run_is_kept(linked: Any, experiment_name: str) -> None:

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics.core import session, ui
+from dbml_magics.core import processes, session, ui
 from dbml_magics.core.link import WorkspaceSpec
 from tests.conftest import Proxies
 from tests.core.test_link import in_child
@@ -89,7 +89,7 @@ def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_en
     """
     pids = [told["pid"] for told in kept().values()]
     assert in_child(script) == f"{[primary, mirror]} 2"
-    eventually(lambda: all(ui._start_of(int(str(pid))) is None for pid in pids), "both have ended")
+    eventually(lambda: all(processes.start_of(int(str(pid))) is None for pid in pids), "both have ended")
     assert kept() == {}
     assert "nothing to stop" in str(dbml.ui(stop=True))
     assert "MLflow's UI" not in str(dbml.status())
@@ -97,7 +97,7 @@ def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_en
 
 # MLflow's server takes seconds to import; when one ends does not depend on what it serves.
 STAND_IN = """
-import sys, types
+import types
 import dbml_magics.core.ui_server as ui_server
 ui_server._LOOK_EVERY_S = 0.1
 async def app(scope, receive, send):
@@ -121,7 +121,7 @@ def test_a_server_that_is_of_no_use_ends(clean: Path, monkeypatch: pytest.Monkey
     if because == "its workspace is gone":
         database = Path.cwd() / ".dbml" / "databricks" / "mlflow.db"
         database.rename(database.with_suffix(".moved"))
-    eventually(lambda: ui._start_of(int(str(told["pid"]))) is None, "it ended by itself")
+    eventually(lambda: processes.start_of(int(str(told["pid"]))) is None, "it ended by itself")
     assert "MLflow's UI" not in str(dbml.status())
     if because == "its workspace is gone":
         database.with_suffix(".moved").rename(database)
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(
     assert "secret" not in shown
     assert failed.value.remedies[0][0] == "%dbml ui"
     assert kept() == {}, "what did not come up is not remembered"
-    assert all(child.poll() is not None for child in ui._children.values()), "nor left running"
+    assert all(child.poll() is not None for child in processes.started_here.values()), "nor left running"
 
 
 def test_an_interrupted_start_leaves_no_server_behind(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_an_interrupted_start_leaves_no_server_behind(clean: Path, monkeypatch: 
         dbml.ui()
     assert len(started) == 1
     assert kept() == {}
-    assert all(child.poll() is not None for child in ui._children.values())
+    assert all(child.poll() is not None for child in processes.started_here.values())
 
 
 def test_a_process_that_was_not_started_here_is_not_ended(clean: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,12 +34,16 @@ class Shell:
 @pytest.fixture(scope="module")
 def _ip() -> Iterator[Any]:
     InteractiveShell.clear_instance()
+    # A shell that is reset collects garbage: a second for each test where MLflow and Spark are loaded, unless
+    # what is there already is set apart.
+    gc.freeze()
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
     ip = InteractiveShell.instance(config=config)
     yield ip
     InteractiveShell.clear_instance()
+    gc.unfreeze()
 
 
 @pytest.fixture

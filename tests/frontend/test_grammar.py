@@ -17,7 +17,7 @@ from dbml_magics.parser import Command, command_help, parse
 PACKAGE = Path(dbml_magics.__file__).parent
 MINE = sorted({*PACKAGE.glob("*.py"), *(PACKAGE / "commands").glob("*.py")})
 ALL = [*COMMANDS.values(), TRACK]
-NAMES = {"frame": 1}
+NAMES = {"rows": [[1.0]], "frame": 1}
 
 
 @pytest.mark.parametrize("module", [dbml_magics, errors, results], ids=lambda module: module.__name__)
@@ -54,7 +54,7 @@ def test_every_command_has_help_and_examples_that_parse(command: Command) -> Non
         assert option.help, option.name
         assert f"  {option.written}" in shown
         if option.example:
-            assert option.name in option.example
+            assert option.positional or option.name in option.example
             _read(command, option.example)
         if option.choices or option.convert.__name__ not in ("text",):
             assert option.example, f"{option.name} can be wrong, so it needs a right example"

@@ -20,6 +20,12 @@ from tests.frontend.fakes import FakeSession
         ("link --local --mode sync", "link", {"local": True, "mode": "sync"}),
         ("link --again", "link", {"again": True}),
         (
+            "link --local --on-undelivered fail --spill /mnt/x",
+            "link",
+            {"on_undelivered": "fail", "spill": "/mnt/x"},
+        ),
+        ("sync --spill /mnt/x --timeout 5", "sync", {"spill": "/mnt/x", "timeout": 5.0}),
+        (
             "link --databricks databricks --azureml=http://h:1",
             "link",
             {"azureml": "http://h:1", "local": None},
@@ -46,6 +52,55 @@ from tests.frontend.fakes import FakeSession
         ("sync --dead retry --timeout 3 --run a1", "retry_dead_letters", {"run": "a1", "timeout": 3}),
         ("sync --dead discard", "discard_dead_letters", {"confirm": None, "run": None}),
         ("sync --dead discard --confirm 3", "discard_dead_letters", {"confirm": 3}),
+        (
+            "deploy wine/1 --to local --name wine",
+            "deploy",
+            {"model": "wine/1", "to": "local", "name": "wine", "traffic": None, "wait": True, "config": None},
+        ),
+        (
+            "deploy last --name w --to online --deployment green --traffic 10% --no-wait --config c.yaml "
+            "--instance-type S --instance-count 2 --app-insights --collect-data --model-name m",
+            "deploy",
+            {
+                "model": "last",
+                "deployment": "green",
+                "traffic": 10,
+                "wait": False,
+                "config": "c.yaml",
+                "instance_type": "S",
+                "instance_count": 2,
+                "app_insights": True,
+                "collect_data": True,
+                "model_name": "m",
+            },
+        ),
+        ("endpoints", "endpoints", {"name": None, "target": None}),
+        ("endpoints wine --from online", "endpoints", {"name": "wine", "target": "online"}),
+        ("logs wine --deployment green --lines 3", "logs", {"deployment": "green", "lines": 3}),
+        ("invoke wine '{\"a\": [1]}'", "invoke", {"name": "wine", "data": '{"a": [1]}'}),
+        ("invoke wine rows.csv --deployment green", "invoke", {"data": "rows.csv", "deployment": "green"}),
+        ("undeploy wine", "undeploy", {"name": "wine", "confirm": None, "target": None}),
+        ("undeploy wine --from aci --confirm wine", "undeploy", {"target": "aci", "confirm": "wine"}),
+        ("score wine/1", "score", {"model": "wine/1", "data": None, "column": "prediction", "where": None}),
+        (
+            'score last --input ml.rows --where "a > 1" --columns a,b --output ml.scored --mode append '
+            "--as p --result-type array<double> --on-error null --checkpoint /c --available-now",
+            "score",
+            {
+                "model": "last",
+                "data": "ml.rows",
+                "where": "a > 1",
+                "columns": "a,b",
+                "output": "ml.scored",
+                "mode": "append",
+                "column": "p",
+                "result_type": "array<double>",
+                "on_error": "null",
+                "checkpoint": "/c",
+                "available_now": True,
+            },
+        ),
+        ("score wine --input rows.csv --output here", "score", {"data": "rows.csv", "output": None}),
         ("ui", "ui", {"stop": False}),
         ("ui --stop", "ui", {"stop": True}),
         ("unlink", "unlink", {}),
@@ -87,6 +142,17 @@ def test_a_line_asks_the_session(shell: Shell, line: str, method: str, arguments
         ("sync --dead retry --confirm 3", "--confirm belongs to --dead discard"),
         ("sync --dead discard --confirm all", "--confirm wants a whole number"),
         ("sync --dead list --timeout 3", "--dead list does not wait"),
+        ("deploy wine/1", "needs --to"),
+        ("deploy wine/1 --to local", "needs --name"),
+        ("deploy wine/1 --to lcoal --name wine", 'Did you mean "local"?'),
+        ("deploy wine/1 --to local --name wine --traffic 101", "--traffic wants a percentage from 0 to 100"),
+        ("invoke wine", "needs DATA"),
+        ('invoke wine {"a": 1}', "stands in single quotes"),
+        ("invoke wine a b", "takes no more than 2"),
+        ("score", "needs MODEL"),
+        ("score wine $", "takes no more than 1"),
+        ("score wine --on-error skip", "--on-error wants one of fail, null"),
+        ("score wine --input t --output here --mode append", "here is a variable of the notebook"),
         ("ui stop", "1 value outside the options"),
         ("register", "needs NAME"),
         ("register last", "needs the model's NAME"),
@@ -98,6 +164,12 @@ def test_a_line_asks_the_session(shell: Shell, line: str, method: str, arguments
         ("experiment 'wine", "a quote is opened and not closed"),
         ("link --again=1", "--again takes no value"),
         ("help stauts", 'Did you mean "status"?'),
+        ("iu", 'Did you mean "ui"?'),
+        ("help trak", "Did you mean %%track?"),
+        ("track forest", "%%track is a magic of its own"),
+        ("runs --filter metrics.loss < 1", "--filter takes one value, and more words follow it"),
+        ("runs --max {n}", "{n} is not expanded here: a variable of the notebook is written $n."),
+        ("experiment {name}", "written $name"),
     ],
 )
 def test_a_wrong_line_is_explained_with_what_to_run(shell: Shell, line: str, said: str) -> None:
@@ -124,10 +196,10 @@ def test_a_function_s_own_variable_is_found(shell: Shell) -> None:
     assert shell["fake"].last("experiment")["name"] == "wine"
 
 
-def test_braces_are_left_alone(shell: Shell) -> None:
+def test_braces_within_a_text_are_left_alone(shell: Shell) -> None:
     shell.ip.user_ns["x"] = 1
-    shell.run("%dbml experiment {x}")
-    assert shell["fake"].last("experiment")["name"] == "{x}"
+    shell.run("%dbml experiment a-{x}")
+    assert shell["fake"].last("experiment")["name"] == "a-{x}"
 
 
 def test_an_undefined_variable_is_an_error_and_never_a_literal(shell: Shell) -> None:
@@ -213,3 +285,34 @@ def test_an_error_is_shown_in_lines_without_a_traceback(
         'BadCommand: there is no command "stauts". Did you mean "status"?',
         "  try  %dbml status   where tracking goes, what is still on its way, how far behind",
     ]
+
+
+def test_data_of_the_notebook_is_handed_on_as_it_is(shell: Shell) -> None:
+    shell.run("rows = [[1.0, 2.0]]")
+    shell.run("%dbml invoke wine $rows")
+    assert shell["fake"].last("invoke")["data"] is shell["rows"]
+    with pytest.raises(UndefinedVariable, match=r"Did you mean \$rows"):
+        shell.run("%dbml invoke wine $row")
+    with pytest.raises(BadCommand, match="nothing can follow it"):
+        shell.run("%dbml invoke wine $rows.head()")
+
+
+def test_predictions_go_into_a_variable_of_the_notebook(shell: Shell) -> None:
+    shell.run("rows = [[1.0]]")
+    result = shell.run("%dbml score wine/1 --input $rows --output scored")
+    assert shell["fake"].last("score")["data"] is shell["rows"]
+    assert shell["scored"] == [1.5]
+    assert result is None or result.variable == "scored"
+    with pytest.raises(UndefinedVariable, match=r"\$row is not defined"):
+        shell.run("%dbml score wine/1 --input $row")
+    udf = shell.run("udf = %dbml score wine/1\nudf")
+    assert udf("a", "b") == ("a", "b")
+    assert udf() == ("depth",)
+
+
+def test_endpoints_of_this_machine_need_no_link(shell: Shell) -> None:
+    shell["fake"].linked = False
+    for line in ("endpoints", "endpoints wine", "logs wine", "invoke wine [[1]]", "undeploy wine"):
+        shell.run(f"%dbml {line}")
+    with pytest.raises(NotLinked, match="%dbml deploy needs a link"):
+        shell.run("%dbml deploy wine/1 --to local --name wine")

@@ -112,8 +112,9 @@ def test_reloading_shows_each_result_once(shell: Shell, capsys: pytest.CaptureFi
 
 
 def test_a_remembered_link_is_mentioned_in_one_line(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("DBML_HOME", str(tmp_path))
     asked: list[str] = []
 
     def hint(folder: str) -> str | None:
@@ -133,9 +134,23 @@ def test_a_remembered_link_is_mentioned_in_one_line(
     assert asked == [str(Path.cwd())]
 
 
-def test_no_remembered_link_no_word(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_endpoints_that_an_earlier_kernel_has_left_are_mentioned(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("dbml_magics.core.link.remembered_hint", lambda _: None)
+    monkeypatch.setattr(environment, "is_interactive", lambda _: True)
+    monkeypatch.setenv("DBML_HOME", str(tmp_path))
+    (tmp_path / "endpoints" / "wine").mkdir(parents=True)
+    (tmp_path / "endpoints" / "wine" / "endpoint.json").touch()
+    dbml_magics.unload_ipython_extension(shell.ip)
+    dbml_magics.load_ipython_extension(shell.ip)
+    assert capsys.readouterr().out == "Endpoints of yours on this machine: wine (%dbml endpoints)\n"
+
+
+def test_no_remembered_link_no_word(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DBML_HOME", str(tmp_path))
     monkeypatch.setattr("dbml_magics.core.link.remembered_hint", lambda _: None)
     monkeypatch.setattr(environment, "is_interactive", lambda _: True)
     dbml_magics.unload_ipython_extension(shell.ip)

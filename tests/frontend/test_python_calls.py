@@ -20,11 +20,21 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
     assert len(dbml.runs(max_results=1)) == 1
     assert [run.run_id for run in dbml.compare("a", "b").runs] == ["a", "b"]
     assert dbml.register("last", "wine", aliases=["a"]).versions[0].aliases == ("a",)
+    assert dbml.receipt().delivered
     assert dbml.models("wine").name == "wine"
     assert dbml.sync(timeout=3).seconds == 3.2
     assert len(dbml.dead_letters("last")) == 1
     assert dbml.retry_dead_letters(timeout=1).arrived == {"azureml": 1}
     assert len(dbml.discard_dead_letters(1).letters) == 1
+    assert dbml.deploy("wine/1", to="local", name="wine").uri == "http://127.0.0.1:5001/score"
+    assert len(dbml.endpoints()) == 1  # type: ignore[arg-type]
+    assert list(dbml.logs("wine")) == ["INFO ready"]
+    assert list(dbml.invoke("wine", [[1.0]])) == [1.5, 2.5]
+    assert dbml.undeploy("wine").deployments == ("wine",)
+    assert len(dbml.cleanup("run", "last", confirm="last").deleted) == 1
+    assert len(dbml.doctor(json=True).warnings) == 1
+    assert not dbml.probe().otherwise
+    assert dbml.score("wine/1", [1.0], column="p").column == "p"
     assert dbml.ui(stop=True).stopped
     assert dbml.unlink().undelivered["azureml"] == 3
     asked = [name for name, _ in fake.calls if name != "status"]
@@ -34,11 +44,21 @@ def test_each_command_has_its_call(fake: FakeSession) -> None:
         "runs",
         "compare",
         "register",
+        "receipt",
         "models",
         "sync",
         "dead_letters",
         "retry_dead_letters",
         "discard_dead_letters",
+        "deploy",
+        "endpoints",
+        "logs",
+        "invoke",
+        "undeploy",
+        "cleanup",
+        "doctor",
+        "probe",
+        "score",
         "ui",
         "unlink",
     ]

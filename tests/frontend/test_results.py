@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from IPython.lib.pretty import pretty
@@ -34,6 +35,7 @@ from dbml_magics.results import (
     UiResult,
     UnlinkResult,
 )
+from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
 
 DATABRICKS = Destination("databricks", "mlflow", "sqlite:///a", "local  .dbml/databricks")
 AZUREML = Destination("azureml", "mlflow", "sqlite:///b", "local  .dbml/azureml")
@@ -380,6 +382,7 @@ def test_curves_are_drawn_with_what_is_finite(curve: tuple[float, ...], drawn: s
 
 
 EVIL = '<script>alert("x")</script>'
+STREAM = SimpleNamespace(isActive=True, exception=lambda: EVIL)
 
 
 class _Checker(HTMLParser):
@@ -425,6 +428,10 @@ class _Checker(HTMLParser):
         RegisterResult(EVIL, None, (replace(VERSION, name=EVIL, aliases=(EVIL,)),), new_model=False),
         ModelsResult(None, (replace(VERSION, name=EVIL),)),
         ModelsResult(EVIL, ()),
+        ScoreResult(EVIL, EVIL, EVIL, EVIL, rows=1, unscored=1, output=EVIL, variable=EVIL, notes=(EVIL,)),
+        ScoreResult(EVIL, EVIL, EVIL, EVIL),
+        StreamResult(EVIL, EVIL, EVIL, EVIL, STREAM, EVIL, EVIL, EVIL, (EVIL,)),
+        UdfResult(EVIL, (EVIL,), EVIL, EVIL, None, (EVIL,)),
         replace(
             SUMMARY,
             name=EVIL,
@@ -455,6 +462,27 @@ def test_html_is_escaped_and_can_be_read_aloud(result: Result) -> None:
 )
 def test_text_repr_and_pretty_are_one_and_the_same(result: Result) -> None:
     assert repr(result) == str(result) == pretty(result)
+
+
+def test_scores_say_what_was_done_and_what_to_do_next() -> None:
+    lazy = ScoreResult("wine/1", "prediction", "double", "Spark 4.0 (local[*])")
+    assert str(lazy).splitlines() == [
+        "wine/1 scores when this is used, by Spark 4.0 (local[*])",
+        "  column  prediction (double)",
+        "  see  _.data.show()",
+    ]
+    done = replace(lazy, rows=1204, unscored=2, seconds=3.2, output="table ml.scored", variable="scored")
+    assert "Scored 1,204 rows by wine/1 in 3.2 s" in str(done)
+    assert "without one  2 rows: the model refused them" in str(done)
+    assert len(done) == 1204
+    running = StreamResult("wine/1", "p", "double", "Spark", STREAM, "./out", "file:/c", "as rows come")
+    assert "Scoring a stream by wine/1" in str(running)
+    assert "failed" in str(running)
+    udf = UdfResult("wine/1", ("a", "b"), "double", "Spark", lambda *names: names)
+    assert udf() == ("a", "b")
+    assert udf("x") == ("x",)
+    assert 'frame.withColumn("prediction", udf())' in str(udf)
+    assert not hasattr(udf, "nonsense")
 
 
 def test_html_has_the_words_of_the_text() -> None:

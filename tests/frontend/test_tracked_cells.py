@@ -206,6 +206,15 @@ def test_a_function_call_fails_when_its_end_fails(shell: Shell, fake: FakeSessio
     assert isinstance(failed.value.__cause__, NoModel)
 
 
+def test_a_second_run_in_a_cell_is_met_with_what_to_do(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begins = "raise Exception('Run with UUID 4f1c is already active. To start a new run, first end the …')"
+    with pytest.raises(Exception, match="already active"):
+        shell.run(f"%%track\n{begins}")
+    assert "make a child of it with mlflow.start_run(nested=True)" in capsys.readouterr().err
+
+
 def test_a_single_percent_sign_is_explained(shell: Shell) -> None:
     with pytest.raises(BadCommand, match="%track is no line magic"):
         shell.run("x = 1\n%track forest")

@@ -1,25 +1,38 @@
 """The proxy itself: forwards HTTP/1.1 to a server and breaks what it is told to. Standard library only.
 
 Run as a script by :mod:`tests.infra.proxy`, which documents the faults. Orders come as one JSON object a line
-on standard input, answers go to standard output; the end of standard input ends the process.
+on standard input, answers go to standard output; the end of standard input ends the process. With the file of
+a certificate as a second argument it speaks TLS to its clients, never to the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
 import re
 import socket
+import ssl
 import struct
 import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+# A file beside this one: the process runs isolated, so that it cannot import the package by mistake.
+_spec = importlib.util.spec_from_file_location(
+    "service_limits", Path(__file__).with_name("service_limits.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
+service_limits: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(service_limits)
 
 HOST = "127.0.0.1"
 CHUNK = 1 << 18
@@ -61,10 +74,9 @@ class Fault:
     options: dict[str, Any]
     hits: int = 0
     cleared: asyncio.Event = field(default_factory=asyncio.Event)
-    seen: dict[str, dict[str, set[str]]] = field(
-        default_factory=dict
-    )  # run -> kind -> names, for limits a run
-    recent: list[float] = field(default_factory=list)  # for the rate limit
+    enforcer: Any = None  # of limits
+    rates: Any = None  # of a service's rates
+    recent: list[float] = field(default_factory=list)  # for one rate for all
 
     def applies(self, method: str, path: str) -> bool:
         if self.times is not None and self.hits >= self.times:
@@ -160,78 +172,6 @@ def error_body(code: str, message: str) -> bytes:
     return json.dumps({"error_code": code, "message": message}).encode()
 
 
-def over_limit(fault: Fault, path: str, raw: bytes) -> str | None:
-    """Return the service's complaint about the first limit that the request breaks, or None.
-
-    The wordings are the services' own: Databricks' is MLflow's, Azure ML's is that of mlflow#11462.
-    """
-    limits, azure = fault.options["limits"], fault.options["wording"] == "azureml"
-
-    def complain(name: str, entity: str, limit: int, size: int) -> str:
-        if azure:
-            return (
-                "Response: {'Error': {'Code': 'ValidationError', 'Message': 'A field of the entity is over "
-                f"the size limit. FieldName={entity}, Limit={limit}, Size={size}. See "
-                "https://aka.ms/azure-machine-learning-limits for service limits documentation.'}, "
-                "'statusCode': 400}"
-            )
-        return (
-            f"A batch logging request can contain at most {limit} {name}. Got {size} {name}. Please split "
-            f"up {name} across multiple requests and try again."
-        )
-
-    if "body" in limits and len(raw) > limits["body"]:
-        limit = limits["body"]
-        return (
-            f"Batched logging API requests must be at most {limit} bytes, got a request of size {len(raw)}."
-        )
-    try:
-        asked = json.loads(raw or b"{}")
-    except ValueError:
-        return None
-    call = path.rsplit("/", 1)[-1]
-    metrics = asked.get("metrics", []) if call == "log-batch" else []
-    params = asked.get("params", []) if call == "log-batch" else []
-    tags = asked.get("tags", []) if call in {"log-batch", "create"} else []
-    if call == "log-metric":
-        metrics = [asked]
-    elif call == "log-parameter":
-        params = [asked]
-    elif call == "set-tag":
-        tags = [asked]
-    if call == "log-batch":
-        for name, items, entity in (
-            ("metrics", metrics, "MetricV2Dto.Value/Count"),
-            ("params", params, "Parameters"),
-            ("tags", tags, "Tags"),
-        ):
-            if name in limits and len(items) > limits[name]:
-                return complain(name, entity, limits[name], len(items))
-        total = len(metrics) + len(params) + len(tags)
-        if "items" in limits and total > limits["items"]:
-            return complain("items", "Items", limits["items"], total)
-    for tag in tags:
-        for what in ("key", "value"):
-            limit = limits.get(f"tag_{what}")
-            if limit is not None and len(tag.get(what, "")) > limit:
-                return complain(
-                    f"characters of a tag's {what}", f"Tags.{what.title()}", limit, len(tag[what])
-                )
-    run = fault.seen.setdefault(asked.get("run_id") or asked.get("run_uuid") or "", {})
-    if call != "create":  # the run is not named yet
-        for limit_name, items, entity in (
-            ("metric_names", metrics, "Metrics"),
-            ("run_params", params, "Parameters"),
-            ("run_tags", tags, "Tags"),
-        ):
-            if limit_name in limits:
-                names = run.get(limit_name, set()) | {item["key"] for item in items}
-                if len(names) > limits[limit_name]:
-                    return complain(limit_name, entity, limits[limit_name], len(names))
-                run[limit_name] = names
-    return None
-
-
 def halves(raw: bytes) -> tuple[bytes, int]:
     """Return the request with the first half of each of its lists, and how many items are left out."""
     asked = json.loads(raw)
@@ -248,8 +188,12 @@ def halves(raw: bytes) -> tuple[bytes, int]:
 class Proxy:
     """Everything of one proxy: its listening socket, its faults, its log."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, certificate: str | None = None) -> None:
         self.upstream = upstream
+        self.tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls.load_cert_chain(certificate)
         self.faults: list[Fault] = []
         self.log: list[dict[str, Any]] = []
         self.numbers = itertools.count(1)
@@ -275,7 +219,7 @@ class Proxy:
         self.resetting = False
         if self.server is None:
             self.server = await asyncio.start_server(
-                self.connection, sock=self._socket(self.port), limit=1 << 20, backlog=256
+                self.connection, sock=self._socket(self.port), limit=1 << 20, backlog=256, ssl=self.tls
             )
         return {"port": self.port}
 
@@ -301,6 +245,10 @@ class Proxy:
     ) -> dict[str, Any]:
         over = None if seconds is None else time.monotonic() + seconds
         made = Fault(next(self.numbers), kind, re.compile(path), re.compile(method), times, over, options)
+        if kind == "limit":
+            made.enforcer = service_limits.Enforcer(options["limits"], options["wording"])
+        elif kind == "rate" and "rates" in options:
+            made.rates = service_limits.RateEnforcer(options["rates"])
         self.faults.append(made)
         return {"id": made.id}
 
@@ -417,6 +365,7 @@ class Exchange:
             "authorization": head.get("authorization"),
             "body": None,
         }
+        self.creating: Any = None  # who counts the tags of the run that this request makes
         proxy.log.append(self.entry)
 
     async def run(self) -> bool:
@@ -472,22 +421,36 @@ class Exchange:
     async def _strikes(self, fault: Fault) -> Fault | None:
         """Return the fault if it befalls this request; limits and rates look closer than at the path."""
         if fault.kind == "rate":
+            if fault.rates is not None:
+                wait = fault.rates.retry_after(self.method, self.path)
+                fault.options["retry_after"] = wait
+                return None if wait is None else fault
             now = time.monotonic()
             fault.recent = [moment for moment in fault.recent if moment > now - 1]
             if len(fault.recent) < fault.options["per_second"]:
                 fault.recent.append(now)
                 return None
         elif fault.kind == "limit":
-            body = await self._gathered(fault)
-            complaint = over_limit(fault, self.path, body or b"")
+            if self.method == "GET":
+                asked = parse_qs(self.entry["query"]).get("max_results", ["0"])[0]
+                complaint = fault.enforcer.page_complaint(int(asked))
+            else:
+                body = await self._gathered(fault)
+                complaint = fault.enforcer.complaint(self.path, body or b"")
             if complaint is None:
+                if self.path.endswith("/runs/create"):
+                    self.creating = fault.enforcer
                 return None
             fault.options["complaint"] = complaint
+        elif fault.options.get("content") is not None:
+            body = await self._gathered(fault)
+            if not re.search(fault.options["content"].encode(), body or b""):
+                return None
         return fault
 
     async def _gathered(self, fault: Fault | None) -> bytes | None:
         """Gather the request's body where somebody wants to look into it; None where it streams through."""
-        wanted = fault is not None and fault.kind in BUFFERED
+        wanted = fault is not None and (fault.kind in BUFFERED or fault.options.get("content") is not None)
         keep = self.proxy.keep_bodies
         if not wanted and not (keep is not None and keep.search(self.path)):
             return getattr(self, "_body", None)
@@ -573,6 +536,10 @@ class Exchange:
         answer = await self._head_of_answer(upstream)
         self.entry["status"] = int(answer.first[1])
         body = self._body_of_answer(upstream, answer)
+        if self.creating is not None and self.entry["status"] == 200:
+            raw = b"".join([piece async for piece in body])
+            self.creating.note_created(kept or b"", plain_body(answer, raw))
+            body = _again(raw)
         if struck is not None and struck.kind in AFTER:
             whole = b"".join([piece async for piece in body])
             if struck.kind == "cut":
@@ -599,6 +566,11 @@ class Exchange:
         return not ends and not (endless and self.method != "HEAD")
 
 
+async def _again(raw: bytes) -> AsyncIterator[bytes]:
+    """Yield a body that was gathered."""
+    yield raw
+
+
 def abort(writer: asyncio.StreamWriter) -> None:
     """Close the connection with a reset, as a crashed or vanished peer would."""
     sock = writer.get_extra_info("socket")
@@ -609,7 +581,7 @@ def abort(writer: asyncio.StreamWriter) -> None:
 
 
 async def main() -> None:
-    proxy = Proxy(sys.argv[1])
+    proxy = Proxy(*sys.argv[1:])
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)

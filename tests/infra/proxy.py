@@ -18,10 +18,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,34 +25,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.infra.servers import clean_environment
+from tests.infra.orders import Orders
+from tests.infra.service_limits import AZUREML_LIMITS, DATABRICKS_LIMITS, DATABRICKS_RATES, LIMIT_NAMES
 
 __all__ = ["AZUREML_LIMITS", "DATABRICKS_LIMITS", "Fault", "Proxy", "Request", "basic"]
-
-# azure-ai-docs resource-limits-capacity.md, mlflow#11462, azure-sdk-for-python#35685
-AZUREML_LIMITS: dict[str, int] = {
-    "metrics": 250,
-    "metric_names": 50,
-    "run_params": 200,
-    "run_tags": 50,
-    "tag_key": 100,
-    "tag_value": 1000,
-}
-# docs.databricks.com log-batch, Azure Databricks resource limits
-DATABRICKS_LIMITS: dict[str, int] = {
-    "metrics": 1000,
-    "params": 100,
-    "tags": 100,
-    "items": 1000,
-    "body": 1_000_000,
-    "run_params": 1600,
-    "run_tags": 1600,
-}
-LIMIT_NAMES = {
-    *("metrics", "params", "tags", "items", "body"),  # a batch; body in bytes
-    *("metric_names", "run_params", "run_tags"),  # a run
-    *("tag_key", "tag_value"),  # characters
-}
 
 
 @dataclass(frozen=True)
@@ -106,46 +78,23 @@ def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-class Proxy:
-    """A proxy in front of the server at ``upstream``; reached at ``uri``."""
+class Proxy(Orders):
+    """A proxy in front of the server at ``upstream``; reached at ``uri``.
 
-    def __init__(self, upstream: str) -> None:
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                str(Path(__file__).with_name("_proxy_process.py")),
-                urlsplit(upstream).netloc,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=clean_environment(Path(tempfile.gettempdir())),
-            start_new_session=True,  # Ctrl-C is for the tests; the end of standard input ends the proxy
-        )
+    With a ``certificate`` (a PEM file of a private key and its chain) clients reach it by HTTPS.
+    """
+
+    def __init__(self, upstream: str, certificate: Path | None = None) -> None:
+        script = Path(__file__).with_name("_proxy_process.py")
+        netloc = urlsplit(upstream).netloc
+        super().__init__(["-I", str(script), netloc, *([] if certificate is None else [str(certificate)])])
+        self.scheme = "http" if certificate is None else "https"
         self.port = int(self._read()["port"])
 
     @property
     def uri(self) -> str:
         """Return the address of the service as a client behind the proxy sees it."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(
-                "the proxy's process ended; its traceback stands in the captured standard error"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _ask(self, **order: Any) -> dict[str, Any]:
-        with self._lock:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._read()
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def _fault(
         self, kind: str, path: str, method: str, times: int | None, seconds: float | None, **options: Any
@@ -230,12 +179,16 @@ class Proxy:
         *,
         retry_after: float | None = None,
         body: str | None = None,
+        content: str | None = None,
         path: str = "",
         method: str = ".*",
         times: int | None = None,
         seconds: float | None = None,
     ) -> Fault:
-        """Answer in the service's place; the default body is MLflow's JSON for errors."""
+        """Answer in the service's place; the default body is MLflow's JSON for errors.
+
+        ``content`` is searched for in the request's body: only what has it is struck.
+        """
         headers = {"Content-Type": "application/json"}
         if retry_after is not None:
             headers["Retry-After"] = f"{retry_after:g}"
@@ -251,6 +204,13 @@ class Proxy:
             status=status,
             headers=headers,
             body=text if body is None else body,
+            content=content,
+        )
+
+    def redirect(self, to: str, *, path: str = "", times: int | None = None) -> Fault:
+        """Send callers to another address."""
+        return self._fault(
+            "status", path, ".*", times, None, status=307, headers={"Location": to}, body="", content=None
         )
 
     def missing(self, *prefixes: str) -> Fault:
@@ -275,20 +235,27 @@ class Proxy:
         return self._fault("half", path, method, times, seconds, status=status)
 
     def limit(
-        self, limits: Mapping[str, int], *, wording: str = "databricks", path: str = "/mlflow/runs/"
+        self,
+        limits: Mapping[str, int],
+        *,
+        wording: str = "databricks",
+        path: str = "/mlflow/(runs|metrics/get)",
     ) -> Fault:
         """Answer 400 to what breaks a limit, in the words of ``databricks`` or ``azureml``.
 
-        A batch's: metrics, params, tags, items, body (bytes). A run's: metric_names, run_params, run_tags. A
-        tag's length: tag_key, tag_value (characters).
+        Their names stand in :data:`tests.infra.service_limits.LIMIT_NAMES`.
         """
         if unknown := set(limits) - LIMIT_NAMES:
             raise ValueError(f"no such limits: {sorted(unknown)}")
-        return self._fault("limit", path, "POST|PATCH", None, None, limits=dict(limits), wording=wording)
+        return self._fault("limit", path, "GET|POST|PATCH", None, None, limits=dict(limits), wording=wording)
 
     def rate(self, per_second: int, *, retry_after: float = 1, path: str = "") -> Fault:
         """Answer 429 with Retry-After to what exceeds so many requests within a second."""
         return self._fault("rate", path, ".*", None, None, per_second=per_second, retry_after=retry_after)
+
+    def rates(self, per_second: Mapping[str, float] = DATABRICKS_RATES, *, path: str = "") -> Fault:
+        """Answer 429 with Retry-After to what exceeds a service's rates, each for its kind of request."""
+        return self._fault("rate", path, ".*", None, None, rates=dict(per_second))
 
     # The log
 
@@ -313,18 +280,6 @@ class Proxy:
         """Be as new: no faults, an empty log."""
         self.clear()
         self.forget()
-
-    def close(self) -> None:
-        """End the proxy's process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
 
     def __enter__(self) -> Proxy:
         return self

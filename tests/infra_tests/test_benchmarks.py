@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
+
+from tests.benchmarks import child
 from tests.benchmarks.report import Figure, Row, Section, markdown, terminal
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +26,39 @@ def test_the_quick_run_measures_every_figure() -> None:
     for title in (
         "one mlflow.log_metric",
         "other calls, linked",
-        "2,000 points",
-        "LightGBM, 20 rounds",
+        "2,000 points, both workspaces",
+        "5,000 points in one run",
+        "5 runs of 20 points",
+        "a training of 20 rounds, tracked and not",
+        "5,000 calls of log_metric over 50 metrics",
         "%load_ext dbml_magics",
+        "one model served",
+        "a linear model of 8 columns",
+        "60 runs with 5 metrics each",
+        "12 runs copied",
     ):
         assert f"| {title}" in done.stdout
+
+
+def test_a_run_that_does_not_begin_ends_the_benchmark_of_many_runs_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mlflow
+
+    begun = iter(range(100))
+
+    def start_run(**_: object) -> object:
+        if next(begun) == 2:
+            raise OSError("no run today")
+        return nullcontext()
+
+    monkeypatch.setattr(mlflow, "start_run", start_run)
+    for name in ("log_metric", "set_experiment"):
+        monkeypatch.setattr(mlflow, name, lambda *_, **__: None)
+    for name, gives in (("floor", {}), ("link", child.nothing), ("turn", None)):
+        monkeypatch.setattr(child, name, lambda *_, gives=gives, **__: gives)
+    with pytest.raises(OSError, match="no run today"):
+        child.hundred({"experiment": "e", "runs": 5, "points": 1})
 
 
 def test_tables_align_and_say_what_could_not_be_measured() -> None:

@@ -154,6 +154,39 @@ def test_limits_are_refused_in_the_service_s_own_words(proxy: Proxy, run_id: str
         proxy.limit({"metric": 200})
 
 
+def test_limits_of_a_run_count_what_the_run_was_made_with(proxy: Proxy) -> None:
+    proxy.limit({**AZUREML_LIMITS, "metric_rows": 3}, wording="azureml")
+    client = MlflowClient(proxy.uri, proxy.uri)
+    run_id = client.create_run("0", tags={f"t{number}": "v" for number in range(40)}).info.run_id
+    made = len(client.get_run(run_id).data.tags)
+    for number in range(50 - made):
+        client.set_tag(run_id, f"late{number}", "v")
+    with pytest.raises(MlflowException, match="FieldName=Tags, Limit=50, Size=51"):
+        client.set_tag(run_id, "one too many", "v")
+    client.delete_tag(run_id, "t0")
+    client.set_tag(run_id, "one too many", "v")
+    for step in range(3):
+        client.log_metric(run_id, "loss", 1.0, step=step, timestamp=1)
+    client.log_metric(run_id, "loss", 1.0, step=2, timestamp=1)
+    with pytest.raises(MlflowException, match=r"FieldName=MetricV2Dto\.Rows, Limit=3, Size=4"):
+        client.log_metric(run_id, "loss", 1.0, step=3, timestamp=1)
+    history = f"{proxy.uri}/api/2.0/mlflow/metrics/get-history"
+    asked = {"run_id": run_id, "metric_key": "loss", "max_results": "25000"}
+    assert "must be less than 1000" in requests.get(history, params=asked, timeout=5).json()["message"]
+    assert (
+        len(requests.get(history, params={**asked, "max_results": "999"}, timeout=5).json()["metrics"]) == 3
+    )
+
+
+def test_each_kind_of_request_has_a_rate_of_its_own(proxy: Proxy, run_id: str) -> None:
+    proxy.rates({"search": 2, "log-batch": 3})
+    codes = [requests.get(proxy.uri + SEARCH, timeout=5).status_code for _ in range(6)]
+    assert codes[:2] == [200, 200]
+    assert 429 in codes
+    assert log_batch(proxy, run_id, 1).status_code == 200
+    assert requests.get(f"{proxy.uri}/health", timeout=5).status_code == 200
+
+
 def test_a_rate_is_kept_up_by_429(proxy: Proxy) -> None:
     proxy.rate(3, path="/health", retry_after=0.5)
     codes = [requests.get(f"{proxy.uri}/health", timeout=5).status_code for _ in range(8)]

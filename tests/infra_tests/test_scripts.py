@@ -59,7 +59,34 @@ def test_the_check_reports_what_pytest_said_at_the_end(monkeypatch: pytest.Monke
     from tests import check
 
     monkeypatch.setattr(check, "ROOT", ROOT)
-    code, closing = check.run([sys.executable, "-c", "print('== 3 passed, 1 skipped in 0.12s ==')"])
-    assert (code, closing) == (0, "3 passed, 1 skipped in 0.12s")
-    code, closing = check.run([sys.executable, "-c", "print('1 failed in 2.00s'); raise SystemExit(1)"])
-    assert (code, closing) == (1, "1 failed in 2.00s")
+    for told, closing in (
+        ("== 3 passed, 1 skipped in 0.12s ==", "3 passed, 1 skipped in 0.12s"),
+        ("1 failed in 2.00s", "1 failed in 2.00s"),
+        ("no line that closes", ""),
+    ):
+        code, lines = check.run([sys.executable, "-c", f"print({told!r}); raise SystemExit(3)"])
+        assert (code, check.closing_line(lines)) == (3, closing)
+
+
+@pytest.mark.parametrize(
+    ("user", "there", "installs"), [(0, set(), 2), (1000, set(), 0), (0, {"chromium"}, 0)]
+)
+def test_the_check_installs_a_browser_where_it_may_and_must(
+    monkeypatch: pytest.MonkeyPatch, user: int, there: set[str], installs: int
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests import check
+
+    ran: list[list[str]] = []
+    found = {"apt-get", *there}
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+
+    def run(command: list[str]) -> tuple[int, list[str]]:
+        ran.append(command)
+        return 0, []
+
+    monkeypatch.setattr(check, "run", run)
+    check.install_browser()
+    assert len(ran) == installs
+    assert all(command[0] == "apt-get" for command in ran)

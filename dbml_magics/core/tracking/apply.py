@@ -13,8 +13,9 @@ import posixpath
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,11 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
+from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import clamp, dataset_from
-from dbml_magics.core.workspaces.limits import Limits
+from dbml_magics.core.workspaces.limits import Limits, names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.workspaces.rest import call_timeout
 
@@ -54,6 +56,11 @@ MODEL_TAG = "dbml_model_id"
 RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
 _MODEL_VERSIONS_TAG = "mlflow.modelVersions"
 _PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer: it has its own work
+
+_OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
+_INSISTENCE = 3  # times that a write is tried alone, each after another that went through
+_INSISTENCE_PAUSE_S = 0.3
+_MANY = 8  # items failing alone, none of the others arriving: the service's trouble, not the items'
 
 Point = tuple[Any, ...]  # key, value, time, step and perhaps (model, dataset name, dataset digest)
 
@@ -106,8 +113,10 @@ class Applier:
         self.state = engine.state
         self.limits = self.workspace.limits
         self.registrations = Registrations(self)
+        self.overflow = Overflow(self)
         self._repositories: dict[str, Any] = {}
         self._adopting: set[str] = set()
+        self._awaited: dict[str, float] = {}  # run that another process shall make here -> since when
         self.adopted: set[str] = set()  # runs that were copied just now: what is on its way is in doubt
         self._sent = False  # something of the batch on its way has left this machine
         self._ops: dict[str, Callable[[str, list[Any], bool], None]] = {
@@ -119,6 +128,7 @@ class Applier:
             "i": self._inputs,
             "o": self._outputs,
             "a": self._artifact,
+            "K": self._copy_files,
             "L": self._create_model,
             "F": self._finalize_model,
             "T": self._tag_model,
@@ -144,11 +154,28 @@ class Applier:
     @property
     def has_logged_models(self) -> bool:
         """Tell whether the service has logged models; True until it said otherwise."""
-        return self.state.answer(f"lacks/{self.role}/logged-models") is None
+        return not self.lacks("logged-models")
 
     def note_no_logged_models(self) -> None:
         """Remember that the service answered that it has no logged models."""
-        self.state.set_answer(f"lacks/{self.role}/logged-models", True)
+        self.note_lack("logged-models")
+
+    def note_lack(self, capability: str) -> None:
+        """Remember that the service answered that it has no such call, until the next link."""
+        self.state.set_answer(f"lacks/{self.role}/{capability}", True)
+
+    def lacks(self, capability: str) -> bool:
+        """Tell whether the service answered so: ``logged-models``, ``outputs`` or ``inputs`` of runs."""
+        return self.state.answer(f"lacks/{self.role}/{capability}") is not None
+
+    def look_again(self) -> None:
+        """Forget what the service lacked: it may have learned it since, and is asked at the next use."""
+        for key in self.state.answers(f"lacks/{self.role}/"):
+            self.state.forget_answer(key)
+
+    def keeps(self, model: str) -> bool:
+        """Tell whether we keep a logged model, whatever the service has learned since it was logged."""
+        return not self.has_logged_models or kept_models.is_kept(self, model)
 
     def apply(self, queue: str, op: list[Any], doubt: bool) -> None:
         """Apply one write that is no part of a batch. Raises Away, or the workspace's refusal."""
@@ -166,8 +193,12 @@ class Applier:
 
     # --- batches
 
-    def batch(self, queue: str, batch: Batch, doubt: bool) -> Buried:
-        """Send metrics, params and tags of one run; returns what was refused, with the cause. Raises Away."""
+    def batch(self, queue: str, batch: Batch, doubt: bool, *, in_pieces: bool = False) -> Buried:
+        """Send metrics, params and tags of one run; returns what was refused, with the cause. Raises Away.
+
+        ``in_pieces`` is for a batch that fails time and again though the workspace answers: what of it goes
+        on failing alone, while the rest and others go through, is returned as refused.
+        """
         if not self.tracked:
             return []
         buried: Buried = []
@@ -175,16 +206,69 @@ class Applier:
         try:
             run_id = self.run_at(queue)
             batch.tags = self.own_tags(batch.tags)
-            of_models = [p for p in batch.metrics if len(p) > 4 and p[4] is not None and p[4][0]]
-            self._send(run_id, batch, doubt, buried)
-            if not self.has_logged_models:
-                kept_models.note_metrics(self, of_models)
+            of_models = [p for p in batch.metrics if _model_of(p)]
+            if self._kept_of(of_models):
+                batch.metrics = self._without_copies(run_id, batch.metrics)
+            fitting = self.overflow.sift(queue, run_id, batch)
+            if in_pieces:
+                self._send_in_pieces(queue, run_id, fitting, buried)
+            else:
+                self._send(queue, run_id, fitting, doubt, buried)
+            kept = self._kept_of(of_models)
+            kept_models.note_metrics(self, [p for p in of_models if p[4][0] in kept])
         except Exception as error:
             settled = settle(error)
             if isinstance(settled, Away) and self._sent:
                 settled.sent = True  # a part of the batch did arrive
             raise settled from error
         return buried
+
+    def probe(self, queue: str) -> None:
+        """Write what is there already: whether writes to a run go through at all. Raises Away."""
+        self._send_once(self.run_at(queue), Batch(tags={RUN_TAG: queue}))
+
+    def insist(self, queue: str, attempt: Callable[[], None]) -> Away | None:
+        """Try a write that fails, each time after one that goes through; returns how it went on failing.
+
+        Raises Away when the others fail too: it is not this write's fault then.
+        """
+        failure = None
+        for again in range(_INSISTENCE):
+            if again:
+                time.sleep(_INSISTENCE_PAUSE_S)
+            self.probe(queue)
+            try:
+                attempt()
+                return None
+            except Exception as error:
+                settled = settle(error)
+                if not isinstance(settled, Away) or not (settled.sent or settled.denied):
+                    raise settled from error
+                failure = settled
+        return failure
+
+    def _send_in_pieces(self, run: str, run_id: str, batch: Batch, buried: Buried) -> None:
+        self.probe(run)
+        parts, alone, arrived = [batch], list[Batch](), 0
+        while parts:
+            part = parts.pop(0)
+            try:
+                self._send(run, run_id, part, True, buried)
+                arrived += 1
+            except Exception as error:
+                settled = settle(error)
+                if not isinstance(settled, Away) or not (settled.sent or settled.denied):
+                    raise settled from error
+                if len(part) > 1:
+                    parts[:0] = part.halves()
+                    continue
+                alone.append(part)
+                if len(alone) > _MANY and not arrived:  # it is not the items that are at fault
+                    raise settled from error
+        for part in alone:
+            failure = self.insist(run, partial(self._send, run, run_id, part, True, buried))
+            if failure is not None and (not part.metrics or self._missing_points(run_id, part.metrics)):
+                buried.append((part.one(), time_and_again(failure)))
 
     def make_ready(self, queue: str) -> None:
         """Make sure that the run of a queue is here, before it is asked what of a batch is in doubt."""
@@ -194,7 +278,7 @@ class Applier:
         except Exception as error:
             raise settle(error) from error
 
-    def _send(self, run_id: str, batch: Batch, doubt: bool, buried: Buried) -> None:
+    def _send(self, run: str, run_id: str, batch: Batch, doubt: bool, buried: Buried) -> None:
         if doubt and batch.metrics:
             batch.metrics = self._missing_points(run_id, batch.metrics)
         if not len(batch):
@@ -205,26 +289,30 @@ class Applier:
             refusal = settle(error)
             if not isinstance(refusal, MlflowException) or isinstance(refusal, Away):
                 raise refusal from error
-            lowered = self.limits.lowered(str(refusal), len(batch.metrics))
-            if lowered is not None:
-                self.limits = lowered
-                for part in self._of_size(batch, lowered.metrics):
-                    self._send(run_id, part, True, buried)
-            elif len(batch) == 1:
-                # A NaN that is there already is refused by MLflow's own server: it has arrived.
-                if not batch.metrics or self._missing_points(run_id, batch.metrics):
-                    buried.append((batch.one(), cause_of(refusal)))
-            else:
-                # A refused batch may have been written in part (docs.databricks.com): ask for each half.
-                for half in batch.halves():
-                    self._send(run_id, half, True, buried)
-
-    @staticmethod
-    def _of_size(batch: Batch, size: int) -> Iterator[Batch]:
-        if batch.params or batch.tags:
-            yield Batch(params=batch.params, tags=batch.tags)
-        for start in range(0, len(batch.metrics), size):
-            yield Batch(metrics=batch.metrics[start : start + size])
+        else:
+            self.overflow.sent(run, batch)
+            return
+        said = str(refusal)
+        lowered = self.limits.lowered(said, len(batch.metrics)) or (
+            self.limits.lowered_body(said, sum(_sizes(batch))) if len(batch) > 1 else None
+        )
+        if lowered is not None:
+            self.limits = lowered
+            if batch.metrics:  # a part may be there; asked once for the whole, not for each part
+                batch.metrics = self._missing_points(run_id, batch.metrics)
+            for part in within(batch, lowered):
+                self._send(run, run_id, part, False, buried)
+        elif len(batch) > 1:
+            # A refused batch may have been written in part (docs.databricks.com): ask for each half.
+            for half in batch.halves():
+                # What the first half taught of the run's limits holds for the second.
+                self._send(run, run_id, self.overflow.sift(run, run_id, half), True, buried)
+        elif not batch.metrics or self._missing_points(run_id, batch.metrics):
+            # (A NaN that is there already is refused by MLflow's own server: it has arrived.)
+            if not names_a_limit(said, refusal.error_code, sum(_sizes(batch))):
+                buried.append((batch.one(), cause_of(refusal)))
+            elif self.overflow.learn(run, run_id, batch, said):
+                self._send(run, run_id, batch, True, buried)
 
     def _send_once(self, run_id: str, batch: Batch) -> None:
         try:
@@ -287,9 +375,59 @@ class Applier:
         if not self.has_logged_models:
             return None, None, None
         actual = self.model_at(model_id).actual if model_id else None
-        return (actual, name, digest) if self.has_logged_models else (None, None, None)
+        kept = self.keeps(model_id) if model_id else not self.has_logged_models
+        return (None, None, None) if kept else (actual, name, digest)
 
     def _missing_points(self, run_id: str, points: list[Point]) -> list[Point]:
+        of_models, of_run = self._by_model(points)
+        missing = [
+            point
+            for model, some in of_models.items()
+            for point in self._missing_at_model(self.model_at(model).actual, some)
+        ]
+        # In the order in which they came: a workspace may call the last of them the latest.
+        missing += self._missing_at_run(run_id, of_run)
+        wanted = {id(point) for point in missing}
+        return [point for point in points if id(point) in wanted]
+
+    def _without_copies(self, run_id: str, points: list[Point]) -> list[Point]:
+        """Leave out a model's copies of what its run has: without logged models both are the run's.
+
+        ``log_model`` logs the points of its run once more, for the model.
+        """
+        kept = self._kept_of(points)
+        of_run = [p for p in points if _model_of(p) not in kept]
+        seen = {(p[0], mark(*p[1:4])) for p in of_run}
+        others = {(p[0], mark(*p[1:4])): p for p in points}
+        new = [point for key, point in others.items() if key not in seen]
+        wanted = {id(point) for point in (*of_run, *self._missing_at_run(run_id, new))}
+        return [point for point in points if id(point) in wanted]
+
+    def _kept_of(self, points: list[Point]) -> set[str]:
+        """Return which of the models of some points we keep."""
+        return {model for model in {_model_of(point) for point in points} if model and self.keeps(model)}
+
+    def _by_model(self, points: list[Point]) -> tuple[dict[str, list[Point]], list[Point]]:
+        of_models: dict[str, list[Point]] = {}
+        of_run, kept = [], self._kept_of(points)
+        for point in points:
+            model = _model_of(point)
+            # MLflow's own server tells a model's NaN as 0, and refuses one that its run has.
+            if model and model not in kept and point[1] == point[1]:
+                of_models.setdefault(model, []).append(point)
+            else:
+                of_run.append(point)
+        return of_models, of_run
+
+    def _missing_at_model(self, model_id: str, points: list[Point]) -> list[Point]:
+        # A run's history does not say for which model a point was logged; the model does.
+        told = self.store.get_logged_model(model_id).metrics or []
+        there = {(m.key, mark(m.value, m.timestamp, m.step)) for m in told}
+        return [p for p in points if (p[0], mark(*p[1:4])) not in there]
+
+    def _missing_at_run(self, run_id: str, points: list[Point]) -> list[Point]:
+        if not points:
+            return []
         latest = {m.key: mark(m.value, m.timestamp, m.step) for m in self._latest(run_id)}
         given: dict[str, set[Any]] = {}
         for point in points:
@@ -302,9 +440,7 @@ class Applier:
                 there[key] = marks
             else:  # only a metric that has other points needs a request of its own
                 there[key] = {mark(m.value, m.timestamp, m.step) for m in self.history(run_id, key)}
-        # A history does not say for which model a point was logged; those points are harmless when sent
-        # again, except for NaN, which MLflow's own server refuses.
-        return [p for p in points if (len(p) > 4 and p[1] == p[1]) or mark(*p[1:4]) not in there[p[0]]]
+        return [p for p in points if mark(*p[1:4]) not in there[p[0]]]
 
     def _latest(self, run_id: str) -> list[Metric]:
         # get_run, for a search lags behind on metrics (azure-sdk-for-python#39198).
@@ -315,7 +451,15 @@ class Applier:
         found: list[Metric] = []
         token = None
         while True:
-            page = self.store.get_metric_history(run_id, key, max_results=25_000, page_token=token)
+            most = self.limits.history_page
+            try:
+                page = self.store.get_metric_history(run_id, key, max_results=most, page_token=token)
+            except MlflowException as error:
+                lowered = self.limits.lowered_page(str(error))
+                if isinstance(settle(error), Away) or lowered is None:
+                    raise
+                self.limits = lowered
+                continue
             found.extend(page)
             token = getattr(page, "token", None)
             if not token:
@@ -338,7 +482,7 @@ class Applier:
             known = self.state.identity(self.role, "run", run)
             assert known is not None
             return known
-        if self.role == self.engine.link.primary:
+        if self.role == self.engine.began_at(run):
             return self.remember_run(run, self.store.get_run(run))
         return self._adopt(run)
 
@@ -355,7 +499,7 @@ class Applier:
         experiment_id = self.experiment_at(info["experiment"])
         tags = {**self.own_tags(info["tags"]), RUN_TAG: queue}
         trying = f"creating/{self.role}/{queue}"
-        if doubt or self.state.answer(trying) is not None:
+        if self._was_tried(trying) or doubt:
             found = self.find_run(experiment_id, queue)
             if found is not None:
                 self._complete_tags(queue, found, tags)
@@ -363,12 +507,32 @@ class Applier:
                 self.state.forget_answer(trying)
                 return
         self.state.set_answer(trying, True)
-        self.remember_run(queue, self._make_run(queue, experiment_id, info["user"], info["start"], tags))
+        try:
+            made = self._make_run(queue, experiment_id, info["user"], info["start"], tags)
+        except Exception as error:
+            settled = settle(error)
+            if isinstance(settled, Away) and not settled.sent:
+                self.state.forget_answer(trying)
+            raise settled from error
+        self.remember_run(queue, made)
         self.state.forget_answer(trying)
+
+    def _was_tried(self, trying: str) -> bool:
+        """Tell whether a creation was begun before, and its answer not seen; it may be under way yet."""
+        tried = self.state.answer(trying) is not None
+        if tried:
+            self.engine.couriers[self.role].let_settle()
+        return tried
 
     def _make_run(self, run: str, experiment_id: str, user: str, start: int, tags: dict[str, str]) -> Run:
         """Make a run with its tags; one that the workspace refuses is put aside, and the run made without."""
+        under_its_id = self._make_under_its_id(run, experiment_id, start, tags)
+        if under_its_id is not None:
+            self.overflow.begin(run, under_its_id.data.tags)
+            self._complete_tags(run, under_its_id, tags)
+            return under_its_id
         name = tags.get("mlflow.runName")
+        fitting, over = self.overflow.split_tags(tags)
 
         def make(given: dict[str, str]) -> Run:
             return self._in_living_experiment(
@@ -380,26 +544,68 @@ class Applier:
 
         few = {key: value for key, value in tags.items() if key in (RUN_TAG, "mlflow.runName")}
         try:
-            return make(tags)
+            made, whole = make(fitting), not over
         except Exception as error:
             refused = settle(error)
             if isinstance(refused, (Away, MissingEndpoint)) or not isinstance(refused, MlflowException):
                 raise refused from error
             if few == tags:
                 raise
-            made = make(few)
-        self._complete_tags(run, made, tags)
+            made, whole = make(few), False
+        if self._asks_for_ids and not any(tags.get(key) for key in RUN_ID_TAGS):
+            self.state.set_answer(self._ids_key, False)  # it makes runs, but none under an id of ours
+        self.overflow.begin(run, made.data.tags)
+        if not whole:
+            self._complete_tags(run, made, tags)
         return made
+
+    @property
+    def _ids_key(self) -> str:
+        return f"takes/{self.role}/run-ids"
+
+    @property
+    def _asks_for_ids(self) -> bool:
+        return self.workspace.takes_run_ids and self.state.answer(self._ids_key) is not False
+
+    def _make_under_its_id(
+        self, run: str, experiment_id: str, start: int, tags: dict[str, str]
+    ) -> Run | None:
+        """Make a run under the id that the user saw, or return None where the service names runs itself.
+
+        Doing it twice makes one run: such a creation is never in doubt.
+        """
+        if not self._asks_for_ids:
+            return None
+        made = self.workspace.make_run_as(run, experiment_id, start, tags)
+        if made is None and self.store.get_experiment(experiment_id).lifecycle_stage == "deleted":
+            self.store.restore_experiment(experiment_id)  # as in _in_living_experiment
+            made = self.workspace.make_run_as(run, experiment_id, start, tags)
+        if made is not None:
+            self.state.set_answer(self._ids_key, made.info.run_id == run)
+        return made
+
+    def about_ids(self) -> str | None:
+        """Return under which ids this workspace keeps the runs that another one named, once it is known."""
+        taken, primary = self.state.answer(self._ids_key), self.engine.link.primary
+        if taken is None or self.role == primary:
+            return None
+        if taken:
+            return f"a run has one id: {self.role} keeps it under the one that {primary} gave it"
+        return f"{self.role} gives each run an id of its own; {primary}'s is in its tag {RUN_TAG}"
 
     def _complete_tags(self, run: str, made: Run, tags: dict[str, str]) -> None:
         """Give a run that an earlier try made the tags that it lacks."""
         lacking = {key: value for key, value in tags.items() if made.data.tags.get(key) != value}
         self._send_and_bury(run, made.info.run_id, Batch(tags=lacking), False)
 
+    def set_run_tag(self, run: str, run_id: str, key: str, value: str) -> None:
+        """Set a tag of ours on a run; a run that has as many as the service takes gives one of its own up."""
+        self._send_and_bury(run, run_id, Batch(tags={key: value}), False)
+
     def _send_and_bury(self, run: str, run_id: str, batch: Batch, doubt: bool) -> None:
         buried: Buried = []
-        for part in within(batch, self.limits):
-            self._send(run_id, part, doubt, buried)
+        for part in within(self.overflow.sift(run, run_id, batch), self.limits):
+            self._send(run, run_id, part, doubt, buried)
         for op, cause in buried:
             self.state.bury(self.role, run, [0, *op], cause)
 
@@ -428,22 +634,27 @@ class Applier:
             raise MlflowException(f"run {run} is its own ancestor")
         self._adopting.add(run)
         try:
-            with self._asking_primary() as primary:
-                source = primary.store.get_run(primary.run_at(run))
+            began = self.engine.began_at(run)
+            with self._asking(began) as other:
+                source = other.store.get_run(other.run_at(run))
             experiment_id = self.experiment_at(
-                self.engine.visible_experiment(source.info.experiment_id, primary.role)
+                self.engine.visible_experiment(source.info.experiment_id, other.role)
             )
             found = self.find_run(experiment_id, run)
             begun = f"adopting/{self.role}/{run}"
+            if found is None and self.state.answer(begun) is None:
+                self._leave_to_its_process(run, source)
             if found is None or self.state.answer(begun) is not None:
-                with self._asking_primary() as primary:
+                with self._asking(began) as other:
                     points: list[Point] = [
                         (m.key, m.value, m.timestamp, m.step)
                         for key in source.data.metrics
-                        for m in primary.history(source.info.run_id, key)
+                        for m in other.history(source.info.run_id, key)
                     ]
                 self.state.set_answer(begun, True)
                 found = self._copy_run(run, source, experiment_id, points, found)
+                if self.tracked:  # its files travel as a write does, behind what is on its way
+                    self.engine.write(run, "K", self.role)
             known = self.remember_run(run, found)
             # What was on its way when the run was copied may have been copied with it.
             self.state.mark_sending(self.role, run, self.engine.journal.files(run))
@@ -453,10 +664,26 @@ class Applier:
         finally:
             self._adopting.discard(run)
 
+    def _leave_to_its_process(self, run: str, source: Run) -> None:
+        """Let the process that began a live run through a link of its own make it here. Raises Away.
+
+        A Spark executor on another machine may write to the run before its driver has delivered it. A process
+        that is dead is not waited for longer than that.
+        """
+        if source.data.tags.get(RUN_TAG) != run or source.info.status != "RUNNING":
+            return
+        first = self._awaited.setdefault(run, time.monotonic())
+        if time.monotonic() - first < _OTHERS_S:
+            reason = "the process that began its run has yet to make it there"
+            raise Away(reason, sent=False, elsewhere=True)
+
+    def _asking_primary(self) -> AbstractContextManager[Applier]:
+        """Ask the primary for what this workspace lacks."""
+        return self._asking(self.engine.link.primary)
+
     @contextmanager
-    def _asking_primary(self) -> Iterator[Applier]:
-        """Ask the primary for what this workspace lacks; that it is away is then no trouble of this one's."""
-        role = self.engine.link.primary
+    def _asking(self, role: str) -> Iterator[Applier]:
+        """Ask another workspace for what this one lacks; that it is away is then no trouble of this one's."""
         line = self.engine.lines[role]
         try:
             if line.away and role != self.role:
@@ -483,7 +710,7 @@ class Applier:
         run_id = found.info.run_id
         self._send_and_bury(run, run_id, Batch(points, dict(source.data.params)), resumed)
         if source.inputs and source.inputs.dataset_inputs:
-            self.store.log_inputs(run_id, datasets=source.inputs.dataset_inputs)
+            self.log_inputs(run_id, source.inputs.dataset_inputs, [])
         if (
             source.info.status != "RUNNING" or not self.tracked
         ):  # where runs are not tracked, nothing will end it
@@ -511,6 +738,7 @@ class Applier:
         except MlflowException as error:
             if not is_missing(error):
                 raise
+        self.overflow.untagged(queue, op[2])
 
     def _update_run(self, queue: str, op: list[Any], _doubt: bool) -> None:
         change = op[2]
@@ -518,36 +746,59 @@ class Applier:
         self.store.update_run_info(self.run_at(queue), status, change.get("end"), change.get("name"))
 
     def _inputs(self, queue: str, op: list[Any], doubt: bool) -> None:
+        if self.lacks("inputs"):
+            return
         run_id = self.run_at(queue)
         datasets = [dataset_from(d) for d in op[2]["datasets"]]
-        models = [self.model_at(m).actual for m in op[2]["models"]] if self.has_logged_models else []
+        models = list(self._native(op[2]["models"]))
         if doubt:
             there = self.store.get_run(run_id).inputs
             if there:
                 have = {(d.dataset.name, d.dataset.digest) for d in there.dataset_inputs}
                 datasets = [d for d in datasets if (d.dataset.name, d.dataset.digest) not in have]
                 models = [m for m in models if m not in {i.model_id for i in there.model_inputs}]
-        if datasets or models:
+        self.log_inputs(run_id, datasets, models)
+
+    def log_inputs(self, run_id: str, datasets: list[Any], models: list[str]) -> None:
+        """Log a run's inputs; a service that takes none has the rest of the run."""
+        if not (datasets or models) or self.lacks("inputs"):
+            return
+        try:
             self.store.log_inputs(
                 run_id, datasets=datasets or None, models=[LoggedModelInput(m) for m in models] or None
             )
+        except MissingEndpoint:
+            self.note_lack("inputs")
+
+    def _native(self, models: Iterable[str]) -> dict[str, str]:
+        """Return the service's own ids of those logged models that it has itself -> the user's."""
+        if not self.has_logged_models:
+            return {}
+        found = {self.model_at(model).actual: model for model in models}
+        return {actual: model for actual, model in found.items() if not self.keeps(model)}
 
     def _outputs(self, queue: str, op: list[Any], doubt: bool) -> None:
         if not self.has_logged_models:
             return
         run_id = self.run_at(queue)
-        outputs = {self.model_at(model).actual: step for model, step in op[2].items()}
-        if not self.has_logged_models:  # found out a line ago
-            return
+        outputs = {actual: op[2][model] for actual, model in self._native(op[2]).items()}
         if doubt:
             there = self.store.get_run(run_id).outputs
             have = {o.model_id for o in there.model_outputs} if there else set()
             outputs = {m: s for m, s in outputs.items() if m not in have}
-        if outputs:
+        self.log_outputs(queue, run_id, outputs)
+
+    def log_outputs(self, run: str, run_id: str, outputs: dict[str, int]) -> None:
+        """Log which models (the service's own ids -> step) a run made, in a tag where it has no such call."""
+        if not outputs:
+            return
+        if not self.lacks("outputs"):
             try:
                 self.store.log_outputs(run_id, [LoggedModelOutput(m, s) for m, s in outputs.items()])
+                return
             except MissingEndpoint:
-                self.note_no_logged_models()
+                self.note_lack("outputs")
+        kept_models.note_outputs(self, run, run_id, outputs)
 
     # --- experiments
 
@@ -578,24 +829,50 @@ class Applier:
             self.store.restore_experiment(found.experiment_id)
         if self.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             # It was made without us; from now on it is this name's, and nobody else's of the same last part.
-            self.store.set_experiment_tag(found.experiment_id, ExperimentTag(EXPERIMENT_TAG, name))
+            tag = ExperimentTag(EXPERIMENT_TAG, self._whose(name))
+            self.store.set_experiment_tag(found.experiment_id, tag)
         return str(found.experiment_id)
+
+    def own_experiment(self, name: str) -> str:
+        """Return this workspace's id of the experiment that the user calls ``name``, made if need be."""
+        return self._make_experiment(name, {})
 
     def find_experiment(self, name: str) -> tuple[str, Any]:
         """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
         own_name = self.workspace.experiment_name(name)
         found = self.store.get_experiment_by_name(own_name)
-        own_rule = self.workspace.names_experiments_itself
-        if found is not None and own_rule and found.tags.get(EXPERIMENT_TAG, name) != name:
-            own_name = told_apart(name, own_name)  # two people's "iris"
+        if found is None or not self.workspace.names_experiments_itself:
+            return own_name, found
+        tagged, whose = found.tags.get(EXPERIMENT_TAG, name), self._whose(name)
+        # Where nothing else is tracked to, a plain name is this workspace's own, whoever made it.
+        plain = self.engine.link.tracked == (self.role,) and tagged.rpartition("/")[2] == name
+        if tagged not in (name, whose) and not plain:
+            own_name = told_apart(whose, own_name)  # two people's "iris"
             found = self.store.get_experiment_by_name(own_name)
         return own_name, found
+
+    def _whose(self, name: str) -> str:
+        """Return an experiment's name in full: a plain one stands in the user's folder at Databricks."""
+        engine = self.engine
+        there = next((w for w in engine.workspaces.values() if w.kind == "databricks"), None)
+        if there is None or there.role not in engine.link.tracked or name.startswith("/"):
+            return name
+        place = f"experiment-path/{there.role}/{name}"
+        known = self.state.answer(place)
+        if known is None:  # asked for once: that workspace may be away when it is wanted again
+            with self._asking_primary():
+                known = there.experiment_name(name)
+            self.state.set_answer(place, known)
+        return str(known)
 
     def create_experiment(
         self, own_name: str, name: str, tags: dict[str, str], files: str | None = None
     ) -> str:
         """Make an experiment under ``own_name`` that says what the user calls it; returns its id here."""
-        kept = {**tags, **({EXPERIMENT_TAG: name} if self.workspace.names_experiments_itself else {})}
+        kept = {
+            **tags,
+            **({EXPERIMENT_TAG: self._whose(name)} if self.workspace.names_experiments_itself else {}),
+        }
         made = self.store.create_experiment(own_name, files, [ExperimentTag(k, v) for k, v in kept.items()])
         return str(made)
 
@@ -615,7 +892,8 @@ class Applier:
             if taken is None:
                 self.store.rename_experiment(experiment_id, own_name)
             if self.workspace.names_experiments_itself:
-                self.store.set_experiment_tag(experiment_id, ExperimentTag(EXPERIMENT_TAG, change["name"]))
+                tag = ExperimentTag(EXPERIMENT_TAG, self._whose(change["name"]))
+                self.store.set_experiment_tag(experiment_id, tag)
         elif what == "delete":
             if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
                 self.store.delete_experiment(experiment_id)
@@ -649,6 +927,22 @@ class Applier:
         with self.engine.journal.under_own_name(file, posixpath.basename(told["path"]), self.role) as lent:
             self.upload(told["owner"], told["path"], lent)
 
+    def _copy_files(self, run: str, op: list[Any], _doubt: bool) -> None:
+        """Copy the files that a run had before the link, one at a time, where they are not here yet."""
+        if op[2] != self.role:
+            return
+        owner = f"run:{run}"
+        with self._asking(self.engine.began_at(run)) as other:
+            source = other.repository(owner)
+            paths = list(_files_below(source, None))
+        for path in paths:
+            if self.has_file(owner, path):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                with self._asking(other.role):
+                    file = Path(source.download_artifacts(path, folder))
+                self.upload(owner, path, file)
+
     def upload(self, owner: str, path: str, file: Path) -> None:
         """Upload one file to ``path`` of a run or model, its MLmodel rewritten to this workspace's ids."""
         folder = posixpath.dirname(path) or None
@@ -658,10 +952,15 @@ class Applier:
             with tempfile.TemporaryDirectory() as temporary:
                 rewritten = Path(temporary, "MLmodel")
                 rewritten.write_text(text, encoding="utf-8")
-                self.workspace.upload(repository, rewritten, folder)
+                self._note_beside(owner, path, self.workspace.upload(repository, rewritten, folder))
                 kept_models.note_model_file(self, owner, path, text)
         else:
-            self.workspace.upload(repository, file, folder)
+            self._note_beside(owner, path, self.workspace.upload(repository, file, folder))
+
+    def _note_beside(self, owner: str, path: str, got: str | None) -> None:
+        """Remember that a file had to go beside another content of its name: the summary says so."""
+        if got is not None:
+            self.state.set_answer(f"beside/{owner}/{self.role}/{path}", got)
 
     def _own_mlmodel(self, owner: str, path: str, text: str) -> str:
         try:
@@ -721,10 +1020,27 @@ class Applier:
         told = self.engine.model_facts(model)
         if told is None:
             if self.role == self.engine.link.primary:
-                return self.remember_model(model, self.store.get_logged_model(model))
+                return self.find_model(model)
             with self._asking_primary():
                 told = self.engine.model_facts_from_primary(model)
         self._create_model("", [0, "L", told], True)
+        known = self.state.identity(self.role, "model", model)
+        assert known is not None
+        return known
+
+    def find_model(self, model: str) -> Identity:
+        """Return the id and place of a logged model that somebody made here, at the service or kept by us."""
+        if not self.keeps(model):
+            try:
+                return self.remember_model(
+                    model, self.store.get_logged_model(self.engine.model_known_at(self, model))
+                )
+            except MissingEndpoint:
+                self.note_no_logged_models()
+            except MlflowException as error:
+                if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(self):
+                    raise
+        kept_models.get(self, model)
         known = self.state.identity(self.role, "model", model)
         assert known is not None
         return known
@@ -758,7 +1074,7 @@ class Applier:
         experiment_id = self.experiment_at(told["experiment"])
         run_id = self.run_at(told["run"]) if told.get("run") else None
         trying = f"creating/{self.role}/{model}"
-        if doubt or self.state.answer(trying) is not None:
+        if self._was_tried(trying) or doubt:
             for found in self._models_of(experiment_id, told["name"]):
                 if found.tags.get(MODEL_TAG) == model:
                     self.remember_model(model, found)
@@ -791,7 +1107,7 @@ class Applier:
 
     def _finalize_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        if self.has_logged_models:
+        if not self.keeps(op[2]):
             self.store.finalize_logged_model(identity.actual, LoggedModelStatus(op[3]))
         else:
             kept_models.change(self, op[2], status=op[3])
@@ -804,14 +1120,14 @@ class Applier:
             tags[_MODEL_VERSIONS_TAG] = json.dumps(own)
         if not tags:
             return
-        if self.has_logged_models:
+        if not self.keeps(op[2]):
             self.store.set_logged_model_tags(identity.actual, [LoggedModelTag(k, v) for k, v in tags.items()])
         else:
             kept_models.change(self, op[2], tags=tags)
 
     def _untag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        if not self.has_logged_models:
+        if self.keeps(op[2]):
             kept_models.change(self, op[2], untag=op[3])
             return
         try:
@@ -822,7 +1138,7 @@ class Applier:
 
     def _model_params(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        if self.has_logged_models:
+        if not self.keeps(op[2]):
             self.store.log_logged_model_params(
                 identity.actual, [LoggedModelParameter(k, v) for k, v in op[3].items()]
             )
@@ -831,7 +1147,7 @@ class Applier:
 
     def _delete_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        if self.has_logged_models:
+        if not self.keeps(op[2]):
             try:
                 self.store.delete_logged_model(identity.actual)
             except MlflowException as error:
@@ -843,18 +1159,63 @@ class Applier:
 
 def within(batch: Batch, limits: Limits) -> Iterator[Batch]:
     """Split what one log call brought (it may be more than one request takes) into requests' sizes."""
-    sizes = (
-        (len(batch.metrics), limits.metrics),
-        (len(batch.params), limits.params),
-        (len(batch.tags), limits.tags),
+    if _fits(batch, limits):
+        yield batch
+        return
+    part, size = Batch(), 0
+    sizes = _sizes(batch)
+    for kind, items in (("params", batch.params), ("tags", batch.tags), ("metrics", batch.metrics)):
+        most = min(getattr(limits, kind), limits.items)
+        for item in items.items() if isinstance(items, dict) else items:
+            own = next(sizes)
+            there = getattr(part, kind)
+            if len(part) and (
+                len(there) >= most or len(part) >= limits.items or size + own > limits.body_bytes - _ENVELOPE
+            ):
+                yield part
+                part, size = Batch(), 0
+                there = getattr(part, kind)
+            if isinstance(there, dict):
+                there[item[0]] = item[1]
+            else:
+                there.append(item)
+            size += own
+    if len(part):
+        yield part
+
+
+def _fits(batch: Batch, limits: Limits) -> bool:
+    return (
+        len(batch.metrics) <= limits.metrics
+        and len(batch.params) <= limits.params
+        and len(batch.tags) <= limits.tags
+        and len(batch) <= limits.items
+        and sum(_sizes(batch)) + _ENVELOPE <= limits.body_bytes
     )
-    params, tags = list(batch.params.items()), list(batch.tags.items())
-    for n in range(max(-(-have // most) for have, most in sizes)):
-        yield Batch(
-            batch.metrics[n * limits.metrics : (n + 1) * limits.metrics],
-            dict(params[n * limits.params : (n + 1) * limits.params]),
-            dict(tags[n * limits.tags : (n + 1) * limits.tags]),
-        )
+
+
+_ENVELOPE = 200  # bytes of a request beside its items
+_POINT = 120  # bytes of a point beside its name: two numbers, a value, the fields' names
+_EXTRA = 250  # bytes of a point's model and dataset
+
+
+def _sizes(batch: Batch) -> Iterator[int]:
+    """Yield how many bytes each param, tag and point of a batch takes at most on the wire, in that order."""
+    for items in (batch.params, batch.tags):
+        for key, value in items.items():
+            yield _width(key) + _width(value) + 30
+    widths: dict[str, int] = {}  # a batch has many points of few metrics
+    for point in batch.metrics:
+        width = widths.get(point[0])
+        if width is None:
+            width = widths[point[0]] = _width(point[0])
+        yield width + (_POINT if len(point) == 4 else _POINT + _EXTRA + len(str(point[4])))
+
+
+def _width(text: str) -> int:
+    if text.isascii() and text.isprintable():
+        return len(text) + text.count('"') + text.count("\\")
+    return len(json.dumps(text))
 
 
 def _versions_in(tag: str) -> list[dict[str, Any]]:
@@ -871,9 +1232,28 @@ def _param(key: str, value: str) -> Param:
     return made
 
 
+def _model_of(point: Point) -> str | None:
+    """Return the model for which a point was logged, or None: it is the run's alone."""
+    return point[4][0] or None if len(point) > 4 and point[4] is not None else None
+
+
 def mark(value: float, time: int, step: int) -> tuple[int, int, Any]:
     """Return what makes a point of a metric the same point to a workspace."""
     return (step, time, "nan" if value != value else clamp(value))
+
+
+def _files_below(repository: Any, folder: str | None) -> Iterator[str]:
+    """Yield the paths of all files in a repository's folder and those below it."""
+    for info in repository.list_artifacts(folder):
+        if info.is_dir:
+            yield from _files_below(repository, info.path)
+        else:
+            yield info.path
+
+
+def time_and_again(failure: Away) -> str:
+    """Return the cause of a write that goes on failing while others go through."""
+    return f"{cause_of(failure)}, time and again, while other writes went through"
 
 
 def cause_of(error: BaseException) -> str:

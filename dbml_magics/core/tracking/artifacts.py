@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import posixpath
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
@@ -23,8 +25,9 @@ from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.tracking.journal import encode
+from dbml_magics.hints import say
 
 
 def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
@@ -41,7 +44,7 @@ def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
     if engine is None:
         raise MlflowException(
             f"{artifact_uri} belongs to a link that this process does not have; link again "
-            "(%dbml link --again) or read the files at the workspace itself",
+            f"({say('%dbml link --again')}) or read the files at the workspace itself",
             INVALID_PARAMETER_VALUE,
         )
     return engine
@@ -123,7 +126,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         kind, _, name = owner.partition(":")
         if kind == "version":
             raise MlflowException("a registered version's files cannot be changed", INVALID_PARAMETER_VALUE)
-        queue = name if kind == "run" else self.engine.model_queue(name)
+        queue = self._queue(kind, name)
         if kind == "run":
             self.engine.take_up(name)
         else:
@@ -131,7 +134,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         lines, ops = [], []
         for local, path in files:
             _, full = self._where(path)
-            spool, size = self.engine.journal.spool(local)
+            spool, size = self.engine.spool(local)
             line = encode("a", {"owner": owner, "path": full, "spool": spool, "size": size})
             lines.append(line)
             ops.append(json.loads(line))
@@ -145,13 +148,25 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         kind, _, name = owner.partition(":")
         if kind == "version":
             return {}
-        view = self.engine.queue_view(name if kind == "run" else self.engine.model_queue(name))
+        view = self.engine.queue_view(self._queue(kind, name))
         if view is None:
             return {}
         files = dict(view.artifacts.get(owner, {}))
         return {
             path: told for path, told in files.items() if self.engine.journal.spooled(told[0]) is not None
         }
+
+    def _journaled(self, owner: str) -> dict[str, tuple[str, int]] | None:
+        """Return the files of a run or model of it, arrived or not, where the journal has the whole run.
+
+        MLflow's ``register_model`` lists a run's files first, and must not fail because nobody answers.
+        """
+        kind, _, name = owner.partition(":")
+        view = None if kind == "version" else self.engine.queue_view(self._queue(kind, name))
+        return None if view is None or not view.created else dict(view.artifacts.get(owner, {}))
+
+    def _queue(self, kind: str, name: str) -> str:
+        return name if kind == "run" else self.engine.model_queue(name)
 
     def _remote(self, owner: str) -> Any:
         """Return a function that asks the right workspace's own repository."""
@@ -169,22 +184,10 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                         raise MlflowException(f"run {name} is on its way", RESOURCE_DOES_NOT_EXIST)
                     applier.remember_run(name, applier.store.get_run(self.engine._known_at(applier, name)))
                 else:
-                    self._find_model(applier, name)
+                    applier.find_model(name)
             return applier.repository(owner)
 
         return repository
-
-    def _find_model(self, applier: Applier, model: str) -> None:
-        from dbml_magics.core.tracking import kept_models
-
-        if applier.has_logged_models:
-            try:
-                found = applier.store.get_logged_model(self.engine.model_known_at(applier, model))
-                applier.remember_model(model, found)
-                return
-            except MissingEndpoint:
-                applier.note_no_logged_models()
-        kept_models.get(applier, model)
 
     def _ask(self, owner: str, question: Callable[[Applier], Any]) -> Any:
         """Ask the workspace whose files they are: a version's own, else the primary or the mirror."""
@@ -204,18 +207,18 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 found[info.path] = info
         except MlflowException as error:
             settled = settle(error)
-            if not waiting and isinstance(settled, Away):
-                raise
-            if not (isinstance(settled, Away) or is_missing(settled)):
+            if isinstance(settled, Away):
+                known = self._journaled(owner)
+                if known is None and not waiting:
+                    raise
+                waiting = {**(known or {}), **waiting}
+            elif not is_missing(settled):
                 raise
         for info in _waiting_below(waiting, full):
             if not (info.is_dir and info.path in found):
                 found[info.path] = info
         cut = len(lead) + 1 if lead else 0
-        return [
-            FileInfo(info.path[cut:], info.is_dir, info.file_size)
-            for info in sorted(found.values(), key=lambda i: i.path)
-        ]
+        return [_moved(info, info.path[cut:]) for info in sorted(found.values(), key=lambda i: i.path)]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         owner, full = self._where(remote_file_path)
@@ -229,7 +232,14 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 except FileNotFoundError:
                     pass  # it has just arrived: read it there
         repository = self._remote(owner)
-        self._ask(owner, lambda a: repository(a)._download_file(full, local_path))
+
+        def fetch(applier: Applier) -> None:
+            repository(applier)._download_file(full, local_path)
+            if posixpath.basename(full) == "MLmodel":
+                role = applier.role if not owner.startswith("version:") else owner.split(":")[1].split("/")[0]
+                _show_own_ids(self.engine, role, Path(local_path))
+
+        self._ask(owner, fetch)
 
     def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
         """Download a file or folder; returns its local path."""
@@ -239,6 +249,32 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
     def delete_artifacts(self, artifact_path: str | None = None) -> None:  # noqa: ARG002 - MLflow's signature
         """Refuse: MLflow's servers have no such call for runs, and one side's deletion would be no mirror."""
         raise MlflowException("artifacts of a linked run are deleted with the run", INVALID_PARAMETER_VALUE)
+
+
+def _show_own_ids(engine: Engine, role: str, file: Path) -> None:
+    """Put the ids that the user knows into an MLmodel that was read at a workspace."""
+    try:
+        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return
+    if not isinstance(told, dict):
+        return
+    shown = dict(told)
+    for key, kind in (("run_id", "run"), ("model_id", "model"), ("model_uuid", "model")):
+        if told.get(key):
+            shown[key] = engine.state.visible(role, kind, str(told[key])) or told[key]
+    if shown != told:
+        file.write_text(
+            yaml.safe_dump(shown, default_flow_style=False, allow_unicode=True, sort_keys=True),
+            encoding="utf-8",
+        )
+
+
+def _moved(info: FileInfo, path: str) -> FileInfo:
+    """Return a file's facts under another path; a size that is yet to be asked for stays so."""
+    moved = copy.copy(info)
+    moved._path = path
+    return moved
 
 
 def _listed(repository: Any, path: str) -> list[FileInfo]:

@@ -15,17 +15,28 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.config import DELIVERY_TIMEOUT_S, LINGER_S
-from dbml_magics.core.tracking.apply import Applier, Batch, Buried, Point, cause_of, mark, within
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.config import DELIVERY_TIMEOUT_S, linger_seconds, longest_pause_seconds
+from dbml_magics.core.tracking.apply import (
+    Applier,
+    Batch,
+    Buried,
+    Point,
+    cause_of,
+    mark,
+    time_and_again,
+    within,
+)
+from dbml_magics.core.tracking.faults import Away, Busy
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, private_folder
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.workspaces.rest import call_timeout
+from dbml_magics.errors import JournalError
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -36,7 +47,17 @@ _SCAN_S = 1.0  # how often queues of other processes are looked for
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _PROBE_S = 5.0
+_IN_FLIGHT_S = 2.0  # how long a request may be under way whose sender is dead
 _NOTHING: dict[str, str] = {}
+_OF_MACHINE = (sqlite3.Error, JournalError)  # this machine's trouble, and no write's: a full disk
+_STUCK_TRIES, _STUCK_S = 5, 15.0  # before a write that fails is tried apart from the others
+_STUCK_PAUSE_S = 4.0  # the longest between these tries
+_HELD_S, _HELD_LONGEST_S = 15.0, 600.0  # between two tries of files that are not taken now
+HELD_QUEUE = "held"
+# Writes whose like going through shows that the service does take such writes.
+_KINDS = {**dict.fromkeys("LFTDPX", "model"), **dict.fromkeys("VW", "registry")}
+_OF_RUN = frozenset("Guxrio")
+_RECENT_S = 60.0  # what "of late" is, for the rate of delivery
 _BUG_TRIES = 12  # some minutes: what fails while a library is being imported passes afterwards
 
 
@@ -88,6 +109,7 @@ class Courier:
         self.line = engine.lines[role]
         self.applier = Applier(engine, role)
         self.delivered = 0
+        self._recent: deque[tuple[float, int]] = deque()  # when writes arrived, and how many
         self._dirty: set[str] = set()
         self._wake = threading.Event()
         self._urgent = threading.Event()
@@ -95,10 +117,17 @@ class Courier:
         self._arrived = threading.Condition()
         self._thread: threading.Thread | None = None
         self._lease_fd: int | None = None
+        self._leased = float("-inf")
         self._lease_lock = threading.Lock()
         self._pauses: dict[str, tuple[int, float]] = {}  # queue -> (tries, not before)
+        self._troubles: dict[str, str] = {}  # queue -> why it is left alone, though the workspace answers
+        self._busy: set[str] = set()  # queues whose next write the workspace takes later, as it says
         self._bugs: dict[str, int] = {}
         self._work_lock = threading.RLock()
+        self._delivered_by_others: int | None = None  # looked at while there is trouble
+        self._stuck: dict[str, _Stuck] = {}
+        self._passed: dict[str, float] = {}  # kind of write -> when the last one went through
+        self.held = Held(self)
 
     # --- being told
 
@@ -131,14 +160,34 @@ class Courier:
 
     def stop(self) -> None:
         """End the thread and give the lease back."""
-        self._stop.set()
-        self._wake.set()
-        self._urgent.set()
+        self.halt()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2 * DELIVERY_TIMEOUT_S)
         self._thread = None
         self._release_lease()
+
+    def halt(self) -> None:
+        """Have the thread send nothing more."""
+        self._stop.set()
+        self._wake.set()
+        self._urgent.set()
+
+    @property
+    def halted(self) -> bool:
+        """Tell whether nothing more shall be sent."""
+        return self._stop.is_set()
+
+    def come_to_rest(self, until: float) -> bool:
+        """Wait for the halted thread's end until then (monotonic); True when the lease is ours."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
+        while not self.take_lease():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        return True
 
     def after_fork(self) -> None:
         """In a forked child: no thread, no lease; both come back when the child writes."""
@@ -149,7 +198,8 @@ class Courier:
         self._work_lock = threading.RLock()
         self._lease_lock = threading.Lock()
         self._thread = None
-        self._pauses, self._bugs = {}, {}
+        self._pauses, self._bugs, self._troubles, self._stuck, self._busy = {}, {}, {}, {}, set()
+        self.held = Held(self)
         if self._lease_fd is not None:
             os.close(self._lease_fd)  # record locks are not inherited: the parent keeps its lease
             self._lease_fd = None
@@ -167,7 +217,8 @@ class Courier:
         """Tell whether this process delivers to the workspace."""
         return self._lease_fd is not None
 
-    def _take_lease(self) -> bool:
+    def take_lease(self) -> bool:
+        """Take the workspace's lease, if no other process has it; tell whether it is ours."""
         # One at a time: a record lock is the process's, and closing any handle of the file would give it up.
         with self._lease_lock:
             return self._lease_fd is not None or self._open_lease()
@@ -181,9 +232,21 @@ class Courier:
         except OSError:
             os.close(fd)
             return False
-        self._lease_fd = fd
+        self._lease_fd, self._leased = fd, time.monotonic()
         self.engine.journal.drop_lent(self.role)
         return True
+
+    def let_settle(self) -> None:
+        """Leave what is in doubt alone while a request of the lease's last holder may yet be carried out.
+
+        The last holder may have been killed with a request at the service; asked too soon, the service does
+        not know of it yet. Raises Away.
+        """
+        left = self._leased + _IN_FLIGHT_S - time.monotonic()
+        if left > 0:
+            raise Away(
+                "waits for what an earlier process had sent", sent=False, elsewhere=True, retry_after=left
+            )
 
     def _release_lease(self) -> None:
         with self._lease_lock:
@@ -200,7 +263,7 @@ class Courier:
             if self._stop.is_set():
                 return
             try:
-                if not self._take_lease():
+                if not self.take_lease():
                     self._look_after_line()
                     self._stop.wait(0.2)
                     continue
@@ -210,7 +273,11 @@ class Courier:
                 if time.monotonic() - scanned > _SCAN_S:
                     self._dirty.update(self.engine.journal.queues())
                     scanned = time.monotonic()
+                urgent = self._urgent.is_set()
                 self._round()
+                self._write_overflow(urgent)
+                if not self.line.away:
+                    self.held.try_due()
                 if self.engine.retired and self._may_end():
                     return
             except Exception:
@@ -230,19 +297,34 @@ class Courier:
         return True
 
     def _gather(self) -> None:
-        until = time.monotonic() + LINGER_S
+        until = time.monotonic() + linger_seconds()
         while not self._urgent.is_set() and not self._stop.is_set():
             left = until - time.monotonic()
             if left <= 0:
                 return
             self._urgent.wait(min(left, 0.1))
 
+    def _write_overflow(self, urgent: bool) -> None:
+        """Write the files of what did not fit, once the rest of their runs has arrived."""
+        overflow = self.applier.overflow
+        if overflow.unwritten() and not self.line.away and self.line.pause() == 0:
+            with self._work_lock, call_timeout(DELIVERY_TIMEOUT_S):
+                overflow.write_due(lambda run: self.engine.is_waiting(self.role, run), at_once=urgent)
+
     def _look_after_line(self) -> None:
         """Keep this process's word on the workspace true while another process delivers."""
-        if self.line.away and self.line.pause() == 0:
-            self._ping()
+        if self.line.reason is None:
+            self._delivered_by_others = None
+            return
+        before, now = self._delivered_by_others, self.engine.state.delivered_count(self.role)
+        self._delivered_by_others = now
+        if before is not None and now > before:
+            self.line.fine()
+        elif self.line.pause() == 0:
+            self.answers()
 
-    def _ping(self) -> bool:
+    def answers(self) -> bool:
+        """Ask the workspace whether it answers at all."""
         try:
             with call_timeout(_PROBE_S):
                 self.applier.workspace.ping()
@@ -283,8 +365,8 @@ class Courier:
                 queues = left
                 continue
             return
-        if self.line.away and self.line.pause() == 0:
-            self._ping()
+        if self.line.reason is not None and self.line.pause() == 0:
+            self.answers()
         if self._dirty:
             self._stop.wait(0.05)
             self._wake.set()
@@ -305,34 +387,99 @@ class Courier:
                 self._pause(queue, 15.0)
                 return True
             self._pauses.pop(queue, None)
+            self._troubles.pop(queue, None)
+            self._busy.discard(queue)
             if not more:
                 self.engine.tidy(queue)
             return more
 
     def _when_away(self, queue: str, error: Away) -> None:
         if error.elsewhere:
-            self._pause(queue, 4.0)
+            if isinstance(error, Busy):
+                self._busy.add(queue)
+                self._troubles[queue] = error.reason
+            self._pause(queue, 4.0, error.retry_after or 0.0)
             return
         again = queue in self._pauses
         self._pauses[queue] = (self._pauses.get(queue, (0, 0.0))[0] + 1, 0.0)
         self.line.trouble(error)
         obeyed = again or error.retry_after is None
-        if (error.sent or error.denied) and obeyed and self._ping():
+        if (error.sent or error.denied) and obeyed and self.answers():
             # The workspace answers; this queue alone has trouble, and the others shall not wait for it.
-            self._pause(queue, 15.0, error.retry_after or 0.0)
+            self._troubles[queue] = error.reason
+            stuck = self._stuck.setdefault(queue, _Stuck())
+            stuck.tries += 1
+            most = _STUCK_PAUSE_S if stuck.tries <= _STUCK_TRIES else 15.0
+            self._pause(queue, most, error.retry_after or 0.0)
+
+    def is_stuck(self, queue: str) -> bool:
+        """Tell whether the next write of a queue fails time and again though the workspace answers."""
+        stuck = self._stuck.get(queue)
+        return (
+            stuck is not None and stuck.tries >= _STUCK_TRIES and time.monotonic() - stuck.since >= _STUCK_S
+        )
+
+    def moved(self, queue: str) -> None:
+        """Note that a queue has come further."""
+        self._stuck.pop(queue, None)
+
+    def passes(self, code: str, queue: str) -> bool:
+        """Tell whether a write of the same kind went through since a queue's next one began to fail."""
+        stuck = self._stuck.get(queue)
+        return stuck is not None and self._passed.get(_KINDS.get(code, code), 0.0) > stuck.since
+
+    def passed(self, code: str) -> None:
+        """Note that a write of a kind went through."""
+        self._passed[_KINDS.get(code, code)] = time.monotonic()
+
+    @property
+    def trouble_since(self) -> float | None:
+        """Return since when (s since the epoch) a queue does not move although the workspace answers."""
+        return min(
+            (stuck.at for queue, stuck in list(self._stuck.items()) if self.in_trouble(queue)), default=None
+        )
+
+    def in_trouble(self, queue: str) -> bool:
+        """Tell whether a queue does not move although the workspace answers."""
+        return queue in self._troubles
+
+    def is_busy(self, queue: str) -> bool:
+        """Tell whether the workspace takes a queue's next write later, as it says itself."""
+        return queue in self._busy
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why a queue does not move although the workspace answers, or None."""
+        return next(iter(list(self._troubles.values())), None)
 
     def _pause(self, queue: str, most: float, least: float = 0.0) -> None:
         """Leave one queue alone for a while, longer each time."""
         tries = self._pauses.get(queue, (0, 0.0))[0] + 1
-        pause = min(0.1 * 2 ** min(tries, 8), most) * random.uniform(0.7, 1.3)
+        pause = min(0.1 * 2 ** min(tries, 8), most, longest_pause_seconds()) * random.uniform(0.7, 1.3)
         self._pauses[queue] = (tries, time.monotonic() + max(pause, least))
 
     def arrived(self, count: int) -> None:
         """Note that ``count`` writes have arrived, and tell who waits."""
         self.delivered += count
+        self._recent.append((time.monotonic(), count))
+        self._forget_old()
         self.line.fine()
         with self._arrived:
             self._arrived.notify_all()
+
+    def _forget_old(self) -> None:
+        while self._recent and self._recent[0][0] < time.monotonic() - _RECENT_S:
+            self._recent.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Return how many writes a second this process has delivered of late, since the first of them."""
+        recent = list(self._recent)
+        now = time.monotonic()
+        recent = [(when, count) for when, count in recent if when >= now - _RECENT_S]
+        if not recent:
+            return 0.0
+        return sum(count for _, count in recent) / max(now - recent[0][0], 1.0)
 
     def bug(self, queue: str, ends: dict[str, int], error: Exception) -> bool:
         """Count an error that is none of the workspace's; True when its write is to be put aside."""
@@ -340,6 +487,93 @@ class Courier:
         self._bugs[key] = self._bugs.get(key, 0) + 1
         _log.debug("a write could not be delivered to %s", self.role, exc_info=error)
         return self._bugs[key] >= _BUG_TRIES
+
+
+class _Stuck:
+    """How long the next write of a queue has been failing though the workspace answers."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.since = time.monotonic()
+        self.at = time.time()
+
+
+class Held:
+    """Files that a workspace does not take now, though it answers: put aside, so that their run goes on.
+
+    A storage's firewall refuses uploads while metrics pass. They are dead letters that are tried again by
+    themselves, one at first, and the rest as soon as one goes through.
+    """
+
+    def __init__(self, courier: Courier) -> None:
+        self._courier = courier
+        self._next: dict[int, float] = {}
+        self._pause_s = _HELD_S
+        self.closed = False
+        """No upload has gone through since the last one that was put aside."""
+        self._loaded = False
+
+    @property
+    def _lead(self) -> str:
+        return f"held/{self._courier.role}/"
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the dead letters that are tried again by themselves."""
+        state = self._courier.engine.state
+        return sorted(int(key.removeprefix(self._lead)) for key in state.answers(self._lead))
+
+    def add(self, number: int) -> None:
+        """Hold a dead letter for another try."""
+        self._courier.engine.state.set_answer(f"{self._lead}{number}", True)
+        self._load()
+        self._next[number] = time.monotonic() + self._pause_s
+        self.closed = True
+
+    def has(self, number: int) -> bool:
+        """Tell whether a dead letter is one of these."""
+        return self._courier.engine.state.answer(f"{self._lead}{number}") is not None
+
+    def settled(self, number: int, arrived: bool) -> None:
+        """Note what came of another try."""
+        if arrived:
+            self._courier.engine.state.forget_answer(f"{self._lead}{number}")
+            self._next.pop(number, None)
+            return
+        self._pause_s = min(2 * self._pause_s, _HELD_LONGEST_S)
+        self._next[number] = time.monotonic() + self._pause_s
+
+    def went_through(self) -> None:
+        """Note that an upload went through: all are due."""
+        if self.closed:
+            self.closed, self._pause_s = False, _HELD_S
+            self._next = dict.fromkeys(self._next, 0.0)
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            self._next = dict.fromkeys(self.numbers(), time.monotonic() + self._pause_s)
+
+    def try_due(self) -> None:
+        """Try again what is due: one while none goes through, else all."""
+        self._load()
+        now = time.monotonic()
+        due = [number for number, at in self._next.items() if at <= now]
+        for number in due[:1] if self.closed else due:
+            self._again(number)
+            self._next[number] = now + _HELD_LONGEST_S  # until it is settled
+
+    def try_all(self) -> None:
+        """Try all again now: somebody waits for them."""
+        for number in self.numbers():
+            self._again(number)
+
+    def _again(self, number: int) -> None:
+        engine, role = self._courier.engine, self._courier.role
+        if engine.state.dead_letter(number) is None:  # discarded
+            self.settled(number, True)
+        else:
+            # A queue of its own: in its run's, a registration may wait for this very file.
+            engine.write(HELD_QUEUE, AGAIN, role, number)
 
 
 class _Part:
@@ -359,6 +593,7 @@ class _Part:
         self.ends: dict[str, int] = {}
         self.count = 0
         self.bytes = 0
+        self.kinds: Counter[str] = Counter()  # what has arrived, for the run's receipt
 
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
@@ -447,11 +682,15 @@ class _Part:
         if self.queue in self.applier.adopted:
             self.applier.adopted.discard(self.queue)
             self._read_cursors()
-        return any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
+        doubt = any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
+        if doubt:
+            self.courier.let_settle()
+        return doubt
 
     def _flush(self) -> None:
         if not self.count:
             return
+        self._go_on()
         if len(self.batch):
             # The same point twice is one point: MLflow's own stores keep one, and so shall every workspace.
             # A plain finite point is its own identity.
@@ -461,7 +700,7 @@ class _Part:
             )
             try:
                 buried = self._send_batch()
-            except (Away, OSError, sqlite3.Error):  # the latter two are this machine's trouble
+            except (Away, OSError, *_OF_MACHINE):
                 raise
             except Exception as error:
                 if not isinstance(error, MlflowException) and not self.courier.bug(
@@ -471,8 +710,12 @@ class _Part:
                 # Not an item is refused but all of them: the run cannot be made there, say.
                 whole = ["b", self.batch.metrics, self.batch.params, self.batch.tags]
                 buried = [(whole, cause_of(error))]
+            self.kinds.update(_counted(self.batch.metrics, self.batch.params, self.batch.tags))
             for op, cause in buried:
                 self.state.bury(self.role, self.queue, [0, *op], cause)
+                items = _items_of([0, *op], self.role)
+                if items is not None:
+                    self.kinds.subtract(_counted(*items))
         self._done()
 
     def _send_batch(self) -> Buried:
@@ -481,16 +724,22 @@ class _Part:
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
         buried: Buried = []
+        stuck = self.courier.is_stuck(self.queue)
         for number, part in enumerate(within(self.batch, self.applier.limits)):
             try:
-                buried += self.applier.batch(self.queue, part, doubt)
+                buried += self.applier.batch(self.queue, part, doubt, in_pieces=stuck)
             except Away as error:
                 if number == 0 and not error.sent:
                     self.state.unmark_sending(self.role, self.queue, before)
                 raise
         return buried
 
+    def _go_on(self) -> None:
+        if self.courier.halted and threading.current_thread() is self.courier._thread:
+            raise Away("delivery has been ended here", sent=False, elsewhere=True)
+
     def _apply(self, entry: Entry) -> None:
+        self._go_on()
         self._took(entry)
         if entry.op is None:
             self._bury_damaged(entry.text)
@@ -501,16 +750,50 @@ class _Part:
         if entry.op[1] == AGAIN:
             self._again(entry.op)
             return
+        before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
         try:
             self.applier.apply(self.queue, entry.op, self._doubt())
-        except Away:
+        except Away as error:
+            if not error.sent and not error.denied:
+                self.state.unmark_sending(self.role, self.queue, before)
+            self._put_aside(entry.op, error)
+        except _OF_MACHINE:
             raise
         except Exception as error:
             self._refused(entry.op, error)
+        else:
+            self._passed(entry.op[1])
+            self.kinds[_RECEIVED.get(entry.op[1], "changes")] += 1
         self._done()
         if entry.op[1] == "a":
             self.engine.release_spool(self.queue, entry)
+
+    def _passed(self, code: str) -> None:
+        self.courier.passed(code)
+        if code == "a":
+            self.courier.held.went_through()
+
+    def _put_aside(self, op: list[Any], error: Away) -> None:
+        """Put a write aside that fails time and again while others go through. Raises Away if they fail."""
+        courier, code = self.courier, op[1]
+        if error.elsewhere or not (error.sent or error.denied):
+            raise error
+        if code == "a":
+            known = error.apart or courier.is_stuck(self.queue) or courier.held.closed
+            if not known or not courier.answers():
+                raise error
+            courier.held.add(self.state.bury(self.role, self.queue, op, cause_of(error)))
+            return
+        if not courier.is_stuck(self.queue):
+            raise error
+        failure: Away | None = error
+        if code in _OF_RUN:
+            failure = self.applier.insist(self.queue, lambda: self.applier.apply(self.queue, op, True))
+        elif not courier.passes(code, self.queue):
+            raise error
+        if failure is not None:
+            self._refused(op, MlflowException(time_and_again(failure)))
 
     def _bury_damaged(self, text: str) -> None:
         self.state.bury(self.role, self.queue, [0, "?", text], "this line of the journal is damaged")
@@ -536,7 +819,13 @@ class _Part:
             self.state.mark_sending(self.role, self.queue, self.ends)
             try:
                 refused = self._try_again(letter)
-            except Away:
+            except Away as error:
+                fails = (error.sent or error.denied) and not error.elsewhere
+                held = self.courier.held.has(number)
+                if not fails or not (held or self.courier.is_stuck(self.queue)) or not self.courier.answers():
+                    raise
+                refused = [(letter, cause_of(error))]
+            except _OF_MACHINE:
                 raise
             except Exception as error:
                 if not isinstance(error, MlflowException) and not self.courier.bug(
@@ -546,16 +835,26 @@ class _Part:
                 refused = [(letter, cause_of(error))]
                 if letter[1] == "V":
                     self.state.set_answer(answer_key(letter[2]["key"], self.role), {"error": cause_of(error)})
+            own = self.state.dead_queue(number) or self.queue
             self.state.settle_dead(number, refused)
+            if self.courier.held.has(number):
+                self.courier.held.settled(number, not refused)
+            if not refused:
+                self._passed(letter[1])
+                items = _items_of(letter, self.role)
+                self.kinds.update(_counted(*items) if items else [_RECEIVED.get(letter[1], "changes")])
         self._done()
         if letter is not None and letter[1] == "a":
-            self.engine.release_copy(self.queue, letter[2]["spool"])
+            self.engine.release_copy(own, letter[2]["spool"])
 
     def _try_again(self, letter: list[Any]) -> Buried:
         items = _items_of(letter, self.role)
         if items is None:
             if letter[1] == "V":
                 self.state.forget_answer(answer_key(letter[2]["key"], self.role))  # it was the refusal
+            if letter[1] == "u" and (self.state.run(self.queue) or {}).get("ended"):
+                # MLflow's rename says RUNNING too: what came after it shall stand.
+                letter = [*letter[:2], {**letter[2], "status": None, "end": None}]
             self.applier.apply(self.queue, letter, True)
             return []
         refused: Buried = []
@@ -565,13 +864,17 @@ class _Part:
         return [([0, *op], cause) for op, cause in refused]
 
     def _done(self) -> None:
-        self.state.mark_delivered(self.role, self.queue, self.ends, self.count)
+        kinds = {kind: amount for kind, amount in self.kinds.items() if amount > 0}
+        self.state.mark_delivered(self.role, self.queue, self.ends, self.count, kinds)
+        self.kinds.clear()
+        self.courier.moved(self.queue)
         self.offsets.update(self.ends)
         self.courier.arrived(self.count)
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0
 
 
 _BATCHED = frozenset("mpgbt")
+_RECEIVED = {"c": "runs", "a": "files", "L": "models", "V": "registrations"}  # others are changes
 AGAIN = "d"
 """The write ``[t, "d", role, number]``: try that dead letter of that workspace once more."""
 
@@ -593,6 +896,11 @@ def _items_of(op: list[Any], role: str) -> tuple[list[Point], dict[str, str], di
     except (IndexError, TypeError, ValueError):
         pass
     return None
+
+
+def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) -> dict[str, int]:
+    """Return how many of each kind are in a batch."""
+    return {"points": len(points), "params": len(params), "tags": len(tags)}
 
 
 def _point(fields: list[Any]) -> Point:

@@ -20,19 +20,29 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
-from dbml_magics.config import IDENTITY_BUDGET_S, SEARCH_WAIT_S, exit_flush_seconds
+from dbml_magics.config import (
+    SEARCH_WAIT_S,
+    exit_flush_seconds,
+    identity_budget_seconds,
+    spool_limit_bytes,
+    spool_wait_seconds,
+)
 from dbml_magics.core.link import Link, from_uri
-from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.apply import Applier
+from dbml_magics.core.tracking import ends, kept_models, spill
+from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import Entry, Journal, line_of
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.state import State
+from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.core.workspaces.base import Workspace, connect
+from dbml_magics.errors import JournalDamaged
+from dbml_magics.hints import say
 
 _log = logging.getLogger(__name__)
+NOTE_TAG = "mlflow.note.content"
 _SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget
 T = TypeVar("T")
 
@@ -51,12 +61,19 @@ def engine_of(link: Link) -> Engine:
         engine = _engines.get(link.key)
         if engine is None:
             engine = _engines[link.key] = Engine(link)
+            ends.heed_sigterm(link)
         return engine
 
 
 def engine_by_key(key: str) -> Engine | None:
     """Return this process's engine for the link of that key, if it has one."""
     return _engines.get(key)
+
+
+def register(engine: Engine) -> None:
+    """Let an engine that was made apart be found by its link's key."""
+    with _engines_lock:
+        _engines[engine.link.key] = engine
 
 
 def discard(engine: Engine) -> None:
@@ -69,6 +86,7 @@ def flush_all_at_exit() -> None:
     """Deliver what waits, within the bound, when the process ends."""
     for engine in list(_engines.values()):
         engine.flush_at_exit()
+    ends.settle_exit_code()
 
 
 class _LiveQueue:
@@ -84,18 +102,26 @@ class _LiveQueue:
 
 
 class Engine:
-    """Everything that a link needs in one process."""
+    """Everything that a link needs in one process.
 
-    def __init__(self, link: Link) -> None:
+    One that delivers what another process left (``link.taken``) shares the workspaces of this process's
+    ``own``.
+    """
+
+    def __init__(self, link: Link, own: Engine | None = None) -> None:
         self.link = link
         self.began = time.time()
         self._key = link.key  # a hash, which is not to be made at each call
-        self.journal = Journal(link.home)
-        self.state = State(link.home / "state.db")
-        self.workspaces: dict[str, Workspace] = {role: connect(link.spec(role)) for role in link.used}
-        self.lines = {role: Line(role) for role in link.used}
-        self.couriers = {role: Courier(self, role) for role in link.used}
-        self._couriers = tuple(self.couriers.values())
+        self.journal = Journal(link.home, link.spares)
+        self.state = State(link.home / "state.db", link.spares)
+        self.workspaces: dict[str, Workspace] = {
+            role: connect(link.spec(role)) if own is None else own.workspaces[role] for role in link.used
+        }
+        self.lines: dict[str, Line] = {
+            role: Line(role) if own is None else own.lines[role] for role in link.used
+        }
+        self.couriers: dict[str, Courier] = {role: Courier(self, role) for role in link.used}
+        self._couriers: tuple[Courier, ...] = tuple(self.couriers.values())
         self._live: dict[str, _LiveQueue] = {}
         self._lock = threading.RLock()
         self._disk_thread: threading.Thread | None = None
@@ -105,11 +131,45 @@ class Engine:
         self._refusals_told: dict[str, int] = {}
         self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
         self._pid = os.getpid()
-        self.retired = False
+        self.retired: bool = False
         """Nobody is linked to it any more: its threads end once everything is delivered."""
         _after_fork.add(self)
+        self._open_state()
+        spill.settle(self)
+
+    def _open_state(self) -> None:
+        """Look at the state file; what is left of a damaged one begins a new one. Raises JournalError."""
+        self.state.on_loss = self._doubt_all
+        if not self.state.path.exists():
+            return
+        try:
+            self.state.check()
+        except JournalDamaged as error:
+            # Who delivers has it open: only where nobody does may it be put aside.
+            if format_of(self.state.path) > FORMAT or not all(c.take_lease() for c in self._couriers):
+                raise
+            aside = self.state.mend()
+            self._doubt_all()
+            told = f"{error.message[:-1]}: it is {aside} now, and a new one was begun with what could be read"
+            self.state.set_answer("mended", told)
+            _log.warning("dbml_magics: %s; whether a write that waits has arrived is asked first", told)
+
+    def _doubt_all(self) -> None:
+        """Have delivery ask whether what is in the journal has arrived, and count anew what has."""
+        for queue in self.journal.queues():
+            for role in self.link.used:
+                self.state.mark_sending(role, queue, self.journal.files(queue))
+            self.state.forget_receipts(queue)
 
     # --- parts
+
+    def link_began(self) -> float:
+        """Return when this link was made on this machine, in seconds since the epoch."""
+        began = self.state.answer("link-began")
+        if began is None:
+            began = self.began
+            self.state.set_answer("link-began", began)
+        return float(began)
 
     def applier(self, role: str) -> Applier:
         """Return what applies writes at a workspace (and knows its ids)."""
@@ -213,9 +273,11 @@ class Engine:
             if self.retired:
                 self._disk_thread = None
                 self.journal.sync_to_disk()
+                self.state.come_back(at_once=True)
                 return
             try:
                 self.journal.sync_to_disk()
+                self.state.come_back()
             except OSError:
                 _log.debug("the journal could not be synced to disk", exc_info=True)
 
@@ -234,12 +296,16 @@ class Engine:
     def _fold_files(self, live: _LiveQueue) -> None:
         view = live.view
         for file, size in sorted(self.journal.files(view.queue).items()):
-            start = view.read_to.get(file, 0)
-            if size > start:
-                for entry in self.journal.read(view.queue, file, start, size):
-                    if entry.op is not None:
-                        view.fold(entry.op, self.artifact_uri("run", view.queue))
-                    view.read_to[file] = entry.end
+            self._fold_file(view, file, size)
+
+    def _fold_file(self, view: QueueView, file: str, size: int) -> None:
+        """Fold a file's whole lines from where the last look ended up to ``size``."""
+        start = view.read_to.get(file, 0)
+        if size > start:
+            for entry in self.journal.read(view.queue, file, start, size):
+                if entry.op is not None:
+                    view.fold(entry.op, self.artifact_uri("run", view.queue))
+                view.read_to[file] = entry.end
 
     def _refresh(self, live: _LiveQueue) -> None:
         """Fold what other processes wrote since the last look; two system calls when nobody did."""
@@ -247,7 +313,7 @@ class Engine:
         if not live.path:
             live.path = str(self.journal.folder(view.queue))
         try:
-            stamp = os.stat(live.path).st_mtime_ns
+            stamp = self.journal.stamp(view.queue, live.path)
         except FileNotFoundError:
             return
         others = [f for f in view.read_to if not self.journal.is_own(f)]
@@ -256,13 +322,9 @@ class Engine:
         with live.lock:
             view.stamp = stamp
             for file, size in sorted(self.journal.files(view.queue).items()):
-                if self.journal.is_own(file):
-                    continue
-                start = view.read_to.get(file, 0)
-                for entry in self.journal.read(view.queue, file, start, size) if size > start else ():
-                    if entry.op is not None:
-                        view.fold(entry.op, self.artifact_uri("run", view.queue))
-                view.read_to[file] = size
+                if not self.journal.is_own(file):
+                    view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line
+                    self._fold_file(view, file, size)
 
     def take_up(self, run_id: str) -> _LiveQueue:
         """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""
@@ -271,12 +333,9 @@ class Engine:
             return live
         with live.lock:
             if live.view.run is None:
-                live.view.run = self._base_of(run_id)
-                pending = live.view
-                live.view.read_to = {}
-                folded = QueueView(run_id)
-                folded.run = pending.run
-                live.view = folded
+                view = QueueView(run_id)
+                view.run = self._base_of(run_id)
+                live.view = view
                 self._fold_files(live)
         return live
 
@@ -293,8 +352,7 @@ class Engine:
             )
             view.tags = {"mlflow.runName": known["name"]}
             return view
-        found = run
-        return RunView.from_run(found, self.artifact_uri("run", run_id))
+        return RunView.from_run(run, self.artifact_uri("run", run_id))
 
     def _known_at(self, applier: Applier, run_id: str) -> str:
         """Return a workspace's id of a run without making one there."""
@@ -343,9 +401,60 @@ class Engine:
         return self.is_waiting(self.link.primary, live.view.queue)
 
     def _run_at(self, applier: Applier, run_id: str) -> Run:
-        return self.translate_run(
-            applier.store.get_run(self._known_at(applier, run_id)), run_id, applier.role
-        )
+        try:
+            found = applier.store.get_run(self._known_at(applier, run_id))
+        except MlflowException as error:
+            if applier.role != self.link.primary or not is_missing(error):
+                raise
+            elsewhere = self._begun_at_mirror(run_id)
+            if elsewhere is None:
+                raise
+            return elsewhere
+        return self.translate_run(found, run_id, applier.role)
+
+    def _begun_at_mirror(self, run_id: str) -> Run | None:
+        """Return a run that was begun at the mirror without the link (an Azure ML job's), or None.
+
+        It keeps its id; the primary gets a copy once something is logged to it.
+        """
+        for role in self.link.tracked[1:]:
+            applier = self.applier(role)
+            if self.lines[role].away or self.state.visible(role, "run", run_id) not in (None, run_id):
+                continue
+            try:
+                found = self.lines[role].ask(partial(applier.store.get_run, run_id), _SECOND_ASK_S)
+                if RUN_TAG in found.data.tags and found.data.tags[RUN_TAG] != run_id:
+                    continue
+                experiment = self._experiment_begun_at(applier, found.info.experiment_id)
+            except MlflowException:
+                continue
+            if self.state.identity(role, "run", run_id) is None:
+                self.state.set_answer(f"began/{run_id}", role)
+                applier.remember_run(run_id, found)
+            found = self.translate_run(found, run_id, role)
+            found.info._experiment_id = experiment
+            return found
+        return None
+
+    def _experiment_begun_at(self, applier: Applier, actual: str) -> str:
+        """Return the user's id of an experiment of the mirror's, which is made at the primary if need be."""
+        known = self.state.visible(applier.role, "experiment", actual)
+        if known is not None:
+            return known
+        from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
+
+        there = applier.store.get_experiment(actual)
+        name = there.tags.get(EXPERIMENT_TAG, there.name)
+        visible = self.state.answer(f"experiment-name/{name}")
+        if visible is None:
+            visible = self.ask_primary(lambda primary: primary.own_experiment(name))
+            self.remember_experiment(visible, name, {})
+        self.state.set_identity(applier.role, "experiment", visible, actual)
+        return str(visible)
+
+    def began_at(self, run_id: str) -> str:
+        """Return the role of the workspace that has a run which began without the link."""
+        return str(self.state.answer(f"began/{run_id}") or self.link.primary)
 
     def view_of(self, run_id: str) -> RunView | None:
         """Return the run's view where the run is read from it, else None."""
@@ -396,7 +505,7 @@ class Engine:
         """Ask the primary, or the mirror when the primary is away. Raises Away, or the refusal."""
         failure: Exception | None = None
         for role in self.link.tracked:
-            budget = IDENTITY_BUDGET_S if failure is None else _SECOND_ASK_S
+            budget = identity_budget_seconds() if failure is None else _SECOND_ASK_S
             try:
                 return self.lines[role].ask(partial(question, self.applier(role)), budget)
             except Away as error:
@@ -412,13 +521,13 @@ class Engine:
                 sent=False,
                 denied=failure.denied,
                 shown=f"{'neither ' if ' nor ' in asked else ''}{asked} answers: {failure.reason}; "
-                "%dbml status shows what waits",
+                f"{say('%dbml status')} shows what waits",
             ) from failure
         raise failure
 
     def ask_primary(self, question: Callable[[Applier], T]) -> T:
         """Ask the primary for what it alone can name, within the budget. Raises Away, or a refusal."""
-        return self.lines[self.link.primary].ask(lambda: question(self.primary))
+        return self.lines[self.link.primary].ask(lambda: question(self.primary), what="name")
 
     def translate_run(self, run: Run, run_id: str | None = None, role: str | None = None) -> Run:
         """Return a workspace's run under the ids that the user knows, its files behind the link."""
@@ -435,9 +544,11 @@ class Engine:
             outputs._model_id = self._visible("model", outputs.model_id, role)
         for inputs in (run.inputs.model_inputs if run.inputs else []) or []:
             inputs._model_id = self._visible("model", inputs.model_id, role)
-        kept = run.data.tags.get(kept_models.MODELS_TAG)
+        # What the workspaces keep for us says nothing that the run itself does not say here.
+        run.data.tags.pop(RUN_TAG, None)
+        kept = run.data.tags.pop(kept_models.MODELS_TAG, None)
         if kept:
-            _add_outputs(run, kept_models.in_tag(kept))
+            _add_outputs(run, [self._visible("model", model, role) for model in kept_models.in_tag(kept)])
         return run
 
     def _visible(self, kind: str, actual: str, role: str | None = None) -> str:
@@ -513,7 +624,7 @@ class Engine:
     def model_facts_from_primary(self, model_id: str) -> dict[str, Any]:
         """Return what a model was created with, as the primary says."""
         primary = self.primary
-        if not primary.has_logged_models:
+        if primary.keeps(model_id):
             return kept_models.get(primary, model_id)[0]
         found = primary.store.get_logged_model(self.model_known_at(primary, model_id))
         return {
@@ -535,6 +646,21 @@ class Engine:
 
         kind, _, name = owner.partition(":")
         return DbmlArtifactRepository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
+
+    def spool(self, source: str | os.PathLike[str]) -> tuple[str, int]:
+        """Copy a file into the spool; while it is full, wait for room. Raises JournalFull.
+
+        Nobody waits for a workspace that is away, nor for a file that is larger than the spool.
+        """
+        until = time.monotonic() + spool_wait_seconds()
+        while self.journal.spool_is_full(source):
+            away = any(line.away for line in self.lines.values())
+            if away or os.path.getsize(source) > spool_limit_bytes() or time.monotonic() >= until:
+                break
+            for courier in self._couriers:
+                courier.hurry()
+                courier.wait_for_arrival(0.1)
+        return self.journal.spool(source)
 
     def release_spool(self, queue: str, entry: Entry) -> None:
         """Delete an artifact's copy once every workspace is beyond it."""
@@ -575,6 +701,7 @@ class Engine:
             count += n
             if stamp is not None:
                 oldest = stamp if oldest is None else min(oldest, stamp)
+        count += len(self.applier(role).overflow.unwritten())
         return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
 
     def wait(self, role: str, queues: Iterable[str] | None = None, timeout: float | None = None) -> bool:
@@ -584,7 +711,7 @@ class Engine:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             goal = {q: left for q, files in goal.items() if (left := self._left(role, q, files))}
-            if not goal:
+            if not goal and not (queues is None and courier.applier.overflow.on_their_way()):
                 return True
             if until is not None and time.monotonic() >= until:
                 return False
@@ -613,10 +740,11 @@ class Engine:
             self._warned.add(role)
             _log.warning(
                 "%s: %s writes are still on their way to %s and are missing from this answer; "
-                "%%dbml sync waits for them",
+                "%s waits for them",
                 what,
                 f"{count:,}",
                 role,
+                say("%dbml sync"),
             )
 
     def answering(self) -> str | None:
@@ -653,14 +781,27 @@ class Engine:
         live = known is not None and not known.get("ended")
         if live and (own_live or not all(self.journal.is_left(queue, file) for file in files)):
             return  # a live run is read from its files, here or in the process that holds one of them open
+        self._note_agreed(queue)
         for file, size in files.items():
             self._release_spool_of(queue, file)
             if self.journal.delete_if_done(queue, file, size):
                 self.state.drop_file(queue, file)
         if not self.journal.files(queue):
             self._live.pop(queue, None)
+            for courier in self._couriers:
+                courier.applier.overflow.clear(queue)
             if self.journal.has_spooled():
                 self.journal.drop_orphans(self.state.is_dead_copy)
+
+    def _note_agreed(self, queue: str) -> None:
+        """Remember what both workspaces were given of what people edit later, in one portal or the other."""
+        live = self._live.get(queue)
+        run = live.view.run if live is not None else None
+        if run is not None:
+            tags = {k: v for k, v in run.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
+            if NOTE_TAG in run.tags:
+                tags[NOTE_TAG] = run.tags[NOTE_TAG]
+            self.state.set_answer(f"agreed/{queue}", {"name": run.tags.get("mlflow.runName"), "tags": tags})
 
     def _release_spool_of(self, queue: str, file: str) -> None:
         """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""
@@ -672,7 +813,7 @@ class Engine:
     # --- the end of a process
 
     def flush_at_exit(self) -> None:
-        """Deliver within the bound; say what is left."""
+        """Deliver within the bound; put what is left where the link says, and say so."""
         if os.getpid() != self._pid:
             return
         self.journal.sync_to_disk()
@@ -683,20 +824,13 @@ class Engine:
         if not any(left.values()):
             for queue in self.journal.queues():
                 self.tidy(queue)
-        for role, count in left.items():
-            if count and not self._other_delivers(role):
-                reason = self.lines[role].reason
-                _log.warning(
-                    "dbml_magics: %s writes wait for %s%s; nothing is lost, they go out with "
-                    "`python -m dbml_magics sync` in %s or with the next kernel that links here",
-                    f"{count:,}",
-                    role,
-                    f" ({reason})" if reason else "",
-                    self.link.folder or "the same folder",
-                )
+        self.journal.close()
+        self.state.come_back(at_once=True)
+        undelivered = {role: n for role, n in left.items() if n and not self._other_delivers(role)}
+        if undelivered:
+            ends.tell(self, undelivered)
         for courier in self._couriers:
             courier._stop.set()
-        self.journal.close()
 
     def _flush_role(self, role: str, until: float) -> None:
         line = self.lines[role]
@@ -708,23 +842,32 @@ class Engine:
 
     def _other_delivers(self, role: str) -> bool:
         courier = self.couriers[role]
-        return not courier.has_lease and not courier._take_lease()
+        return not courier.has_lease and not courier.take_lease()
+
+    def rest(self, seconds: float) -> bool:
+        """Have the couriers send nothing more, with all leases ours; False when another process has one."""
+        for courier in self._couriers:
+            courier.halt()
+        until = time.monotonic() + seconds
+        return all(courier.come_to_rest(until) for courier in self._couriers)
 
     def warn_refused(self, queue: str) -> list[str]:
         """Return one line for each write of a queue that a workspace refused for good."""
         return [
-            f"{role} refused {_short(op)}: {cause}"
+            f"{role} refused {short(op)}: {cause}"
             for _, role, found, op, cause, _ in self.state.dead(queue=queue)
             if found == queue
         ]
 
 
-def _short(op: list[Any]) -> str:
+def short(op: list[Any]) -> str:
+    """Return a write in a few words."""
     names = {
         "m": "metric",
         "p": "param",
         "g": "tag",
         "a": "artifact",
+        "K": "the earlier files of the run for",
         "V": "the registration of",
         "L": "model",
     }
@@ -768,6 +911,7 @@ def _begin_anew() -> None:
     global _engines_lock
     _engines_lock = threading.Lock()
     _held.states = []
+    ends.after_fork()
     for engine in list(_after_fork):
         engine.after_fork()
 

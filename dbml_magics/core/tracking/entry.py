@@ -7,8 +7,12 @@ scheme ``dbml`` name these three functions.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from typing import Any
+
+JOB_RUN = os.environ.get("MLFLOW_RUN_ID")
+"""The run that was begun for this process; ``mlflow.start_run`` takes it out of the environment."""
 
 
 def tracking_store(store_uri: str | None = None, **_: Any) -> Any:

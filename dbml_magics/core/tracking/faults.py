@@ -7,10 +7,16 @@ aside.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+)
 
 REFUSALS = frozenset(
     {
@@ -49,7 +55,9 @@ class Away(MlflowException):  # type: ignore[misc]
         retry_after: float | None = None,
         denied: bool = False,
         elsewhere: bool = False,
+        apart: bool = False,
         shown: str | None = None,
+        remedies: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(shown or reason, error_code=TEMPORARILY_UNAVAILABLE)
         self.reason = reason
@@ -60,6 +68,26 @@ class Away(MlflowException):  # type: ignore[misc]
         """The workspace answers, but not to these credentials (401 or 403)."""
         self.elsewhere = elsewhere
         """It is not this workspace that is away, but one that a write needs something of."""
+        self.apart = apart
+        """It is the place of the files that refuses: everything else of the workspace goes through."""
+        self.remedies = tuple(remedies)
+        """What the user can do about it: (command, what it does)."""
+
+
+class Busy(Away):
+    """The workspace takes no more of one kind for now, whoever asks; everything else goes on."""
+
+    def __init__(self, reason: str, *, retry_after: float) -> None:
+        super().__init__(reason, sent=False, retry_after=retry_after, elsewhere=True)
+
+
+class WouldRefuse(MlflowException):  # type: ignore[misc]
+    """The service would refuse a write: known before it is sent, and before anything else is made for it."""
+
+    def __init__(self, cause: str, remedies: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(cause, error_code=INVALID_PARAMETER_VALUE)
+        self.remedies = tuple(remedies)
+        """What the user can do about it: (command, what it does)."""
 
 
 class MissingEndpoint(MlflowException):  # type: ignore[misc]

@@ -13,13 +13,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,17 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
+from dbml_magics.disks import is_own
 from dbml_magics.errors import JournalError, JournalFull
 
 LINK_QUEUE = "link"
 _CHUNK = 256 * 1024
 _MAX_OPEN = 256
 _ORPHAN_S = 3600.0
+_LOOK_S = 1.0  # between two looks for files on other disks
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIED_ELSEWHERE = (*_FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)  # not frozen: delivery makes one a line, and freezing is two thirds of what that costs
@@ -55,10 +61,19 @@ class Entry:
 class _Writer:
     """One process's own file in a queue; appended to under the queue's lock."""
 
-    __slots__ = ("dirty", "fd", "path", "size")
+    __slots__ = ("broken", "dirty", "fd", "path", "size")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
+        try:
+            self._open(folder)
+        except OSError as error:
+            raise _not_written(error, folder) from error
+        self.size = os.fstat(self.fd).st_size
+        self.dirty = False
+        self.broken = False  # ends in a half line that cannot be taken back
+
+    def _open(self, folder: Path) -> None:
         while True:
             private_folder(folder)
             try:
@@ -68,10 +83,8 @@ class _Writer:
             # A shared lock says "somebody still writes here"; cleaning deletes only what it can lock alone.
             fcntl.flock(self.fd, fcntl.LOCK_SH)
             if os.fstat(self.fd).st_nlink:
-                break
+                return
             os.close(self.fd)
-        self.size = os.fstat(self.fd).st_size
-        self.dirty = False
 
     def append(self, data: bytes) -> None:
         try:
@@ -79,15 +92,11 @@ class _Writer:
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            os.ftruncate(self.fd, self.size)  # no half line may stay in front of the next one
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise JournalFull(
-                    f"the disk of the journal ({self.path.parent}) is full.",
-                    remedies=[("%dbml sync", "deliver what waits, which frees its space")],
-                ) from error
-            raise JournalError(
-                f"the journal ({self.path.parent}) cannot be written ({error.strerror})."
-            ) from error
+            try:
+                os.ftruncate(self.fd, self.size)  # no half line may stay in front of the next one
+            except OSError:
+                self.broken = True
+            raise _not_written(error, self.path.parent) from error
         self.size += written
         self.dirty = True
 
@@ -95,13 +104,33 @@ class _Writer:
         os.close(self.fd)
 
 
-class Journal:
-    """All queues of one link."""
+def _not_written(error: OSError, folder: Path) -> JournalError:
+    if error.errno in _FULL:
+        return JournalFull(
+            f"the disk of the journal ({folder}) is full.",
+            remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+        )
+    return JournalError(
+        f"the journal ({folder}) cannot be written ({error.strerror}).",
+        remedies=[("DBML_HOME=/a/local/folder", "set it before the notebook starts")],
+    )
 
-    def __init__(self, root: Path) -> None:
+
+class Journal:
+    """All queues of one link.
+
+    ``spares`` are folders on other disks: while the disk of ``root`` takes nothing (it is full, or has become
+    read-only), new lines and copies go there. They are looked into by every process of the link.
+    """
+
+    def __init__(self, root: Path, spares: Sequence[Path] = ()) -> None:
         self.root = root
         self.queues_root = root / "queues"
         self.spool_root = root / "spool"
+        self._spares = spares
+        self._used_spares: list[Path] = []
+        self._looked = float("-inf")
+        self._fallen: Path | None = None  # where this process writes since the root's disk failed it
         self._lock = threading.Lock()
         self._open: dict[str, _Writer] = {}
         self._process = self._new_process_name()
@@ -123,11 +152,63 @@ class Journal:
                     self._close_writer(next(iter(self._open)))
                 # A new name each time: a cursor into a file that was cleaned away must not fit the next.
                 self._opened += 1
-                writer = self._open[queue] = _Writer(
-                    self.folder(queue), f"{self._process}-{self._opened}.jsonl"
-                )
-            writer.append(data)
+                name = f"{self._process}-{self._opened}.jsonl"
+                if self._fallen is not None:
+                    return self._append_elsewhere(queue, data, name)
+                try:
+                    writer = self._open[queue] = _Writer(self.folder(queue), name)
+                except JournalError as error:
+                    return self._append_elsewhere(queue, data, name, error)
+            try:
+                writer.append(data)
+            except JournalError as error:
+                if writer.broken:
+                    self._close_writer(queue)
+                self._opened += 1
+                return self._append_elsewhere(queue, data, f"{self._process}-{self._opened}.jsonl", error)
             return writer.size
+
+    def _append_elsewhere(
+        self, queue: str, data: bytes, name: str, failure: JournalError | None = None
+    ) -> int:
+        """Append to a file on another disk. Raises the first failure where none takes it."""
+        for spare in self._spares if self._fallen is None else (self._fallen, *self._spares):
+            writer = None
+            try:
+                make_own(spare)
+                writer = _Writer(spare / "queues" / quote(queue, safe=""), name)
+                writer.append(data)
+            except (JournalError, OSError) as error:
+                if writer is not None:
+                    writer.close()
+                failure = failure or (
+                    error if isinstance(error, JournalError) else _not_written(error, spare)
+                )
+                continue
+            self._close_writer(queue)
+            self._open[queue] = writer
+            self._fall_to(spare, failure)
+            return writer.size
+        raise failure or JournalError(f"the journal ({self.root}) cannot be written.")
+
+    def _fall_to(self, spare: Path, failure: JournalError | None) -> None:
+        if spare not in self._used_spares:
+            self._used_spares.append(spare)
+        if self._fallen != spare:
+            self._fallen = spare
+            _log.warning(
+                "dbml_magics: %s Writes are kept in %s now, and delivered from there; nothing is lost",
+                failure or "the journal cannot be written.",
+                spare,
+            )
+
+    def _roots(self) -> list[Path]:
+        """Return the folders that have, or may have, files of this journal."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_S:
+            self._looked = now
+            self._used_spares = [s for s in self._spares if is_own(s.parent.parent) and s.is_dir()]
+        return [self.root, *self._used_spares]
 
     def is_own(self, file: str) -> bool:
         """Tell whether this process wrote a file."""
@@ -178,30 +259,53 @@ class Journal:
         """Return the queue's folder."""
         return self.queues_root / quote(queue, safe="")
 
+    def path(self, queue: str, file: str) -> Path:
+        """Return the path of one of a queue's files, on whichever disk it is."""
+        own = self.folder(queue) / file
+        for spare in self._used_spares:
+            path = spare / "queues" / own.parent.name / file
+            if path.exists():
+                return path
+        return own
+
+    def stamp(self, queue: str, folder: str) -> int:
+        """Return a number that changes when a file comes or goes. Raises FileNotFoundError where none is."""
+        if not self._used_spares:
+            return os.stat(folder).st_mtime_ns
+        found = 0
+        for root in self._used_spares:
+            with suppress(OSError):
+                found += os.stat(root / "queues" / quote(queue, safe="")).st_mtime_ns
+        with suppress(OSError):
+            found += os.stat(folder).st_mtime_ns
+        return found
+
     def queues(self) -> list[str]:
         """Return the names of all queues that have files."""
-        try:
-            with os.scandir(self.queues_root) as found:
-                return [unquote(entry.name) for entry in found if entry.is_dir()]
-        except FileNotFoundError:
-            return []
+        names: dict[str, None] = {}
+        for root in self._roots():
+            with suppress(OSError), os.scandir(root / "queues") as found:
+                names.update((unquote(entry.name), None) for entry in found if entry.is_dir())
+        return list(names)
 
     def files(self, queue: str) -> dict[str, int]:
         """Return {file: size} of one queue."""
         sizes = {}
-        try:
-            with os.scandir(self.folder(queue)) as found:
-                for entry in found:
-                    if entry.name.endswith(".jsonl"):
-                        sizes[entry.name] = entry.stat().st_size
-        except FileNotFoundError:
-            pass
+        name = quote(queue, safe="")
+        for root in self._roots():
+            try:
+                with os.scandir(os.path.join(root, "queues", name)) as found:
+                    for entry in found:
+                        if entry.name.endswith(".jsonl"):
+                            sizes[entry.name] = entry.stat().st_size
+            except FileNotFoundError:
+                continue
         return sizes
 
     def read(self, queue: str, file: str, start: int, limit: int = 1 << 60) -> Iterator[Entry]:
         """Yield the whole lines of a file from ``start`` on; a torn last line is not there yet."""
         try:
-            handle = open(self.folder(queue) / file, "rb")  # noqa: SIM115 - closed below, generator or not
+            handle = open(self.path(queue, file), "rb")  # noqa: SIM115 - closed below, generator or not
         except FileNotFoundError:
             return
         with handle:
@@ -227,7 +331,7 @@ class Journal:
             start = delivered.get(file, 0)
             if start >= size:
                 continue
-            with open(self.folder(queue) / file, "rb") as handle:
+            with open(self.path(queue, file), "rb") as handle:
                 handle.seek(start)
                 first = True
                 while chunk := handle.read(_CHUNK):
@@ -242,7 +346,7 @@ class Journal:
     def is_left(self, queue: str, file: str) -> bool:
         """Tell whether nobody writes to a file any more (its process has closed it, or is dead)."""
         try:
-            fd = os.open(self.folder(queue) / file, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self.path(queue, file), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
         try:
@@ -258,9 +362,9 @@ class Journal:
         if self.is_own(file):
             with self._lock:
                 self._close_writer(queue)
-        path = self.folder(queue) / file
+        path = self.path(queue, file)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
         try:
@@ -268,7 +372,7 @@ class Journal:
             if os.fstat(fd).st_size != size:
                 return False
             path.unlink(missing_ok=True)
-        except BlockingIOError:
+        except OSError:  # locked by who writes to it, or on a disk that has become read-only
             return False
         finally:
             os.close(fd)
@@ -285,51 +389,75 @@ class Journal:
 
         A copy, never a hard link: the user's file may be changed after ``log_artifact`` has returned.
         """
-        size = os.path.getsize(source)
-        if self._spool_used is None:
-            self._spool_used = self._measure_spool()
-        if self._spool_used + size > spool_limit_bytes():
-            self._spool_used = self._measure_spool()
-            if self._spool_used + size > spool_limit_bytes():
-                raise JournalFull(
-                    f"the spool for artifacts holds {self._spool_used / 1e9:.1f} GB, its limit "
-                    f"(DBML_SPOOL_LIMIT) is {spool_limit_bytes() / 1e9:.1f} GB.",
-                    remedies=[("%dbml sync", "deliver what waits, which frees its space")],
-                )
+        if self.spool_is_full(source):
+            raise JournalFull(
+                f"the spool for artifacts holds {(self._spool_used or 0) / 1e9:.1f} GB, its limit "
+                f"(DBML_SPOOL_LIMIT) is {spool_limit_bytes() / 1e9:.1f} GB.",
+                remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+            )
         name = f"{time.time_ns():x}-{os.getpid()}-{secrets.token_hex(4)}"
-        target = self.spool_root / name
-        try:
-            self._copy(source, target)
-        except OSError as error:
-            target.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise JournalFull(
-                    f"the disk of the artifact spool ({self.spool_root}) is full.",
-                    remedies=[("%dbml sync", "deliver what waits, which frees its space")],
-                ) from error
-            raise
-        self._spool_used += size
+        size = self._copy_somewhere(source, name)
+        self._spool_used = (self._spool_used or 0) + size
         return name, size
 
-    def _copy(self, source: str | os.PathLike[str], target: Path) -> None:
+    def spool_is_full(self, source: str | os.PathLike[str]) -> bool:
+        """Tell whether the spool's limit leaves no room for a file."""
+        size = os.path.getsize(source)
+        if self._spool_used is None or self._spool_used + size > spool_limit_bytes():
+            self._spool_used = self._measure_spool()
+        return self._spool_used + size > spool_limit_bytes()
+
+    def _copy_somewhere(self, source: str | os.PathLike[str], name: str) -> int:
+        """Copy a file into the spool, on another disk where this one is full; returns the copy's size."""
+        failure: OSError | None = None
+        for root in (self.root, *self._spares):
+            target = root / "spool" / name
+            try:
+                if root is not self.root:
+                    make_own(root)
+                size = self._copy(source, target)
+            except OSError as error:
+                with suppress(OSError):
+                    target.unlink(missing_ok=True)
+                if error.errno not in _TRIED_ELSEWHERE or error.filename == os.fspath(source):
+                    raise
+                failure = failure or error
+                continue
+            if root is not self.root and root not in self._used_spares:
+                self._used_spares.append(root)
+            return size
+        assert failure is not None
+        if failure.errno in _FULL:
+            raise JournalFull(
+                f"the disk of the artifact spool ({self.spool_root}) is full.",
+                remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+            ) from failure
+        raise failure
+
+    def _copy(self, source: str | os.PathLike[str], target: Path) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         try:
             out = os.open(target, flags, 0o600)
         except FileNotFoundError:
-            private_folder(self.spool_root)
+            private_folder(target.parent)
             out = os.open(target, flags, 0o600)
-        with os.fdopen(out, "wb", buffering=0) as copy, open(source, "rb", buffering=0) as original:
+        with os.fdopen(out, "wb") as copy, open(source, "rb", buffering=0) as original:
             shutil.copyfileobj(original, copy, 1 << 20)
+            copy.flush()
+            return os.fstat(copy.fileno()).st_size  # the original may have grown, or shrunk, meanwhile
 
     def spooled(self, name: str) -> Path | None:
         """Return the path of a spooled file, or None when it is gone."""
-        path = self.spool_root / name
-        return path if path.exists() else None
+        for root in (self.root, *self._used_spares):
+            path = root / "spool" / name
+            if path.exists():
+                return path
+        return None
 
     @contextmanager
     def under_own_name(self, file: Path, name: str, role: str) -> Iterator[Path]:
         """Lend a spooled file to a role's courier under the base name that it shall have where it goes."""
-        with tempfile.TemporaryDirectory(dir=self.spool_root, prefix=f".lent-{role}-") as folder:
+        with self._folder_to_lend(file.parent, role) as folder:
             lent = Path(folder, name)
             try:
                 os.link(file, lent)
@@ -337,21 +465,40 @@ class Journal:
                 lent.symlink_to(file)
             yield lent
 
+    def _folder_to_lend(self, beside: Path, role: str) -> tempfile.TemporaryDirectory[str]:
+        """Make a folder beside a copy, or on another disk where the copy's is full or read-only."""
+        failure: OSError | None = None
+        for place in (beside, *(spare / "spool" for spare in self._spares)):
+            try:
+                if place is not beside:
+                    make_own(place.parent)
+                    private_folder(place)
+                return tempfile.TemporaryDirectory(dir=place, prefix=f".lent-{role}-")
+            except OSError as error:
+                failure = failure or error
+                if error.errno not in _TRIED_ELSEWHERE:
+                    break
+        assert failure is not None
+        raise failure
+
     def unspool(self, name: str) -> None:
         """Delete a spooled file that has arrived everywhere."""
-        path = self.spool_root / name
+        path = self.spooled(name)
+        if path is None:
+            return
         try:
             size = path.stat().st_size
             path.unlink()
-        except FileNotFoundError:
+        except OSError:  # gone; or it stays, on a disk that has become read-only
             return
         if self._spool_used is not None:
             self._spool_used -= size
 
     def drop_lent(self, role: str) -> None:
         """Delete what was lent to a courier that was killed; only the holder of the role's lease may."""
-        for folder in self.spool_root.glob(f".lent-{role}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for root in self._roots():
+            for folder in (root / "spool").glob(f".lent-{role}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def drop_orphans(self, needed: Callable[[str], bool]) -> None:
         """Delete the copies that no journal line names, their process having died before it wrote one.
@@ -360,7 +507,7 @@ class Journal:
         """
         if self.queues():
             return
-        for copy in self.spool_root.glob("*-*-*"):
+        for copy in [copy for root in self._roots() for copy in (root / "spool").glob("*-*-*")]:
             with suppress(OSError, ValueError):
                 age, writer = time.time() - copy.stat().st_mtime, int(copy.name.split("-")[1])
                 # A process of another container may seem dead: what it copied just now is left alone.
@@ -369,18 +516,22 @@ class Journal:
 
     def has_spooled(self) -> bool:
         """Tell whether any artifact's copy is here."""
-        try:
-            with os.scandir(self.spool_root) as found:
-                return any(True for _ in found)
-        except FileNotFoundError:
-            return False
+        for root in self._roots():
+            with suppress(FileNotFoundError), os.scandir(root / "spool") as found:
+                if any(True for _ in found):
+                    return True
+        return False
+
+    def spool_bytes(self) -> int:
+        """Return how many bytes of artifacts wait in the spool."""
+        return self._measure_spool()
 
     def _measure_spool(self) -> int:
-        try:
-            with os.scandir(self.spool_root) as found:
-                return sum(entry.stat().st_size for entry in found if entry.is_file())
-        except FileNotFoundError:
-            return 0
+        used = 0
+        for root in self._roots():
+            with suppress(FileNotFoundError), os.scandir(root / "spool") as found:
+                used += sum(entry.stat().st_size for entry in found if entry.is_file())
+        return used
 
 
 def is_alive(pid: int) -> bool:
@@ -400,6 +551,16 @@ def private_folder(path: Path) -> None:
         private_folder(path.parent)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
+
+
+def make_own(folder: Path) -> None:
+    """Make one of the user's folders on a disk that others have folders on too. Raises OSError."""
+    base = folder.parent.parent  # <place>/dbml-magics-<uid>/links/<key>
+    with suppress(FileExistsError):
+        os.mkdir(base, 0o700)
+    if not is_own(base):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(base))
+    private_folder(folder)
 
 
 def _decode(line: bytes) -> tuple[list[Any] | None, str]:

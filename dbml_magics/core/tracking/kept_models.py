@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
 
 MODELS_TAG = "dbml_models"
-_FOLDER = "dbml/models"
+FOLDER = "dbml/models"
 _TAG_ROOM = 1000  # characters a tag's value may have on Azure ML; what is beyond is found by its artifact
 _MORE = "+"
 
@@ -81,16 +81,36 @@ def _free_path(applier: Applier, run: str, model: str, name: str) -> str:
     return path
 
 
+def is_kept(applier: Applier, model: str) -> bool:
+    """Tell whether a model is known to be one that we keep; asks nobody."""
+    return applier.state.answer(f"kept/{applier.role}/{model}") is not None
+
+
+def may_keep(applier: Applier) -> bool:
+    """Tell whether a workspace may have models that we keep: those that lacked them once; asks nobody."""
+    if not applier.has_logged_models or applier.workspace.kind == "azureml":
+        return True
+    return bool(applier.state.answers(f"kept/{applier.role}/"))
+
+
+def note_outputs(applier: Applier, run: str, run_id: str, outputs: dict[str, int]) -> None:
+    """Keep which models of the service a run made, where it has them but no call to say so."""
+    for model, step in outputs.items():
+        applier.state.set_answer(f"kept-output/{applier.role}/{run}/{model}", step)
+    _write_tag(applier, run, run_id)
+
+
 def _write_tag(applier: Applier, run: str, run_id: str) -> None:
-    prefix = f"kept-path/{applier.role}/{run}/"
+    kept, made = (f"kept-{what}/{applier.role}/{run}/" for what in ("path", "output"))
+    entries = [f"{model}={key.removeprefix(kept)} " for key, model in applier.state.answers(kept).items()]
+    entries += [f"{key.removeprefix(made)} " for key in applier.state.answers(made)]
     value = ""
-    for key, model in applier.state.answers(prefix).items():
-        entry = f"{model}={key.removeprefix(prefix)} "
+    for entry in entries:
         if len(value) + len(entry) + len(_MORE) > _TAG_ROOM:
             value += _MORE
             break
         value += entry
-    applier.store.set_tag(run_id, RunTag(MODELS_TAG, value.strip()))
+    applier.set_run_tag(run, run_id, MODELS_TAG, value.strip())
 
 
 def change(
@@ -141,7 +161,7 @@ def _write_facts(applier: Applier, model: str) -> None:
         file = Path(temporary, f"{number:04d}.json")
         file.write_text(json.dumps(told), encoding="utf-8")
         repository = applier.workspace.artifacts(_run_artifacts(applier, told))
-        applier.workspace.upload(repository, file, f"{_FOLDER}/{model}")
+        applier.workspace.upload(repository, file, f"{FOLDER}/{model}")
     applier.state.set_answer(f"kept/{applier.role}/{model}", told)
 
 
@@ -152,7 +172,7 @@ def _run_artifacts(applier: Applier, told: dict[str, Any]) -> str:
 def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
     """Write the classic model history tag when a kept model's MLmodel has arrived: older pages read it."""
     kind, _, model = owner.partition(":")
-    if kind != "model" or path != "MLmodel" or applier.has_logged_models:
+    if kind != "model" or path != "MLmodel" or not applier.keeps(model):
         return
     told = _facts(applier, model)
     try:
@@ -197,7 +217,7 @@ def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
 def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, Any] | None:
     repository = applier.workspace.artifacts(artifact_uri)
     try:
-        files = sorted(f.path for f in repository.list_artifacts(f"{_FOLDER}/{model}"))
+        files = sorted(f.path for f in repository.list_artifacts(f"{FOLDER}/{model}"))
     except MlflowException as error:
         if is_missing(error):
             return None
@@ -270,16 +290,21 @@ def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]
             return list(found.values())
 
 
+def paths_in(tag: str) -> list[str]:
+    """Return the folders of a run that are kept models' files, by the run's tag."""
+    return [path for _, _, path in (entry.partition("=") for entry in tag.split()) if path]
+
+
 def in_tag(tag: str) -> list[str]:
-    """Return the ids that a run's tag names."""
-    return [model for model, _, path in (entry.partition("=") for entry in tag.split()) if path]
+    """Return the ids that a run's tag names: of models that we keep, and of others that the run made."""
+    return [entry.partition("=")[0] for entry in tag.split() if entry != _MORE]
 
 
 def _models_in(applier: Applier, run: Any) -> list[str]:
     tag = run.data.tags[MODELS_TAG]
     models = in_tag(tag)
     if tag.endswith(_MORE):
-        files = applier.workspace.artifacts(run.info.artifact_uri).list_artifacts(_FOLDER)
+        files = applier.workspace.artifacts(run.info.artifact_uri).list_artifacts(FOLDER)
         models += [f.path.rpartition("/")[2] for f in files if f.is_dir]
     return list(dict.fromkeys(models))
 

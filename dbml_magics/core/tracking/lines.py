@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from dbml_magics.config import IDENTITY_BUDGET_S
+from dbml_magics.config import identity_budget_seconds, longest_pause_seconds
 from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.workspaces.rest import call_timeout
 
 T = TypeVar("T")
-_SHORT_PAUSE_S, _LONG_PAUSE_S, _LONG_OUTAGE_S = 4.0, 15.0, 300.0
+_SHORT_PAUSE_S, _LONG_OUTAGE_S = 4.0, 300.0
+_GIVEN_UP_S = 30.0  # how long a kind of question is not asked once it alone has cost its budget
+_ONCE_MORE_S = 1.0  # and how long it may take then
 
 
 class Line:
@@ -26,8 +28,12 @@ class Line:
         self._failures = 0
         self.away = False
         self.reason: str | None = None
+        self.since: float | None = None
+        """When the trouble began, in seconds since the epoch."""
         self.denied = False
         self._next_try = 0.0
+        self._fine_at = float("-inf")
+        self._gave_up: dict[str, tuple[float, str]] = {}  # kind of question -> when, why
 
     def after_fork(self) -> None:
         """In a forked child: the lock may have been held by a thread that is not here."""
@@ -35,46 +41,69 @@ class Line:
 
     def fine(self) -> None:
         """Note that the workspace answered."""
+        self._fine_at = time.monotonic()
         if self._trouble_since is None:
             return
         with self._lock:
             self._trouble_since, self._failures, self.away = None, 0, False
-            self.reason, self.denied, self._next_try = None, False, 0.0
+            self.reason, self.since, self.denied, self._next_try = None, None, False, 0.0
 
     def trouble(self, error: Away) -> None:
         """Note that the workspace did not answer; the second time in a row it counts as away."""
         with self._lock:
             now = time.monotonic()
             if self._trouble_since is None:
-                self._trouble_since = now
+                self._trouble_since, self.since = now, time.time()
             self._failures += 1
             self.reason, self.denied = error.reason, error.denied
             if self._failures >= 2 or error.denied:
                 self.away = True
             lasting = now - self._trouble_since > _LONG_OUTAGE_S
-            most = _LONG_PAUSE_S if lasting else _SHORT_PAUSE_S
+            longest = longest_pause_seconds()
+            most = longest if lasting else min(longest, _SHORT_PAUSE_S)
             pause = min(0.2 * 2 ** min(self._failures, 10), most) * random.uniform(0.7, 1.3)
             if error.retry_after is not None:
-                pause = max(pause, min(error.retry_after, 300.0))
+                pause = max(pause, error.retry_after)
             self._next_try = now + pause
 
     def pause(self) -> float:
         """Return how many seconds to wait before the next try."""
         return max(0.0, self._next_try - time.monotonic())
 
-    def ask(self, question: Callable[[], T], budget: float = IDENTITY_BUDGET_S) -> T:
+    def ask(self, question: Callable[[], T], budget: float | None = None, *, what: str | None = None) -> T:
         """Ask what only the workspace can name, within the outage's budget (s). Raises Away, or a refusal.
 
-        ``question`` is asked again while the budget lasts, so it must be safe to ask twice.
+        ``question`` is asked again while the budget lasts, so it must be safe to ask twice. ``what`` is its
+        kind: where such questions alone fail, they cost one budget and not one each.
         """
+        if budget is None:
+            budget = identity_budget_seconds()
         if self.away:
             raise Away(self.reason or "not reachable", sent=False)
+        asked = time.monotonic()
+        gave_up = self._gave_up.get(what) if what else None
+        if gave_up is not None:
+            if asked - gave_up[0] < _GIVEN_UP_S:
+                raise Away(gave_up[1], sent=False)
+            budget = min(budget, _ONCE_MORE_S)
+        try:
+            answer = self._ask(question, budget, asked)
+        except Away as error:
+            if what and not self.away:
+                self._gave_up[what] = time.monotonic(), error.reason
+            raise
+        if gave_up is not None:
+            self._gave_up.pop(what or "", None)
+        return answer
+
+    def _ask(self, question: Callable[[], T], budget: float, asked: float) -> T:
         while True:
-            began = self._trouble_since or time.monotonic()
+            # The outage's budget, and the question's own: what fails here may be this call alone, while the
+            # courier hears every now and then that the workspace answers.
+            began = min(asked, self._trouble_since or asked)
             left = began + budget - time.monotonic()
             if left <= 0:
-                with self._lock:
-                    self.away = True
+                self._note_away(asked)
                 raise Away(self.reason or "not reachable", sent=False)
             try:
                 with call_timeout(left):
@@ -85,17 +114,23 @@ class Line:
                     self.fine()
                     raise settled from error
                 self._note_in_budget(settled)
-                if settled.denied or time.monotonic() - began + 0.1 > budget:
-                    with self._lock:
-                        self.away = True
+                pause = 0.3 if settled.retry_after is None else settled.retry_after
+                if settled.denied or time.monotonic() - began + max(pause, 0.1) > budget:
+                    self._note_away(asked)
                     raise settled from error
-                time.sleep(min(0.3, max(0.05, left - 0.05)))
+                time.sleep(min(pause, max(0.05, left - 0.05)))
             else:
                 self.fine()
                 return answer
 
+    def _note_away(self, asked: float) -> None:
+        """Note that a budget is spent; where others were answered meanwhile, it is this question's alone."""
+        with self._lock:
+            if self._fine_at < asked:
+                self.away = True
+
     def _note_in_budget(self, error: Away) -> None:
         with self._lock:
             if self._trouble_since is None:
-                self._trouble_since = time.monotonic()
+                self._trouble_since, self.since = time.monotonic(), time.time()
             self.reason, self.denied = error.reason, error.denied

@@ -7,21 +7,28 @@ and registrations and writes name the registrations of their model that they com
 
 from __future__ import annotations
 
+import posixpath
+import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import LoggedModelOutput
+import yaml
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.tracking.faults import Away, already_exists, is_missing
+from dbml_magics.core.tracking.faults import Away, Busy, already_exists, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
+from dbml_magics.core.workspaces.limits import names_a_limit
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.core.tracking.state import State
 
 REGISTRY_QUEUE = "registry"
@@ -29,6 +36,7 @@ KEY_TAG = "dbml_key"
 RUN_TAG = "dbml_run_id"
 TWIN_TAG = "dbml_twin"
 _READY_WITHIN_S = 300.0
+_PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
 _PARTS = 10_000
 
 
@@ -52,6 +60,28 @@ def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
         state.set_answer(f"registering/{name}/{told['key']}", asked)
 
 
+def check_before(engine: Engine, told: dict[str, Any]) -> None:
+    """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it."""
+    for role in told["to"]:
+        workspace = engine.workspaces[role]
+        workspace.check_version(told["name"], told["tags"], lambda: _mlmodel(engine, told["source"]))
+
+
+def _mlmodel(engine: Engine, source: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the content of a model's file MLmodel, or None where it cannot be read now."""
+    if source["kind"] not in ("model", "run"):
+        return None
+    owner = f"{source['kind']}:{source.get('id') or source['run']}"
+    path = posixpath.join(source.get("path") or "", "MLmodel")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = engine.files_of(owner).download_artifacts(path, folder)
+            read = yaml.safe_load(Path(file).read_text())
+    except (MlflowException, OSError, yaml.YAMLError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
 def asked_before(state: State, name: str) -> dict[str, str]:
     """Return {key: queue} of a model's registrations that some registry has not answered yet."""
     found = {}
@@ -71,7 +101,7 @@ def number_key(name: str, version: str) -> str:
 
 def follow_rename(state: State, name: str, new_name: str) -> None:
     """Keep knowing a renamed model's registrations."""
-    for lead in ("registered", "registering"):
+    for lead in ("registered", "registering", "alias"):
         for place, told in state.answers(f"{lead}/{name}/").items():
             state.set_answer(f"{lead}/{new_name}/{place.rpartition('/')[2]}", told)
             state.forget_answer(place)
@@ -116,6 +146,7 @@ class Registrations:
             self._await_registrations(told.get("after") or {})
         if not self.applier.tracked:
             self._await_primary(queue, told["key"])
+        self._await_files(queue, told)
         key = answer_key(told["key"], self.role)
         others = {r: answer_key(told["key"], r) for r in told["to"] if r != self.role}
         answer = self.state.answer(key)
@@ -128,6 +159,7 @@ class Registrations:
         for role, other_key in others.items():
             if other_key in found and "version" in found[other_key]:
                 self._exchange(told, answer, role, found[other_key])
+        self._pay(queue, told["key"])
         asked_before(self.state, told["name"])
 
     @contextmanager
@@ -166,6 +198,16 @@ class Registrations:
             raise Away(f"waits for the run to arrive in {engine.link.primary}", sent=False, elsewhere=True)
         del self._goals[key]
 
+    def _await_files(self, queue: str, told: dict[str, Any]) -> None:
+        """Let a model's files be there first that the workspace does not take now. Raises Away."""
+        source, held = told["source"], self.applier.engine.couriers[self.role].held
+        waiting = set(held.numbers())
+        owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
+        lead = f"{source['path']}/" if source["kind"] == "run" else ""
+        for number, _, _, op, _, _ in self.state.dead(self.role, queue) if waiting else ():
+            if number in waiting and op[2]["owner"] == owner and op[2]["path"].startswith(lead):
+                raise Away("waits for the model's files to arrive there", sent=False, elsewhere=True)
+
     def _is_open(self, key: str) -> bool:
         return self.state.answer(answer_key(key, self.role)) is None and any(
             place.endswith(f"/{key}") and self.role in asked["to"]
@@ -175,6 +217,7 @@ class Registrations:
     def _register(self, told: dict[str, Any], doubt: bool, twin: str | None) -> dict[str, Any]:
         name = told["name"]
         source, run_id, model_id = self._source(told)
+        self._check_files(told["source"])
         new = self._make_model(name)
         trying = f"creating/{self.role}/version/{told['key']}"
         made = None
@@ -187,18 +230,61 @@ class Registrations:
                 tags[RUN_TAG] = told["run"]
             if twin:
                 tags[TWIN_TAG] = twin
-            made = self.registry.create_model_version(
-                name,
-                source,
-                run_id,
-                [ModelVersionTag(k, v) for k, v in tags.items()],
-                told.get("run_link"),
-                told.get("description"),
-                model_id=model_id,
-            )
+            try:
+                made = self.registry.create_model_version(
+                    name,
+                    source,
+                    run_id,
+                    [ModelVersionTag(k, v) for k, v in tags.items()],
+                    told.get("run_link"),
+                    told.get("description"),
+                    model_id=model_id,
+                )
+            except MlflowException as error:
+                if not self._are_too_many_pending(error):
+                    raise
+                self.state.forget_answer(trying)
+                most = self.applier.limits.pending_versions
+                raise Busy(
+                    f"takes no version while {most or 'too many'} are being registered: {error.message}",
+                    retry_after=_PENDING_S,
+                ) from error
         made = self._ready(made)
         self.state.forget_answer(trying)
         return {"name": made.name, "version": str(made.version), "source": made.source, "new": new}
+
+    @staticmethod
+    def _are_too_many_pending(error: MlflowException) -> bool:
+        """Tell whether a registry refuses a version for those, anybody's, that it has not registered yet.
+
+        Databricks documents the limit for a workspace and not the words of its refusal.
+        """
+        said = str(error.message)
+        return (
+            not isinstance(error, Away)
+            and re.search(r"\bpending\b", said, re.I) is not None
+            and names_a_limit(said, error.error_code)
+        )
+
+    def _check_files(self, source: dict[str, Any]) -> None:
+        """Refuse a version that has more files than the service takes: it would fail half-way there."""
+        most = self.applier.limits.model_files
+        if most is None or source["kind"] not in ("model", "run"):
+            return
+        owner = f"{source['kind']}:{source.get('id') or source['run']}"
+        repository, folders, count = self.applier.repository(owner), [source.get("path") or None], 0
+        while folders and count <= most:
+            for found in repository.list_artifacts(folders.pop()):
+                if found.is_dir:
+                    folders.append(found.path)
+                else:
+                    count += 1
+        if count > most:
+            raise MlflowException(
+                f"the model has more files than {self.role} takes for a version ({most:,}); they are all in "
+                "its run there",
+                RESOURCE_LIMIT_EXCEEDED,
+            )
 
     def _make_model(self, name: str) -> bool:
         try:
@@ -230,10 +316,12 @@ class Registrations:
             if not applier.has_file(f"model:{given['id']}", "MLmodel"):
                 applier.copy_from_primary(f"model:{given['id']}", "")
                 self._finish_copy(given["id"], run_id)
-            native = applier.has_logged_models and applier.workspace.uri.startswith(("http://", "https://"))
+            kept = applier.keeps(given["id"])
+            native = not kept and applier.workspace.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
             source = f"models:/{identity.actual}" if native else identity.extra["artifacts"]
-            return source, run_id or identity.extra.get("run"), identity.actual if native else None
+            own = native or (not kept and applier.workspace.kind == "databricks")
+            return source, run_id or identity.extra.get("run"), identity.actual if own else None
         if given["kind"] == "run":
             identity = applier.run_identity(given["run"])
             owner = f"run:{given['run']}"
@@ -270,14 +358,28 @@ class Registrations:
         """Finish a logged model whose files were carried over: its status, and its run's output."""
         applier = self.applier
         applier._finalize_model(LINK_QUEUE, [0, "F", model, "READY"], False)
-        if run_id and applier.has_logged_models:
+        if run_id and not applier.keeps(model):
             actual = applier.model_at(model).actual
             there = applier.store.get_run(run_id).outputs
             if actual not in {o.model_id for o in (there.model_outputs if there else [])}:
-                applier.store.log_outputs(run_id, [LoggedModelOutput(actual, 0)])
+                run = self.state.visible(self.role, "run", run_id) or run_id
+                applier.log_outputs(run, run_id, {actual: 0})
 
     def _twin(self, role: str, answer: Any) -> str | None:
-        return f"{role}:{answer['name']}/{answer['version']}" if answer and "version" in answer else None
+        if not (answer and "version" in answer):
+            return None
+        return self.place(role, answer["name"], answer["version"])
+
+    def place(self, role: str, name: str, version: str) -> str:
+        """Return a version as its twin's tag names it: under the name that its own workspace shows."""
+        return f"{role}:{self.applier.engine.workspaces[role].model_name(name)}/{version}"
+
+    def read_place(self, tag: str) -> tuple[str, str, str]:
+        """Return (role, name as the link knows it, number) of a twin's tag."""
+        role, _, twin = tag.partition(":")
+        name, _, number = twin.rpartition("/")
+        there = self.applier.engine.workspaces.get(role)
+        return role, there.model_name_behind(name) if there is not None else name, number
 
     def _exchange(self, told: dict[str, Any], own: dict[str, Any], role: str, other: dict[str, Any]) -> None:
         """Give each of two versions the other's name; the later of two registrations does it for both."""
@@ -311,7 +413,11 @@ class Registrations:
             return known.actual
         # Registered from another machine: the version itself says whose twin it is.
         return next(
-            (str(v.version) for v in self._all(name) if v.tags.get(TWIN_TAG) == f"{first}:{name}/{version}"),
+            (
+                str(v.version)
+                for v in self._all(name)
+                if v.tags.get(TWIN_TAG) == self.place(first, name, version)
+            ),
             None,
         )
 
@@ -338,20 +444,32 @@ class Registrations:
         if "version" in told:
             version = self.own_version(told["name"], told["version"], told.get("of"))
             if version is None:
-                return  # that version was never registered here
+                self._owe(told)
+                return  # that version was never registered here, or is not yet
         try:
             _WRITES[told["do"]](self.registry, told, version)
         except MlflowException as error:
             if told["do"] == "create_model" and already_exists(error):
                 self._complete_model(told)
-            elif not _is_done(self.registry, told, error, doubt):
+            elif not _is_done(self.registry, told, error, doubt or bool(told.get("tried"))):
                 raise
+
+    def _owe(self, told: dict[str, Any]) -> None:
+        """Keep what was written to a version that was refused here, until it is registered after all."""
+        key = told.get("of")
+        answer = self.state.answer(answer_key(key, self.role)) if key else None
+        if answer is not None and "error" in answer:
+            self.state.set_answer(f"owed/{self.role}/{key}/{time.time_ns():020}", told)
+
+    def _pay(self, queue: str, key: str) -> None:
+        for place, told in sorted(self.state.answers(f"owed/{self.role}/{key}/").items()):
+            self.write(queue, [0, "W", {**told, "after": {}}], True)
+            self.state.forget_answer(place)
 
     def _tag_twin(self, told: dict[str, Any]) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
-        role, _, twin = told["value"].partition(":")
-        name, _, number = twin.rpartition("/")
-        tag = ModelVersionTag(TWIN_TAG, f"{role}:{current_name(self.state, name)}/{number}")
+        role, name, number = self.read_place(told["value"])
+        tag = ModelVersionTag(TWIN_TAG, self.place(role, current_name(self.state, name), number))
         for own_name in dict.fromkeys([current_name(self.state, told["name"]), told["name"]]):
             try:
                 self.registry.set_model_version_tag(own_name, told["version"], tag)
@@ -370,10 +488,9 @@ class Registrations:
     def _rename_twins(self, told: dict[str, Any]) -> None:
         """Let a renamed model's versions here name their twins by the new name."""
         for found in self._all(told["name"]):
-            role, _, twin = found.tags.get(TWIN_TAG, "").partition(":")
-            name, _, number = twin.rpartition("/")
+            role, name, number = self.read_place(found.tags.get(TWIN_TAG, ""))
             if name == told["old_name"]:
-                tag = ModelVersionTag(TWIN_TAG, f"{role}:{told['name']}/{number}")
+                tag = ModelVersionTag(TWIN_TAG, self.place(role, told["name"], number))
                 self.registry.set_model_version_tag(told["name"], str(found.version), tag)
 
 

@@ -27,22 +27,26 @@ from mlflow.utils.validation import (
     _validate_registered_model_tag,
 )
 
-from dbml_magics.config import IDENTITY_BUDGET_S
+from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.journal import encode
 from dbml_magics.core.tracking.registrations import (
+    KEY_TAG,
     REGISTRY_QUEUE,
     RUN_TAG,
     TWIN_TAG,
     answer_key,
     asked_before,
+    check_before,
+    current_name,
     follow_rename,
     note_asked,
     number_key,
     write_directly,
 )
 
+_BY_REST = ("http://", "https://", "databricks", "azureml://")
 _RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
@@ -79,7 +83,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def _settle_registrations(self) -> None:
         """Let registrations that are on their way arrive before a read, within a search's patience."""
         if self.engine.is_waiting(self.first, REGISTRY_QUEUE) and not self.engine.lines[self.first].away:
-            self.engine.wait(self.first, [REGISTRY_QUEUE], IDENTITY_BUDGET_S)
+            self._wait_for(REGISTRY_QUEUE)
 
     # --- writes
 
@@ -99,24 +103,39 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 del told["of"]  # registered from elsewhere: its number says which it is
         result = None
         if not provisional and self._has_caught_up():
+            tried: list[bool] = []
             try:
-                result = self._tell_first(told)
+                result = self._tell_first(told, tried)
                 roles = roles[1:]
             except Away:
                 result = None
+                told["tried"] = bool(tried)  # it may have been done there, its answer lost
+        if "alias" in told:
+            self._remember_alias(told)
         if roles:
             self.engine.append(REGISTRY_QUEUE, encode("W", {**told, "to": roles, "after": after}))
         return result
 
-    def _tell_first(self, told: dict[str, Any]) -> Any:
-        tried: list[bool] = []
-
+    def _tell_first(self, told: dict[str, Any], tried: list[bool]) -> Any:
         def ask() -> Any:
             again = bool(tried)
             tried.append(True)
             return write_directly(self._native, told, again)
 
-        return self._ask(ask)
+        return self.engine.lines[self.first].ask(ask, what="registry write")
+
+    def _remember_alias(self, told: dict[str, Any]) -> None:
+        """Remember where an alias points: it was acknowledged, also while nobody can be asked for it."""
+        place = f"alias/{told['name']}/{told['alias']}"
+        if told["do"] == "alias":
+            self.engine.state.set_answer(place, {"version": str(told["version"]), "of": told.get("of")})
+        else:
+            self.engine.state.forget_answer(place)
+
+    def _number(self, version: Any) -> Any:
+        """Return a version's number as the first registry's own store gives it: a database's counts."""
+        uri = self.engine.workspaces[self.first].uri
+        return str(version) if uri.startswith(_BY_REST) else int(version)
 
     def _has_caught_up(self) -> bool:
         """Tell whether the first registry has what was written before: writes must not overtake others."""
@@ -124,7 +143,15 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return True
         if self.engine.lines[self.first].away:
             return False
-        return bool(self.engine.wait(self.first, [REGISTRY_QUEUE], IDENTITY_BUDGET_S))
+        return self._wait_for(REGISTRY_QUEUE)
+
+    def _wait_for(self, queue: str) -> bool:
+        """Wait for a queue to arrive at the first registry, within the budget and while it moves."""
+        until = time.monotonic() + identity_budget_seconds()
+        while not self.engine.wait(self.first, [queue], 0.25):
+            if time.monotonic() > until or self.engine.couriers[self.first].in_trouble(queue):
+                return False
+        return True
 
     def _registration(self, name: str, version: str) -> str | None:
         """Return the key of the registration behind a version, if this machine made it."""
@@ -157,6 +184,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         _validate_model_name(name)
         for tag in tags or []:
             _validate_registered_model_tag(tag.key, tag.value)
+        self._check_tags(name, *(tags or []))
         kept = {t.key: t.value for t in tags or []}
         del deployment_job_id
         made = self._write("create_model", name, tags=kept, description=description)
@@ -194,6 +222,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             "description": description,
             "to": list(self.engine.link.registries),
         }
+        check_before(self.engine, told)
         queue = self._queue_for(told)
         self.engine.note_registration(queue, told)
         note_asked(self.engine.state, queue, told)
@@ -210,6 +239,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return {"kind": "model", "id": parts[0]}
         if scheme == "models" and len(parts) == 2 and parts[1].isdigit():
             return {"kind": "version", "name": parts[0], "version": parts[1]}
+        if scheme == "runs" and len(parts) >= 2:
+            # A client that was given such a URI sends it as it is; elsewhere the run has another id.
+            path = "/".join(parts[1:])
+            logged = self.engine.state.models_of(parts[0])
+            model = next((m for m, told in logged if told.get("name") == path), None)
+            return {"kind": "model", "id": model} if model else {"kind": "run", "run": parts[0], "path": path}
         if scheme == "dbml":
             parts = parts[1:]  # the link
             if len(parts) >= 2 and parts[0] == "models":
@@ -240,7 +275,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def _answered(self, told: dict[str, Any], queue: str, source: str, model_id: str | None) -> ModelVersion:
         line = self.engine.lines[self.first]
         if not line.away:
-            self.engine.wait(self.first, [queue], IDENTITY_BUDGET_S)
+            self._wait_for(queue)
         answer = self.engine.state.answer(answer_key(told["key"], self.first))
         if answer is not None and "error" in answer:
             raise MlflowException(answer["error"], INVALID_PARAMETER_VALUE)
@@ -251,7 +286,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         now = int(time.time() * 1000)
         return ModelVersion(
             name=name_of(answer, told),
-            version=answer["version"] if answer else "0",
+            version=self._number(answer["version"] if answer else "0"),
             creation_timestamp=now,
             last_updated_timestamp=now,
             description=told["description"],
@@ -287,6 +322,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
         """Set a registered model's tag."""
         _validate_registered_model_tag(tag.key, tag.value)
+        self._check_tags(name, tag)
         self._write("model_tag", name, key=tag.key, value=str(tag.value))
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
@@ -322,11 +358,16 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
         """Set a version's tag."""
         _validate_model_version_tag(tag.key, tag.value)
+        self._check_tags(name, tag)
         self._write("version_tag", name, version=str(version), key=tag.key, value=str(tag.value))
 
     def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
         """Delete a version's tag."""
         self._write("version_untag", name, version=str(version), key=key)
+
+    def _check_tags(self, name: str, *tags: Any) -> None:
+        for role in self.engine.link.registries:
+            self.engine.workspaces[role].check_model_tags(name, {t.key: str(t.value) for t in tags})
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""
@@ -351,6 +392,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         lead, _, model = (found.source or "").rpartition("models:/")
         if model and not lead and "/" not in model:
             found._source = f"models:/{self.engine.visible_model(model)}"
+        found.tags.pop(KEY_TAG, None)  # by which a registration is found again; nothing to a reader
         return found
 
     def get_model_version(self, name: str, version: str) -> ModelVersion:
@@ -367,14 +409,14 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             second = self._ask_second(lambda r, registry: self._twin_at(r, registry, name, str(version)))
             if second is None:
                 raise
-            second[1]._version = str(version)
+            second[1]._version = self._number(version)
             return self._shown(second[1])
 
     def _waiting(self, told: dict[str, Any]) -> ModelVersion:
         at = int(told.get("at", time.time()) * 1000)
         return ModelVersion(
             told["name"],
-            "0",
+            self._number("0"),
             at,
             at,
             told["description"],
@@ -401,13 +443,33 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points at."""
-        try:
-            return self._shown(self._read("get_model_version_by_alias", name, alias))
-        except Away:
+        told = self.engine.state.answer(f"alias/{current_name(self.engine.state, name)}/{alias}")
+        # What was acknowledged counts until the registry has it: a write of an alias may be on its way.
+        if told is None or self._has_caught_up():
+            try:
+                return self._shown(self._read("get_model_version_by_alias", name, alias))
+            except Away:
+                pass
+        return self._version_behind(name, alias)
+
+    def _version_behind(self, name: str, alias: str) -> ModelVersion:
+        """Return the version that an alias was pointed at, as this machine or the other registry knows."""
+        known = self.engine.state.answer(f"alias/{current_name(self.engine.state, name)}/{alias}")
+        if known is None:
             second = self._ask_second(lambda _, registry: registry.get_model_version_by_alias(name, alias))
             if second is None:
-                raise
+                raise Away(self.engine.lines[self.first].reason or "not reachable", sent=False)
             return self._as_first(second[1])
+        answer = self.engine.state.answer(answer_key(known["of"], self.first)) if known["of"] else None
+        version = answer["version"] if answer and "version" in answer else known["version"]
+        try:
+            return self.get_model_version(name, version)
+        except Away:
+            if not answer or "version" not in answer:
+                raise
+            return ModelVersion(
+                answer["name"], self._number(version), 0, source=self._version_files(name, version)
+            )
 
     def get_model_version_download_uri(self, name: str, version: str) -> str:
         """Return the link's own URI of a version's files: they are read with that workspace's credentials."""
@@ -487,7 +549,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def _as_first(self, found: ModelVersion) -> ModelVersion:
         """Return the other registry's version under the first one's number (0: it has none yet)."""
         role, _, twin = found.tags.get(TWIN_TAG, "").partition(":")
-        found._version = twin.rpartition("/")[2] if role == self.first else "0"
+        found._version = self._number(twin.rpartition("/")[2] if role == self.first else "0")
         return self._shown(found)
 
     def search_registered_models(

@@ -8,13 +8,16 @@ to runs, experiments and logged models are journaled for all workspaces. ``tests
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
+import os
 import re
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import quote
@@ -46,9 +49,11 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.tracing.constant import TraceMetadataKey
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 from mlflow.utils.name_utils import _generate_random_name
+from mlflow.utils.search_utils import SearchExperimentsUtils
 from mlflow.utils.validation import (
     _validate_batch_log_data,
     _validate_batch_log_limits,
@@ -63,14 +68,16 @@ from mlflow.utils.validation import (
     _validate_tag,
 )
 
-from dbml_magics.config import IDENTITY_BUDGET_S
+from dbml_magics import environment
+from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.link import Link, from_uri
-from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking import entry, kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
 from dbml_magics.core.tracking.view import TERMINAL, RunView, dataset_to, status_name, tags_of
+from dbml_magics.core.workspaces.limits import names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.errors import BadName
 
@@ -80,6 +87,14 @@ def build(store_uri: str | None) -> DbmlTrackingStore:
     if store_uri is None:
         raise MlflowException("a dbml: store needs its URI", INVALID_PARAMETER_VALUE)
     return DbmlTrackingStore(engine_for(store_uri), from_uri(store_uri))
+
+
+def _is_others(run: RunView) -> bool:
+    """Tell whether somebody else has begun a run that the link has not seen before, and goes on with it.
+
+    A job's own run stays so whatever it says; a run that is over is begun anew by who resumes it.
+    """
+    return run.status not in TERMINAL or run.run_id in (entry.JOB_RUN, os.environ.get("AZUREML_RUN_ID"))
 
 
 def _done() -> RunOperations:
@@ -205,10 +220,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return _done()
 
     def flush_async_logging(self) -> None:
-        """Wait for the primary, as MLflow's own flush does."""
-        line = self.engine.lines[self.engine.link.primary]
-        while not line.away and not self.engine.wait(self.engine.link.primary, None, 1.0):
-            pass
+        """Wait for the primary, as MLflow's own flush does; at the end of a Spark task for both workspaces.
+
+        A Spark worker ends without its exit handlers, and its machine may end with it.
+        """
+        engine = self.engine
+        for role in engine.link.used if environment.in_spark_task() else (engine.link.primary,):
+            while not engine.lines[role].away and not engine.wait(role, None, 1.0):
+                pass
 
     def end_async_logging(self) -> None:
         """Do nothing: what was logged is in the journal."""
@@ -219,12 +238,19 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def delete_tag(self, run_id: str, key: str) -> None:
         """Journal the removal of a tag. Raises MLflow's error when the run has none of that name."""
         run = self._writable(run_id)
-        if key not in run.tags:
+        if key not in run.tags and not self._has_tag_by_now(run_id, key):
             raise MlflowException(
                 f"No tag with name: {key} in run with id {run_id}", error_code=RESOURCE_DOES_NOT_EXIST
             )
         self.engine.write(run_id, "G", key)
         self._after_write(run_id)
+
+    def _has_tag_by_now(self, run_id: str, key: str) -> bool:
+        """Tell whether another process gave a run a tag; True while nobody can say."""
+        try:
+            return key in self.engine.get_run(run_id).data.tags
+        except Away:
+            return True
 
     # --- runs
 
@@ -245,22 +271,28 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         key = uuid.uuid4().hex
         engine, primary = self.engine, self.engine.link.primary
         start_time = int(start_time)
+        tried: list[bool] = []
+        late: dict[str, str] = {}
         try:
-            made = self._named_by_primary(experiment_id, user_id, start_time, kept, run_name, key)
+            made = self._named_by_primary(experiment_id, user_id, start_time, kept, run_name, key, tried)
         except Away:
             run_id = key
-            # It may have been made there all the same, its answer lost: look before another one is made.
-            engine.state.set_answer(f"creating/{primary}/{run_id}", True)
+            if tried:  # it may have been made there, its answer lost: look before another one is made
+                engine.state.set_answer(f"creating/{primary}/{run_id}", True)
             kept["mlflow.runName"] = run_name or kept.get("mlflow.runName") or _generate_random_name()
         else:
             run_id = made.info.run_id
             kept["mlflow.runName"] = made.info.run_name or made.data.tags.get("mlflow.runName", "")
             engine.primary.remember_run(run_id, made)
+            engine.primary.overflow.begin(run_id, made.data.tags)
+            late = {k: v for k, v in kept.items() if k not in made.data.tags}  # what it was not made with
         creation = {"experiment": experiment_id, "user": user_id, "start": start_time, "tags": kept}
         engine.begin_queue(run_id)
         engine.write(run_id, "c", creation)
         if run_id != key:
             engine.write(run_id, "t", [primary], RUN_TAG, run_id)
+            for tag, value in late.items():
+                engine.write(run_id, "t", [primary], tag, value)
         engine.state.remember_run(
             run_id,
             {
@@ -268,6 +300,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 "user": user_id,
                 "start": start_time,
                 "name": kept["mlflow.runName"],
+                "parent": kept.get("mlflow.parentRunId"),
                 "provisional": run_id == key,
                 "ended": False,
             },
@@ -275,16 +308,26 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return engine.get_run(run_id)
 
     def _named_by_primary(
-        self, experiment_id: str, user_id: str, start: int, tags: dict[str, str], name: str | None, key: str
+        self,
+        experiment_id: str,
+        user_id: str,
+        start: int,
+        tags: dict[str, str],
+        name: str | None,
+        key: str,
+        tried: list[bool],
     ) -> Run:
         engine, role = self.engine, self.engine.link.primary
         behind = engine.is_waiting(role, LINK_QUEUE) and not engine.lines[role].away
         # What was done to the experiment shall be done there before a run is made in it.
-        if behind and not engine.wait(role, [LINK_QUEUE], IDENTITY_BUDGET_S):
+        if behind and not engine.wait(role, [LINK_QUEUE], identity_budget_seconds()):
             raise Away("its experiment is still on its way there", sent=False)
         if any(self._is_on_its_way(tags.get(tag)) for tag in RUN_ID_TAGS):
             raise Away("its parent is still on its way there", sent=False)
-        tried: list[bool] = []
+
+        def make(primary: Applier, at: str, given: dict[str, str]) -> Run:
+            entities = [RunTag(k, v) for k, v in given.items()]
+            return primary.store.create_run(at, user_id, start, entities, name)
 
         def ask(primary: Applier) -> Run:
             at = (
@@ -294,9 +337,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 found = primary.find_run(at, key)
                 if found is not None:
                     return found
+            own, _ = primary.overflow.split_tags({**primary.own_tags(tags), RUN_TAG: key})
             tried.append(True)
-            own = {**primary.own_tags(tags), RUN_TAG: key}
-            return primary.store.create_run(at, user_id, start, [RunTag(k, v) for k, v in own.items()], name)
+            try:
+                return make(primary, at, own)
+            except MlflowException as error:
+                few = {k: v for k, v in own.items() if k in (RUN_TAG, "mlflow.runName")}
+                if isinstance(settle(error), Away) or not names_a_limit(str(error), error.error_code):
+                    raise
+                return make(primary, at, few)
 
         return self.engine.ask_primary(ask)
 
@@ -324,19 +373,22 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         change = {"status": status, "end": end_time, "name": run_name}
         if run_name:
             _validate_tag("mlflow.runName", run_name)
-        if self.engine.state.run(run_id) is None:
-            self.engine.state.remember_run(
-                run_id,
-                {
-                    "experiment": run.experiment_id,
-                    "user": run.user,
-                    "start": run.start,
-                    "name": run.tags.get("mlflow.runName", ""),
-                    "provisional": False,
-                    "ended": False,
-                },
-            )
-        self.engine.write(run_id, "u", change)
+        known = self.engine.state.run(run_id)
+        if known is None:
+            known = {
+                "experiment": run.experiment_id,
+                "user": run.user,
+                "start": run.start,
+                "name": run.tags.get("mlflow.runName", ""),
+                "provisional": False,
+                "ended": False,
+                "others": _is_others(run),
+            }
+            self.engine.state.remember_run(run_id, known)
+        if known.get("others"):  # who began it ends it
+            change.update(status=None, end=None)
+        if any(change.values()):
+            self.engine.write(run_id, "u", change)
         if status is not None:
             self.engine.note_ended(run_id, status in TERMINAL)
         self._after_write(run_id)
@@ -597,12 +649,38 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.wait_for_reads("search_experiments")
 
         def ask(applier: Applier) -> Any:
+            if applier.workspace.names_experiments_itself and (filter_string or order_by):
+                return self._search_by_own_names(
+                    applier, view_type, max_results, filter_string, order_by, page_token
+                )
             page = applier.store.search_experiments(
                 view_type, max_results, filter_string, order_by, page_token
             )
             return PagedList([self._visible_experiment(applier, e) for e in page], page.token)
 
         return self.engine.read(ask)
+
+    def _search_by_own_names(
+        self,
+        applier: Applier,
+        view_type: int,
+        max_results: int,
+        where: str | None,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> PagedList:
+        """Filter and sort here: the workspace calls its experiments otherwise than the user does."""
+        found: list[Experiment] = []
+        token = None
+        while True:
+            page = applier.store.search_experiments(view_type, 1000, page_token=token)
+            found += [self._visible_experiment(applier, e) for e in page]
+            token = page.token
+            if not token:
+                break
+        kept = SearchExperimentsUtils.filter(found, where)
+        kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
+        return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
 
     def _experiment_write(self, experiment_id: str, do: str, **fields: Any) -> None:
         experiment_id = str(experiment_id)
@@ -723,7 +801,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
 
     def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
-        if applier.has_logged_models:
+        if not applier.keeps(model_id):
             try:
                 actual = self.engine.model_known_at(applier, model_id)
                 if allow_deleted:
@@ -732,6 +810,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 return self._visible_model(applier, applier.store.get_logged_model(actual), model_id)
             except MissingEndpoint:
                 applier.note_no_logged_models()
+            except MlflowException as error:
+                if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(applier):
+                    raise
         told, _ = kept_models.get(applier, model_id)
         if told.get("deleted") and not allow_deleted:
             raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
@@ -752,6 +833,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         found.artifact_location = self.engine.artifact_uri("model", found.model_id)
         if found.source_run_id:
             found._source_run_id = self.engine._visible("run", found.source_run_id, role)
+        found.tags.pop(MODEL_TAG, None)  # by which it is found again; nothing to a reader
         return found
 
     def search_logged_models(
@@ -768,21 +850,28 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def ask(applier: Applier) -> Any:
             ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
+            kept = kept_models.of_runs(applier, ids) if kept_models.may_keep(applier) else []
+            own, where = [], self._own_filter(applier, filter_string)
             if applier.has_logged_models:
                 try:
                     page = applier.store.search_logged_models(
-                        ids,
-                        self._own_filter(applier, filter_string),
-                        datasets,
-                        max_results,
-                        order_by,
-                        page_token,
+                        ids, where, datasets, max_results, order_by, page_token if not kept else None
                     )
-                    return PagedList([self._visible_model(applier, m) for m in page], page.token)
+                    if not kept:
+                        return PagedList([self._visible_model(applier, m) for m in page], page.token)
+                    own = [*page]
+                    while page.token:  # a page of both is one that is sorted here
+                        page = applier.store.search_logged_models(
+                            ids, where, datasets, max_results, order_by, page.token
+                        )
+                        own += page
                 except MissingEndpoint:
                     applier.note_no_logged_models()
-            models = [self._model_at(applier, told["id"]) for told in kept_models.of_runs(applier, ids)]
-            return kept_models.search(models, filter_string, datasets, max_results, order_by, page_token)
+                    kept = kept_models.of_runs(applier, ids)
+            models = [self._model_at(applier, told["id"]) for told in kept]
+            models = [*kept_models.search(models, filter_string, datasets, len(models) or 1, None, None)]
+            models += [self._visible_model(applier, model) for model in own]
+            return kept_models.search(models, None, None, max_results, order_by, page_token)
 
         waiting = [] if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
         try:
@@ -859,7 +948,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         MLflow looks for them through the global tracking URI, which is no server's.
         """
         if isinstance(answer, (TraceInfo, Trace)):
-            tags = answer.tags if isinstance(answer, TraceInfo) else answer.info.tags
+            info = answer if isinstance(answer, TraceInfo) else answer.info
+            self._name_ids(info, self.engine.visible_experiment, self.engine.visible_run)
+            tags = info.tags
             place = tags.get(MLFLOW_ARTIFACT_LOCATION)
             if place and not place.startswith("dbml:"):
                 link = self.engine.link
@@ -879,15 +970,36 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             )
             known = self.engine.state.identity(self.engine.link.primary, kind, given) if kind else None
             return known.actual if known else given
+        if isinstance(given, TraceInfo):
+            translated = copy.deepcopy(given)
+            self._name_ids(translated, self._as_primary, self._as_primary)
+            return translated
         if isinstance(given, (list, tuple)):
             return type(given)([self._as_primary(each) for each in given])
         return {k: self._as_primary(v) for k, v in given.items()} if type(given) is dict else given
+
+    @staticmethod
+    def _name_ids(info: TraceInfo, experiment: Callable[[str], str], run: Callable[[str], str]) -> None:
+        """Name a trace's experiment and run otherwise, in place."""
+        place = info.trace_location.mlflow_experiment
+        if place is not None:
+            place.experiment_id = experiment(place.experiment_id)
+        source = info.trace_metadata.get(TraceMetadataKey.SOURCE_RUN)
+        if source:
+            info.trace_metadata[TraceMetadataKey.SOURCE_RUN] = run(source)
 
     def __reduce__(self) -> Any:
         return build, (self.uri,)
 
 
 _PROVISIONAL = "900000"  # experiment ids are numbers to MLflow; no server counts this far
+
+
+def names_nothing_yet(experiment_id: str) -> bool:
+    """Tell whether an experiment's id is provisional: no workspace knows it."""
+    return experiment_id.startswith(_PROVISIONAL)
+
+
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 
 

@@ -6,12 +6,13 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -19,10 +20,12 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics.config import credentials
-from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.link import WorkspaceSpec, same_place
 from dbml_magics.core.workspaces import rest
+from dbml_magics.core.workspaces.imports import let_threads_import
 from dbml_magics.core.workspaces.limits import BY_KIND, Limits
-from dbml_magics.core.workspaces.naming import azureml_experiment_name
+from dbml_magics.core.workspaces.naming import azureml_experiment_name, azureml_model_name, model_name_behind
+from dbml_magics.core.workspaces.rates import limiter_at
 
 
 class Workspace:
@@ -34,6 +37,7 @@ class Workspace:
         self.kind = spec.kind
         self.uri = spec.uri
         self.limits: Limits = BY_KIND[spec.kind]
+        self.limiter = limiter_at(same_place(spec.uri), self.limits.rates)
         self._lock = threading.RLock()
         self._tracking: Any = None
         self._registry: Any = None
@@ -80,18 +84,40 @@ class Workspace:
             registry_uri=self.uri,
         )
 
-    def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> None:
-        """Upload one file under its own name into ``folder``."""
+    def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> str | None:
+        """Upload one file under its own name into ``folder``; returns its path where it got another."""
         repository.log_artifact(str(file), folder)
         if isinstance(repository, LocalArtifactRepository):
             # The spool's copy is 0600; what a workspace keeps has the mode that MLflow itself would give.
             os.chmod(Path(repository.artifact_dir, folder or "", file.name), 0o666 & ~_UMASK)
+        return None
+
+    def reach(self, spec: WorkspaceSpec) -> None:
+        """Reach the same workspace in another way from now on, where the link says so."""
+        if spec != self.spec:
+            self.spec = spec
+            self._tracking, self._registry = None, None
+
+    def notes(self) -> list[str]:
+        """Return what the user should know about this workspace when it is linked, a line each."""
+        return []
 
     def forget_connections(self) -> None:
         """Drop the stores, in a forked child: their connections are the parent's."""
         self._lock = threading.RLock()
         self._tracking = None
         self._registry = None
+        self.limiter.after_fork()
+
+    # --- ids
+
+    takes_run_ids = False
+    """Whether the service may be asked to keep a run under an id that the caller chose."""
+
+    def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
+        """Make a run under that id, or return None where the service makes none so. Raises Away."""
+        del run_id, experiment_id, start, tags
+        return None
 
     # --- names and places
 
@@ -104,6 +130,25 @@ class Workspace:
         """Return what this workspace calls the experiment that the user calls ``name``."""
         return azureml_experiment_name(name) if self.names_experiments_itself else name
 
+    def model_name(self, name: str) -> str:
+        """Return what this workspace's pages call the registered model that the link calls ``name``."""
+        return azureml_model_name(name) if self.kind == "azureml" else name
+
+    def model_name_behind(self, own_name: str) -> str:
+        """Return what the link calls the registered model that this workspace's pages call ``own_name``."""
+        return model_name_behind(own_name) if self.kind == "azureml" else own_name
+
+    def check_version(
+        self, name: str, tags: Mapping[str, str], model: Callable[[], Mapping[str, Any] | None]
+    ) -> None:
+        """Raise WouldRefuse for a version that the registry would not take, before anything is made.
+
+        ``model`` returns the content of its file MLmodel, or None where it cannot be read now.
+        """
+
+    def check_model_tags(self, name: str, tags: Mapping[str, str]) -> None:
+        """Raise WouldRefuse for tags of a registered model or version that the registry would not take."""
+
     @property
     def place(self) -> str:
         """Return where the workspace is, for people."""
@@ -113,6 +158,18 @@ class Workspace:
         """Return the address of a run's page, or None where there is none."""
         if self.uri.startswith(("http://", "https://")):
             return f"{self.uri.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+        return None
+
+    def experiment_page(self, experiment_id: str) -> str | None:
+        """Return the address of an experiment's page, or None."""
+        if self.uri.startswith(("http://", "https://")):
+            return f"{self.uri.rstrip('/')}/#/experiments/{quote(experiment_id)}"
+        return None
+
+    def model_page(self, name: str, version: str) -> str | None:
+        """Return the address of a registered version's page, or None."""
+        if self.uri.startswith(("http://", "https://")):
+            return f"{self.uri.rstrip('/')}/#/models/{quote(name, safe='')}/versions/{quote(version)}"
         return None
 
     def ping(self) -> None:
@@ -133,7 +190,7 @@ class HttpWorkspace(Workspace):
 
     def _creds(self, host: str | None = None) -> MlflowHostCreds:
         own = credentials(self.role)
-        return MlflowHostCreds(
+        creds = MlflowHostCreds(
             host=host or self.uri,
             username=own.username,
             password=own.password,
@@ -143,6 +200,7 @@ class HttpWorkspace(Workspace):
             server_cert_path=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"),
             client_cert_path=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
         )
+        return rest.paced(creds, self.limiter)
 
     def _build_tracking(self) -> Any:
         return rest.TrackingStore(self._creds)
@@ -169,25 +227,21 @@ class LocalWorkspace(Workspace):
             return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
 
 
-class DatabricksWorkspace(Workspace):
-    """A Databricks workspace by environment or profile."""
-
-    def _build_tracking(self) -> Any:
-        from functools import partial
-
-        from mlflow.utils.databricks_utils import get_databricks_host_creds
-
-        return rest.DatabricksStore(partial(get_databricks_host_creds, self.uri))
-
-
 def connect(spec: WorkspaceSpec) -> Workspace:
     """Return the adapter for one workspace of a link; opens no connection."""
+    let_threads_import()
     if spec.local:
         return LocalWorkspace(spec)
     if spec.kind == "databricks":
+        from dbml_magics.core.workspaces.databricks import DatabricksWorkspace
+
         return DatabricksWorkspace(spec)
     if spec.uri.startswith(("http://", "https://")):
         return HttpWorkspace(spec)
+    if spec.kind == "azureml":
+        from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
+
+        return AzuremlWorkspace(spec)
     return Workspace(spec)
 
 

@@ -1,4 +1,4 @@
-"""Each workspace's naming rule for experiments: ``/Users/me/folder/name`` there, ``name`` here."""
+"""Each workspace's naming rules: experiments (``/Users/me/folder/name`` there, ``name`` here) and models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from dbml_magics.errors import BadName
 
 _AZUREML_LEGAL = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
 _BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_MODEL_LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}\Z")
+_WORD = re.compile(r"[A-Za-z0-9_]")
+_CODED = re.compile(r"-u([0-9a-f]{1,6})-|--")
+_LIKE_CODE = re.compile(r"-u[0-9a-f]{1,6}(?![A-Za-z0-9_])")
 _MAX_MLFLOW = 500  # mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH
 
 EXPERIMENT_TAG = "dbml_experiment"
@@ -84,3 +88,46 @@ def short_hash(text: str) -> str:
 def is_azureml_legal(name: str) -> bool:
     """Tell whether Azure ML takes the name as it is."""
     return _AZUREML_LEGAL.match(name) is not None
+
+
+def in_catalog(name: str) -> bool:
+    """Tell whether a model's name has Unity Catalog's three levels."""
+    return name.count(".") == 2 and all(name.split("."))
+
+
+def azureml_model_name(name: str) -> str:
+    """Return what Azure ML calls a model: ``main--ml--iris`` for ``main.ml.iris``, a legal name as it is.
+
+    Any other character that Azure ML refuses (its ARM schema takes 1-255 letters, digits, ``_`` and ``-``)
+    becomes ``-u<code>-``; no two models have one name there, and :func:`model_name_behind` is the inverse.
+    """
+    if _MODEL_LEGAL.match(name) and model_name_behind(name) == name:
+        return name
+    parts = name.split(".") if in_catalog(name) else [name]
+    coded = "--".join(_coded(part, first=number == 0) for number, part in enumerate(parts))
+    return "0" + coded if re.match(r"0*-u", coded) else coded  # it must begin with a letter or a digit
+
+
+def model_name_behind(azureml_name: str) -> str:
+    """Return the model that Azure ML calls so: the inverse of :func:`azureml_model_name`."""
+    text = azureml_name[1:] if re.match(r"0+-u", azureml_name) else azureml_name
+    try:
+        name = _CODED.sub(lambda found: chr(int(found[1], 16)) if found[1] else ".", text)
+    except (ValueError, OverflowError):  # no character has that code
+        return azureml_name
+    return name if name != azureml_name and azureml_model_name(name) == azureml_name else azureml_name
+
+
+def _coded(part: str, *, first: bool) -> str:
+    coded = ""
+    for place, character in enumerate(part):
+        kept = _WORD.match(character) is not None
+        if character == "-":
+            inside = (
+                0 < place < len(part) - 1 and _WORD.match(part[place - 1]) and _WORD.match(part[place + 1])
+            )
+            kept = bool(inside) and not _LIKE_CODE.match(part, place)
+        if first and place == 0 and character == "_":
+            kept = False
+        coded += character if kept else f"-u{ord(character):x}-"
+    return coded

@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -30,11 +33,31 @@ from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S
 from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, refusal, settle
+from dbml_magics.core.workspaces.rates import RateLimiter
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
 _CONNECT_S = 5.0
+_LONGEST_REST_S = 3600.0
 _timeout: ContextVar[float] = ContextVar("dbml_call_timeout", default=DELIVERY_TIMEOUT_S)
+
+
+class JudgedCreds(MlflowHostCreds):  # type: ignore[misc]
+    """Credentials of a service that says more with a refusal than its status.
+
+    ``judge(response, method, endpoint)`` returns the error that an answer other than 200 means, or None where
+    the status says it all.
+    """
+
+    def __init__(self, judge: Callable[[Any, str, str], Exception | None], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.judge = judge
+
+
+def paced(creds: MlflowHostCreds, limiter: RateLimiter) -> MlflowHostCreds:
+    """Return ``creds`` with what keeps every request made with them to the workspace's rates."""
+    creds.limiter = limiter
+    return creds
 
 
 class Foreign(Away):
@@ -51,10 +74,20 @@ def call_timeout(seconds: float) -> Iterator[None]:
         _timeout.reset(token)
 
 
+def timeout_left() -> float:
+    """Return how many seconds a call may take here."""
+    return _timeout.get()
+
+
 def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> Any:
     """Make one request, once; returns the response. Raises Away, MissingEndpoint, or MLflow's refusal."""
     seconds = kwargs.pop("timeout", None) or _timeout.get()
     through_sdk = getattr(creds, "use_databricks_sdk", False)
+    limiter: RateLimiter | None = getattr(creds, "limiter", None)
+    if limiter is not None:
+        began = time.monotonic()
+        limiter.take(endpoint, seconds)
+        seconds = max(seconds - (time.monotonic() - began), 0.5)
     try:
         response = http_request(
             host_creds=creds,
@@ -74,12 +107,18 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     status = response.status_code
     if status == 200 or status == kwargs.get("expected_status"):
         return response
+    judge = getattr(creds, "judge", None)
+    judged = judge(response, method, endpoint) if judge is not None else None
+    if judged is not None:
+        raise judged
+    if status == 429 and limiter is not None:
+        limiter.hold(endpoint, retry_after(response))
     if status == 429 or status >= 500:
         said = _message(response)
         raise Away(
             f"answers {status}{': ' + said if said else ''}",
             sent=status != 429,
-            retry_after=_retry_after(response),
+            retry_after=retry_after(response),
         )
     if status in (401, 403):
         said = _message(response)
@@ -106,15 +145,38 @@ def _message(response: Any) -> str:
         body = json.loads(response.text)
     except ValueError:
         return ""
-    return str(body.get("message", ""))[:200] if isinstance(body, dict) else ""
+    if not isinstance(body, dict):
+        return ""
+    nested = body.get("error") or body.get("Error")  # Azure's own forms, of gateways and of its MLflow
+    inner = nested if isinstance(nested, dict) else {}
+    return str(body.get("message") or inner.get("message") or inner.get("Message") or "")[:200]
 
 
-def _retry_after(response: Any) -> float | None:
-    text = response.headers.get("Retry-After") if response.headers else None
+def retry_after(response: Any) -> float | None:
+    """Return for how many seconds an answer asks to be left alone, or None; an hour at most.
+
+    RFC 9110 10.2.3: seconds, or a date by the service's own clock, as its ``Date`` is. What is longer than an
+    hour is taken for a mistake of a gateway's.
+    """
+    headers = response.headers or {}
+    text = headers.get("Retry-After") or ""
     try:
-        return max(0.0, float(text)) if text else None
-    except ValueError:  # an HTTP date: the back-off is as good
+        seconds = float(text)
+    except ValueError:
+        until = _moment(text)
+        if until is None:
+            return None
+        seconds = until - (_moment(headers.get("Date") or "") or time.time())
+    return min(max(0.0, seconds), _LONGEST_REST_S) if seconds == seconds else None
+
+
+def _moment(text: str) -> float | None:
+    """Return an HTTP date in seconds since the epoch, or None for what is none."""
+    try:
+        told = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
         return None
+    return (told if told.tzinfo is not None else told.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def call(

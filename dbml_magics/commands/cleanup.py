@@ -1,0 +1,74 @@
+"""``%dbml cleanup``: delete what is not wanted any more, after showing all that goes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics import display
+from dbml_magics.parser import Command, Option
+
+if TYPE_CHECKING:
+    from dbml_magics.cleanup_results import CleanupResult
+    from dbml_magics.core.session import Session
+
+
+def run(args: Namespace, session: Session) -> CleanupResult:
+    """Delete it with one progress line; without its name typed again nothing is deleted."""
+    with display.Progress() as progress:
+        return session.cleanup(
+            args.kind,
+            args.name,
+            dry_run=args.dry_run,
+            confirm=args.confirm,
+            also=tuple(args.also),
+            subscription=args.subscription,
+            resource_group=args.resource_group,
+            cloud=args.cloud,
+            auth=args.auth,
+            progress=progress.say,
+        )
+
+
+COMMAND = Command(
+    name="cleanup",
+    help="delete an endpoint, model, run, experiment, workspace or resource group, after showing all of it",
+    examples=(
+        "%dbml cleanup experiment wine --dry-run",
+        "%dbml cleanup experiment wine --confirm wine",
+        "%dbml cleanup workspace ml-test --also mltestregistry --confirm ml-test",
+    ),
+    run=run,
+    needs_link=False,
+    details=(
+        "Runs, experiments and models go from both workspaces of the link. Everything that goes is listed\n"
+        "first, and the name has to be typed again. What fails is said, and the same line goes on there.\n"
+        "A resource group that holds anything that is not the Azure ML workspace's own is refused unless\n"
+        "each such resource is named by --also."
+    ),
+    options=(
+        Option(
+            "KIND",
+            "what it is",
+            metavar="endpoint|model|run|experiment|workspace|resource-group",
+            completes="kind",
+        ),
+        Option("NAME", "its name; for a run its id, the beginning of one, or last", completes="of kind"),
+        Option("--dry-run", "show what would go, and delete nothing"),
+        Option(
+            "--confirm",
+            "the name again (for a run its name, or its id's first 8 characters): delete it",
+            metavar="NAME",
+        ),
+        Option(
+            "--also",
+            "a resource of the workspace's (or another one in the group) that goes too",
+            metavar="NAME",
+            repeatable=True,
+        ),
+        Option("--subscription", "of a workspace that is not the link's", metavar="ID"),
+        Option("--resource-group", "of a workspace that is not the link's", metavar="RG"),
+        Option("--cloud", "its Azure cloud", metavar="NAME"),
+        Option("--auth", "the way to sign in, as for link", metavar="METHOD"),
+    ),
+)

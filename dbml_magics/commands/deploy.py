@@ -1,0 +1,109 @@
+"""``%dbml deploy``: serve a model at an endpoint."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics import display
+from dbml_magics.errors import BadCommand
+from dbml_magics.parser import Command, Option, percent, positive_integer
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.endpoint_results import DeployResult
+
+_EXAMPLE = "%dbml deploy wine/1 --to local --name wine"
+
+
+def run(args: Namespace, session: Session) -> DeployResult:
+    """Deploy with one progress line."""
+    for option in ("to", "name"):
+        if getattr(args, option) is None:
+            raise BadCommand(f"%dbml deploy needs --{option}.", remedies=[(_EXAMPLE, "for example")])
+    with display.Progress() as progress:
+        return session.deploy(
+            args.model,
+            to=args.to,
+            name=args.name,
+            model_name=args.model_name,
+            deployment=args.deployment,
+            config=args.config,
+            compute=args.compute,
+            instance_type=args.instance_type,
+            instance_count=args.instance_count,
+            app_insights=args.app_insights,
+            collect_data=args.collect_data,
+            traffic=args.traffic,
+            wait=not args.no_wait,
+            require_delivered=args.require_delivered,
+            progress=progress.say,
+        )
+
+
+COMMAND = Command(
+    name="deploy",
+    help="serve a model at an endpoint, on this machine or at Azure ML",
+    examples=(
+        _EXAMPLE,
+        "%dbml deploy wine/2 --to local --name wine --deployment green",
+        "%dbml deploy wine/2 --to local --name wine --deployment green --traffic 100",
+        "%dbml deploy wine/1 --to online --name wine --instance-type Standard_DS3_v2 --no-wait",
+        "%dbml deploy wine/1 --to aks --name wine --compute cluster --config deploy.yaml",
+    ),
+    run=run,
+    details=(
+        "MODEL is name/version, name@alias, a name (its newest version; a cloud target wants the version),\n"
+        "a run (its model), m-…, or a runs:/ or models:/ URI. The same name again updates the endpoint in\n"
+        "place, and what the line does not name stays as it is; another --deployment stands beside the\n"
+        "one that answers and gets 0 % of the requests until --traffic says otherwise, so that going over\n"
+        "to it, and back, is one line each.\n"
+        "A key is asked for unless the config file says otherwise (auth_mode: none on local,\n"
+        "authEnabled: false on aci and aks). A local endpoint goes on when the notebook ends: until\n"
+        "%dbml undeploy NAME. A cloud endpoint costs until then; %dbml status shows what runs.\n"
+        "A model that Azure ML's registry lacks is registered there on the way; quota and the like are\n"
+        "looked at before anything is made. --config takes the keys of Azure ML's own files."
+    ),
+    options=(
+        Option("MODEL", "the model to serve", completes="deployable"),
+        Option(
+            "--to",
+            "where: this machine, a container instance, a Kubernetes cluster, a managed endpoint",
+            choices=("local", "aci", "aks", "online"),
+            example="%dbml deploy wine/1 --name wine --to local",
+        ),
+        Option(
+            "--name",
+            "the endpoint's name: 3 to 32 letters, digits, hyphens",
+            metavar="N",
+            completes="endpoint",
+        ),
+        Option(
+            "--model-name",
+            "what to call the model at Azure ML, when it is registered there on the way",
+            metavar="M",
+        ),
+        Option("--deployment", "a deployment under the endpoint (its name by default)", metavar="D"),
+        Option("--config", "a YAML or JSON file with more options of the target", metavar="FILE"),
+        Option("--compute", "the attached cluster, for aks", metavar="C"),
+        Option("--instance-type", "the machine, for online", metavar="T"),
+        Option(
+            "--instance-count",
+            "how many instances (processes on local)",
+            metavar="K",
+            convert=positive_integer,
+            example=f"{_EXAMPLE} --instance-count 2",
+        ),
+        Option("--app-insights", "send requests and failures to Application Insights"),
+        Option("--collect-data", "keep inputs and predictions, which drift detection needs"),
+        Option(
+            "--traffic",
+            "the percent of the requests that this deployment gets",
+            metavar="P",
+            convert=percent,
+            example=f"{_EXAMPLE} --traffic 100",
+        ),
+        Option("--require-delivered", "only when all of the model's run has arrived at every workspace"),
+        Option("--no-wait", "return at once; %dbml endpoints NAME shows how far it is"),
+    ),
+)

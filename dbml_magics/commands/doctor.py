@@ -1,0 +1,42 @@
+"""``%dbml doctor``: what is wrong, and the command that mends it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics import display
+from dbml_magics.parser import Command, Option
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.doctor_results import DoctorResult
+    from dbml_magics.probe_results import ProbeReport
+
+
+def run(args: Namespace, session: Session) -> DoctorResult | ProbeReport:
+    """Look at everything, or measure the services; what is wrong is in the result."""
+    if args.probe:
+        with display.Progress() as progress:
+            return session.probe(json=args.json, progress=progress.say)
+    return session.doctor(json=args.json)
+
+
+COMMAND = Command(
+    name="doctor",
+    help="look for what is wrong: packages, sign-in, permissions, network, disk, notebook",
+    examples=("%dbml doctor", "%dbml doctor --json", "%dbml doctor --probe"),
+    run=run,
+    needs_link=False,
+    details=(
+        "Each line is fine, a warning or broken, with the cause and the command that mends it. Nothing\n"
+        "is changed anywhere, and it ends within half a minute. Without a link it looks at this machine,\n"
+        "and at the link that is remembered for the folder.\n"
+        "--probe measures on the link's services what their documents leave open, in an experiment that it\n"
+        "deletes: some minutes, and some hundred small requests. Its report names nobody."
+    ),
+    options=(
+        Option("--json", "show it as JSON, for whoever helps you; no secret is in it"),
+        Option("--probe", "measure the services' limits and behaviour, and write a report"),
+    ),
+)

@@ -1,0 +1,52 @@
+"""``%dbml invoke``: ask an endpoint for predictions."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from dbml_magics import display
+from dbml_magics.commands.endpoints import from_target
+from dbml_magics.parser import Command, Option
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.endpoint_results import InvokeResult
+
+
+def run(args: Namespace, session: Session) -> InvokeResult:
+    """Return the predictions, with one progress line where it takes several requests."""
+    with display.Progress() as progress:
+        return session.invoke(
+            args.name,
+            args.data,
+            deployment=args.deployment,
+            target=getattr(args, "from"),
+            progress=progress.say,
+        )
+
+
+COMMAND = Command(
+    name="invoke",
+    help="ask an endpoint for predictions, in the shape of the data",
+    examples=(
+        "%dbml invoke wine $rows",
+        """%dbml invoke wine '{"columns": ["alcohol", "hue"], "data": [[12.9, 1.04]]}'""",
+        "%dbml invoke wine rows.csv --deployment green",
+    ),
+    run=run,
+    needs_link=False,
+    details=(
+        "DATA is $name of a DataFrame, Series, array, list or dict of the notebook, JSON in single quotes,\n"
+        "or a file (.json, .jsonl, .csv, .parquet). It is checked against the model's signature before it\n"
+        "is sent, the key is added by itself, and what is too large for one request goes in several.\n"
+        "result = %dbml invoke wine $rows keeps the answer; result.predictions has the shape of the data.\n"
+        "Tried again: a refused connection, 429 and 503. Not tried again: what the model may have begun."
+    ),
+    options=(
+        Option("NAME", "an endpoint", completes="endpoint"),
+        Option("DATA", "what to predict from", takes_any=True, completes="variable"),
+        Option("--deployment", "a deployment, whatever its traffic", metavar="D"),
+        from_target("%dbml invoke wine $rows"),
+    ),
+)

@@ -1,0 +1,98 @@
+"""``%dbml score``: a model over a table, files, a DataFrame or a stream."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dbml_magics import display, environment
+from dbml_magics.errors import BadCommand
+from dbml_magics.parser import Command, Option
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+
+_EXAMPLE = "%dbml score wine/1 --input $frame"
+
+
+def run(args: Namespace, session: Session) -> ScoreResult | StreamResult | UdfResult:
+    """Score with one progress line; ``--output NAME`` is a variable of the notebook."""
+    variable = args.output if args.output is not None and args.output.isidentifier() else None
+    if variable is not None and args.mode is not None:
+        raise BadCommand(
+            f"--mode is about a table or files, and {variable} is a variable of the notebook.",
+            remedies=[(f"--output default.{variable}", "a table is named with its schema")],
+        )
+    with display.Progress() as progress:
+        result = session.score(
+            args.model,
+            args.input,
+            where=args.where,
+            columns=args.columns or (),
+            output=None if variable is not None else args.output,
+            column=getattr(args, "as") or "prediction",
+            result_type=args.result_type,
+            on_error=args.on_error or "fail",
+            mode=args.mode,
+            checkpoint=args.checkpoint,
+            available_now=args.available_now,
+            progress=progress.say,
+        )
+    if variable is None:
+        return result
+    environment.assign(variable, getattr(result, "data", result))
+    return replace(result, variable=variable) if hasattr(result, "variable") else result
+
+
+COMMAND = Command(
+    name="score",
+    help="score a table, files, a DataFrame or a stream with a model",
+    examples=(
+        _EXAMPLE,
+        "%dbml score wine@champion --input ml.harvest --where \"country = 'PT'\" --output ml.scored",
+        "%dbml score last --input rows.parquet --output scored --as quality",
+        "%dbml score wine/1",
+    ),
+    run=run,
+    details=(
+        "MODEL is name/version, name@alias, a name (its newest version), a run (its model), or any URI.\n"
+        "Its signature says which columns it is given, by name; all others stay as they are.\n"
+        "--input is a table, a path (parquet, csv, json; delta where Spark has it) or $name of a DataFrame:\n"
+        "of Spark, a stream too, or of pandas, which is scored in this process while it is small.\n"
+        "--output is a table with its schema (ml.scored), a path (it has a / or ends in .parquet, .csv,\n"
+        ".json or .delta), or the name of a variable. Without it the result's .data has the predictions.\n"
+        "A stream is written on and on, with its checkpoint beside the output; result.query is Spark's own.\n"
+        'Without --input the result is a function: frame.withColumn("prediction", udf()).'
+    ),
+    options=(
+        Option("MODEL", "the model", completes="deployable"),
+        Option("--input", "what to score", metavar="TABLE|PATH|$VAR", takes_any=True, completes="variable"),
+        Option("--where", "a condition in SQL: only these rows", metavar="COND"),
+        Option(
+            "--columns",
+            "the columns that the model is given, in its order, where their names are others",
+            metavar="a,b",
+        ),
+        Option("--output", "where the predictions go", metavar="TABLE|PATH|VAR"),
+        Option(
+            "--mode",
+            "what happens to an output that is there already (nothing is overwritten unasked)",
+            choices=("append", "overwrite"),
+            example=f"{_EXAMPLE} --output ml.scored --mode append",
+        ),
+        Option("--as", "the name of the new column (prediction)", metavar="COLUMN"),
+        Option("--result-type", "its Spark type (the signature's): double, 'array<double>'", metavar="T"),
+        Option(
+            "--on-error",
+            "rows that the model refuses: fail the job, or get null",
+            choices=("fail", "null"),
+            example=f"{_EXAMPLE} --on-error null",
+        ),
+        Option(
+            "--checkpoint", "where a stream remembers how far it came (beside the output)", metavar="PATH"
+        ),
+        Option("--available-now", "of a stream, what there is now; then it ends"),
+    ),
+)

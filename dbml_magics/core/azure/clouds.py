@@ -1,0 +1,158 @@
+"""Azure's clouds: public, sovereign and private ones, by the name that ``--cloud`` takes.
+
+The Azure ML libraries read ARM_CLOUD_METADATA_URL while they are imported, and MLflow imports them. A cloud
+that is named later is looked up here, and made known to them, so ``--cloud`` works after ``import mlflow``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.errors import BadLink
+
+CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"
+METADATA_VARIABLE = "ARM_CLOUD_METADATA_URL"
+AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"
+PUBLIC = "AzureCloud"
+
+# Hosts of Azure ML's services end so in each cloud (azureml-core, service discovery).
+_BY_HOST = {
+    "azureml.ms": PUBLIC,
+    "azure.com": PUBLIC,
+    "azureml.us": "AzureUSGovernment",
+    "azure.us": "AzureUSGovernment",
+    "azure.cn": "AzureChinaCloud",
+}
+# learn.microsoft.com, azure/machine-learning: the studio of each cloud.
+_STUDIOS = {
+    PUBLIC: "https://ml.azure.com",
+    "AzureUSGovernment": "https://ml.azure.us",
+    "AzureChinaCloud": "https://studio.ml.azure.cn",
+}
+# learn.microsoft.com, entra/identity-platform/authentication-national-cloud; the last two are Germany's
+# former cloud and the public cloud's older name.
+PUBLIC_AUTHORITIES = frozenset(
+    {
+        "login.microsoftonline.com",
+        "login.microsoftonline.us",
+        "login.partner.microsoftonline.cn",
+        "login.chinacloudapi.cn",
+        "login.microsoftonline.de",
+        "login.windows.net",
+    }
+)
+_METADATA_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One cloud: where its resource manager, its sign-in and its portal are."""
+
+    name: str
+    resource_manager: str
+    login: str
+    storage_suffix: str
+    portal: str
+    sdk: Any = None  # azureml-mlflow's own object of it
+
+    @property
+    def scope(self) -> str:
+        """Return the scope that a token for the resource manager and Azure ML has."""
+        return f"{self.resource_manager.rstrip('/')}/.default"
+
+    @property
+    def authority(self) -> str:
+        """Return the sign-in authority (AZURE_AUTHORITY_HOST overrides the cloud's own)."""
+        chosen = os.environ.get(AUTHORITY_VARIABLE) or self.login
+        return chosen if "://" in chosen else f"https://{chosen}"
+
+    @property
+    def authority_is_public(self) -> bool:
+        """Tell whether Microsoft's public instance discovery knows the authority."""
+        return urlsplit(self.authority).hostname in PUBLIC_AUTHORITIES
+
+    @property
+    def studio(self) -> str | None:
+        """Return Azure ML studio's address where it is known without asking the workspace."""
+        return _STUDIOS.get(self.name)
+
+
+_lock = threading.Lock()
+_read: dict[str | None, dict[str, Cloud]] = {}  # a list is read once a process: an outage shall not hide it
+
+
+def named(name: str | None, host: str | None = None) -> Cloud:
+    """Return the cloud of that name, else the one that the environment or a workspace's host says.
+
+    Raises BadLink for a name that no list has, Away when the list cannot be read.
+    """
+    known = _known()
+    if name is None:
+        name = os.environ.get(CLOUD_VARIABLE) or _by_host(host)
+        if name not in known:  # a private cloud's list has but its own
+            name = next(iter(known)) if os.environ.get(METADATA_VARIABLE) else PUBLIC
+    found = known.get(name) or next((c for n, c in known.items() if n.lower() == str(name).lower()), None)
+    if found is None:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        listed = ", ".join(known)
+        raise BadLink(
+            f"no Azure cloud is called {name!r}; known are {listed}.",
+            remedies=[
+                f"%dbml link … --cloud {near[0] if near else next(iter(known))}",
+                (
+                    f"{METADATA_VARIABLE}=https://…/metadata/endpoints",
+                    "in the environment: a private cloud's",
+                ),
+            ],
+        )
+    return found
+
+
+def _by_host(host: str | None) -> str:
+    ends = ".".join((host or "").partition(":")[0].split(".")[-2:])
+    return _BY_HOST.get(ends, PUBLIC)
+
+
+def _known() -> dict[str, Cloud]:
+    """Return the SDK's clouds, or those of ARM_CLOUD_METADATA_URL, which the SDK then knows too."""
+    from azureml.mlflow._common._cloud import cloud as sdk
+
+    with _lock:
+        url = os.environ.get(METADATA_VARIABLE)
+        if url in _read:
+            return _read[url]
+        if not url:
+            listed = dict(sdk.KNOWN_CLOUDS)
+            for plain in sdk.HARD_CODED_CLOUD_LIST:
+                listed.setdefault(plain.name, plain)
+        else:
+            try:
+                answer = requests.get(url, timeout=_METADATA_TIMEOUT_S)
+                answer.raise_for_status()
+                listed = sdk._convert_arm_to_cli(answer.json())
+            except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+                settled = settle(error)
+                reason = settled.reason if isinstance(settled, Away) else f"cannot be read ({error})"
+                raise Away(f"not known: the list of clouds at {url} is {reason}", sent=False) from error
+            sdk.KNOWN_CLOUDS.update(listed)
+        _read[url] = {name: _cloud(found) for name, found in listed.items()}
+        return _read[url]
+
+
+def _cloud(sdk: Any) -> Cloud:
+    return Cloud(
+        name=sdk.name,
+        resource_manager=sdk.endpoints.resource_manager.rstrip("/"),
+        login=sdk.endpoints.active_directory.rstrip("/"),
+        storage_suffix=sdk.suffixes.storage_endpoint,
+        portal=sdk.endpoints.portal.rstrip("/"),
+        sdk=sdk,
+    )

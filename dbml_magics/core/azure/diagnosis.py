@@ -1,0 +1,215 @@
+"""What a refusal of Azure means: its cause, the action and role that are missing, what to do next.
+
+A workspace that refuses everything (signed out, no role, private link, deleted) is away: writes wait until it
+is put right. Only a refusal of the one write is a refusal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow.exceptions import MlflowException, RestException
+
+from dbml_magics.core.azure import permissions
+from dbml_magics.core.tracking.faults import Away
+
+if TYPE_CHECKING:
+    from dbml_magics.core.azure.identity import SignIn
+    from dbml_magics.core.azure.names import WorkspaceId
+
+_PRIVATE = re.compile(r"private (link|endpoint)|public network access|request from public network", re.I)
+_UNREGISTERED = re.compile(r"not registered to use namespace '([^']+)'")
+_GONE = re.compile(r"workspace (was )?not found|soft.?deleted|has been deleted", re.I)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an answer of Azure says, whichever of its services it comes from."""
+
+    status: int
+    code: str
+    message: str
+
+    @classmethod
+    def by(cls, status: int, body: str) -> Said:
+        """Read a body: Resource Manager's, Azure ML's services', its MLflow's, or a storage account's XML."""
+        try:
+            told = json.loads(body)
+        except ValueError:
+            return cls(status, _element("Code", body), _element("Message", body))
+        if not isinstance(told, dict):
+            return cls(status, "", "")
+        error = told.get("error") or told.get("Error")
+        error = error if isinstance(error, dict) else {}
+        code = str(told.get("error_code") or error.get("code") or error.get("Code") or "")
+        message = told.get("message") or error.get("message") or error.get("Message") or ""
+        return cls(status, code, " ".join(str(message).split()))
+
+
+def _element(name: str, xml: str) -> str:
+    found = re.search(rf"<{name}>([^<]+)", xml)
+    return found.group(1).strip() if found else ""
+
+
+def judge(
+    sign_in: SignIn, workspace: WorkspaceId, response: Any, method: str, endpoint: str
+) -> Exception | None:
+    """Return what a response other than 200 means, or None where the status says it all."""
+    away = kept_out(sign_in, workspace, response, method, endpoint)
+    if away is not None:
+        return away
+    said = Said.by(response.status_code, response.text)
+    if said.message and 400 <= said.status < 500 and said.status not in (408, 429) and said.code:
+        # Azure ML's MLflow names its fields otherwise, and MLflow's client would show the whole body.
+        refused: Exception = RestException({"error_code": said.code, "message": said.message})
+        return refused if isinstance(refused, MlflowException) else None
+    return None
+
+
+def kept_out(
+    sign_in: SignIn, workspace: WorkspaceId, response: Any, method: str, endpoint: str
+) -> Away | None:
+    """Return why a response says that the workspace takes nothing from this user, or None."""
+    said = Said.by(response.status_code, response.text)
+    away = trouble(said, workspace, permissions.action_of(method, endpoint))
+    if away is not None and said.status == 401:
+        sign_in.forget_token()
+        away.remedies = tuple(sign_in.remedies())
+    return away
+
+
+def trouble(said: Said, workspace: WorkspaceId, action: str) -> Away | None:
+    """Return why the workspace takes nothing from this user now, or None where it is another matter."""
+    if _PRIVATE.search(said.message):  # as 403, and by some gateways as 502
+        return private_link(said, workspace)
+    if said.status == 401:
+        expired = "expir" in f"{said.code} {said.message}".lower()
+        tenant = "tenant" in f"{said.code} {said.message}".lower()
+        why = (
+            "the sign-in has expired" if expired else "it is of another tenant" if tenant else "not signed in"
+        )
+        return Away(f"{why} (401)", sent=False, denied=True)
+    if said.status == 403:
+        return no_role(said, workspace, action)
+    if (said.status == 404 and _GONE.search(said.message)) or said.code in _NO_WORKSPACE:
+        return gone(workspace)
+    if "MissingSubscriptionRegistration" in said.code or _UNREGISTERED.search(said.message):
+        return unregistered(said, workspace)
+    return None
+
+
+_NO_WORKSPACE = frozenset({"ResourceGroupNotFound", "SubscriptionNotFound", "WorkspaceNotFound"})
+
+
+def private_link(said: Said, workspace: WorkspaceId) -> Away:
+    """Return that the workspace takes no requests from this network."""
+    return Away(
+        f"refused from this network ({said.status}): the workspace is behind its private endpoint",
+        sent=False,
+        denied=True,
+        remedies=(
+            (
+                "%dbml link --again",
+                "from a machine in the workspace's virtual network, or",
+            ),
+            (
+                f"az ml workspace update --name {workspace.name} --resource-group {workspace.group} "
+                "--public-network-access Enabled",
+                f"by an owner ({permissions.CONTRIBUTOR})",
+            ),
+        ),
+    )
+
+
+def no_role(said: Said, workspace: WorkspaceId, action: str) -> Away:
+    """Return which action is missing and the smallest role that has it."""
+    action = permissions.action_in(said.message) or action
+    role, where = permissions.smallest_role(action)
+    scope = {
+        "subscription": f"/subscriptions/{workspace.subscription}",
+        "resource group": workspace.group_path,
+    }
+    return Away(
+        f"not permitted ({said.status}): {action} is missing; the smallest built-in role that has it is "
+        f"{role}, on the {where}",
+        sent=False,
+        denied=True,
+        remedies=(
+            (permissions.assignment(role, scope.get(where, workspace.path)), "by an owner; then link again"),
+            ("%dbml link --again", "a role that was given takes up to five minutes to count"),
+        ),
+    )
+
+
+def gone(workspace: WorkspaceId) -> Away:
+    """Return that the workspace is not there (any more)."""
+    return Away(
+        f"the workspace {workspace.name} is not in {workspace.group} (any more); it may be softly deleted",
+        sent=False,
+        denied=True,
+        remedies=(
+            (
+                "https://portal.azure.com, Azure Machine Learning, Recently deleted",
+                f"recovers it within 14 days ({permissions.CONTRIBUTOR} on the resource group), or",
+            ),
+            ("%dbml link --subscription … --resource-group … --workspace …", "another workspace"),
+        ),
+    )
+
+
+def unregistered(said: Said, workspace: WorkspaceId) -> Away:
+    """Return that the subscription has not registered the provider."""
+    found = _UNREGISTERED.search(said.message)
+    namespace = found.group(1) if found else permissions.ML
+    return Away(
+        f"the subscription is not registered to use {namespace}; that needs {namespace}/register/action "
+        f"({permissions.CONTRIBUTOR} on the subscription)",
+        sent=False,
+        denied=True,
+        remedies=(
+            (
+                f"az provider register --namespace {namespace} --wait "
+                f"--subscription {workspace.subscription}",
+                "once; then link again",
+            ),
+        ),
+    )
+
+
+def storage(said: Said, account: str, writing: bool) -> Away | None:
+    """Return why a storage account refuses a blob, or None where it is another matter.
+
+    A firewall answers AuthorizationFailure, a missing role AuthorizationPermissionMismatch, a link that has
+    run out AuthenticationFailed (learn.microsoft.com, rest/api/storageservices/common-rest-api-error-codes).
+    """
+    if said.status not in (401, 403):
+        return None
+    if said.code in ("AuthorizationFailure", "IpAuthorizationError", "PublicAccessNotPermitted"):
+        return Away(
+            f"the storage account {account} refuses this network (its firewall); metrics and params pass",
+            sent=False,
+            denied=True,
+            apart=True,
+            remedies=(
+                (
+                    f"az storage account network-rule add --account-name {account} --ip-address YOUR_IP",
+                    f"by an owner ({permissions.CONTRIBUTOR} on it), or work inside its network",
+                ),
+            ),
+        )
+    if said.code in ("AuthorizationPermissionMismatch", "AuthorizationResourceTypeMismatch"):
+        verb = "write" if writing else "read"
+        action = f"Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{verb}"
+        role, _ = permissions.smallest_role(action)
+        return Away(
+            f"not permitted to {verb} files in the storage account {account}: {action} is missing; the "
+            f"smallest built-in role that has it is {role}, on the storage account",
+            sent=False,
+            denied=True,
+            apart=True,
+            remedies=((permissions.assignment(role, f"(the storage account {account})"), "by an owner"),),
+        )
+    return None

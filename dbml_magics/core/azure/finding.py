@@ -1,0 +1,229 @@
+"""From what the user names to a workspace that can be linked: signed in, found, perhaps made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dbml_magics.core.azure import clouds, job, names
+from dbml_magics.core.azure.arm import Arm, Found, Progress, Wish
+from dbml_magics.core.azure.identity import SignIn, shared
+from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.core.link import WorkspaceSpec, checked_uri
+from dbml_magics.core.tracking.faults import Away
+from dbml_magics.errors import BadLink, BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
+
+if TYPE_CHECKING:
+    from dbml_magics.core.azure.clouds import Cloud
+
+NAMES = ("subscription", "resource_group", "workspace")
+_MAKE = "%dbml link --subscription … --resource-group … --workspace … --create --location …"
+
+
+@dataclass(frozen=True)
+class AzureWish:
+    """What ``link`` was told about the Azure ML side, beside a URI."""
+
+    subscription: str | None = None
+    resource_group: str | None = None
+    workspace: str | None = None
+    cloud: str | None = None
+    auth: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)  # secret-scope, service-credential
+    create: bool = False
+    location: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    storage_account: str | None = None
+    key_vault: str | None = None
+    confirm: str | None = None
+
+    @property
+    def names_workspace(self) -> bool:
+        """Tell whether a workspace is named by subscription, resource group and name, or a part of them."""
+        return any(getattr(self, name) for name in NAMES)
+
+    def check(self, uri: str | None) -> None:
+        """Raise BadLink for a wish that makes no sense, before anybody is asked; ``uri``: ``--azureml``'s."""
+        if self.names_workspace and uri is not None:
+            raise BadLink(
+                "--azureml names the workspace by its URI, and --subscription, --resource-group, --workspace "
+                "name it too: one of the two.",
+                remedies=["%dbml link --subscription … --resource-group … --workspace …"],
+            )
+        missing = [name for name in NAMES if not getattr(self, name)]
+        if self.names_workspace and missing:
+            wanted = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+            raise BadLink(
+                f"an Azure ML workspace has three names, and {wanted} is missing.",
+                remedies=[
+                    ("%dbml link --subscription … --resource-group … --workspace …", "all three, or"),
+                    ("%dbml link --config", "from Azure ML's config.json or a team's dbml.toml"),
+                ],
+            )
+        made_of = [
+            name for name in ("location", "storage_account", "key_vault", "confirm") if getattr(self, name)
+        ]
+        made_of += ["tag"] if self.tags else []
+        if made_of and not self.create:
+            raise BadLink(
+                f"--{made_of[0].replace('_', '-')} belongs to --create.",
+                remedies=[
+                    "%dbml link --subscription … --resource-group … --workspace … --create --location …"
+                ],
+            )
+        if self.create and not self.names_workspace:
+            raise BadLink(
+                "--create needs to know what to make.",
+                remedies=[
+                    "%dbml link --subscription … --resource-group … --workspace … --create --location …"
+                ],
+            )
+        if self.names_workspace:
+            wrong = names.troubles(*(str(getattr(self, name)) for name in NAMES))
+            if wrong:
+                raise BadLink(
+                    f"{'; '.join(wrong)}.",
+                    remedies=[("az ml workspace show --query id", "prints all three in one line")],
+                )
+
+
+def options(wish: AzureWish) -> list[str]:
+    """Return the options that say how the wish's workspace is reached."""
+    words = [f"--cloud {shlex.quote(wish.cloud)}"] if wish.cloud else []
+    return words + ([f"--auth {wish.auth}"] if wish.auth else [])
+
+
+def resolve(
+    wish: AzureWish,
+    prompt: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    rest: str = "",
+) -> WorkspaceSpec:
+    """Return the workspace that the wish names, signed in and found; made, if that is wished and confirmed.
+
+    ``rest`` is what else was said on the line, for the line that a plan offers.
+    Raises WorkspaceNotFound, NotPermitted, WorkspaceUnreachable, BadLink, NotConfirmed.
+    """
+    wanted = names.WorkspaceId(*(str(getattr(wish, name)) for name in NAMES))
+    cloud = _cloud(wish.cloud, None)
+    sign_in = _signed_in(wish.auth, cloud, wish.settings, prompt)
+    arm = Arm(sign_in, wanted.subscription)
+    if wish.create:
+        kept = (wish.storage_account, wish.key_vault)
+        plan = arm.plan(Wish(wanted, wish.location, wish.tags, *kept, rest))
+        found = arm.create(plan, wish.confirm, progress)
+    elif sign_in.method == "job-token":
+        return _spec(_of_job(wanted), sign_in, cloud.studio)
+    else:
+        found = arm.find(wanted)
+    return _spec(found.uri, sign_in, found.studio)
+
+
+def _of_job(wanted: names.WorkspaceId) -> str:
+    """Return the URI of the job's own workspace, which its token opens. Raises NotPermitted."""
+    own = job.workspace()
+    if own is None or own[1].path.lower() != wanted.path.lower():
+        there = f"{own[1].name} in {own[1].group}" if own is not None else "not named in its environment"
+        raise NotPermitted(
+            f"the job's own token opens the job's own workspace alone ({there}), not {wanted.name}.",
+            remedies=[
+                ("identity: {type: managed}", "in the job's YAML, for a cluster that has an identity"),
+                (
+                    "AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=…",
+                    "a service principal, in the job's environment",
+                ),
+            ],
+        )
+    return own[1].uri(own[0])
+
+
+def of_uri(
+    spec: WorkspaceSpec, wish: AzureWish, prompt: Callable[[str], None] | None = None
+) -> WorkspaceSpec:
+    """Return an ``azureml://`` workspace signed in; its studio's address where Resource Manager tells it."""
+    told = names.of_uri(spec.uri)
+    if told is None:
+        raise BadUri(
+            f"{spec.uri!r} names no workspace.",
+            remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
+        )
+    host, workspace = told
+    cloud = _cloud(wish.cloud, host)
+    sign_in = _signed_in(wish.auth, cloud, wish.settings, prompt)
+    try:
+        studio = Arm(sign_in, workspace.subscription).find(workspace).studio
+    except DbmlError:  # a link by URI needs no right to read the resource
+        studio = cloud.studio
+    return replace(_spec(workspace.uri(host), sign_in, studio), role=spec.role)
+
+
+def _spec(uri: str, sign_in: SignIn, studio: str | None) -> WorkspaceSpec:
+    settings = {"auth": sign_in.method, "cloud": sign_in.cloud.name, **sign_in.settings}
+    told = {"studio": studio, "tenant": sign_in.tenant}
+    settings |= {name: value for name, value in told.items() if value}
+    return WorkspaceSpec("azureml", checked_uri("azureml", uri), settings=tuple(sorted(settings.items())))
+
+
+def sign_in_for(spec: WorkspaceSpec, prompt: Callable[[str], None] | None = None) -> SignIn:
+    """Return this process's sign-in for a workspace of a link; asks nobody yet. Raises Away, BadLink."""
+    told = names.of_uri(spec.uri)
+    cloud = clouds.named(spec.setting("cloud"), told[0] if told else None)
+    return shared(spec.setting("auth") or "default", cloud, dict(spec.settings), prompt)
+
+
+def sign_in_again(spec: WorkspaceSpec, prompt: Callable[[str], None] | None) -> None:
+    """Sign in where that needs the user, for a link that is taken up again; an outage is no trouble."""
+    try:
+        sign_in_for(spec, prompt).begin()
+    except Away as error:
+        if error.denied:
+            raise NotPermitted(f"Azure: {error.reason}.", remedies=error.remedies) from error
+
+
+def _cloud(name: str | None, host: str | None) -> Cloud:
+    try:
+        return clouds.named(name, host)
+    except Away as error:
+        raise WorkspaceUnreachable(
+            f"Azure's clouds are {error.reason}.",
+            remedies=[(f"curl -sS ${clouds.METADATA_VARIABLE}", "from this machine: does it answer?")],
+        ) from error
+
+
+def signed_in(wish: AzureWish) -> SignIn:
+    """Return the sign-in of a wish that names no workspace. Raises NotPermitted, WorkspaceUnreachable."""
+    return _signed_in(wish.auth, _cloud(wish.cloud, None), wish.settings, None)
+
+
+def _signed_in(
+    method: str | None, cloud: Cloud, settings: Mapping[str, str], prompt: Callable[[str], None] | None
+) -> SignIn:
+    sign_in = shared(method or "default", cloud, settings, prompt)
+    try:
+        sign_in.begin()
+    except Away as error:
+        if error.denied:
+            raise NotPermitted(f"Azure: {error.reason}.", remedies=error.remedies) from error
+        raise WorkspaceUnreachable(
+            f"Azure's sign-in is {error.reason}.",
+            remedies=[
+                (f"curl -sSI {cloud.authority}", "from this machine: is it reachable?"),
+                ("%dbml link … --cloud NAME", "if the workspace is in another cloud"),
+            ],
+        ) from error
+    return sign_in
+
+
+__all__ = [
+    "SETTINGS",
+    "AzureWish",
+    "Found",
+    "of_uri",
+    "options",
+    "resolve",
+    "sign_in_again",
+    "sign_in_for",
+    "signed_in",
+]

@@ -1,0 +1,82 @@
+"""Inside an Azure ML job: its workspace, and the token that the service gives every job for it.
+
+The token opens the job's own workspace (its runs, artifacts and models), never Azure Resource Manager
+(azureml-core, ``AzureMLTokenAuthentication``), and is renewed by itself, as azureml-core does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dbml_magics.core.azure.names import WorkspaceId
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
+
+TOKEN = "AZUREML_RUN_TOKEN"
+_PLACE = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
+_RENEW_BEFORE_S = 600.0
+_TIMEOUT_S = 10.0
+
+
+def has_token() -> bool:
+    """Tell whether the code runs in a job that was given a token."""
+    return bool(os.environ.get("AZUREML_RUN_ID") and os.environ.get(TOKEN))
+
+
+def workspace() -> tuple[str, WorkspaceId] | None:
+    """Return the host and the workspace of the job that this is, or None where it does not say."""
+    host = urlsplit(os.environ.get("AZUREML_SERVICE_ENDPOINT", "")).netloc
+    told = [os.environ.get(name, "") for name in _PLACE]
+    return (host, WorkspaceId(*told)) if host and all(told) else None
+
+
+class JobToken:
+    """The job's token as a credential; renewed at run history while the last one still counts."""
+
+    def __init__(self) -> None:
+        self._token = os.environ.get(TOKEN, "")
+
+    def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+        """Return the token. Raises CredentialUnavailableError."""
+        import jwt
+        from azure.core.credentials import AccessToken
+        from azure.identity import CredentialUnavailableError
+
+        try:
+            expiry = _expiry(self._token)
+            if expiry - time.time() < _RENEW_BEFORE_S:
+                self._token = self._renewed() or self._token
+                expiry = _expiry(self._token)
+        except (jwt.PyJWTError, KeyError, ValueError) as error:
+            raise CredentialUnavailableError(message=f"{TOKEN} is not set to a token") from error
+        if expiry <= time.time():
+            raise CredentialUnavailableError(message="the job's token has run out and was not renewed")
+        return AccessToken(self._token, expiry)
+
+    def _renewed(self) -> str | None:
+        """Ask run history for the job's next token; None where it gives none now."""
+        import requests
+
+        place, run = workspace(), os.environ.get("AZUREML_RUN_ID")
+        experiment = os.environ.get("AZUREML_EXPERIMENT_ID")
+        if place is None or not run or not experiment:
+            return None
+        host, own = place
+        url = f"https://{host}/history/v1.0{own.path}/experimentids/{experiment}/runs/{run}/token"
+        try:
+            answer = requests.get(url, headers={"Authorization": f"Bearer {self._token}"}, timeout=_TIMEOUT_S)
+            told = answer.json() if answer.status_code == 200 else {}
+        except (requests.RequestException, ValueError):
+            return None
+        return str(told["token"]) if isinstance(told, dict) and told.get("token") else None
+
+
+def _expiry(token: str) -> int:
+    import jwt
+
+    told = jwt.decode(token, options={"verify_signature": False, "verify_aud": False})
+    return int(told["exp"])

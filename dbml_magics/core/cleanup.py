@@ -1,0 +1,219 @@
+"""Deleting what is not wanted any more: planned first and shown whole, then done and told, thing by thing.
+
+A plan says everything that goes, by name, and what each deletion asks of whom. It is made anew each time, so
+that a clean-up which failed half-way is simply done again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dbml_magics.cleanup_results import CleanupItem, CleanupResult
+from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+
+__all__ = ["KINDS", "Plan", "Step", "clean"]
+
+KINDS = ("endpoint", "model", "run", "experiment", "workspace", "resource-group")
+_TOLD = 25
+_ID = 8  # characters of a run's id that are enough to mean it
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that goes, and how."""
+
+    item: CleanupItem
+    delete: Callable[[], str | None]
+    """Deletes it, and returns None, or why it stays though nothing failed. Raises what the service says."""
+    last: bool = False  # only when everything before it is gone
+
+
+@dataclass
+class Plan:
+    """All that a clean-up would do."""
+
+    kind: str
+    name: str
+    steps: list[Step]
+    kept: list[CleanupItem] = field(default_factory=list)  # what is named because it stays
+    stays: list[str] = field(default_factory=list)  # what stays billed
+    notes: list[str] = field(default_factory=list)
+    options: str = ""  # further words of the line
+    after: Callable[[], list[str]] = list  # called when all is gone; returns notes
+    id: str = ""  # of a run: its beginning confirms as well as its name
+
+    def confirmed_by(self, typed: str | None) -> bool:
+        """Tell whether what was typed names it: its name, or at least eight characters of a run's id."""
+        if typed is None:
+            return False
+        return typed == self.name or (len(typed) >= _ID and self.id.startswith(typed))
+
+
+def clean(
+    session: Session,
+    kind: str,
+    name: str,
+    *,
+    dry_run: bool = False,
+    confirm: str | None = None,
+    also: Sequence[str] = (),
+    azure: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> CleanupResult:
+    """Delete something with all that belongs to it; ``confirm`` is its name again.
+
+    For a run it is its name, or eight characters of its id or more, as the list shows them.
+    ``also`` names what goes with a workspace or a resource group beside its own. ``azure`` are subscription,
+    resource_group, cloud and auth of a workspace that is not the link's. Raises NotConfirmed (listing
+    everything; nothing is deleted then), CleanupIncomplete (with the result as ``.result``), BadCommand.
+    """
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadCommand(f"{kind!r} is nothing to clean up: {', '.join(KINDS)} are.{hint}", remedies=[_HELP])
+    _refuse_strays(kind, also, azure or {})
+    say = progress or (lambda _: None)
+    say(f"looking for what belongs to {kind} {name}")
+    plan = _planned(session, kind, name, also, azure or {})
+    words = f"%dbml cleanup {kind} {_quoted(name)}{plan.options}"
+    line = f"{words} --confirm {_quoted(plan.name)}"
+    going = CleanupResult(
+        kind,
+        plan.name,
+        tuple(step.item for step in plan.steps) + tuple(plan.kept),
+        tuple(plan.stays),
+        dry_run=True,
+        notes=tuple(plan.notes),
+        command=line if plan.steps else "",
+    )
+    if dry_run or not plan.steps:
+        return going if dry_run else replace(going, dry_run=False)
+    if not plan.confirmed_by(confirm):
+        raise _unconfirmed(going, confirm, line, words)
+    return _carry_out(plan, line, say)
+
+
+_HELP = ("%dbml help cleanup", "what it takes")
+
+
+def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, Any]) -> None:
+    of_azure = kind in ("workspace", "resource-group")
+    stray = "also" if also and not of_azure else None
+    stray = stray or next((key.replace("_", "-") for key in azure if azure[key] and not of_azure), None)
+    if stray:
+        raise BadCommand(f"--{stray} belongs to workspace and resource-group.", remedies=[_HELP])
+
+
+def _planned(session: Session, kind: str, name: str, also: Sequence[str], azure: Mapping[str, Any]) -> Plan:
+    if kind == "endpoint":
+        return _endpoint(session, name)
+    if kind in ("workspace", "resource-group"):
+        from dbml_magics.core import cleanup_azure
+
+        return cleanup_azure.plan(session, kind, name, also, azure)
+    from dbml_magics.core import cleanup_tracking
+
+    engine = session.engine(f"%dbml cleanup {kind}")
+    return cleanup_tracking.plan(session, engine, kind, name)
+
+
+def _endpoint(session: Session, name: str) -> Plan:
+    found: Any = session.endpoints(name)
+
+    def delete() -> None:
+        session.undeploy(name, target=found.target, confirm=name)
+
+    held = [
+        CleanupItem(found.target, "deployment", f"{each.name} ({each.model})", "goes with it")
+        for each in found.deployments
+    ]
+    step = Step(CleanupItem(found.target, "endpoint", name), delete)
+    return Plan("endpoint", name, [step], held, notes=["registered models stay"])
+
+
+def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: str) -> NotConfirmed:
+    told = [" ".join(item.cells[:3]) for item in going if item.state != "stays"]
+    shown = [f"  {each}" for each in told[:_TOLD]]
+    if len(told) > _TOLD:
+        shown.append(f"  … {len(told) - _TOLD:,} more: --dry-run returns all of them")
+    wrong = f"--confirm is {confirm!r}, and the name is {going.name!r}; " if confirm else ""
+    stays = [f"  stays billed: {each}" for each in going.stays]
+    return NotConfirmed(
+        "\n".join([f"{wrong}nothing is deleted. This would delete:", *shown, *stays]),
+        remedies=[(line, "deletes it"), (f"{words} --dry-run", "shows it as a table")],
+    )
+
+
+def _carry_out(plan: Plan, line: str, say: Progress) -> CleanupResult:
+    done: list[CleanupItem] = []
+    remedies: list[tuple[str, str]] = []
+    for number, step in enumerate(plan.steps, 1):
+        item = step.item
+        say(f"{number:,} of {len(plan.steps):,}  deleting {item.what} {item.name}")
+        if step.last and any(each.state == "failed" and each.where == item.where for each in done):
+            done.append(replace(item, state="failed", why="kept, since not all that is in it could go"))
+            continue
+        item, ways = _carried_out(step)
+        done.append(item)
+        remedies += ways
+    failed = any(item.state == "failed" for item in done)
+    notes = [*plan.notes, *([] if failed else plan.after())]
+    result = CleanupResult(
+        plan.kind,
+        plan.name,
+        (
+            *done,
+            *(replace(each, state="deleted", why="") if _went(each, done) else each for each in plan.kept),
+        ),
+        tuple(plan.stays),
+        notes=tuple(notes),
+        command=line if failed else "",
+    )
+    if not failed:
+        return result
+    told = [f"  {each.where} {each.what} {each.name}: {each.why}" for each in result.failed[:_TOLD]]
+    error = CleanupIncomplete(
+        "\n".join([f"{result.headline()}.", *told]), remedies=[*remedies[:1], (line, "tries the rest again")]
+    )
+    error.result = result
+    raise error
+
+
+def _went(item: CleanupItem, done: Sequence[CleanupItem]) -> bool:
+    """Tell whether what goes with something else went with it."""
+    return item.state == "goes with it" and not any(each.state == "failed" for each in done)
+
+
+def _carried_out(step: Step) -> tuple[CleanupItem, list[tuple[str, str]]]:
+    """Delete one thing; returns what became of it, and what helps where it failed."""
+    from dbml_magics.core.tracking.faults import Away, is_missing, settle
+
+    try:
+        stays = step.delete()
+    except DbmlError as error:
+        why = " ".join(error.message.split())
+        return replace(step.item, state="failed", why=why), list(error.remedies)
+    except Exception as error:
+        settled = settle(error)
+        if is_missing(settled):
+            return replace(step.item, state="gone already"), []
+        if isinstance(settled, Away):
+            return replace(step.item, state="failed", why=settled.reason), list(settled.remedies)
+        why = " ".join(str(settled).split())[:300]
+        return replace(step.item, state="failed", why=why), []
+    if stays:
+        return replace(step.item, state="stays", why=stays), []
+    return replace(step.item, state="deleted"), []
+
+
+def _quoted(word: str) -> str:
+    return shlex.quote(word)

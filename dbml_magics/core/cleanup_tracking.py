@@ -1,0 +1,296 @@
+"""Cleaning up runs, experiments and registered models: at each workspace of the link, by its own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.entities import LifecycleStage, Run
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.cleanup_results import CleanupItem
+from dbml_magics.core import runs
+from dbml_magics.core.cleanup import Plan, Step
+from dbml_magics.core.reconcile.pairs import experiment_pairs
+from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
+from dbml_magics.hints import say
+from dbml_magics.rendering import count
+
+if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
+    from dbml_magics.core.tracking.engine import Engine
+
+__all__ = ["plan"]
+
+_WAIT_S = 15.0  # for what is on its way to what is deleted
+_PARENT = "mlflow.parentRunId"
+
+
+def plan(session: Session, engine: Engine, kind: str, name: str) -> Plan:
+    """Return what deleting a run, an experiment or a registered model takes.
+
+    Raises RunNotFound, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable.
+    """
+    try:
+        if kind == "model":
+            return _model(engine, name)
+        return _run(session, engine, name) if kind == "run" else _experiment(engine, name)
+    except Away as error:
+        raise WorkspaceUnreachable(
+            f"{kind} {name} cannot be looked at, a workspace is {error.reason}: nothing is deleted.",
+            remedies=[("%dbml status", "shows which one, and since when")],
+        ) from error
+    except MlflowException as error:
+        raise BadCommand(
+            f"{kind} {name}: {' '.join(str(error.message).split())}", remedies=[("%dbml status", "")]
+        ) from error
+
+
+# --- runs
+
+
+def _run(session: Session, engine: Engine, given: str) -> Plan:
+    run_id = runs.resolve(engine, given, session.last_run, "%dbml cleanup run {}")
+    _refuse_live([run_id])
+    _let_arrive(engine, [run_id])
+    steps: list[Step] = []
+    kept: list[CleanupItem] = []
+    stays: list[str] = []
+    notes = _restored("runs")
+    name = ""
+    for role in engine.link.tracked:
+        side = Side(engine, role)
+        found = _find(side, run_id)
+        if found is None:
+            continue
+        label = _label(found, run_id)
+        name = name or str(found.info.run_name or "")
+        if found.info.lifecycle_stage == LifecycleStage.DELETED:
+            kept.append(CleanupItem(role, "run", label, "gone already"))
+        else:
+            steps.append(Step(CleanupItem(role, "run", label), _deleter(side, found.info.run_id)))
+        _files_stay(engine, role, str(found.info.artifact_uri), stays, notes)
+        nested = [
+            run.info.run_name or run.info.run_id[:8]
+            for run in side.runs([found.info.experiment_id])
+            if run.data.tags.get(_PARENT) == found.info.run_id
+            and run.info.lifecycle_stage == LifecycleStage.ACTIVE
+        ]
+        kept += [CleanupItem(role, "nested run", each, "stays", "it is a run of its own") for each in nested]
+    # Whoever typed "last", or the beginning of an id, has yet to say which run it is that goes.
+    return Plan("run", name or run_id[:8], steps, kept, stays, notes, id=run_id)
+
+
+def _find(side: Side, run_id: str) -> Run | None:
+    known = side.engine.state.identity(side.role, "run", run_id)
+    own = known.actual if known is not None else run_id
+    try:
+        found: Run = side.ask(lambda: side.store.get_run(own))
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
+    return found
+
+
+def _label(run: Run, run_id: str) -> str:
+    return f"{run.info.run_name or ''} {run_id[:8]}".strip()
+
+
+def _deleter(side: Side, own: str) -> Callable[[], None]:
+    def delete() -> None:
+        side.ask(lambda: side.store.delete_run(own))
+
+    return delete
+
+
+def _refuse_live(run_ids: list[str]) -> None:
+    active = mlflow.active_run()
+    if active is not None and active.info.run_id in run_ids:
+        raise RunActive(
+            f"run {active.info.run_name} is active in this notebook.",
+            remedies=[("mlflow.end_run()", "then clean up again")],
+        )
+
+
+def _let_arrive(engine: Engine, queues: list[str]) -> None:
+    """Wait for what is on its way to runs that go: it would be refused afterwards."""
+    for role in engine.link.tracked:
+        if not engine.wait(role, queues, _WAIT_S):
+            raise WorkspaceUnreachable(
+                f"writes of what is to go are still on their way to {role}, and would be refused there.",
+                remedies=[("%dbml sync", "waits for them"), ("%dbml status", "why they wait")],
+            )
+
+
+def _files_stay(engine: Engine, role: str, location: str, stays: list[str], notes: list[str]) -> None:
+    """Say what becomes of deleted runs' files, as each service documents it, billed or not."""
+    from dbml_magics.core.link import masked
+
+    workspace, where = engine.workspaces[role], masked(location)
+    if workspace.kind == "databricks":
+        stays.append(f"{role}: runs and files for 30 days more, then Databricks removes them")
+    elif workspace.kind == "azureml":
+        storage = "the workspace's storage account"
+        stays.append(f"{role}: files, in {storage}, until they are deleted there")
+    elif workspace.spec.local:
+        notes.append(f"{role}: files stay on this machine, at {where}, until mlflow gc is run")
+    else:
+        stays.append(f"{role}: files at {where}, until mlflow gc is run at the server")
+
+
+def _restored(what: str) -> list[str]:
+    return [f"deleted {what} can be restored at a workspace until it removes them for good"]
+
+
+# --- experiments
+
+
+def _experiment(engine: Engine, name: str) -> Plan:
+    sides = [Side(engine, role) for role in engine.link.tracked]
+    places = list(_places(engine, sides, name))
+    if not places:
+        runs.find_experiment(engine, name)  # raises, with what was perhaps meant
+        raise ExperimentNotFound(f"no experiment {name!r}.", remedies=["%dbml runs"])
+    steps: list[Step] = []
+    kept: list[CleanupItem] = []
+    stays: list[str] = []
+    notes = [*_restored("experiments"), "models registered from its runs stay"]
+    lasts: list[Step] = []
+    visible: list[str] = []
+    for side, found in places:
+        own = str(found.experiment_id)
+        going = [r for r in side.runs([own]) if r.info.lifecycle_stage == LifecycleStage.ACTIVE]
+        for run in going:
+            key = side.key(run)
+            visible.append(key)
+            steps.append(
+                Step(CleanupItem(side.role, "run", _label(run, key)), _deleter(side, run.info.run_id))
+            )
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            kept.append(CleanupItem(side.role, "experiment", found.name, "gone already"))
+        else:
+            item = CleanupItem(side.role, "experiment", found.name)
+            lasts.append(Step(item, _experiment_deleter(side, own), last=True))
+        _files_stay(engine, side.role, str(found.artifact_location), stays, notes)
+    if str(places[0][1].experiment_id) == "0":
+        raise BadCommand(
+            "MLflow's experiment 0, Default, cannot be deleted; its runs can.",
+            remedies=["%dbml cleanup run RUN"],
+        )
+    _refuse_live(visible)
+    _let_arrive(engine, [key for key in dict.fromkeys(visible) if engine.journal.files(key)])
+
+    def forget() -> list[str]:
+        from mlflow.tracking import fluent
+
+        ids = {
+            engine.state.visible(s.role, "experiment", str(e.experiment_id)) or str(e.experiment_id)
+            for s, e in places
+        }
+        if fluent._active_experiment_id in ids:
+            fluent._active_experiment_id = None
+            engine.state.forget_answer("active-experiment")
+            return ["runs go to the experiment Default until another is set"]
+        return []
+
+    notes += [f"{count(len(steps), 'run')} of it are deleted one by one"] if len(steps) > 1 else []
+    return Plan("experiment", name, [*steps, *lasts], kept, stays, notes, after=forget)
+
+
+def _places(engine: Engine, sides: list[Side], name: str) -> Iterator[tuple[Side, Any]]:
+    """Yield each workspace that has the experiment, and what it is there."""
+    if len(sides) == 1:
+        here = sides[0].applier.workspace.experiment_name(name)
+        for each in sides[0].experiments():
+            if each.name in (name, here):
+                yield sides[0], each
+        return
+    for pair in experiment_pairs(sides[0], sides[1]):
+        here = engine.workspaces[sides[0].role].experiment_name(name)
+        if name not in (pair.name, getattr(pair.first, "name", None)) and here != pair.name:
+            continue
+        for number, side in enumerate(sides):
+            found = pair.at(number)
+            if found is not None:
+                yield side, found
+
+
+def _experiment_deleter(side: Side, own: str) -> Callable[[], None]:
+    def delete() -> None:
+        side.ask(lambda: side.store.delete_experiment(own))
+
+    return delete
+
+
+# --- registered models
+
+
+def _model(engine: Engine, name: str) -> Plan:
+    steps: list[Step] = []
+    stays: list[str] = []
+    for role in engine.link.registries:
+        side = Side(engine, role)
+        store = engine.workspaces[role].registry
+        if not _has_model(side, store, name):
+            continue
+        for number in _versions(side, store, name):
+            item = CleanupItem(role, "version", f"{name}/{number}")
+            steps.append(Step(item, _version_deleter(side, store, name, number)))
+        item = CleanupItem(role, "model", name)
+        steps.append(Step(item, _model_deleter(side, store, name), last=True))
+        stays.append(f"{role}: the files of the runs that the versions came from")
+    if not steps:
+        from dbml_magics.core import registry
+
+        registry.list_models(engine, name)  # raises, with what was perhaps meant
+        raise ModelNotFound(f"no registered model {name!r}.", remedies=["%dbml models"])
+    notes = [f"endpoints that serve it go on; {say('%dbml endpoints')} lists them"]
+    return Plan("model", name, steps, [], stays, notes)
+
+
+def _has_model(side: Side, store: Any, name: str) -> bool:
+    try:
+        side.ask(lambda: store.get_registered_model(name))
+    except MlflowException as error:
+        if is_missing(error):
+            return False
+        raise
+    return True
+
+
+def _versions(side: Side, store: Any, name: str) -> list[str]:
+    found: list[str] = []
+    token: str | None = None
+    while True:
+        page = side.ask(partial(store.search_model_versions, f"name='{name}'", 200, None, token))
+        found += [str(version.version) for version in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _version_deleter(side: Side, store: Any, name: str, number: str) -> Callable[[], None]:
+    def delete() -> None:
+        side.ask(lambda: store.delete_model_version(name, number))
+
+    return delete
+
+
+def _model_deleter(side: Side, store: Any, name: str) -> Callable[[], str | None]:
+    """Return what deletes a model without versions: Azure ML has no call for that."""
+
+    def delete() -> str | None:
+        try:
+            side.ask(lambda: store.delete_registered_model(name))
+        except MlflowException as error:
+            if error.error_code != "FEATURE_DISABLED":
+                raise
+            return "without versions: the service cannot delete a whole model"
+        return None
+
+    return delete

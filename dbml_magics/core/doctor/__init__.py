@@ -1,0 +1,1 @@
+"""Looking at everything that can be wrong, and measuring what the services' documents leave open."""

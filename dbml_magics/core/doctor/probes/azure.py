@@ -1,0 +1,170 @@
+"""What is assumed of Azure ML beyond its limits (the README's table), measured where that is harmless."""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from azure.storage.blob import BlobBlock
+
+from dbml_magics.core.azure import permissions
+from dbml_magics.core.azure.arm import Arm, Wish, resources_of
+from dbml_magics.core.azure.diagnosis import Said
+from dbml_magics.core.azure.names import WorkspaceId
+from dbml_magics.core.doctor.azure import allowed, may
+from dbml_magics.core.doctor.probes.ground import Ground, Measured, NotMeasured, Probe
+from dbml_magics.core.tracking.faults import settle
+from dbml_magics.core.workspaces.azureml_artifacts import AzuremlArtifacts
+from dbml_magics.errors import DbmlError
+
+__all__ = ["PROBES"]
+
+_CALL_S = 30.0
+_DEPLOYMENTS = "2021-04-01"
+
+
+def _run_id_chosen(ground: Ground) -> Measured:
+    chosen = uuid.uuid4().hex
+    tags = {"mlflow.runName": "probe"}
+    try:
+        made = ground.workspace.make_run_as(chosen, ground.experiment, int(time.time() * 1000), tags)
+    except Exception as error:
+        raise NotMeasured(f"run history does not answer: {settle(error)}") from error
+    if made is None:
+        return Measured("run history makes no run that MLflow's interface shows", agrees=False)
+    same = made.info.run_id == chosen
+    return Measured("the run has the chosen id" if same else "the run has another id", agrees=same)
+
+
+def _blob_blocks(ground: Ground) -> Measured:
+    run = ground.must("GET", "runs/get", {"run_id": ground.run})["run"]
+    repository = ground.workspace.artifacts(run["info"]["artifact_uri"])
+    if not isinstance(repository, AzuremlArtifacts):
+        raise NotMeasured("its files are not Azure ML's artifacts")
+    kept = repository.blocks_outlive_their_name("probe-blocks.bin", _block)
+    return Measured("they stay, and can be committed" if kept else "they are gone", agrees=kept)
+
+
+def _block(blob: Any) -> list[BlobBlock]:
+    name = base64.b64encode(b"00000000").decode()
+    blob.stage_block(name, b"x" * 1000, length=1000)
+    return [BlobBlock(name)]
+
+
+def _refusal_words(ground: Ground) -> Measured:
+    """Be refused: for a role that lacks, where one does, else for a token that is none."""
+    workspace = ground.workspace
+    lacking = ""
+    try:
+        if not may(allowed(workspace), f"{permissions.ML}/workspaces/models/write"):
+            lacking = f"{permissions.ML}/workspaces/models/write"
+    except Exception as error:
+        raise NotMeasured(f"the permissions cannot be listed: {settle(error)}") from error
+    creds = workspace._creds()
+    token = creds.token if lacking else "none.of.yours"
+    response = requests.post(
+        f"{creds.host}/api/2.0/mlflow/registered-models/create",
+        json={"name": f"{ground.name}-refused"},
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=_CALL_S,
+        allow_redirects=False,
+    )
+    said = Said.by(response.status_code, response.text)
+    if not lacking:
+        words = f"a token that is none: {said.status} {said.code} {'in' if said.message else 'without'} words"
+        return Measured(f"{words}; this sign-in lacks no role, so no 403 was seen", said.status == 401)
+    named = permissions.action_in(said.message) is not None
+    words = (
+        f"a role that lacks: {said.status} {said.code}, {'names' if named else 'does not name'} the action"
+    )
+    return Measured(words, agrees=said.status == 403)
+
+
+def _portal_link(ground: Ground) -> Measured:
+    workspace = ground.workspace
+    arm = Arm(workspace.sign_in, workspace.id.subscription)
+    found: set[str] = set()
+    amount = 0
+    try:
+        for each in arm.databricks_workspaces(workspace.id):
+            amount += 1
+            found |= set((each.properties or {}).get("parameters") or {})
+    except DbmlError as error:
+        raise NotMeasured(error.message) from error
+    if not amount:
+        raise NotMeasured("no Databricks workspace of the subscription can be seen")
+    linked = "amlWorkspaceId" in found
+    told = ", ".join(sorted(found)) or "none"
+    return Measured(f"parameters of the Databricks workspaces: {told}", agrees=True if linked else None)
+
+
+def _studio_pages(ground: Ground) -> Measured:
+    page = ground.workspace.page(ground.experiment, ground.run)
+    if page is None:
+        raise NotMeasured("the studio's address is not known")
+    try:
+        response = requests.get(page, timeout=_CALL_S, allow_redirects=False)
+    except requests.RequestException as error:
+        raise NotMeasured(f"the studio does not answer: {settle(error)}") from error
+    words = f"the run's page answers {response.status_code} without a sign-in; open one to see it"
+    return Measured(words, agrees=None if response.status_code < 400 else False)
+
+
+def _create_shape(ground: Ground) -> Measured:
+    """Have Resource Manager check what ``--create`` would make; validating makes nothing."""
+    workspace = ground.workspace
+    made = WorkspaceId(workspace.id.subscription, workspace.id.group, ground.name)
+    sign_in = workspace.sign_in
+    try:
+        template = resources_of(Arm(sign_in, made.subscription), Wish(made))
+    except DbmlError as error:
+        raise NotMeasured(error.message) from error
+    response = requests.post(
+        f"{sign_in.cloud.resource_manager.rstrip('/')}{made.group_path}"
+        f"/providers/Microsoft.Resources/deployments/{ground.name}/validate",
+        params={"api-version": _DEPLOYMENTS},
+        json={"properties": {"mode": "Incremental", "template": template}},
+        headers={"Authorization": f"Bearer {sign_in.get_token(sign_in.cloud.scope).token}"},
+        timeout=_CALL_S,
+        allow_redirects=False,
+    )
+    said = Said.by(response.status_code, response.text)
+    if said.status == 403:
+        raise NotMeasured("this sign-in may not validate a deployment in the group")
+    fine = said.status == 200 and not said.code
+    return Measured(
+        "Resource Manager finds it valid" if fine else f"{said.status} {said.code}: {said.message}", fine
+    )
+
+
+def _storage_words(ground: Ground) -> Measured:
+    run = ground.must("GET", "runs/get", {"run_id": ground.run})["run"]
+    repository = ground.workspace.artifacts(run["info"]["artifact_uri"])
+    if not isinstance(repository, AzuremlArtifacts):
+        raise NotMeasured("its files are not Azure ML's artifacts")
+    url = repository.account_address("probe-storage.txt")
+    response = requests.get(url, params={"comp": "list"}, timeout=_CALL_S, allow_redirects=False)
+    said = Said.by(response.status_code, response.text)
+    # The doctor takes AuthorizationFailure for a firewall; whoever can log files must not see that.
+    return Measured(
+        f"anybody's request: {said.status} {said.code}", agrees=said.code != "AuthorizationFailure"
+    )
+
+
+def _probe(name: str, asks: str, assumed: str, measure: Callable[[Ground], Measured]) -> Probe:
+    return Probe(name, asks, ("azureml",), lambda _: assumed, measure)
+
+
+PROBES: tuple[Probe, ...] = (
+    _probe("run-id-chosen", "a run under an id of the caller's", "taken", _run_id_chosen),
+    _probe("blob-blocks", "uncommitted blocks after their name's deletion", "they stay", _blob_blocks),
+    _probe("refusal-words", "how a refusal is worded", "the status, at least", _refusal_words),
+    _probe("portal-link", "how the portal's link shows", "amlWorkspaceId", _portal_link),
+    _probe("studio-pages", "a run's page in the studio", "/runs/ID?wsid=", _studio_pages),
+    _probe("create-shape", "what --create would make", "valid", _create_shape),
+    _probe("storage-words", "a storage account asked by anybody", "no firewall's words", _storage_words),
+)

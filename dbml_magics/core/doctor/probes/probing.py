@@ -1,0 +1,111 @@
+"""All probes at the workspaces of a link, one after the other, and the report that a user can attach."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbml_magics.core.doctor.probes import behaviour, sizes
+from dbml_magics.core.doctor.probes.ground import Ground, NotMeasured, Probe
+from dbml_magics.errors import BadCommand
+from dbml_magics.probe_results import Probed, ProbeReport
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+
+__all__ = ["probe"]
+
+Progress = Callable[[str], None]
+
+
+def probe(engine: Engine, folder: str, *, progress: Progress | None = None) -> ProbeReport:
+    """Measure at each workspace of the link what can be, and write the report to ``folder`` (0600).
+
+    It works in an experiment of its own, which it deletes. Raises BadCommand where there is nothing to
+    measure: both workspaces are on this machine.
+    """
+    began = time.monotonic()
+    say = progress or (lambda _: None)
+    workspaces = [engine.workspaces[role] for role in engine.link.tracked]
+    remote = [w for w in workspaces if w.kind != "mlflow" or w.uri.startswith(("http://", "https://"))]
+    if not remote:
+        raise BadCommand(
+            "the workspaces of this link are on this machine: there is no service to measure.",
+            remedies=[("%dbml doctor", "looks at this machine")],
+        )
+    rows: list[Probed] = []
+    left: list[str] = []
+    for workspace in remote:
+        ground = Ground(workspace)
+        try:
+            for number, each in enumerate(wanted := _wanted(workspace), 1):
+                say(f"{workspace.role}  {number} of {len(wanted)}  {each.name}: {each.asks}")
+                rows.append(_probed(ground, each))
+        finally:
+            say(f"{workspace.role}  deleting what was made")
+            left += ground.close()
+    report = ProbeReport(tuple(rows), time.monotonic() - began, left=tuple(left))
+    file = _written(report, folder)
+    return ProbeReport(report.rows, report.seconds, file, report.left)
+
+
+def _wanted(workspace: Any) -> list[Probe]:
+    return [each for each in _probes(workspace) if workspace.kind in each.kinds]
+
+
+def _probes(workspace: Any) -> Iterator[Probe]:
+    yield from sizes.PROBES
+    yield from behaviour.PROBES
+    if workspace.kind == "azureml":
+        from dbml_magics.core.doctor.probes import azure
+
+        yield from azure.PROBES
+
+
+def _probed(ground: Ground, each: Probe) -> Probed:
+    workspace = ground.workspace
+    began = time.monotonic()
+    try:
+        found = each.measure(ground)
+        words, agrees = found.words, found.agrees
+    except NotMeasured as error:
+        words, agrees = f"not measured: {error}", None
+    except Exception as error:  # one question that goes wrong shall not keep the others from being asked
+        words, agrees = f"not measured: {type(error).__name__}: {error}", None
+    return Probed(
+        workspace.role,
+        workspace.kind,
+        each.name,
+        each.asks,
+        each.assumed(workspace),
+        _nameless(words, ground),
+        agrees,
+        time.monotonic() - began,
+    )
+
+
+def _nameless(text: str, ground: Ground) -> str:
+    """Return a text without the names of workspaces, people and runs."""
+    workspace = ground.workspace
+    named = {ground.name: "PROBE", str(ground._run): "RUN", str(ground._experiment): "EXPERIMENT"}
+    if workspace.kind == "azureml":
+        told = workspace.id
+        named |= {told.subscription: "SUBSCRIPTION", workspace.host: "HOST"}
+        named |= {f"/{told.group}": "/GROUP", f"'{told.name}'": "'WORKSPACE'", f"/{told.name}": "/WORKSPACE"}
+    if workspace.kind == "databricks":
+        named |= {str(workspace._me): "USER", str(workspace.config.host): "HOST"}
+    for name, word in named.items():
+        if len(name) > 3 and name != "None":
+            text = text.replace(name, word)
+    return text
+
+
+def _written(report: ProbeReport, folder: str) -> str:
+    path = Path(folder, f"dbml-probe-{datetime.now():%Y%m%d-%H%M%S}.json")
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
+        out.write(report.json() + "\n")
+    return str(path)

@@ -1,0 +1,223 @@
+"""What is looked at before anything is created: one line each, and a clear end where it cannot work."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+
+from dbml_magics.endpoint_results import Check
+from dbml_magics.errors import NotDeployable
+
+__all__ = ["here", "likely_cause", "of_files", "refuse", "requirements"]
+
+# Not on any public package index, or of use inside a Databricks runtime alone.
+_DATABRICKS_ONLY = frozenset(
+    {
+        "databricks-automl",
+        "databricks-feature-store",
+        "databricks-runtime",
+        "dbutils",
+        "feature-store",
+        "mlflow-dbstore",
+        "pyspark-dbutils",
+        "sparkdl",
+    }
+)
+_DATABRICKS_PLACES = re.compile(
+    r"(?:^|[\s@:])(?:file:/+)?(?:dbfs:|/dbfs/|/Workspace/|/Volumes/|/databricks/)"
+)
+_DATABRICKS_BUILD = re.compile(r"\+(?:db|databricks)|\.dbr", re.IGNORECASE)
+_OLDEST, _NEWEST = (3, 8), (3, 13)
+
+
+def of_files(files: Path, mlmodel: Mapping[str, Any], *, cloud: bool) -> list[Check]:
+    """Look at the model's files, what it requires, its Python and its signature."""
+    flavor = (mlmodel.get("flavors") or {}).get("python_function")
+    if flavor is None:
+        have = ", ".join(mlmodel.get("flavors") or {}) or "none"
+        return [Check("files", f"no python_function flavor (it has {have}): it cannot be served", False)]
+    missing = [path for path in _named_files(flavor) if not (files / path).exists()]
+    if missing:
+        return [Check("files", f"{', '.join(missing)} named in MLmodel is not there", False)]
+    found = [Check("files", f"{sum(1 for p in files.rglob('*') if p.is_file())} files")]
+    told, problem = _conda(files)
+    # Azure ML builds the image by conda.yaml, and requirements.txt may say something else.
+    wanted = list(dict.fromkeys([*_listed(files), *told.pip, *told.packages]))
+    strange = [line for line in [*wanted, *told.channels] if _is_databricks_only(line)]
+    if problem is not None:
+        found.append(Check("packages", problem, False if cloud else None))
+    elif strange:
+        said = f"{', '.join(strange)} exists on Databricks alone"
+        found.append(Check("packages", said, False if cloud else None))
+    elif not wanted and cloud:
+        found.append(
+            Check("packages", "neither conda.yaml nor requirements.txt: the image lacks its packages", False)
+        )
+    found.append(_python(flavor, cloud=cloud))
+    if mlmodel.get("signature"):
+        found.append(Check("signature", "present"))
+    else:
+        found.append(
+            Check("signature", "none: what is sent cannot be checked; log the model with signature=…", None)
+        )
+    return found
+
+
+def here(files: Path) -> list[Check]:
+    """Look whether this Python has what the model requires."""
+    absent, other = [], []
+    for line in requirements(files):
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        try:
+            installed = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            absent.append(line)
+            continue
+        if not wanted.specifier.contains(installed, prereleases=True):
+            other.append(f"{line} (here {installed})")
+    if absent:
+        quoted = " ".join(f"'{line}'" for line in absent)
+        return [Check("packages here", f"{', '.join(absent)} not installed: %pip install {quoted}", False)]
+    if other:
+        return [Check("packages here", f"the model was made with {', '.join(other)}", None)]
+    packages = _conda(files)[0].packages
+    if packages and not requirements(files):
+        said = f"not looked at: conda.yaml asks conda alone for {', '.join(packages[:5])}"
+        return [Check("packages here", said, None)]
+    return [Check("packages here", "all installed")]
+
+
+def requirements(files: Path) -> list[str]:
+    """Return what a model's requirements.txt, else its conda.yaml, asks pip for."""
+    return _listed(files) if (files / "requirements.txt").exists() else list(_conda(files)[0].pip)
+
+
+def _listed(files: Path) -> list[str]:
+    path = files / "requirements.txt"
+    return _lines(path.read_text(errors="replace").splitlines()) if path.exists() else []
+
+
+def _lines(written: Sequence[Any]) -> list[str]:
+    bare = (str(line).partition(" #")[0].strip() for line in written)
+    return [line for line in bare if line and not line.startswith(("#", "-"))]
+
+
+@dataclass(frozen=True)
+class _Conda:
+    """What a conda.yaml asks for."""
+
+    packages: tuple[str, ...] = ()  # of conda's own, without Python and pip
+    pip: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+def _conda(files: Path) -> tuple[_Conda, str | None]:
+    """Return what the model's conda.yaml asks for, and why it cannot be read."""
+    path = files / "conda.yaml"
+    if not path.exists():
+        return _Conda(), None
+    try:
+        told = yaml.safe_load(path.read_text()) or {}
+        listed, channels = told.get("dependencies") or [], told.get("channels") or []
+        pip = [line for each in listed if isinstance(each, dict) for line in each.get("pip") or []]
+        own = [each for each in listed if not isinstance(each, dict)]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())[:120]
+        return _Conda(), f"conda.yaml is not YAML: {where}"
+    except (AttributeError, TypeError):
+        return _Conda(), "conda.yaml is not of conda's form: name, channels, dependencies"
+    packages = [line for line in _lines(own) if _name(line).rpartition("::")[2] not in ("python", "pip")]
+    return _Conda(tuple(packages), tuple(_lines(pip)), tuple(_lines(channels))), None
+
+
+def _name(line: str) -> str:
+    return re.split(r"[\s<>=!~\[;@+]", line, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _is_databricks_only(line: str) -> bool:
+    return (
+        _name(line) in _DATABRICKS_ONLY
+        or bool(_DATABRICKS_PLACES.search(line))
+        or bool(_DATABRICKS_BUILD.search(line.partition("==")[2]))
+    )
+
+
+def _named_files(flavor: Mapping[str, Any]) -> list[str]:
+    return [
+        str(flavor[key]) for key in ("model_path", "data", "python_model") if isinstance(flavor.get(key), str)
+    ]
+
+
+def _python(flavor: Mapping[str, Any], *, cloud: bool) -> Check:
+    made = str(flavor.get("python_version") or "")
+    parts = tuple(int(part) for part in re.findall(r"\d+", made)[:2])
+    if len(parts) < 2:
+        return Check("python", "the model does not say its version", None)
+    if cloud and not _OLDEST <= parts <= _NEWEST:
+        return Check("python", f"{made} is no version that the images have", False)
+    if not cloud and parts != sys.version_info[:2]:
+        return Check("python", f"the model was made with {made}, here is {platform.python_version()}", None)
+    return Check("python", made)
+
+
+def refuse(checks: Sequence[Check], label: str, line: str) -> None:
+    """Raise NotDeployable when something cannot work; nothing has been created then."""
+    bad = [check for check in checks if check.fine is False]
+    if not bad:
+        return
+    told = [f"{label} cannot be deployed as it is; nothing was created."]
+    told += [f"  {check.line()}" for check in bad]
+    installs = [m.group() for check in bad if (m := re.search(r"%pip install .*", check.said))]
+    raise NotDeployable("\n".join(told), remedies=[*installs, (line, "then again")])
+
+
+_CAUSES = (
+    (  # before the packages that pip then misses
+        r"ConnectTimeout|Temporary failure in name resolution|Network is unreachable",
+        "no way out to the network: a package index cannot be reached",
+    ),
+    (r"No module named '?([\w.]+)", "a missing package: log the model with it among pip_requirements ({0})"),
+    (r"ImportError: (.{0,120})", "a package of another version: {0}"),
+    (r"No matching distribution found for (\S+)", "a package that the index does not have ({0})"),
+    (
+        r"Could not find a version that satisfies the requirement (\S+)",
+        "a package that cannot be installed ({0})",
+    ),
+    (
+        r"Can't get attribute|unpickl|incompatible (?:dtype|pickle)",
+        "packages of other versions than the model's",
+    ),
+    (
+        r"ImagePull|pull access denied|manifest unknown|ErrImage",
+        "the image cannot be pulled: the registry's access",
+    ),
+    (r"[Qq]uota", "not enough quota: ask for more, or take fewer or smaller instances"),
+    (r"Failed to enforce schema|[Ss]chema", "input that does not have the model's schema"),
+    (r"MemoryError|OOMKilled|out of memory|ended with -9", "not enough memory"),
+    (r"No such file or directory: '?([^'\n]{1,120})", "a file that is not with the model ({0})"),
+    (r"ended with -11|Segmentation fault", "a crash in a package's native code"),
+)
+
+
+def likely_cause(lines: Sequence[str]) -> str | None:
+    """Return what a server's last lines point to, or None."""
+    text = "\n".join(lines)
+    for pattern, cause in _CAUSES:
+        found = re.search(pattern, text)
+        if found:
+            return cause.format(*found.groups())
+    return None

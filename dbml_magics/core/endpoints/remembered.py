@@ -1,0 +1,138 @@
+"""Cloud endpoints that were deployed from this machine: what ``status`` shows without asking anybody.
+
+A record is written before anything is made, so an interrupted or killed deployment is known to the next
+kernel; with it goes what is left to do for each deployment, until it is done, and why one has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dbml_magics.config import data_home
+from dbml_magics.endpoint_results import Deployment, Endpoint
+
+__all__ = ["Record", "all_of", "is_known", "locked", "records"]
+
+
+def _home() -> Path:
+    return data_home() / "endpoints" / ".cloud"
+
+
+class Record:
+    """What is remembered of one endpoint at one workspace."""
+
+    def __init__(self, workspace: str, target: str, name: str) -> None:
+        self.workspace, self.target, self.name = workspace, target, name
+        mark = hashlib.sha256(workspace.lower().encode()).hexdigest()[:12]
+        self.path = _home() / f"{mark}-{target}-{name.lower()}.json"
+
+    def read(self) -> dict[str, Any]:
+        """Return what is remembered, empty where nothing is."""
+        try:
+            return dict(json.loads(self.path.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def write(self, **told: Any) -> None:
+        """Remember something more (None forgets it)."""
+        with _held(self.path.with_suffix(".write")):
+            self._keep({**self.read(), **told})
+
+    def put(self, what: str, deployment: str, told: Any) -> None:
+        """Remember something of one deployment (None forgets it); the others' stays."""
+        with _held(self.path.with_suffix(".write")):
+            if told is None and not self.path.exists():
+                return
+            of_all = {**self.of_deployments(what), deployment: told}
+            of_all = {name: each for name, each in of_all.items() if each is not None}
+            self._keep({**self.read(), what: of_all or None})
+
+    def of_deployments(self, what: str) -> dict[str, Any]:
+        """Return what is remembered of each deployment, in the order in which it began."""
+        return dict(self.read().get(what) or {})
+
+    def _keep(self, told: dict[str, Any]) -> None:
+        kept = {key: value for key, value in told.items() if value is not None}
+        whose = {"workspace": self.workspace, "target": self.target, "name": self.name}
+        part = self.path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
+            json.dump({**kept, **whose}, out)
+        os.replace(part, self.path)
+
+    def endpoint(self) -> tuple[Endpoint, float]:
+        """Return the endpoint as it was last seen, and when."""
+        kept = self.read()
+        told = dict(kept.get("endpoint") or {})
+        deployments = tuple(
+            Deployment(**{**each, "log": tuple(each.get("log") or ())})
+            for each in told.pop("deployments", ())
+        )
+        notes = tuple(told.pop("notes", ()))
+        began = int(float(kept.get("began") or 0) * 1000)
+        endpoint = (
+            Endpoint(**{**told, "deployments": deployments, "notes": notes})
+            if told
+            else Endpoint(self.name, self.target, "begun", None, "key", created=began)
+        )
+        return endpoint, float(kept.get("seen") or kept.get("began") or 0)
+
+    def saw(self, endpoint: Endpoint) -> None:
+        """Remember how an endpoint was last seen; one that was not deployed from here is not remembered."""
+        if self.path.exists():
+            self.write(seen=time.time(), endpoint=dataclasses.asdict(endpoint))
+
+    def forget(self) -> None:
+        """Forget it: it is gone."""
+        self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(record: Record) -> Iterator[None]:
+    """Let one process, or thread, at a time go on with an endpoint's deployments."""
+    with _held(record.path.with_suffix(".lock")):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    _home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def records(workspace: str | None = None, target: str | None = None) -> list[Record]:
+    """Return what is remembered, of one workspace and target or all."""
+    found = []
+    for path in sorted(_home().glob("*.json")):
+        try:
+            told = json.loads(path.read_text())
+            record = Record(told["workspace"], told["target"], told["name"])
+        except (OSError, ValueError, KeyError):
+            continue
+        if workspace in (None, record.workspace) and target in (None, record.target):
+            found.append(record)
+    return found
+
+
+def all_of() -> list[tuple[Endpoint, str, float]]:
+    """Return (endpoint as it was last seen, workspace, when) of everything remembered."""
+    found = []
+    for record in records():
+        endpoint, seen = record.endpoint()
+        found.append((endpoint, record.workspace, seen))
+    return found
+
+
+def is_known(name: str) -> bool:
+    """Tell whether an endpoint of that name was deployed from this machine to a cloud."""
+    return any(record.name.lower() == name.lower() for record in records())

@@ -1,0 +1,216 @@
+"""Azure ML's REST interfaces for endpoints, asked with the link's own sign-in.
+
+azureml-mlflow's deployment client is used where it serves (see ``webservices``). For managed endpoints it
+prints dots while it waits, has neither logs nor data collection, and sends a request's time limit in a form
+that the service refuses; so those are asked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from dbml_magics.core.azure import diagnosis
+from dbml_magics.core.azure.arm import as_error
+from dbml_magics.core.tracking.faults import Away
+from dbml_magics.errors import DbmlError, Refused, WorkspaceUnreachable
+
+if TYPE_CHECKING:
+    from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
+
+__all__ = ["API", "Answer", "Rest", "ServiceRefusal", "every", "refused", "words"]
+
+API = "2024-10-01"
+"""The version of Resource Manager's interface: the first stable ones lack data collection."""
+
+_TIMEOUT_S = (10.0, 60.0)
+_TRIES = 5
+_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_POLL_S = 5.0  # where the service does not say how long to wait
+_LONGEST_POLL_S = 15.0
+_SAY_S = 0.2
+_COME_AGAIN = (408, 429, 500, 502, 503, 504)
+
+
+class ServiceRefusal(Exception):
+    """The service refused what it was asked, in its own words."""
+
+    def __init__(self, said: diagnosis.Said) -> None:
+        super().__init__(f"{said.code}: {said.message}" if said.code else said.message)
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service answered."""
+
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def operation(self) -> str | None:
+        """Return the address that tells how far what was begun is."""
+        return self.headers.get("Azure-AsyncOperation") or self.headers.get("Location")
+
+    @property
+    def pause(self) -> float:
+        """Return how long the service wants to be left alone (seconds)."""
+        for name, unit in (("x-ms-retry-after-ms", 1000), ("retry-after-ms", 1000), ("Retry-After", 1)):
+            told = self.headers.get(name, "")
+            if told.isdigit():
+                return min(int(told) / unit, _LONGEST_POLL_S)
+        return _POLL_S
+
+
+class Rest:
+    """One workspace, at Resource Manager and at its own services."""
+
+    def __init__(self, workspace: AzuremlWorkspace) -> None:
+        self.workspace = workspace
+        self.id = workspace.id
+        self.connection = requests.Session()
+
+    def arm(
+        self, method: str, path: str = "", body: Any = None, *, action: str, api: str = API
+    ) -> Answer | None:
+        """Ask Resource Manager about something below the workspace (or at a whole path); None for 404.
+
+        Raises NotPermitted, WorkspaceUnreachable, ServiceRefusal.
+        """
+        base = self.workspace.sign_in.cloud.resource_manager.rstrip("/")
+        where = path if path.startswith("/subscriptions/") else f"{self.id.path}{path}"
+        return self._ask(method, f"{base}{where}?api-version={api}", body, action)
+
+    def data(self, method: str, path: str, body: Any = None, *, action: str) -> Answer | None:
+        """Ask the workspace's model management (v1); None for 404. Raises as :meth:`arm`."""
+        base = f"https://{self.workspace.host}/modelmanagement/v1.0{self.id.path}"
+        return self._ask(method, f"{base}{path}", body, action)
+
+    def operation(self, address: str) -> Answer | None:
+        """Ask how far an operation is; None where nobody knows any more. Raises as :meth:`arm`."""
+        if not address.startswith(self.workspace.sign_in.cloud.resource_manager.rstrip("/") + "/"):
+            return None  # no token of ours goes anywhere else
+        return self._ask("GET", address, None, "Microsoft.MachineLearningServices/locations/read")
+
+    def pages(self, path: str, *, action: str) -> list[dict[str, Any]]:
+        """Return all of a listing. Raises as :meth:`arm`."""
+        found: list[dict[str, Any]] = []
+        answer = self.arm("GET", path, action=action)
+        while answer is not None:
+            found += answer.body.get("value") or []
+            following = str(answer.body.get("nextLink") or "")
+            answer = self.operation(following) if following else None
+        return found
+
+    def _ask(self, method: str, url: str, body: Any, action: str) -> Answer | None:
+        renewed = False
+        for attempt in range(_TRIES):
+            try:
+                answer = self.connection.request(
+                    method,
+                    url,
+                    data=None if body is None else json.dumps(body),
+                    headers={"Authorization": f"Bearer {self.token()}", "Content-Type": "application/json"},
+                    timeout=_TIMEOUT_S,
+                    allow_redirects=False,
+                )
+            except requests.RequestException as error:
+                if attempt + 1 == _TRIES:
+                    raise WorkspaceUnreachable(
+                        f"Azure does not answer at {url.partition('/subscriptions')[0]}: "
+                        f"{' '.join(str(error).split())[:160]}.",
+                        remedies=[("the same line again", "goes on where this ended")],
+                    ) from error
+                time.sleep(_PAUSE_S * 2**attempt)
+                continue
+            if answer.status_code < 300:
+                return Answer(answer.status_code, _body(answer), answer.headers)
+            if answer.status_code in _COME_AGAIN and attempt + 1 < _TRIES:
+                told = answer.headers.get("Retry-After", "")
+                pause = float(told) if told.isdigit() else _PAUSE_S * 2**attempt
+                time.sleep(min(pause, _LONGEST_PAUSE_S))
+                continue
+            if answer.status_code == 401 and not renewed:
+                self.workspace.sign_in.forget_token()
+                renewed = True
+                continue
+            self._refuse(answer, action)
+            return None
+        raise AssertionError("the last attempt answers or raises")
+
+    def _refuse(self, answer: requests.Response, action: str) -> None:
+        """Raise what a refusal means, unless it says that there is no such thing."""
+        said = diagnosis.Said.by(answer.status_code, answer.text)
+        away = diagnosis.trouble(said, self.id, action)
+        if away is not None:
+            raise as_error(away, self.id)
+        if said.status == 404:
+            return
+        raise ServiceRefusal(said)
+
+    def token(self, scope: str | None = None) -> str:
+        """Return a token for Azure's own interfaces, or for a scope. Raises NotPermitted and the like."""
+        try:
+            sign_in = self.workspace.sign_in
+            return str(sign_in.get_token(scope or sign_in.cloud.scope).token)
+        except Away as error:
+            raise as_error(error, self.id) from error
+
+    def wait(self, answer: Answer | None, say: Callable[[], None]) -> dict[str, str] | None:
+        """Wait until what an answer began is over; returns its error, or None. Raises as :meth:`arm`."""
+        address = answer.operation if answer is not None else None
+        while answer is not None and address is not None:
+            every(answer.pause, say)
+            answer = self.operation(address)
+            state = str(answer.body.get("status") or "").lower() if answer is not None else "succeeded"
+            if state in ("failed", "canceled"):
+                return dict((answer.body if answer else {}).get("error") or {"message": state})
+            if state == "succeeded":
+                return None
+        return None
+
+
+def every(seconds: float, say: Callable[[], None]) -> None:
+    """Let some time pass, telling how it goes a few times a second."""
+    until = time.monotonic() + seconds
+    while True:
+        say()
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, _SAY_S))
+
+
+def _body(answer: requests.Response) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        told = answer.json()
+        if isinstance(told, dict):
+            return told
+        return {"value": told}
+    return {}
+
+
+def words(error: Any) -> str:
+    """Return an error that the service tells, in one line; empty where it tells none."""
+    if not isinstance(error, dict):
+        return ""
+    inner: dict[str, Any] = error["error"] if isinstance(error.get("error"), dict) else error
+    said = " ".join(str(inner.get("message") or "").split())
+    code = str(inner.get("code") or "")
+    return f"{code}: {said}" if code and said else said or code
+
+
+def refused(error: ServiceRefusal, name: str) -> DbmlError:
+    """Return a refusal as an error of a command about one endpoint."""
+    return Refused(
+        f"Azure ML refused it for {name}: {' '.join(str(error).split())[:400]}",
+        remedies=[(f"%dbml endpoints {name}", "shows how it is")],
+    )

@@ -1,0 +1,177 @@
+"""Files that say which workspaces to link: Azure ML's config.json, and a team's dbml.toml.
+
+Both are found upwards from the notebook's folder, as ``Workspace.from_config`` does. Neither holds a secret:
+a file that does is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.errors import BadLink, SecretRefused
+from dbml_magics.secrecy import is_secret_option, looks_secret
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TEAM_FILE = "dbml.toml"
+# Where azureml-core looks in each folder (Workspace.from_config).
+_AZUREML_FILES = ("config.json", ".azureml/config.json", "aml_config/config.json")
+
+_AZUREML_KEYS = ("uri", "subscription", "resource-group", "workspace", "cloud", "auth", *SETTINGS)
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "link": ("track", "registry", "mode", "on-undelivered", "spill"),
+    "databricks": ("uri",),
+    "azureml": _AZUREML_KEYS,
+}
+_EXAMPLE = '[azureml]\nsubscription = "…"\nresource-group = "…"\nworkspace = "…"'
+
+
+@dataclass(frozen=True)
+class LinkFile:
+    """What a file says: settings by section, in the words of ``%dbml link``'s options."""
+
+    path: Path
+    link: dict[str, str] = field(default_factory=dict)
+    databricks: dict[str, str] = field(default_factory=dict)
+    azureml: dict[str, str] = field(default_factory=dict)
+
+
+def read(given: str | None, folder: str) -> LinkFile:
+    """Read a file, or the one that is found from ``folder`` (or the folder given) upwards.
+
+    Raises BadLink where there is none or it cannot be read, SecretRefused where it holds a secret.
+    """
+    path = Path(folder, given).expanduser() if given else Path(folder)
+    if path.is_file():
+        return _read(path)
+    if not path.is_dir():
+        raise BadLink(
+            f"--config: there is no file {path}.",
+            remedies=[
+                ("%dbml link --config", "looks for dbml.toml and config.json from this folder upwards"),
+                ("%dbml link --subscription … --resource-group … --workspace …", "without a file"),
+            ],
+        )
+    for candidate in _candidates(path.resolve()):
+        if candidate.is_file() and (candidate.name == TEAM_FILE or _is_azureml(candidate)):
+            return _read(candidate)
+    raise BadLink(
+        f"--config: no {TEAM_FILE} and no Azure ML config.json in {path} or a folder above it.",
+        remedies=[
+            ("https://ml.azure.com, the workspace's name, Download config file", "gives config.json"),
+            ("%dbml link --subscription … --resource-group … --workspace …", "without a file"),
+        ],
+    )
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    for each in (folder, *folder.parents):
+        yield each / TEAM_FILE
+        for name in _AZUREML_FILES:
+            yield each / name
+
+
+def _is_azureml(path: Path) -> bool:
+    """Tell whether a config.json is Azure ML's: other tools have files of that name."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and "workspace_name" in told
+
+
+def _read(path: Path) -> LinkFile:
+    try:
+        text = path.read_text(encoding="utf-8")
+        told = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise BadLink(f"--config: {path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # both decoders' errors are
+        raise BadLink(
+            f"--config: {path} is not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).",
+            remedies=[("[azureml]", "begins a team's dbml.toml: README, A team's dbml.toml")],
+        ) from error
+    if not isinstance(told, dict):
+        raise BadLink(f"--config: {path} holds no settings.", remedies=["%dbml link --config dbml.toml"])
+    return _of_azureml(path, told) if path.suffix == ".json" else _of_team(path, told)
+
+
+def _of_azureml(path: Path, told: dict[str, Any]) -> LinkFile:
+    names = {
+        "subscription_id": "subscription",
+        "resource_group": "resource-group",
+        "workspace_name": "workspace",
+    }
+    missing = [key for key in names if not isinstance(told.get(key), str) or not told[key]]
+    if missing:
+        raise BadLink(
+            f"--config: {path} lacks {', '.join(missing)}.",
+            remedies=[
+                ("https://ml.azure.com, the workspace's name, Download config file", "gives a whole one")
+            ],
+        )
+    return LinkFile(path, azureml={own: str(told[key]) for key, own in names.items()})
+
+
+def _of_team(path: Path, told: dict[str, Any]) -> LinkFile:
+    sections: dict[str, dict[str, str]] = {name: {} for name in _KNOWN}
+    for name, section in told.items():
+        if name not in _KNOWN or not isinstance(section, dict):
+            raise _unknown(path, name, list(_KNOWN), "section")
+        for key, value in section.items():
+            if looks_secret(f"{key}={value}") or (key not in _KNOWN[name] and is_secret_option(key)):
+                raise SecretRefused(
+                    f"{path} holds a secret ({name}.{key}), and files like it are shared and committed. "
+                    "Nothing was done with it; delete it there too.",
+                    remedies=[
+                        ("AZURE_CLIENT_SECRET=…", "in the environment, or"),
+                        (f'[azureml] {SETTINGS[0]} = "NAME"', "a Databricks secret scope that has it"),
+                    ],
+                )
+            if key not in _KNOWN[name]:
+                raise _unknown(path, key, list(_KNOWN[name]), f"key of [{name}]")
+            if not isinstance(value, str):
+                raise BadLink(
+                    f"--config: {path}: {name}.{key} is {value!r}, and it takes a text.",
+                    remedies=[f'{key} = "…"'],
+                )
+            sections[name][key] = value
+    if not sections["azureml"] and not sections["databricks"]:
+        raise BadLink(
+            f"--config: {path} names no workspace.",
+            remedies=[(line, "") for line in _EXAMPLE.splitlines()],
+        )
+    return LinkFile(path, **sections)
+
+
+def _unknown(path: Path, name: str, known: list[str], what: str) -> BadLink:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(known)}."
+    return BadLink(
+        f"--config: {path}: {name!r} is no {what}.{hint}",
+        remedies=[("%dbml link --help", "the options that the file can hold")],
+    )
+
+
+def settings_of(file: LinkFile) -> tuple[dict[str, str], dict[str, Any], dict[str, str | None]]:
+    """Return (the link's settings, the Azure wish, the URIs by role) that a file says."""
+    own = {
+        key.replace("-", "_"): value for key, value in file.azureml.items() if key not in ("uri", *SETTINGS)
+    }
+    extra = {key: value for key, value in file.azureml.items() if key in SETTINGS}
+    azure: dict[str, Any] = {**own, **({"settings": extra} if extra else {})}
+    return (
+        {key.replace("-", "_"): value for key, value in file.link.items()},
+        azure,
+        {"databricks": file.databricks.get("uri"), "azureml": file.azureml.get("uri")},
+    )

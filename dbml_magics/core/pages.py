@@ -1,0 +1,77 @@
+"""Where a run, an experiment or a model can be looked at: its pages in the workspaces, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dbml_magics.core.azure import names
+
+if TYPE_CHECKING:
+    from dbml_magics.core.link import WorkspaceSpec
+    from dbml_magics.core.tracking.engine import Engine
+
+_STUDIO = "https://ml.azure.com"
+
+
+def of_run(engine: Engine, run_id: str, experiment_id: str) -> dict[str, str]:
+    """Return the run's page at each workspace that has the run and pages."""
+    found = []
+    for role in engine.link.tracked:
+        run, experiment = (
+            _known(engine, role, "run", run_id),
+            _known(engine, role, "experiment", experiment_id),
+        )
+        page = engine.workspaces[role].page(experiment, run) if run and experiment else None
+        found.append((role, page))
+    return _there(found)
+
+
+def of_experiment(engine: Engine, experiment_id: str) -> dict[str, str]:
+    """Return the experiment's page at each workspace that has it and pages."""
+    found = []
+    for role in engine.link.tracked:
+        actual = _known(engine, role, "experiment", experiment_id)
+        found.append((role, engine.workspaces[role].experiment_page(actual) if actual else None))
+    return _there(found)
+
+
+def of_version(engine: Engine, role: str, name: str, version: str) -> str | None:
+    """Return a registered version's page, or None; version 0 has none yet."""
+    workspace = engine.workspaces[role]
+    return workspace.model_page(workspace.model_name(name), version) if version != "0" else None
+
+
+def in_studio(spec: WorkspaceSpec, path: str = "") -> str | None:
+    """Return a page of an Azure ML workspace's studio, as azureml-core writes it, or None.
+
+    The studio's address is the workspace's own (its discovery tells it), so sovereign clouds have theirs.
+    """
+    told = names.of_uri(spec.uri)
+    if told is None:
+        return None
+    tenant = spec.setting("tenant")
+    return (
+        f"{(spec.setting('studio') or _STUDIO).rstrip('/')}{path}?wsid={told[1].studio_id}"
+        f"{f'&tid={tenant}' if tenant else ''}"
+    )
+
+
+def _known(engine: Engine, role: str, kind: str, visible: str) -> str | None:
+    """Return a workspace's own id; the primary's is the visible one, unless that is provisional."""
+    from dbml_magics.core.tracking.store import names_nothing_yet
+
+    identity = engine.state.identity(role, kind, visible)
+    if identity is not None:
+        return identity.actual
+    if role != engine.link.primary:
+        return None
+    if kind == "run":
+        provisional = bool((engine.state.run(visible) or {}).get("provisional"))
+    else:
+        provisional = names_nothing_yet(visible)
+    return None if provisional else visible
+
+
+def _there(found: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    return {role: page for role, page in found if page is not None}

@@ -1,0 +1,301 @@
+"""What two workspaces do not say alike of one run.
+
+What differs by nature is no difference: the ids, MLflow's own tags about where code ran, tags of the services
+and of this package, and what a workspace cannot hold and keeps in our own file instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import zip_longest
+from typing import Any
+
+from mlflow.entities import Run
+
+from dbml_magics.core.reconcile.files import Files, folded, unlike_files
+from dbml_magics.core.reconcile.sides import Model, Side
+from dbml_magics.core.tracking.apply import mark
+from dbml_magics.core.tracking.engine import NOTE_TAG
+from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
+from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
+from dbml_magics.differences import ABSENT, Difference
+
+PARENT = "mlflow.parentRunId"
+_OVERFLOWS = {"param": "params", "tag": "tags", "metric": "metrics"}
+HeldBack = Callable[[], dict[str, Any]]  # what a run's own file has, read when it is first looked at
+_OWN_FOLDER = MODELS_FOLDER.partition("/")[0]
+_THEIR_OWN = ("mlflow.", "dbml_", "azureml.")
+
+
+class Comparer:
+    """Compares runs, and what hangs on them, of two workspaces."""
+
+    def __init__(self, first: Side, second: Side, *, deep: bool = False, files: bool = True) -> None:
+        self.first = first
+        self.second = second
+        self.deep = deep
+        self.files = files
+        self.histories = 0  # that had to be read
+        self._lock = threading.Lock()
+
+    def run(self, key: str, first: Run, second: Run) -> list[Difference]:
+        """Return what differs between the two forms of a run; what a search told is asked for again."""
+        found = self._told(key, first, second)
+        if found:
+            # A search may lag behind: what it says differs is believed only of the run itself.
+            first, second = self.first.get_run(first.info.run_id), self.second.get_run(second.info.run_id)
+            found = self._told(key, first, second)
+        held = _held_by(self.first, first), _held_by(self.second, second)
+        found = [d for d in found if not self._overflowed(d, held)]
+        checked = [d for d in found if d.kind != "metric"]
+        latest = {d.key: d for d in found if d.kind == "metric"}
+        names = {*first.data.metrics, *second.data.metrics} if self.deep else set(latest)
+        for name in sorted(names):
+            with self._lock:
+                self.histories += (name in first.data.metrics) + (name in second.data.metrics)
+            points = Points(self.first, first, self.second, second, name)
+            points.settle(*held)
+            checked += self._history(key, first, points, latest.get(name))
+        if self.files:
+            checked += self._files(key, first, second)
+        return checked
+
+    def points(self, side: Side, run: Run, other: Side, other_run: Run, name: str) -> Points:
+        """Return a metric's points at two workspaces, those among them that stand in a run's own file."""
+        points = Points(side, run, other, other_run, name)
+        points.settle(_held_by(side, run), _held_by(other, other_run))
+        return points
+
+    def difference(self, run: str, name: str, kind: str, key: str, first: Any, second: Any) -> Difference:
+        """Return a difference between the two workspaces."""
+        return Difference(run, name, kind, key, {self.first.role: first, self.second.role: second})
+
+    # --- what get_run and search_runs tell
+
+    def _told(self, key: str, first: Run, second: Run) -> list[Difference]:
+        name = name_of(first)
+        found = [
+            self.difference(key, name, kind, "", a, b)
+            for kind, a, b in (
+                ("name", name, name_of(second)),
+                ("status", first.info.status, second.info.status),
+                ("start", first.info.start_time, second.info.start_time),
+                ("end", first.info.end_time or 0, second.info.end_time or 0),
+                ("stage", first.info.lifecycle_stage, second.info.lifecycle_stage),
+            )
+            if a != b
+        ]
+        found += self._parents(key, name, first, second)
+        found += self._maps(key, name, "param", first.data.params, second.data.params)
+        found += self._maps(key, name, "tag", user_tags(first), user_tags(second))
+        note_a, note_b = first.data.tags.get(NOTE_TAG, ABSENT), second.data.tags.get(NOTE_TAG, ABSENT)
+        if (note_a or "") != (note_b or ""):
+            found.append(self.difference(key, name, "note", "", note_a, note_b))
+        found += self._maps(key, name, "metric", latest_of(first), latest_of(second))
+        found += self._maps(key, name, "dataset", datasets_of(first), datasets_of(second))
+        return found
+
+    def _maps(
+        self, run: str, name: str, kind: str, first: dict[str, Any], second: dict[str, Any]
+    ) -> Iterator[Difference]:
+        for key in sorted({*first, *second}):
+            a, b = first.get(key, ABSENT), second.get(key, ABSENT)
+            if a != b:
+                yield self.difference(run, name, kind, key, a, b)
+
+    def _parents(self, key: str, name: str, first: Run, second: Run) -> Iterator[Difference]:
+        a, b = parent_key(self.first, first), parent_key(self.second, second)
+        if a != b:
+            yield self.difference(key, name, "parent", "", a or ABSENT, b or ABSENT)
+
+    # --- what a workspace does not take, and keeps in a file of the run instead
+
+    def _overflowed(self, difference: Difference, held: tuple[HeldBack, HeldBack]) -> bool:
+        """Tell whether the side that lacks something has it in its own file, as the other one says it."""
+        name = _OVERFLOWS.get(difference.kind)
+        if name is None:
+            return False
+        for side, other, own in ((self.first, self.second, held[0]), (self.second, self.first, held[1])):
+            kept = own().get(name, {}) if side.bounded else {}
+            told = difference.values.get(other.role, ABSENT)
+            if difference.key not in kept or told is ABSENT:
+                continue
+            if difference.kind != "metric":
+                return bool(kept[difference.key] == told)
+            return told in _marks(kept[difference.key])
+        return False
+
+    # --- histories
+
+    def _history(
+        self, run: str, first: Run, points: Points, latest: Difference | None
+    ) -> Iterator[Difference]:
+        if not points.differ:
+            return  # a service may call another point of the same history the latest one
+        if latest is not None:
+            yield Difference(latest.run, latest.name, "metric", points.name, _values(latest))
+            return
+        told = [
+            f"{count:,} points" + (f", {own.total():,} its own" if own else "")
+            for count, own in zip(points.counts, (points.only_first, points.only_second), strict=True)
+        ]
+        yield self.difference(run, name_of(first), "history", points.name, *told)
+
+    # --- files
+
+    def _files(self, run: str, first: Run, second: Run) -> Iterator[Difference]:
+        for path, a, b in unlike_files(*self.run_files(first, second)):
+            yield self.difference(run, name_of(first), "artifact", path, a, b)
+
+    def run_files(self, first: Run, second: Run) -> tuple[Files, Files]:
+        """Return a run's files at both workspaces, without those of its kept models and our own."""
+        return self.alike(self.files_of(self.first, first), self.files_of(self.second, second))
+
+    def files_of(self, side: Side, run: Run) -> Files:
+        """Return a run's files at one workspace, as they are listed there."""
+        repository = side.applier.workspace.artifacts(run.info.artifact_uri)
+        return side.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
+
+    def alike(self, first: Files, second: Files) -> tuple[Files, Files]:
+        """Return two workspaces' files with what was written once, and then beside, under its own name."""
+        return (
+            folded(first, second) if self.first.writes_once else first,
+            folded(second, first) if self.second.writes_once else second,
+        )
+
+    def model(self, key: str, first: Model | None, second: Model | None) -> Iterator[Difference]:
+        """Yield what differs between the two forms of a logged model."""
+        either = first or second
+        assert either is not None
+        if first is None or second is None:
+            there = (first.facts["status"] if first else ABSENT, second.facts["status"] if second else ABSENT)
+            yield self.difference(either.run, either.name, "model", key, *there)
+            return
+        for fact in sorted({*first.facts, *second.facts}):
+            a, b = first.facts.get(fact, ABSENT), second.facts.get(fact, ABSENT)
+            if a != b:
+                yield self.difference(either.run, either.name, "model", f"{key} {fact}", a, b)
+        if self.files:
+            for path, a, b in unlike_files(*self.model_files(key)):
+                yield self.difference(either.run, either.name, "model", f"{key} file {path}", a, b)
+
+    def model_files(self, key: str) -> tuple[Files, Files]:
+        """Return a logged model's files at both workspaces."""
+        owner = f"model:{key}"
+        first, second = (side.files(side.applier.repository(owner)) for side in (self.first, self.second))
+        return self.alike(first, second)
+
+
+def _held_by(side: Side, run: Run) -> HeldBack:
+    return cache(lambda: side.overflow(run)) if side.bounded else dict
+
+
+def _marks(held: Iterable[Any]) -> Iterator[Any]:
+    """Yield the points that a run's own file has, as they compare."""
+    for step, time, value, *_ in held:
+        yield mark(float(value), time, step)
+
+
+def _values(difference: Difference) -> dict[str, Any]:
+    return {role: told if told is ABSENT else _point(told) for role, told in difference.values.items()}
+
+
+def _point(told: tuple[int, int, Any]) -> str:
+    step, _, value = told
+    return f"{value} at step {step}"
+
+
+def name_of(run: Run) -> str:
+    """Return a run's name."""
+    return str(run.data.tags.get("mlflow.runName") or run.info.run_name or "")
+
+
+def user_tags(run: Run) -> dict[str, str]:
+    """Return the tags that both workspaces should have alike."""
+    return {k: v for k, v in run.data.tags.items() if not k.startswith(_THEIR_OWN)}
+
+
+def latest_of(run: Run) -> dict[str, Any]:
+    """Return each metric's latest point."""
+    return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
+
+
+def datasets_of(run: Run) -> dict[str, str]:
+    """Return the datasets that a run names as its inputs."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return {f"{i.dataset.name} {i.dataset.digest}": i.dataset.source_type for i in inputs}
+
+
+class Points:
+    """A metric's points at two workspaces: what is alike is counted and let go as it streams by."""
+
+    def __init__(self, first: Side, one: Run, second: Side, other: Run, name: str) -> None:
+        self.name = name
+        self.counts = [0, 0]
+        self.only_first: Counter[Any] = Counter()
+        self.only_second: Counter[Any] = Counter()
+        streams = _points(first, one, name), _points(second, other, name)
+        for a, b in zip_longest(*streams):
+            self.counts[0] += a is not None
+            self.counts[1] += b is not None
+            if a == b:
+                continue
+            _count(self.only_first, self.only_second, a)
+            _count(self.only_second, self.only_first, b)
+
+    def settle(self, first: HeldBack, second: HeldBack) -> None:
+        """Leave out what one lacks and has in its own file instead."""
+        for number, (own, held) in enumerate(((self.only_second, first), (self.only_first, second))):
+            if own:
+                for point in _marks(held().get("metrics", {}).get(self.name, ())):
+                    if own[point] > 0:
+                        own[point] -= 1
+                        self.counts[number] += 1
+        self.only_first, self.only_second = +self.only_first, +self.only_second
+
+    @property
+    def differ(self) -> bool:
+        """Tell whether the histories differ; in what order a service tells them is its own affair."""
+        return bool(self.only_first or self.only_second)
+
+
+def _count(own: Counter[Any], other: Counter[Any], point: Any) -> None:
+    if point is None:
+        return
+    if other[point] > 1:
+        other[point] -= 1
+    elif other.pop(point, 0) == 0:
+        own[point] += 1
+
+
+def _points(side: Side, run: Run, name: str) -> Iterator[Any]:
+    # Asked for a metric that a run has not, some services answer with an error.
+    if name in run.data.metrics:
+        for metric in side.history(run.info.run_id, name):
+            yield mark(metric.value, metric.timestamp, metric.step)
+
+
+def parent_key(side: Side, run: Run) -> str:
+    """Return the id that the user knows of the run that a run is nested in, or nothing."""
+    parent = run.data.tags.get(PARENT)
+    return side.key_of(parent) if parent else ""
+
+
+def model_pairs(
+    first: Iterable[Model], second: Iterable[Model], keep: Callable[[Model], bool]
+) -> Iterator[tuple[str, Model | None, Model | None]]:
+    """Pair logged models by the id that the user knows."""
+    theirs = {m.key: m for m in second if keep(m)}
+    for own in sorted((m for m in first if keep(m)), key=lambda m: m.key):
+        other = theirs.pop(own.key, None) or theirs.pop(own.other_key, None)
+        yield (other.key if other is not None else own.key), own, other
+    for key in sorted(theirs):
+        yield key, None, theirs[key]
+
+
+def tags_of(model: Model) -> dict[str, str | None]:
+    """Return a logged model's tags as its differences name them."""
+    return {k: v for k, v in model.facts.items() if k.startswith("tag ")}

@@ -1,0 +1,421 @@
+"""Copying whole runs and logged models to the target, in as few requests as its limits allow."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tempfile
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities import Run, RunStatus
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.reconcile.compare import datasets_of, tags_of
+from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
+from dbml_magics.core.reconcile.fixes import Fix, Outcomes
+from dbml_magics.core.reconcile.sides import Model
+from dbml_magics.core.reconcile.verify import models_in_scope
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, mark, within
+from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.core.workspaces.rest import call_timeout
+from dbml_magics.differences import ABSENT, Difference
+
+if TYPE_CHECKING:
+    from dbml_magics.core.reconcile.mender import Mender
+
+_PATIENCE_S = 600.0  # for a big run's copy
+_OVERFLOW_S = 60.0  # for the file of what a workspace does not take
+_ITEMS = {"m": "metric", "p": "param", "g": "tag"}
+
+
+class Copier:
+    """Copies to the target; an earlier try's beginning is gone on with."""
+
+    def __init__(self, mender: Mender) -> None:
+        self.mender = mender
+        self.survey = mender.survey
+        self.state = mender.state
+        self.source = mender.source
+        self.target = mender.target
+        self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
+        self._copying = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+        self._path = threading.local()  # the runs whose copies wait for that of their parent, in this thread
+        self._copied: set[str] = set()
+        self._parents: dict[str, str] = {}  # the target's ids of runs that others are nested in
+        self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
+        self._listing = threading.Lock()
+
+    # --- params, tags and points
+
+    def send(self, key: str, target: Run, batch: Batch) -> None:
+        """Send params, tags and points of one run. Raises MlflowException with what was refused."""
+        applier, run_id = self.target.applier, target.info.run_id
+        if self.state.identity(self.target.role, "run", key) is None:
+            applier.remember_run(key, target)
+        buried: Buried = []
+        for part in within(applier.overflow.sift(key, run_id, batch), applier.limits):
+            self.mender.write(partial(applier._send, key, run_id, part, False, buried))
+        if buried:
+            causes = self.causes.setdefault(key, {})
+            causes |= {(_ITEMS[op[0]], str(op[1])): cause for op, cause in buried}
+            raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in buried))
+
+    def send_points(
+        self,
+        key: str,
+        source: Run,
+        target: Run,
+        lacking: Mapping[str, Counter[Any] | None],
+        batch: Batch | None = None,
+    ) -> None:
+        """Send the points that the target lacks (None: all of a metric), streamed from the source.
+
+        What is left of the last batch goes with ``batch``, which holds params and tags to be sent as well.
+        """
+        waiting = batch or Batch()
+        refused: list[str] = []
+
+        def flush() -> None:
+            nonlocal waiting
+            full, waiting = waiting, Batch()
+            try:
+                self.send(key, target, full)
+            except MlflowException as error:
+                if isinstance(settle(error), Away):
+                    raise
+                refused.append(str(error.message))
+
+        for name, some in lacking.items():
+            left = None if some is None else Counter(some)
+            for metric in self.source.history(source.info.run_id, name):
+                if left is not None:
+                    point = mark(metric.value, metric.timestamp, metric.step)
+                    if left[point] <= 0:
+                        continue
+                    left[point] -= 1
+                waiting.metrics.append((metric.key, metric.value, metric.timestamp, metric.step))
+                if len(waiting.metrics) >= self.target.applier.limits.metrics:
+                    flush()
+        if len(waiting):
+            flush()
+        if refused:
+            raise MlflowException.invalid_parameter_value("; ".join(refused))
+
+    def write_overflow(self, key: str) -> None:
+        """Write the file of what the target does not take of a run, rather than leave it to delivery."""
+        overflow = self.target.applier.overflow
+        if key not in overflow.unwritten():
+            return
+        courier = self.mender.engine.couriers[self.target.role]
+        with courier._work_lock, call_timeout(_OVERFLOW_S):
+            overflow.write_due(lambda run: run != key, at_once=True)
+        if key not in overflow.unwritten() and self.state.run(key) is None:
+            overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here
+
+    # --- files
+
+    def put(self, repository: Any, owner: str, path: str, ours: Files, theirs: Files) -> None:
+        """Carry a file's newest content over; where a file is written once it goes beside the older ones.
+
+        An older content that is the same must not do: the newest would stay another.
+        """
+        goal, there = path, theirs.get(path)
+        if there is not None and self.target.writes_once:
+            taken = {held.path for held in theirs.values()}
+            number = there.number + 1
+            while beside(path, number) in taken:
+                number += 1
+            goal = beside(path, number)
+            self.state.set_answer(f"beside/{owner}/{self.target.role}/{path}", goal)
+        self._carry(repository, ours.get(path, Held(None, path)).path, owner, goal)
+
+    def _carry(self, repository: Any, path: str, owner: str, goal: str) -> None:
+        """Download one file and upload it under another path, its ids those that the user knows."""
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as renamed:
+            file = Path(self.source.ask(lambda: repository.download_artifacts(path, folder)))
+            if file.name != posixpath.basename(goal):
+                file = file.rename(Path(renamed, posixpath.basename(goal)))
+            if file.name == "MLmodel":
+                file.write_text(self._visible_ids(file.read_text(encoding="utf-8")), encoding="utf-8")
+            self.mender.write(lambda: self.target.applier.upload(owner, goal, file))
+
+    def _visible_ids(self, text: str) -> str:
+        """Replace the source's own ids of runs and models in an MLmodel by those that the user knows."""
+
+        def known(found: re.Match[str]) -> str:
+            lead, own = found.group(1), found.group(2)
+            kind = "run" if lead.startswith("run_id") else "model"
+            visible = self.state.visible(self.source.role, kind, own)
+            if visible is None and kind == "run":
+                visible = self.source.key_of(own)
+            return lead + (visible or own)
+
+        return re.sub(r"(?m)^((?:run_id|model_id|model_uuid): )(\S+)$", known, text)
+
+    # --- whole runs
+
+    def copy(self, key: str, source: Run) -> Run:
+        """Copy a whole run, its parent first."""
+        above = self._path.__dict__.setdefault("keys", [])
+        if key in above:
+            raise MlflowException.invalid_parameter_value(f"run {key} is its own ancestor")
+        with self._copying:
+            other = self._under_way.get(key)
+            done = key in self._copied
+            if other is None and not done:
+                self._under_way[key] = threading.Event()
+        if other is not None or done:  # its child's copy began with it
+            if other is not None:
+                other.wait(_PATIENCE_S)
+            found = self.survey.find(self.target, key, source)
+            if found is None:
+                raise Away(f"the copy of run {key} did not come about")
+            return found
+        above.append(key)
+        try:
+            made = self._copy(key, source)
+            self._copied.add(key)
+            return made
+        finally:
+            above.pop()
+            with self._copying:
+                self._under_way.pop(key).set()
+
+    def _copy(self, key: str, source: Run) -> Run:
+        applier, target = self.target.applier, self.target
+        experiment_id = self.experiment_at_target(source)
+        self.source.applier.remember_run(key, source)
+        tags = self._tags_there(key, source)
+        made = target.ask(lambda: applier.find_run(experiment_id, key))
+        new = made is None
+        if made is None:
+            user, start = source.info.user_id, source.info.start_time
+            made = self.mender.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
+        own = made.info.run_id
+        applier.remember_run(key, made)
+        if not new:
+            made = target.get_run(own)
+            applier._complete_tags(key, made, tags)
+        self._mend(partial(self._send_all, key, source, made, new))
+        self._mend(partial(self._add_inputs, source, made))
+        self._copy_files(key, source, made, new)
+        for model in self._models_of(source, key):
+            self._mend(partial(self.copy_model, model))
+        # The end comes last: a copy that was cut short is known by its status.
+        status = RunStatus.from_string(source.info.status)
+        self.mender.write(lambda: target.store.update_run_info(own, status, source.info.end_time, None))
+        if source.info.lifecycle_stage == "deleted":
+            self.mender.write(lambda: target.store.delete_run(own))
+        return made
+
+    def _mend(self, do: Any) -> None:
+        """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
+        self.mender.mended(lambda: Fix("", do))
+
+    def _tags_there(self, key: str, source: Run) -> dict[str, str]:
+        tags = {k: v for k, v in source.data.tags.items() if not k.startswith(("dbml_", "azureml."))}
+        for name in RUN_ID_TAGS:
+            if tags.get(name):
+                tags[name] = parent = self.source.key_of(tags[name])
+                self.parent_at_target(parent)
+        tags.setdefault("mlflow.runName", source.info.run_name)
+        return {**self.target.applier.own_tags(tags), RUN_TAG: key}
+
+    def _send_all(self, key: str, source: Run, made: Run, new: bool) -> None:
+        have = {} if new else made.data.params
+        batch = Batch(params={k: v for k, v in source.data.params.items() if k not in have})
+        lacking: dict[str, Counter[Any] | None] = {}
+        for name in source.data.metrics:
+            if new or name not in made.data.metrics:
+                lacking[name] = None
+                continue
+            points = self.mender.comparer.points(self.source, source, self.target, made, name)
+            if points.only_first:
+                lacking[name] = points.only_first
+        self.send_points(key, source, made, lacking, batch)
+
+    def _add_inputs(self, source: Run, made: Run) -> None:
+        have = datasets_of(made)
+        given = [
+            d
+            for d in (source.inputs.dataset_inputs if source.inputs else [])
+            if f"{d.dataset.name} {d.dataset.digest}" not in have
+        ]
+        if given:
+            self.mender.write(lambda: self.target.applier.log_inputs(made.info.run_id, given, []))
+
+    def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
+        theirs: Files = {}
+        if new:
+            ours = self.mender.comparer.files_of(self.source, source)
+            ours = folded(ours, ()) if self.source.writes_once else ours
+        else:
+            ours, theirs = self.mender.files(source, made)
+        repository = self.source.applier.workspace.artifacts(source.info.artifact_uri)
+        for path, here, _ in unlike_files(ours, theirs):
+            if here is not ABSENT:
+                self._mend(partial(self.put, repository, f"run:{key}", path, ours, theirs))
+
+    def parent_at_target(self, parent: str) -> str:
+        """Return the target's id of the run that another is nested in, copied there if need be."""
+        known = self._parents.get(parent)
+        if known is not None:
+            return known
+        origin = self.survey.find(self.source, parent)
+        found = self.survey.find(self.target, parent, origin)
+        if found is None:
+            if origin is None:
+                raise MlflowException.invalid_parameter_value(f"its parent {parent} is in neither workspace")
+            found = self.copy(parent, origin)
+        if self.state.identity(self.target.role, "run", parent) is None:
+            self.target.applier.remember_run(parent, found)
+        own = self._parents[parent] = str(found.info.run_id)
+        return own
+
+    def experiment_at_target(self, source: Run) -> str:
+        """Return the target's experiment for that of a run of the source, made if need be."""
+        return self._experiment(str(source.info.experiment_id))
+
+    def _experiment(self, experiment_id: str) -> str:
+        number = self.survey.sides.index(self.source)
+        pair = self.survey.pair_of(experiment_id, number)
+        other = pair.at(1 - number)
+        if other is not None:
+            return str(other.experiment_id)
+        with self._copying:
+            known = self.state.answer(f"made/{self.target.role}/{experiment_id}")
+            if known is not None:
+                return str(known)
+            origin = pair.at(number)
+            assert origin is not None
+            tags = {
+                k: v for k, v in origin.tags.items() if not k.startswith(("mlflow.", "dbml_", "azureml."))
+            }
+            made = str(self.mender.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
+            own = {self.source.role: experiment_id, self.target.role: made}
+            visible = own[self.survey.first.role]
+            self.state.set_answer(f"made/{self.target.role}/{experiment_id}", made)
+            self.state.set_identity(
+                self.survey.second.role, "experiment", visible, own[self.survey.second.role]
+            )
+            self.mender.engine.remember_experiment(visible, pair.name, tags)
+            return made
+
+    # --- logged models
+
+    def models(self) -> Iterator[Outcomes]:
+        """Mend the logged models in scope."""
+        for key, first, second in models_in_scope(self.survey):
+            ours, theirs = (first, second) if self.mender.forwards else (second, first)
+            outcomes: Outcomes = [
+                (difference, self.mender.mended(partial(self._plan_model, difference, ours, theirs)))
+                for difference in self.mender.comparer.model(key, first, second)
+            ]
+            if first is not None and second is not None and not self.mender.rehearse:
+                self.mender.agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+            if outcomes:
+                yield outcomes
+
+    def _models_of(self, source: Run, key: str) -> list[Model]:
+        """Return a run's logged models; those of its experiment are listed once for all its runs."""
+        experiment_id = str(source.info.experiment_id)
+        with self._listing:
+            known = self._models.get(experiment_id)
+            if known is None:
+                known = self._models[experiment_id] = defaultdict(list)
+                for model in self.source.models([experiment_id]):
+                    known[model.run].append(model)
+        return known.get(key, [])
+
+    def _plan_model(self, difference: Difference, ours: Model | None, theirs: Model | None) -> Fix:
+        role = self.target.role
+        if ours is None:
+            return Fix(f"in {role} alone; --from {role} copies it")
+        if theirs is None:
+            return Fix(f"copied to {role}", lambda: self.copy_model(ours))
+        applier, key = self.target.applier, ours.key
+        _, _, what = difference.key.partition(" ")
+        kind, _, name = what.partition(" ")
+        said = f"as in {self.source.role}"
+        if kind == "file":
+            if difference.values.get(self.source.role, ABSENT) is ABSENT:
+                return Fix(f"in {role} alone; a model's files are not deleted one by one")
+            return Fix(said, lambda: self._put_model_file(key, name))
+        if kind == "status":
+            status = ours.facts["status"]
+            return Fix(
+                said,
+                lambda: self.mender.write(lambda: applier._finalize_model("", [0, "F", key, status], False)),
+            )
+        if kind == "tag":
+            return self.mender.fact(
+                f"model/{key}",
+                Difference(difference.run, difference.name, "model", what, difference.values),
+                (ours.facts.get(what), theirs.facts.get(what)),
+                lambda side, value: side.applier._tag_model("", [0, "T", key, {name: value}], False),
+                lambda side: side.applier._untag_model("", [0, "D", key, name], False),
+            )
+        if kind == "param" and what in ours.facts and what not in theirs.facts:
+            params = {name: ours.facts[what]}
+            return Fix(
+                said,
+                lambda: self.mender.write(lambda: applier._model_params("", [0, "P", key, params], False)),
+            )
+        return Fix(f"a logged model's {kind} cannot be changed there")
+
+    def _put_model_file(self, key: str, path: str) -> None:
+        first, second = self.mender.comparer.model_files(key)
+        ours, theirs = (first, second) if self.mender.forwards else (second, first)
+        self.put(self.source.applier.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
+
+    def copy_model(self, model: Model) -> None:
+        """Copy a logged model with its files; whoever finds it READY finds it whole."""
+        applier, key = self.target.applier, model.key
+        write = self.mender.write
+        told = self._facts_of(model)
+        write(lambda: applier._create_model("", [0, "L", told], True))
+        ours = self.source.applier.repository(f"model:{key}")
+        first, second = self.mender.comparer.model_files(key)
+        files, have = (first, second) if self.mender.forwards else (second, first)
+        for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
+            if path not in have:
+                self.put(ours, f"model:{key}", path, files, have)
+        write(lambda: applier._finalize_model("", [0, "F", key, model.facts["status"]], False))
+        if model.run and applier.has_logged_models:
+            run_id = applier.run_at(model.run)
+            actual = applier.model_at(key).actual
+            there = self.target.get_run(run_id).outputs
+            if actual not in {o.model_id for o in (there.model_outputs if there else [])}:
+                write(lambda: applier.log_outputs(model.run, run_id, {actual: 0}))
+
+    def _facts_of(self, model: Model) -> dict[str, Any]:
+        """Return what a logged model was created with, under the ids that the user knows."""
+        applier = self.source.applier
+        if not applier.has_logged_models:
+            told, _ = kept_models.get(applier, model.key)
+            return {k: v for k, v in told.items() if k not in ("run_at", "path", "number", "status")}
+        found = self.source.ask(
+            lambda: self.source.store.get_logged_model(applier.model_at(model.key).actual)
+        )
+        own = str(found.experiment_id)
+        visible = self.state.visible(self.source.role, "experiment", own)
+        if visible is None:
+            self._experiment(own)
+            visible = self.state.visible(self.source.role, "experiment", own) or own
+        return {
+            "id": model.key,
+            "experiment": visible,
+            "name": found.name,
+            "run": model.run or None,
+            "type": found.model_type,
+            "params": dict(found.params),
+            "tags": {k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
+            "created": found.creation_timestamp,
+        }

@@ -1,0 +1,177 @@
+"""Verifying and repairing as the session offers them: options read, delivery waited for, errors in words."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core import runs
+from dbml_magics.core.reconcile import repair as repairing
+from dbml_magics.core.reconcile import verify as verifying
+from dbml_magics.core.reconcile.survey import Scope
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.workspaces.rates import backfill
+from dbml_magics.differences import Difference, RepairResult, VerifyResult
+from dbml_magics.errors import BadCommand, NotConfirmed
+from dbml_magics.rendering import count
+
+_WAIT_S = 30.0
+_SHOWN = 100  # deletions that are named one by one
+_AGO = re.compile(r"(\d{1,5})\s*([hdw])", re.I)
+_HOURS = {"h": 1, "d": 24, "w": 168}
+Progress = Callable[[int, str], None] | None
+
+
+def moment(written: str | int | datetime | None) -> int | None:
+    """Return a point in time as milliseconds since the epoch. Raises BadCommand.
+
+    Without a zone it is the reader's own time: ``2026-11-01``, ``2026-11-01T08:30``, ``7d``, ``12h``.
+    """
+    if written is None or isinstance(written, int):
+        return written
+    if isinstance(written, datetime):
+        return int(written.timestamp() * 1000)
+    ago = _AGO.fullmatch(written.strip())
+    if ago:
+        hours = int(ago.group(1)) * _HOURS[ago.group(2).lower()]
+        return int((datetime.now() - timedelta(hours=hours)).timestamp() * 1000)
+    try:
+        return int(datetime.fromisoformat(written.strip()).timestamp() * 1000)
+    except ValueError:
+        raise BadCommand(
+            f"--since wants a date or how long ago, not {written!r}.",
+            remedies=["%dbml sync --verify --since 2026-11-01", "%dbml sync --verify --since 7d"],
+        ) from None
+
+
+def verify(
+    engine: Engine,
+    experiment: str | None,
+    run: str | None,
+    everything: bool,
+    since: str | int | datetime | None,
+    last: str | None,
+    *,
+    deep: bool,
+    timeout: float | None,
+    progress: Progress,
+) -> VerifyResult:
+    """Compare the workspaces, when what is on its way has arrived."""
+    scope = _scope(engine, experiment, run, everything, since, last, "--verify")
+    with _in_words(engine), backfill():
+        _let_arrive(engine, timeout)
+        options = _options(experiment, run, everything, since)
+        return verifying.verify(engine, scope, deep=deep, progress=progress, options=options)
+
+
+def repair(
+    engine: Engine,
+    experiment: str | None,
+    run: str | None,
+    everything: bool,
+    since: str | int | datetime | None,
+    last: str | None,
+    *,
+    source: str | None,
+    prune: bool,
+    confirm: bool,
+    deep: bool,
+    timeout: float | None,
+    progress: Progress,
+) -> RepairResult:
+    """Make one workspace like the other, when what is on its way has arrived."""
+    scope = _scope(engine, experiment, run, everything, since, last, "--repair")
+    if source is not None and source not in engine.link.tracked:
+        raise BadCommand(
+            f"--from takes one of the link's workspaces, {' or '.join(engine.link.tracked)}, not {source!r}.",
+            remedies=["%dbml sync --repair --from azureml"],
+        )
+    with _in_words(engine), backfill():
+        _let_arrive(engine, timeout)
+        if prune and not confirm:
+            options = _options(experiment, run, everything, since)
+            prune = _refuse_unconfirmed(engine, scope, source, deep, options)
+        return repairing.repair(engine, scope, source=source, prune=prune, deep=deep, progress=progress)
+
+
+def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: bool, options: str) -> bool:
+    """Return False where there is nothing to delete: that needs no confirming. Raises NotConfirmed."""
+    target, going = repairing.deletions(engine, scope, source=source, deep=deep)
+    if not going:
+        return False
+    lines = [f"  {each}" for each in map(_named, going)]
+    shown = lines[:_SHOWN]
+    if len(lines) > _SHOWN:
+        kinds = Counter(d.kind for d in going[_SHOWN:])
+        shown.append("  and " + ", ".join(count(n, kind) for kind, n in kinds.items()) + " more")
+    back = f" --from {source}" if source else ""
+    words = f"{options}{back}{' --deep' if deep else ''}"
+    raise NotConfirmed(
+        "\n".join([f"--prune deletes in {target}, and only this:", *shown]),
+        remedies=[
+            (f"%dbml sync --repair{words} --prune --confirm", "deletes it"),
+            (f"%dbml sync --repair{words}", "repairs the rest"),
+        ],
+    )
+
+
+def _named(going: Difference) -> str:
+    """Return what goes in words: what it is, and whose."""
+    whose = going.name or going.run[:8]
+    if going.kind in ("run", "copy") or going.key == "stage" or going.kind == "stage":
+        what = "experiment" if going.kind == "experiment" else "run"
+        return f"{what} {whose}" + (f" ({going.run[:8]})" if going.run and going.name else "")
+    return f"{going.what} of {whose}"
+
+
+def _scope(
+    engine: Engine,
+    experiment: str | None,
+    run: str | None,
+    everything: bool,
+    since: str | int | datetime | None,
+    last: str | None,
+    what: str,
+) -> Scope:
+    if sum((experiment is not None, run is not None, everything)) > 1:
+        raise BadCommand(
+            "--experiment, --run and --all each choose the runs; give one of them.",
+            remedies=[f"%dbml sync {what} --all"],
+        )
+    if run is not None:
+        run = runs.resolve(engine, run, last, command=f"%dbml sync {what} --run {{}}")
+    return Scope(experiment, run, everything, moment(since))
+
+
+def _options(
+    experiment: str | None, run: str | None, everything: bool, since: str | int | datetime | None
+) -> str:
+    parts = [
+        f"--experiment {experiment!r}" if experiment else "",
+        f"--run {run}" if run else "",
+        "--all" if everything else "",
+        f"--since {since}" if since is not None else "",
+    ]
+    return "".join(f" {part}" for part in parts if part)
+
+
+def _let_arrive(engine: Engine, timeout: float | None) -> None:
+    until = time.monotonic() + (_WAIT_S if timeout is None else timeout)
+    for role in engine.link.used:
+        while not engine.lines[role].away and time.monotonic() < until:
+            if engine.wait(role, None, 0.25):
+                break
+
+
+@contextmanager
+def _in_words(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise runs.as_error(engine, error, "comparing the workspaces") from error

@@ -1,0 +1,416 @@
+"""Mending what differs in runs, from the source to the target: each fix is declared before it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+from mlflow.entities import Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+from dbml_magics.core.reconcile.agreed import Agreed, edited_alone
+from dbml_magics.core.reconcile.compare import (
+    PARENT,
+    Comparer,
+    datasets_of,
+    name_of,
+    parent_key,
+    user_tags,
+)
+from dbml_magics.core.reconcile.copying import Copier
+from dbml_magics.core.reconcile.files import Files
+from dbml_magics.core.reconcile.fixes import PRUNE, Fix, Outcome, Outcomes
+from dbml_magics.core.reconcile.pairs import RunPair
+from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.survey import Survey
+from dbml_magics.core.reconcile.verify import differences
+from dbml_magics.core.tracking.apply import Batch, cause_of
+from dbml_magics.core.tracking.engine import NOTE_TAG
+from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.differences import ABSENT, Difference
+
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A difference of a run, and the run as source and target have it."""
+
+    difference: Difference
+    key: str
+    source: Run
+    target: Run
+    files: Callable[[], tuple[Files, Files]]  # the source's and the target's, listed once
+
+
+class Mender:
+    """Mends differences, from the source to the target.
+
+    With ``rehearse`` nothing is done: the outcomes that are good are those that would delete something.
+    """
+
+    def __init__(
+        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, rehearse: bool = False
+    ) -> None:
+        self.survey = survey
+        self.engine = survey.engine
+        self.state = survey.engine.state
+        self.agreed = Agreed(self.state)
+        self.source = next(s for s in survey.sides if s.role == (source or survey.first.role))
+        self.target = next(s for s in survey.sides if s is not self.source)
+        self.one_way = source is not None
+        self.prune = prune
+        self.rehearse = rehearse
+        self.comparer = Comparer(*survey.sides, deep=deep)
+        self.copier = Copier(self)
+
+    @property
+    def forwards(self) -> bool:
+        """Tell whether the primary is the source."""
+        return self.source is self.survey.first
+
+    def of(self, side: Side, pair: RunPair) -> Run | None:
+        """Return one side's form of a run."""
+        return pair.first if side is self.survey.first else pair.second
+
+    def write(self, write: Callable[[], Any]) -> Any:
+        """Make one write at the target, counted; a write is not tried again before both were compared."""
+        with self.target._lock:
+            self.target.requests += 1
+        return write()
+
+    def mended(self, plan: Callable[[], Fix]) -> Outcome:
+        """Mend one thing; what one workspace refuses does not stop the others."""
+        try:
+            fix = plan()
+            if self.rehearse:
+                return Outcome(fix.deletes, "would be deleted")
+            return fix.carry_out(prune=self.prune)
+        except Exception as error:
+            settled = settle(error)
+            if isinstance(settled, Away):
+                raise settled from error
+            if not isinstance(settled, (MlflowException, OSError)):
+                raise
+            return Outcome(False, f"{self.target.role} refused it: {cause_of(settled)}")
+
+    # --- one run
+
+    def pair(self, pair: RunPair) -> Outcomes:
+        """Mend what differs in one run; a workspace that does not answer is tried again from the start."""
+        before: dict[tuple[str, str], tuple[Difference, Outcome]] = {}
+        for tries in range(_TRIES):
+            try:
+                found = differences(self.comparer, pair)
+                files = cache(partial(self._files, pair))
+                for difference in found:
+                    outcome = self.mended(partial(self._plan, difference, pair, files))
+                    before[difference.kind, difference.key] = (difference, outcome)
+                if self.rehearse:
+                    return list(before.values())
+                if not found and not before:
+                    self._note_agreed(pair)
+                if not any(outcome.good for _, outcome in before.values()):
+                    return list(before.values())
+                return self._checked(pair, before)
+            except Away as error:
+                if error.denied or tries == _TRIES - 1:
+                    raise
+                time.sleep(max(error.retry_after or 0.0, 0.5 * 2**tries))
+                pair = self._again(pair)
+        raise AssertionError("the loop ends by returning or raising")
+
+    def _note_agreed(self, pair: RunPair) -> None:
+        """Remember what both workspaces say alike of what people edit: whoever differs later was edited."""
+        if pair.first is None or pair.second is None:
+            return
+        before = self.agreed.of(pair.key) or {"name": None, "tags": {}}
+        ours, theirs = edited_tags(pair.first), edited_tags(pair.second)
+        tags = {k: v for k, v in before["tags"].items() if ours.get(k) != theirs.get(k)}
+        tags |= {k: v for k, v in ours.items() if theirs.get(k) == v}
+        name = name_of(pair.first)
+        name = name if name == name_of(pair.second) else before["name"]
+        self.agreed.note(pair.key, {"name": name, "tags": tags})
+
+    def _checked(self, pair: RunPair, done: dict[tuple[str, str], tuple[Difference, Outcome]]) -> Outcomes:
+        """Believe only what both workspaces say afterwards."""
+        self.copier.write_overflow(pair.key)
+        pair = self._again(pair)
+        left = {(d.kind, d.key): d for d in differences(self.comparer, pair)}
+        self._note_agreed(pair)
+        outcomes: Outcomes = []
+        for key, (difference, outcome) in done.items():
+            if outcome.good and key in left:
+                outcome = Outcome(False, f"{outcome.said}, and still differs")
+            outcomes.append((difference, outcome))
+        # What came to light while it was mended: a run that was copied may lack what its service refuses.
+        causes = self.copier.causes.get(pair.key, {})
+        for key, difference in left.items():
+            if key not in done:
+                cause = causes.get(key)
+                role = self.target.role
+                said = f"{role} refused it: {cause}" if cause else f"{role} did not take it"
+                outcomes.append((difference, Outcome(False, said)))
+        return outcomes
+
+    def _again(self, pair: RunPair) -> RunPair:
+        if not pair.double:
+            return self.survey.pair(pair.key)
+        side = self.survey.first if pair.first is not None else self.survey.second
+        run = side.get_run(pair.either.info.run_id)
+        return replace(pair, first=run) if pair.first is not None else replace(pair, second=run)
+
+    def _files(self, pair: RunPair) -> tuple[Files, Files]:
+        source, target = self.of(self.source, pair), self.of(self.target, pair)
+        assert source is not None
+        assert target is not None
+        return self.files(source, target)
+
+    def files(self, source: Run, target: Run) -> tuple[Files, Files]:
+        """Return a run's files at the source and at the target."""
+        first, second = (source, target) if self.forwards else (target, source)
+        found = self.comparer.run_files(first, second)
+        return found if self.forwards else (found[1], found[0])
+
+    def _plan(self, difference: Difference, pair: RunPair, files: Callable[[], tuple[Files, Files]]) -> Fix:
+        source, target = self.of(self.source, pair), self.of(self.target, pair)
+        if difference.kind == "copy":
+            return self._lone(target, "a second copy of the run")
+        if target is None:
+            assert source is not None
+            return Fix(f"copied to {self.target.role}", partial(self._copied, pair.key, source))
+        if source is None:
+            return self._lone(target, f"{self.source.role} has no such run")
+        known = _PLANS[difference.kind]
+        return known(self, Case(difference, pair.key, source, target, files))
+
+    def _copied(self, key: str, source: Run) -> None:
+        self.copier.copy(key, source)
+
+    def _lone(self, run: Run | None, why: str) -> Fix:
+        if run is None:
+            return Fix(f"{why}, in {self.source.role}: --from {self.target.role} --prune deletes it")
+        back = f"; --from {self.target.role} copies it" if "no such" in why else ""
+        return Fix(
+            f"deleted in {self.target.role}",
+            lambda: self.write(lambda: self.target.store.delete_run(run.info.run_id)),
+            f"{why}: {PRUNE}{back}",
+        )
+
+    # --- kinds of differences
+
+    def _info(self, case: Case) -> Fix:
+        status = RunStatus.from_string(case.source.info.status)
+
+        def update() -> None:
+            self.write(
+                lambda: self.target.store.update_run_info(
+                    case.target.info.run_id, status, case.source.info.end_time, None
+                )
+            )
+
+        return Fix(f"{case.difference.kind} as in {self.source.role}", update)
+
+    def _name(self, case: Case) -> Fix:
+        ours, theirs = name_of(case.source), name_of(case.target)
+        back = self._edited_there(case.key, "name", "", ours, theirs)
+        side, run, name = (self.source, case.source, theirs) if back else (self.target, case.target, ours)
+        return Fix(
+            self.said(back, case.difference),
+            lambda: side.ask(lambda: side.store.update_run_info(run.info.run_id, None, None, name)),
+        )
+
+    def _start(self, _case: Case) -> Fix:
+        return Fix("a run's start cannot be changed")
+
+    def _stage(self, case: Case) -> Fix:
+        store, own, role = self.target.store, case.target.info.run_id, self.target.role
+        if case.source.info.lifecycle_stage == "active":
+            return Fix(f"restored in {role}", lambda: self.write(lambda: store.restore_run(own)))
+        return Fix.deletion(
+            role,
+            f"deleted in {self.source.role}",
+            lambda: self.write(lambda: store.delete_run(own)),
+            too=True,
+        )
+
+    def _parent(self, case: Case) -> Fix:
+        parent = parent_key(self.source, case.source)
+        if not parent:
+            return Fix(f"nested in {self.target.role} alone, which cannot be undone")
+
+        def nest() -> None:
+            own = self.copier.parent_at_target(parent)
+            tag = RunTag(PARENT, own)
+            self.write(lambda: self.target.store.set_tag(case.target.info.run_id, tag))
+
+        return Fix(f"nested as in {self.source.role}", nest)
+
+    def _param(self, case: Case) -> Fix:
+        name = case.difference.key
+        if name not in case.source.data.params:
+            return Fix(f"in {self.target.role} alone; MLflow has no way to delete a param")
+        if name in case.target.data.params:
+            return Fix("a param cannot be changed once it is logged")
+        batch = Batch(params={name: case.source.data.params[name]})
+        return Fix(f"added to {self.target.role}", lambda: self.copier.send(case.key, case.target, batch))
+
+    def _tag(self, case: Case) -> Fix:
+        name = NOTE_TAG if case.difference.kind == "note" else case.difference.key
+        ours, theirs = case.source.data.tags.get(name), case.target.data.tags.get(name)
+        back = self._edited_there(case.key, "tags", name, ours, theirs)
+        if back:
+            own, tag = case.source.info.run_id, RunTag(name, str(theirs))
+            return Fix(
+                self.said(back, case.difference),
+                lambda: self.source.ask(lambda: self.source.store.set_tag(own, tag)),
+            )
+        if ours is None:
+            own = case.target.info.run_id
+            return Fix.deletion(
+                self.target.role,
+                f"deleted in {self.source.role}",
+                lambda: self.write(lambda: self.target.store.delete_tag(own, name)),
+                too=True,
+            )
+        return Fix(
+            self.said(back, case.difference),
+            lambda: self.copier.send(case.key, case.target, Batch(tags={name: ours})),
+        )
+
+    def _edited_there(self, key: str, kind: str, name: str, ours: str | None, theirs: str | None) -> bool:
+        """Tell whether a value was edited at the target alone, and so is to be carried to the source."""
+        if self.one_way or theirs is None:
+            return False
+        agreed = self.agreed.of(key)
+        if agreed is None:
+            return ours is None  # added there, as far as anybody can tell: nothing is lost by keeping it
+        return edited_alone(agreed["tags"] if kind == "tags" else agreed, name or kind, ours)
+
+    def said(self, back: bool, difference: Difference) -> str:
+        """Return what was done in words; where both differ both values are shown."""
+        if back:
+            return f"edited in {self.target.role}: carried to {self.source.role}"
+        here = difference.values.get(self.source.role, ABSENT)
+        there = difference.values.get(self.target.role, ABSENT)
+        both = f": {here!r} (it was {there!r})" if there is not ABSENT else ""
+        return f"as in {self.source.role}{both}"
+
+    def _metric(self, case: Case) -> Fix:
+        name, role = case.difference.key, self.target.role
+        points = self.comparer.points(self.source, case.source, self.target, case.target, name)
+        lacking, own = points.only_first, points.only_second.total()
+        if not lacking and own:
+            return Fix(f"{own:,} points in {role} alone, which cannot be taken back")
+        sent = f"{lacking.total():,} points added to {role}"
+
+        def add() -> Outcome:
+            self.copier.send_points(case.key, case.source, case.target, {name: lacking})
+            kept = f"; {own:,} points of its own cannot be taken back"
+            return Outcome(False, sent + kept) if own else Outcome(True, sent)
+
+        return Fix(sent, add)
+
+    def _dataset(self, case: Case) -> Fix:
+        have = datasets_of(case.target)
+        given = [
+            d
+            for d in (case.source.inputs.dataset_inputs if case.source.inputs else [])
+            if f"{d.dataset.name} {d.dataset.digest}" == case.difference.key
+        ]
+        if not given:
+            return Fix(f"in {self.target.role} alone; MLflow has no way to delete an input")
+        if case.difference.key in have:
+            return Fix("an input cannot be changed once it is logged")
+        return Fix(
+            f"added to {self.target.role}",
+            lambda: self.write(lambda: self.target.applier.log_inputs(case.target.info.run_id, given, [])),
+        )
+
+    def _artifact(self, case: Case) -> Fix:
+        path, role = case.difference.key, self.target.role
+        if case.difference.values.get(self.source.role, ABSENT) is ABSENT:
+            theirs = self.target.applier.workspace.artifacts(case.target.info.artifact_uri)
+            if type(theirs).delete_artifacts is ArtifactRepository.delete_artifacts:
+                return Fix(f"in {role} alone, where files cannot be deleted one by one")
+            return Fix.deletion(
+                role, f"in {role} alone", lambda: self.write(lambda: theirs.delete_artifacts(path))
+            )
+
+        def upload() -> None:
+            self._know(case.key, case.source, case.target)
+            ours = self.source.applier.workspace.artifacts(case.source.info.artifact_uri)
+            self.copier.put(ours, f"run:{case.key}", path, *case.files())
+
+        return Fix(f"uploaded to {role}", upload)
+
+    def _know(self, key: str, source: Run, target: Run) -> None:
+        """Let the link know both forms of a run, as it does of those that it made."""
+        for side, run in ((self.source, source), (self.target, target)):
+            if self.state.identity(side.role, "run", key) is None:
+                side.applier.remember_run(key, run)
+
+    # --- facts of experiments, models and versions
+
+    def fact(
+        self,
+        place: str,
+        difference: Difference,
+        values: tuple[str | None, str | None],
+        write: Callable[[Side, str], Any],
+        delete: Callable[[Side], Any],
+    ) -> Fix:
+        """Plan for something that people edit in either portal: its values at the source and the target.
+
+        An edit at the target alone is carried to the source; where both were edited the source wins.
+        """
+        key, (ours, theirs) = difference.key, values
+        if not self.one_way and self.agreed.edited_there(place, key, ours, theirs):
+            assert theirs is not None
+            return Fix(
+                self.said(True, difference), partial(self._set, place, key, self.source, theirs, write)
+            )
+        if ours is None:
+            too = (self.agreed.of(place) or {}).get(key) is not None
+            why = f"deleted in {self.source.role}" if too else f"in {self.target.role} alone"
+
+            def remove() -> None:
+                self.write(lambda: delete(self.target))
+                self.agreed.set(place, key, None)
+
+            return Fix.deletion(self.target.role, why, remove, too=too)
+        return Fix(self.said(False, difference), partial(self._set, place, key, self.target, ours, write))
+
+    def _set(self, place: str, key: str, side: Side, value: str, write: Callable[[Side, str], Any]) -> None:
+        if side is self.target:
+            self.write(lambda: write(side, value))
+        else:
+            side.ask(lambda: write(side, value))
+        self.agreed.set(place, key, value)
+
+
+def edited_tags(run: Run) -> dict[str, str]:
+    """Return the tags that people edit, and the note."""
+    note = run.data.tags.get(NOTE_TAG)
+    return user_tags(run) | ({NOTE_TAG: note} if note is not None else {})
+
+
+_PLANS: dict[str, Callable[[Mender, Case], Fix]] = {
+    "status": Mender._info,
+    "end": Mender._info,
+    "name": Mender._name,
+    "start": Mender._start,
+    "stage": Mender._stage,
+    "parent": Mender._parent,
+    "param": Mender._param,
+    "tag": Mender._tag,
+    "note": Mender._tag,
+    "metric": Mender._metric,
+    "history": Mender._metric,
+    "dataset": Mender._dataset,
+    "artifact": Mender._artifact,
+}

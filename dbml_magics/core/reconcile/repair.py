@@ -1,0 +1,94 @@
+"""Repairing: one workspace made like the other, run by run, by adding and correcting.
+
+Whatever is done is found out anew from both workspaces: interrupted at any moment and begun again it ends the
+same, and a second time there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from dbml_magics.core.reconcile.experiments import ExperimentMender
+from dbml_magics.core.reconcile.fixes import Outcomes
+from dbml_magics.core.reconcile.mender import Mender
+from dbml_magics.core.reconcile.registries import RegistryMender
+from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
+from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.differences import Difference, Repaired, RepairResult
+from dbml_magics.errors import BadCommand
+
+
+def repair(
+    engine: Engine,
+    scope: Scope,
+    *,
+    source: str | None = None,
+    prune: bool = False,
+    deep: bool = False,
+    progress: Progress | None = None,
+) -> RepairResult:
+    """Make one workspace like the other. Raises BadCommand, RunNotFound, ExperimentNotFound, Away."""
+    began = time.monotonic()
+    with _alone(engine):
+        survey = Survey(engine, scope)
+        mender = Mender(survey, source, prune=prune, deep=deep)
+        repaired: list[Repaired] = []
+        remaining: list[Repaired] = []
+        copied = 0
+        for told in _all(mender):
+            for difference, (good, done) in told:
+                (repaired if good else remaining).append(Repaired(difference, done))
+                copied += good and difference.kind == "run"
+            if progress is not None:
+                progress(survey.seen, f"compared, {len(repaired):,} differences repaired")
+        return RepairResult(
+            workspaces=(mender.source.role, mender.target.role),
+            runs_compared=survey.seen,
+            repaired=tuple(repaired),
+            remaining=tuple(remaining),
+            copied=copied,
+            waiting=tuple(survey.waiting),
+            requests=survey.requests,
+            seconds=time.monotonic() - began,
+        )
+
+
+def deletions(
+    engine: Engine, scope: Scope, *, source: str | None = None, deep: bool = False
+) -> tuple[str, list[Difference]]:
+    """Return the workspace that pruning would delete in, and what: each fix says it of itself."""
+    mender = Mender(Survey(engine, scope), source, prune=False, deep=deep, rehearse=True)
+    going = [difference for told in _all(mender) for difference, outcome in told if outcome.good]
+    return mender.target.role, going
+
+
+def _all(mender: Mender) -> Iterator[Outcomes]:
+    """Yield what became of each run's differences, then of the models', versions' and experiments'."""
+    yield from in_parallel(workers(mender.engine), mender.pair, mender.survey.pairs())
+    yield from mender.copier.models()
+    yield from RegistryMender(mender, partial(registries_in_scope, mender.survey)).all()
+    yield from ExperimentMender(mender).all()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Let one process at a time repair a link: two would each copy the same run."""
+    path = engine.link.home / "repair.lock"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadCommand(
+                "another process repairs this link just now.",
+                remedies=[("%dbml sync --verify", "shows what differs, and may run beside it")],
+            ) from error
+        yield
+    finally:
+        os.close(fd)

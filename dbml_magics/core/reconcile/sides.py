@@ -1,0 +1,253 @@
+"""One workspace as comparing reads it: pages of runs, histories, files, models; each request is counted."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow.entities import Experiment, FileInfo, Metric, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.reconcile.files import Files, Held
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.overflow import ARTIFACT
+
+PAGE = 1000
+_HISTORY_PAGE = 25_000
+_TRIES = 5
+_KEYS = 10_000  # ids that are remembered while comparing
+_NEWEST_FIRST = ["attributes.start_time DESC"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A logged model as one workspace has it, under the ids that the user knows."""
+
+    key: str
+    name: str
+    run: str
+    facts: dict[str, Any]  # status, type, params and tags: what both workspaces should say alike
+    other_key: str = ""  # a name by which the other workspace may know it
+    native: Any = None  # as the service tells it, where it has logged models
+
+
+class Side:
+    """Reads one workspace. Raises Away when it does not answer, after some tries."""
+
+    def __init__(self, engine: Engine, role: str) -> None:
+        self.engine = engine
+        self.role = role
+        self.applier: Applier = engine.applier(role)
+        self.requests = 0
+        self._lock = threading.Lock()
+        self._keys: dict[str, str] = {}
+
+    @property
+    def store(self) -> Any:
+        """Return the workspace's tracking store."""
+        return self.applier.store
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Ask one question, and again after a while when nobody answers: reading twice is harmless."""
+        for tries in range(_TRIES):
+            with self._lock:
+                self.requests += 1
+            try:
+                return question()
+            except Exception as error:
+                settled = settle(error)
+                if not isinstance(settled, Away) or settled.denied or tries == _TRIES - 1:
+                    raise settled from error
+                time.sleep(max(settled.retry_after or 0.0, 0.25 * 2**tries))
+        raise AssertionError("the loop ends by returning or raising")
+
+    # --- ids
+
+    def key(self, run: Run) -> str:
+        """Return the id under which both workspaces know a run."""
+        tag = run.data.tags.get(RUN_TAG)
+        return tag or self.engine.state.visible(self.role, "run", run.info.run_id) or run.info.run_id
+
+    def is_stray(self, key: str, run: Run) -> bool:
+        """Tell whether a run says that it is one which this workspace is known to have as another."""
+        known = self.engine.state.identity(self.role, "run", key)
+        return known is not None and known.actual != run.info.run_id
+
+    def key_of(self, run_id: str) -> str:
+        """Return the same for this workspace's own id of a run, asking for the run only if it must."""
+        known = self.engine.state.visible(self.role, "run", run_id) or self._keys.get(run_id)
+        if known is not None:
+            return known
+        try:
+            found = self.key(self.ask(lambda: self.store.get_run(run_id)))
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            found = run_id
+        if len(self._keys) >= _KEYS:
+            self._keys.clear()
+        self._keys[run_id] = found  # many runs are nested in one
+        return found
+
+    # --- pages
+
+    def experiments(self) -> list[Experiment]:
+        """Return all experiments, deleted ones too."""
+        return list(
+            self._pages(
+                lambda token: self.store.search_experiments(
+                    view_type=ViewType.ALL, max_results=PAGE, page_token=token
+                )
+            )
+        )
+
+    def runs(self, experiment_ids: Sequence[str], since: int | None = None) -> Iterator[Run]:
+        """Yield the runs of some experiments, the newest first, deleted ones too."""
+        if not experiment_ids:
+            return
+        for run in self._pages(
+            lambda token: self.store.search_runs(
+                list(experiment_ids), "", ViewType.ALL, PAGE, _NEWEST_FIRST, token
+            )
+        ):
+            if since is not None and run.info.start_time < since:
+                return
+            yield run
+
+    def _pages(self, page: Callable[[str | None], Any]) -> Iterator[Any]:
+        token = None
+        while True:
+            found = self.ask(partial(page, token))
+            yield from found
+            token = getattr(found, "token", None)
+            if not token:
+                return
+
+    def get_run(self, run_id: str) -> Run:
+        """Return one run, complete: a search may lag behind (azure-sdk-for-python#39198)."""
+        found: Run = self.ask(lambda: self.store.get_run(run_id))
+        return found
+
+    def history(self, run_id: str, key: str) -> Iterator[Metric]:
+        """Yield all points of a metric, a page in memory at a time."""
+        yield from self._pages(
+            lambda token: self.store.get_metric_history(
+                run_id, key, max_results=_HISTORY_PAGE, page_token=token
+            )
+        )
+
+    # --- files
+
+    def files(self, repository: Any, leave_out: Sequence[str] = ()) -> Files:
+        """Return {path: file} of everything below a place."""
+        found: Files = {}
+        folders: list[str] = [""]
+        while folders:
+            folder = folders.pop()
+            for info in self._listed(repository, folder):
+                if any(info.path == path or info.path.startswith(path + "/") for path in leave_out):
+                    continue
+                if info.is_dir:
+                    folders.append(info.path)
+                else:
+                    size = info.file_size
+                    told = None if size is None or size < 0 else int(size)
+                    found[info.path] = Held(told, info.path)
+        return found
+
+    @property
+    def writes_once(self) -> bool:
+        """Tell whether a file that is there stays, and another content of its name goes beside it."""
+        return self.applier.limits.artifacts_once
+
+    @property
+    def bounded(self) -> bool:
+        """Tell whether the service takes only so much of a run, and has the rest in a file of ours."""
+        limits = self.applier.limits
+        bounds = limits.metric_names, limits.run_params, limits.run_tags, limits.tag_value, limits.param_value
+        return any(bound is not None for bound in bounds)
+
+    def overflow(self, run: Run) -> dict[str, Any]:
+        """Return what is kept in a file of the run because the service does not take it."""
+        repository = self.applier.workspace.artifacts(run.info.artifact_uri)
+        folder = posixpath.dirname(ARTIFACT)
+        stem = posixpath.splitext(ARTIFACT)[0]
+        named = [f.path for f in self._listed(repository, folder) if f.path.startswith(stem)]
+        if not named:
+            return {}
+        newest = max(named, key=lambda path: (len(path), path))  # overflow-10.json after overflow-9.json
+        with tempfile.TemporaryDirectory() as temporary:
+            file = self.ask(lambda: repository.download_artifacts(newest, temporary))
+            return dict(json.loads(Path(file).read_text("utf-8")))
+
+    def _listed(self, repository: Any, folder: str) -> list[FileInfo]:
+        try:
+            found = self.ask(lambda: list(repository.list_artifacts(folder or None)))
+        except MlflowException as error:
+            if is_missing(error):
+                return []
+            raise
+        # Some repositories list by bare prefix: "model" also finds "model-x/…".
+        return [f for f in found if posixpath.dirname(f.path) == folder]
+
+    # --- logged models
+
+    def models(self, experiment_ids: Sequence[str]) -> Iterator[Model]:
+        """Yield the logged models of some experiments, also where the service has none and we keep them."""
+        if not experiment_ids:
+            return
+        if self.applier.has_logged_models:
+            try:
+                for found in self._pages(
+                    lambda token: self.store.search_logged_models(
+                        list(experiment_ids), max_results=50, page_token=token
+                    )
+                ):
+                    yield self._native(found)
+                return
+            except MissingEndpoint:
+                self.applier.note_no_logged_models()
+        for told in self.ask(lambda: kept_models.of_runs(self.applier, list(experiment_ids))):
+            # A model that was logged without a run has one here all the same, of its own id.
+            run = told.get("run") or ""
+            yield Model(told["id"], told["name"], run, _facts(told["status"], told.get("type"), told))
+
+    def _native(self, found: Any) -> Model:
+        # The primary's tag is the id that the user knows only where the model was named without asking it.
+        tag, own = found.tags.get(MODEL_TAG), found.model_id
+        known = self.engine.state.visible(self.role, "model", own)
+        key = known or (own if self.role == self.engine.link.primary else tag or own)
+        run = self.key_of(found.source_run_id) if found.source_run_id else ""
+        told = {"params": found.params, "tags": found.tags}
+        facts = _facts(str(found.status), found.model_type, told)
+        model = Model(key, found.name, run, facts, tag or "", found)
+        return self.known_as(key, model)
+
+    def known_as(self, key: str, model: Model) -> Model:
+        """Return a logged model under the id that both workspaces know it by, and remember that."""
+        if model.native is not None and self.engine.state.identity(self.role, "model", key) is None:
+            self.applier.remember_model(key, model.native)
+        return replace(model, key=key)
+
+
+def _facts(status: str, kind: str | None, told: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"status": status.rpartition(".")[2], "type": kind or ""}
+    facts |= {f"param {k}": v for k, v in (told.get("params") or {}).items()}
+    facts |= {
+        f"tag {k}": v
+        for k, v in (told.get("tags") or {}).items()
+        if not k.startswith(("mlflow.", "dbml_", "azureml."))
+    }
+    return facts

@@ -1,0 +1,204 @@
+"""What is compared: the runs in scope, as pairs, and how many were left out for which reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+from dbml_magics.core import runs
+from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
+from dbml_magics.core.reconcile.sides import PAGE, Side
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.faults import is_missing
+from dbml_magics.core.tracking.kept_models import MODELS_TAG
+from dbml_magics.errors import BadCommand, ExperimentNotFound, RunNotFound
+
+_TOGETHER = 50  # experiments that one search asks for
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which runs are meant: those of the link's own time, unless something else is asked for."""
+
+    experiment: str | None = None
+    run: str | None = None
+    everything: bool = False
+    since: int | None = None  # milliseconds
+
+    @property
+    def chosen(self) -> bool:
+        """Tell whether the user chose: then runs from before the link count like any other."""
+        return bool(self.experiment or self.run or self.everything or self.since is not None)
+
+
+class Survey:
+    """Pairs the runs of two workspaces."""
+
+    def __init__(self, engine: Engine, scope: Scope) -> None:
+        if len(engine.link.tracked) < 2:
+            raise BadCommand(
+                f"runs are tracked to {engine.link.primary} alone: there is nothing to compare them with.",
+                remedies=[("%dbml link --again --track both", "track to both workspaces")],
+            )
+        first, second = engine.link.tracked
+        self.engine = engine
+        self.scope = scope
+        self.first = Side(engine, first)
+        self.second = Side(engine, second)
+        self.older: Counter[str] = Counter()
+        self.waiting: list[str] = []
+        self.keys: set[str] = set()  # of the runs in scope
+        self._experiments: list[ExperimentPair] | None = None
+        self._all: list[ExperimentPair] | None = None  # in scope or not
+        self._behind = {
+            queue
+            for queue in engine.journal.queues()
+            if any(engine.is_waiting(role, queue) for role in engine.link.used)
+        }
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Return both workspaces, the primary first."""
+        return self.first, self.second
+
+    @property
+    def seen(self) -> int:
+        """Return how many runs were in scope so far."""
+        return len(self.keys)
+
+    @property
+    def requests(self) -> int:
+        """Return how many requests were made."""
+        return self.first.requests + self.second.requests
+
+    def experiments(self) -> list[ExperimentPair]:
+        """Return the pairs of experiments in scope. Raises ExperimentNotFound."""
+        if self._experiments is None:
+            found = self._all = experiment_pairs(self.first, self.second)
+            wanted = self.scope.experiment
+            if wanted is not None:
+                chosen = [p for p in found if wanted in _names(p)]
+                if not chosen:
+                    raise ExperimentNotFound(
+                        f"no experiment {wanted!r} in {self.first.role} or {self.second.role}.",
+                        remedies=[("%dbml sync --verify --all", "compares every experiment")],
+                    )
+                found = chosen
+            self._experiments = found
+        return self._experiments
+
+    def pairs(self) -> Iterator[RunPair]:
+        """Yield the pairs of runs in scope. Raises RunNotFound, ExperimentNotFound."""
+        found = self._one_run() if self.scope.run is not None else self._all_runs()
+        for pair in found:
+            if pair.key in self._behind:
+                self.waiting.append(pair.key)
+            elif self._is_meant(pair):
+                self.keys.add(pair.key)
+                yield pair
+
+    def _all_runs(self) -> Iterator[RunPair]:
+        experiments = self.experiments()
+        for start in range(0, len(experiments), _TOGETHER):
+            part = experiments[start : start + _TOGETHER]
+            ours = self.first.runs([str(p.first.experiment_id) for p in part if p.first], self.scope.since)
+            theirs = self.second.runs(
+                [str(p.second.experiment_id) for p in part if p.second], self.scope.since
+            )
+            yield from run_pairs(self.first, ours, self.second, theirs)
+
+    def _one_run(self) -> Iterator[RunPair]:
+        assert self.scope.run is not None
+        key = runs.resolve(self.engine, self.scope.run, None, command="%dbml sync --verify --run {}")
+        pair = self.pair(key)
+        if pair.first is None and pair.second is None:
+            raise RunNotFound(
+                f"run {key[:8]} is in neither workspace.",
+                remedies=[("%dbml runs", "lists the runs with their ids")],
+            )
+        yield pair
+
+    def pair(self, key: str) -> RunPair:
+        """Return both forms of a run as the workspaces have them now."""
+        first, second = (self._known(side, key) for side in self.sides)
+        first = first or self._searched(self.first, key, second)
+        return RunPair(key, first, second or self._searched(self.second, key, first))
+
+    def find(self, side: Side, key: str, other: Run | None = None) -> Run | None:
+        """Return a run of one workspace by the id that the user knows.
+
+        ``other`` is its form in the other workspace: then it is looked for in that one's experiment alone.
+        """
+        return self._known(side, key) or self._searched(side, key, other)
+
+    def _known(self, side: Side, key: str) -> Run | None:
+        known = self.engine.state.identity(side.role, "run", key)
+        try:
+            return side.get_run(known.actual if known is not None else key)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+        return None
+
+    def _searched(self, side: Side, key: str, other: Run | None) -> Run | None:
+        number = self.sides.index(side)
+        if other is None:
+            places = [e for pair in self.experiments() if (e := pair.at(number)) is not None]
+            ids = [str(e.experiment_id) for e in places]
+        else:
+            ids = self._counterpart(str(other.info.experiment_id), number)
+        for experiment_id in ids:
+            found = side.ask(partial(side.applier.find_run, experiment_id, key))
+            if found is not None:
+                return found
+        return None
+
+    def _counterpart(self, theirs: str, number: int) -> list[str]:
+        """Return one workspace's own id of an experiment of the other, if it has one."""
+        pair = self.pair_of(theirs, 1 - number)
+        own = pair.at(number)
+        made = self.engine.state.answer(f"made/{self.sides[number].role}/{theirs}")
+        return [str(own.experiment_id)] if own is not None else [str(made)] if made is not None else []
+
+    def pair_of(self, experiment_id: str, number: int) -> ExperimentPair:
+        """Return the pair of experiments by the id that one of the workspaces gives it, in scope or not."""
+        for renewed in (False, True):
+            if self._all is None or renewed:  # it may have been made just now
+                self._all = experiment_pairs(self.first, self.second)
+            for pair in self._all:
+                if (e := pair.at(number)) is not None and str(e.experiment_id) == experiment_id:
+                    return pair
+        raise MlflowException(f"experiment {experiment_id} is not listed", RESOURCE_DOES_NOT_EXIST)
+
+    def _is_meant(self, pair: RunPair) -> bool:
+        if pair.first is not None and pair.second is not None:
+            return True
+        if pair.first is None and f"m-{pair.key}=" in pair.either.data.tags.get(MODELS_TAG, ""):
+            return False  # the carrier of a model that was logged without a run
+        if pair.either.info.lifecycle_stage == "deleted":
+            return False
+        if self.scope.chosen or pair.double or self.engine.state.run(pair.key) is not None:
+            return True
+        if pair.either.info.start_time >= self.engine.link_began() * 1000:
+            return True
+        self.older[(self.first if pair.first else self.second).role] += 1
+        return False
+
+    def least(self, compared: int, differing: int, files: bool, histories: int) -> int:
+        """Return the fewest requests with which so much can be known.
+
+        Pages, each run's own files, and the histories that had to be read.
+        """
+        pages = 2 * max(1, -(-compared // PAGE))
+        return 2 + pages + (2 * compared if files else 0) + 2 * differing + histories
+
+
+def _names(pair: ExperimentPair) -> Sequence[str]:
+    return [pair.name, *(e.name for e in (pair.first, pair.second) if e is not None)]

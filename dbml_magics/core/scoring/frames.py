@@ -1,0 +1,107 @@
+"""A model over a Spark DataFrame, and as a function over columns."""
+
+from __future__ import annotations
+
+import threading
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dbml_magics.core.scoring import batches
+from dbml_magics.core.scoring.batches import Plan
+from dbml_magics.core.scoring.spark import Say, is_connect
+from dbml_magics.core.scoring.types import from_spark, to_spark
+
+__all__ = ["apply", "counted", "function", "watched"]
+
+# Columns that the model does not see pass through Python untouched; of very many of them, or of types that
+# only Spark has, the worker is spared: then the model's columns alone go there.
+_FEW = 8
+_TIMES = 2
+_WATCH_S = 0.5
+
+
+def _by_value() -> None:
+    """Have Spark carry the functions themselves: its workers need not have this package."""
+    from pyspark import cloudpickle
+
+    if batches.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.register_pickle_by_value(batches)
+
+
+def apply(frame: Any, plan: Plan) -> Any:
+    """Return the frame with a column of predictions behind its own; Spark scores when it is used."""
+    from pyspark.sql.types import StructField, StructType
+
+    fields = frame.schema.fields
+    others = [each for each in fields if each.name not in plan.columns]
+    plain = all(from_spark(each.dataType) is not None for each in others)
+    names = [each.name for each in fields]
+    if plain and len(names) == len(set(names)) and len(others) <= max(_FEW, _TIMES * len(plan.columns)):
+        _by_value()
+        schema = StructType([*fields, StructField(plan.output, to_spark(plan.result))])
+        return frame.mapInArrow(batches.arrow_mapper(plan), schema)
+    return frame.withColumn(plan.output, function(plan)(*(f"`{name}`" for name in plan.columns)))
+
+
+def function(plan: Plan) -> Any:
+    """Return the model as Spark's own user-defined function over its columns."""
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql.functions import pandas_udf
+
+    _by_value()
+    score: Any = batches.series_mapper(plan)
+    given = pd.DataFrame if pa.types.is_struct(plan.result) else pd.Series
+    # Spark reads from these which kind of function it is.
+    score.__annotations__ = {
+        "batches": typing.Iterator[typing.Tuple[pd.Series, ...]],  # noqa: UP006
+        "return": typing.Iterator[given],  # type: ignore[valid-type]
+    }
+    score.__name__ = "score"
+    return pandas_udf(score, to_spark(plan.result))
+
+
+def counted(frame: Any, column: str) -> tuple[Any, Any]:
+    """Return the frame, watched while it is written: how many rows, how many with a prediction."""
+    try:
+        from pyspark.sql import Observation
+        from pyspark.sql.functions import col, count, lit
+
+        seen = Observation()
+        of_all = count(lit(1)).alias("rows")
+        return frame.observe(seen, of_all, count(col(f"`{column}`")).alias("scored")), seen
+    except Exception:  # a Spark that cannot, or not by Spark Connect
+        return frame, None
+
+
+@contextmanager
+def watched(spark: Any, say: Say) -> Iterator[None]:
+    """Tell now and then how many tasks of the work inside are done."""
+    if is_connect(spark):
+        say("scoring")
+        yield
+        return
+    tracker = spark.sparkContext.statusTracker()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_WATCH_S):
+            try:
+                stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
+            except Exception:  # the session ends
+                return
+            known = [stage for stage in stages if stage is not None]
+            if known:
+                done = sum(stage.numCompletedTasks for stage in known)
+                say(f"scoring  {done:,} of {sum(stage.numTasks for stage in known):,} tasks")
+
+    say("scoring")
+    thread = threading.Thread(target=look, name="dbml-score", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_WATCH_S * 4)

@@ -1,0 +1,538 @@
+"""Scoring: which model, which data, who scores, where the predictions go."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbml_magics.config import score_here_rows
+from dbml_magics.core.scoring import outputs
+from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
+from dbml_magics.core.scoring.columns import Match, check_output, match
+from dbml_magics.core.scoring.types import from_spark, of_outputs, read_ddl, simple, with_zone
+from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, SparkUnavailable
+from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+
+__all__ = ["Progress", "score"]
+
+Progress = Callable[[str], None]
+
+_HELP = ("%dbml help score", "what it takes")
+_ROW = "__dbml_row"
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is asked for, and the model that it is asked of."""
+
+    label: str
+    identity: str
+    files: Path
+    mlmodel: Mapping[str, Any]
+    inputs: list[dict[str, Any]]
+    where: str | None
+    columns: tuple[str, ...]
+    column: str
+    result: Any  # an Arrow type; None for MLlib, which says it itself
+    skip: bool
+    target: outputs.Target | None
+    checkpoint: str | None
+    available_now: bool
+    environment: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def mllib(self) -> bool:
+        """Tell whether Spark runs the model itself."""
+        return "spark" in (self.mlmodel.get("flavors") or {})
+
+
+def score(
+    engine: Engine,
+    model: str,
+    data: Any = None,
+    *,
+    last: str | None = None,
+    where: str | None = None,
+    columns: str | Sequence[str] = (),
+    output: str | os.PathLike[str] | None = None,
+    column: str = "prediction",
+    result_type: str | None = None,
+    on_error: str = "fail",
+    mode: str | None = None,
+    checkpoint: str | None = None,
+    available_now: bool = False,
+    progress: Progress | None = None,
+) -> ScoreResult | StreamResult | UdfResult:
+    """Score data with a model; see :meth:`dbml_magics.core.session.Session.score`."""
+    began = time.monotonic()
+    say = _telling(progress, model)
+    chosen = _names(columns)
+    if on_error not in ("fail", "null"):
+        raise BadCommand(f"--on-error is fail or null, not {on_error!r}.", remedies=[_HELP])
+    if not column.strip():
+        raise BadCommand("--as wants a name.", remedies=[_HELP])
+    wished = None if result_type is None else read_ddl(result_type)
+    target = None if output is None else outputs.make_target(os.fspath(output), mode)
+    if target is None and (mode or checkpoint):
+        raise BadCommand(
+            f"--{'mode' if mode else 'checkpoint'} is about what --output names.", remedies=[_HELP]
+        )
+    if data is None and (where or chosen or target or available_now):
+        raise BadCommand("without --input there is nothing to score.", remedies=[_HELP])
+
+    from dbml_magics.core.endpoints.models import read_mlmodel
+    from dbml_magics.core.endpoints.swagger import sides
+    from dbml_magics.core.scoring import files
+
+    say("looking for the model")
+    found = files.find(engine, model, last)
+    say("fetching its files")
+    folder = files.fetched(engine, found)
+    mlmodel = read_mlmodel(folder)
+    signature = mlmodel.get("signature")
+    order = _Order(
+        label=found.label,
+        identity=found.identity,
+        files=folder,
+        mlmodel=mlmodel,
+        inputs=sides(signature, "inputs"),
+        where=where,
+        columns=chosen,
+        column=column,
+        result=wished or of_outputs(sides(signature, "outputs")),
+        skip=on_error == "null",
+        target=target,
+        checkpoint=checkpoint,
+        available_now=available_now,
+        environment={"MLFLOW_TRACKING_URI": engine.link.uri, "MLFLOW_REGISTRY_URI": engine.link.uri},
+        notes=(found.said,) if found.said else (),
+    )
+    if order.result is None and not order.mllib:
+        import pyarrow as pa
+
+        said = "the model does not say what it gives: double is assumed, --result-type says otherwise"
+        order = replace(order, result=pa.float64(), notes=(*order.notes, said))
+    if order.mllib and wished is not None:
+        raise BadCommand(
+            "--result-type is not for MLlib's models: Spark knows what they give.",
+            remedies=[('.data.withColumn("prediction", col("prediction").cast("int"))', "afterwards")],
+        )
+    return _scored(order, data, say, began)
+
+
+def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    parts = columns.split(",") if isinstance(columns, str) else list(columns)
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _telling(progress: Progress | None, model: str) -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def say(state: str) -> None:
+        if progress is not None:
+            progress(f"{model}  {state}  {time.monotonic() - began:.0f} s")
+
+    return say
+
+
+def _scored(order: _Order, data: Any, say: Progress, began: float) -> ScoreResult | StreamResult | UdfResult:
+    from dbml_magics.core.scoring import inputs, spark
+
+    if data is None:
+        return _function(order, say)
+    if isinstance(data, os.PathLike):
+        data = os.fspath(data)
+    if isinstance(data, str):
+        session, said = spark.session(say)
+        frame, _ = inputs.read(session, data)
+        return _by_spark(_noted(order, said), session, frame, say, began)
+    if spark.is_frame(data):
+        return _by_spark(order, data.sparkSession, data, say, began)
+    names = [str(each["name"]) for each in order.inputs if each.get("name") is not None]
+    pandas = inputs.as_pandas(data, names)
+    if pandas is None:
+        raise BadData(
+            f"a {type(data).__name__} is not scored: a DataFrame is (of Spark or pandas), a table or a path.",
+            remedies=[("--input $frame", "a DataFrame of the notebook"), _HELP],
+        )
+    if order.available_now or order.checkpoint:
+        raise BadCommand(
+            f"--{'available-now' if order.available_now else 'checkpoint'} is for streams, and a pandas "
+            "DataFrame is none.",
+            remedies=[_HELP],
+        )
+    return _of_pandas(order, pandas, say, began)
+
+
+def _noted(order: _Order, *said: str | None) -> _Order:
+    return replace(order, notes=(*order.notes, *(each for each in said if each)))
+
+
+# --- pandas
+
+
+def _of_pandas(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult:
+    check_output(order.column, [str(name) for name in frame.columns])
+    spark_only = _why_spark(order)
+    if spark_only is None and len(frame) <= score_here_rows():
+        return _here(order, frame, say, began)
+    from dbml_magics.core.scoring import spark
+
+    try:
+        session, said = spark.session(say)
+    except SparkUnavailable as error:
+        if spark_only is None:  # it is only large
+            return _here(order, frame, say, began)
+        raise SparkUnavailable(f"{spark_only}, and {error.message}", remedies=error.remedies) from None
+    return _sent(_noted(order, said, spark_only), session, frame, say, began)
+
+
+def _why_spark(order: _Order) -> str | None:
+    """Return why a pandas DataFrame goes to Spark however small it is, if it does."""
+    if order.mllib:
+        return "MLlib's models run in Spark"
+    if order.where is not None:
+        return "--where is SQL, which Spark reads: rows chosen in pandas are scored without it"
+    if order.target is not None and order.target.table:
+        return "a table is written by Spark"
+    if order.target is not None and order.target.place.rstrip("/").endswith(".delta"):
+        return "delta is written by Spark"
+    return None
+
+
+def _here(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult:
+    """Score a pandas DataFrame in this process."""
+    from dbml_magics.core.scoring import files
+
+    named = frame.rename(columns=str)
+    _refuse_twice(named.columns, order)
+    found = match(order.inputs, _kinds(named), order.columns)
+    plan = _plan(order, found, path=str(order.files), zone="UTC", zoned=False)
+    say("loading the model")
+    model = files.loaded(order.files)
+    say(f"scoring {len(frame):,} rows")
+    scorer, predict = frame_scorer(plan, model)
+    try:
+        predicted = predict(named)
+    except (RuntimeError, ValueError) as error:
+        raise _failed(order, error) from error
+    result = frame.copy(deep=False)
+    result[order.column] = _series(predicted, frame.index)
+    if scorer.cause is not None:
+        order = _noted(order, f"refused: {scorer.cause}")
+    order = _noted(order, *found.notes)
+    if order.target is not None:
+        outputs.write_here(result, order.target)
+    return ScoreResult(
+        model=order.label,
+        column=order.column,
+        result_type=simple(order.result),
+        engine="this process, without Spark",
+        data=result,
+        rows=len(frame),
+        unscored=predicted.null_count,
+        seconds=time.monotonic() - began,
+        output=None if order.target is None else order.target.words,
+        notes=order.notes,
+    )
+
+
+def _kinds(frame: Any) -> dict[str, Any]:
+    """Return the Arrow types of a pandas frame's columns; None for those that are seen when they are read."""
+    import numpy as np
+    import pyarrow as pa
+
+    kinds: dict[str, Any] = {}
+    for name in frame.columns:
+        values = frame[name]
+        try:
+            if isinstance(values.dtype, np.dtype) and values.dtype != object:
+                kinds[name] = pa.from_numpy_dtype(values.dtype)
+            else:
+                kinds[name] = pa.array(values.dropna().head(100), from_pandas=True).type
+        except (pa.ArrowException, TypeError, ValueError):
+            kinds[name] = None
+    return kinds
+
+
+def _refuse_twice(names: Any, order: _Order) -> None:
+    listed = [str(name) for name in names]
+    used = {str(each.get("name")) for each in order.inputs} | set(order.columns)
+    twice = sorted({name for name in listed if listed.count(name) > 1 and (name in used or not order.inputs)})
+    if twice:
+        raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=[_HELP])
+
+
+def _series(predicted: Any, index: Any) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    if predicted.null_count and pa.types.is_integer(predicted.type):
+        values = pd.Series(predicted.to_pylist(), dtype="Int64")
+    else:
+        values = predicted.to_pandas()
+    values.index = index
+    return values
+
+
+def _sent(order: _Order, session: Any, frame: Any, say: Progress, began: float) -> ScoreResult:
+    """Score a pandas DataFrame by Spark; its own columns never leave it."""
+    from dbml_magics.core.scoring import frames, inputs
+    from dbml_magics.core.scoring.spark import name_of
+
+    named = frame.rename(columns=str)
+    _refuse_twice(named.columns, order)
+    if order.target is not None and order.target.table:
+        return _by_spark(order, session, _as_spark(session, named), say, began)  # type: ignore[return-value]
+    numbered = named if order.where is not None or order.mllib else _needed(named, order)
+    numbered = numbered.assign(**{_ROW: range(len(frame))})
+    rows = inputs.filtered(_as_spark(session, numbered), order.where)
+    scored, kind, notes = _with_predictions(order, session, rows)
+    try:
+        with frames.watched(session, say):
+            back = scored.select(_ROW, f"`{order.column}`").toPandas()
+    except Exception as error:
+        raise _failed(order, error) from error
+    back = back.sort_values(_ROW, ignore_index=True)
+    result = frame.iloc[back[_ROW].to_numpy()].copy(deep=False)
+    result[order.column] = back[order.column].set_axis(result.index)
+    if order.target is not None:
+        outputs.write_here(result, order.target)
+    return ScoreResult(
+        model=order.label,
+        column=order.column,
+        result_type=kind,
+        engine=name_of(session),
+        data=result,
+        rows=len(result),
+        unscored=int(back[order.column].isna().sum()) if order.skip else 0,
+        seconds=time.monotonic() - began,
+        output=None if order.target is None else order.target.words,
+        notes=(*order.notes, *notes),
+    )
+
+
+def _needed(frame: Any, order: _Order) -> Any:
+    found = match(order.inputs, _kinds(frame), order.columns)
+    return frame[list(found.columns)]
+
+
+def _as_spark(session: Any, frame: Any) -> Any:
+    try:
+        return session.createDataFrame(frame)
+    except Exception as error:
+        from dbml_magics.core.scoring.spark import first_line
+
+        raise BadData(
+            f"Spark cannot take this pandas DataFrame: {first_line(error)}.", remedies=[_HELP]
+        ) from None
+
+
+# --- Spark
+
+
+def _by_spark(
+    order: _Order, session: Any, frame: Any, say: Progress, began: float
+) -> ScoreResult | StreamResult:
+    from dbml_magics.core.scoring import frames, inputs
+    from dbml_magics.core.scoring.spark import name_of
+
+    rows = inputs.filtered(frame, order.where)
+    check_output(order.column, rows.columns)
+    scored, kind, notes = _with_predictions(order, session, rows)
+    order = _noted(order, *notes)
+    told: Any = {
+        "model": order.label,
+        "column": order.column,
+        "result_type": kind,
+        "engine": name_of(session),
+    }
+    if rows.isStreaming and order.target is not None:
+        return _streamed(order, session, scored, told)
+    if order.available_now or order.checkpoint:
+        why = "nothing is written yet: --output says where" if rows.isStreaming else "this input is none"
+        option = "available-now" if order.available_now else "checkpoint"
+        raise BadCommand(f"--{option} is for streams, and {why}.", remedies=[_HELP])
+    target = order.target
+    if target is None:
+        said = ".writeStream begins it, or --output" if rows.isStreaming else None
+        notes = (*order.notes, said) if said else order.notes
+        return ScoreResult(**told, data=scored, seconds=time.monotonic() - began, notes=notes)
+    scored, seen = frames.counted(scored, order.column)
+    try:
+        with frames.watched(session, say):
+            written = outputs.write(session, scored, target)
+        counts = {} if seen is None else dict(seen.get)
+    except DbmlError:
+        raise
+    except Exception as error:
+        raise _failed(order, error) from error
+    total = counts.get("rows")
+    if target.table and _ends_with_it(session):
+        order = _noted(order, "tables of a Spark that was started here end with it: files stay")
+    return ScoreResult(
+        **told,
+        data=written,
+        rows=None if total is None else int(total),
+        unscored=0 if total is None else int(total) - int(counts["scored"]),
+        seconds=time.monotonic() - began,
+        output=target.words,
+        notes=order.notes,
+    )
+
+
+def _ends_with_it(session: Any) -> bool:
+    from dbml_magics.core.scoring.spark import is_here
+
+    return (
+        is_here(session) and session.conf.get("spark.sql.catalogImplementation", "in-memory") == "in-memory"
+    )
+
+
+def _with_predictions(order: _Order, session: Any, rows: Any) -> tuple[Any, str, tuple[str, ...]]:
+    """Return the rows with a column of predictions, its type in words, and notes."""
+    from dbml_magics.core.scoring import frames, mllib, spark
+
+    if order.mllib:
+        return mllib.scored(
+            session, order.files, order.inputs, rows, order.column, order.columns, skip=order.skip
+        )
+    _refuse_twice([name for name in rows.columns if name != _ROW], order)
+    have = {f.name: from_spark(f.dataType) for f in rows.schema.fields if f.name != _ROW}
+    found = match(order.inputs, have, order.columns)
+    place = spark.ship(session, order.files, order.identity)
+    plan = _plan(order, found, zone=spark.zone_of(session), path=place["path"], archive=place["archive"])
+    return frames.apply(rows, plan), simple(plan.result), found.notes
+
+
+def _plan(
+    order: _Order,
+    found: Match,
+    *,
+    path: str | None = None,
+    archive: str | None = None,
+    zone: str,
+    zoned: bool = True,
+) -> Plan:
+    return Plan(
+        identity=order.identity,
+        path=path,
+        archive=archive,
+        columns=found.columns,
+        names=found.names,
+        wanted=found.wanted,
+        shape=found.shape,
+        output=order.column,
+        result=with_zone(order.result, zone) if zoned else order.result,
+        skip=order.skip,
+        zone=zone,
+        environment=order.environment,
+    )
+
+
+def _streamed(order: _Order, session: Any, scored: Any, told: Any) -> StreamResult:
+    assert order.target is not None
+    checkpoint = outputs.checkpoint_of(session, order.target, order.checkpoint)
+    query, ends = outputs.start_stream(
+        session, scored, order.target, checkpoint, available_now=order.available_now
+    )
+    trigger = "what there is now, then it ends" if ends else "as rows come"
+    notes = order.notes
+    if ends and not order.available_now:
+        notes = (
+            *notes,
+            "this compute takes no endless stream: the same line again goes on from the checkpoint",
+        )
+    return StreamResult(
+        **told,
+        query=query,
+        output=order.target.words,
+        checkpoint=checkpoint,
+        trigger=trigger,
+        notes=notes,
+        why=lambda error: _in_a_line(_failed(order, error)),
+    )
+
+
+def _function(order: _Order, say: Progress) -> UdfResult:
+    """Return the model as a function over columns."""
+    from dbml_magics.core.scoring import frames, spark
+
+    if order.mllib:
+        raise BadCommand(
+            "MLlib's models are no functions over columns: Spark runs them over a whole DataFrame.",
+            remedies=[("--input $frame", "scores one")],
+        )
+    names = [str(each["name"]) for each in order.inputs if each.get("name") is not None]
+    if order.inputs and not names and len(order.inputs) == 1:
+        shape = list((order.inputs[0].get("tensor-spec") or {}).get("shape") or [-1, 1])
+        names_of = [str(number) for number in range(shape[1] if len(shape) == 2 and shape[1] > 0 else 1)]
+    else:
+        names_of = names or [str(number) for number in range(len(order.inputs))]
+    if not order.inputs:
+        raise BadCommand(
+            "a model without a signature is no function: nobody knows its columns.",
+            remedies=[("--input $frame --columns a,b", "scores a DataFrame"), _HELP],
+        )
+    session, said = spark.session(say)
+    found = match(order.inputs, dict.fromkeys(names_of))
+    place = spark.ship(session, order.files, order.identity)
+    zone = spark.zone_of(session)
+    plan = _plan(order, found, zone=zone, path=place["path"], archive=place["archive"], zoned=False)
+    return UdfResult(
+        model=order.label,
+        names=tuple(names),
+        result_type=simple(plan.result),
+        engine=spark.name_of(session),
+        udf=frames.function(plan),
+        notes=_noted(order, said).notes,
+    )
+
+
+# --- what goes wrong
+
+
+def _in_a_line(error: DbmlError) -> str:
+    if not error.remedies or error.remedies[0] == _HELP:
+        return error.message
+    line, why = error.remedies[0]
+    return f"{error.message.rstrip('.')}; {line} {why}"
+
+
+def _failed(order: _Order, error: BaseException) -> DbmlError:
+    """Return what a failed job means, without Java's words."""
+    from dbml_magics.core.scoring.spark import first_line
+
+    said = str(error)
+    if MARK in said:
+        cause = said.partition(MARK)[2].strip().splitlines()[0].strip()
+        remedies = [_HELP]
+        if not order.skip and "refuses every row" not in cause and "cannot be loaded" not in cause:
+            remedies = [("--on-error null", "gives null to the rows that the model refuses")]
+        if "--result-type" in cause:
+            cause, _, wish = cause.partition(": --result-type")
+            remedies = [(f"--result-type{wish}", "takes it as it is")]
+        return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=remedies)
+    if isinstance(error, ValueError):
+        return BadData(f"{said}.", remedies=[_HELP])
+    if importlib.util.find_spec("pyspark") is not None:
+        lines = [line.strip() for line in said.splitlines() if ("Error: " in line or "Exception: " in line)]
+        if "PythonException" in type(error).__name__ and lines:
+            return ScoringFailed(f"{order.label} did not score: {lines[-1][:400]}.", remedies=[_HELP])
+    cause = first_line(error)
+    if order.mllib:
+        # In a line: the rest of Spark's words is about options of the stage, which nobody has in hand.
+        cause = cause.partition(" Consider ")[0]
+        if not order.skip:
+            lacking = ("--on-error null", "gives null to the rows that lack one of the model's columns")
+            return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=[lacking])
+    return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=[_HELP])

@@ -1,0 +1,465 @@
+"""What waits at the end of a process, put where another machine can take it up, and taken up there once.
+
+A package is one tar file in a shared folder (a volume, a mounted store): written from front to back and
+renamed when it is whole, since such mounts can do no more. It holds the journal's files, the copies of
+artifacts and the state of one link; no secret. Whoever takes one up claims it first (``<name>.claim``), keeps
+it until everything in it is delivered, and asks of every write whether it has arrived before it is sent: a
+package that comes a second time, its taker having died, doubles nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import logging
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dbml_magics.config import data_home
+from dbml_magics.core import link as links
+from dbml_magics.core.tracking.journal import Journal, private_folder
+from dbml_magics.core.tracking.state import State
+from dbml_magics.errors import BadLink, BadUri
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+_NAME = re.compile(r"dbml-[0-9a-z-]+\.tar")
+_MEMBER = re.compile(r"(queues/[^/]+|spool)/[^/]+")
+_MARKER = "spilling.json"
+_SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then whose claim stands
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of writes in a shared folder."""
+
+    path: Path
+    link: links.Link
+    host: str
+    at: float
+    writes: dict[str, int]
+
+    @property
+    def claim(self) -> Path:
+        """Return the file that says who delivers it."""
+        return self.path.with_suffix(".claim")
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+        return self.path.stem
+
+
+# --- putting
+
+
+def put(engine: Engine) -> Path | None:
+    """Move what waits for the workspaces into the link's spill folder; returns the package.
+
+    None when another process of the link lives: it delivers, or puts it there at its own end. The couriers
+    must be at rest, with the leases theirs. Raises OSError.
+    """
+    assert engine.link.spill is not None
+    folder, journal = Path(engine.link.spill), engine.journal
+    journal.close()  # a courier may have opened one again before it came to rest
+    queues = [q for q in journal.queues() if any(engine.is_waiting(r, q) for r in engine.link.used)]
+    files = {queue: journal.files(queue) for queue in queues}
+    if not all(journal.is_left(queue, file) for queue, sizes in files.items() for file in sizes):
+        return None
+    held = [number for role in engine.link.used for number in engine.couriers[role].held.numbers()]
+    letters = [letter for n in held if (letter := engine.state.dead_letter(n)) is not None]
+    copies = _copies(journal, files) | {op[2]["spool"] for op in letters if op[1] == "a"}
+    name = f"dbml-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(6)}"
+    path = folder / f"{name}.tar"
+    # Whoever finds this note after a crash looks whether the package is there before anything is sent.
+    note = engine.link.home / _MARKER
+    moved = {"package": str(path), "files": files, "copies": sorted(copies), "held": held}
+    writes = {role: engine.waiting(role)[0] for role in engine.link.used}
+    with open(os.open(note, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)
+        try:
+            out.write(json.dumps(moved))
+            out.flush()
+            _write(engine, path, files, copies, writes)
+            _forget(engine.journal, engine.state, moved)
+            for role in engine.link.used:
+                for run in engine.applier(role).overflow.unwritten():
+                    engine.state.overflow_clear(role, run)
+                    engine.state.forget_answer(f"overflow/{role}/{run}")
+        finally:
+            if not path.exists() or not any(journal.path(q, f).exists() for q in files for f in files[q]):
+                note.unlink(missing_ok=True)
+    return path
+
+
+def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
+    """Return the names of the artifacts' copies that writes name and that are here."""
+    return {
+        entry.op[2]["spool"]
+        for queue, sizes in files.items()
+        for file, size in sizes.items()
+        for entry in journal.read(queue, file, 0, size)
+        if entry.op is not None and entry.op[1] == "a" and journal.spooled(entry.op[2]["spool"]) is not None
+    }
+
+
+def _write(
+    engine: Engine, path: Path, files: dict[str, dict[str, int]], copies: set[str], writes: dict[str, int]
+) -> None:
+    part = path.with_suffix(".part")
+    head = {
+        "format": FORMAT,
+        "uri": engine.link.uri,
+        "host": socket.gethostname(),
+        "at": time.time(),
+        "writes": writes,
+    }
+    journal = engine.journal
+    try:
+        fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with (
+            os.fdopen(fd, "wb") as out,
+            tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            _add_text(tar, "head.json", json.dumps(head))
+            _add_text(tar, "state.json", json.dumps(engine.state.dump()))
+            for queue, sizes in files.items():
+                for file, size in sizes.items():
+                    _add_file(tar, f"queues/{quote(queue, safe='')}/{file}", journal.path(queue, file), size)
+            for name in sorted(copies):
+                copy = journal.spooled(name)
+                if copy is not None:
+                    _add_file(tar, f"spool/{name}", copy, copy.stat().st_size)
+            _add_text(tar, "end.json", "{}")  # a package without its end is not whole
+            tar.close()
+            out.flush()
+            with suppress(OSError):  # some mounts cannot
+                os.fsync(out.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _add_text(tar: tarfile.TarFile, name: str, text: str) -> None:
+    data = text.encode()
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o600
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _add_file(tar: tarfile.TarFile, name: str, path: Path, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o600
+    with open(path, "rb") as source:
+        tar.addfile(info, source)
+
+
+def _forget(journal: Journal, state: State, moved: dict[str, Any]) -> None:
+    """Delete here what a package holds now."""
+    for queue, sizes in moved["files"].items():
+        for file in sizes:
+            journal.path(queue, file).unlink(missing_ok=True)
+            state.drop_file(queue, file)
+        with suppress(OSError):
+            journal.folder(queue).rmdir()
+    for name in moved["copies"]:
+        journal.unspool(name)
+    state.discard_dead(moved["held"])
+    for key in state.answers("held/"):
+        if int(key.rpartition("/")[2]) in moved["held"]:
+            state.forget_answer(key)
+
+
+def settle(engine: Engine) -> None:
+    """Finish what a process that was killed while it put writes into a package had begun."""
+    note = engine.link.home / _MARKER
+    if not note.exists():
+        return
+    try:
+        with open(note, encoding="utf-8") as kept:
+            fcntl.flock(kept, fcntl.LOCK_EX)
+            if not note.exists():
+                return  # another process has seen to it
+            try:
+                moved = json.loads(kept.read())
+            except ValueError:  # killed before it had begun
+                moved = {"package": "", "files": {}, "copies": [], "held": []}
+            package = Path(moved["package"])
+            if package.exists() or package.with_suffix(".claim").exists():
+                _forget(engine.journal, engine.state, moved)
+            else:  # it was not made; or it was, and everything in it is delivered: asking tells
+                for role in engine.link.used:
+                    for queue, sizes in moved["files"].items():
+                        engine.state.mark_sending(role, queue, sizes)
+            note.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+# --- finding
+
+
+def packages(folder: str | os.PathLike[str]) -> list[Package]:
+    """Return the whole packages in a folder, the oldest first. Raises BadLink."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
+    except OSError as error:
+        raise BadLink(
+            f"the folder {folder} cannot be read ({error.strerror}).",
+            remedies=[("%dbml sync --spill PATH", "the folder that %dbml link --spill was given")],
+        ) from error
+    found = [_package(Path(folder, name)) for name in names]
+    return [package for package in found if package is not None]
+
+
+def _package(path: Path) -> Package | None:
+    """Return what a package's head says; None where it cannot be read, or is of a newer format."""
+    try:
+        with tarfile.open(path, "r|") as tar:
+            first = tar.next()
+            source = tar.extractfile(first) if first is not None and first.name == "head.json" else None
+            head = json.loads(source.read(1 << 20)) if source is not None else {}
+        if head["format"] > FORMAT:
+            return None
+        link = links.from_uri(head["uri"])
+        return Package(path, link, str(head["host"]), float(head["at"]), dict(head["writes"]))
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, BadUri):
+        return None
+
+
+def command(folder: str | os.PathLike[str]) -> str:
+    """Return the line that takes up what is in a folder."""
+    return f"%dbml sync --spill {shlex.quote(os.fspath(folder))}"
+
+
+def mentioned(link: links.Link) -> list[str]:
+    """Return a line about the packages that wait in a link's spill folder."""
+    if link.spill is None:
+        return []
+    try:
+        number = sum(1 for name in os.listdir(link.spill) if _NAME.fullmatch(name))
+    except OSError as error:
+        return [f"the folder {link.spill} cannot be read ({error.strerror}), so nothing can be put there"]
+    if not number:
+        return []
+    from dbml_magics.hints import say
+    from dbml_magics.rendering import count
+
+    return [f"{count(number, 'package')} of undelivered writes in {link.spill}: "
+            f"{say(command(link.spill))} delivers them"]  # fmt: skip
+
+
+# --- taking
+
+
+@contextmanager
+def taken_up(package: Package, own: Engine) -> Iterator[Engine | str]:
+    """Claim a package and give the engine that delivers it, or say in a sentence why not.
+
+    What is not delivered when the block ends stays in the package, for the next taker. Workspaces and
+    sign-ins are those of ``own``, the link of this process; the package only says which it is for.
+    """
+    if not _is_for(package.link, own.link):
+        places = " and ".join(f"{w.role} {w.place}" for w in package.link.workspaces)
+        yield f"{package.name} is for {places}, and this link is not"
+        return
+    home = data_home() / "taken"
+    private_folder(home)
+    with open(os.open(home / f"{package.name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield f"{package.name} is being delivered by another process of this machine"
+            return
+        refused = _claim(package)
+        if refused is not None:
+            yield refused
+            return
+        engine = None
+        try:
+            engine = _open(package, own)
+            yield engine
+        finally:
+            done = engine is not None and not _remaining(engine)
+            if engine is not None:
+                _close(engine)
+            if done:
+                package.path.unlink(missing_ok=True)
+            shutil.rmtree(home / package.name, ignore_errors=True)
+            package.claim.unlink(missing_ok=True)
+            (home / f"{package.name}.lock").unlink(missing_ok=True)
+
+
+def _is_for(theirs: links.Link, ours: links.Link) -> bool:
+    """Tell whether a package's workspaces are this link's: nobody's package decides who gets a token."""
+    places = {w.role: links.same_place(w.uri) for w in ours.workspaces}
+    return all(links.same_place(theirs.spec(role).uri) == places.get(role) for role in theirs.used)
+
+
+def _claim(package: Package) -> str | None:
+    """Claim a package; returns why it cannot be had, or None."""
+    own = {"taker": _taker(), "host": socket.gethostname(), "at": time.time()}
+    try:
+        with open(os.open(package.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+            json.dump(own, out)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        return f"{package.name} cannot be claimed ({error.strerror})"
+    else:
+        time.sleep(_SETTLE_S)
+    try:
+        stands = json.loads(package.claim.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stands = {}
+    if stands.get("taker") != own["taker"]:
+        shutil.rmtree(data_home() / "taken" / package.name, ignore_errors=True)  # of a claim that was deleted
+        since = time.strftime("%d %b %H:%M", time.localtime(float(stands.get("at", package.at))))
+        return (
+            f"{package.name} is being delivered by {stands.get('host', 'another machine')} since {since}; "
+            f"if that machine is gone for good, delete {package.claim}"
+        )
+    if not package.path.exists():  # delivered between the look into the folder and the claim
+        package.claim.unlink(missing_ok=True)
+        return f"{package.name} has just been delivered"
+    return None
+
+
+def _taker() -> str:
+    """Return what tells this machine's data folder from all others."""
+    path = data_home() / "taker"
+    private_folder(path.parent)
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+            out.write(secrets.token_hex(16))
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def _open(package: Package, own: Engine) -> Engine:
+    """Unpack a package (or go on with one that a killed process unpacked) and return its engine."""
+    from dbml_magics.core.tracking import engine as engines
+
+    specs = tuple(own.link.spec(role) for role in package.link.used)
+    link = replace(package.link, workspaces=specs, spill=None, taken=package.name)
+    whole = link.home / "whole"
+    if not whole.exists():
+        shutil.rmtree(link.home, ignore_errors=True)
+        _unpack(package, link)
+        whole.touch(mode=0o600)
+    engine = engines.Engine(link, own)
+    engines.register(engine)
+    return engine
+
+
+def _unpack(package: Package, link: links.Link) -> None:
+    state = _unpack_files(package.path, link.home)
+    if state is None:
+        raise BadLink(
+            f"{package.path} is not whole: it was cut off on its way there.",
+            remedies=[("%dbml sync --spill PATH", "again later, when the mount has caught up")],
+        )
+    journal, kept = Journal(link.home), State(link.home / "state.db")
+    try:
+        kept.load(state)
+        held = {int(key.rpartition("/")[2]) for key in kept.answers("held/")}
+        kept.discard_dead(n for role in link.used for n in kept.dead_numbers(role) - held)
+        for role in link.used:
+            for queue in journal.queues():
+                kept.mark_sending(role, queue, journal.files(queue))
+    finally:
+        kept.close()
+
+
+def _unpack_files(path: Path, home: Path) -> dict[str, Any] | None:
+    """Unpack journal and copies into ``home``; returns the state, or None for a package without its end."""
+    private_folder(home)
+    state: dict[str, Any] | None = None
+    try:
+        with tarfile.open(path, "r|") as tar:
+            for member in tar:
+                source = tar.extractfile(member) if member.isreg() else None
+                if source is None:
+                    continue
+                if member.name == "end.json":
+                    return state
+                if member.name == "state.json":
+                    state = json.loads(source.read())
+                elif _MEMBER.fullmatch(member.name) and ".." not in member.name.split("/"):
+                    target = home / member.name
+                    private_folder(target.parent)
+                    with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+                        shutil.copyfileobj(source, out, 1 << 20)
+    except (tarfile.TarError, ValueError):
+        pass
+    return None
+
+
+def _remaining(engine: Engine) -> dict[str, int]:
+    """Return how many writes of a package wait for each workspace, those with any."""
+    found = {}
+    for role in engine.link.used:
+        number = engine.waiting(role)[0] + len(engine.couriers[role].held.numbers())
+        if number:
+            found[role] = number
+    return found
+
+
+def deliver(
+    engine: Engine, until: float | None, progress: Callable[[dict[str, int], float], None] | None
+) -> dict[str, int]:
+    """Deliver a package until nothing of it waits, or the time (monotonic) is up; returns what waits."""
+    began = time.monotonic()
+    for courier in engine.couriers.values():
+        courier.held.try_all()
+        courier.start()
+    while True:
+        for role in engine.link.used:
+            engine.wait(role, None, 0.25 / len(engine.link.used))
+        waiting = _remaining(engine)
+        if progress is not None:
+            sent = sum(courier.delivered for courier in engine.couriers.values())
+            progress({r: waiting.get(r, 0) for r in engine.link.used}, sent / (time.monotonic() - began))
+        if not waiting or (until is not None and time.monotonic() >= until):
+            return waiting
+
+
+def refused(engine: Engine) -> list[str]:
+    """Return a line for each write of a package that a workspace refused for good."""
+    from dbml_magics.core.tracking.engine import short
+
+    return [
+        f"{role} refused {short(op)} of run {(engine.state.run(queue) or {}).get('name') or queue}: {cause}"
+        for _, role, queue, op, cause, _ in engine.state.dead()
+    ]
+
+
+def _close(engine: Engine) -> None:
+    from dbml_magics.core.tracking import engine as engines
+
+    for courier in engine.couriers.values():
+        courier.stop()
+    engine.retired = True
+    engines.discard(engine)
+    engine.journal.close()
+    engine.state.close()

@@ -1,0 +1,158 @@
+"""A run watched while it goes on: each look costs what was logged since the last one."""
+
+from __future__ import annotations
+
+import math
+import operator
+from array import array
+from dataclasses import replace
+
+from dbml_magics.core.session import destination
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.view import RunView, Series
+from dbml_magics.live_results import LiveMetric, RunProgress
+from dbml_magics.results import Curve
+
+_BUCKETS = 96  # of a curve, at most; each keeps its lowest and its highest point
+
+
+class RunWatch:
+    """One run's curves as they grow.
+
+    It reads the arrays that logging appends to without a lock: a point is there once its step is, which is
+    appended last.
+    """
+
+    def __init__(self, engine: Engine, run_id: str) -> None:
+        self._engine = engine
+        self._run_id = run_id
+        self._curves: dict[str, _Growing] = {}
+        self.last: RunProgress | None = None
+        """What was seen last; None before the first look."""
+
+    def look(self, seconds: float) -> RunProgress:
+        """Return the run as it stands now; ``seconds`` is how long it has gone on."""
+        view = self._engine.queue_view(self._run_id)
+        run = view.run if view is not None else None
+        places = tuple(destination(self._engine, role, self._run_id) for role in self._engine.link.tracked)
+        if run is None:  # it has ended, all of it is delivered, and its journal is gone
+            before = self.last or RunProgress(self._run_id, self._run_id[:8], "", "RUNNING", seconds)
+            return replace(before, seconds=seconds, destinations=places)
+        told = self._engine.state.answer(f"experiment/{run.experiment_id}")
+        self.last = RunProgress(
+            run_id=self._run_id,
+            name=run.tags.get("mlflow.runName") or self._run_id[:8],
+            experiment=str(told["name"]) if told else "",
+            status=run.status,
+            seconds=seconds,
+            params=dict(run.params),
+            metrics=tuple(self._metrics(run)),
+            destinations=places,
+        )
+        return self.last
+
+    def _metrics(self, run: RunView) -> list[LiveMetric]:
+        found = []
+        for key in dict.fromkeys([*list(run.base_latest), *list(run.series)]):
+            series = run.series.get(key)
+            if series is None or series.last < 0:
+                if key in run.base_latest:
+                    found.append(LiveMetric(key, run.base_latest[key].value, Curve(count=1)))
+                continue
+            growing = self._curves.get(key)
+            if growing is None or growing.series is not series:  # new, or the run was taken up anew
+                growing = self._curves[key] = _Growing(series)
+            found.append(LiveMetric(key, run.latest(key).value, growing.grown()))
+        return found
+
+
+_Point = tuple[int, int, float]  # place, step, value
+
+
+class _Growing:
+    """A curve's lowest and highest point in stretches of one width, which doubles as the curve grows."""
+
+    def __init__(self, series: Series) -> None:
+        self.series = series
+        self._width = 1
+        self._read = 0  # points that are in a whole stretch
+        self._stretches: list[tuple[_Point, _Point]] = []  # the lowest and the highest point of each
+        self._first: _Point | None = None  # the curve's first finite point, whatever its stretch keeps
+        self._last: _Point | None = None
+        self._odd = 0
+        self._ordered = True  # steps that went back once are never an axis again
+
+    def grown(self) -> Curve:
+        """Return the curve with what was logged since."""
+        series = self.series
+        there = len(series.steps)
+        while there - self._read >= self._width:
+            self._add(series, self._read, self._read + self._width)
+            self._read += self._width
+            if len(self._stretches) >= _BUCKETS:
+                self._halve()
+        shown, last, odd = list(self._stretches), self._last, self._odd
+        if there > self._read:
+            stretch, end, more = _stretch(series, self._read, there)
+            shown += [stretch] if stretch else []
+            last = end or last
+            odd += more
+            self._check_order(self._read, there)
+        kept = {point for stretch in shown for point in stretch} | {
+            point for point in (self._first, last) if point is not None
+        }
+        return self._curve(sorted(kept), there, odd)
+
+    def _add(self, series: Series, start: int, stop: int) -> None:
+        self._check_order(start, stop)
+        found, end, odd = _stretch(series, start, stop)
+        self._odd += odd
+        if found is None:
+            return
+        if self._first is None:  # the first stretches are one point wide
+            self._first = found[0]
+        self._stretches.append(found)
+        self._last = end
+
+    def _halve(self) -> None:
+        pairs = zip(self._stretches[::2], self._stretches[1::2], strict=False)
+        left = self._stretches[-1:] if len(self._stretches) % 2 else []
+        self._stretches = [
+            (min(a[0], b[0], key=_value), max(a[1], b[1], key=_value)) for a, b in pairs
+        ] + left
+        self._width *= 2
+
+    def _check_order(self, start: int, stop: int) -> None:
+        steps = self.series.steps[max(start - 1, 0) : stop]
+        self._ordered = self._ordered and all(map(operator.le, steps, steps[1:]))
+
+    def _curve(self, kept: list[_Point], points: int, odd: int) -> Curve:
+        by_step = self._ordered and len({step for _, step, _ in kept}) > 1
+        xs = tuple(float(step if by_step else place) for place, step, _ in kept)
+        values = tuple(value for _, _, value in kept)
+        return Curve(xs, values, points, odd, "step" if by_step else "point")
+
+
+def _value(point: _Point) -> float:
+    return point[2]
+
+
+def _stretch(
+    series: Series, start: int, stop: int
+) -> tuple[tuple[_Point, _Point] | None, _Point | None, int]:
+    """Return a stretch's lowest and highest point, its last one (None without any), and how many are odd."""
+    values = series.values[start:stop]
+    kept, odd = values, 0
+    if not math.isfinite(sum(values)):  # a sum may also overflow: then none of them is odd
+        kept = array("d", (value for value in values if math.isfinite(value)))
+        odd = len(values) - len(kept)
+    if not kept:
+        return None, None, odd
+
+    def point(place: int) -> _Point:
+        return start + place, series.steps[start + place], values[place]
+
+    last = len(values) - 1
+    while not math.isfinite(values[last]):
+        last -= 1
+    return (point(values.index(min(kept))), point(values.index(max(kept)))), point(last), odd

@@ -1,0 +1,237 @@
+"""An Azure ML workspace: its stores with the link's own sign-in, its pages, and what it cannot do done here.
+
+azureml-mlflow's stores are subclassed, since its plugin checks for them; each call is made once
+(:mod:`.rest`), and what a refusal means is said by :mod:`dbml_magics.core.azure.diagnosis`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.rest_utils import MlflowHostCreds
+from mlflow.utils.search_utils import SearchUtils
+
+from dbml_magics.core import pages
+from dbml_magics.core.azure import diagnosis, finding, names
+from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.workspaces import rest
+from dbml_magics.core.workspaces.base import Workspace
+from dbml_magics.errors import BadUri
+
+if TYPE_CHECKING:
+    from dbml_magics.core.azure.identity import SignIn
+
+Judge = Callable[["SignIn", names.WorkspaceId, Any, str, str], Exception | None]
+
+_HISTORY_TRIES = 3
+_CANNOT = re.compile(r"unsupported|not supported|do not support", re.I)
+_METRIC = re.compile(r"(?<![\w.])metrics?\s*\.", re.I)
+_METRIC_PARAM_TAG = re.compile(r"^\W*(metrics?|params?|parameters?|tags?)\b", re.I)
+
+
+class AzuremlWorkspace(Workspace):
+    """An Azure ML workspace at an ``azureml://`` URI."""
+
+    def __init__(self, spec: WorkspaceSpec) -> None:
+        super().__init__(spec)
+        told = names.of_uri(spec.uri)
+        if told is None:
+            raise BadUri(f"{spec.uri!r} names no workspace.", remedies=["%dbml link --azureml azureml://…"])
+        self.host, self.id = told
+        self._context: Any = None
+        self._object: Any = None
+        self._history_failed = 0
+
+    @property
+    def sign_in(self) -> SignIn:
+        """Return the credential of all clients of this workspace."""
+        return finding.sign_in_for(self.spec)
+
+    @property
+    def context(self) -> Any:
+        """Return azureml-mlflow's service context, with the link's own sign-in."""
+        if self._context is None:
+            from azureml.mlflow._internal.utils import ServiceContext
+
+            sign_in = self.sign_in
+            self._context = ServiceContext(
+                host_url=f"https://{self.host}",
+                subscription_id=self.id.subscription,
+                workspace_name=self.id.name,
+                resource_group_name=self.id.group,
+                auth=sign_in,
+                cloud=sign_in.cloud.sdk,
+            )
+        return self._context
+
+    def reach(self, spec: WorkspaceSpec) -> None:
+        """Sign in otherwise from now on, where the link says so."""
+        if spec != self.spec:
+            self._context = None
+        super().reach(spec)
+
+    def _creds(self, service: str = "mlflow/v2.0", judge: Judge = diagnosis.judge) -> MlflowHostCreds:
+        sign_in = self.sign_in
+        token = sign_in.get_token(sign_in.cloud.scope).token
+        creds = rest.JudgedCreds(
+            functools.partial(judge, sign_in, self.id),
+            host=f"https://{self.host}/{service}{self.id.path}",
+            token=token,
+        )
+        return rest.paced(creds, self.limiter)
+
+    takes_run_ids = True
+
+    def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
+        """Have the run history service make a run under that id, as azureml-core does."""
+        from dbml_magics.core.workspaces.azureml_history import History
+
+        creds = functools.partial(self._creds, "history/v1.0", diagnosis.kept_out)
+        try:
+            made = History(creds, self.tracking).make_run(run_id, experiment_id, start, tags)
+        except Away as error:
+            self._history_failed += error.reason.startswith("answers 5")
+            if self._history_failed < _HISTORY_TRIES:
+                raise
+            made = self._run(run_id)  # a service that fails so shall keep no run from being made
+        self._history_failed = 0
+        return made
+
+    def _run(self, run_id: str) -> Run | None:
+        try:
+            found: Run = self.tracking.get_run(run_id)
+        except MlflowException as error:
+            if isinstance(error, Away) or not is_missing(error):
+                raise
+            return None
+        return found
+
+    def _build_tracking(self) -> Any:
+        from dbml_magics.core.workspaces.azureml_stores import AzuremlTracking
+
+        return AzuremlTracking(self.context, self._creds)
+
+    def _build_registry(self) -> Any:
+        from dbml_magics.core.workspaces.azureml_stores import AzuremlRegistry
+
+        return AzuremlRegistry(self.context, self._creds)
+
+    def artifacts(self, uri: str) -> ArtifactRepository:
+        """Return the repository behind one of this workspace's artifact URIs."""
+        from dbml_magics.core.workspaces.azureml_artifacts import AzuremlArtifacts
+
+        if uri.startswith("azureml:"):
+            return AzuremlArtifacts(uri, self.context, self.id)
+        return super().artifacts(uri)
+
+    def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> str | None:
+        """Upload one file; returns its path where it had to go beside another content of that name."""
+        put = getattr(repository, "put", None)
+        if put is None:
+            return super().upload(repository, file, folder)
+        asked = f"{folder}/{file.name}" if folder else file.name
+        got = str(put(str(file), folder))
+        return got if got != asked else None
+
+    def page(self, experiment_id: str, run_id: str) -> str | None:
+        """Return the run's page in the workspace's own studio."""
+        del experiment_id
+        return pages.in_studio(self.spec, f"/runs/{quote(run_id)}")
+
+    def experiment_page(self, experiment_id: str) -> str | None:
+        """Return an experiment's page in the studio."""
+        return pages.in_studio(self.spec, f"/experiments/id/{quote(experiment_id)}")
+
+    def model_page(self, name: str, version: str) -> str | None:
+        """Return a registered version's page in the studio."""
+        return pages.in_studio(self.spec, f"/model/{quote(name)}:{quote(version)}/details")
+
+    def endpoint_page(self, name: str) -> str | None:
+        """Return an endpoint's page in the studio."""
+        return pages.in_studio(self.spec, f"/endpoints/realtime/{quote(name)}/detail")
+
+    def notes(self) -> list[str]:
+        """Return how it is signed in to, and whether the portal links it too."""
+        found = [f"azureml is signed in to with {self.sign_in.told}"]
+        if self._tracks_by_portal():
+            found.append(
+                "Databricks tracks to this workspace by itself, by a link made in the Azure portal: "
+                "tracked to both from here, every run would be there twice. %dbml link --track databricks "
+                "--databricks databricks leaves it to the portal, whose link %dbml unlink cannot undo"
+            )
+        return found
+
+    def _tracks_by_portal(self) -> bool:
+        from dbml_magics.core.azure.arm import Arm
+
+        if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("adbazureml:"):
+            return True
+        return Arm(self.sign_in, self.id.subscription).linked_in_portal(self.id) is not None
+
+    def azure_workspace(self) -> Any:
+        """Return azureml-core's ``Workspace``, made at the first call. Raises what Azure's refusals mean."""
+        if self._object is None:
+            from dbml_magics.core.azure.core_auth import workspace_object
+
+            self._object = workspace_object(self.id, self.sign_in)
+        return self._object
+
+
+def filtered_runs(
+    fetch: Callable[[str | None, str | None], PagedList],
+    where: str | None,
+    order_by: list[str] | None,
+    max_results: int,
+    page_token: str | None,
+) -> PagedList:
+    """Search runs that the service cannot sort (or filter) itself: fetch all, then sort, filter, page here.
+
+    ``fetch(filter, token)`` returns one page in the service's own order.
+    """
+    runs: list[Run] = []
+    for native in dict.fromkeys((where, None)):
+        try:
+            token = None
+            while True:
+                page = fetch(native, token)
+                runs.extend(page)
+                token = page.token
+                if not token:
+                    break
+            break
+        except MlflowException as error:
+            if isinstance(error, Away) or native is None or not _CANNOT.search(str(error)):
+                raise
+            runs = []
+    if where and native is None:
+        runs = SearchUtils.filter(runs, where)
+    runs = SearchUtils.sort(runs, order_by)
+    page, token = SearchUtils.paginate(runs, page_token, max_results)
+    return PagedList(page, token)
+
+
+def needs_sorting_here(order_by: list[str] | None) -> bool:
+    """Tell whether an order is one that the service refuses."""
+    return any(_METRIC_PARAM_TAG.match(clause) for clause in order_by or [])
+
+
+def asks_for_metrics(where: str | None, order_by: list[str] | None) -> bool:
+    """Tell whether a search's filter or order looks at metrics."""
+    text = re.sub(r"'[^']*'", "''", where or "")
+    return bool(_METRIC.search(text)) or any(_METRIC.search(clause) for clause in order_by or [])
+
+
+def refused_as_unsupported(error: MlflowException) -> bool:
+    """Tell whether the service says that it cannot search so."""
+    return not isinstance(error, Away) and _CANNOT.search(str(error)) is not None

@@ -1,0 +1,145 @@
+"""What a refusal of Databricks means: its cause, the permission level that is missing, what to do next.
+
+Levels and privileges as in learn.microsoft.com azure/databricks/security/auth/access-control and
+azure/databricks/data-governance/unity-catalog/manage-privileges/privileges.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from dbml_magics.core.tracking.faults import Away
+
+
+class Permission(NamedTuple):
+    """What a call needs, and on what."""
+
+    level: str
+    on: str
+
+    def __str__(self) -> str:
+        return f"{self.level} on {self.on}"
+
+
+_READ = Permission("CAN READ", "the experiment")
+_EDIT = Permission("CAN EDIT", "the experiment")
+_MANAGE = Permission("CAN MANAGE", "the experiment")
+_FOLDER = Permission("CAN MANAGE", "the experiment's folder")
+_READ_MODEL = Permission("CAN READ", "the registered model")
+_EDIT_MODEL = Permission("CAN EDIT", "the registered model")
+_STAGES = Permission("CAN MANAGE STAGING VERSIONS (or PRODUCTION VERSIONS)", "the registered model")
+_MANAGE_MODEL = Permission("CAN MANAGE", "the registered model")
+_UC = "USE CATALOG, USE SCHEMA and "
+_UC_CREATE = Permission(_UC + "CREATE MODEL", "the schema")
+_UC_VERSION = Permission(_UC + "CREATE MODEL VERSION (or its ownership)", "the model")
+_UC_TAG = Permission(_UC + "APPLY TAG", "the model")
+_UC_OWN = Permission(_UC + "MANAGE (or its ownership)", "the model")
+_UC_READ = Permission(_UC + "EXECUTE", "the model")
+
+# (methods, path, what it needs); the first that fits.
+PERMISSIONS: tuple[tuple[str, str, Permission], ...] = (
+    ("POST", r"/workspace/mkdirs", _FOLDER),
+    ("POST", r"/unity-catalog/registered-models/create", _UC_CREATE),
+    ("POST|DELETE", r"/unity-catalog/.*/(set-tag|delete-tag)", _UC_TAG),
+    (
+        "POST",
+        r"/unity-catalog/(model-versions/(create|finalize|generate-temporary)|permissions)",
+        _UC_VERSION,
+    ),
+    ("POST|PATCH|DELETE", r"/unity-catalog/", _UC_OWN),
+    ("GET", r"/unity-catalog/|/fs/.*/Models/", _UC_READ),
+    ("POST", r"/registered-models/create", Permission("the entitlement Workspace access", "the workspace")),
+    ("POST", r"/model-versions/transition-stage", _STAGES),
+    ("POST|DELETE", r"/registered-models/(rename|delete)$|/model-versions/delete$", _MANAGE_MODEL),
+    ("POST|PATCH|DELETE", r"/(registered-models|model-versions)/", _EDIT_MODEL),
+    ("GET", r"/(registered-models|model-versions)/", _READ_MODEL),
+    ("POST", r"/experiments/(create|update)", _FOLDER),
+    ("POST", r"/experiments/(delete|restore)", _MANAGE),
+    ("POST", r"/(experiments|runs|logged-models|traces)/(search|get)", _READ),
+    ("POST|PATCH|DELETE|PUT", r"/(experiments|runs|logged-models|traces|fs)\b|credentials-for-write", _EDIT),
+    (".*", r"", _READ),
+)
+
+_SIGNED_OUT = re.compile(r"invalid access token|token (is |has )?(expired|been revoked)|expired token", re.I)
+
+
+def permission_for(method: str, path: str) -> Permission:
+    """Return what a call of the service needs."""
+    return next(
+        p for methods, where, p in PERMISSIONS if re.fullmatch(methods, method) and re.search(where, path)
+    )
+
+
+def is_signed_out(status: int, said: str) -> bool:
+    """Tell whether a refusal is about the sign-in as a whole: Databricks answers 403 to tokens it ended."""
+    return status == 401 or (status == 403 and _SIGNED_OUT.search(said) is not None)
+
+
+def judge(uri: str, response: Any, method: str, endpoint: str) -> Away | None:
+    """Return why a request was not permitted, with what to do, or None where the status says it all."""
+    if response.status_code not in (401, 403):
+        return None
+    return not_permitted(uri, response.status_code, _message(response.text), method, endpoint)
+
+
+def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) -> Away:
+    """Return what a 401 or 403 means for the workspace at ``uri``."""
+    if is_signed_out(status, said):
+        return Away(
+            f"the sign-in is over ({status}{': ' + said if said else ''})",
+            sent=False,
+            denied=True,
+            remedies=signing_in(uri),
+        )
+    if "ip access list" in said.lower() or "public network" in said.lower():
+        return Away(
+            f"refused from this network ({status}: {said})",
+            sent=False,
+            denied=True,
+            remedies=(("%dbml link --again", "from a network that the workspace's access list names"),),
+        )
+    needed = permission_for(method, endpoint)
+    return Away(
+        f"not permitted ({status}{': ' + said if said else ''}): it needs {needed}",
+        sent=False,
+        denied=True,
+        remedies=(
+            (f"Permissions, {needed.level}", f"on the page of {needed.on}, by its owner or an administrator"),
+            ("%dbml sync", "what waits is tried again by itself, and goes out once it is given"),
+        ),
+    )
+
+
+def no_token(uri: str, said: str) -> Away:
+    """Return what it means that the SDK finds no sign-in, or gets no token for it."""
+    refused = re.search(r"invalid_client|invalid_grant|unauthorized|credential", said, re.I) is not None
+    return Away(
+        f"no token to be had ({said})",
+        sent=False,
+        denied=refused,
+        remedies=signing_in(uri) if refused else (),
+    )
+
+
+def signing_in(uri: str) -> tuple[tuple[str, str], ...]:
+    """Return how to sign in again to the workspace at ``uri``."""
+    profile = uri.removeprefix("databricks").removeprefix("://")
+    option = f" --profile {profile}" if profile else ""
+    return (
+        (
+            f"databricks auth login{option}",
+            "in a terminal; or put a new token (secret) into the profile or the environment, then",
+        ),
+        ("%dbml link --again", "signs in anew; what waits goes out"),
+    )
+
+
+def _message(body: str) -> str:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ""
+    said = told.get("message") or told.get("error_description") if isinstance(told, dict) else None
+    return " ".join(str(said or "").split())[:200]

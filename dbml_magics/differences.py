@@ -1,0 +1,222 @@
+"""What ``sync --verify`` and ``sync --repair`` return: the differences between two workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dbml_magics.hints import say
+from dbml_magics.rendering import count, details, duration, html_table, panel, text_table
+from dbml_magics.results import Result
+
+__all__ = ["ABSENT", "Difference", "RepairResult", "Repaired", "VerifyResult"]
+
+_SHOWN = 30
+_MOST = 1000
+_WIDTH = 40
+
+
+class _Absent:
+    """The value of something that a workspace does not have."""
+
+    def __repr__(self) -> str:
+        return "—"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that two workspaces do not say alike.
+
+    ``kind`` is one of experiment, run, status, start, end, name, stage, parent, param, tag, note, metric,
+    history, dataset, artifact, model, version, registered model, alias; ``key`` names the param, tag, metric,
+    file, model or alias, and is empty for the others. ``values`` holds what stands at each workspace,
+    :data:`ABSENT` where it is not there.
+    """
+
+    run: str  # the id that the user knows; empty for an experiment or a registered model
+    name: str  # of the run, experiment or model
+    kind: str
+    key: str
+    values: Mapping[str, Any]
+
+    @property
+    def databricks(self) -> Any:
+        """Return what stands in the Databricks workspace."""
+        return self.values.get("databricks", ABSENT)
+
+    @property
+    def azureml(self) -> Any:
+        """Return what stands in the Azure ML workspace."""
+        return self.values.get("azureml", ABSENT)
+
+    @property
+    def what(self) -> str:
+        """Return the kind and the key in words."""
+        return f"{self.kind} {self.key}".strip()
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A difference that was mended, or why it could not be."""
+
+    difference: Difference
+    done: str  # what was done, or why nothing could be
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def _who(difference: Difference) -> str:
+    return f"{difference.run[:8]}  {difference.name}".strip() if difference.run else difference.name
+
+
+class _Table(Result):
+    """A headline, a table of differences, notes."""
+
+    def _headline(self) -> str:
+        raise NotImplementedError
+
+    def _tables(self) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        raise NotImplementedError
+
+    def _notes(self) -> list[str]:
+        return []
+
+    def text(self) -> str:
+        """Return the headline, what differs, and what to do next."""
+        lines = [self._headline()]
+        for title, columns, rows in self._tables():
+            if title:
+                lines.append(f"  {title}")
+            lines += text_table(columns, rows[:_SHOWN])
+            if len(rows) > _SHOWN:
+                lines.append(f"  … {len(rows) - _SHOWN:,} more in the result's own list")
+        return "\n".join([*lines, *(f"  {note}" for note in self._notes())])
+
+    def html(self) -> str:
+        """Return the same as tables."""
+        parts = []
+        for title, columns, rows in self._tables():
+            parts.append(html_table(title or "What differs", columns, rows[:_SHOWN]))
+            if len(rows) > _SHOWN:
+                rest = html_table(f"{title or 'What differs'}, the rest", columns, rows[_SHOWN:_MOST])
+                parts.append(details(f"{len(rows) - _SHOWN:,} more", rest))
+        return panel(self._headline(), *parts, *self._notes())
+
+
+@dataclass(frozen=True, repr=False)
+class VerifyResult(_Table):
+    """What two workspaces say of the same runs."""
+
+    workspaces: tuple[str, str]  # the primary first
+    runs_compared: int
+    differences: tuple[Difference, ...]
+    older: Mapping[str, int]  # runs that only one workspace has, from before the link
+    waiting: tuple[str, ...] = ()  # runs whose writes are still on their way: not compared
+    requests: int = 0
+    least: int = 0  # the fewest requests with which this can be known
+    seconds: float = 0.0
+    deep: bool = False
+    scope: str = ""  # the options that chose what was compared, for the next command
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether nothing differs."""
+        return not self.differences
+
+    def _headline(self) -> str:
+        first, second = self.workspaces
+        compared = f"{count(self.runs_compared, 'run')} compared in {duration(self.seconds)}"
+        if self.equal:
+            return f"{first} and {second} say the same: {compared}"
+        runs = len({d.run for d in self.differences if d.run})
+        of = f" in {count(runs, 'run')}" if runs else ""
+        return f"{count(len(self.differences), 'difference')}{of}: {compared}"
+
+    def _tables(self) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        if self.differences:
+            first, second = self.workspaces
+            rows: list[tuple[str, ...]] = [
+                (
+                    _who(d),
+                    _short(d.what),
+                    _short(d.values.get(first, ABSENT)),
+                    _short(d.values.get(second, ABSENT)),
+                )
+                for d in self.differences
+            ]
+            yield "", ("run", "what", first, second), rows
+
+    def _notes(self) -> list[str]:
+        first, second = self.workspaces
+        notes = [f"{self.requests:,} requests, at least {self.least:,} are needed"]
+        if self.waiting:
+            notes.append(
+                f"{count(len(self.waiting), 'run')} left out, whose writes are still on their way: "
+                f"{say('%dbml sync')} waits for them"
+            )
+        for role, number in self.older.items():
+            if number:
+                back = "" if role == first else f" --from {role}"
+                other = second if role == first else first
+                notes.append(
+                    f"{count(number, 'run')} of {role} from before the link "
+                    f"{'is' if number == 1 else 'are'} not in {other}: "
+                    f"{say(f'%dbml sync --repair --all{back}')} copies {'it' if number == 1 else 'them'}"
+                )
+        if self.differences:
+            notes.append(
+                f"Next: {say(f'%dbml sync --repair{self.scope}')} makes {second} like {first}, "
+                "adding and correcting, never deleting"
+            )
+        return notes
+
+
+@dataclass(frozen=True, repr=False)
+class RepairResult(_Table):
+    """What was mended between two workspaces, and what could not be."""
+
+    workspaces: tuple[str, str]  # the model first, then the one made like it
+    runs_compared: int
+    repaired: tuple[Repaired, ...]
+    remaining: tuple[Repaired, ...]
+    copied: int = 0  # runs that were copied whole
+    waiting: tuple[str, ...] = ()
+    requests: int = 0
+    seconds: float = 0.0
+
+    def _headline(self) -> str:
+        compared = f"{count(self.runs_compared, 'run')} compared in {duration(self.seconds)}"
+        if not self.repaired and not self.remaining:
+            return f"Nothing to repair: {compared}"
+        copied = f", {count(self.copied, 'run')} copied" if self.copied else ""
+        left = f", {len(self.remaining):,} left" if self.remaining else ""
+        return f"Repaired {count(len(self.repaired), 'difference')}{copied}{left}: {compared}"
+
+    def _tables(self) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        for title, entries in (("repaired", self.repaired), ("left", self.remaining)):
+            if entries:
+                rows: list[tuple[str, ...]] = [
+                    (_who(e.difference), _short(e.difference.what), e.done) for e in entries
+                ]
+                yield title, ("run", "what", "done" if title == "repaired" else "why"), rows
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.waiting:
+            notes.append(
+                f"{count(len(self.waiting), 'run')} left out, whose writes are still on their way: "
+                f"{say('%dbml sync')} waits for them"
+            )
+        if any("--prune" in entry.done for entry in self.remaining):
+            notes.append(f"{say('%dbml sync --repair --prune --confirm')} deletes what the other one lacks")
+        return notes

@@ -1,0 +1,161 @@
+"""The live view under a ``%%track`` cell: the run as it stands, while the cell goes on.
+
+A thread of its own looks at the run (:meth:`~dbml_magics.core.track.Track.look`) and updates one output in
+place. What it shows is HTML without a script, so that the notebook keeps it when it is saved; only the button
+that stops the cell is a widget, shown where a click reaches a busy kernel, and gone when the run ends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from dbml_magics import config, display, environment
+
+if TYPE_CHECKING:
+    from dbml_magics.core.track import Track
+    from dbml_magics.live_results import RunProgress
+    from dbml_magics.results import TrackSummary
+
+__all__ = ["LiveView", "begin"]
+
+_log = logging.getLogger(__name__)
+
+_FIRST_S = 0.5  # a shorter cell needs no live view: its summary is there at once
+_SHORTEST_S = 0.5  # between two updates: two a second at the most
+_SHARE = 0.02  # of the time, at most, is spent on looking and drawing
+_AFTER = ((60.0, 1.0), (600.0, 2.0), (3600.0, 5.0))  # a run of so many seconds is looked at this often
+_SUBSHELL_S = 1.0  # how long a front end may take to open its way for clicks
+_STOP_HINT = "To stop the cell, interrupt the kernel (■ in the toolbar)."
+
+
+def begin(track: Track, shell: Any) -> LiveView | None:
+    """Begin to show a run, where somebody watches and sees what changes; else return None."""
+    if not config.live_views() or not environment.updates_displays(shell):
+        return None
+    view = LiveView(track, shell)
+    view.start()
+    return view
+
+
+class LiveView:
+    """One run's view: a thread and the output that it updates."""
+
+    def __init__(self, track: Track, shell: Any) -> None:
+        self._track = track
+        self._shell = shell
+        self._place = display.Place()
+        self._stop: _Stop | None = None
+        self._over = threading.Event()
+        self._progress: RunProgress | None = None
+        # What the thread shows belongs to this cell, whichever runs when it is sent.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._go,), name="dbml-live", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self, summary: TrackSummary | None) -> None:
+        """End the view and show the summary in its place; without a view, the summary alone."""
+        self._over.set()
+        self._thread.join(5.0)
+        if self._stop is not None:
+            self._stop.remove()
+        if summary is None:
+            return
+        if not self._place.shown or self._progress is None:
+            display.show(summary)
+            return
+        from dbml_magics.live_results import FinishedRun
+
+        progress = self._last_look() or self._progress
+        self._place.end_in(FinishedRun(summary, progress.metrics))
+
+    def _last_look(self) -> RunProgress | None:
+        try:
+            return self._track.look()
+        except Exception:
+            return None
+
+    def _go(self) -> None:
+        pid, wait = os.getpid(), _FIRST_S
+        while not self._over.wait(wait) and os.getpid() == pid:
+            begun = time.thread_time()
+            try:
+                first = self._progress is None
+                self._update()
+                cost = time.thread_time() - begun
+                if first and environment.shows_widgets(self._shell):
+                    self._stop = _Stop(self._shell, self._over)
+            except Exception:  # a view that fails must not be noticed by the training
+                _log.debug("the live view ended", exc_info=True)
+                return
+            progress = self._progress
+            assert progress is not None
+            slower = max((pause for age, pause in _AFTER if progress.seconds >= age), default=_SHORTEST_S)
+            wait = max(slower, cost / _SHARE)
+
+    def _update(self) -> None:
+        self._progress = progress = self._track.look()
+        self._place.put({"text/plain": progress.text(), "text/html": progress.html()})
+
+
+class _Stop:
+    """The button that stops the cell, or the words that say how."""
+
+    def __init__(self, shell: Any, over: threading.Event) -> None:
+        import ipywidgets
+
+        self._button = ipywidgets.Button(
+            description="Stop the cell",
+            icon="stop",
+            tooltip="Interrupt the kernel: the cell stops, its run ends KILLED",
+            layout=ipywidgets.Layout(width="auto"),
+        )
+        self._button.add_class("dbml-stop")
+        self._button.on_click(self._clicked)
+        self._place = display.Place()
+        # Opening the widget is what makes a front end open its way for clicks.
+        until = time.monotonic() + _SUBSHELL_S
+        while (way := environment.way_to_busy_kernel(shell)) is None and time.monotonic() < until:
+            if over.wait(0.05):
+                return
+        if way is None:
+            self._place.put({"text/plain": _STOP_HINT})
+            return
+        comm = self._button.comm
+        if hasattr(comm, "_reply_subshell_id"):
+            # From ipykernel 7.4 on a click goes to the shell that opened its widget, whatever it names: here
+            # that would be the busy one.
+            comm._reply_subshell_id = way
+        self._place.put({"text/plain": _STOP_HINT, **_widget_form(self._button)})
+
+    def _clicked(self, button: Any) -> None:
+        button.disabled, button.description = True, "Stopping…"
+        _interrupt()
+
+    def remove(self) -> None:
+        """Leave nothing that a saved notebook could not show."""
+        if self._place.shown:
+            self._place.put({"text/plain": "", "text/html": ""})
+        self._button.close()
+
+
+def _widget_form(widget: Any) -> dict[str, Any]:
+    form = widget._repr_mimebundle_()
+    form = form[0] if isinstance(form, tuple) else form
+    return {key: value for key, value in form.items() if key != "text/plain"}
+
+
+def _interrupt() -> None:
+    """Interrupt this process as the kernel's own interrupt does, and what it has started with it."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGINT)
+    else:
+        os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,140 @@
+"""What a live view shows: a run as it stands while its cell goes on, in text and in HTML.
+
+The HTML needs no script: charts are SVG, and what was shown last stays as it is in a notebook that is saved,
+exported or opened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dbml_magics.rendering import Html, chart_svg, count, curve_svg, duration, listing, number, panel, safe
+from dbml_magics.results import Curve, Destination, Result, TrackSummary
+
+__all__ = ["FinishedRun", "LiveMetric", "RunProgress", "charts"]
+
+_CHARTS = 8  # metrics drawn large; the others follow in columns, so that fifty of them fit a screen
+_LISTED = 200
+
+
+@dataclass(frozen=True)
+class LiveMetric:
+    """A metric's latest value and its thinned curve."""
+
+    key: str
+    last: float
+    curve: Curve
+
+    @property
+    def drawable(self) -> bool:
+        """Tell whether there is more than one point to draw."""
+        return len(self.curve.values) > 1
+
+
+def charts(metrics: Sequence[LiveMetric]) -> Html:
+    """Draw the first metrics large, and the others small in columns, with their latest values."""
+    ordered = sorted(metrics, key=lambda m: (not m.drawable, m.key.startswith("system/")))
+    large = [metric for metric in ordered[:_CHARTS] if metric.drawable]
+    small = ordered[len(large) :]
+    parts = []
+    if large:
+        drawn = "".join(_figure(metric) for metric in large)
+        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:4px 12px;margin:6px 0">{drawn}</div>')
+    if small:
+        rows = "".join(_item(metric) for metric in small[:_LISTED])
+        parts.append(
+            '<ul style="columns:260px auto;column-gap:20px;list-style:none;margin:6px 0;padding:0" '
+            f'aria-label="latest values of {count(len(small), "metric")}">{rows}</ul>'
+        )
+        if len(small) > _LISTED:
+            parts.append(f"<div>… {len(small) - _LISTED:,} more metrics</div>")
+    return Html("".join(parts))
+
+
+def _figure(metric: LiveMetric) -> str:
+    caption = f"<strong>{safe(metric.key)}</strong> {number(metric.last)}"
+    points = count(metric.curve.count, "point")
+    odd = f", {metric.curve.odd:,} not finite" if metric.curve.odd else ""
+    said = f"{caption} <small>{points}{odd}</small>"
+    drawn = chart_svg(metric.key, metric.curve.axis, metric.curve.steps, metric.curve.values)
+    return (
+        '<figure style="margin:0;width:240px"><figcaption style="overflow-wrap:anywhere">'
+        f"{said}</figcaption>{drawn}</figure>"
+    )
+
+
+def _item(metric: LiveMetric) -> str:
+    curve = curve_svg(metric.curve.values, metric.key) if metric.drawable else ""
+    return (
+        '<li style="break-inside:avoid;overflow-wrap:anywhere;line-height:1.5">'
+        f"{safe(metric.key)} <strong>{number(metric.last)}</strong> {curve}</li>"
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class RunProgress(Result):
+    """A run as it stands now."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    seconds: float
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[LiveMetric, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+
+    def _headline(self) -> str:
+        return f"Run {self.name}  {self.status}  {duration(self.seconds)}"
+
+    def _behind(self) -> list[str]:
+        """Return how far each workspace is behind."""
+        told = []
+        for place in self.destinations:
+            if place.tracked:
+                late = f", {duration(place.lag_seconds)} behind" if place.pending else ""
+                told.append(f"{place.name} {place.outcome()}{late}")
+        return told
+
+    def _facts(self, most: int) -> list[tuple[str, str]]:
+        params = [f"{key} {_short(value)}" for key, value in self.params.items()]
+        rows = [("experiment", self.experiment), ("params", listing(params, most))]
+        return [row for row in rows if row[1]]
+
+    def text(self) -> str:
+        """Return the run's state, how far each workspace is behind, its params and its latest metrics."""
+        lines = ["   ".join([self._headline(), *self._behind()])]
+        lines += [f"  {label.ljust(10)}  {said}" for label, said in self._facts(2)]
+        latest = [f"{metric.key} {number(metric.last)}" for metric in self.metrics]
+        if latest:
+            lines.append(f"  {'metrics'.ljust(10)}  {listing(latest, 4)}")
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """Return the same with a chart of each of the first metrics."""
+        facts = [f"{label}: {said}" for label, said in self._facts(8)]
+        head = Html(f"<strong>{safe(self._headline())}</strong>")
+        return panel(head, " · ".join(self._behind()), *facts, charts(self.metrics))
+
+
+@dataclass(frozen=True, repr=False)
+class FinishedRun(Result):
+    """A run's summary, with the charts that were live above it."""
+
+    summary: TrackSummary
+    metrics: tuple[LiveMetric, ...]
+
+    def text(self) -> str:
+        """Return the summary."""
+        return self.summary.text()
+
+    def html(self) -> str:
+        """Return the summary and the charts as they stood at the end."""
+        drawn = [metric for metric in self.metrics if metric.drawable]
+        return panel(Html(self.summary.html()), charts(drawn))
+
+
+def _short(value: str, most: int = 40) -> str:
+    value = " ".join(value.split())
+    return value if len(value) <= most else value[: most - 1] + "…"

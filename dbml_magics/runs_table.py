@@ -1,0 +1,198 @@
+"""Runs as a table that is sorted and filtered, and a param set against a metric; in text and in HTML."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dbml_magics.rendering import duration, number, points_svg, safe, text_points, when
+from dbml_magics.results import Result, RunRow
+
+__all__ = ["DIFFERS", "RunsTable", "Scatter", "differing_params"]
+
+DIFFERS = "≠"
+_LACKING = "—"
+_FACTS = ("name", "status", "started", "took")
+_TERM = re.compile(r"(?P<key>[^<>=!~\s]+)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>\S+)")
+_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+    "<=": lambda a, b: a <= b,
+    ">=": lambda a, b: a >= b,
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+def differing_params(rows: Sequence[RunRow]) -> list[str]:
+    """Return the params that the runs have different values of, or that not all of them have."""
+    keys = dict.fromkeys(key for row in rows for key in row.params)
+    return [key for key in keys if len({row.params.get(key) for row in rows}) > 1]
+
+
+@dataclass(frozen=True, repr=False)
+class RunsTable(Result):
+    """Runs in one order, those that match alone: a column for each metric and each param that differs."""
+
+    rows: tuple[RunRow, ...]
+    sort: str = ""  # a column; empty for the order that the runs came in
+    descending: bool = False
+    matching: str = ""  # words, and terms like ``loss<0.5``: all must hold
+    most: int = 8  # columns of params, and of metrics
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the metrics that are columns."""
+        keys = dict.fromkeys(key for row in self.rows for key in row.metrics)
+        return sorted(keys, key=lambda key: key.startswith("system/"))[: self.most]
+
+    @property
+    def params(self) -> list[str]:
+        """Return the params that are columns: those that differ."""
+        return differing_params(self.rows)[: self.most]
+
+    @property
+    def columns(self) -> list[str]:
+        """Return what the runs can be sorted by."""
+        return [*_FACTS, *self.metrics, *self.params]
+
+    @property
+    def shown(self) -> list[RunRow]:
+        """Return the runs that match, in order."""
+        found = [row for row in self.rows if self._matches(row)]
+        if not self.sort:
+            return found
+        keyed = [(_sortable(self._value(row, self.sort)), row) for row in found]
+        have = [pair for pair in keyed if pair[0] is not None]
+        lack = [row for key, row in keyed if key is None]
+        have.sort(key=lambda pair: pair[0], reverse=self.descending)  # type: ignore[arg-type,return-value]
+        return [row for _, row in have] + lack  # what has no value stands last either way
+
+    def _value(self, row: RunRow, column: str) -> Any:
+        facts = {"name": row.name, "status": row.status, "started": row.start_time, "took": row.seconds}
+        if column in _FACTS:
+            return facts[column]
+        return row.metrics[column] if column in row.metrics else row.params.get(column)
+
+    def _matches(self, row: RunRow) -> bool:
+        rest = self.matching
+        for term in _TERM.finditer(self.matching):
+            rest = rest.replace(term[0], " ")
+            value = _sortable(self._value(row, term["key"]))
+            wanted = _sortable(term["value"])
+            if value is None or wanted is None:
+                return False
+            if value[0] != wanted[0]:  # a text against a number
+                value, wanted = (1, str(value[1])), (1, term["value"])
+            if not _SIGNS[term["sign"]](value, wanted):
+                return False
+        told = " ".join([row.run_id, row.name, row.status, *row.params.values()]).lower()
+        return all(word in told for word in rest.lower().split())
+
+    def _cells(self, row: RunRow) -> list[str]:
+        took = "" if row.seconds is None else duration(row.seconds)
+        cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or _LACKING]
+        cells += [number(row.metrics[key]) if key in row.metrics else _LACKING for key in self.metrics]
+        return cells + [row.params.get(key, _LACKING) for key in self.params]
+
+    def _heads(self) -> list[str]:
+        return ["run", *_FACTS, *self.metrics, *(f"{DIFFERS} {key}" for key in self.params)]
+
+    def _caption(self) -> str:
+        said = f"{len(self.shown)} of {len(self.rows)} runs"
+        if self.sort:
+            said += f", by {self.sort}, {'highest' if self.descending else 'lowest'} first"
+        marked = f"; {DIFFERS} marks a param that differs" if self.params else ""
+        return said + marked
+
+    def text(self) -> str:
+        """Return aligned columns."""
+        from dbml_magics.rendering import text_table
+
+        return "\n".join([self._caption(), *text_table(self._heads(), map(self._cells, self.shown))])
+
+    def html(self) -> str:
+        """Return a table whose head says which column it is sorted by."""
+        heads = []
+        for head in self._heads():
+            sorted_ = self.sort and head.removeprefix(f"{DIFFERS} ") == self.sort
+            direction = "descending" if self.descending else "ascending"
+            aria = f' aria-sort="{direction}"' if sorted_ else ""
+            sign = (" ▼" if self.descending else " ▲") if sorted_ else ""
+            heads.append(f'<th scope="col"{aria} style="text-align:left">{safe(head + sign)}</th>')
+        rows = []
+        for row in self.shown:
+            first, *others = self._cells(row)
+            cells = "".join(f'<td style="text-align:left">{safe(cell)}</td>' for cell in others)
+            rows.append(f'<tr><th scope="row" style="text-align:left">{safe(first)}</th>{cells}</tr>')
+        return (
+            f'<table><caption style="text-align:left">{safe(self._caption())}</caption>'
+            f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
+
+
+def _sortable(value: Any) -> tuple[int, Any] | None:
+    """Return a key that puts numbers before texts, or None where there is nothing to sort by."""
+    if value is None or value == "":
+        return None
+    try:
+        as_number = float(value)
+    except (TypeError, ValueError):
+        return 1, str(value)
+    return None if math.isnan(as_number) else (0, as_number)
+
+
+@dataclass(frozen=True, repr=False)
+class Scatter(Result):
+    """A param against a metric, a point for each run that has both."""
+
+    param: str
+    metric: str
+    points: tuple[tuple[str, str, float], ...]  # run's name, the param's value, the metric's value
+
+    @classmethod
+    def of(cls, rows: Sequence[RunRow], param: str, metric: str) -> Scatter:
+        """Return the runs' scatter."""
+        found = [
+            (row.name or row.run_id[:8], row.params[param], row.metrics[metric])
+            for row in rows
+            if param in row.params and metric in row.metrics and math.isfinite(row.metrics[metric])
+        ]
+        return cls(param, metric, tuple(found))
+
+    @property
+    def _places(self) -> tuple[list[float], list[str]]:
+        """Return each point's place along the axis, and the axis' words where the values are no numbers."""
+        written = [value for _, value, _ in self.points]
+        keys = [_sortable(value) for value in written]
+        if all(key is not None and key[0] == 0 for key in keys):
+            return [key[1] for key in keys if key is not None], []
+        words = sorted(set(written))
+        return [float(words.index(value)) for value in written], words
+
+    def _headline(self) -> str:
+        if not self.points:
+            return f"No run has both the param {self.param} and the metric {self.metric}"
+        return f"{self.metric} against {self.param}, {len(self.points)} runs"
+
+    def text(self) -> str:
+        """Return the points as a picture of characters, and a line for each."""
+        if not self.points:
+            return self._headline()
+        across, words = self._places
+        values = [value for _, _, value in self.points]
+        return "\n".join([self._headline(), *text_points(across, values, words)])
+
+    def html(self) -> str:
+        """Return the points as a picture that says its values."""
+        if not self.points:
+            return f"<div>{safe(self._headline())}</div>"
+        across, words = self._places
+        values = [value for _, _, value in self.points]
+        names = [f"{name}: {self.param} {value}" for name, value, _ in self.points]
+        drawn = points_svg(self.metric, self.param, across, values, names, words)
+        caption = f"<figcaption>{safe(self._headline())}</figcaption>"
+        return f'<figure style="margin:8px 0">{caption}{drawn}</figure>'

@@ -1,0 +1,150 @@
+"""Inside a run that somebody else began: it is mirrored with all that it has, and who began it ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from dbml_magics.core import session
+from tests.conftest import Proxies, Servers
+from tests.core.linking import (
+    arrived,
+    assert_written_once,
+    child,
+    finish,
+    link,
+    runs_at,
+    steps,
+    sync,
+)
+from tests.infra import plain
+from tests.infra.servers import Server
+
+JOB = """
+    import mlflow
+    with mlflow.start_run() as run:
+        for step in range(5, 10):
+            mlflow.log_metric("m", step, step=step)
+        mlflow.log_text("new", "new.txt")
+        print(run.info.run_id, mlflow.get_run(run.info.run_id).info.status)
+    """
+
+
+def begun_elsewhere(server: Server, experiment: str) -> str:
+    """Begin a run with plain MLflow, as a scheduler or another tool would, and leave it running."""
+    client = plain.client(server.uri)
+    run = client.create_run(client.create_experiment(experiment), run_name="theirs", tags={"by": "somebody"})
+    for step in range(5):
+        client.log_metric(run.info.run_id, "m", step, step=step)
+    client.log_param(run.info.run_id, "p", "1")
+    client.log_text(run.info.run_id, "old", "folder/old.txt")
+    client.log_text(run.info.run_id, "top", "top.txt")
+    return str(run.info.run_id)
+
+
+def whole(servers: Servers, run_id: str, experiment: str, status: str = "RUNNING") -> None:
+    """Check that both sides have all of the run, that of before included."""
+    held = arrived(servers, run_id, experiment)
+    assert (held["name"], held["status"], held["params"]) == ("theirs", status, {"p": "1"})
+    assert steps(held, "m") == list(range(10))
+    assert (sorted(held["artifacts"]), held["tags"]["by"]) == (
+        ["folder/old.txt", "new.txt", "top.txt"],
+        "somebody",
+    )
+    assert runs_at(servers, experiment) == [1, 1]
+
+
+@pytest.mark.parametrize("ended", ["by its block", "at the end of the process"])
+def test_a_jobs_own_run_is_mirrored_and_its_status_left_alone(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, ended: str
+) -> None:
+    run_id = begun_elsewhere(servers.databricks, experiment_name)
+    for proxy in proxies:
+        proxy.keep_bodies()
+    link(proxies)
+    job = (
+        JOB
+        if ended.startswith("by")
+        else JOB.replace("with mlflow.start_run() as run:", "run = mlflow.start_run()\n    if run:")
+    )
+    assert finish(child(job, MLFLOW_RUN_ID=run_id)) == f"{run_id} RUNNING"
+    sync()
+    whole(servers, run_id, experiment_name)
+    assert_written_once(proxies)
+    plain.client(servers.databricks.uri).set_terminated(run_id, "KILLED")
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+    session.current().repair(run=run_id)
+    whole(servers, run_id, experiment_name, "KILLED")
+
+
+def test_a_run_that_began_at_the_mirror_comes_to_the_primary_under_its_own_id(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """An Azure ML job's run: its id is the one that the user goes on seeing."""
+    run_id = begun_elsewhere(servers.azureml, experiment_name)
+    for proxy in proxies:
+        proxy.keep_bodies()
+    link(proxies)
+    assert finish(child(JOB, MLFLOW_RUN_ID=run_id)) == f"{run_id} RUNNING"
+    sync()
+    whole(servers, run_id, experiment_name)
+    there = plain.twin_id(servers.databricks.uri, run_id, experiment_name)
+    assert there not in (None, run_id)
+    assert plain.twin_id(servers.azureml.uri, run_id, experiment_name) == run_id
+    assert_written_once(proxies)
+    assert mlflow.get_run(run_id).data.metrics == {"m": 9.0}
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_metric("again", 1)
+    sync()
+    assert runs_at(servers, experiment_name) == [1, 1]
+    assert steps(arrived(servers, run_id, experiment_name), "again") == [0]
+
+
+def test_a_run_that_goes_on_elsewhere_is_not_ended_by_who_joins_it(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    run_id = begun_elsewhere(servers.databricks, experiment_name)
+    link(proxies)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_metric("joined", 1)
+    mlflow.MlflowClient().update_run(run_id, name="renamed")
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["status"], held["name"], steps(held, "joined")) == ("RUNNING", "renamed", [0])
+
+
+def test_a_run_that_was_over_is_begun_anew_and_ended_by_who_resumes_it(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    run_id = begun_elsewhere(servers.databricks, experiment_name)
+    plain.client(servers.databricks.uri).set_terminated(run_id, "FAILED")
+    link(proxies)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_metric("resumed", 1)
+        assert mlflow.get_run(run_id).info.status == "RUNNING"
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["status"], steps(held, "resumed")) == ("FINISHED", [0])
+
+
+def test_files_of_before_come_along_after_an_outage_of_either_side(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    run_id = begun_elsewhere(servers.databricks, experiment_name)
+    link(proxies)
+    with proxies.azureml.away(), mlflow.start_run(run_id=run_id):
+        for step in range(5, 10):
+            mlflow.log_metric("m", step, step=step)
+        mlflow.log_text("new", "new.txt")
+    proxies.azureml.status(503, path="mlflow-artifacts", times=2)
+    proxies.databricks.status(503, path="mlflow-artifacts", method="GET", times=1)
+    sync()
+    whole(servers, run_id, experiment_name)
+
+
+def test_a_run_that_exists_nowhere_is_still_not_found(home: Path, proxies: Proxies) -> None:
+    link(proxies)
+    with pytest.raises(mlflow.MlflowException, match="not found"):
+        mlflow.start_run(run_id="0" * 32)

@@ -1,0 +1,152 @@
+"""The live view under a tracked cell: what a front end is sent, when, and what stays."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dbml_magics import environment
+from dbml_magics.live_results import FinishedRun, LiveMetric, RunProgress, charts
+from dbml_magics.results import Curve, Destination
+from tests.frontend.fakes import FakeSession, FakeTrack
+from tests.frontend.test_kernel import Kernel, kernel
+
+__all__ = ["kernel"]
+
+# The cell goes on until its live view has been looked at often enough, so that no test waits for a clock.
+SLOW = (
+    "%%track slow\n"
+    "import time\n"
+    "end, track = time.monotonic() + 30, fake.tracks[-1]\n"
+    "looks, look = [], track.look\n"
+    "track.look = lambda: (looks.append(time.monotonic()), look())[1]\n"
+    "while len(looks) < 4 and time.monotonic() < end:\n"
+    "    time.sleep(0.02)\n"
+)
+
+
+def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(kernel: Kernel) -> None:
+    reply = kernel.run(SLOW)
+    assert reply.status == "ok", reply.traceback
+    data = [output["data"] for output in reply.outputs if "data" in output]
+    views = [each for each in data if "Run slow  RUNNING" in each["text/plain"]]
+    assert len(views) >= 2
+    assert "databricks ✓ delivered" in views[0]["text/plain"]
+    assert "metrics     loss 0.3" in views[0]["text/plain"]
+    assert 'aria-label="curve of loss: from 1 to 0.3 over steps 0 to 2"' in views[0]["text/html"]
+    ended = [shown for shown in reply.shown if shown.startswith("Run slow")]
+    assert len(ended) == 1
+    assert "FINISHED in 2.1 s" in ended[0]
+    last = next(each for each in data if "FINISHED" in each["text/plain"])
+    assert "curve of loss" in last["text/html"], "the charts stay below the summary"
+    assert not any("widget-view" in kind for kind in last)
+
+
+def test_updates_come_twice_a_second_at_the_most(kernel: Kernel) -> None:
+    kernel.run(SLOW)
+    gaps = kernel.value("min(b - a for a, b in zip(looks[:-1], looks[1:-1]))  # the last one is the end's")
+    assert float(gaps) >= 0.49
+
+
+def test_a_view_that_fails_is_not_noticed_by_the_cell(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "%%track\nimport time\nlooks, end = [], time.monotonic() + 30\n"
+        "def fails():\n    looks.append(1)\n    raise RuntimeError('ours')\n"
+        "fake.tracks[-1].look = fails\n"
+        "while not looks and time.monotonic() < end:\n    time.sleep(0.02)\n"
+    )
+    assert reply.status == "ok"
+    assert not reply.printed
+    assert [shown.split("  ")[1] for shown in reply.shown] == ["FINISHED in 2.1 s"]
+
+
+def test_a_setting_switches_it_off(kernel: Kernel) -> None:
+    kernel.run("import os\nos.environ['DBML_LIVE'] = 'off'")
+    try:
+        reply = kernel.run("%%track\nimport threading\nnames = [t.name for t in threading.enumerate()]")
+        assert reply.status == "ok"
+        assert "dbml-live" not in kernel.value("names")
+    finally:
+        kernel.run("del os.environ['DBML_LIVE']")
+
+
+def test_the_thread_is_gone_when_the_cell_is(kernel: Kernel) -> None:
+    kernel.run("%%track\nx = 1")
+    assert "dbml-live" not in kernel.value("[t.name for t in __import__('threading').enumerate()]")
+
+
+def attended(**kernel_: Any) -> Any:
+    return SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True, **kernel_))
+
+
+def test_nobody_watches_a_notebook_that_runs_unattended() -> None:
+    assert environment.updates_displays(attended())
+    assert environment.shows_widgets(attended())
+    unattended = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=False))
+    assert not environment.updates_displays(unattended)
+    assert not environment.shows_widgets(unattended)
+    terminal = SimpleNamespace()
+    assert not environment.updates_displays(terminal)
+    assert not environment.shows_widgets(terminal)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "widgets"),
+    [("15.4", True), ("10.4", False), ("client.2.1", True), ("17.0.x-scala2.13", True)],
+)
+def test_databricks_shows_widgets_and_no_updates(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, widgets: bool
+) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
+    assert not environment.updates_displays(attended())
+    assert environment.shows_widgets(attended()) is widgets
+    monkeypatch.setenv("DB_IS_JOB_CLUSTER", "TRUE")
+    assert not environment.shows_widgets(attended())
+
+
+def test_a_click_reaches_a_busy_kernel_by_a_subshell_alone() -> None:
+    def with_subshells(*names: str) -> Any:
+        manager = SimpleNamespace(list_subshell=lambda: list(names))
+        return attended(shell_channel_thread=SimpleNamespace(manager=manager))
+
+    assert environment.way_to_busy_kernel(with_subshells("a", "b")) == "b"
+    assert environment.way_to_busy_kernel(with_subshells()) is None
+    assert environment.way_to_busy_kernel(attended()) is None, "VS Code's kernels, older kernels"
+    assert environment.way_to_busy_kernel(None) is None
+
+
+def line(key: str, points: int) -> LiveMetric:
+    steps = tuple(float(n) for n in range(points))
+    return LiveMetric(key, 0.5, Curve(steps, tuple(1 / (n + 1) for n in range(points)), points))
+
+
+def test_fifty_metrics_are_eight_charts_and_columns_of_the_rest() -> None:
+    shown = charts([line(f"metric {n} <b>", 90) for n in range(50)])
+    assert shown.count("<figure") == 8
+    assert shown.count("<li") == 42
+    assert "<b>" not in shown
+    assert len(shown) < 80_000
+    assert shown.count('role="img"') == 50, "each curve says in words what it shows"
+
+
+def test_what_logs_no_curve_is_a_number() -> None:
+    shown = charts([LiveMetric("accuracy", 0.9, Curve(count=1))])
+    assert "<svg" not in shown
+    assert "accuracy <strong>0.9</strong>" in shown
+
+
+def test_a_view_says_how_far_each_workspace_is_behind() -> None:
+    away = Destination(
+        "azureml", "mlflow", "u", "p", pending=1204, lag_seconds=41.0, last_error="timed out", away=True
+    )
+    progress = RunProgress("a" * 32, "forest", "wine", "RUNNING", 41.0, destinations=(away,))
+    assert "azureml … 1,204 writes waiting: timed out, trying again, 41.0 s behind" in progress.text()
+    assert "41.0 s behind" in progress.html()
+
+
+def test_the_end_says_what_the_summary_says() -> None:
+    summary = FakeTrack(FakeSession(), "forest", {}).end()
+    assert FinishedRun(summary, ()).text() == summary.text()
+    assert "Run forest" in FinishedRun(summary, (line("loss", 96),)).html()

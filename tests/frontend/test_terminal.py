@@ -1,0 +1,79 @@
+"""IPython in a terminal: no widget and no HTML, so everything has its text form."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect  # type: ignore[import-untyped]
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120
+_CODES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()=>].?)|\r")
+
+
+class Terminal:
+    """An IPython that believes in its terminal, as a user has it in a shell."""
+
+    def __init__(self, folder: Path) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DBML_", "MLFLOW_"))}
+        places = {"DBML_HOME": str(folder / "home"), "IPYTHONDIR": str(folder / "ipython")}
+        self._child: Any = pexpect.spawn(
+            sys.executable,
+            ["-m", "IPython", "--no-banner", "--no-confirm-exit", "--colors=NoColor", "--simple-prompt"],
+            cwd=str(folder),
+            env={
+                **kept,
+                **places,
+                "PYTHONPATH": str(ROOT),
+                "TERM": "xterm",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
+            dimensions=(50, 200),
+            encoding="utf-8",
+            timeout=PATIENCE_S,
+            echo=False,
+        )
+        self._number = 1
+        self._child.expect_exact("In [1]: ")
+
+    def run(self, line: str) -> str:
+        """Type a line and return what is shown until the next prompt."""
+        self._child.sendline(line)
+        self._number += 1
+        self._child.expect_exact(f"In [{self._number}]: ")
+        return _CODES.sub("", self._child.before)
+
+    def close(self) -> None:
+        """Leave it."""
+        self._child.close(force=True)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """Return an IPython in a terminal, in a folder of its own."""
+    opened = Terminal(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_the_forms_are_text_in_a_terminal(terminal: Terminal) -> None:
+    assert terminal.run("%load_ext dbml_magics").strip() == ""
+    shown = terminal.run("%dbml panel deploy")
+    assert "What the panel's forms do, as lines to type:" in shown
+    assert re.search(r"\n +%dbml deploy wine/1 --to local --name wine  +serve a model", shown)
+    assert "widget" not in shown.lower()
+    assert "NotLinked" in terminal.run("%dbml link"), "a form of its own is nothing for a terminal"
+    assert "Linked: tracking to both" in terminal.run("%dbml link --local")
+    terminal.run("import mlflow")
+    tracked = terminal.run("%%track forest\nmlflow.log_metric('loss', 0.5)\n\n")  # a blank line ends it
+    assert re.search(r"Run forest +FINISHED in [\d.]+ s", tracked)
+    assert "metrics  loss 0.5" in tracked
+    assert "<div" not in tracked
+    assert "RUNNING" not in tracked, "nothing is updated in place"
+    assert "forest" in terminal.run("%dbml runs")

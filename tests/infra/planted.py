@@ -1,0 +1,54 @@
+"""Bugs that are planted in a process on purpose, to see that the random histories find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["BUGS", "plant"]
+
+
+def _doubt_is_not_settled() -> None:
+    """Have a batch that may have arrived sent again without asking for what is there."""
+    from dbml_magics.core.tracking.apply import Applier
+
+    real = Applier._send
+
+    def send(self, run, run_id, batch, doubt, buried):  # type: ignore[no-untyped-def]
+        real(self, run, run_id, batch, False, buried)
+
+    Applier._send = send  # type: ignore[method-assign]
+
+
+def _sending_is_not_noted() -> None:
+    """Have no note of a request that is under way, so that a successor knows nothing of it."""
+    from dbml_magics.core.tracking.state import State
+
+    State.mark_sending = lambda *_: None  # type: ignore[method-assign]
+
+
+def _an_outage_loses_a_batch() -> None:
+    """Take a batch that could not be sent for delivered."""
+    from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.tracking.faults import Away
+
+    real = Applier.batch
+
+    def batch(self, *args, **options):  # type: ignore[no-untyped-def]
+        try:
+            return real(self, *args, **options)
+        except Away:
+            return []
+
+    Applier.batch = batch  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "doubt is not settled": _doubt_is_not_settled,
+    "sending is not noted": _sending_is_not_noted,
+    "an outage loses a batch": _an_outage_loses_a_batch,
+}
+
+
+def plant(name: str) -> None:
+    """Plant one of the bugs in this process."""
+    BUGS[name]()
