@@ -428,7 +428,7 @@ def test_a_line_to_try_again_has_every_option_that_was_given(
         f"%dbml deploy served-wine/2 --to online --name wine --deployment green --config '{config}' "
         "--instance-count 2 --traffic 20"
     )
-    assert shown().traffic == {"blue": 100}
+    eventually(lambda: shown().traffic == {"blue": 100}, "the service to have deleted what failed")
 
 
 def test_options_are_checked_and_a_private_workspace_is_mentioned(

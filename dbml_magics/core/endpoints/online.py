@@ -218,6 +218,8 @@ class OnlineTarget(Target):
         known = {each["name"]: each for each in self._deployments(order.name)} if shown is not None else {}
         name = order.deployment or only(order.name, list(known), order.line)
         before = known.get(name)
+        if before is not None and _state(before) == "deleting":
+            before = None  # the service lets the new one wait for its end
         traffic = _traffic(shown)
         if order.traffic is not None:
             with_share(traffic, name, order.traffic)

@@ -206,8 +206,8 @@ class Journal:
         """Return the folders that have, or may have, files of this journal."""
         now = time.monotonic()
         if now - self._looked >= _LOOK_S:
-            self._looked = now
             self._used_spares = [s for s in self._spares if is_own(s.parent.parent) and s.is_dir()]
+            self._looked = now  # only now: another thread that comes in between must not take none for all
         return [self.root, *self._used_spares]
 
     def is_own(self, file: str) -> bool:
