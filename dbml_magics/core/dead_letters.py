@@ -95,7 +95,7 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
     copies = [
         (own, op[2]["spool"])
         for number, _, own, op, _, _ in engine.state.dead(queue=queue)
-        if op[1] == "a" and any(letter.number == number for letter in letters)
+        if op[1] == "a" and "spool" in op[2] and any(letter.number == number for letter in letters)
     ]
     engine.state.discard_dead(letter.number for letter in letters)
     for own, spool in copies:

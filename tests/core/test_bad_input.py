@@ -609,6 +609,6 @@ def test_a_journal_of_a_newer_release(home: Path, local: Any) -> None:
 def test_a_spool_that_is_full(home: Path, local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBML_SPOOL_LIMIT", "10")
     with mlflow.start_run():
-        shown = refused(errors.JournalFull, lambda: mlflow.log_text("more than ten characters", "a.txt"))
+        shown = refused(errors.JournalFull, lambda: mlflow.log_text("x" * 5000, "a.txt"))
     assert "DBML_SPOOL_LIMIT" in shown
     assert "%dbml sync" in shown

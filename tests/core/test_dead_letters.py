@@ -12,6 +12,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.delivery import AGAIN
+from dbml_magics.core.tracking.journal import SMALL
 from dbml_magics.core.tracking.state import State
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -128,13 +129,15 @@ def test_a_refused_artifact_keeps_its_copy_until_it_has_arrived_or_is_given_up(
     with linked.azureml.status(400, path="mlflow-artifacts", method="PUT", body=REFUSAL):
         with mlflow.start_run() as run:
             mlflow.log_text("hello", "notes/hello.txt")
-            mlflow.log_text("bye", "notes/bye.txt")
+            mlflow.log_text("bye" * SMALL, "notes/bye.txt")
         session.current().sync(60)
     assert [letter.what for letter in dbml.dead_letters()] == [
         "artifact notes/hello.txt",
         "artifact notes/bye.txt",
     ]
-    assert len(copies(home)) == 2, "the copies wait in the spool"
+    assert len(copies(home)) == 1, "the larger one's copy waits in the spool"
+    for path, text in (("hello", "hello"), ("bye", "bye" * SMALL)):
+        assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/{path}.txt") == text
     assert dbml.retry_dead_letters().arrived == {"azureml": 2}
     assert sorted(arrived(servers, run.info.run_id, experiment_name)["artifacts"]) == [
         "notes/bye.txt",
@@ -144,9 +147,10 @@ def test_a_refused_artifact_keeps_its_copy_until_it_has_arrived_or_is_given_up(
     with linked.azureml.status(400, path="mlflow-artifacts", method="PUT", body=REFUSAL):
         with mlflow.start_run():
             mlflow.log_text("hello", "hello.txt")
+            mlflow.log_text("hello" * SMALL, "long.txt")
         session.current().sync(60)
     assert len(copies(home)) == 1
-    dbml.discard_dead_letters(1)
+    dbml.discard_dead_letters(2)
     assert copies(home) == []
 
 

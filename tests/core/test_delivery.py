@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
+from dbml_magics.core.tracking.journal import SMALL
 from dbml_magics.core.tracking.overflow import ARTIFACT
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -564,7 +565,7 @@ def test_files_are_the_users_own_and_gone_once_everything_arrived(
 ) -> None:
     with linked.azureml.away(), mlflow.start_run():
         mlflow.log_metric("m", 1)
-        mlflow.log_text("hello", "notes/hello.txt")
+        mlflow.log_text("hello" * SMALL, "notes/hello.txt")
         assert any("/spool/" in path for path in leftovers(home))
         for path in home.rglob("*"):
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -576,7 +577,7 @@ def test_files_are_the_users_own_and_gone_once_everything_arrived(
 def test_copies_that_no_write_names_are_cleaned_up(home: Path, linked: Proxies) -> None:
     """Left by a process that was killed between its copy of a file and the journal, an hour ago."""
     with mlflow.start_run():
-        mlflow.log_text("hello", "hello.txt")
+        mlflow.log_text("hello" * SMALL, "hello.txt")
         sync()
         (spool,) = home.glob("links/*/spool")
         dead, fresh = spool / "1-4194305-abc", spool / "2-4194305-abc"

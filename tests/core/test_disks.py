@@ -463,21 +463,21 @@ def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
 def test_a_full_spool_waits_for_room_and_then_says_its_limit(
     home: Path, proxies: Proxies, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DBML_SPOOL_LIMIT", "1000")
+    monkeypatch.setenv("DBML_SPOOL_LIMIT", "10000")
     link(proxies)
     mlflow.set_experiment(experiment_name)
     sync()
     with mlflow.start_run() as run:
         slow = proxies.azureml.delay(0.4, path="mlflow-artifacts", method="PUT")
         for number in range(4):
-            mlflow.log_text("x" * 600, f"{number}.txt")  # one fits, and the next waits for it
+            mlflow.log_text("x" * 6000, f"{number}.txt")  # one fits, and the next waits for it
         slow.clear()
         sync()
         monkeypatch.setenv("DBML_SPOOL_WAIT", "0.5")
         with proxies.azureml.hang(path="mlflow-artifacts"):
-            mlflow.log_text("x" * 600, "4.txt")
+            mlflow.log_text("x" * 6000, "4.txt")
             with pytest.raises(JournalFull, match="DBML_SPOOL_LIMIT"):
-                mlflow.log_text("x" * 600, "5.txt")
+                mlflow.log_text("x" * 6000, "5.txt")
     sync()
     assert len(MlflowClient().list_artifacts(run.info.run_id)) == 5
     assert leftovers(home) == [] or all("/spool/" not in path for path in leftovers(home))
@@ -640,8 +640,9 @@ def test_a_link_that_a_newer_release_wrote_is_left_alone_and_tracking_goes_on_be
 # --- files
 
 
+@pytest.mark.parametrize("as_it_was", ["", "short", "long " * 1000], ids=["empty", "short", "long"])
 def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was(
-    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path, as_it_was: str
 ) -> None:
     link(proxies)
     mlflow.set_experiment(experiment_name)
@@ -649,7 +650,7 @@ def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was
     changed, deleted, folder = tmp_path / "changed.txt", tmp_path / "deleted.txt", tmp_path / "folder"
     folder.mkdir()
     for path in (changed, deleted, folder / "in.txt"):
-        path.write_text("as it was")
+        path.write_text(as_it_was)
     with proxies.databricks.away(), proxies.azureml.away(), mlflow.start_run() as run:
         mlflow.log_artifact(str(changed))
         mlflow.log_artifact(str(deleted))
@@ -657,6 +658,11 @@ def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was
         changed.write_text("as it is now, which is longer")
         deleted.unlink()
         shutil.rmtree(folder)
+        (listed,) = mlflow.artifacts.list_artifacts(f"{run.info.artifact_uri}/folder")
+        assert (listed.path, listed.file_size) == ("folder/in.txt", len(as_it_was))
+        for path in ("changed.txt", "deleted.txt", "folder/in.txt"):
+            assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}") == as_it_was
+    assert bool(list(home.glob("links/*/spool/*"))) == (len(as_it_was) > journal.SMALL)
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert sorted(held["artifacts"]) == ["changed.txt", "deleted.txt", "folder/in.txt"]
@@ -665,7 +671,7 @@ def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was
         client = plain.client(server.uri)
         for path in held["artifacts"]:
             got = Path(download(client, own, path, tmp_path / server.name))
-            assert got.read_text() == "as it was"
+            assert got.read_text() == as_it_was
 
 
 def download(client: Any, run_id: str, path: str, into: Path) -> str:

@@ -43,6 +43,7 @@ JOB = """
             mlflow.log_metric("m", step, step=step)
         mlflow.log_param("p", 1)
         mlflow.log_text("t", "t.txt")
+        mlflow.log_text("t" * 5000, "long.txt")
         {last}
     """
 
@@ -120,7 +121,11 @@ def held(servers: Servers, run_id: str, experiment: str) -> dict[str, Any]:
     """Return the run, which both sides have alike and whole."""
     there = arrived(servers, run_id, experiment)
     assert steps(there, "m") == list(range(50))
-    assert (there["status"], list(there["artifacts"]), there["params"]) == ("FINISHED", ["t.txt"], {"p": "1"})
+    assert (there["status"], sorted(there["artifacts"]), there["params"]) == (
+        "FINISHED",
+        ["long.txt", "t.txt"],
+        {"p": "1"},
+    )
     return there
 
 
@@ -489,6 +494,7 @@ def test_a_process_that_ends_beside_a_living_one_leaves_delivery_to_it(
                         mlflow.log_metric("m", step, step=step)
                     mlflow.log_param("p", 1)
                     mlflow.log_text("t", "t.txt")
+                    mlflow.log_text("t" * 5000, "long.txt")
                 print(run.info.run_id)
                 """
             )

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dbml_magics.core import session
+from dbml_magics.core.tracking.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,
@@ -99,6 +100,7 @@ def journey(stage: str, strike: Strike, model: str) -> str:
         mlflow.log_param("stage", stage)
         at("artifact")
         mlflow.log_text(stage, "notes/stage.txt")
+        mlflow.log_text(stage * SMALL, "notes/more.txt")
         at("log_model")
         log_linear()
         at("register")

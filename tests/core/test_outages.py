@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import delivery
+from dbml_magics.core.tracking.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,
@@ -463,7 +464,7 @@ def test_a_storage_that_refuses_uploads_does_not_hold_up_the_run(
     denied = linked.azureml.status(403, path="mlflow-artifacts", method="PUT")
     with mlflow.start_run() as run:
         for n in range(5):
-            mlflow.log_text(f"text {n}", f"notes/{n}.txt")
+            mlflow.log_text(f"text {n}".ljust(n * SMALL), f"notes/{n}.txt")
         mlflow.log_metric("m", 1)
     twin = eventually(
         lambda: plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name), "the run is there"

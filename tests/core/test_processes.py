@@ -53,7 +53,7 @@ TRAINING = """
                 mlflow.log_param(f"p{step}", step)
                 print("p", step, flush=True)
             if step % 100 == 0:
-                mlflow.log_text(str(step), f"notes/{step}.txt")
+                mlflow.log_text(str(step).ljust(step * 30), f"notes/{step}.txt")
                 print("a", step, flush=True)
     """
 SYNC = "import sys; from dbml_magics.__main__ import main; sys.exit(main(['sync', '--timeout', '60']))"

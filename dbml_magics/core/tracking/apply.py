@@ -919,12 +919,11 @@ class Applier:
 
     def _artifact(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         told = op[2]
-        file = self.engine.journal.spooled(told["spool"])
-        if file is None:
-            raise MlflowException.invalid_parameter_value(
-                f"the copy of {told['path']} is gone from the spool"
-            )
-        with self.engine.journal.under_own_name(file, posixpath.basename(told["path"]), self.role) as lent:
+        with self.engine.journal.lent(told, posixpath.basename(told["path"]), self.role) as lent:
+            if lent is None:
+                raise MlflowException.invalid_parameter_value(
+                    f"the copy of {told['path']} is gone from the spool"
+                )
             self.upload(told["owner"], told["path"], lent)
 
     def _copy_files(self, run: str, op: list[Any], _doubt: bool) -> None:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import posixpath
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,7 +27,8 @@ from mlflow.utils.uri import validate_path_is_safe
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
-from dbml_magics.core.tracking.journal import encode
+from dbml_magics.core.tracking.journal import line_of, small_file
+from dbml_magics.core.tracking.view import Held
 from dbml_magics.hints import say
 
 
@@ -131,32 +133,25 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.take_up(name)
         else:
             self.engine.begin_queue(queue)
-        lines, ops = [], []
+        ops = []
         for local, path in files:
             _, full = self._where(path)
-            spool, size = self.engine.spool(local)
-            line = encode("a", {"owner": owner, "path": full, "spool": spool, "size": size})
-            lines.append(line)
-            ops.append(json.loads(line))
-        self.engine.append(queue, b"".join(lines), *ops)
+            ops.append([time.time_ns(), "a", {"owner": owner, "path": full, **self.engine.keep(local)}])
+        self.engine.append(queue, b"".join(map(line_of, ops)), *ops)
         if self.engine.link.mode == "sync":
             self.engine.wait_for_primary(queue)
 
     # --- reading
 
-    def _on_their_way(self, owner: str) -> dict[str, tuple[str, int]]:
+    def _on_their_way(self, owner: str) -> dict[str, Held]:
         kind, _, name = owner.partition(":")
         if kind == "version":
             return {}
-        view = self.engine.queue_view(self._queue(kind, name))
-        if view is None:
-            return {}
-        files = dict(view.artifacts.get(owner, {}))
-        return {
-            path: told for path, told in files.items() if self.engine.journal.spooled(told[0]) is not None
-        }
+        queue = self._queue(kind, name)
+        view = self.engine.queue_view(queue)
+        return {} if view is None else _still_waiting(self.engine, queue, dict(view.artifacts.get(owner, {})))
 
-    def _journaled(self, owner: str) -> dict[str, tuple[str, int]] | None:
+    def _journaled(self, owner: str) -> dict[str, Held] | None:
         """Return the files of a run or model of it, arrived or not, where the journal has the whole run.
 
         MLflow's ``register_model`` lists a run's files first, and must not fail because nobody answers.
@@ -224,13 +219,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         owner, full = self._where(remote_file_path)
         waiting = self._on_their_way(owner).get(full)
         if waiting is not None:
-            copy = self.engine.journal.spooled(waiting[0])
-            if copy is not None:
-                try:
-                    shutil.copyfile(copy, local_path)
-                    return
-                except FileNotFoundError:
-                    pass  # it has just arrived: read it there
+            kind, _, name = owner.partition(":")
+            if _copy_held(self.engine, self._queue(kind, name), owner, full, waiting, local_path):
+                return  # else it has just arrived: it is read there
         repository = self._remote(owner)
 
         def fetch(applier: Applier) -> None:
@@ -270,6 +261,41 @@ def _show_own_ids(engine: Engine, role: str, file: Path) -> None:
         )
 
 
+def _still_waiting(engine: Engine, queue: str, files: Mapping[str, Held]) -> dict[str, Held]:
+    """Return those of a queue's files by path that some workspace of the link does not have yet."""
+    found = {path: held for path, held in files.items() if held.spool and engine.journal.spooled(held.spool)}
+    small = {path: held for path, held in files.items() if not held.spool}
+    if small:
+        sizes = engine.journal.files(queue)
+        passed = [engine.state.cursors(role, queue) for role in engine.link.used]
+        dead = {op[2]["path"] for _, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "a"}
+        for path, held in small.items():
+            file, _, end = held.place
+            waits = path in dead or any(cursors.get(file, (0, 0))[0] < end for cursors in passed)
+            if waits and sizes.get(file, 0) >= end:
+                found[path] = held
+    return found
+
+
+def _copy_held(engine: Engine, queue: str, owner: str, path: str, held: Held, target: str) -> bool:
+    """Copy a file from where it waits to ``target``; False where it has just arrived."""
+    if held.spool:
+        copy = engine.journal.spooled(held.spool)
+        if copy is not None:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(copy, target)
+                return True
+        return False
+    for entry in engine.journal.read(queue, *held.place):
+        if entry.op is not None and entry.op[1] == "a":
+            kept = entry.op[2]
+            data = small_file(kept) if (kept["owner"], kept["path"]) == (owner, path) else None
+            if data is not None:
+                Path(target).write_bytes(data)
+                return True
+    return False
+
+
 def _moved(info: FileInfo, path: str) -> FileInfo:
     """Return a file's facts under another path; a size that is yet to be asked for stays so."""
     moved = copy.copy(info)
@@ -281,12 +307,12 @@ def _listed(repository: Any, path: str) -> list[FileInfo]:
     return list(repository.list_artifacts(path or None))
 
 
-def _waiting_below(waiting: dict[str, tuple[str, int]], folder: str) -> list[FileInfo]:
+def _waiting_below(waiting: dict[str, Held], folder: str) -> list[FileInfo]:
     lead = folder + "/" if folder else ""
     found: dict[str, FileInfo] = {}
-    for path, (_, size) in waiting.items():
+    for path, held in waiting.items():
         if not path.startswith(lead) or path == folder:
             continue
         head, _, rest = path[len(lead) :].partition("/")
-        found[lead + head] = FileInfo(lead + head, bool(rest), None if rest else size)
+        found[lead + head] = FileInfo(lead + head, bool(rest), None if rest else held.size)
     return list(found.values())

@@ -844,7 +844,7 @@ class _Part:
                 items = _items_of(letter, self.role)
                 self.kinds.update(_counted(*items) if items else [_RECEIVED.get(letter[1], "changes")])
         self._done()
-        if letter is not None and letter[1] == "a":
+        if letter is not None and letter[1] == "a" and "spool" in letter[2]:
             self.engine.release_copy(own, letter[2]["spool"])
 
     def _try_again(self, letter: list[Any]) -> Buried:

@@ -32,7 +32,7 @@ from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
-from dbml_magics.core.tracking.journal import Entry, Journal, line_of
+from dbml_magics.core.tracking.journal import Entry, Journal, kept_small, line_of
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
@@ -212,9 +212,9 @@ class Engine:
                     self.journal.append(queue, data)
         if live is not None:
             with live.lock:
-                self.journal.append(queue, data)
+                file, end = self.journal.append(queue, data)
                 for op in ops:
-                    live.view.fold(op, self.artifact_uri("run", queue))
+                    live.view.fold(op, self.artifact_uri("run", queue), (file, end - len(data), end))
         for courier in self._couriers:
             courier.notify(queue)
         if self._disk_thread is None:
@@ -304,7 +304,8 @@ class Engine:
         if size > start:
             for entry in self.journal.read(view.queue, file, start, size):
                 if entry.op is not None:
-                    view.fold(entry.op, self.artifact_uri("run", view.queue))
+                    place = (entry.file, entry.start, entry.end)
+                    view.fold(entry.op, self.artifact_uri("run", view.queue), place)
                 view.read_to[file] = entry.end
 
     def _refresh(self, live: _LiveQueue) -> None:
@@ -647,11 +648,15 @@ class Engine:
         kind, _, name = owner.partition(":")
         return DbmlArtifactRepository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
 
-    def spool(self, source: str | os.PathLike[str]) -> tuple[str, int]:
-        """Copy a file into the spool; while it is full, wait for room. Raises JournalFull.
+    def keep(self, source: str | os.PathLike[str]) -> dict[str, Any]:
+        """Copy a file; returns what its line says of the copy. While the spool is full, wait for room.
 
-        Nobody waits for a workspace that is away, nor for a file that is larger than the spool.
+        Nobody waits for a workspace that is away, nor for a file that is larger than the spool. Raises
+        JournalFull.
         """
+        small = kept_small(source)
+        if small is not None:
+            return small
         until = time.monotonic() + spool_wait_seconds()
         while self.journal.spool_is_full(source):
             away = any(line.away for line in self.lines.values())
@@ -660,15 +665,18 @@ class Engine:
             for courier in self._couriers:
                 courier.hurry()
                 courier.wait_for_arrival(0.1)
-        return self.journal.spool(source)
+        spool, size = self.journal.spool(source)
+        return {"spool": spool, "size": size}
 
     def release_spool(self, queue: str, entry: Entry) -> None:
-        """Delete an artifact's copy once every workspace is beyond it."""
+        """Delete an artifact's copy, if it is a file, once every workspace is beyond it."""
+        assert entry.op is not None
+        if "spool" not in entry.op[2]:
+            return
         for role in self.link.used:
             offset, _ = self.state.cursors(role, queue).get(entry.file, (0, 0))
             if offset < entry.end:
                 return
-        assert entry.op is not None
         if not self.state.is_dead_copy(entry.op[2]["spool"]):  # it may be tried again
             self.journal.unspool(entry.op[2]["spool"])
 

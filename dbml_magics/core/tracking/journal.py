@@ -6,10 +6,13 @@ process had acknowledged is in the page cache, so it outlives the process, and a
 disk.
 
 A line is ``[t, code, …]`` with ``t`` in nanoseconds, which orders the writes of several processes on one run.
+
+An artifact is copied before the call returns: a small one into its line, another into a file of the spool.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import json
@@ -20,7 +23,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,9 @@ from dbml_magics.disks import is_own
 from dbml_magics.errors import JournalError, JournalFull
 
 LINK_QUEUE = "link"
+SMALL = 4096
+"""Bytes of a file that its line still holds: making a file for them costs more than the rest of the call."""
+
 _CHUNK = 256 * 1024
 _MAX_OPEN = 256
 _ORPHAN_S = 3600.0
@@ -61,10 +67,10 @@ class Entry:
 class _Writer:
     """One process's own file in a queue; appended to under the queue's lock."""
 
-    __slots__ = ("broken", "dirty", "fd", "path", "size")
+    __slots__ = ("broken", "dirty", "fd", "name", "path", "size")
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
+        self.path, self.name = folder / name, name
         try:
             self._open(folder)
         except OSError as error:
@@ -143,8 +149,8 @@ class Journal:
 
     # --- writing
 
-    def append(self, queue: str, data: bytes) -> int:
-        """Append whole lines to ``queue``; returns the file's size. Raises JournalFull, JournalError."""
+    def append(self, queue: str, data: bytes) -> tuple[str, int]:
+        """Append whole lines to ``queue``; returns (file, its size). Raises JournalFull, JournalError."""
         with self._lock:
             writer = self._open.get(queue)
             if writer is None:
@@ -166,11 +172,11 @@ class Journal:
                     self._close_writer(queue)
                 self._opened += 1
                 return self._append_elsewhere(queue, data, f"{self._process}-{self._opened}.jsonl", error)
-            return writer.size
+            return writer.name, writer.size
 
     def _append_elsewhere(
         self, queue: str, data: bytes, name: str, failure: JournalError | None = None
-    ) -> int:
+    ) -> tuple[str, int]:
         """Append to a file on another disk. Raises the first failure where none takes it."""
         for spare in self._spares if self._fallen is None else (self._fallen, *self._spares):
             writer = None
@@ -188,7 +194,7 @@ class Journal:
             self._close_writer(queue)
             self._open[queue] = writer
             self._fall_to(spare, failure)
-            return writer.size
+            return name, writer.size
         raise failure or JournalError(f"the journal ({self.root}) cannot be written.")
 
     def _fall_to(self, spare: Path, failure: JournalError | None) -> None:
@@ -455,24 +461,34 @@ class Journal:
         return None
 
     @contextmanager
-    def under_own_name(self, file: Path, name: str, role: str) -> Iterator[Path]:
-        """Lend a spooled file to a role's courier under the base name that it shall have where it goes."""
-        with self._folder_to_lend(file.parent, role) as folder:
+    def lent(self, kept: Mapping[str, Any], name: str, role: str) -> Iterator[Path | None]:
+        """Lend what was kept of a file to a role's courier, under the name that it shall have where it goes.
+
+        None where it is gone.
+        """
+        data, file = small_file(kept), None
+        if data is None and (file := self.spooled(kept["spool"])) is None:
+            yield None
+            return
+        with self._folder_to_lend(self.spool_root if file is None else file.parent, role) as folder:
             lent = Path(folder, name)
-            try:
-                os.link(file, lent)
-            except OSError:  # a file system without hard links
-                lent.symlink_to(file)
+            if file is None:
+                lent.write_bytes(data or b"")
+            else:
+                try:
+                    os.link(file, lent)
+                except OSError:  # a file system without hard links
+                    lent.symlink_to(file)
             yield lent
 
     def _folder_to_lend(self, beside: Path, role: str) -> tempfile.TemporaryDirectory[str]:
-        """Make a folder beside a copy, or on another disk where the copy's is full or read-only."""
+        """Make a folder beside the copies, or on another disk where theirs is full or read-only."""
         failure: OSError | None = None
         for place in (beside, *(spare / "spool" for spare in self._spares)):
             try:
                 if place is not beside:
                     make_own(place.parent)
-                    private_folder(place)
+                private_folder(place)
                 return tempfile.TemporaryDirectory(dir=place, prefix=f".lent-{role}-")
             except OSError as error:
                 failure = failure or error
@@ -532,6 +548,23 @@ class Journal:
             with suppress(FileNotFoundError), os.scandir(root / "spool") as found:
                 used += sum(entry.stat().st_size for entry in found if entry.is_file())
         return used
+
+
+def kept_small(source: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a line keeps of a small file, its content with it; None for a larger one."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, SMALL + 1)
+    finally:
+        os.close(fd)
+    if len(data) > SMALL:
+        return None
+    return {"data": base64.b64encode(data).decode("ascii"), "size": len(data)}
+
+
+def small_file(kept: Mapping[str, Any]) -> bytes | None:
+    """Return the content of a file that its line keeps; None where that is a copy in the spool."""
+    return base64.b64decode(kept["data"]) if "data" in kept else None
 
 
 def is_alive(pid: int) -> bool:

@@ -85,7 +85,7 @@ def put(engine: Engine) -> Path | None:
         return None
     held = [number for role in engine.link.used for number in engine.couriers[role].held.numbers()]
     letters = [letter for n in held if (letter := engine.state.dead_letter(n)) is not None]
-    copies = _copies(journal, files) | {op[2]["spool"] for op in letters if op[1] == "a"}
+    copies = _copies(journal, files) | {op[2]["spool"] for op in letters if op[1] == "a" and "spool" in op[2]}
     name = f"dbml-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(6)}"
     path = folder / f"{name}.tar"
     # Whoever finds this note after a crash looks whether the package is there before anything is sent.
@@ -116,7 +116,10 @@ def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
         for queue, sizes in files.items()
         for file, size in sizes.items()
         for entry in journal.read(queue, file, 0, size)
-        if entry.op is not None and entry.op[1] == "a" and journal.spooled(entry.op[2]["spool"]) is not None
+        if entry.op is not None
+        and entry.op[1] == "a"
+        and "spool" in entry.op[2]
+        and journal.spooled(entry.op[2]["spool"]) is not None
     }
 
 

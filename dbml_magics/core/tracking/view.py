@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow.entities import (
     Dataset,
@@ -261,6 +261,16 @@ class RunView:
             self.tags["mlflow.runName"] = change["name"]
 
 
+class Held(NamedTuple):
+    """Where the journal keeps a file: as a copy in the spool, or within the line that tells of it."""
+
+    size: int
+    spool: str
+    """The copy's name; "" where the line holds the content."""
+    place: tuple[str, int, int]
+    """(journal file, from byte, to byte) of the line, or of the lines that it was written with."""
+
+
 class QueueView:
     """Everything that one queue's writes say: a run (perhaps), logged models, artifacts on their way."""
 
@@ -268,22 +278,26 @@ class QueueView:
         self.queue = queue
         self.run: RunView | None = None
         self.models: dict[str, ModelView] = {}
-        self.artifacts: dict[str, dict[str, tuple[str, int]]] = {}  # owner -> path -> (spool, size)
+        self.artifacts: dict[str, dict[str, Held]] = {}  # owner -> path -> the newest
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
         self.stamp = 0  # the folder's time at the last look
         self.created = False
 
-    def fold(self, op: list[Any], artifact_uri: str) -> None:
-        """Apply one write; a damaged one is passed over, for delivery puts it aside."""
-        with suppress(IndexError, KeyError, TypeError, ValueError, AttributeError):
-            self._fold(op, artifact_uri)
+    def fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
+        """Apply one write, whose line is at ``place`` (file, from byte, to byte), perhaps among others.
 
-    def _fold(self, op: list[Any], artifact_uri: str) -> None:
+        A damaged one is passed over, for delivery puts it aside.
+        """
+        with suppress(IndexError, KeyError, TypeError, ValueError, AttributeError):
+            self._fold(op, artifact_uri, place)
+
+    def _fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
         code = op[1]
         if code == "c":
             self._create(op[2], artifact_uri)
         elif code == "a":
-            self.artifacts.setdefault(op[2]["owner"], {})[op[2]["path"]] = (op[2]["spool"], op[2]["size"])
+            held = Held(op[2]["size"], op[2].get("spool", ""), place)
+            self.artifacts.setdefault(op[2]["owner"], {})[op[2]["path"]] = held
         elif code == "L":
             self.models[op[2]["id"]] = ModelView(op[2])
         elif code in ("F", "T", "D", "P", "X"):
