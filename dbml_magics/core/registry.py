@@ -189,7 +189,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
         if answer is not None:
             engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return dict(answer)
-        later = engine.lines[role].away or engine.couriers[role].is_busy(queue)
+        later = engine.lines[role].away or engine.couriers[role].takes_later(queue)
         if later or time.monotonic() > until:
             return None
         engine.wait(role, [queue], 0.5)

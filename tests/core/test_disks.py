@@ -377,6 +377,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DBML_HOME", str(small))
+    monkeypatch.setattr(journal, "_LOOK_S", 3600.0)  # sync looks at once
     link(proxies)
     mlflow.set_experiment(experiment_name)
     sync()

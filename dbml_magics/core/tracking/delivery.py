@@ -409,6 +409,7 @@ class Courier:
             self._troubles[queue] = error.reason
             stuck = self._stuck.setdefault(queue, _Stuck())
             stuck.tries += 1
+            stuck.denied = error.denied
             most = _STUCK_PAUSE_S if stuck.tries <= _STUCK_TRIES else 15.0
             self._pause(queue, most, error.retry_after or 0.0)
 
@@ -443,9 +444,14 @@ class Courier:
         """Tell whether a queue does not move although the workspace answers."""
         return queue in self._troubles
 
-    def is_busy(self, queue: str) -> bool:
-        """Tell whether the workspace takes a queue's next write later, as it says itself."""
-        return queue in self._busy
+    def takes_later(self, queue: str) -> bool:
+        """Tell whether a queue's next write has to wait though the workspace answers.
+
+        It is busy, as it says itself; or it denies the write; or the write fails time and again.
+        """
+        stuck = self._stuck.get(queue)
+        denied = stuck is not None and stuck.denied and stuck.tries > 1 and self.in_trouble(queue)
+        return queue in self._busy or denied or self.is_stuck(queue)
 
     @property
     def trouble(self) -> str | None:
@@ -494,6 +500,7 @@ class _Stuck:
 
     def __init__(self) -> None:
         self.tries = 0
+        self.denied = False  # until somebody gives a right, or opens a firewall
         self.since = time.monotonic()
         self.at = time.time()
 

@@ -715,6 +715,7 @@ class Engine:
     def wait(self, role: str, queues: Iterable[str] | None = None, timeout: float | None = None) -> bool:
         """Wait until what is journaled now has arrived at a workspace; False when the time is up."""
         courier = self.couriers[role]
+        self.journal.look_again()
         goal = {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
         until = None if timeout is None else time.monotonic() + timeout
         while True:

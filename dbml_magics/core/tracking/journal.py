@@ -208,6 +208,10 @@ class Journal:
                 spare,
             )
 
+    def look_again(self) -> None:
+        """Look for files on other disks at the next call: another process may just have gone there."""
+        self._looked = float("-inf")
+
     def _roots(self) -> list[Path]:
         """Return the folders that have, or may have, files of this journal."""
         now = time.monotonic()
