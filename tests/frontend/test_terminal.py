@@ -38,6 +38,7 @@ class Terminal:
             encoding="utf-8",
             timeout=PATIENCE_S,
             echo=False,
+            use_poll=True,  # select() knows no more than 1024 files, and a run of all tests has more open
         )
         self._number = 1
         self._child.expect_exact("In [1]: ")
