@@ -274,7 +274,7 @@ def training(scenario: dict[str, Any]) -> None:
     rounds = scenario["rounds"]
     backend = scenario["backend"]
     try:
-        train = TRAININGS[scenario["training"]](rounds)
+        train = TRAININGS[scenario["training"]](rounds, scenario["rows"])
     except (ImportError, OSError) as error:  # OSError: the machine lacks libgomp
         say(absent=f"lightgbm cannot be imported: {error}")
         return
@@ -316,13 +316,13 @@ def training(scenario: dict[str, Any]) -> None:
 Log = Callable[[str, float, int], None]
 
 
-def lightgbm_training(rounds: int) -> Callable[[Log | None], None]:
+def lightgbm_training(rounds: int, rows: int) -> Callable[[Log | None], None]:
     """Return a LightGBM training on all cores, with a metric a round."""
     import lightgbm
     import numpy as np
 
     random = np.random.default_rng(0)
-    x = random.normal(size=(20_000, 30))
+    x = random.normal(size=(rows, 30))
     y = x[:, 0] * 2 + x[:, 1] ** 2 + random.normal(size=len(x))
     settings = {"objective": "l2", "num_threads": os.cpu_count(), "verbosity": -1, "seed": 0}
 
@@ -338,12 +338,12 @@ def lightgbm_training(rounds: int) -> Callable[[Log | None], None]:
     return train
 
 
-def python_training(rounds: int) -> Callable[[Log | None], None]:
+def python_training(rounds: int, size: int) -> Callable[[Log | None], None]:
     """Return a training in plain Python, which never lets go of the interpreter, with a metric a round."""
     import random
 
     source = random.Random(0)
-    rows = [[source.gauss(0, 1) for _ in range(10)] for _ in range(1000)]
+    rows = [[source.gauss(0, 1) for _ in range(10)] for _ in range(size // 50)]
     truth = [row[0] * 2 - row[1] for row in rows]
 
     def train(log: Log | None) -> None:

@@ -64,6 +64,7 @@ class Sizes:
     runs: int = 100
     points_of_run: int = 200
     rounds: int = 500
+    trained_rows: int = 200_000  # some seconds: a training of less is over before its run has a name
     pairs: int = 5
     interpreters: int = 7
     served: int = 2_000
@@ -89,6 +90,7 @@ QUICK = Sizes(
     runs=5,
     points_of_run=20,
     rounds=20,
+    trained_rows=5_000,
     pairs=1,
     interpreters=1,
     served=16,
@@ -314,12 +316,14 @@ class Bench:
         ):
             for backend in backends:
                 label = f"{title}, {BACKENDS[backend]}"
-                few = {"rounds": 50, "pairs": 1} if backend == "rest" else {}
                 scenario = self._scenario(
                     "training",
                     (20, 60),
-                    **{"training": training, "backend": backend, "rounds": sizes.rounds, "pairs": sizes.pairs}
-                    | few,
+                    training=training,
+                    backend=backend,
+                    rounds=sizes.rounds,
+                    rows=sizes.trained_rows,
+                    pairs=1 if backend == "rest" else sizes.pairs,
                 )
                 told = self._run(label, scenario)
                 pairs = told.get("pairs")

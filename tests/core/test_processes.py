@@ -21,6 +21,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
+from dbml_magics.core.tracking import engine as engine_module
+from dbml_magics.core.tracking import journal
 from tests.conftest import Proxies, Servers
 from tests.core.histories import World
 from tests.core.linking import (
@@ -120,10 +122,11 @@ def test_a_killed_training_loses_nothing_that_was_acknowledged(
 ) -> None:
     """Killed at random moments, while this process, another one or nobody has the lease."""
     chance = random.Random(time.time_ns())
+    uri = session.current().engine("this test").link.uri
     session.current().unlink()
     eventually(lambda: no_lease_here(), "the leases were given back")
     killed = []
-    os.environ["MLFLOW_TRACKING_URI"] = uri_of(home)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
     os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name
     try:
         for _ in range(3):
@@ -146,14 +149,6 @@ def no_lease_here() -> bool:
     from dbml_magics.core.tracking.engine import _engines
 
     return not any(courier.has_lease for engine in _engines.values() for courier in engine.couriers.values())
-
-
-def uri_of(home: Path) -> str:
-    """Return the URI of the one link that is under ``home``."""
-    from dbml_magics.core.tracking.engine import _engines
-
-    (key,) = [path.name for path in home.glob("links/*")]
-    return _engines[key].link.uri
 
 
 def test_a_killed_replay_repeats_nothing(
@@ -214,9 +209,10 @@ def release_leases() -> None:
 def test_the_other_kernel_takes_over_from_a_killed_one(
     linked: Proxies, servers: Servers, experiment_name: str, home: Path
 ) -> None:
+    uri = session.current().engine("this test").link.uri
     session.current().unlink()
     eventually(no_lease_here, "the leases were given back")
-    os.environ["MLFLOW_TRACKING_URI"] = uri_of(home)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
     os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name
     processes = []
     lines: dict[str, list[str]] = {}
@@ -292,6 +288,40 @@ def test_what_a_killed_process_had_sent_and_is_under_way_is_not_sent_again(
 
 
 # --- many writers of one run
+
+
+def test_a_run_that_another_process_restored_takes_writes_again(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        mlflow.log_metric("m", 1)
+    client.delete_run(run.info.run_id)
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
+        client.set_tag(run.info.run_id, "too", "early")
+    finish(child(f"import mlflow; mlflow.MlflowClient().restore_run({run.info.run_id!r})"))
+    client.set_tag(run.info.run_id, "after", "it")
+    sync()
+    assert arrived(servers, run.info.run_id, experiment_name)["tags"]["after"] == "it"
+
+
+def test_a_file_that_comes_within_one_tick_of_the_disks_clock_is_seen(
+    linked: Proxies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's time is the kernel's tick: another process's new file may leave it as it is."""
+    monkeypatch.setattr(engine_module, "_TICK_NS", 3600 * 10**9)  # whatever comes now comes within a tick
+    engine = session.current().engine("this test")
+    other = journal.Journal(engine.journal.root)
+    with linked.databricks.away(), linked.azureml.away(), mlflow.start_run() as run:
+        mlflow.set_tag("mine", "1")
+        assert mlflow.get_run(run.info.run_id).data.tags["mine"] == "1"
+        folder = engine.journal.folder(run.info.run_id)
+        before = folder.stat()
+        other.append(run.info.run_id, journal.encode("g", "theirs", "2"))
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert mlflow.get_run(run.info.run_id).data.tags["theirs"] == "2"
+        other.close()
+    sync()
 
 
 def test_threads_log_to_one_run(linked: Proxies, servers: Servers, experiment_name: str) -> None:

@@ -43,6 +43,7 @@ from dbml_magics.hints import say
 
 _log = logging.getLogger(__name__)
 NOTE_TAG = "mlflow.note.content"
+_TICK_NS = 100_000_000  # a folder's time is that of the kernel's tick: 10 ms at most, and some more
 _SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget
 T = TypeVar("T")
 
@@ -321,7 +322,8 @@ class Engine:
         if stamp == view.stamp and not others:
             return
         with live.lock:
-            view.stamp = stamp
+            # A file that comes within the same tick of the disk's clock does not change the folder's time.
+            view.stamp = stamp if time.time_ns() - stamp > _TICK_NS else 0
             for file, size in sorted(self.journal.files(view.queue).items()):
                 if not self.journal.is_own(file):
                     view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line

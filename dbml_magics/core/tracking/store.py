@@ -140,6 +140,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         run = live.view.run
         assert run is not None
         if run.deleted:
+            self.engine._refresh(live)  # another process may have restored it
+        if run.deleted:
             raise MlflowException(
                 f"The run {run_id} must be in the 'active' state. Current state is deleted.",
                 INVALID_PARAMETER_VALUE,
