@@ -14,6 +14,7 @@ from dbml_magics import results
 from dbml_magics.core import runs
 from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.rendering import count
 
@@ -93,9 +94,9 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
     if letters and confirm != len(letters):
         raise _unconfirmed(letters, run, confirm)
     copies = [
-        (own, op[2]["spool"])
+        (own, name)
         for number, _, own, op, _, _ in engine.state.dead(queue=queue)
-        if op[1] == "a" and "spool" in op[2] and any(letter.number == number for letter in letters)
+        if (name := copy_of(op)) and any(letter.number == number for letter in letters)
     ]
     engine.state.discard_dead(letter.number for letter in letters)
     for own, spool in copies:

@@ -33,7 +33,7 @@ from dbml_magics.core.tracking.apply import (
     within,
 )
 from dbml_magics.core.tracking.faults import Away, Busy
-from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, private_folder
+from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of, private_folder
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
@@ -773,8 +773,7 @@ class _Part:
             self._passed(entry.op[1])
             self.kinds[_RECEIVED.get(entry.op[1], "changes")] += 1
         self._done()
-        if entry.op[1] == "a":
-            self.engine.release_spool(self.queue, entry)
+        self.engine.release_spool(self.queue, entry)
 
     def _passed(self, code: str) -> None:
         self.courier.passed(code)
@@ -851,8 +850,8 @@ class _Part:
                 items = _items_of(letter, self.role)
                 self.kinds.update(_counted(*items) if items else [_RECEIVED.get(letter[1], "changes")])
         self._done()
-        if letter is not None and letter[1] == "a" and "spool" in letter[2]:
-            self.engine.release_copy(own, letter[2]["spool"])
+        if name := copy_of(letter):
+            self.engine.release_copy(own, name)
 
     def _try_again(self, letter: list[Any]) -> Buried:
         items = _items_of(letter, self.role)

@@ -32,7 +32,7 @@ from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
-from dbml_magics.core.tracking.journal import Entry, Journal, kept_small, line_of
+from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, kept_small, line_of
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
@@ -671,22 +671,22 @@ class Engine:
         return {"spool": spool, "size": size}
 
     def release_spool(self, queue: str, entry: Entry) -> None:
-        """Delete an artifact's copy, if it is a file, once every workspace is beyond it."""
-        assert entry.op is not None
-        if "spool" not in entry.op[2]:
+        """Delete the copy that a write has in the spool, if any, once every workspace is beyond it."""
+        spool = copy_of(entry.op)
+        if spool is None:
             return
         for role in self.link.used:
             offset, _ = self.state.cursors(role, queue).get(entry.file, (0, 0))
             if offset < entry.end:
                 return
-        if not self.state.is_dead_copy(entry.op[2]["spool"]):  # it may be tried again
-            self.journal.unspool(entry.op[2]["spool"])
+        if not self.state.is_dead_copy(spool):  # it may be tried again
+            self.journal.unspool(spool)
 
     def release_copy(self, queue: str, spool: str) -> None:
         """Delete an artifact's copy that a dead letter needed, unless it is on its way elsewhere."""
         for file in self.journal.files(queue):
             for entry in self.journal.read(queue, file, 0):
-                if entry.op is not None and entry.op[1] == "a" and entry.op[2].get("spool") == spool:
+                if copy_of(entry.op) == spool:
                     self.release_spool(queue, entry)
                     return
         if not self.state.is_dead_copy(spool):
@@ -818,8 +818,7 @@ class Engine:
         """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""
         if self.journal.has_spooled():
             for entry in self.journal.read(queue, file, 0):
-                if entry.op is not None and entry.op[1] == "a":
-                    self.release_spool(queue, entry)
+                self.release_spool(queue, entry)
 
     # --- the end of a process
 

@@ -571,6 +571,11 @@ def small_file(kept: Mapping[str, Any]) -> bytes | None:
     return base64.b64decode(kept["data"]) if "data" in kept else None
 
 
+def copy_of(op: list[Any] | None) -> str | None:
+    """Return the name of the spool's copy that a write needs, if it is of an artifact that has one."""
+    return op[2].get("spool") if op is not None and op[1] == "a" else None
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process of this machine lives."""
     try:

@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from dbml_magics.config import data_home
 from dbml_magics.core import link as links
-from dbml_magics.core.tracking.journal import Journal, private_folder
+from dbml_magics.core.tracking.journal import Journal, copy_of, private_folder
 from dbml_magics.core.tracking.state import State
 from dbml_magics.errors import BadLink, BadUri
 
@@ -85,7 +85,7 @@ def put(engine: Engine) -> Path | None:
         return None
     held = [number for role in engine.link.used for number in engine.couriers[role].held.numbers()]
     letters = [letter for n in held if (letter := engine.state.dead_letter(n)) is not None]
-    copies = _copies(journal, files) | {op[2]["spool"] for op in letters if op[1] == "a" and "spool" in op[2]}
+    copies = _copies(journal, files) | {name for op in letters if (name := copy_of(op))}
     name = f"dbml-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(6)}"
     path = folder / f"{name}.tar"
     # Whoever finds this note after a crash looks whether the package is there before anything is sent.
@@ -112,14 +112,11 @@ def put(engine: Engine) -> Path | None:
 def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
     """Return the names of the artifacts' copies that writes name and that are here."""
     return {
-        entry.op[2]["spool"]
+        name
         for queue, sizes in files.items()
         for file, size in sizes.items()
         for entry in journal.read(queue, file, 0, size)
-        if entry.op is not None
-        and entry.op[1] == "a"
-        and "spool" in entry.op[2]
-        and journal.spooled(entry.op[2]["spool"]) is not None
+        if (name := copy_of(entry.op)) and journal.spooled(name) is not None
     }
 
 
