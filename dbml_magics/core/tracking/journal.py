@@ -303,13 +303,12 @@ class Journal:
         sizes = {}
         name = quote(queue, safe="")
         for root in self._roots():
-            try:
-                with os.scandir(os.path.join(root, "queues", name)) as found:
-                    for entry in found:
+            with suppress(FileNotFoundError), os.scandir(os.path.join(root, "queues", name)) as found:
+                for entry in found:
+                    # A file that is tidied away while we look takes no other one's place in the answer.
+                    with suppress(FileNotFoundError):
                         if entry.name.endswith(".jsonl"):
                             sizes[entry.name] = entry.stat().st_size
-            except FileNotFoundError:
-                continue
         return sizes
 
     def read(self, queue: str, file: str, start: int, limit: int = 1 << 60) -> Iterator[Entry]:
@@ -341,7 +340,11 @@ class Journal:
             start = delivered.get(file, 0)
             if start >= size:
                 continue
-            with open(self.path(queue, file), "rb") as handle:
+            try:
+                handle = open(self.path(queue, file), "rb")  # noqa: SIM115 - closed below
+            except FileNotFoundError:  # delivered and tidied away since it was listed
+                continue
+            with handle:
                 handle.seek(start)
                 first = True
                 while chunk := handle.read(_CHUNK):
@@ -550,7 +553,9 @@ class Journal:
         used = 0
         for root in self._roots():
             with suppress(FileNotFoundError), os.scandir(root / "spool") as found:
-                used += sum(entry.stat().st_size for entry in found if entry.is_file())
+                for entry in found:
+                    with suppress(FileNotFoundError):  # released while we look
+                        used += entry.stat().st_size if entry.is_file() else 0
         return used
 
 
