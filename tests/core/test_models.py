@@ -266,6 +266,31 @@ def test_a_model_is_loaded_by_all_its_names_while_its_files_are_still_on_their_w
     assert dead() == []
 
 
+def test_a_model_is_found_while_the_mirror_that_lacks_it_answers_for_the_primary(
+    both: Any, experiment_name: str
+) -> None:
+    """The primary has the model and is away; what waits for the mirror is not missing from its answers."""
+    experiment = mlflow.set_experiment(experiment_name)
+    sync()
+    both.azureml.status(500, path="logged-models$", method="POST")
+    with mlflow.start_run() as run:
+        info = log_linear()
+    assert session.current().engine("this test").wait("databricks", timeout=120)
+    with both.databricks.away():
+        found = MlflowClient().search_logged_models([experiment.experiment_id])
+        assert [model.model_id for model in found] == [info.model_id]
+        assert MlflowClient().get_logged_model(info.model_id).status == "READY"
+        assert both.azureml.count("logged-models/search") > 0, "the mirror was to be asked"
+        mlflow.register_model(f"runs:/{run.info.run_id}/model", experiment_name)
+    both.azureml.clear()
+    sync()
+    assert dead() == []
+    for proxy in both:
+        own = plain.twin_id(proxy.uri, run.info.run_id, experiment_name)
+        (version,) = plain.model_versions(proxy.uri, experiment_name)
+        assert version["run_id"] == own
+
+
 def test_another_process_that_has_only_the_uri_loads_the_model_by_all_its_names(
     both: Any, experiment_name: str
 ) -> None:

@@ -791,16 +791,31 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         """Return a logged model, with what of it is on its way."""
         queue = self.engine.model_queue(model_id)
-        if self.engine.is_waiting(self.engine.link.primary, queue):
-            view = self.engine.queue_view(queue)
-            model = view.models.get(model_id) if view else None
-            if view is not None and model is not None:
-                if model.deleted and not allow_deleted:
-                    raise MlflowException(
-                        f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST
-                    )
-                return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
-        return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
+        on_its_way = [role for role in self.engine.link.tracked if self.engine.is_waiting(role, queue)]
+        if self.engine.link.primary in on_its_way:
+            here = self._model_here(model_id, queue, allow_deleted)
+            if here is not None:
+                return here
+        try:
+            return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
+        except MlflowException as error:
+            # The mirror may have answered for a primary that is away, and lack what waits for it.
+            if not on_its_way or not (isinstance(error, Away) or is_missing(error)):
+                raise
+            here = self._model_here(model_id, queue, allow_deleted)
+            if here is None:
+                raise
+            return here
+
+    def _model_here(self, model_id: str, queue: str, allow_deleted: bool = False) -> LoggedModel | None:
+        """Return a model as the journal tells it; None if it tells nothing. Raises for a deleted one."""
+        view = self.engine.queue_view(queue)
+        model = view.models.get(model_id) if view else None
+        if view is None or model is None:
+            return None
+        if model.deleted and not allow_deleted:
+            raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+        return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
 
     def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         if not applier.keeps(model_id):
@@ -849,8 +864,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         """Search logged models at the primary once it has caught up; here, where it has none."""
         self.engine.wait_for_reads("search_logged_models")
+        primary = self.engine.link.primary
+        asked: list[str] = []
 
         def ask(applier: Applier) -> Any:
+            asked.append(applier.role)
             ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
             kept = kept_models.of_runs(applier, ids) if kept_models.may_keep(applier) else []
             own, where = [], self._own_filter(applier, filter_string)
@@ -875,10 +893,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             models += [self._visible_model(applier, model) for model in own]
             return kept_models.search(models, None, None, max_results, order_by, page_token)
 
-        waiting = [] if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
+        # Who waits is looked at before the question: what arrives in between is in the answer.
+        on_their_way = {} if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
         try:
             found: PagedList = self.engine.read(ask)
+            waiting = self._models_of(on_their_way.get(asked[-1], []))
         except Away:
+            waiting = self._models_of(on_their_way.get(primary, []))
             if not waiting:
                 raise
             found = PagedList([], None)
@@ -890,16 +911,23 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         merged = [*found, *kept_models.search(waiting, filter_string, datasets, most, None, None)]
         return PagedList(kept_models.search(merged, None, None, most, order_by, None), found.token)
 
-    def _models_on_their_way(self, experiment_ids: set[str]) -> list[LoggedModel]:
-        """Return the models logged on this machine of which something is still on its way to the primary."""
-        primary = self.engine.link.primary
+    def _models_on_their_way(self, experiment_ids: set[str]) -> dict[str, list[tuple[str, str]]]:
+        """Return {role: (id, queue) of the models logged here of which something is on its way there}."""
+        known = [
+            (m, q) for m, q, told in self.engine.state.models() if told.get("experiment") in experiment_ids
+        ]
+        return {
+            role: [(model_id, queue) for model_id, queue in known if self.engine.is_waiting(role, queue)]
+            for role in self.engine.link.tracked
+        }
+
+    def _models_of(self, on_their_way: list[tuple[str, str]]) -> list[LoggedModel]:
         found = []
-        for model_id, queue, told in self.engine.state.models():
-            if told.get("experiment") in experiment_ids and self.engine.is_waiting(primary, queue):
-                try:
-                    found.append(self.get_logged_model(model_id))
-                except MlflowException:  # deleted
-                    continue
+        for model_id, queue in on_their_way:
+            try:
+                found.append(self._model_here(model_id, queue) or self.get_logged_model(model_id))
+            except MlflowException:  # deleted
+                continue
         return found
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
