@@ -250,7 +250,7 @@ class Session:
             _forget_ids()
             self.last_run = None
             if self._engine is not None:
-                self._engine.retired = True
+                self._engine.retire()
         engine.retired = False
         self._engine = engine
 
@@ -266,7 +266,7 @@ class Session:
         assert self._before is not None
         _forget_ids()
         self._before.restore()
-        engine.retired = True
+        engine.retire()
         self._engine, self._before, self.last_run = None, None, None
         import mlflow
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -296,6 +298,33 @@ def test_a_server_that_is_not_there(home: Path, servers: Any) -> None:
         errors.WorkspaceUnreachable, link(databricks="http://no-such-host.invalid", track="databricks")
     )
     assert "no such host" in shown
+
+
+def test_a_connection_that_this_machine_cannot_make_is_told_as_that() -> None:
+    """What is the limit of open files is not told as a network that is down."""
+    code = """
+        import contextlib, os, resource
+        import mlflow.exceptions, requests
+        from dbml_magics.core.tracking.faults import settle
+        with contextlib.suppress(requests.RequestException):
+            requests.get("http://127.0.0.1:1/")  # imports what it needs
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.suppress(OSError):
+            while True:
+                os.open("/dev/null", os.O_RDONLY)
+        try:
+            requests.get("http://127.0.0.1:1/")
+        except requests.RequestException as error:
+            print(settle(error))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "not reachable (too many open files)" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_link_that_was_there_stays(home: Path, local: Any) -> None:

@@ -275,6 +275,31 @@ def test_the_active_experiment_of_before_is_active_again(home: Path, tmp_path: P
     assert os.environ["MLFLOW_EXPERIMENT_ID"] == experiment_id
 
 
+def _open_below(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed since it was listed
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [name for name in names if name.startswith(f"{folder}/")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux alone")
+def test_a_link_that_was_left_keeps_no_file_open_and_works_again(home: Path, tmp_path: Path) -> None:
+    session.current().link(local=True)
+    client = MlflowClient()
+    run_id = log_one_run()
+    assert _open_below(tmp_path) != []
+    session.current().sync(timeout=60)
+    session.current().unlink()
+    eventually(lambda: _open_below(tmp_path) == [], "no file is open", show=lambda: _open_below(tmp_path))
+    client.set_tag(run_id, "late", "yes")  # by a client that was made before
+    assert client.get_run(run_id).data.tags["late"] == "yes"
+    status = session.current().link(local=True)
+    session.current().sync(timeout=60)
+    assert [side["tags"]["late"] for side in held(status, run_id, "Default")] == ["yes", "yes"]
+
+
 def test_unlink_says_what_is_undelivered_and_it_goes_on(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:

@@ -174,6 +174,11 @@ class Courier:
         self._urgent.set()
 
     @property
+    def at_rest(self) -> bool:
+        """Tell whether no thread delivers."""
+        return self._thread is None
+
+    @property
     def halted(self) -> bool:
         """Tell whether nothing more shall be sent."""
         return self._stop.is_set()
@@ -294,6 +299,7 @@ class Courier:
                 self._thread = thread
                 return False
         self._release_lease()
+        self.engine.close_if_left()
         return True
 
     def _gather(self) -> None:

@@ -201,6 +201,18 @@ class Engine:
         # The parent's files are another process's now: the views are folded from the journal when asked for.
         self._live = {}
 
+    def retire(self) -> None:
+        """Be a link that was left: the threads end once everything is delivered."""
+        self.retired = True
+        self.close_if_left()
+
+    def close_if_left(self) -> None:
+        """Keep no file of a left link open, once nothing of it is under way; what is asked later opens it."""
+        if self.retired and all(courier.at_rest for courier in self._couriers):
+            self.state.rest()
+            for workspace in self.workspaces.values():
+                workspace.close_idle()
+
     # --- writing
 
     def append(self, queue: str, data: bytes, *ops: list[Any]) -> None:
@@ -275,6 +287,7 @@ class Engine:
                 self._disk_thread = None
                 self.journal.sync_to_disk()
                 self.state.come_back(at_once=True)
+                self.close_if_left()
                 return
             try:
                 self.journal.sync_to_disk()

@@ -6,6 +6,8 @@ aside.
 
 from __future__ import annotations
 
+import errno
+import re
 import sqlite3
 from collections.abc import Sequence
 
@@ -40,6 +42,7 @@ REFUSALS = frozenset(
 )
 # Clients of cloud storages, whose errors are no requests.RequestException.
 _STORAGE = ("azure.", "botocore.", "boto3.", "google.", "urllib3.", "http.client")
+_NO_NETWORK = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
 MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
 
@@ -149,13 +152,22 @@ def _from_cause(error: BaseException) -> Away | None:
         if isinstance(seen, requests.ConnectionError):
             text = str(seen)
             if "NewConnectionError" in text or "NameResolutionError" in text or "refused" in text:
-                refused = "connection refused" if "refused" in text else "no such host or no network"
-                return Away(f"not reachable ({refused})", sent=False)
+                return Away(f"not reachable ({_why_no_connection(text)})", sent=False)
             if "timed out" in text:  # urllib3 gives a read that took too long as retries that ran out
                 return Away("not reachable (timed out)")
             return Away("not reachable (connection broken)")
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _why_no_connection(text: str) -> str:
+    """Return what urllib3's words say of a connection that was never made."""
+    if "refused" in text:
+        return "connection refused"
+    said = re.search(r"\[Errno (\d+)\] ([^'\")\]]+)", text)
+    if said is None or int(said[1]) in _NO_NETWORK or "NameResolutionError" in text:
+        return "no such host or no network"
+    return said[2].strip().lower()  # this machine's trouble, as "too many open files" is
 
 
 def _short(error: BaseException) -> str:

@@ -236,6 +236,12 @@ class State:
                 self._db.close()
                 self._db = None
 
+    def rest(self) -> None:
+        """Close the connection until the state is asked again; one whose state is elsewhere stays open."""
+        with self.lock:
+            if self._refuge is None:
+                self.close()
+
     def _write(self, work: Callable[[sqlite3.Connection], T], *, lasting: bool = False) -> T:
         """Do some work in one transaction, wherever the state can be written.
 

@@ -109,6 +109,13 @@ class Workspace:
         self._registry = None
         self.limiter.after_fork()
 
+    def close_idle(self) -> None:
+        """Close the databases' connections that nobody uses now; the next call opens them again."""
+        for store in (self._tracking, self._registry):
+            pool = getattr(store, "engine", None)  # MLflow keeps one for each database for good
+            if pool is not None:
+                pool.dispose()
+
     # --- ids
 
     takes_run_ids = False
