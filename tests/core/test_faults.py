@@ -84,6 +84,12 @@ class Strike:
     def end(self) -> None:
         self._stack.close()
 
+    def __enter__(self) -> Strike:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()  # a test that fails in the middle leaves no fault to the next one
+
 
 def journey(stage: str, strike: Strike, model: str) -> str:
     """Train, log everything, register the model; the fault begins at ``stage``. Returns the run's id."""
@@ -143,14 +149,14 @@ def test_a_fault_from_one_stage_on_costs_nothing(
     link(proxies, registry="both")
     mlflow.set_experiment(experiment_name)
     sync()
-    strike = Strike(list(proxies) if who == "both" else [getattr(proxies, who)], fault)
     runs = {}
-    for stage in STAGES:
-        runs[stage] = journey(stage, strike, experiment_name)
-        strike.end()
-        for role in ("databricks", "azureml"):  # the next run begins in peace
-            line = session.current().engine("this test").lines[role]
-            eventually(lambda line=line: line.reason is None, f"{role} is back")
+    with Strike(list(proxies) if who == "both" else [getattr(proxies, who)], fault) as strike:
+        for stage in STAGES:
+            runs[stage] = journey(stage, strike, experiment_name)
+            strike.end()
+            for role in ("databricks", "azureml"):  # the next run begins in peace
+                line = session.current().engine("this test").lines[role]
+                eventually(lambda line=line: line.reason is None, f"{role} is back")
     sync(120)
     assert dead_letters() == []
     for stage, run_id in runs.items():
