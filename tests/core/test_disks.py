@@ -228,6 +228,9 @@ def test_a_training_goes_on_when_the_journals_disk_is_full_and_nothing_is_lost(
             mlflow.log_metric("m", step, step=step)
         mlflow.log_params({f"p{n}": "v" * 200 for n in range(50)})
         mlflow.log_text("after", "after.txt")
+        with proxies.azureml.status(503, path="mlflow-artifacts/artifacts/", method="PUT"):
+            mlflow.log_text("copied" * journal.SMALL, "copied.txt")
+            assert [path for path in spares.rglob("spool/*") if path.is_file()], "a copy is on the other disk"
         assert len(MlflowClient().get_metric_history(run.info.run_id, "m")) == 400
         with mlflow.start_run(nested=True) as child_run:
             mlflow.log_metric("m", 1)
@@ -237,7 +240,8 @@ def test_a_training_goes_on_when_the_journals_disk_is_full_and_nothing_is_lost(
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert steps(held, "m") == list(range(400))
-    assert (len(held["params"]), sorted(held["artifacts"])) == (50, ["after.txt", "before.txt"])
+    assert (len(held["params"]), sorted(held["artifacts"])) == (50, ["after.txt", "before.txt", "copied.txt"])
+    assert not [path for path in spares.rglob("spool/*") if path.is_file()], "the copy has arrived"
     assert steps(arrived(servers, child_run.info.run_id, experiment_name), "m") == [0]
     assert_written_once(proxies)
     ballast.unlink()
@@ -327,12 +331,16 @@ def test_a_disk_that_turns_read_only_in_the_middle_of_a_run_costs_nothing(
             mlflow.log_metric("m", step, step=step)
         mlflow.log_param("p", 1)
         mlflow.log_text("after", "after.txt")
+        mlflow.log_text("copied" * journal.SMALL, "copied.txt")
     with mlflow.start_run() as second:
         mlflow.log_metric("m", 0, step=0)
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert (held["status"], steps(held, "m")) == ("FINISHED", list(range(50)))
-    assert (sorted(held["artifacts"]), held["params"]) == (["after.txt", "before.txt"], {"p": "1"})
+    assert (sorted(held["artifacts"]), held["params"]) == (
+        ["after.txt", "before.txt", "copied.txt"],
+        {"p": "1"},
+    )
     assert arrived(servers, second.info.run_id, experiment_name)["status"] == "FINISHED"
     assert_written_once(proxies)
     assert list(spares.rglob("state-*.db"))
@@ -400,6 +408,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
             for step in range(400):
                 mlflow.log_metric("m", step, step=step)
             mlflow.log_text("t", "t.txt")
+            mlflow.log_text("t" * {2 * journal.SMALL}, "copied.txt")
             mlflow.end_run()
             os._exit(0)
             """,
@@ -411,10 +420,10 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
     link(proxies)
     sync()
     held = arrived(servers, run_id, experiment_name)
-    assert (held["status"], steps(held, "m"), list(held["artifacts"])) == (
+    assert (held["status"], steps(held, "m"), sorted(held["artifacts"])) == (
         "FINISHED",
         list(range(400)),
-        ["t.txt"],
+        ["copied.txt", "t.txt"],
     )
     eventually(
         lambda: not [path for path in spares.rglob("*") if path.is_file()], "the other disk is cleaned up"
