@@ -67,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(SCREENSHOTS, str(Path(tempfile.gettempdir()) / f"dbml-screenshots-{os.getpid()}"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    """Say how a process of pytest-xdist's ended that was not told to: by which signal, or with which code."""
+    process = getattr(getattr(node.gateway, "_io", None), "popen", None)
+    if error is not None and process is not None:
+        sys.stderr.write(f"\n{node.gateway.id} (process {process.pid}) ended with {process.wait(60)}\n")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say where the pictures are."""
     if (folder := Path(os.environ[SCREENSHOTS])).is_dir():
@@ -238,6 +246,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         session._session.unlink()
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
+    # What was once said of one library's autologging outranks a later mlflow.autolog().
+    autologging: Any = sys.modules.get("mlflow.utils.autologging_utils")
+    for said in getattr(autologging, "AUTOLOGGING_INTEGRATIONS", {}).values():
+        said.clear()
     fluent: Any = sys.modules["mlflow.tracking.fluent"]
     fluent._active_experiment_id = None
     # MLflow exports these itself; monkeypatch knows nothing of that.
