@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,67 @@ def test_the_check_reports_what_pytest_said_at_the_end(monkeypatch: pytest.Monke
     ):
         code, lines = check.run([sys.executable, "-c", f"print({told!r}); raise SystemExit(3)"])
         assert (code, check.closing_line(lines)) == (3, closing)
+
+
+STEADY = """
+
+def test_fine():
+    pass
+"""
+CROWDED = """
+
+@pytest.mark.parametrize("what", ["a", "b"])
+def test_alone(what):
+    assert "PYTEST_XDIST_WORKER" not in os.environ, "not " + "alone"
+"""
+BROKEN = """
+
+def test_broken():
+    raise RuntimeError("a - b")
+"""
+MANY = """
+
+@pytest.mark.parametrize("number", range(5))
+def test_many(number):
+    assert number > 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("tests", "code", "said"),
+    [
+        (STEADY, 0, ["1 passed in"]),
+        (STEADY + CROWDED, 0, ["2 failed, 1 passed in", "by themselves: 2 passed in", "UNSTEADY"]),
+        (BROKEN, 1, ["1 failed in", "by themselves: 1 failed in"]),
+        (BROKEN + CROWDED, 1, ["3 failed in", "by themselves: 1 failed, 2 passed in"]),
+        (MANY, 1, ["5 failed in"]),
+    ],
+    ids=["steady", "crowded", "broken", "both", "many"],
+)
+def test_the_check_runs_a_few_failed_tests_again_and_names_the_unsteady(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tests: str,
+    code: int,
+    said: list[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests import check
+
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -ra\n")
+    (tmp_path / "test_it.py").write_text(f"import os\n\nimport pytest\n\nHERE = os, pytest\n{tests}")
+    (tmp_path / "typed").mkdir()
+    (tmp_path / "typed" / "__init__.py").touch()
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "TYPED", ["typed"])
+    monkeypatch.setattr(check, "install_browser", lambda: None)
+    assert check.main([]) == code
+    summary = capsys.readouterr().out.partition("── summary")[2]
+    assert [words for words in said if words not in summary] == [], summary
+    assert ("UNSTEADY" in summary) == ("UNSTEADY" in said)
 
 
 @pytest.mark.parametrize(
