@@ -261,6 +261,28 @@ def test_a_primary_that_never_had_the_experiment_gets_it_and_not_anothers(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
+def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_primary(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    name = f"{experiment_name}-new"
+    with linked.azureml.status(500, path="experiments/create"):
+        made = mlflow.set_experiment(name)
+        assert session.current().engine("this test").wait("databricks", timeout=60)
+        with linked.databricks.away():
+            assert mlflow.set_experiment(name).experiment_id == made.experiment_id
+            linked.azureml.forget()
+            found = MlflowClient().get_experiment_by_name(name)
+            assert found is not None
+            assert found.experiment_id == made.experiment_id
+            assert MlflowClient().get_experiment_by_name(f"{name}-not") is None
+            assert linked.azureml.count("experiments/get-by-name") > 0, "the mirror was to be asked"
+            with mlflow.start_run() as run:
+                mlflow.log_metric("m", 1.0)
+    sync()
+    for held in both_sides(servers, run.info.run_id, name):
+        assert (held["status"], steps(held, "m")) == ("FINISHED", [0])
+
+
 @pytest.mark.parametrize("fault", ["closed port", "hang", "dropped answers"])
 def test_a_logged_model_made_in_an_outage(
     linked: Proxies, servers: Servers, experiment_name: str, fault: str

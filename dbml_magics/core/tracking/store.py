@@ -617,14 +617,24 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Return an experiment by the user's name for it, or None."""
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("get_experiment_by_name")
+        asked: list[str] = []
+
+        def ask(applier: Applier) -> Experiment | None:
+            asked.append(applier.role)
+            return self._experiment_named(applier, experiment_name)
+
+        shown, told = None, False
         try:
-            shown = self.engine.read(lambda a: self._experiment_named(a, experiment_name))
+            shown = self.engine.read(ask)
+            # A mirror that knows of none may just not have it yet.
+            told = shown is not None or asked[-1] == self.engine.link.primary
         except Away:
-            shown = None
+            pass
+        if not told:
             known = self.engine.state.answer(f"experiment-name/{experiment_name}")
             if known is not None:
-                told = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
-                return _experiment(known, experiment_name, told["tags"], self._experiment_files(known))
+                kept = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
+                return _experiment(known, experiment_name, kept["tags"], self._experiment_files(known))
         if shown is None:
             return None
         self.engine.remember_experiment(shown.experiment_id, experiment_name, _own_experiment_tags(shown))
