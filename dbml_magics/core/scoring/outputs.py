@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ __all__ = ["Target", "checkpoint_of", "make_target", "start_stream", "write", "w
 
 _HELP = ("%dbml help score", "what it takes")
 _TABLE = re.compile(r"(`[^`]+`|[^\W\d][\w-]*)(\.(`[^`]+`|[^\W\d][\w-]*)){1,2}")
+_TAKEN = ("PATH_ALREADY_EXISTS", "LOCATION_ALREADY_EXISTS")
 # Serverless compute takes no stream that goes on for ever.
 _ENDLESS_REFUSED = (
     "INFINITE_STREAMING_TRIGGER_NOT_SUPPORTED",
@@ -54,12 +57,19 @@ def make_target(output: str, mode: str | None) -> Target:
     )
 
 
+_failed: set[str] = set()
+"""The places whose last job of this process failed; what its cancelled tasks leave there is no rows."""
+
+
 def write(spark: Any, frame: Any, target: Target) -> Any:
     """Write a Spark DataFrame; returns what reads it again. Raises BadCommand and Spark's own."""
     if target.table:
-        if target.mode is None and _exists(spark, target.place):
+        there = _exists(spark, target.place)
+        if target.mode is None and there:
             raise _there_already(target)
-        frame.write.mode(target.mode or "errorifexists").saveAsTable(target.place)
+        place = None if there else _place_of(spark, target.place)
+        with _left_as_found(spark, target, place):
+            frame.write.mode(target.mode or "errorifexists").saveAsTable(target.place)
         return spark.table(target.place)
     kind = format_of(target.place, str(spark.conf.get("spark.sql.sources.default")))
     if kind == "csv":
@@ -67,16 +77,15 @@ def write(spark: Any, frame: Any, target: Target) -> Any:
     place = located(spark, target.place)
     writer = frame.write.mode(target.mode or "errorifexists").format(kind)
     try:
-        (writer.option("header", True) if kind == "csv" else writer).save(place)
+        with _left_as_found(spark, target, place if target.mode is None else None):
+            (writer.option("header", True) if kind == "csv" else writer).save(place)
     except Exception as error:
-        if "PATH_ALREADY_EXISTS" in str(error) or "already exists" in first_line(error):
+        if _says_taken(error):
             raise _there_already(target) from None
         if "DATA_SOURCE_NOT_FOUND" in str(error):
             raise BadCommand(
                 f"this Spark cannot write {kind}: its library is not there.", remedies=[_HELP]
             ) from None
-        if target.mode is None:  # nothing was there before, or Spark would have said so
-            _take_away(spark, place)
         raise
     reader = spark.read.format(kind)
     if kind == "csv":
@@ -84,18 +93,53 @@ def write(spark: Any, frame: Any, target: Target) -> Any:
     return reader.load(place)
 
 
+@contextlib.contextmanager
+def _left_as_found(spark: Any, target: Target, place: str | None) -> Iterator[None]:
+    """Leave nothing of a job that fails at a ``place`` where nothing was: the line works again then.
+
+    Its cancelled tasks may write there once more after that, which is looked at before the next job.
+    """
+    if target.place in _failed and place is not None:
+        _take_away(spark, place)
+    try:
+        yield
+    except Exception as error:
+        if place is not None and not _says_taken(error):
+            _failed.add(target.place)
+            _take_away(spark, place)
+        raise
+    _failed.discard(target.place)
+
+
+def _says_taken(error: Exception) -> bool:
+    return any(word in str(error) for word in _TAKEN) or "already exists" in first_line(error)
+
+
+def _place_of(spark: Any, table: str) -> str | None:
+    """Return the folder that a new managed table would have; None where its catalog does not say."""
+    *schema, name = (part.strip("`") for part in re.findall(r"`[^`]+`|[^.`]+", table))
+    try:
+        return f"{spark.catalog.getDatabase('.'.join(schema)).locationUri.rstrip('/')}/{name.lower()}"
+    except Exception:  # there is no such schema, or it may not be asked: writing will say it
+        return None
+
+
 def _take_away(spark: Any, place: str) -> None:
-    """Remove the folder that a failed job leaves, if it has no rows in it: the line works again then."""
+    """Remove the folder that a failed job leaves, if it has no rows in it."""
     with contextlib.suppress(Exception):  # by Spark Connect, or where the driver's files may not be touched
         path = spark._jvm.org.apache.hadoop.fs.Path(place)
         files = path.getFileSystem(spark._jsc.hadoopConfiguration())
-        inside = [each.getPath().getName() for each in files.listStatus(path)]
-        if all(name.startswith(("_", ".")) and name != "_SUCCESS" for name in inside):
+        if _no_rows(each.getPath().getName() for each in files.listStatus(path)):
             files.delete(path, True)
         return
     folder = Path(place.removeprefix("file:"))
     with contextlib.suppress(OSError):
-        folder.rmdir()  # of an empty one alone
+        if _no_rows(os.listdir(folder)):
+            shutil.rmtree(folder)
+
+
+def _no_rows(names: Iterable[str]) -> bool:
+    return all(name.startswith(("_", ".")) and name not in ("_SUCCESS", "_delta_log") for name in names)
 
 
 def _exists(spark: Any, table: str) -> bool:
