@@ -64,7 +64,7 @@ class Sizes:
     runs: int = 100
     points_of_run: int = 200
     rounds: int = 500
-    trained_rows: int = 200_000  # some seconds: a training of less is over before its run has a name
+    trained_rows: tuple[int, ...] = (200_000, 1_000_000)  # some seconds, and a quarter of a minute
     pairs: int = 5
     interpreters: int = 7
     served: int = 2_000
@@ -90,7 +90,7 @@ QUICK = Sizes(
     runs=5,
     points_of_run=20,
     rounds=20,
-    trained_rows=5_000,
+    trained_rows=(5_000,),
     pairs=1,
     interpreters=1,
     served=16,
@@ -310,10 +310,17 @@ class Bench:
             f"a training of {sizes.rounds} rounds, tracked and not, in turn",
             ("× untracked", "seconds", f"required: ≤ {TRAINING_RATIO}"),
         )
-        for training, title, backends in (
-            ("lightgbm", f"LightGBM, {os.cpu_count()} threads", ("floor", "linked", "rest")),
-            ("python", "plain Python", ("floor", "linked")),
-        ):
+        trainings: list[tuple[str, str, int, tuple[str, ...]]] = [
+            (
+                "lightgbm",
+                f"LightGBM, {os.cpu_count()} threads, {rows:,} rows",
+                rows,
+                ("floor", "linked", "rest"),
+            )
+            for rows in sizes.trained_rows
+        ]
+        trainings.append(("python", "plain Python", sizes.trained_rows[0], ("floor", "linked")))
+        for training, title, rows, backends in trainings:
             for backend in backends:
                 label = f"{title}, {BACKENDS[backend]}"
                 scenario = self._scenario(
@@ -322,7 +329,7 @@ class Bench:
                     training=training,
                     backend=backend,
                     rounds=sizes.rounds,
-                    rows=sizes.trained_rows,
+                    rows=rows,
                     pairs=1 if backend == "rest" else sizes.pairs,
                 )
                 with self.host.stepping_back():  # what delivery costs is asked, not what a server does
