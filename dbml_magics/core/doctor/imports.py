@@ -36,16 +36,18 @@ import importlib, json, os, sys, time, warnings
 warnings.simplefilter("ignore")
 out = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
+def tell(what):
+    out.write(json.dumps(what) + "\\n")
+    out.flush()
 for name in sys.argv[1:]:
-    print(json.dumps({"begins": name}), file=out, flush=True)
+    tell({"begins": name})
     began = time.perf_counter()
     try:
         importlib.import_module(name)
         why = ""
     except BaseException as error:
         why = f"{type(error).__name__}: {error}"
-    told = {"name": name, "seconds": time.perf_counter() - began, "why": why}
-    print(json.dumps(told), file=out, flush=True)
+    tell({"name": name, "seconds": time.perf_counter() - began, "why": why})
 os._exit(0)
 """
 

@@ -519,11 +519,15 @@ class Engine:
 
     def read(self, question: Callable[[Applier], T]) -> T:
         """Ask the primary, or the mirror when the primary is away. Raises Away, or the refusal."""
+        return self.answered(question)[1]
+
+    def answered(self, question: Callable[[Applier], T]) -> tuple[str, T]:
+        """Ask as :meth:`read` does; returns (the role that answered, its answer)."""
         failure: Exception | None = None
         for role in self.link.tracked:
             budget = identity_budget_seconds() if failure is None else _SECOND_ASK_S
             try:
-                return self.lines[role].ask(partial(question, self.applier(role)), budget)
+                return role, self.lines[role].ask(partial(question, self.applier(role)), budget)
             except Away as error:
                 failure = failure or error
             except MlflowException as error:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
@@ -311,11 +311,17 @@ class Journal:
                             sizes[entry.name] = entry.stat().st_size
         return sizes
 
+    def _to_read(self, queue: str, file: str) -> BinaryIO | None:
+        """Open a file to read; None for one that was delivered and tidied away since it was listed."""
+        try:
+            return open(self.path(queue, file), "rb")
+        except FileNotFoundError:
+            return None
+
     def read(self, queue: str, file: str, start: int, limit: int = 1 << 60) -> Iterator[Entry]:
         """Yield the whole lines of a file from ``start`` on; a torn last line is not there yet."""
-        try:
-            handle = open(self.path(queue, file), "rb")  # noqa: SIM115 - closed below, generator or not
-        except FileNotFoundError:
+        handle = self._to_read(queue, file)
+        if handle is None:
             return
         with handle:
             handle.seek(start)
@@ -340,9 +346,8 @@ class Journal:
             start = delivered.get(file, 0)
             if start >= size:
                 continue
-            try:
-                handle = open(self.path(queue, file), "rb")  # noqa: SIM115 - closed below
-            except FileNotFoundError:  # delivered and tidied away since it was listed
+            handle = self._to_read(queue, file)
+            if handle is None:
                 continue
             with handle:
                 handle.seek(start)

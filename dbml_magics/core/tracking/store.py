@@ -617,17 +617,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Return an experiment by the user's name for it, or None."""
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("get_experiment_by_name")
-        asked: list[str] = []
-
-        def ask(applier: Applier) -> Experiment | None:
-            asked.append(applier.role)
-            return self._experiment_named(applier, experiment_name)
-
         shown, told = None, False
         try:
-            shown = self.engine.read(ask)
+            role, shown = self.engine.answered(lambda a: self._experiment_named(a, experiment_name))
             # A mirror that knows of none may just not have it yet.
-            told = shown is not None or asked[-1] == self.engine.link.primary
+            told = shown is not None or role == self.engine.link.primary
         except Away:
             pass
         if not told:
@@ -874,11 +868,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         """Search logged models at the primary once it has caught up; here, where it has none."""
         self.engine.wait_for_reads("search_logged_models")
-        primary = self.engine.link.primary
-        asked: list[str] = []
 
         def ask(applier: Applier) -> Any:
-            asked.append(applier.role)
             ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
             kept = kept_models.of_runs(applier, ids) if kept_models.may_keep(applier) else []
             own, where = [], self._own_filter(applier, filter_string)
@@ -906,10 +897,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         # Who waits is looked at before the question: what arrives in between is in the answer.
         on_their_way = {} if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
         try:
-            found: PagedList = self.engine.read(ask)
-            waiting = self._models_of(on_their_way.get(asked[-1], []))
+            role, found = self.engine.answered(ask)
+            waiting = self._models_of(on_their_way.get(role, []))
         except Away:
-            waiting = self._models_of(on_their_way.get(primary, []))
+            waiting = self._models_of(on_their_way.get(self.engine.link.primary, []))
             if not waiting:
                 raise
             found = PagedList([], None)
