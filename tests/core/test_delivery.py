@@ -102,6 +102,63 @@ def test_thousands_of_points_arrive_in_few_requests(
     assert all(proxy.count(LOG_BATCH) < 30 for proxy in linked)
 
 
+def test_a_run_that_logs_steadily_is_gathered_longer(
+    linked: Proxies, servers: Servers, experiment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBML_LINGER", "0.05")
+    count, over = 0, time.monotonic() + 3
+    with mlflow.start_run() as run:
+        while time.monotonic() < over:
+            mlflow.log_metric("loss", 1 / (count + 1), step=count)
+            count += 1
+            time.sleep(0.005)
+    sync()
+    assert steps(arrived(servers, run.info.run_id, experiment_name), "loss") == list(range(count))
+    for proxy in linked:  # 3 s of 0.05 s each would be some fifty
+        assert proxy.count(LOG_BATCH) <= 20
+
+
+@pytest.mark.parametrize("seen_from_afar", ["a file", "the end", "somebody waits"])
+def test_what_is_seen_from_afar_is_not_gathered_long(
+    linked: Proxies,
+    servers: Servers,
+    experiment_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seen_from_afar: str,
+) -> None:
+    monkeypatch.setenv("DBML_LINGER", "0.05")
+    couriers = session.current().engine("this test").couriers.values()
+    run = mlflow.start_run()
+
+    def logs_steadily() -> bool:
+        mlflow.log_metric("loss", 1.0, step=0, timestamp=1)
+        return all(courier._steady_since is not None for courier in couriers)
+
+    eventually(logs_steadily, "both couriers see that the run logs nothing but metrics")
+    for courier in couriers:
+        courier._steady_since = time.monotonic() - 3600
+    monkeypatch.setenv("DBML_LINGER", "60" if seen_from_afar == "somebody waits" else "3")
+    mlflow.log_metric("last", 1.0, step=0)
+    if seen_from_afar == "somebody waits":
+        sync(timeout=30)
+    elif seen_from_afar == "the end":
+        mlflow.end_run()
+    else:
+        mlflow.log_text("a line", "note.txt")
+
+    def all_there() -> bool:
+        sides = both_sides(servers, run.info.run_id, experiment_name)
+        files, ended = seen_from_afar == "a file", seen_from_afar == "the end"
+        return all(
+            steps(side, "last") == [0]
+            and (not files or "note.txt" in side["artifacts"])
+            and (not ended or side["status"] == "FINISHED")
+            for side in sides
+        )
+
+    eventually(all_there, f"{seen_from_afar} ends the gathering of 30 s", deadline=20)
+
+
 def test_datasets_files_figures_and_tables_are_at_both(
     linked: Proxies, servers: Servers, experiment_name: str, tmp_path: Path
 ) -> None:

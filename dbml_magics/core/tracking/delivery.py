@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SCAN_S = 1.0  # how often queues of other processes are looked for
+_STEADY_TIMES = 10  # how much longer a run is gathered that logs nothing but metrics, params and tags
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _PROBE_S = 5.0
@@ -114,6 +115,9 @@ class Courier:
         self._wake = threading.Event()
         self._urgent = threading.Event()
         self._stop = threading.Event()
+        self._nudge = threading.Event()  # ends a pause of gathering: it may be over now
+        self._soon = False  # something waits that is no metric, param or tag
+        self._steady_since: float | None = None  # nothing else has come, and without a pause, since then
         self._arrived = threading.Condition()
         self._thread: threading.Thread | None = None
         self._lease_fd: int | None = None
@@ -140,10 +144,17 @@ class Courier:
             if self._thread is None:
                 self.start()
 
+    def notify_soon(self, queue: str) -> None:
+        """Tell that ``queue`` has a new write that is seen from afar: a begin, an end, a file, a model."""
+        self._soon = True
+        self.notify(queue)
+        self._nudge.set()
+
     def hurry(self) -> None:
         """Tell that somebody waits: send at once instead of gathering."""
         self._urgent.set()
         self._wake.set()
+        self._nudge.set()
         self.start()
 
     def start(self) -> None:
@@ -172,6 +183,7 @@ class Courier:
         self._stop.set()
         self._wake.set()
         self._urgent.set()
+        self._nudge.set()
 
     @property
     def at_rest(self) -> bool:
@@ -199,6 +211,7 @@ class Courier:
         _short_turns.after_fork()
         self._dirty = set()
         self._wake, self._urgent, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._nudge, self._soon, self._steady_since = threading.Event(), False, None
         self._arrived = threading.Condition()
         self._work_lock = threading.RLock()
         self._lease_lock = threading.Lock()
@@ -264,7 +277,8 @@ class Courier:
     def _run(self) -> None:
         scanned = 0.0
         while not self._stop.is_set():
-            self._wake.wait(_SCAN_S)
+            if not self._wake.wait(_SCAN_S):
+                self._steady_since = None
             if self._stop.is_set():
                 return
             try:
@@ -278,8 +292,13 @@ class Courier:
                 if time.monotonic() - scanned > _SCAN_S:
                     self._dirty.update(self.engine.journal.queues())
                     scanned = time.monotonic()
-                urgent = self._urgent.is_set()
+                urgent, soon = self._urgent.is_set(), self._soon
+                self._soon = False
                 self._round()
+                if urgent or soon:
+                    self._steady_since = None
+                elif self._steady_since is None:
+                    self._steady_since = time.monotonic()
                 self._write_overflow(urgent)
                 if not self.line.away:
                     self.held.try_due()
@@ -303,12 +322,29 @@ class Courier:
         return True
 
     def _gather(self) -> None:
-        until = time.monotonic() + linger_seconds()
-        while not self._urgent.is_set() and not self._stop.is_set():
-            left = until - time.monotonic()
+        """Let writes come together: the longer, the longer nothing but metrics, params and tags has come.
+
+        Each batch costs this machine and the service some milliseconds, however little is in it: a training
+        on all cores waits for them.
+        """
+        began = time.monotonic()
+        while True:
+            self._nudge.clear()
+            if self._urgent.is_set() or self._stop.is_set():
+                return
+            left = began + self._gathering_seconds(began) - time.monotonic()
             if left <= 0:
                 return
-            self._urgent.wait(min(left, 0.1))
+            self._nudge.wait(left)
+
+    def _gathering_seconds(self, now: float) -> float:
+        shortest = linger_seconds()
+        if self._soon or self._steady_since is None:
+            return shortest
+        longest = min(now - self._steady_since, _STEADY_TIMES * shortest)
+        if rate := self.rate:  # a full batch has nothing to wait for
+            longest = min(longest, self.applier.limits.metrics / rate)
+        return max(shortest, longest)
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
@@ -400,6 +436,7 @@ class Courier:
             return more
 
     def _when_away(self, queue: str, error: Away) -> None:
+        self._steady_since = None
         if error.elsewhere:
             if isinstance(error, Busy):
                 self._busy.add(queue)
@@ -426,9 +463,11 @@ class Courier:
             stuck is not None and stuck.tries >= _STUCK_TRIES and time.monotonic() - stuck.since >= _STUCK_S
         )
 
-    def moved(self, queue: str) -> None:
-        """Note that a queue has come further."""
+    def moved(self, queue: str, own: bool) -> None:
+        """Note that a queue has come further, by this process's ``own`` writes alone or others' too."""
         self._stuck.pop(queue, None)
+        if not own:  # whoever waits for them there cannot make this process hurry
+            self._steady_since = None
 
     def passes(self, code: str, queue: str) -> bool:
         """Tell whether a write of the same kind went through since a queue's next one began to fail."""
@@ -757,7 +796,7 @@ class _Part:
         if entry.op is None:
             self._bury_damaged(entry.text)
             return
-        if entry.op[1] in _BATCHED:
+        if entry.op[1] in BATCHED:
             self._bury_damaged(str(entry.op)[:500])
             return
         if entry.op[1] == AGAIN:
@@ -879,13 +918,14 @@ class _Part:
         kinds = {kind: amount for kind, amount in self.kinds.items() if amount > 0}
         self.state.mark_delivered(self.role, self.queue, self.ends, self.count, kinds)
         self.kinds.clear()
-        self.courier.moved(self.queue)
+        self.courier.moved(self.queue, all(map(self.engine.journal.is_own, self.ends)))
         self.offsets.update(self.ends)
         self.courier.arrived(self.count)
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0
 
 
-_BATCHED = frozenset("mpgbt")
+BATCHED = frozenset("mpgbt")
+"""The writes that travel in batches: metrics, params and tags."""
 _RECEIVED = {"c": "runs", "a": "files", "L": "models", "V": "registrations"}  # others are changes
 AGAIN = "d"
 """The write ``[t, "d", role, number]``: try that dead letter of that workspace once more."""

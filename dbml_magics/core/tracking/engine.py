@@ -30,7 +30,7 @@ from dbml_magics.config import (
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
-from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, kept_small, line_of
 from dbml_magics.core.tracking.lines import Line
@@ -228,8 +228,12 @@ class Engine:
                 file, end = self.journal.append(queue, data)
                 for op in ops:
                     live.view.fold(op, self.artifact_uri("run", queue), (file, end - len(data), end))
+        gathered = bool(ops) and all(op[1] in BATCHED for op in ops)
         for courier in self._couriers:
-            courier.notify(queue)
+            if gathered:
+                courier.notify(queue)
+            else:
+                courier.notify_soon(queue)
         if self._disk_thread is None:
             self._start_disk_thread()
 
@@ -857,7 +861,7 @@ class Engine:
         if undelivered:
             ends.tell(self, undelivered)
         for courier in self._couriers:
-            courier._stop.set()
+            courier.halt()
 
     def _flush_role(self, role: str, until: float) -> None:
         line = self.lines[role]
