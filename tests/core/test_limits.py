@@ -465,13 +465,45 @@ def test_retry_after_is_obeyed_by_everybody_in_the_process(linked: Proxies, expe
     assert asked[1].time - asked[0].time >= 1.9
 
 
+def test_few_requests_are_under_way_at_once() -> None:
+    limiter = RateLimiter({})
+    lock, go = threading.Lock(), threading.Event()
+    inside, most, done = 0, 0, 0
+
+    def ask() -> None:
+        nonlocal inside, most, done
+        with limiter.turn("/api/2.0/mlflow/runs/create", 60):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            go.wait(60)
+            with lock:
+                inside -= 1
+                done += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: inside == rates._AT_ONCE, "as many as may are under way")
+    with pytest.raises(Away, match="has not answered 10 requests yet") as told:
+        limiter.take("/api/2.0/mlflow/runs/get", 0.2)
+    assert not told.value.sent
+    with limiter.turn("/api/2.0/mlflow-artifacts/artifacts/a.txt", 0.2):
+        pass  # a file may take minutes: it counts for none
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert (most, done) == (rates._AT_ONCE, 40)
+
+
 def test_live_runs_go_before_back_fill() -> None:
     limiter = RateLimiter({"log-batch": 20})
     order: list[str] = []
     stop = threading.Event()
 
     def ask(who: str) -> None:
-        limiter.take("/api/2.0/mlflow/runs/log-batch", 30)
+        with limiter.turn("/api/2.0/mlflow/runs/log-batch", 30):
+            pass
         order.append(who)
 
     def fill() -> None:

@@ -1,4 +1,4 @@
-"""How often one process asks one workspace: its rates by kind of request, Retry-After, live runs first.
+"""How one process asks one workspace: few at once, its rates by kind, Retry-After, live runs first.
 
 Databricks counts requests a second for the whole workspace (learn.microsoft.com
 azure/databricks/resources/limits); what a process keeps to, its colleagues do not pay for with 429s.
@@ -23,6 +23,9 @@ _LONG_S = 2.0  # a longer wait is the caller's: it may have something else to do
 _DEFAULT_HOLD_S = 1.0  # a 429 that does not say how long
 _KEPT_FREE = 0.5  # of a second's requests, what back-fill leaves to live runs
 _WINDOW_S = 1.05  # a second, and what requests catch up on each other on the way
+_AT_ONCE = 10
+"""Requests under way at once: as many as MLflow's client keeps connections (MLFLOW_HTTP_POOL_MAXSIZE).
+A hundred threads that begin runs together jam an MLflow server on SQLite for a minute (MLflow 3.15)."""
 
 _limiters: dict[tuple[str, tuple[tuple[str, float], ...]], RateLimiter] = {}
 _backfilling: ContextVar[bool] = ContextVar("dbml_backfilling", default=False)
@@ -58,7 +61,7 @@ def limiter_at(place: str, rates: Mapping[str, float]) -> RateLimiter:
 
 
 class RateLimiter:
-    """One for each workspace of a process (:func:`limiter_at`); every call passes through :meth:`take`."""
+    """One for each workspace of a process (:func:`limiter_at`); every call is made within :meth:`turn`."""
 
     def __init__(self, rates: Mapping[str, float]) -> None:
         self._rates = dict(rates)
@@ -68,11 +71,24 @@ class RateLimiter:
         """Begin anew, in a forked child: the lock may be held by a thread that is not here."""
         self._turn = threading.Condition()
         self._buckets: dict[str, _Bucket] = {}
+        self._under_way = 0
+
+    @contextmanager
+    def turn(self, endpoint: str, patience: float) -> Iterator[None]:
+        """Make one request inside, once :meth:`take` lets it."""
+        self.take(endpoint, patience)
+        try:
+            yield
+        finally:
+            if kind_of(endpoint):
+                with self._turn:
+                    self._under_way -= 1
+                    self._turn.notify_all()
 
     def take(self, endpoint: str, patience: float) -> None:
         """Wait for one request's turn, at most ``patience`` seconds. Raises Away if that is less."""
         kind = kind_of(endpoint)
-        if not self._rates and not self._buckets:  # the usual server: no rates, and it never said 429
+        if not kind and not self._buckets:  # a file, and no service said 429 to one
             return
         live = not _backfilling.get()
         until = time.monotonic() + patience
@@ -80,17 +96,20 @@ class RateLimiter:
             bucket = self._bucket(kind)
             bucket.live += live
             try:
-                while (pause := bucket.pause(live)) > 0:
+                while (pause := bucket.pause(live)) > 0 or (kind and self._under_way >= _AT_ONCE):
                     held = bucket.held()
                     left = until - time.monotonic()
-                    if held > _LONG_S or pause > left:
+                    if pause > 0 and (held > _LONG_S or pause > left):
                         raise Away(
                             "asks to be left alone for a while (429, too many requests)",
                             sent=False,
                             retry_after=max(held, pause),
                         )
-                    self._turn.wait(min(pause, left))
+                    if left <= 0:
+                        raise Away(f"has not answered {_AT_ONCE} requests yet", sent=False)
+                    self._turn.wait(min(pause, left) if pause > 0 else left)
                 bucket.spend()
+                self._under_way += bool(kind)
             finally:
                 bucket.live -= live
                 self._turn.notify_all()

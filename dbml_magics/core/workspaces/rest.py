@@ -12,7 +12,7 @@ import os
 import posixpath
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timezone
 from email.utils import parsedate_to_datetime
@@ -84,26 +84,25 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     seconds = kwargs.pop("timeout", None) or _timeout.get()
     through_sdk = getattr(creds, "use_databricks_sdk", False)
     limiter: RateLimiter | None = getattr(creds, "limiter", None)
-    if limiter is not None:
-        began = time.monotonic()
-        limiter.take(endpoint, seconds)
+    began = time.monotonic()
+    with limiter.turn(endpoint, seconds) if limiter is not None else nullcontext():
         seconds = max(seconds - (time.monotonic() - began), 0.5)
-    try:
-        response = http_request(
-            host_creds=creds,
-            endpoint=endpoint,
-            method=method,
-            max_retries=0,
-            retry_codes=frozenset(),
-            raise_on_status=False,
-            respect_retry_after_header=False,
-            # The SDK keeps one client for each pair of times: with more than one, it makes clients for ever.
-            timeout=DELIVERY_TIMEOUT_S if through_sdk else (min(_CONNECT_S, seconds), seconds),
-            **({"retry_timeout_seconds": 1} if through_sdk else {}),
-            **kwargs,
-        )
-    except Exception as error:
-        raise settle(error) from error
+        try:
+            response = http_request(
+                host_creds=creds,
+                endpoint=endpoint,
+                method=method,
+                max_retries=0,
+                retry_codes=frozenset(),
+                raise_on_status=False,
+                respect_retry_after_header=False,
+                # The SDK keeps one client for each pair of times: with more, it makes clients for ever.
+                timeout=DELIVERY_TIMEOUT_S if through_sdk else (min(_CONNECT_S, seconds), seconds),
+                **({"retry_timeout_seconds": 1} if through_sdk else {}),
+                **kwargs,
+            )
+        except Exception as error:
+            raise settle(error) from error
     status = response.status_code
     if status == 200 or status == kwargs.get("expected_status"):
         return response
