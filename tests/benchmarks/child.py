@@ -270,7 +270,7 @@ def hundred(scenario: dict[str, Any]) -> None:
 
 
 def training(scenario: dict[str, Any]) -> None:
-    """Train with and without tracking in turn; says the seconds of each pair."""
+    """Train with and without tracking in turn; says the seconds of each."""
     rounds = scenario["rounds"]
     backend = scenario["backend"]
     try:
@@ -296,21 +296,28 @@ def training(scenario: dict[str, Any]) -> None:
     def log(name: str, value: float, step: int) -> None:
         mlflow.log_metric(name, value, step=step)
 
-    pairs = []
-    for number in range(-1, scenario["pairs"]):  # the first pair warms up
+    # "busied" is untracked, while the parent asks of the servers what the last tracked one asked.
+    arms = ["tracked", "untracked", *(["busied"] if scenario["busied"] else [])]
+    rows = []
+    for number in range(-1, scenario["repeats"]):  # the first one warms up
         seconds = {}
-        for tracked in (number % 2 == 0, number % 2 != 0):
+        for arm in arms:
             settle()
+            if scenario["busied"]:
+                turn(arm)
             begun = time.perf_counter()
-            if tracked:
+            if arm == "tracked":
                 with mlflow.start_run():
                     train(log)
             else:
                 train(None)
-            seconds[tracked] = time.perf_counter() - begun
+            seconds[arm] = time.perf_counter() - begun
+            if scenario["busied"]:
+                turn("over")
         if number >= 0:
-            pairs.append((seconds[False], seconds[True]))
-    say(pairs=pairs)
+            rows.append(seconds)
+            arms = [*arms[1:], arms[0]]
+    say(rows=rows)
 
 
 Log = Callable[[str, float, int], None]

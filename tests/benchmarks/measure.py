@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import requests
 
 from tests.benchmarks import copies
 from tests.benchmarks.report import Figure, Row, Section
+from tests.benchmarks.traffic import Traffic
 from tests.infra.proxy import Proxy
 from tests.infra.servers import ServerHost, clean_environment
 
@@ -308,7 +310,13 @@ class Bench:
         sizes = self.sizes
         section = Section(
             f"a training of {sizes.rounds} rounds, tracked and not, in turn",
-            ("× untracked", "seconds", f"required: ≤ {TRAINING_RATIO}"),
+            (
+                "× untracked",
+                "× untracked beside the same requests",
+                "seconds",
+                "requests",
+                f"required: ≤ {TRAINING_RATIO}",
+            ),
         )
         trainings: list[tuple[str, str, int, tuple[str, ...]]] = [
             (
@@ -319,7 +327,10 @@ class Bench:
             )
             for rows in sizes.trained_rows
         ]
-        trainings.append(("python", "plain Python", sizes.trained_rows[0], ("floor", "linked")))
+        trainings += [
+            ("python", f"plain Python, {rows // 50:,} rows", rows, ("floor", "linked"))
+            for rows in sizes.trained_rows
+        ]
         for training, title, rows, backends in trainings:
             for backend in backends:
                 label = f"{title}, {BACKENDS[backend]}"
@@ -330,19 +341,38 @@ class Bench:
                     backend=backend,
                     rounds=sizes.rounds,
                     rows=rows,
-                    pairs=1 if backend == "rest" else sizes.pairs,
+                    repeats=1 if backend == "rest" else sizes.pairs,
+                    busied=backend == "linked",
                 )
                 with self.host.stepping_back():  # what delivery costs is asked, not what a server does
-                    told = self._run(label, scenario)
-                pairs = told.get("pairs")
-                if pairs is None:
-                    section.add(Row(label, problem=_problem(told), absent="absent" in told))
-                    continue
-                ratio = median(tracked / untracked for untracked, tracked in pairs)
-                seconds = median(tracked for _, tracked in pairs)
-                verdict = _verdict(ratio <= TRAINING_RATIO) if backend == "linked" else ""
-                section.add(Row(label, (Figure(ratio, 2), Figure(seconds, 2), Figure(text=verdict))))
+                    told, requests = self._train(label, scenario)
+                section.add(_training_row(label, told, requests))
         return section
+
+    def _train(self, label: str, scenario: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """Run a training; returns what it tells, and how many requests the last tracked one took."""
+        self.progress(label)
+        traffic: Traffic | None = None
+        threads: list[threading.Thread] = []
+        arm, begun = "", 0.0
+        for proxy in self.proxies:
+            proxy.keep_bodies("")
+        with Child(self.folder, scenario) as child:
+            while "event" in (told := child.read()):
+                if told["event"] != "over":
+                    arm, begun = told["event"], time.time()
+                    threads = traffic.replay() if arm == "busied" and traffic is not None else []
+                else:
+                    if arm == "tracked":
+                        traffic = Traffic(self.proxies, begun)
+                    for thread in threads:
+                        thread.join()
+                child.go()
+        for proxy in self.proxies:
+            proxy.keep_bodies(None)
+        if traffic is not None and traffic.refused:
+            return {"error": f"asked once more: {traffic.refused[0]}"}, []
+        return told, traffic.counts if traffic is not None else []
 
     def hundred(self) -> Section:
         """Many runs at once, a thread each."""
@@ -771,6 +801,20 @@ def _problem(told: dict[str, Any]) -> str:
 
 def _verdict(good: bool) -> str:
     return "met" if good else "MISSED"
+
+
+def _training_row(label: str, told: dict[str, Any], requests: list[int]) -> Row:
+    rows = told.get("rows")
+    if rows is None:
+        return Row(label, problem=_problem(told), absent="absent" in told)
+    plain = median(row["tracked"] / row["untracked"] for row in rows)
+    seconds = Figure(median(row["tracked"] for row in rows), 2)
+    if "busied" not in rows[0]:
+        return Row(label, (Figure(plain, 2), Figure(), seconds, Figure(), Figure()))
+    beside = median(row["tracked"] / row["busied"] for row in rows)
+    sent = Figure(text=" + ".join(map(str, requests)))
+    verdict = Figure(text=_verdict(beside <= TRAINING_RATIO))
+    return Row(label, (Figure(plain, 2), Figure(beside, 2), seconds, sent, verdict))
 
 
 def _call_row(
