@@ -146,9 +146,10 @@ class Courier:
 
     def notify_soon(self, queue: str) -> None:
         """Tell that ``queue`` has a new write that is seen from afar: a begin, an end, a file, a model."""
-        self._soon = True
+        first, self._soon = not self._soon, True
         self.notify(queue)
-        self._nudge.set()
+        if first:  # of those that the next round sends: waking the thread costs the caller some 0.1 ms
+            self._nudge.set()
 
     def hurry(self) -> None:
         """Tell that somebody waits: send at once instead of gathering."""
