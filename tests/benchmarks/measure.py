@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -272,7 +272,13 @@ class Bench:
         """The other calls of the fluent API, through the link and on the floor."""
         section = Section(
             "other calls, linked",
-            ("× floor", "median µs", "p99 µs", f"required: ≤ {FLOOR_RATIO} × floor, p99 < {P99_US:.0f} µs"),
+            (
+                "× floor",
+                "median µs",
+                "p99 µs",
+                "the floor's p99",
+                f"required: ≤ {FLOOR_RATIO} × floor, p99 < {P99_US:.0f} µs",
+            ),
         )
         for place, outage in (("20 and 60 ms away", False), ("both away", True)):
             scenario = self._linked((20, 60), self.sizes.others, outage=outage)
@@ -280,7 +286,13 @@ class Bench:
             for name in self.sizes.others:
                 lowest, measured = _of(told, "floor", name), _of(told, "measured", name)
                 label = f"mlflow.{name}, {place}"
-                section.add(_call_row(label, told, lowest, measured, held=True, name=name))
+                row = _call_row(label, told, lowest, measured, held=True, name=name)
+                if (
+                    lowest is not None and row.figures
+                ):  # MLflow's own temporary file, for one, is as slow as the disk
+                    of_floor = Figure(lowest["p99"], 0)
+                    row = replace(row, figures=(*row.figures[:3], of_floor, *row.figures[3:]))
+                section.add(row)
         return section
 
     def live(self) -> Section:
