@@ -757,7 +757,7 @@ class ModelsResult(Result):
 
 @dataclass(frozen=True, repr=False)
 class SyncResult(Result):
-    """What ``sync`` delivered, and what remains (nothing, unless its time was up)."""
+    """What ``sync`` delivered, and what remains: what was logged in the meantime."""
 
     delivered: Mapping[str, int]
     remaining: Mapping[str, int]
@@ -779,7 +779,7 @@ class SyncResult(Result):
         lines = [told + ("" if left else ": every workspace is up to date")]
         lines += [f"  {line}" for line in self.left]
         if left:
-            lines.append(f"  still on their way: {', '.join(left)}; {say('%dbml sync')} goes on")
+            lines.append(f"  logged in the meantime and on their way: {', '.join(left)}")
         if refused:
             why = say("%dbml sync --dead list")
             lines.append(f"  ✗ refused for good: {', '.join(refused)}; {why} says why")

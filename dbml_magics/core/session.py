@@ -378,12 +378,16 @@ class Session:
         spill: str | os.PathLike[str] | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
     ) -> results.SyncResult:
-        """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
+        """Wait until what is logged is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
+
+        A run that another thread or process goes on logging to does not keep it: ``remaining`` says so.
 
         ``spill`` is a folder whose packages are delivered first: what other processes left undelivered.
         ``progress`` is called about four times a second with the writes that remain for each workspace and
         the rate (writes a second).
         """
+        from dbml_magics.core.tracking.engine import IN_TURN
+
         engine = self.engine("%dbml sync")
         began = time.monotonic()
         taken, left = (0, []) if spill is None else _take_up(engine, spill, timeout, progress)
@@ -391,15 +395,17 @@ class Session:
         for courier in engine.couriers.values():
             courier.held.try_all()
             courier.applier.overflow.try_again()
+        goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
         while True:
             # Each is waited for, also behind one that is not done: a list, not a generator.
-            waits = [engine.wait(role, None, 0.25 / len(engine.link.used)) for role in engine.link.used]
+            waits = [engine.wait(role, None, share, goal) for role in engine.link.used]
             remaining = {role: engine.waiting(role)[0] for role in engine.link.used}
             delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
             seconds = time.monotonic() - began
             if progress is not None:
                 progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
-            if all(waits) and not any(remaining.values()):
+            kept_back = any(courier.applier.overflow.unwritten() for courier in engine.couriers.values())
+            if all(waits) and (not any(remaining.values()) or (turns >= IN_TURN and not kept_back)):
                 return results.SyncResult(
                     delivered=delivered,
                     remaining=remaining,
@@ -410,8 +416,9 @@ class Session:
                 )
             if timeout is not None and seconds >= timeout:
                 raise self._incomplete(engine, remaining, timeout)
-            if all(waits):  # what is left is tried again in a while
+            if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
                 time.sleep(0.1)
+                goal, turns = engine.goal(), turns + 1
 
     def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
         parts = []

@@ -387,6 +387,32 @@ def test_a_hundred_runs_at_once_in_one_process(
     assert_written_once(linked)
 
 
+def test_sync_does_not_wait_for_what_another_process_goes_on_logging(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    endless = """
+    import sys, time, mlflow
+    with mlflow.start_run():
+        print("begun", flush=True)
+        while True:
+            mlflow.log_metric("m", 1.0)
+            time.sleep(0.005)
+    """
+    other = child(endless)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        with mlflow.start_run() as run:
+            mlflow.log_metric("mine", 1.0)
+        session.current().sync(timeout=60)
+        mlflow.flush_async_logging()
+        assert other.poll() is None, "the other process was still logging"
+        arrived(servers, run.info.run_id, experiment_name)
+    finally:
+        other.kill()
+        other.communicate()
+
+
 def test_a_tag_that_another_process_set_can_be_removed(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -164,9 +164,8 @@ def _options(
 def _let_arrive(engine: Engine, timeout: float | None) -> None:
     until = time.monotonic() + (_WAIT_S if timeout is None else timeout)
     for role in engine.link.used:
-        while not engine.lines[role].away and time.monotonic() < until:
-            if engine.wait(role, None, 0.25):
-                break
+        if not engine.lines[role].away:
+            engine.wait_for_everything(role, until)
 
 
 @contextmanager

@@ -102,6 +102,12 @@ class _LiveQueue:
         self.path: str = ""
 
 
+Goal = dict[str, dict[str, int]]
+"""What shall have arrived: of each queue its files, and their sizes."""
+
+IN_TURN = 3  # times that what came while one waited is waited for, too: delivery's own writes follow others
+
+
 class Engine:
     """Everything that a link needs in one process.
 
@@ -735,11 +741,24 @@ class Engine:
         count += len(self.applier(role).overflow.unwritten())
         return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
 
-    def wait(self, role: str, queues: Iterable[str] | None = None, timeout: float | None = None) -> bool:
-        """Wait until what is journaled now has arrived at a workspace; False when the time is up."""
-        courier = self.couriers[role]
+    def goal(self, queues: Iterable[str] | None = None) -> Goal:
+        """Return what is journaled now."""
         self.journal.look_again()
-        goal = {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
+        return {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
+
+    def wait(
+        self,
+        role: str,
+        queues: Iterable[str] | None = None,
+        timeout: float | None = None,
+        goal: Goal | None = None,
+    ) -> bool:
+        """Wait until what is journaled now has arrived at a workspace; False when the time is up.
+
+        With a ``goal``, what was journaled since is not waited for.
+        """
+        courier = self.couriers[role]
+        goal = self.goal(queues) if goal is None else goal
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             goal = {q: left for q, files in goal.items() if (left := self._left(role, q, files))}
@@ -751,6 +770,23 @@ class Engine:
                 courier.notify(queue)
             courier.hurry()
             courier.wait_for_arrival(0.05)
+
+    def wait_for_everything(
+        self, role: str, until: float | None = None, give_up: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Wait until what is journaled now has arrived, and what delivery writes in turn.
+
+        What other processes or threads go on logging is not waited for. False when the workspace is away,
+        ``give_up()`` says so, or it is later than ``until`` (monotonic).
+        """
+        for _ in range(IN_TURN):
+            goal = self.goal()
+            while not self.wait(role, None, 0.25, goal):
+                if self.lines[role].away or give_up() or (until is not None and time.monotonic() >= until):
+                    return False
+            if not self.waiting(role)[0]:
+                break
+        return True
 
     def _left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
         cursors = self.state.cursors(role, queue)
@@ -864,12 +900,8 @@ class Engine:
             courier.halt()
 
     def _flush_role(self, role: str, until: float) -> None:
-        line = self.lines[role]
-        while time.monotonic() < until:
-            if self.wait(role, None, 0.25) or self._other_delivers(role):
-                return
-            if line.away:
-                return  # it was asked at least twice; the next process asks again
+        # One that is away was asked at least twice; the next process asks again.
+        self.wait_for_everything(role, until, lambda: self._other_delivers(role))
 
     def _other_delivers(self, role: str) -> bool:
         courier = self.couriers[role]

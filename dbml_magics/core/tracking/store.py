@@ -228,8 +228,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """
         engine = self.engine
         for role in engine.link.used if environment.in_spark_task() else (engine.link.primary,):
-            while not engine.lines[role].away and not engine.wait(role, None, 1.0):
-                pass
+            if not engine.lines[role].away:
+                engine.wait_for_everything(role)
 
     def end_async_logging(self) -> None:
         """Do nothing: what was logged is in the journal."""
