@@ -404,8 +404,13 @@ class Session:
             seconds = time.monotonic() - began
             if progress is not None:
                 progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
-            kept_back = any(courier.applier.overflow.unwritten() for courier in engine.couriers.values())
-            if all(waits) and (not any(remaining.values()) or (turns >= IN_TURN and not kept_back)):
+            if all(waits) and (
+                not any(remaining.values())
+                or (
+                    turns >= IN_TURN
+                    and not any(c.applier.overflow.unwritten() for c in engine.couriers.values())
+                )
+            ):
                 return results.SyncResult(
                     delivered=delivered,
                     remaining=remaining,

@@ -11,21 +11,10 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tests.infra.proxy import Proxy, Request
 
 _DEADLINE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request: seconds after the training's begin, and what was asked."""
-
-    after: float
-    method: str
-    target: str
-    body: str | None
 
 
 class Traffic:
@@ -33,9 +22,8 @@ class Traffic:
 
     def __init__(self, proxies: Sequence[Proxy], begun: float) -> None:
         """Take down what came to the proxies since ``begun`` (seconds since the epoch)."""
-        self._asked = [
-            (proxy.port, [_asked(r, begun) for r in proxy.requests() if r.time >= begun]) for proxy in proxies
-        ]
+        self._begun = begun
+        self._asked = [(proxy.port, [r for r in proxy.requests() if r.time >= begun]) for proxy in proxies]
         self.refused: list[str] = []
 
     @property
@@ -48,9 +36,9 @@ class Traffic:
 
         What a service answers with an error stands in ``refused``.
         """
-        begun = time.monotonic()
+        later = time.time() - self._begun
         threads = [
-            threading.Thread(target=_ask, args=(port, asked, begun, self.refused), daemon=True)
+            threading.Thread(target=_ask, args=(port, asked, later, self.refused), daemon=True)
             for port, asked in self._asked
         ]
         for thread in threads:
@@ -58,17 +46,12 @@ class Traffic:
         return threads
 
 
-def _asked(request: Request, begun: float) -> Asked:
-    query = f"?{request.query}" if request.query else ""
-    return Asked(request.time - begun, request.method, request.path + query, request.body)
-
-
-def _ask(port: int, requests: list[Asked], begun: float, refused: list[str]) -> None:
+def _ask(port: int, requests: list[Request], later: float, refused: list[str]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE_S)
     theirs, ours = _run_of(requests), ""
     for request in requests:
-        time.sleep(max(0.0, begun + request.after - time.monotonic()))
-        target, body = request.target, request.body
+        time.sleep(max(0.0, request.time + later - time.time()))
+        target, body = request.path + (f"?{request.query}" if request.query else ""), request.body
         if theirs and ours:
             target, body = target.replace(theirs, ours), body and body.replace(theirs, ours)
         connection.request(request.method, target, body, {"Content-Type": "application/json"})
@@ -76,14 +59,14 @@ def _ask(port: int, requests: list[Asked], begun: float, refused: list[str]) -> 
         answer = response.read()
         if response.status != 200:
             refused.append(f"{request.method} {target}: {response.status}")
-        if request.target.endswith("/runs/create"):
+        if request.path.endswith("/runs/create"):
             ours = json.loads(answer)["run"]["info"]["run_id"]
     connection.close()
 
 
-def _run_of(requests: list[Asked]) -> str:
+def _run_of(requests: list[Request]) -> str:
     """Return the id of the run that a training's requests are about."""
     for request in requests:
-        if request.body and request.target.endswith(("/runs/log-batch", "/runs/update")):
+        if request.body and request.path.endswith(("/runs/log-batch", "/runs/update")):
             return str(json.loads(request.body)["run_id"])
     return ""

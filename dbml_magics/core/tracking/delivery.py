@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SCAN_S = 1.0  # how often queues of other processes are looked for
+_SCAN_S = 1.0  # how often queues of other processes are looked for, unless writes are gathered for longer
 _STEADY_TIMES = 10  # how much longer a run is gathered that logs nothing but metrics, params and tags
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
