@@ -779,7 +779,7 @@ class SyncResult(Result):
         lines = [told + ("" if left else ": every workspace is up to date")]
         lines += [f"  {line}" for line in self.left]
         if left:
-            lines.append(f"  logged in the meantime and on their way: {', '.join(left)}")
+            lines.append(f"  still on their way: {', '.join(left)}; {say('%dbml sync')} goes on")
         if refused:
             why = say("%dbml sync --dead list")
             lines.append(f"  ✗ refused for good: {', '.join(refused)}; {why} says why")

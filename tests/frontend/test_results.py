@@ -271,7 +271,7 @@ def test_syncing_and_unlinking_say_what_remains() -> None:
     assert str(SyncResult({}, {}, 0.0)) == "Nothing was on its way: every workspace is up to date"
     assert str(SyncResult({"azureml": 1}, {"azureml": 2}, 1.0, {"azureml": 1})).splitlines() == [
         "Delivered azureml 1 write in 1.0 s",
-        "  logged in the meantime and on their way: azureml 2 writes",
+        "  still on their way: azureml 2 writes; %dbml sync goes on",
         "  ✗ refused for good: azureml 1 write; %dbml sync --dead list says why",
     ]
     assert str(UnlinkResult("sqlite:///x", "sqlite:///x", {"databricks": 0, "azureml": 3})).splitlines() == [
