@@ -22,7 +22,7 @@ from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.core.tracking.apply import Batch, within
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.lines import Line
-from dbml_magics.core.tracking.overflow import ARTIFACT
+from dbml_magics.core.tracking.overflow import ARTIFACT, Overflow, _item
 from dbml_magics.core.workspaces import limits as table
 from dbml_magics.core.workspaces import rates, rest
 from dbml_magics.core.workspaces.base import connect
@@ -289,6 +289,25 @@ def test_a_run_that_is_taken_up_again_has_one_whole_file(
     found = kept(servers, run.info.run_id, experiment_name, "dbml/overflow-2.json")
     assert found["tags"] == {"first": "x" * 2000, "second": "y" * 2000}
     assert set(kept(servers, run.info.run_id, experiment_name, ARTIFACT)["tags"]) == {"first"}
+
+
+def test_what_is_kept_while_its_file_is_being_written_stands_in_the_next(
+    clouds: Proxies, servers: Servers, experiment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, times = Overflow._compose, iter([1])
+
+    def compose(self: Overflow, run: str, out: Any) -> None:
+        real(self, run, out)
+        if next(times, None):
+            self.keep(run, [_item("p", "late", "1", "200 params a run")])
+
+    monkeypatch.setattr(Overflow, "_compose", compose)
+    with mlflow.start_run() as run:
+        mlflow.log_metrics({f"m{n}": 1.0 for n in range(60)})
+    sync()
+    found = kept(servers, run.info.run_id, experiment_name)
+    assert found["params"] == {"late": "1"}
+    assert len(found["metrics"]) == 10
 
 
 def test_a_primary_that_does_not_take_all_tags_names_the_run_all_the_same(

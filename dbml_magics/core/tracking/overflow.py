@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -92,6 +93,10 @@ class Overflow:
         self._next_write: dict[str, float] = {}
         self._loaded = False
         self._unwritten: set[str] = set()
+        self._kept: dict[
+            str, int
+        ] = {}  # run -> times that something was kept, to see whether its file has it
+        self._keeping = threading.Lock()  # repairing keeps what does not fit while a courier writes files
         self._failed: set[str] = set()
         self._said: set[str] = set()
 
@@ -301,7 +306,9 @@ class Overflow:
         """Keep what does not fit until it stands in the run's artifact."""
         self._restore(run)
         self._state.overflow_add(self.role, run, rows)
-        self._to_write(run)
+        with self._keeping:
+            self._kept[run] = self._kept.get(run, 0) + 1
+            self._to_write(run)
         for why in dict.fromkeys(row[-1] for row in rows):
             if why not in self._said:
                 self._said.add(why)
@@ -388,6 +395,7 @@ class Overflow:
             while True:
                 path = ARTIFACT if number == 1 or not once else f"dbml/overflow-{number}.json"
                 file = Path(folder, Path(path).name)
+                before = self._kept.get(run)
                 with open(file, "w", encoding="utf-8") as out:
                     self._compose(run, out)
                 try:
@@ -399,11 +407,14 @@ class Overflow:
                         raise
                     once, number = True, number + 1  # a file that is there cannot be written again
         keys = [[*each] for each in self._state.overflow_keys(self.role, run)]
-        self._state.set_answer(
-            self._key(run),
-            {"written": True, "number": number, "path": path, "once": once, "keys": keys[:_KEYS_KEPT]},
-        )
-        self._unwritten.discard(run)
+        with self._keeping:
+            whole = self._kept.get(run) == before  # else it is written again, with what came meanwhile
+            self._state.set_answer(
+                self._key(run),
+                {"written": whole, "number": number, "path": path, "once": once, "keys": keys[:_KEYS_KEPT]},
+            )
+            if whole:
+                self._unwritten.discard(run)
         self._next_write[run] = time.monotonic() + _PAUSE_S
 
     def _compose(self, run: str, out: IO[str]) -> None:
