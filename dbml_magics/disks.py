@@ -6,15 +6,27 @@ folder, NFS, SMB or another FUSE mount, wherever the notebook lies.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["MOUNTS", "can_be_written", "file_system", "is_own", "is_remote", "spare_folders", "why_unfit"]
+__all__ = [
+    "MOUNTS",
+    "base_on",
+    "can_be_written",
+    "file_system",
+    "is_own",
+    "is_remote",
+    "make_base",
+    "spare_folders",
+    "why_unfit",
+]
 
 MOUNTS = Path("/proc/self/mounts")
 """What is mounted where, as Linux tells; elsewhere there is no such file, and every disk counts as local."""
@@ -98,6 +110,19 @@ def is_own(path: Path) -> bool:
     return stat.S_ISDIR(told.st_mode) and told.st_uid == os.getuid() and not told.st_mode & 0o022
 
 
+def base_on(place: str | os.PathLike[str]) -> Path:
+    """Return the user's own folder in a place where others have folders too."""
+    return Path(place, f"dbml-magics-{os.getuid()}")
+
+
+def make_base(base: Path) -> None:
+    """Make the user's own folder in such a place. Raises OSError where somebody else has made it."""
+    with suppress(FileExistsError):
+        os.mkdir(base, 0o700)
+    if not is_own(base):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(base))
+
+
 def spare_folders() -> Iterator[Path]:
     """Yield the user's own folders on other disks of this machine, the most lasting first.
 
@@ -110,6 +135,6 @@ def spare_folders() -> Iterator[Path]:
     for place in ("/local_disk0", "/var/tmp", tempfile.gettempdir(), "/tmp", "/dev/shm"):
         if place not in seen and os.path.isdir(place):
             seen.add(place)
-            folder = Path(place, f"dbml-magics-{os.getuid()}")
+            folder = base_on(place)
             if (is_own(folder) or not os.path.lexists(folder)) and why_unfit(folder) is None:
                 yield folder

@@ -21,7 +21,6 @@ from dbml_magics.core import pages
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing
-from dbml_magics.core.tracking.journal import encode
 from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
     RUN_TAG,
@@ -67,10 +66,10 @@ def register(
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     engine.note_registration(run_id, told)
     note_asked(engine.state, run_id, told)
-    engine.append(run_id, encode("V", told))
+    engine.write(run_id, "V", told)
     for alias in aliases:
         change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
-        engine.append(REGISTRY_QUEUE, encode("W", {**change, "after": {key: run_id}}))
+        engine.write(REGISTRY_QUEUE, "W", {**change, "after": {key: run_id}})
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})

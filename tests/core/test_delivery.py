@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
-from dbml_magics.core.tracking.journal import SMALL
+from dbml_magics.core.tracking.journal import SMALL, frame
 from dbml_magics.core.tracking.overflow import ARTIFACT
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -662,14 +662,14 @@ def test_a_damaged_journal_loses_the_damaged_lines_alone(
         process = child(script, DBML_EXIT_FLUSH="0")
         out, _ = process.communicate(timeout=120)
         run_id = out.strip()
-        (file,) = home.glob(f"links/*/queues/{run_id}/*.jsonl")
+        (file,) = home.glob(f"links/*/queues/{run_id}/*.jnl")
         lines = file.read_bytes().splitlines(keepends=True)
         where = [n for n, line in enumerate(lines) if b'"m"' in line]
         lines[where[3]] = b'\x00\xff"m"' + b"\n"
-        lines[where[5]] = b'[17,"m"]\n'
-        lines[where[7]] = b'[17,"m",{"a":1},2,3,4]\n'
+        lines[where[5]] = frame(b'[17,"m"]')
+        lines[where[7]] = frame(b'[17,"m",{"a":1},2,3,4]')
         # While nobody takes a write yet: this process delivers what the dead one left.
-        file.write_bytes(b"".join(lines) + b'[1763900000000000000,"m","m",10.0,17')
+        file.write_bytes(b"".join(lines) + b'1d3fa0c2 [1763900000000000000,"m","m",10.0,17')
     assert len(mlflow.get_run(run_id).data.metrics) <= 1
     with mlflow.start_run(run_id=run_id):
         mlflow.log_metric("m", 11, step=11)

@@ -415,7 +415,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
             MLFLOW_EXPERIMENT_NAME=experiment_name,
         )
         run_id = finish(process)
-    assert list(spares.rglob("*.jsonl"))
+    assert list(spares.rglob("*.jnl"))
     (small / "ballast").unlink()
     link(proxies)
     sync()
@@ -602,7 +602,7 @@ def test_a_damaged_line_is_put_aside_and_the_rest_of_the_run_arrives(
                 MLFLOW_EXPERIMENT_NAME=experiment_name,
             )
         )
-    (file,) = home.glob(f"links/*/queues/{run_id}/*.jsonl")
+    (file,) = home.glob(f"links/*/queues/{run_id}/*.jnl")
     lines = file.read_bytes().split(b"\n")
     where = next(n for n, line in enumerate(lines) if b'"m",10.0' in line)
     lines[where] = b"\x00" * len(lines[where])

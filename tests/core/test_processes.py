@@ -317,7 +317,8 @@ def test_a_file_that_comes_within_one_tick_of_the_disks_clock_is_seen(
         assert mlflow.get_run(run.info.run_id).data.tags["mine"] == "1"
         folder = engine.journal.folder(run.info.run_id)
         before = folder.stat()
-        other.append(run.info.run_id, journal.encode("g", "theirs", "2"))
+        theirs = [other.next_stamp(run.info.run_id), "g", "theirs", "2"]
+        other.append(run.info.run_id, journal.line_of(theirs))
         os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert mlflow.get_run(run.info.run_id).data.tags["theirs"] == "2"
         other.close()
@@ -534,7 +535,7 @@ def test_spark_workers_log_to_the_drivers_run(
     assert runs_at(servers, experiment_name) == [1, 1]
     assert_written_once(linked)
     shutil.rmtree(away)  # its machine is gone, and nothing with it
-    assert all(path.name.endswith(".jsonl") for path in left)
+    assert all(path.name.endswith(".jnl") for path in left)
     session.current().unlink()
     assert "MLFLOW_TRACKING_URI" not in context.environment, "later tasks track where they did before"
 

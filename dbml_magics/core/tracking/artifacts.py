@@ -10,7 +10,6 @@ import copy
 import os
 import posixpath
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,8 @@ from mlflow.utils.uri import validate_path_is_safe
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
-from dbml_magics.core.tracking.journal import line_of, small_file
+from dbml_magics.core.tracking.journal import small_file
+from dbml_magics.core.tracking.sendable import refuse_bad_text
 from dbml_magics.core.tracking.view import Held
 from dbml_magics.hints import say
 
@@ -133,11 +133,12 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.take_up(name)
         else:
             self.engine.begin_queue(queue)
-        ops = []
-        for local, path in files:
-            _, full = self._where(path)
-            ops.append([time.time_ns(), "a", {"owner": owner, "path": full, **self.engine.keep(local)}])
-        self.engine.append(queue, b"".join(map(line_of, ops)), *ops)
+        refuse_bad_text("the path of a file", [path for _, path in files])
+        writes = [
+            ("a", {"owner": owner, "path": self._where(path)[1], **self.engine.keep(local)})
+            for local, path in files
+        ]
+        self.engine.write_all(queue, writes)
         if self.engine.link.mode == "sync":
             self.engine.wait_for_primary(queue)
 

@@ -7,7 +7,6 @@ POSIX record lock, which the kernel releases when its holder dies.
 from __future__ import annotations
 
 import fcntl
-import heapq
 import logging
 import os
 import random
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
@@ -35,6 +34,7 @@ from dbml_magics.core.tracking.apply import (
 from dbml_magics.core.tracking.faults import Away, Busy
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of, private_folder
 from dbml_magics.core.tracking.registrations import answer_key
+from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
 
@@ -651,7 +651,9 @@ class _Part:
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
         limit = 4 * self.applier.limits.metrics
-        for handled, entry in enumerate(self._entries(sizes), start=1):
+        for handled, entry in enumerate(
+            self.engine.journal.entries(self.queue, sizes, self.offsets), start=1
+        ):
             if handled % _SLICE == 0:
                 time.sleep(_BREATH_S)  # the interpreter's lock goes to the training for a moment
             if not self._add_to_batch(entry):
@@ -676,19 +678,11 @@ class _Part:
                 self.state.mark_delivered(self.role, self.queue, {file: size}, 0)
                 self.offsets[file] = size
 
-    def _entries(self, sizes: dict[str, int]) -> Iterator[Entry]:
-        behind = [file for file, size in sizes.items() if size > self.offsets.get(file, 0)]
-        readers = [
-            self.engine.journal.read(self.queue, file, self.offsets.get(file, 0), sizes[file])
-            for file in behind
-        ]
-        return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda entry: entry.order)
-
     def _add_to_batch(self, entry: Entry) -> bool:
         op = entry.op
         if op is None:
             return False
-        if len(op) == 6 and op[1] == "m" and type(op[2]) is str and type(op[3]) is float:
+        if len(op) == 6 and op[1] == "m" and type(op[3]) is float and _is_plain(op[2], op[4], op[5]):
             return self._add_point(entry, op)
         found = _items_of(op, self.role)
         if found is None:
@@ -939,16 +933,22 @@ def _items_of(op: list[Any], role: str) -> tuple[list[Point], dict[str, str], di
         if code == "m":
             return [_point(op[2:])], {}, {}
         if code == "p":
-            return [], {str(op[2]): op[3]}, {}
+            return [], _texts({op[2]: op[3]}), {}
         if code == "g":
-            return [], {}, {str(op[2]): op[3]}
+            return [], {}, _texts({op[2]: op[3]})
         if code == "b":
-            return [_point(p) for p in op[2]], dict(op[3]), dict(op[4])
+            return [_point(p) for p in op[2]], _texts(op[3]), _texts(op[4])
         if code == "t":
-            return [], {}, {str(op[3]): op[4]} if role in op[2] else {}
-    except (IndexError, TypeError, ValueError):
+            return [], {}, _texts({op[3]: op[4]}) if role in op[2] else {}
+    except (IndexError, TypeError, ValueError, OverflowError):
         pass
     return None
+
+
+def _texts(given: Mapping[str, str]) -> dict[str, str]:
+    if not all(is_text(key) and is_text(value) for key, value in given.items()):
+        raise ValueError("no params or tags that a workspace can be sent")
+    return dict(given)
 
 
 def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) -> dict[str, int]:
@@ -958,9 +958,26 @@ def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) 
 
 def _point(fields: list[Any]) -> Point:
     key, value, stamp, step, *extra = fields
-    if not (isinstance(key, str) and isinstance(stamp, int) and isinstance(step, int)):
+    if not (
+        is_text(key)
+        and all(is_text(text) for text in (extra[0] if extra else None) or () if text is not None)
+    ):
+        raise ValueError("no point of a metric")
+    if not (type(stamp) is int and type(step) is int and LEAST <= stamp <= MOST and LEAST <= step <= MOST):
         raise ValueError("no point of a metric")
     return (key, float(value), stamp, step, *extra)
+
+
+def _is_plain(key: object, stamp: object, step: object) -> bool:
+    """Tell in few steps whether a point can be sent as it is; False where a closer look is needed."""
+    return (
+        type(key) is str
+        and key.isascii()
+        and type(stamp) is int
+        and type(step) is int
+        and 0 <= stamp <= MOST
+        and LEAST <= step <= MOST
+    )
 
 
 def _identity(point: Point) -> Any:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,8 +32,9 @@ from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
-from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, kept_small, line_of
+from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lines import Line
+from dbml_magics.core.tracking.sendable import refuse_bad_text
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
@@ -221,20 +222,30 @@ class Engine:
 
     # --- writing
 
-    def append(self, queue: str, data: bytes, *ops: list[Any]) -> None:
-        """Append lines to a queue (folding ``ops`` into its view, if it has one) and wake the couriers."""
+    def write(self, queue: str, code: str, *fields: Any) -> None:
+        """Journal one write of any kind, and fold it into the queue's view."""
+        self.write_all(queue, [(code, *fields)])
+
+    def write_all(self, queue: str, writes: Sequence[tuple[Any, ...]], *, lasting: bool = False) -> None:
+        """Journal writes, each ``(code, …)``, with one append; fold them into the view; wake delivery.
+
+        ``lasting`` ones are on the disk itself when this returns: what names something to the user must
+        outlive the machine's power.
+        """
         live = self._live.get(queue)
         if live is None:
-            with self._lock:  # a view that is being folded right now must not miss this line
+            with self._lock:  # a view that is being folded right now must not miss these lines
                 live = self._live.get(queue)
                 if live is None:
-                    self.journal.append(queue, data)
+                    self._append(queue, writes)
         if live is not None:
             with live.lock:
-                file, end = self.journal.append(queue, data)
+                file, start, end, ops = self._append(queue, writes)
                 for op in ops:
-                    live.view.fold(op, self.artifact_uri("run", queue), (file, end - len(data), end))
-        gathered = bool(ops) and all(op[1] in BATCHED for op in ops)
+                    live.view.fold(op, self.artifact_uri("run", queue), (file, start, end))
+        if lasting:
+            self.journal.sync_to_disk()
+        gathered = all(code in BATCHED for code, *_ in writes)
         for courier in self._couriers:
             if gathered:
                 courier.notify(queue)
@@ -243,10 +254,17 @@ class Engine:
         if self._disk_thread is None:
             self._start_disk_thread()
 
-    def write(self, queue: str, code: str, *fields: Any) -> None:
-        """Journal one write of any kind, and fold it into the queue's view."""
-        op = [time.time_ns(), code, *fields]
-        self.append(queue, line_of(op), op)
+    def _append(self, queue: str, writes: Sequence[tuple[Any, ...]]) -> tuple[str, int, int, list[list[Any]]]:
+        """Stamp and append writes; returns (file, from byte, to byte, the writes as they stand there)."""
+        ops = [[self.journal.next_stamp(queue), *write] for write in writes]
+        try:
+            data = b"".join(map(line_of, ops))
+        except UnicodeEncodeError:
+            for op in ops:
+                refuse_bad_text(short(op), op[2:])
+            raise
+        file, end = self.journal.append(queue, data)
+        return file, end - len(data), end, ops
 
     def log_metric(
         self, run_id: str, key: str, value: float, timestamp: int, step: int, extra: tuple[Any, ...] | None
@@ -260,12 +278,12 @@ class Engine:
             text = repr(value)
         else:
             text = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-        tail = "]\n" if extra is None else f",{json.dumps(extra)}]\n"
-        line = f'[{time.time_ns()},"m",{encoded},{text},{timestamp},{step}{tail}'.encode()
-        run = live.view.run
+        tail = "]" if extra is None else f",{json.dumps(extra)}]"
+        tail = f',"m",{encoded},{text},{timestamp},{step}{tail}'
+        run, journal = live.view.run, self.journal
         assert run is not None
         with live.lock:
-            self.journal.append(run_id, line)
+            journal.append(run_id, frame(f"[{journal.next_stamp(run_id)}{tail}".encode()))
             run.add_metric(key, value, timestamp, step, extra)
         for courier in self._couriers:
             courier.notify(run_id)
@@ -318,19 +336,15 @@ class Engine:
             return live
 
     def _fold_files(self, live: _LiveQueue) -> None:
-        view = live.view
-        for file, size in sorted(self.journal.files(view.queue).items()):
-            self._fold_file(view, file, size)
+        self._fold_from(live.view, self.journal.files(live.view.queue))
 
-    def _fold_file(self, view: QueueView, file: str, size: int) -> None:
-        """Fold a file's whole lines from where the last look ended up to ``size``."""
-        start = view.read_to.get(file, 0)
-        if size > start:
-            for entry in self.journal.read(view.queue, file, start, size):
-                if entry.op is not None:
-                    place = (entry.file, entry.start, entry.end)
-                    view.fold(entry.op, self.artifact_uri("run", view.queue), place)
-                view.read_to[file] = entry.end
+    def _fold_from(self, view: QueueView, sizes: dict[str, int]) -> None:
+        """Fold what files have gained since the last look, in the order in which it is delivered."""
+        for entry in self.journal.entries(view.queue, sizes, view.read_to):
+            if entry.op is not None:
+                place = (entry.file, entry.start, entry.end)
+                view.fold(entry.op, self.artifact_uri("run", view.queue), place)
+            view.read_to[entry.file] = entry.end
 
     def _refresh(self, live: _LiveQueue) -> None:
         """Fold what other processes wrote since the last look; two system calls when nobody did."""
@@ -347,10 +361,10 @@ class Engine:
         with live.lock:
             # A file that comes within the same tick of the disk's clock does not change the folder's time.
             view.stamp = stamp if time.time_ns() - stamp > _TICK_NS else 0
-            for file, size in sorted(self.journal.files(view.queue).items()):
-                if not self.journal.is_own(file):
-                    view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line
-                    self._fold_file(view, file, size)
+            sizes = {f: s for f, s in self.journal.files(view.queue).items() if not self.journal.is_own(f)}
+            for file in sizes:
+                view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line
+            self._fold_from(view, sizes)
 
     def take_up(self, run_id: str) -> _LiveQueue:
         """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""

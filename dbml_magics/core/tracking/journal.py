@@ -5,7 +5,8 @@ process appends to a file of its own in it, one JSON line a write, with one ``wr
 process had acknowledged is in the page cache, so it outlives the process, and a second later it is on the
 disk.
 
-A line is ``[t, code, …]`` with ``t`` in nanoseconds, which orders the writes of several processes on one run.
+A line is a checksum and ``[t, code, …]``, where ``t`` orders the writes of all processes of the link on one
+run (``stamps.py``). Files with the suffix ``.jsonl`` are release 0.1's: their lines have no checksum.
 
 An artifact is copied before the call returns: a small one into its line, another into a file of the spool.
 """
@@ -15,29 +16,41 @@ from __future__ import annotations
 import base64
 import errno
 import fcntl
+import heapq
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
-from dbml_magics.disks import is_own
+from dbml_magics.core.tracking.stamps import Stamps
+from dbml_magics.disks import is_own, make_base
 from dbml_magics.errors import JournalError, JournalFull
 
 LINK_QUEUE = "link"
 SMALL = 4096
 """Bytes of a file that its line still holds: making a file for them costs more than the rest of the call."""
 
+SUFFIX, OLD_SUFFIX = ".jnl", ".jsonl"
+"""Of files whose lines carry a checksum, and of release 0.1's, whose processes do not look for the others."""
+
+_RECORD = re.compile(rb"[0-9a-f]{8} \[\d+,")
+_STAMP = re.compile(rb"(?:[0-9a-f]{8} )?\[(\d+),")
+_CHECKSUM = 9  # bytes of a line before its JSON: eight hexadecimal digits and a space
+_TAIL = 8192
 _CHUNK = 256 * 1024
 _MAX_OPEN = 256
 _ORPHAN_S = 3600.0
@@ -142,12 +155,37 @@ class Journal:
         self._process = self._new_process_name()
         self._opened = 0
         self._spool_used: int | None = None
+        self._stamps = Stamps(root)
 
     @staticmethod
     def _new_process_name() -> str:
         return f"{os.getpid()}-{secrets.token_hex(4)}"
 
     # --- writing
+
+    def next_stamp(self, queue: str) -> int:
+        """Return the number that orders a write behind every earlier one of ``queue``, in any process."""
+        if queue not in self._open:
+            for file in self.files(queue):
+                self._stamps.follow(self._last_stamp(queue, file))
+        return self._stamps.next()
+
+    def _last_stamp(self, queue: str, file: str) -> int:
+        """Return the stamp of a file's last whole line, 0 where none can be read."""
+        handle = self._to_read(queue, file)
+        if handle is None:
+            return 0
+        with handle:
+            end, length = handle.seek(0, os.SEEK_END), _TAIL
+            while True:
+                handle.seek(max(0, end - length))
+                lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is half a line
+                whole = lines if length >= end else lines[1:]
+                if whole or length >= end:
+                    break
+                length *= 8
+        found = [int(stamp[1]) for line in whole[-1:] if (stamp := _STAMP.match(line))]
+        return found[0] if found else 0
 
     def append(self, queue: str, data: bytes) -> tuple[str, int]:
         """Append whole lines to ``queue``; returns (file, its size). Raises JournalFull, JournalError."""
@@ -158,7 +196,7 @@ class Journal:
                     self._close_writer(next(iter(self._open)))
                 # A new name each time: a cursor into a file that was cleaned away must not fit the next.
                 self._opened += 1
-                name = f"{self._process}-{self._opened}.jsonl"
+                name = f"{self._process}-{self._opened}{SUFFIX}"
                 if self._fallen is not None:
                     return self._append_elsewhere(queue, data, name)
                 try:
@@ -171,7 +209,7 @@ class Journal:
                 if writer.broken:
                     self._close_writer(queue)
                 self._opened += 1
-                return self._append_elsewhere(queue, data, f"{self._process}-{self._opened}.jsonl", error)
+                return self._append_elsewhere(queue, data, f"{self._process}-{self._opened}{SUFFIX}", error)
             return writer.name, writer.size
 
     def _append_elsewhere(
@@ -307,7 +345,7 @@ class Journal:
                 for entry in found:
                     # A file that is tidied away while we look takes no other one's place in the answer.
                     with suppress(FileNotFoundError):
-                        if entry.name.endswith(".jsonl"):
+                        if entry.name.endswith((SUFFIX, OLD_SUFFIX)):
                             sizes[entry.name] = entry.stat().st_size
         return sizes
 
@@ -323,21 +361,38 @@ class Journal:
         handle = self._to_read(queue, file)
         if handle is None:
             return
+        checked = file.endswith(SUFFIX)
         with handle:
             handle.seek(start)
             position, rest = start, b""
             while position < limit:
                 chunk = handle.read(_CHUNK)
                 if not chunk:
-                    return
+                    break
                 lines = (rest + chunk).split(b"\n")
                 rest = lines.pop()
                 for line in lines:
                     end = position + len(line) + 1
-                    yield Entry(file, position, end, *_decode(line))
+                    op = _decode(line, checked)
+                    if op is not None:
+                        yield Entry(file, position, end, op)
+                    else:
+                        yield from _damaged(file, position, line, checked)
                     position = end
                     if position >= limit:
                         return
+            if checked and (op := _decode(rest[:-1], checked)) is not None:
+                # The damaged byte is the newline: the line was whole, and acknowledged.
+                yield Entry(file, position, position + len(rest), op)
+
+    def entries(self, queue: str, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> Iterator[Entry]:
+        """Yield a queue's lines between two places of each of its files, in the order of their stamps."""
+        readers = [
+            self.read(queue, file, offsets.get(file, 0), size)
+            for file, size in sizes.items()
+            if size > offsets.get(file, 0)
+        ]
+        return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda entry: entry.order)
 
     def count_waiting(self, queue: str, delivered: dict[str, int]) -> tuple[int, int | None]:
         """Return how many writes lie beyond ``delivered`` and the oldest one's time (ns), reading no more."""
@@ -353,11 +408,9 @@ class Journal:
                 handle.seek(start)
                 first = True
                 while chunk := handle.read(_CHUNK):
-                    if first:
-                        stamp = chunk[1:21].split(b",")[0]
-                        if stamp.isdigit():
-                            oldest = int(stamp) if oldest is None else min(oldest, int(stamp))
-                        first = False
+                    if first and (stamp := _STAMP.match(chunk[:40])):
+                        oldest = int(stamp[1]) if oldest is None else min(oldest, int(stamp[1]))
+                    first = False
                     count += chunk.count(b"\n")
         return count, oldest
 
@@ -607,32 +660,58 @@ def private_folder(path: Path) -> None:
 
 def make_own(folder: Path) -> None:
     """Make one of the user's folders on a disk that others have folders on too. Raises OSError."""
-    base = folder.parent.parent  # <place>/dbml-magics-<uid>/links/<key>
-    with suppress(FileExistsError):
-        os.mkdir(base, 0o700)
-    if not is_own(base):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(base))
+    make_base(folder.parent.parent)  # <place>/dbml-magics-<uid>/links/<key>
     private_folder(folder)
 
 
-def _decode(line: bytes) -> tuple[list[Any] | None, str]:
+def _decode(line: bytes, checked: bool) -> list[Any] | None:
+    """Return the write in a line, or None where the line is damaged."""
+    if checked:
+        body = line[_CHECKSUM:]
+        try:
+            if line[8:_CHECKSUM] != b" " or int(line[:8], 16) != zlib.crc32(body):
+                return None
+        except ValueError:
+            return None
+        line = body
     try:
         op = json.loads(line)
-    except ValueError:
-        return None, line[:500].decode("utf-8", "replace")
-    if isinstance(op, list) and len(op) >= 2 and isinstance(op[0], int):
-        return op, ""
-    return None, line[:500].decode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return None
+    return op if isinstance(op, list) and len(op) >= 2 and isinstance(op[0], int) else None
 
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a call
+def _damaged(file: str, position: int, line: bytes, checked: bool) -> Iterator[Entry]:
+    """Yield a damaged line, or the whole lines in it where only the newline between them is damaged."""
+    starts = [found.start() for found in _RECORD.finditer(line)] if checked else []
+    bounds = [0, *(start for start in starts if start), len(line) + 1]
+    damaged_from = 0
+    for begin, following in pairwise(bounds):
+        op = _decode(line[begin : following - 1], checked)
+        if op is not None:
+            if damaged_from < begin:
+                yield Entry(
+                    file, position + damaged_from, position + begin, None, _text(line[damaged_from:begin])
+                )
+            yield Entry(file, position + begin, position + following, op)
+            damaged_from = following
+    if damaged_from < len(line) or not line:
+        yield Entry(file, position + damaged_from, position + len(line) + 1, None, _text(line[damaged_from:]))
+
+
+def _text(damaged: bytes) -> str:
+    return damaged[:500].decode("utf-8", "replace")
+
+
+# json.dumps makes an encoder a call. Text stays text: what UTF-8 cannot carry fails before it is written.
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def frame(body: bytes) -> bytes:
+    """Return the journal line of an encoded write: its checksum, the write, a newline."""
+    return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
 def line_of(op: list[Any]) -> bytes:
-    """Encode one write, ``[time in ns, code, …]``, as a journal line."""
-    return _to_json(op).encode() + b"\n"
-
-
-def encode(code: str, *fields: Any) -> bytes:
-    """Encode one write as a journal line, stamped now."""
-    return line_of([time.time_ns(), code, *fields])
+    """Encode one write, ``[stamp, code, …]``, as a journal line. Raises UnicodeEncodeError."""
+    return frame(_to_json(op).encode())

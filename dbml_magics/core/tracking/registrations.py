@@ -23,7 +23,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.tracking.faults import Away, Busy, already_exists, is_missing
-from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
+from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.tracking.sendable import refuse_bad_text
 from dbml_magics.core.workspaces.limits import names_a_limit
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
 
 
 def check_before(engine: Engine, told: dict[str, Any]) -> None:
-    """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it."""
+    """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it.
+
+    Raises MLflow's refusal for text that no workspace can be sent.
+    """
+    refuse_bad_text(f"the version of {told['name']!r}:", told)
     for role in told["to"]:
         workspace = engine.workspaces[role]
         workspace.check_version(told["name"], told["tags"], lambda: _mlmodel(engine, told["source"]))
@@ -398,7 +403,7 @@ class Registrations:
             "key": TWIN_TAG,
             "value": self._twin(self.role, own),
         }
-        self.applier.engine.append(LINK_QUEUE, encode("W", change))
+        self.applier.engine.write(LINK_QUEUE, "W", change)
 
     def own_version(self, name: str, version: str, key: str | None) -> str | None:
         """Return this registry's number for a version that the user knows by the first registry's."""

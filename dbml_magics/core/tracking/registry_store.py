@@ -30,7 +30,6 @@ from mlflow.utils.validation import (
 from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away
-from dbml_magics.core.tracking.journal import encode
 from dbml_magics.core.tracking.registrations import (
     KEY_TAG,
     REGISTRY_QUEUE,
@@ -45,6 +44,7 @@ from dbml_magics.core.tracking.registrations import (
     number_key,
     write_directly,
 )
+from dbml_magics.core.tracking.sendable import refuse_bad_text
 
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
 _RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -89,6 +89,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _write(self, do: str, name: str, **fields: Any) -> Any:
         told = {"do": do, "name": name, **fields}
+        refuse_bad_text(f"the change ({do}) of a registered model:", told)
         state, roles = self.engine.state, list(self.engine.link.registries)
         after = asked_before(state, name)
         provisional = False
@@ -113,7 +114,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if "alias" in told:
             self._remember_alias(told)
         if roles:
-            self.engine.append(REGISTRY_QUEUE, encode("W", {**told, "to": roles, "after": after}))
+            self.engine.write(REGISTRY_QUEUE, "W", {**told, "to": roles, "after": after})
         return result
 
     def _tell_first(self, told: dict[str, Any], tried: list[bool]) -> Any:
@@ -226,7 +227,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         queue = self._queue_for(told)
         self.engine.note_registration(queue, told)
         note_asked(self.engine.state, queue, told)
-        self.engine.append(queue, encode("V", told))
+        self.engine.write(queue, "V", told)
         return self._answered(told, queue, source, model_id)
 
     def _source(self, source: str, model_id: str | None) -> dict[str, Any]:
@@ -312,7 +313,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         roles = list(self.engine.link.registries)
         if len(roles) > 1:
             told = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
-            self.engine.append(REGISTRY_QUEUE, encode("W", told))
+            self.engine.write(REGISTRY_QUEUE, "W", told)
         return made
 
     def delete_registered_model(self, name: str) -> None:

@@ -75,7 +75,8 @@ from dbml_magics.core.tracking import entry, kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
-from dbml_magics.core.tracking.journal import LINK_QUEUE, encode
+from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
 from dbml_magics.core.tracking.view import TERMINAL, RunView, dataset_to, status_name, tags_of
 from dbml_magics.core.workspaces.limits import names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
@@ -121,15 +122,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         value, step, timestamp = metric.value, metric.step, metric.timestamp
         key = metric.key
         live = self.engine._live.get(run_id)
-        if live is None or key not in live.keys or type(value) is not float or type(step) is not int:
+        if live is None or not _is_plain(metric, live.keys):
             _validate_run_id(run_id)
             _validate_metric(key, value, timestamp, step)
-            value, step = float(value), int(step)
+            refuse_bad_text("a metric's key", key)
+            value, step = float(value), whole_number(f"the step of metric '{key}'", step)
+            timestamp = whole_number(f"the timestamp of metric '{key}'", timestamp)
         self._writable(run_id)
         extra = None
         if metric.model_id is not None or metric.dataset_name is not None:
             extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
-        self.engine.log_metric(run_id, key, value, int(timestamp), step, extra)
+        self.engine.log_metric(run_id, key, value, timestamp, step, extra)
         if self.sync:
             self.engine.wait_for_primary(run_id)
 
@@ -178,6 +181,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         _validate_batch_log_limits(metrics, params, tags)
         run = self._writable(run_id)
         kept_params, kept_tags = {p.key: p.value for p in params}, {t.key: t.value for t in tags}
+        refuse_bad_text("param", kept_params)
+        refuse_bad_text("tag", kept_tags)
         self._refuse_changed_params(run, kept_params)
         if points or kept_params or kept_tags:
             self.engine.write(run_id, "b", points, kept_params, kept_tags)
@@ -270,9 +275,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             )
         for key, value in kept.items():
             _validate_tag(key, value)
+        refuse_bad_text("the run's name", run_name)
+        refuse_bad_text("tag", kept)
+        refuse_bad_text("the run's user", user_id)
         key = uuid.uuid4().hex
         engine, primary = self.engine, self.engine.link.primary
-        start_time = int(start_time)
+        start_time = whole_number("the run's start time", start_time)
         tried: list[bool] = []
         late: dict[str, str] = {}
         try:
@@ -372,9 +380,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal a run's new status or name."""
         run = self._writable(run_id)
         status = status_name(run_status) if run_status is not None else None
+        end_time = None if end_time is None else whole_number("the run's end time", end_time)
         change = {"status": status, "end": end_time, "name": run_name}
         if run_name:
             _validate_tag("mlflow.runName", run_name)
+            refuse_bad_text("the run's name", run_name)
         known = self.engine.state.run(run_id)
         if known is None:
             known = {
@@ -423,13 +433,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             "datasets": [dataset_to(d) for d in datasets or []],
             "models": [m.model_id for m in models or []],
         }
+        refuse_bad_text("input", given)
         self.engine.write(run_id, "i", given)
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
         """Journal a run's outputs."""
         self._writable(run_id)
-        self.engine.write(run_id, "o", {m.model_id: m.step for m in models})
+        self.engine.write(
+            run_id, "o", {m.model_id: whole_number("the step of an output", m.step) for m in models}
+        )
         self._after_write(run_id)
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
@@ -526,6 +539,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         kept = {t.key: t.value for t in tags or []}
         for key, value in kept.items():
             _validate_experiment_tag(key, value)
+        refuse_bad_text("tag", kept)
         engine = self.engine
         tried: list[bool] = []
 
@@ -547,11 +561,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 ) from None
             experiment_id = _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
         engine.remember_experiment(experiment_id, name, kept)
-        engine.append(LINK_QUEUE, encode("E", {"id": experiment_id}))
+        engine.write(LINK_QUEUE, "E", {"id": experiment_id})
         return experiment_id
 
     def _check_name(self, name: str) -> None:
         _validate_experiment_name(name)
+        refuse_bad_text("the experiment's name", name)
         try:
             check_experiment_name(name)
         except BadName as error:
@@ -690,7 +705,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _experiment_write(self, experiment_id: str, do: str, **fields: Any) -> None:
         experiment_id = str(experiment_id)
-        self.engine.append(LINK_QUEUE, encode("e", {"do": do, "id": experiment_id, **fields}))
+        self.engine.write(LINK_QUEUE, "e", {"do": do, "id": experiment_id, **fields})
         self._after_write(LINK_QUEUE)
 
     def set_experiment_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
@@ -747,6 +762,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             "tags": {t.key: str(t.value) for t in tags or []},
             "created": int(time.time() * 1000),
         }
+        refuse_bad_text("the logged model's", {k: told[k] for k in ("name", "type", "params", "tags")})
         key = "m-" + uuid.uuid4().hex
         made = self._model_named_by_primary(told, key)
         told["id"] = model_id = made.model_id if made is not None else key
@@ -1040,13 +1056,16 @@ def _is_plain(metric: Metric, known: dict[str, str]) -> bool:
         metric._key in known
         and type(metric._value) is float
         and type(metric._step) is int
+        and LEAST <= metric._step <= MOST
         and type(metric._timestamp) is int
-        and metric._timestamp >= 0
+        and 0 <= metric._timestamp <= MOST
     )
 
 
 def _point(metric: Metric) -> list[Any]:
-    point = [metric.key, float(metric.value), int(metric.timestamp), int(metric.step)]
+    at = whole_number(f"the timestamp of metric '{metric.key}'", metric.timestamp)
+    step = whole_number(f"the step of metric '{metric.key}'", metric.step)
+    point = [metric.key, float(metric.value), at, step]
     if metric.model_id is not None or metric.dataset_name is not None:
         point.append([metric.model_id, metric.dataset_name, metric.dataset_digest])
     return point

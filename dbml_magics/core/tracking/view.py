@@ -7,7 +7,7 @@ read from their files when somebody asks.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -32,6 +32,9 @@ from mlflow.entities import (
 )
 
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
+
+IsLatest = Callable[..., bool]
+"""Tells whether no later write to what these words name was folded before this one, and notes this one."""
 
 TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
 
@@ -223,27 +226,29 @@ class RunView:
         """Return the run's outputs as MLflow's entity."""
         return RunOutputs([LoggedModelOutput(m, step) for m, step in self.outputs.items()])
 
-    def fold(self, code: str, op: list[Any]) -> None:
-        """Apply one write of the run's own kind."""
+    def fold(self, code: str, op: list[Any], is_latest: IsLatest) -> None:
+        """Apply one write of the run's own kind, where no later one has been folded already."""
         if code == "m":
             self.add_metric(op[2], op[3], op[4], op[5], tuple(op[6]) if len(op) > 6 else None)
         elif code == "p":
-            self.params[op[2]] = op[3]
+            self.params.setdefault(op[2], op[3])
         elif code == "g":
-            self.tags[op[2]] = op[3]
+            self._set_tag(op[2], op[3], is_latest)
         elif code == "b":
             for key, value, time, step, *extra in op[2]:
                 self.add_metric(key, value, time, step, tuple(extra[0]) if extra else None)
-            self.params.update(op[3])
-            self.tags.update(op[4])
+            for key, value in op[3].items():
+                self.params.setdefault(key, value)
+            for key, value in op[4].items():
+                self._set_tag(key, value, is_latest)
         elif code == "G":
-            self.tags.pop(op[2], None)
+            if is_latest("tag", op[2]):
+                self.tags.pop(op[2], None)
         elif code == "u":
-            self._update(op[2])
-        elif code == "x":
-            self.deleted = True
-        elif code == "r":
-            self.deleted = False
+            self._update(op[2], is_latest)
+        elif code in ("x", "r"):
+            if is_latest("life"):
+                self.deleted = code == "x"
         elif code == "i":
             for given in op[2]["datasets"]:
                 found = dataset_from(given)
@@ -253,12 +258,16 @@ class RunView:
         elif code == "o":
             self.outputs.update(op[2])
 
-    def _update(self, change: dict[str, Any]) -> None:
-        if change.get("status"):
+    def _set_tag(self, key: str, value: str, is_latest: IsLatest) -> None:
+        if is_latest("tag", key):
+            self.tags[key] = value
+
+    def _update(self, change: dict[str, Any], is_latest: IsLatest) -> None:
+        if change.get("status") and is_latest("status"):
             self.status = change["status"]
             self.end = change.get("end")
         if change.get("name"):
-            self.tags["mlflow.runName"] = change["name"]
+            self._set_tag("mlflow.runName", change["name"], is_latest)
 
 
 class Held(NamedTuple):
@@ -282,6 +291,9 @@ class QueueView:
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
         self.stamp = 0  # the folder's time at the last look
         self.created = False
+        self._written: dict[
+            tuple[str, ...], tuple[int, str, int]
+        ] = {}  # what was set -> the last write's order
 
     def fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
         """Apply one write, whose line is at ``place`` (file, from byte, to byte), perhaps among others.
@@ -293,19 +305,30 @@ class QueueView:
 
     def _fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
         code = op[1]
+        order = (op[0], place[0], place[1])
+
+        def is_latest(*what: str) -> bool:
+            if order < self._written.get(what, order):
+                return False
+            self._written[what] = order
+            return True
+
         if code == "c":
             self._create(op[2], artifact_uri)
         elif code == "a":
-            held = Held(op[2]["size"], op[2].get("spool", ""), place)
-            self.artifacts.setdefault(op[2]["owner"], {})[op[2]["path"]] = held
+            owner, path = op[2]["owner"], op[2]["path"]
+            if is_latest("file", owner, path):
+                self.artifacts.setdefault(owner, {})[path] = Held(
+                    op[2]["size"], op[2].get("spool", ""), place
+                )
         elif code == "L":
             self.models[op[2]["id"]] = ModelView(op[2])
         elif code in ("F", "T", "D", "P", "X"):
             model = self.models.get(op[2])
             if model is not None:
-                _fold_model(model, code, op)
+                _fold_model(model, code, op, is_latest)
         elif self.run is not None:
-            self.run.fold(code, op)
+            self.run.fold(code, op, is_latest)
 
     def _create(self, info: dict[str, Any], artifact_uri: str) -> None:
         self.created = True
@@ -336,15 +359,17 @@ class QueueView:
         return list(found.values())
 
 
-def _fold_model(model: ModelView, code: str, op: list[Any]) -> None:
+def _fold_model(model: ModelView, code: str, op: list[Any], is_latest: IsLatest) -> None:
     if code == "F":
-        model.status = op[3]
+        if is_latest("model", op[2], "status"):
+            model.status = op[3]
     elif code == "T":
-        model.tags.update(op[3])
+        model.tags.update({k: v for k, v in op[3].items() if is_latest("model", op[2], "tag", k)})
     elif code == "D":
-        model.tags.pop(op[3], None)
+        if is_latest("model", op[2], "tag", op[3]):
+            model.tags.pop(op[3], None)
     elif code == "P":
-        model.params.update(op[3])
+        model.params.update({k: v for k, v in op[3].items() if is_latest("model", op[2], "param", k)})
     else:
         model.deleted = True
 

@@ -1,0 +1,67 @@
+"""What no workspace can be sent: text that is not Unicode, numbers beyond 64 bits.
+
+MLflow's wire is protobuf: text is UTF-8, steps and times are int64. A server that is sent anything else drops
+the rest of the batch and answers 200; plain MLflow refuses it at the call, and so is it here.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from typing import SupportsInt
+
+from mlflow.exceptions import MlflowException
+
+LEAST, MOST = -(1 << 63), (1 << 63) - 1
+
+
+def whole_number(what: str, value: SupportsInt) -> int:
+    """Return a step or a time as an int64. Raises MLflow's refusal where it is none."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        try:
+            number = int(value)
+            whole = number == value
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise MlflowException.invalid_parameter_value(
+                f"{what} must be a whole number, not {value!r}"
+            ) from None
+    if not LEAST <= number <= MOST:
+        raise MlflowException.invalid_parameter_value(
+            f"{what} is {number}: MLflow keeps whole numbers of 64 bits, from {LEAST} to {MOST}"
+        )
+    return number
+
+
+def is_text(value: object) -> bool:
+    """Tell whether a value is text that UTF-8 can carry."""
+    return isinstance(value, str) and (
+        value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    )
+
+
+def refuse_bad_text(what: str, value: object) -> None:
+    """Raise MLflow's refusal, with the place, for text anywhere in ``value`` that UTF-8 cannot carry."""
+    for place, text in _texts(what, value):
+        if not is_text(text):
+            at = next(n for n, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+            raise MlflowException.invalid_parameter_value(
+                f"{place} is no Unicode text: the character at position {at} of {text!r} is a lone "
+                "surrogate, which no workspace can store (a file's name in another encoding than UTF-8? "
+                "os.fsencode(name) returns its bytes)"
+            )
+
+
+def _texts(place: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield f"a key of {place}", str(key)
+            yield from _texts(f"{place} {key!r}", each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(place, each)

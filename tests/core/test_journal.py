@@ -1,0 +1,167 @@
+"""The journal by itself: what damaged, truncated and old files still say, and what orders the writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbml_magics.core.tracking import stamps
+from dbml_magics.core.tracking.journal import OLD_SUFFIX, Entry, Journal, frame, line_of
+from dbml_magics.core.tracking.view import QueueView
+
+WRITES: list[list[Any]] = [
+    ["c", {"experiment": "0", "user": "me", "start": 1, "tags": {"mlflow.runName": "first"}}],
+    ["m", "loss", 0.25, 1790000000000, 1],
+    ["p", "depth", "7"],
+    ["g", "städtchen", "größer 🙂"],
+    ["g", "looks like a line", "deadbeef [12,"],
+    ["b", [["loss", 0.5, 1790000000000, 2]], {"rate": "0.1"}, {"stage": "two"}],
+    ["u", {"status": "FINISHED", "end": 1790000000000, "name": None}],
+]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Journal, Path, list[list[Any]]]:
+    """A journal with one file of one queue, its path, and what was written."""
+    journal = Journal(tmp_path)
+    ops = [[1790000000000000000 + n, *write] for n, write in enumerate(WRITES)]
+    for op in ops:
+        name, _ = journal.append("run", line_of(op))
+    journal.close()
+    return journal, journal.path("run", name), ops
+
+
+def entries(journal: Journal, path: Path) -> list[Entry]:
+    return list(journal.read("run", path.name, 0))
+
+
+def test_no_flipped_bit_makes_another_write_of_a_line(
+    written: tuple[Journal, Path, list[list[Any]]],
+) -> None:
+    """A line with a flipped bit is a damaged line; the lines beside it are read as they were."""
+    journal, path, ops = written
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = entries(journal, path)
+        read = [entry.op for entry in found if entry.op is not None]
+        assert [op for op in ops if op in read] == read, f"bit {bit} made another write: {read}"
+        assert len(read) >= len(ops) - 1, f"bit {bit} cost {len(ops) - len(read)} writes"
+        places = [(entry.start, entry.end) for entry in found]
+        assert places == sorted(places)
+        assert all(before[1] == after[0] for before, after in pairwise(places))
+        if len(read) < len(ops):
+            assert any(entry.op is None for entry in found), f"bit {bit}: a write is gone and nothing says so"
+
+
+def test_a_file_cut_at_any_byte_has_the_whole_lines_before_it(
+    written: tuple[Journal, Path, list[list[Any]]],
+) -> None:
+    journal, path, ops = written
+    whole = path.read_bytes()
+    ends = [n + 1 for n, byte in enumerate(whole) if byte == 10]
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        found = entries(journal, path)
+        assert [entry.op for entry in found] == ops[: sum(end <= length for end in ends)]
+
+
+def test_files_of_the_first_release_are_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    folder = journal.folder("run")
+    folder.mkdir(parents=True)
+    (folder / f"1-ab-1{OLD_SUFFIX}").write_bytes(b'[17,"p","a","1"]\n[18,"p","b"\n[19,"p","c","3"]\n')
+    (found,) = journal.files("run")
+    assert [entry.op for entry in journal.read("run", found, 0)] == [
+        [17, "p", "a", "1"],
+        None,
+        [19, "p", "c", "3"],
+    ]
+    assert journal.count_waiting("run", {}) == (3, 17)
+    assert journal.next_stamp("run") > 19
+
+
+def test_deep_nesting_is_a_damaged_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    name, _ = journal.append("run", frame(b'[17,"g","k",' + b"[" * 100_000 + b"]" * 100_000 + b"]"))
+    (entry,) = journal.read("run", name, 0)
+    assert entry.op is None
+
+
+def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    now = time.time_ns()
+    clock = iter([now, now - 3 * 3600 * 10**9, now + 1, now + 86_400 * 10**9, now + 2, now - 10**18])
+    monkeypatch.setattr(stamps.time, "time_ns", lambda: next(clock))
+    drawn = [journal.next_stamp("run") for journal in (first, second, first, second, first, second)]
+    assert drawn == sorted(set(drawn))
+
+
+def test_without_shared_memory_a_process_writes_behind_what_the_journal_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps.sys, "platform", "darwin")
+    ahead = time.time_ns() + 3 * 3600 * 10**9
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    for size in (10, 20_000, 200_000):  # the last line is found however long the lines are
+        ahead += 10**9
+        first.append("run", line_of([ahead, "g", "k", "x" * size]))
+        assert second.next_stamp("run") == ahead + 1
+
+
+def test_writes_of_several_files_come_in_the_order_of_their_stamps(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    folder = journal.folder("run")
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("7-ab-9.jnl", "7-ab-10.jnl")):
+        (folder / name).write_bytes(
+            b"".join(line_of([1000 + 2 * n + number, "g", "k", f"{name} {n}"]) for n in range(5))
+        )
+    order = [entry.op[0] for entry in journal.entries("run", journal.files("run"), {}) if entry.op]
+    assert order == list(range(1000, 1010))
+
+
+def test_a_view_shows_what_was_written_last_in_whichever_order_it_is_folded() -> None:
+    """Another process's earlier writes are read after this process's own later ones."""
+    creation = [1, "c", {"experiment": "0", "user": "me", "start": 1, "tags": {}}]
+    writes = [
+        [10, "g", "k", "older"],
+        [20, "g", "k", "newer"],
+        [11, "G", "gone"],
+        [9, "g", "gone", "before"],
+        [12, "u", {"status": "RUNNING", "end": None, "name": "older"}],
+        [30, "u", {"status": "FINISHED", "end": 5, "name": "newer"}],
+        [13, "a", {"owner": "run:r", "path": "f", "size": 1}],
+        [31, "a", {"owner": "run:r", "path": "f", "size": 2}],
+        [14, "x"],
+        [15, "r"],
+        [16, "L", {"id": "m-1", "experiment": "0", "name": "m", "created": 1}],
+        [17, "T", "m-1", {"t": "older"}],
+        [18, "T", "m-1", {"t": "newer"}],
+    ]
+    told = []
+    for order in (writes, [*writes[10:11], *reversed(writes)]):
+        view = QueueView("r")
+        for number, op in enumerate([creation, *order]):
+            view.fold(json.loads(json.dumps(op)), "dbml://x", (f"file-{number}", 0, 1))
+        run = view.run
+        assert run is not None
+        told.append(
+            (
+                run.tags,
+                run.status,
+                run.end,
+                run.deleted,
+                view.artifacts["run:r"]["f"].size,
+                view.models["m-1"].tags,
+            )
+        )
+    assert told[0] == ({"k": "newer", "mlflow.runName": "newer"}, "FINISHED", 5, False, 2, {"t": "newer"})
+    assert told[1][:5] == told[0][:5]
