@@ -51,8 +51,13 @@ def _delivery(engine: Engine, role: str, run_id: str) -> Delivery:
         int(max(last for *_, last in noted.values()) * 1000) if noted else None,
         waiting,
         len(engine.state.dead_numbers(role, run_id)),
-        tuple(engine.applier(role).overflow.notes(run_id)) if noted else (),
+        (*engine.applier(role).overflow.notes(run_id), *_sent_again(engine, role, run_id)) if noted else (),
     )
+
+
+def _sent_again(engine: Engine, role: str, run_id: str) -> list[str]:
+    named = engine.state.answer(f"resent/{role}/{run_id}")
+    return [f"acknowledged, found missing when the run ended, and sent again: {named}"] if named else []
 
 
 def _rank(kind: str) -> int:

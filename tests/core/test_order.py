@@ -94,7 +94,8 @@ def test_two_processes_that_take_turns_see_and_leave_the_last_word(
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert other.stdin is not None and other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout is not None
         for turn in range(5):
             client.set_tag(run_id, "turn", f"mine {turn}")
             other.stdin.write(f"theirs {turn}\n")

@@ -413,9 +413,8 @@ class Exchange:
         if struck is not None and struck.kind == "half":
             await self._half(kept or b"")
             status = struck.options["status"]
-            return await self._answer(
-                status, error_body("INTERNAL_ERROR", "half of it was written"), {}, pause, kept
-            )
+            body = b"{}" if status == 200 else error_body("INTERNAL_ERROR", "half of it was written")
+            return await self._answer(status, body, {"Content-Type": "application/json"}, pause, kept)
         return await self._forward(struck, pause, kept)
 
     async def _strikes(self, fault: Fault) -> Fault | None:

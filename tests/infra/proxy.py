@@ -231,7 +231,10 @@ class Proxy(Orders):
         times: int | None = None,
         seconds: float | None = None,
     ) -> Fault:
-        """Forward the first half of a batch's metrics, params and tags, then answer ``status``."""
+        """Forward the first half of a batch's metrics, params and tags, then answer ``status``.
+
+        With 200, the service says that it took all of it.
+        """
         return self._fault("half", path, method, times, seconds, status=status)
 
     def limit(

@@ -37,6 +37,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
@@ -117,6 +118,9 @@ class Applier:
         self._repositories: dict[str, Any] = {}
         self._adopting: set[str] = set()
         self._awaited: dict[str, float] = {}  # run that another process shall make here -> since when
+        self.there: dict[str, dict[str, set[Mark]]] = {}
+        """The points that runs have, as found while they were in doubt and sent since."""
+        self.acknowledged = Acknowledged()
         self.adopted: set[str] = set()  # runs that were copied just now: what is on its way is in doubt
         self._sent = False  # something of the batch on its way has left this machine
         self._ops: dict[str, Callable[[str, list[Any], bool], None]] = {
@@ -205,6 +209,8 @@ class Applier:
         self._sent = False
         try:
             run_id = self.run_at(queue)
+            if not doubt:
+                self.there.pop(run_id, None)
             batch.tags = self.own_tags(batch.tags)
             of_models = [p for p in batch.metrics if _model_of(p)]
             if self._kept_of(of_models):
@@ -222,6 +228,23 @@ class Applier:
                 settled.sent = True  # a part of the batch did arrive
             raise settled from error
         return buried
+
+    def missing_at_end(self, queue: str) -> Missing:
+        """Return what of a run was acknowledged here and is not here; asks once. Raises Away."""
+        try:
+            found = self.store.get_run(self.run_at(queue))
+            return self.acknowledged.missing(found, latest_of(found))
+        except Exception as error:
+            raise settle(error) from error
+
+    def absent(self, queue: str, points: list[Point]) -> list[Point]:
+        """Return those of a run's points that are not here. Raises Away."""
+        try:
+            run_id = self.run_at(queue)
+            self.there.pop(run_id, None)
+            return self._missing_points(run_id, points)
+        except Exception as error:
+            raise settle(error) from error
 
     def probe(self, queue: str) -> None:
         """Write what is there already: whether writes to a run go through at all. Raises Away."""
@@ -286,10 +309,17 @@ class Applier:
         try:
             self._send_once(run_id, batch)
         except Exception as error:
+            self.there.pop(run_id, None)
             refusal = settle(error)
             if not isinstance(refusal, MlflowException) or isinstance(refusal, Away):
                 raise refusal from error
         else:
+            marks: dict[str, list[Mark]] = {}
+            for point in batch.metrics:
+                marks.setdefault(point[0], []).append(mark(*point[1:4]))
+            self.acknowledged.batch(run_id, batch, marks)
+            for key, there in self.there.get(run_id, {}).items():
+                there.update(marks.get(key, ()))
             self.overflow.sent(run, batch)
             return
         said = str(refusal)
@@ -428,23 +458,21 @@ class Applier:
     def _missing_at_run(self, run_id: str, points: list[Point]) -> list[Point]:
         if not points:
             return []
-        latest = {m.key: mark(m.value, m.timestamp, m.step) for m in self._latest(run_id)}
-        given: dict[str, set[Any]] = {}
+        given: dict[str, set[Mark]] = {}
         for point in points:
             given.setdefault(point[0], set()).add(mark(*point[1:4]))
-        there: dict[str, set[Any]] = {}
-        for key, marks in given.items():
-            if key not in latest:
+        there, known = self.there.setdefault(run_id, {}), dict[str, set[Mark]]()
+        asked = [key for key in given if key not in there]
+        # get_run, for a search lags behind on metrics (azure-sdk-for-python#39198).
+        latest = latest_of(self.store.get_run(run_id)) if asked else {}
+        for key in asked:
+            if given[key] == {latest.get(key)}:
+                known[key] = given[key]
+            elif key not in latest:
                 there[key] = set()
-            elif marks == {latest[key]}:
-                there[key] = marks
             else:  # only a metric that has other points needs a request of its own
                 there[key] = {mark(m.value, m.timestamp, m.step) for m in self.history(run_id, key)}
-        return [p for p in points if mark(*p[1:4]) not in there[p[0]]]
-
-    def _latest(self, run_id: str) -> list[Metric]:
-        # get_run, for a search lags behind on metrics (azure-sdk-for-python#39198).
-        return list(self.store.get_run(run_id).data._metric_objs)
+        return [p for p in points if mark(*p[1:4]) not in (known.get(p[0]) or there[p[0]])]
 
     def history(self, run_id: str, key: str) -> list[Metric]:
         """Return a metric's whole history at this workspace; ``run_id`` is the workspace's own."""
@@ -500,7 +528,7 @@ class Applier:
         tags = {**self.own_tags(info["tags"]), RUN_TAG: queue}
         trying = f"creating/{self.role}/{queue}"
         if self._was_tried(trying) or doubt:
-            found = self.find_run(experiment_id, queue)
+            found = self._run_under_its_id(queue) or self.find_run(experiment_id, queue)
             if found is not None:
                 self._complete_tags(queue, found, tags)
                 self.remember_run(queue, found)
@@ -516,6 +544,18 @@ class Applier:
             raise settled from error
         self.remember_run(queue, made)
         self.state.forget_answer(trying)
+
+    def _run_under_its_id(self, run: str) -> Run | None:
+        """Return the run that this workspace itself named, though the state does not know of it any more."""
+        if self.role != self.engine.link.primary and not self.workspace.takes_run_ids:
+            return None
+        try:
+            found: Run = self.store.get_run(run)
+        except MlflowException as error:
+            if isinstance(settle(error), Away):
+                raise
+            return None
+        return found
 
     def _was_tried(self, trying: str) -> bool:
         """Tell whether a creation was begun before, and its answer not seen; it may be under way yet."""
@@ -733,17 +773,22 @@ class Applier:
         return found
 
     def _delete_tag(self, queue: str, op: list[Any], _doubt: bool) -> None:
+        run_id = self.run_at(queue)
         try:
-            self.store.delete_tag(self.run_at(queue), op[2])
+            self.store.delete_tag(run_id, op[2])
         except MlflowException as error:
             if not is_missing(error):
                 raise
+        self.acknowledged.untagged(run_id, op[2])
         self.overflow.untagged(queue, op[2])
 
     def _update_run(self, queue: str, op: list[Any], _doubt: bool) -> None:
         change = op[2]
         status = RunStatus.from_string(change["status"]) if change.get("status") else None
-        self.store.update_run_info(self.run_at(queue), status, change.get("end"), change.get("name"))
+        run_id = self.run_at(queue)
+        self.store.update_run_info(run_id, status, change.get("end"), change.get("name"))
+        if change.get("status"):
+            self.acknowledged.status(run_id, change["status"])
 
     def _inputs(self, queue: str, op: list[Any], doubt: bool) -> None:
         if self.lacks("inputs"):
@@ -877,7 +922,10 @@ class Applier:
         return str(made)
 
     def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        self.experiment_at(op[2]["id"])
+        told = op[2]
+        if "name" in told and self.state.answer(f"experiment/{told['id']}") is None:  # the state was lost
+            self.engine.remember_experiment(told["id"], told["name"], told["tags"])
+        self.experiment_at(told["id"])
 
     def _change_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         change = op[2]
@@ -1075,7 +1123,7 @@ class Applier:
         trying = f"creating/{self.role}/{model}"
         if self._was_tried(trying) or doubt:
             for found in self._models_of(experiment_id, told["name"]):
-                if found.tags.get(MODEL_TAG) == model:
+                if model in (found.tags.get(MODEL_TAG), found.model_id):
                     self.remember_model(model, found)
                     self.state.forget_answer(trying)
                     return
@@ -1236,7 +1284,15 @@ def _model_of(point: Point) -> str | None:
     return point[4][0] or None if len(point) > 4 and point[4] is not None else None
 
 
-def mark(value: float, time: int, step: int) -> tuple[int, int, Any]:
+Mark = tuple[int, int, Any]
+
+
+def latest_of(run: Run) -> dict[str, Mark]:
+    """Return the latest point of each metric, as a run's workspace tells it."""
+    return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
+
+
+def mark(value: float, time: int, step: int) -> Mark:
     """Return what makes a point of a metric the same point to a workspace."""
     return (step, time, "nan" if value != value else clamp(value))
 

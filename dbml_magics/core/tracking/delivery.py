@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S, linger_seconds, longest_pause_seconds
+from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
     Batch,
@@ -35,6 +36,7 @@ from dbml_magics.core.tracking.faults import Away, Busy
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of, private_folder
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
+from dbml_magics.core.tracking.view import TERMINAL
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
 
@@ -253,6 +255,7 @@ class Courier:
             return False
         self._lease_fd, self._leased = fd, time.monotonic()
         self.engine.journal.drop_lent(self.role)
+        self.engine.begin_delivery(self.role)
         return True
 
     def let_settle(self) -> None:
@@ -433,6 +436,7 @@ class Courier:
             self._troubles.pop(queue, None)
             self._busy.discard(queue)
             if not more:
+                self.applier.there.clear()
                 self.engine.tidy(queue)
             return more
 
@@ -810,10 +814,70 @@ class _Part:
         except Exception as error:
             self._refused(entry.op, error)
         else:
+            if _ends(entry.op):
+                self._check_end(entry.op)
             self._passed(entry.op[1])
             self.kinds[_RECEIVED.get(entry.op[1], "changes")] += 1
         self._done()
         self.engine.release_spool(self.queue, entry)
+
+    def _check_end(self, op: list[Any]) -> None:
+        """Compare an ended run with what was acknowledged, and send what is missing again. Raises Away."""
+        if not self.applier.tracked:
+            return
+        try:
+            missing = self.applier.missing_at_end(self.queue)
+            if missing:
+                _log.warning(
+                    "dbml_magics: %s acknowledged writes of run %s that it does not have (%s): sent again",
+                    self.role,
+                    self.queue,
+                    missing,
+                )
+                self._send_missing(missing, op)
+                left = self.applier.missing_at_end(self.queue)
+                self.state.set_answer(f"resent/{self.role}/{self.queue}", str(missing))
+                if left:
+                    self._bury_missing(left)
+        except Away:
+            if not self.courier.is_stuck(self.queue):
+                raise
+        except MlflowException as error:  # nobody may read it: what was acknowledged has to do
+            _log.debug("run %s at %s could not be compared: %s", self.queue, self.role, error)
+        self.applier.acknowledged.forget(self.applier.run_at(self.queue))
+
+    def _send_missing(self, missing: Missing, op: list[Any]) -> None:
+        for points in self._points_of(missing.metrics):
+            self._send_again(Batch(metrics=points))
+        for part in within(Batch([], dict(missing.params), dict(missing.tags)), self.applier.limits):
+            self._send_again(part)
+        if missing.status:
+            self.applier.apply(self.queue, op, True)
+
+    def _points_of(self, metrics: frozenset[str]) -> Iterator[list[Point]]:
+        """Yield what the journal has of some metrics of the run, as many points at a time as fit a batch."""
+        journal, points, limit = self.engine.journal, list[Point](), self.applier.limits.metrics
+        for entry in journal.entries(self.queue, journal.files(self.queue), {}) if metrics else ():
+            items = None if entry.op is None else _items_of(entry.op, self.role)
+            points += [point for point in items[0] if point[0] in metrics] if items else []
+            while len(points) >= limit:
+                yield points[:limit]
+                points = points[limit:]
+        if points:
+            yield points
+
+    def _send_again(self, part: Batch) -> None:
+        for op, cause in self.applier.batch(self.queue, part, True):
+            self.state.bury(self.role, self.queue, [0, *op], cause)
+
+    def _bury_missing(self, missing: Missing) -> None:
+        """Put aside what a workspace goes on acknowledging without having it."""
+        cause = f"{self.role} acknowledged it twice and did not have it when the run ended"
+        if missing.params or missing.tags:
+            self.state.bury(self.role, self.queue, [0, "b", [], missing.params, missing.tags], cause)
+        for points in self._points_of(missing.metrics):
+            if absent := self.applier.absent(self.queue, points):
+                self.state.bury(self.role, self.queue, [0, "b", absent, {}, {}], cause)
 
     def _passed(self, code: str) -> None:
         self.courier.passed(code)
@@ -949,6 +1013,11 @@ def _texts(given: Mapping[str, str]) -> dict[str, str]:
     if not all(is_text(key) and is_text(value) for key, value in given.items()):
         raise ValueError("no params or tags that a workspace can be sent")
     return dict(given)
+
+
+def _ends(op: list[Any]) -> bool:
+    """Tell whether a write ends its run."""
+    return op[1] == "u" and op[2].get("status") in TERMINAL
 
 
 def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) -> dict[str, int]:

@@ -34,6 +34,7 @@ from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lines import Line
+from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
@@ -128,6 +129,8 @@ class Engine:
         self.lines: dict[str, Line] = {
             role: Line(role) if own is None else own.lines[role] for role in link.used
         }
+        self.witnesses = {role: self.journal.witness(role, n) for n, role in enumerate(link.used, start=1)}
+        self.state.on_step = lambda role, count: self.witnesses[role].note(count)
         self.couriers: dict[str, Courier] = {role: Courier(self, role) for role in link.used}
         self._couriers: tuple[Courier, ...] = tuple(self.couriers.values())
         self._live: dict[str, _LiveQueue] = {}
@@ -168,6 +171,40 @@ class Engine:
             for role in self.link.used:
                 self.state.mark_sending(role, queue, self.journal.files(queue))
             self.state.forget_receipts(queue)
+
+    def begin_delivery(self, role: str) -> None:
+        """Put in doubt what this process has not written itself and delivers from now on to a workspace.
+
+        Whoever had the lease before may have sent it: on another machine, in a copy of this folder, or here
+        before the folder was restored. Called by who has just taken the lease.
+        """
+        if not self.journal.queues():
+            return
+        place, noted = place_of(self.link.home, self.state.path), self.witnesses[role].noted()
+        known = self.state.answer(f"place/{role}")
+        restored = noted > self.state.steps(role)
+        if restored:
+            told = (
+                f"the link's folder {self.link.home} is older than what was delivered from it (was it "
+                "restored, or a part of it lost?): workspaces are asked what they have before more is sent"
+            )
+            self.state.set_answer("mended", told)
+            _log.warning("dbml_magics: %s", told)
+        everything = restored or known not in (None, place)
+        cursors = self.state.all_cursors(role)
+        for queue in self.journal.queues():
+            reached = cursors.get(queue, {})
+            left = {
+                file: size
+                for file, size in self.journal.files(queue).items()
+                if size > reached.get(file, 0)
+                and not self.journal.is_own(file)
+                and (everything or self.journal.is_left(queue, file))
+            }
+            if left:
+                self.state.mark_sending(role, queue, left)
+        if known != place:
+            self.state.set_answer(f"place/{role}", place)
 
     # --- parts
 

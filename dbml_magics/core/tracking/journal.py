@@ -36,6 +36,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
+from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
 from dbml_magics.disks import is_own, make_base
 from dbml_magics.errors import JournalError, JournalFull
@@ -51,6 +52,7 @@ _RECORD = re.compile(rb"[0-9a-f]{8} \[\d+,")
 _STAMP = re.compile(rb"(?:[0-9a-f]{8} )?\[(\d+),")
 _CHECKSUM = 9  # bytes of a line before its JSON: eight hexadecimal digits and a space
 _TAIL = 8192
+_LOOKS = 4
 _CHUNK = 256 * 1024
 _MAX_OPEN = 256
 _ORPHAN_S = 3600.0
@@ -162,6 +164,10 @@ class Journal:
         return f"{os.getpid()}-{secrets.token_hex(4)}"
 
     # --- writing
+
+    def witness(self, role: str, slot: int) -> Witness:
+        """Return what keeps the count of a role's delivery steps beside this journal."""
+        return Witness(self.root / f"{role}.count", self._stamps.shared, slot)
 
     def next_stamp(self, queue: str) -> int:
         """Return the number that orders a write behind every earlier one of ``queue``, in any process."""
@@ -416,17 +422,21 @@ class Journal:
 
     def is_left(self, queue: str, file: str) -> bool:
         """Tell whether nobody writes to a file any more (its process has closed it, or is dead)."""
-        try:
-            fd = os.open(self.path(queue, file), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-        return True
+        for again in range(_LOOKS):
+            try:
+                fd = os.open(self.path(queue, file), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return True
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # It may be another look that has the lock, for a moment: a writer keeps it.
+                time.sleep(0.001 * again)
+            else:
+                return True
+            finally:
+                os.close(fd)
+        return False
 
     def delete_if_done(self, queue: str, file: str, size: int) -> bool:
         """Delete a file of ``size`` delivered bytes unless somebody still writes to it."""

@@ -295,6 +295,7 @@ class Overflow:
 
     def _untag(self, run_id: str, key: str) -> None:
         try:
+            self.applier.acknowledged.untagged(run_id, key)
             self.applier.store.delete_tag(run_id, key)
         except MlflowException as error:
             if not is_missing(error):

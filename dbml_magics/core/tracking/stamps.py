@@ -20,13 +20,14 @@ from dbml_magics import disks
 
 _MEMORY = Path("/dev/shm")
 _BYTES = mmap.PAGESIZE
+SLOTS = 8
 
 
 class Stamps:
     """The stamps of one journal."""
 
     def __init__(self, root: Path) -> None:
-        self._newest: memoryview | list[int] = [0]
+        self._newest: memoryview | list[int] = [0] * SLOTS
         if sys.platform == "linux":
             with suppress(OSError):
                 self._newest = _shared(root)
@@ -38,6 +39,11 @@ class Stamps:
             stamp = newest[0] + 1
         newest[0] = stamp
         return stamp
+
+    @property
+    def shared(self) -> memoryview | list[int]:
+        """Return the memory: the stamp in the first slot, then a slot for each role's :class:`Witness`."""
+        return self._newest
 
     def follow(self, stamp: int) -> None:
         """Have the next stamps come after one that was found in the journal."""

@@ -77,6 +77,8 @@ class State:
         self.path = path
         self.on_loss: Callable[[], None] | None = None
         """Called when the state goes on with a part of itself, since the rest could not be read."""
+        self.on_step: Callable[[str, int], None] | None = None
+        """Called with (workspace, count) after each step of a delivery."""
         self._spares = spares
         self._reserve = path.with_name("reserve")
         self._has_reserve = False
@@ -374,6 +376,26 @@ class State:
             found.setdefault(queue, {})[file] = offset
         return found
 
+    def steps(self, dest: str) -> int:
+        """Return how many steps of delivery to a workspace this state has seen."""
+        return int(self.answer(f"steps/{dest}") or 0)
+
+    def _count_step(self, db: sqlite3.Connection, dest: str) -> int:
+        key = f"steps/{dest}"
+        db.execute("INSERT INTO answers VALUES (?, '1') ON CONFLICT DO UPDATE SET v=v+1", (key,))
+        return int(db.execute("SELECT v FROM answers WHERE k=?", (key,)).fetchone()[0])
+
+    def _step(self, dest: str, work: Callable[[sqlite3.Connection], None], *, lasting: bool = False) -> None:
+        """Do some work of a delivery in one transaction, and count it as a step."""
+
+        def counted(db: sqlite3.Connection) -> int:
+            work(db)
+            return self._count_step(db, dest)
+
+        count = self._write(counted, lasting=lasting)
+        if self.on_step is not None:
+            self.on_step(dest, count)
+
     def mark_sending(self, dest: str, queue: str, ends: dict[str, int]) -> None:
         """Note that writes up to ``ends`` are about to be sent: whoever finds this note asks before sending.
 
@@ -388,7 +410,7 @@ class State:
                     (dest, queue, file, end),
                 )
 
-        self._write(work, lasting=True)
+        self._step(dest, work, lasting=True)
 
     def mark_delivered(
         self,
@@ -421,7 +443,7 @@ class State:
                     (dest, queue, kind, amount, now, now),
                 )
 
-        self._write(work)
+        self._step(dest, work)
 
     def receipt(self, dest: str, queue: str) -> dict[str, tuple[int, float, float]]:
         """Return {kind: (how many, first, last)} of what has arrived of a run; seconds since the epoch."""

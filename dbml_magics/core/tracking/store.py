@@ -298,11 +298,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             late = {k: v for k, v in kept.items() if k not in made.data.tags}  # what it was not made with
         creation = {"experiment": experiment_id, "user": user_id, "start": start_time, "tags": kept}
         engine.begin_queue(run_id)
-        engine.write(run_id, "c", creation)
-        if run_id != key:
-            engine.write(run_id, "t", [primary], RUN_TAG, run_id)
-            for tag, value in late.items():
-                engine.write(run_id, "t", [primary], tag, value)
+        own = {} if run_id == key else {RUN_TAG: run_id, **late}
+        writes = [("c", creation), *(("t", [primary], tag, value) for tag, value in own.items())]
+        engine.write_all(run_id, writes, lasting=True)
         engine.state.remember_run(
             run_id,
             {
@@ -561,7 +559,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 ) from None
             experiment_id = _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
         engine.remember_experiment(experiment_id, name, kept)
-        engine.write(LINK_QUEUE, "E", {"id": experiment_id})
+        made = {"id": experiment_id, "name": name, "tags": kept}
+        engine.write_all(LINK_QUEUE, [("E", made)], lasting=True)
         return experiment_id
 
     def _check_name(self, name: str) -> None:
@@ -775,7 +774,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.take_up(source_run_id)
         else:
             self.engine.begin_queue(queue)
-        self.engine.write(queue, "L", told)
+        self.engine.write_all(queue, [("L", told)], lasting=True)
         return self.get_logged_model(model_id)
 
     def _model_named_by_primary(self, told: dict[str, Any], key: str) -> LoggedModel | None:
