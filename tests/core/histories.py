@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -173,9 +174,9 @@ class World:
 
     # --- processes
 
-    def start(self) -> Actor:
-        """Start one more process on the link."""
-        actor = self.host.start(self.home, self.work, **self.settings)
+    def start(self, home: Path | None = None) -> Actor:
+        """Start one more process on the link, or on a copy of its folder."""
+        actor = self.host.start(home or self.home, self.work, **self.settings)
         again = bool(self.actors) or any(self.home.glob("links/*"))
         self.actors.append(actor)
         self.say(f"process {actor.pid} starts")
@@ -240,6 +241,50 @@ class World:
         for actor, several in orders:
             for said in several:
                 self._hear(actor, said)
+
+    # --- what happens to the link's folder: no process lives meanwhile, and nothing is logged
+
+    def put_back(self) -> None:
+        """Have everything delivered, and put the folder back as it was before."""
+        self._kill_all()
+        before = self.home.with_name("before")
+        shutil.copytree(self.home, before)
+        self._deliver_and_kill(self.home)
+        self.say("the folder is put back as it was before all was delivered")
+        shutil.rmtree(self.home)
+        before.rename(self.home)
+
+    def deliver_from_a_copy(self) -> None:
+        """Have everything delivered from a copy of the folder, as another machine may."""
+        self._kill_all()
+        copy = self.home.with_name("copy")
+        shutil.copytree(self.home, copy)
+        self.say("a copy of the folder delivers")
+        self._deliver_and_kill(copy)
+        shutil.rmtree(copy)
+
+    def lose_the_state(self) -> None:
+        """Lose what delivery knew; the journal is whole."""
+        self._kill_all()
+        self.say("the state is lost")
+        for path in self.home.glob("links/*/state.db*"):
+            path.unlink()
+
+    def set_clock(self, actor: Actor, hours: float) -> None:
+        """Set the clock of one process."""
+        self.say(f"process {actor.pid}: its clock is {hours:+g} hours off")
+        actor.do("clock", hours=hours)
+
+    def _kill_all(self) -> None:
+        for actor in list(self.actors):
+            self.kill(actor, [])
+
+    def _deliver_and_kill(self, home: Path) -> None:
+        for role in ROLES:
+            self.clear(role)
+        actor = self.start(home)
+        actor.do("sync", timeout=90)
+        self.kill(actor, [])
 
     def deliverer(self, role: str) -> Actor | None:
         """Return the process that delivers to a workspace now."""

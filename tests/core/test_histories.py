@@ -59,7 +59,8 @@ ACTIONS = [
 ]
 EVENTS = [
     *("fault", "fault", "fault", "no fault", "time", "time"),
-    *("the deliverer is killed", "a process ends", "a process starts"),
+    *("the deliverer is killed", "a process ends", "a process starts", "a clock is set"),
+    *("the folder is put back", "a copy delivers", "the state is lost"),
 ]
 _examples = itertools.count(1)
 
@@ -241,6 +242,14 @@ class Histories(RuleBasedStateMachine):
                 world.kill(actor, [])
         elif what == "a process ends" and world.actors:
             self.during(lambda: world.leave(world.actor(process)))
+        elif what == "a clock is set" and world.actors:
+            self.during(lambda: world.set_clock(world.actor(process), (process % 5 - 2) * 7.5))
+        elif what == "the folder is put back":
+            self.during(world.put_back)
+        elif what == "a copy delivers":
+            self.during(world.deliver_from_a_copy)
+        elif what == "the state is lost":
+            self.during(world.lose_the_state)
         elif what == "a process starts" and len(world.actors) < 3:
             self.during(world.start)
 

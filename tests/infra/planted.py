@@ -42,10 +42,28 @@ def _an_outage_loses_a_batch() -> None:
     Applier.batch = batch  # type: ignore[method-assign]
 
 
+def _the_wall_clock_orders_writes() -> None:
+    """Stamp a write with the time alone, whatever was written before."""
+    import time
+
+    from dbml_magics.core.tracking.stamps import Stamps
+
+    Stamps.next = lambda _: time.time_ns()  # type: ignore[assignment,method-assign]
+
+
+def _what_was_left_is_not_in_doubt() -> None:
+    """Take what another process has left for something that nobody can have sent."""
+    from dbml_magics.core.tracking.engine import Engine
+
+    Engine.begin_delivery = lambda *_: None  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "doubt is not settled": _doubt_is_not_settled,
     "sending is not noted": _sending_is_not_noted,
     "an outage loses a batch": _an_outage_loses_a_batch,
+    "the wall clock orders writes": _the_wall_clock_orders_writes,
+    "what was left is not in doubt": _what_was_left_is_not_in_doubt,
 }
 
 
