@@ -1076,7 +1076,7 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
 
 def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str]) -> DbmlError:
     from dbml_magics.core.tracking.faults import Away
-    from dbml_magics.core.workspaces.rest import Foreign
+    from dbml_magics.core.workspaces.answers import Foreign
 
     workspace = engine.workspaces[role]
     place = workspace.place if workspace.kind == "azureml" else links.masked(workspace.uri)

@@ -16,7 +16,8 @@ import requests
 
 from dbml_magics.config import credentials, role_variable
 from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.core.workspaces.rest import Foreign, call_timeout
+from dbml_magics.core.workspaces.answers import Foreign
+from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.doctor_results import Finding
 from dbml_magics.errors import DbmlError
 

@@ -76,6 +76,13 @@ class Away(MlflowException):  # type: ignore[misc]
         self.remedies = tuple(remedies)
         """What the user can do about it: (command, what it does)."""
 
+    def by_way(self, way: str) -> Away:
+        """Name what stands between here and the workspace, and return the error."""
+        if way and way not in self.reason:
+            self.reason += way
+            self.message += way
+        return self
+
 
 class Busy(Away):
     """The workspace takes no more of one kind for now, whoever asks; everything else goes on."""

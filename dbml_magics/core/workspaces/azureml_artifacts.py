@@ -33,9 +33,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.tracking.faults import Away, is_missing, refusal, settle
+from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rest import retry_after, timeout_left
 
 _log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
             "subscription_id": context.subscription_id,
             "resource_group_name": context.resource_group_name,
             "workspace_name": context.workspace_name,
-            **self._once(),
+            **self._once(str(context.host_url)),
         }
         if self._origin == _RUN_ORIGIN and isinstance(self.artifacts, RunArtifactsClient):
             where |= {"experiment_name": self.artifacts._experiment_name, "run_id": self.artifacts._run_id}
@@ -83,9 +85,16 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return where
 
     @staticmethod
-    def _once() -> dict[str, Any]:
+    def _once(url: str) -> dict[str, Any]:
+        """Return azure-core's options for one request to ``url``: no second try, no redirect."""
         seconds = timeout_left()
-        return {"retry_total": 0, "connection_timeout": min(5.0, seconds), "read_timeout": seconds}
+        return {
+            "retry_total": 0,
+            "connection_timeout": min(5.0, seconds),
+            "read_timeout": seconds,
+            "permit_redirects": False,
+            **({"proxies": proxies} if (proxies := hosts.past_proxies(url)) else {}),
+        }
 
     @property
     def _service(self) -> Any:
@@ -98,7 +107,12 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         except HttpResponseError as error:
             raise self._meant(error, writing) from error
         except AzureError as error:
-            raise settle(error.__cause__ if isinstance(error.__cause__, Exception) else error) from error
+            settled = settle(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            if isinstance(settled, Away):
+                settled.by_way(hosts.through(str(self._context.host_url)))
+            raise settled from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
+            raise Foreign("a request for files is answered by what is not Azure ML's") from error
 
     def _meant(self, error: HttpResponseError, writing: bool) -> Exception:
         response = error.response
@@ -125,6 +139,11 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                     forget()
         if away is not None:
             return away
+        if status < 400 and status != 0:  # a redirect, or a web page: azure-core takes its own statuses alone
+            return Foreign(
+                f"a request for files is answered by {status} with what is neither Azure ML's nor a storage's"
+                f"{hosts.through(url.geturl())}"
+            )
         if status in (408, 429) or status >= 500 or status == 0:
             return Away(
                 f"answers {status}: {said.message[:200]}",
@@ -172,15 +191,26 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         """Name an artifact and return the link to write it, or None where the name is taken."""
         full = self._full(path)
         body = ArtifactPathList(paths=[ArtifactPath(path=full)])
-        answer = self._ask(
-            lambda: self._service.batch_create_empty_artifacts(body=body, **self._scope()), writing=True
-        )
-        if answer.errors:
-            told = next(iter(answer.errors.values())).error
-            if "already exists" in str(told.message) or "Conflict" in str(told.message):
+
+        def named() -> tuple[str | None, str]:
+            answer = self._service.batch_create_empty_artifacts(body=body, **self._scope())
+            if answer.errors:
+                return None, str(next(iter(answer.errors.values())).error.message)
+            return answer.artifact_content_information[full].content_uri, ""
+
+        link, refused = self._ask(named, writing=True)
+        if refused:
+            if "already exists" in refused or "Conflict" in refused:
                 return None
-            raise refusal(400, str(told.message))
-        return str(answer.artifact_content_information[full].content_uri)
+            raise refusal(400, refused)
+        return self._checked(link)
+
+    @staticmethod
+    def _checked(link: Any) -> str:
+        """Return a signed link to a blob. Raises Foreign for what is none."""
+        if hosts.origin(str(link)) is None or not str(link).startswith("https://"):
+            raise Foreign("a request for files is answered without a link to the storage")
+        return str(link)
 
     def _by_container(self) -> tuple[Any, dict[str, Any]]:
         """Return the artifact service, which knows a run's files by their container, and where they are."""
@@ -205,7 +235,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
             if isinstance(error, Away):
                 raise
             return self._rename(path)  # no such call there, or no such name any more
-        return str(answer.content_uri) if answer.content_uri else self._rename(path)
+        return self._checked(answer.content_uri) if answer and answer.content_uri else self._rename(path)
 
     def _rename(self, path: str) -> str:
         """Take a name back whose bytes never came, or whose link has run out, and return a new link.
@@ -257,7 +287,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                     link = self._renew(path)  # blocks that an earlier link put are gone: all of them again
 
     def _blob(self, link: str) -> BlobClient:
-        return BlobClient.from_blob_url(link, max_single_put_size=_SINGLE, **self._once())
+        return BlobClient.from_blob_url(link, max_single_put_size=_SINGLE, **self._once(link))
 
     def _with_links(self, path: str, link: str) -> Callable[[Callable[[BlobClient], Any]], None]:
         """Return what takes a step of an upload, by a new link whenever the last one has run out."""
@@ -346,7 +376,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
             lambda: self._service.get_content_information(path=self._full(path), **self._scope()),
             writing=writing,
         )
-        return str(answer.content_uri)
+        return self._checked(getattr(answer, "content_uri", None))
 
     def size(self, path: str, *, writing: bool = False) -> int | None:
         """Return a file's size in bytes, or None where there is no such file."""
@@ -379,7 +409,10 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
         def download() -> None:
             with open(local_path, "wb") as out:
-                self._blob(link).download_blob(max_concurrency=1).readinto(out)
+                blob = self._blob(link).download_blob(max_concurrency=1)
+                if not blob.properties.blob_type:  # the storage tells it of every blob; a web page does not
+                    raise Foreign(f"{remote_file_path} is answered by what is not the storage's")
+                blob.readinto(out)
 
         self._ask(download, writing=writing)
 

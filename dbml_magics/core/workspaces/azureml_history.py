@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import MlflowHostCreds
 
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing
-from dbml_magics.core.workspaces import rest
+from dbml_magics.core.workspaces import answers, rest
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
@@ -44,7 +44,7 @@ class History:
         told = self._patch(experiment_id, run_id, body)
         if told is None:
             return None
-        made = str(told.get("runId") or run_id)
+        made = str(told["runId"])
         try:
             found: Run = self._tracking.get_run(made)
         except MlflowException as error:
@@ -65,13 +65,6 @@ class History:
             )
         except MissingEndpoint:
             return None
-        if response.status_code not in (
-            200,
-            201,
-        ):  # refused, as one call; the rest was raised
+        if response.status_code not in (200, 201):  # refused, as one call; the rest was raised
             return None
-        try:
-            answer = response.json()
-        except ValueError:
-            return None
-        return answer if isinstance(answer, dict) else None
+        return answers.entity(response, "PATCH", "a run in run history", "runId")

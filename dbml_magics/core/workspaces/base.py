@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -20,8 +21,10 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics.config import credentials
-from dbml_magics.core.link import WorkspaceSpec, same_place
-from dbml_magics.core.workspaces import rest
+from dbml_magics.core import hosts
+from dbml_magics.core.link import WorkspaceSpec, masked, same_place
+from dbml_magics.core.tracking.faults import WouldRefuse
+from dbml_magics.core.workspaces import places, rest
 from dbml_magics.core.workspaces.imports import let_threads_import
 from dbml_magics.core.workspaces.limits import BY_KIND, Limits
 from dbml_magics.core.workspaces.naming import azureml_experiment_name, azureml_model_name, model_name_behind
@@ -77,12 +80,19 @@ class Workspace:
         return _get_store_registry().get_store_builder(self.uri)(store_uri=self.uri)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
-        """Return the repository behind one of this workspace's own artifact URIs."""
-        return get_artifact_repository(
-            add_databricks_profile_info_to_artifact_uri(uri, self.uri),
-            tracking_uri=self.uri,
-            registry_uri=self.uri,
-        )
+        """Return the repository behind one of this workspace's own artifact URIs.
+
+        Raises WouldRefuse for a place that the workspace has no business to name.
+        """
+        places.check(self.spec, uri)
+        try:
+            return get_artifact_repository(
+                add_databricks_profile_info_to_artifact_uri(uri, self.uri),
+                tracking_uri=self.uri,
+                registry_uri=self.uri,
+            )
+        except MlflowException as error:  # to MLflow it is an internal error, which would be tried for ever
+            raise WouldRefuse(f"{self.role}: {error.message}") from error
 
     def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> str | None:
         """Upload one file under its own name into ``folder``; returns its path where it got another."""
@@ -196,6 +206,10 @@ class HttpWorkspace(Workspace):
         rest.identify(self._creds())
 
     def _creds(self, host: str | None = None) -> MlflowHostCreds:
+        if host is not None and hosts.origin(host) != hosts.origin(self.uri):
+            raise WouldRefuse(
+                f"{self.role}'s credentials go to {masked(self.uri)} alone, not to {masked(host)}"
+            )
         own = credentials(self.role)
         creds = MlflowHostCreds(
             host=host or self.uri,
@@ -217,8 +231,9 @@ class HttpWorkspace(Workspace):
 
     def artifacts(self, uri: str) -> ArtifactRepository:
         """Return the repository; proxied artifacts go with the role's own credentials."""
-        if uri.startswith("mlflow-artifacts:"):
-            return rest.ProxiedArtifacts(uri, self.uri, self._creds)
+        if uri.partition(":")[0].lower() in ("mlflow-artifacts", "http", "https"):
+            path = places.own_path(self.spec, uri)
+            return rest.ProxiedArtifacts(f"mlflow-artifacts:/{path}", self.uri, self._creds)
         return super().artifacts(uri)
 
 

@@ -7,6 +7,7 @@ whatever the profile (mlflow 3.15); here one sign-in a workspace serves them all
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import tempfile
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from databricks.sdk.config import Config
@@ -22,7 +23,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.store._unity_catalog.registry.rest_store import UcModelRegistryStore
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.databricks_artifact_repo import DatabricksArtifactRepository
+from mlflow.store.artifact.databricks_artifact_repo import (
+    _SERVICE_AND_METHOD_TO_INFO,
+    DatabricksArtifactRepository,
+)
 from mlflow.store.artifact.databricks_models_artifact_repo import DatabricksModelsArtifactRepository
 from mlflow.store.artifact.databricks_sdk_artifact_repo import DatabricksSdkArtifactRepository
 from mlflow.store.artifact.unity_catalog_models_artifact_repo import UnityCatalogModelsArtifactRepository
@@ -32,10 +36,12 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics import environment
+from dbml_magics.core import hosts
 from dbml_magics.core.link import same_place
 from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing, refusal, settle
-from dbml_magics.core.workspaces import databricks_refusals, rest
+from dbml_magics.core.workspaces import answers, databricks_refusals, rest
 from dbml_magics.core.workspaces.aliases import AliasesAsTags
+from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.base import Workspace
 from dbml_magics.core.workspaces.naming import in_catalog
 from dbml_magics.core.workspaces.rates import limiter_at
@@ -166,8 +172,10 @@ class DatabricksWorkspace(Workspace):
     def me(self) -> str:
         """Return the user's name, as the service says. Raises Away."""
         if self._me is None:
-            response = rest.request(self._creds(), _ME, "GET")
-            self._me = str(response.json()["userName"])
+            told = rest.own_call(self._creds(), _ME, "GET")
+            if not told.get("userName"):
+                raise Foreign(f"GET {_ME} is answered without a user's name")
+            self._me = str(told["userName"])
         return self._me
 
     def experiment_name(self, name: str) -> str:
@@ -315,12 +323,12 @@ class _Tracking(rest.DatabricksStore):
                 return notebook
             if not is_missing(error):
                 raise
-        rest.request(self.get_host_creds(), _MKDIRS, "POST", json={"path": posixpath.dirname(name)})
+        rest.own_call(self.get_host_creds(), _MKDIRS, "POST", json={"path": posixpath.dirname(name)})
         return str(super().create_experiment(name, artifact_location, tags))
 
     def _notebook(self, path: str) -> str | None:
         response = rest.request(self.get_host_creds(), _STATUS, "GET", params={"path": path})
-        told = response.json() if response.status_code == 200 else {}
+        told = answers.read(response, "GET", _STATUS) if response.status_code == 200 else {}
         return str(told["object_id"]) if told.get("object_type") == "NOTEBOOK" else None
 
 
@@ -335,7 +343,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
         self._workspace = workspace
         self._root = root
         own = add_databricks_profile_info_to_artifact_uri(uri, workspace.uri)
-        self._signed: Callable[[], Any] = lambda: DatabricksArtifactRepository(own)
+        self._signed: Callable[[], Any] = lambda: _SignedFiles(own, workspace)
         self._refused = False
 
     @property
@@ -343,7 +351,13 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
         from databricks.sdk import WorkspaceClient
 
         self._workspace._signed_in()  # bounded in time, which the SDK's own signing in is not
-        return _DirectFiles(self._root, WorkspaceClient(config=self._workspace.config))
+        client = WorkspaceClient(config=self._workspace.config)
+        own = hosts.harden(client.api_client._api_client._session)
+        own.hooks["response"].append(_check_stored)
+        for made in ("_cloud_provider_session", "_authenticated_session"):  # of its uploads in parts
+            if (session := getattr(client.files, made, None)) is not None:
+                hosts.harden(session()).hooks["response"].append(_check_stored)
+        return _DirectFiles(self._root, client)
 
     def _through(self, method: str, *args: Any) -> Any:
         from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, Unauthenticated
@@ -383,6 +397,58 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         self._through("_download_file", remote_file_path, local_path)
+
+
+def _check_stored(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    """Raise Foreign for an answer that is not the Files API's, nor a storage's: the SDK takes any 2xx.
+
+    It answers an upload by 204 (docs.databricks.com api/workspace/files/upload), and 200 without a body.
+    """
+    request = response.request
+    path = urlsplit(request.url or "").path
+    answers.check_redirect(response, str(request.method), path)
+    if response.status_code >= 300:
+        return response
+    kind = hosts.header(response.headers, "Content-Type").lower()
+    whole = request.method == "PUT" and path.startswith("/api/2.0/fs/")
+    if whole and (response.status_code not in (200, 204) or response.content not in (b"", b"{}")):
+        raise Foreign(f"PUT {path} is answered by {response.status_code} with what is not the Files API's")
+    if request.method != "GET" and kind.startswith("text/html"):
+        raise Foreign(f"{request.method} {path} is answered by {response.status_code} with a web page")
+    return response
+
+
+class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]
+    """MLflow's repository over signed URLs; the workspace is asked for them with its own sign-in."""
+
+    def __init__(self, uri: str, workspace: DatabricksWorkspace) -> None:
+        self._workspace = workspace
+        super().__init__(uri)
+
+    def _call_endpoint(
+        self,
+        service: Any,
+        api: Any,
+        json_body: str | None = None,
+        path_params: dict[str, str] | None = None,
+        retry_timeout_seconds: int | None = None,  # noqa: ARG002 - MLflow's signature
+    ) -> Any:
+        endpoint, method = _SERVICE_AND_METHOD_TO_INFO[service][api]
+        if path_params:
+            endpoint = endpoint.format(**path_params)
+        return rest.call(self._workspace._creds(), endpoint, method, json_body, api.Response())
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Upload one file and look whether it is there: MLflow takes any status below 400 for done."""
+        try:
+            super().log_artifact(local_file, artifact_path)
+        except IndexError as error:
+            raise Foreign("the links to write files are answered without a link") from error
+        path = posixpath.join(artifact_path or "", posixpath.basename(local_file))
+        size = os.path.getsize(local_file)
+        there = {f.path: f.file_size for f in self.list_artifacts(artifact_path or None)}
+        if there.get(path) != size:
+            raise Foreign(f"{path} was taken by its signed link, and is not there")
 
 
 class _DirectFiles(DatabricksSdkArtifactRepository):  # type: ignore[misc]

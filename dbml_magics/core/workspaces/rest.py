@@ -7,12 +7,13 @@ whatever the server; here each workspace has its own.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import posixpath
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timezone
 from email.utils import parsedate_to_datetime
@@ -20,24 +21,28 @@ from typing import Any
 from urllib.parse import quote
 
 from mlflow.entities import FileInfo
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import RestException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+from mlflow.protos.service_pb2 import ListArtifacts, LogBatch
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryRestStore
 from mlflow.store.tracking.databricks_rest_store import DatabricksTracingRestStore
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.mime_type_utils import _guess_mime_type
-from mlflow.utils.proto_json_utils import parse_dict
-from mlflow.utils.rest_utils import MlflowHostCreds, http_request, verify_rest_response
+from mlflow.utils.rest_utils import MlflowHostCreds, get_workspace_client, http_request
 from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S
+from dbml_magics.core import hosts
 from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, refusal, settle
+from dbml_magics.core.workspaces import answers
+from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rates import RateLimiter
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
 _CONNECT_S = 5.0
+_SDK_RETRIES_S = 1
 _LONGEST_REST_S = 3600.0
 _timeout: ContextVar[float] = ContextVar("dbml_call_timeout", default=DELIVERY_TIMEOUT_S)
 
@@ -49,6 +54,9 @@ class JudgedCreds(MlflowHostCreds):  # type: ignore[misc]
     the status says it all.
     """
 
+    loose = True
+    """Nobody has published this service's answers: they may say more than MLflow's server does."""
+
     def __init__(self, judge: Callable[[Any, str, str], Exception | None], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.judge = judge
@@ -58,10 +66,6 @@ def paced(creds: MlflowHostCreds, limiter: RateLimiter) -> MlflowHostCreds:
     """Return ``creds`` with what keeps every request made with them to the workspace's rates."""
     creds.limiter = limiter
     return creds
-
-
-class Foreign(Away):
-    """Something answers that is not MLflow: a login page, another service."""
 
 
 @contextmanager
@@ -80,14 +84,20 @@ def timeout_left() -> float:
 
 
 def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> Any:
-    """Make one request, once; returns the response. Raises Away, MissingEndpoint, or MLflow's refusal."""
+    """Make one request, once, and follow no redirect; returns the response.
+
+    Raises Away, Foreign, MissingEndpoint, or MLflow's refusal.
+    """
     seconds = kwargs.pop("timeout", None) or _timeout.get()
     through_sdk = getattr(creds, "use_databricks_sdk", False)
     limiter: RateLimiter | None = getattr(creds, "limiter", None)
+    url = f"{creds.host.rstrip('/')}{endpoint}"
     began = time.monotonic()
     with limiter.turn(endpoint, seconds) if limiter is not None else nullcontext():
         seconds = max(seconds - (time.monotonic() - began), 0.5)
         try:
+            if through_sdk:
+                _harden_client(creds)
             response = http_request(
                 host_creds=creds,
                 endpoint=endpoint,
@@ -98,14 +108,19 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
                 respect_retry_after_header=False,
                 # The SDK keeps one client for each pair of times: with more, it makes clients for ever.
                 timeout=DELIVERY_TIMEOUT_S if through_sdk else (min(_CONNECT_S, seconds), seconds),
-                **({"retry_timeout_seconds": 1} if through_sdk else {}),
+                **({"retry_timeout_seconds": _SDK_RETRIES_S} if through_sdk else {}),
+                allow_redirects=False,
+                proxies=hosts.past_proxies(url),
                 **kwargs,
             )
         except Exception as error:
-            raise settle(error) from error
+            settled = settle(error)
+            raise (settled.by_way(hosts.through(url)) if isinstance(settled, Away) else settled) from error
     status = response.status_code
-    if status == 200 or status == kwargs.get("expected_status"):
+    if status == 200:
         return response
+    response.content  # noqa: B018 - read, so that a stream's connection is given back
+    answers.check_redirect(response, method, endpoint)
     judge = getattr(creds, "judge", None)
     judged = judge(response, method, endpoint) if judge is not None else None
     if judged is not None:
@@ -115,28 +130,69 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     if status == 429 or status >= 500:
         said = _message(response)
         raise Away(
-            f"answers {status}{': ' + said if said else ''}",
+            f"answers {status}{': ' + said if said else ''}{hosts.through(url)}",
             sent=status != 429,
             retry_after=retry_after(response),
         )
-    if status in (401, 403):
+    if status in (401, 403, 407):
         said = _message(response)
-        what = "not signed in" if status == 401 else "not permitted"
-        raise Away(f"{what} ({status}{': ' + said if said else ''})", sent=False, denied=True)
-    if status == 404 and not _message(response):
-        raise MissingEndpoint(f"{method} {endpoint}: no such call there", error_code=ENDPOINT_NOT_FOUND)
+        what = {401: "not signed in", 403: "not permitted"}.get(status, "the proxy wants a sign-in")
+        raise Away(
+            f"{what} ({status}{': ' + said if said else ''}){hosts.through(url)}", sent=False, denied=True
+        )
+    if 400 <= status < 500 and not _says_why(response):
+        _check_who_refuses(creds, url)
+        if status == 404:
+            raise MissingEndpoint(f"{method} {endpoint}: no such call there", error_code=ENDPOINT_NOT_FOUND)
     return response
 
 
-def _verified(response: Any, endpoint: str) -> Any:
-    """Return the response of a call that was done. Raises MLflow's refusal, also for a 4xx in other words."""
+def _harden_client(creds: MlflowHostCreds) -> None:
+    """Have the client of databricks-sdk that MLflow keeps for these credentials follow no redirect."""
+    client = get_workspace_client(
+        creds.use_secret_scope_token,
+        creds.host,
+        creds.token,
+        creds.databricks_auth_profile,
+        retry_timeout_seconds=_SDK_RETRIES_S,
+        timeout=DELIVERY_TIMEOUT_S,
+    )
+    hosts.harden(client.api_client._api_client._session)
+
+
+def _says_why(response: Any) -> bool:
+    """Tell whether a refusal is in a service's own words, not in those of whatever stands before it."""
+    return bool(_message(response))
+
+
+def _check_who_refuses(creds: MlflowHostCreds, url: str) -> None:
+    """Raise Foreign where a refusal without MLflow's words comes from something that is not MLflow.
+
+    A gateway whose service is away answers 404 to everything: that is no call which the service lacks.
+    """
+    base, found, _ = url.partition("/api/2.0/")
+    if not found:
+        return  # another interface of the service's
+    asking = copy.copy(creds)
+    asking.host = base
+    if url.endswith(_BY_NAME):  # every MLflow server has it, and this was that question
+        raise Foreign(f"asked for an experiment, it answers what is not MLflow's{hosts.through(url)}")
+    identify(asking)
+
+
+def _verified(response: Any, endpoint: str, method: str) -> dict[str, Any]:
+    """Return what a call that was done is answered with. Raises Foreign, or MLflow's refusal."""
+    status = response.status_code
+    if not 400 <= status < 500 or status == 408:
+        return answers.read(response, method, endpoint)
     try:
-        return verify_rest_response(response, endpoint)
-    except MlflowException as error:
-        status = response.status_code
-        if error.error_code in REFUSALS or not 400 <= status < 500 or status == 408:
-            raise
-        raise refusal(status, _message(response) or " ".join(response.text.split())[:200]) from error
+        told = json.loads(response.text)
+    except ValueError:
+        told = None
+    error = RestException(told) if isinstance(told, dict) and told.get("error_code") else None
+    if error is not None and error.error_code in REFUSALS:
+        raise error
+    raise refusal(status, _message(response) or " ".join(response.text.split())[:200])
 
 
 def _message(response: Any) -> str:
@@ -191,12 +247,17 @@ def call(
     kwargs: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
     if extra_headers:
         kwargs["extra_headers"] = extra_headers
-    response = _verified(request(creds, endpoint, method, **kwargs), endpoint)
-    try:
-        parse_dict(js_dict=json.loads(response.text), message=response_proto)
-    except ValueError as error:
-        raise Foreign(f"{method} {endpoint} answers what is not MLflow's") from error
-    return response_proto
+    response = request(creds, endpoint, method, **kwargs)
+    told = _verified(response, endpoint, method)
+    return answers.parsed(told, response, method, endpoint, response_proto, getattr(creds, "loose", False))
+
+
+def own_call(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> dict[str, Any]:
+    """Make one call of a service's own beside MLflow's; returns the JSON object that answers it.
+
+    Raises as :func:`request`.
+    """
+    return _verified(request(creds, endpoint, method, **kwargs), endpoint, method)
 
 
 def identify(creds: MlflowHostCreds) -> None:
@@ -242,7 +303,12 @@ class _TrackingCalls:
 
     def send_batch(self, body: dict[str, Any]) -> None:
         """Send a log-batch whose body is ready as plain data."""
-        _verified(request(self.get_host_creds(), _LOG_BATCH, "POST", json=body), _LOG_BATCH)
+        creds = self.get_host_creds()
+        response = request(creds, _LOG_BATCH, "POST", json=body)
+        told = _verified(response, _LOG_BATCH, "POST")
+        if told:  # one that is well has nothing in it
+            loose = getattr(creds, "loose", False)
+            answers.parsed(told, response, "POST", _LOG_BATCH, LogBatch.Response(), loose)
 
 
 class _RegistryCalls:
@@ -313,16 +379,27 @@ class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
                 extra_headers={"Content-Type": _guess_mime_type(local_file)},
                 timeout=60 + size / 1e6,
             )
-        response.raise_for_status()
+        if response.status_code >= 400:
+            raise refusal(response.status_code, _message(response))
+        if not answers.says_stored(response, "PUT", f"the file {endpoint[1:]}"):
+            there = {info.path: info.file_size or 0 for info in self.list_artifacts(artifact_path)}
+            if there.get(endpoint[1:]) != size:
+                raise Foreign(
+                    f"PUT the file {endpoint[1:]} is answered by 200 with nothing, and it is not there"
+                    f"{hosts.through(self.artifact_uri)}"
+                )
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         """Download one file, streamed, without a second try."""
         endpoint = quote(posixpath.join("/", remote_file_path))
         response = request(self._host_creds, endpoint, "GET", stream=True)
-        response.raise_for_status()
-        with open(local_path, "wb") as out:
-            for chunk in response.iter_content(1 << 20):
-                out.write(chunk)
+        with closing(response):
+            if response.status_code >= 400:
+                raise refusal(response.status_code, _message(response))
+            answers.check_file(response, remote_file_path, _guess_mime_type(remote_file_path))
+            with open(local_path, "wb") as out:
+                for chunk in response.iter_content(1 << 20):
+                    out.write(chunk)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder, without a second try."""
@@ -334,9 +411,11 @@ class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
             "GET",
             params={"path": posixpath.join(root, path) if path else root},
         )
-        response.raise_for_status()
+        told = _verified(response, "/mlflow-artifacts/artifacts", "GET")
+        listed = ListArtifacts.Response()
+        answers.parsed(told, response, "GET", "/mlflow-artifacts/artifacts", listed, False)
         found = []
-        for entry in response.json().get("files", []):
+        for entry in told.get("files", []):
             name = validate_path_is_safe(entry["path"])
             below = posixpath.join(path, name) if path else name
             found.append(
