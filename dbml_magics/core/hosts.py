@@ -8,15 +8,18 @@ see the bearer token, and asks its own machine.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies_environment
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 
 __all__ = [
+    "exempt_loopback",
     "harden",
     "is_loopback",
     "origin",
@@ -26,6 +29,7 @@ __all__ = [
     "through",
 ]
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _PORTS = {"http": 80, "https": 443}
 # Not None, which lets requests look into the environment again.
 _NO_PROXY = {"http": "", "https": ""}
@@ -67,6 +71,24 @@ def past_proxies(url: str) -> dict[str, str]:
     Both honour NO_PROXY by themselves.
     """
     return dict(_NO_PROXY) if is_loopback(url) else {}
+
+
+def exempt_loopback() -> None:
+    """Have NO_PROXY name this machine, where a proxy is set: for libraries that make clients of their own.
+
+    The sign-ins of databricks-sdk and azure-identity ask 127.0.0.1 on some machines (Azure ML's compute), and
+    take nothing but the environment.
+    """
+    if not getproxies_environment().keys() - {"no"}:
+        return
+    for name in ("NO_PROXY", "no_proxy"):
+        named = os.environ.get(name)
+        if named is None and (name == "no_proxy" or os.environ.get("no_proxy") is not None):
+            continue  # the other one counts
+        have = {part.strip() for part in (named or "").split(",")}
+        lacking = [] if "*" in have else [host for host in _THIS_MACHINE if host not in have]
+        if lacking:
+            os.environ[name] = ",".join([*filter(None, [named]), *lacking])
 
 
 def proxy_between(url: str) -> str | None:

@@ -934,8 +934,11 @@ def _check_clouds() -> None:
     if url and "azureml.mlflow" not in sys.modules:
         import requests
 
+        from dbml_magics.core import hosts
+
+        hosts.exempt_loopback()  # the Azure libraries ask it too
         try:
-            requests.get(url, timeout=10).raise_for_status()
+            hosts.session().get(url, timeout=10).raise_for_status()
         except requests.RequestException as error:
             raise WorkspaceUnreachable(
                 f"the list of Azure clouds at {url} is not reachable ({type(error).__name__}).",

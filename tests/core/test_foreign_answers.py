@@ -45,6 +45,7 @@ WRONG_FILES = {
 @pytest.fixture
 def hostile(servers: Servers) -> Iterator[Hostile]:
     with Hostile(servers.azureml.uri) as made:
+        made.answer(HOLLOW, path="^/sign-in")
         yield made
 
 

@@ -262,7 +262,9 @@ class Hostile:
         connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=60)
         try:
             headers = {k: v for k, v in request.headers.items() if k not in (*_PER_HOP, "host")}
-            connection.request(request.method, request.target, request.body, headers)
+            split = urlsplit(request.target)
+            target = split.path + (f"?{split.query}" if split.query else "")
+            connection.request(request.method, target, request.body, headers)
             answer = connection.getresponse()
             told = {k: v for k, v in answer.getheaders() if k.lower() not in _PER_HOP}
             return Answer(answer.status, answer.read(), told)

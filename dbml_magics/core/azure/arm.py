@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.tracking.faults import Away, settle
@@ -78,6 +79,8 @@ class Arm:
                 base_url=self.sign_in.cloud.resource_manager,
                 credential_scopes=[self.sign_in.cloud.scope],
                 retry_total=0,
+                permit_redirects=False,
+                proxies=hosts.past_proxies(self.sign_in.cloud.resource_manager) or None,
                 connection_timeout=_TIMEOUT_S,
                 read_timeout=_TIMEOUT_S,
             )
@@ -106,7 +109,7 @@ class Arm:
             reason = settled.reason if isinstance(settled, Away) else str(settled)
             raise WorkspaceUnreachable(
                 f"Azure Resource Manager ({self.sign_in.cloud.resource_manager}) does not answer: "
-                f"{reason[:160]}.",
+                f"{reason[:160]}{hosts.through(self.sign_in.cloud.resource_manager)}.",
                 remedies=[
                     (
                         f"curl -sSI {self.sign_in.cloud.resource_manager}",
@@ -323,7 +326,7 @@ class Arm:
     def validate(self, plan: Plan, name: str) -> diagnosis.Said:
         """Have Resource Manager check a plan as the template ``name``; makes nothing. Raises Away."""
         workspace = plan.wish.workspace
-        response = requests.post(
+        response = hosts.session().post(
             f"{self.sign_in.cloud.resource_manager.rstrip('/')}{workspace.group_path}"
             f"/providers/Microsoft.Resources/deployments/{name}/validate",
             params={"api-version": _DEPLOYMENTS},
@@ -554,7 +557,7 @@ def discovery(url: Any) -> dict[str, str]:
     if not isinstance(url, str) or not url.startswith("https://"):
         return {}
     try:
-        told = requests.get(url, timeout=_TIMEOUT_S).json()
+        told = hosts.session().get(url, timeout=_TIMEOUT_S).json()
     except (requests.RequestException, ValueError):
         return {}
     return {k: v.rstrip("/") for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dbml_magics.core import hosts
 from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.errors import BadLink
 
@@ -135,7 +136,7 @@ def _known() -> dict[str, Cloud]:
                 listed.setdefault(plain.name, plain)
         else:
             try:
-                answer = requests.get(url, timeout=_METADATA_TIMEOUT_S)
+                answer = hosts.session().get(url, timeout=_METADATA_TIMEOUT_S)
                 answer.raise_for_status()
                 listed = sdk._convert_arm_to_cli(answer.json())
             except (requests.RequestException, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
 from dbml_magics.core.tracking.faults import Away
@@ -76,6 +77,7 @@ class SignIn:
         self._signed_in = False
         self._claims = ""
         self.method, self.why = method, ""
+        hosts.exempt_loopback()
         if method == "default":
             self.method, self.why = self._choose()
 
@@ -249,12 +251,14 @@ class SignIn:
             if isinstance(status, int) and (status == 429 or status >= 500):
                 return Away(f"not reachable (the sign-in service answers {status})", sent=False)
             if _is_network(error):
-                return Away("not reachable (the sign-in service does not answer)", sent=False)
+                way = hosts.through(self.cloud.login)
+                return Away(f"not reachable (the sign-in service does not answer){way}", sent=False)
             return Away(
                 f"sign-in refused ({self.method}: {said})", sent=False, denied=True, remedies=self.remedies()
             )
         if isinstance(error, (AzureError, OSError)):
-            return Away(f"not reachable (the sign-in service: {said})", sent=False)
+            way = hosts.through(self.cloud.login)
+            return Away(f"not reachable (the sign-in service: {said}){way}", sent=False)
         if isinstance(error, (Away, BadLink, NotPermitted)):
             return error
         return Away(

@@ -61,6 +61,8 @@ class JobToken:
         """Ask run history for the job's next token; None where it gives none now."""
         import requests
 
+        from dbml_magics.core import hosts
+
         place, run = workspace(), os.environ.get("AZUREML_RUN_ID")
         experiment = os.environ.get("AZUREML_EXPERIMENT_ID")
         if place is None or not run or not experiment:
@@ -68,7 +70,9 @@ class JobToken:
         host, own = place
         url = f"https://{host}/history/v1.0{own.path}/experimentids/{experiment}/runs/{run}/token"
         try:
-            answer = requests.get(url, headers={"Authorization": f"Bearer {self._token}"}, timeout=_TIMEOUT_S)
+            answer = hosts.session().get(
+                url, headers={"Authorization": f"Bearer {self._token}"}, timeout=_TIMEOUT_S
+            )
             told = answer.json() if answer.status_code == 200 else {}
         except (requests.RequestException, ValueError):
             return None

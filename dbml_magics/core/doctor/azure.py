@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.azure.arm import Arm
 from dbml_magics.core.azure.diagnosis import Said
@@ -41,7 +42,7 @@ def _arm(workspace: Any) -> Arm:
 def allowed(workspace: Any) -> list[dict[str, list[str]]]:
     """Return the caller's permissions at a workspace, an entry a role, as Resource Manager lists them."""
     sign_in = workspace.sign_in
-    response = requests.get(
+    response = hosts.session().get(
         f"{sign_in.cloud.resource_manager.rstrip('/')}{workspace.id.path}"
         "/providers/Microsoft.Authorization/permissions",
         params={"api-version": _PERMISSIONS_API},
@@ -158,7 +159,7 @@ def _storage(workspace: Any, arm: Arm, account: Any) -> Iterator[Finding]:
 def _firewall(blobs: str) -> str | None:
     """Return the code of a firewall's refusal, or None: anybody's request is refused, but otherwise so."""
     try:
-        response = requests.get(blobs, params={"comp": "list"}, timeout=CALL_S, allow_redirects=False)
+        response = hosts.session().get(blobs, params={"comp": "list"}, timeout=CALL_S, allow_redirects=False)
     except requests.RequestException:
         return None
     said = Said.by(response.status_code, response.text)

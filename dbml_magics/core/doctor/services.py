@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dbml_magics.config import credentials, role_variable
+from dbml_magics.core import hosts
 from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rest import call_timeout
@@ -186,7 +187,7 @@ def reach(area: str, what: str, url: str, *, clock: bool = False, again: int = 1
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
     verify: bool | str = False if insecure else os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
     try:
-        with requests.Session() as session:
+        with hosts.session() as session:
             for _ in range(again):
                 began, asked = time.perf_counter(), time.time()
                 response = session.get(
@@ -199,7 +200,7 @@ def reach(area: str, what: str, url: str, *, clock: bool = False, again: int = 1
                 response.content  # noqa: B018 - read, so that the connection serves the next one too
     except (requests.RequestException, OSError, ValueError) as error:
         settled = settle(error)
-        why = settled.reason if isinstance(settled, Away) else str(settled)
+        why = (settled.reason if isinstance(settled, Away) else str(settled)) + hosts.through(url)
         yield Finding(area, what, "broken", f"{host}: {why}", _DEAD_HOST[0].format(url=url), _DEAD_HOST[1])
         return
     private = _is_private(host)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis
 from dbml_magics.core.azure.arm import as_error
 from dbml_magics.core.tracking.faults import Away
@@ -76,7 +77,7 @@ class Rest:
     def __init__(self, workspace: AzuremlWorkspace) -> None:
         self.workspace = workspace
         self.id = workspace.id
-        self.connection = requests.Session()
+        self.connection = hosts.session()
 
     def arm(
         self, method: str, path: str = "", body: Any = None, *, action: str, api: str = API
@@ -126,7 +127,7 @@ class Rest:
                 if attempt + 1 == _TRIES:
                     raise WorkspaceUnreachable(
                         f"Azure does not answer at {url.partition('/subscriptions')[0]}: "
-                        f"{' '.join(str(error).split())[:160]}.",
+                        f"{' '.join(str(error).split())[:160]}{hosts.through(url)}.",
                         remedies=[("the same line again", "goes on where this ended")],
                     ) from error
                 time.sleep(_PAUSE_S * 2**attempt)

@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 
+from dbml_magics.core import hosts
 from dbml_magics.core.endpoints import payload
 from dbml_magics.core.endpoints.base import Address, Say
 from dbml_magics.endpoint_results import Endpoint, InvokeResult
@@ -38,9 +39,9 @@ def ask(
     prepared = payload.prepare(payload.read(data), address.signature, params)
     if prepared.rows == 0:
         raise BadData("the data has no rows.", remedies=[("%dbml help invoke", "what it takes")])
-    with requests.Session() as connection:
+    with hosts.session() as connection:
         if address.direct:
-            connection.trust_env = False  # a proxy has no business with this machine's own server
+            connection.trust_env = False  # nor has what ~/.netrc says of this machine
         caller = _Caller(endpoint, address, connection)
         found = _in_pieces(prepared, caller, address.limit, say)
     return InvokeResult(
@@ -134,7 +135,7 @@ class _Caller:
             if answer.status_code in _TOO_MUCH:
                 return None
             return self._read(answer)
-        raise self._failed(f"nothing answers at {self._address.uri}")
+        raise self._failed(f"nothing answers at {self._address.uri}{hosts.through(self._address.uri)}")
 
     def _pause(self, attempt: int, wished: str | None) -> None:
         pause = float(wished) if wished and wished.replace(".", "", 1).isdigit() else _PAUSE_S * 2**attempt

@@ -19,11 +19,14 @@ from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.sides import Model, Side
 from dbml_magics.core.tracking.apply import mark
 from dbml_magics.core.tracking.engine import NOTE_TAG
+from dbml_magics.core.tracking.faults import WouldRefuse
 from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
 from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
 from dbml_magics.differences import ABSENT, Difference
 
 PARENT = "mlflow.parentRunId"
+ALL_FILES = "(all)"
+"""Stands for every path, where a workspace may not have its files where it says that they are."""
 _OVERFLOWS = {"param": "params", "tag": "tags", "metric": "metrics"}
 HeldBack = Callable[[], dict[str, Any]]  # what a run's own file has, read when it is first looked at
 _OWN_FOLDER = MODELS_FOLDER.partition("/")[0]
@@ -147,7 +150,16 @@ class Comparer:
     # --- files
 
     def _files(self, run: str, first: Run, second: Run) -> Iterator[Difference]:
-        for path, a, b in unlike_files(*self.run_files(first, second)):
+        try:
+            found = self.run_files(first, second)
+        except WouldRefuse:
+            told = [
+                _reached(side, f.info.artifact_uri)
+                for side, f in ((self.first, first), (self.second, second))
+            ]
+            yield self.difference(run, name_of(first), "artifact", ALL_FILES, *told)
+            return
+        for path, a, b in unlike_files(*found):
             yield self.difference(run, name_of(first), "artifact", path, a, b)
 
     def run_files(self, first: Run, second: Run) -> tuple[Files, Files]:
@@ -179,7 +191,14 @@ class Comparer:
             if a != b:
                 yield self.difference(either.run, either.name, "model", f"{key} {fact}", a, b)
         if self.files:
-            for path, a, b in unlike_files(*self.model_files(key)):
+            try:
+                files = self.model_files(key)
+            except WouldRefuse as refused:
+                yield self.difference(
+                    either.run, either.name, "model", f"{key} file {ALL_FILES}", refused.message, "there"
+                )
+                return
+            for path, a, b in unlike_files(*files):
                 yield self.difference(either.run, either.name, "model", f"{key} file {path}", a, b)
 
     def model_files(self, key: str) -> tuple[Files, Files]:
@@ -187,6 +206,15 @@ class Comparer:
         owner = f"model:{key}"
         first, second = (side.files(side.applier.repository(owner)) for side in (self.first, self.second))
         return self.alike(first, second)
+
+
+def _reached(side: Side, uri: str) -> str:
+    """Return why a workspace may not have its files where it says, or that they are there."""
+    try:
+        side.applier.workspace.artifacts(uri)
+    except WouldRefuse as refused:
+        return str(refused.message)
+    return "there"
 
 
 def _held_by(side: Side, run: Run) -> HeldBack:

@@ -205,7 +205,7 @@ class Copier:
             applier._complete_tags(key, made, tags)
         self._mend(partial(self._send_all, key, source, made, new))
         self._mend(partial(self._add_inputs, source, made))
-        self._copy_files(key, source, made, new)
+        self._mend(partial(self._copy_files, key, source, made, new))
         for model in self._models_of(source, key):
             self._mend(partial(self.copy_model, model))
         # The end comes last: a copy that was cut short is known by its status.

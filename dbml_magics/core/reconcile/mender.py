@@ -14,6 +14,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core.reconcile.agreed import Agreed, edited_alone
 from dbml_magics.core.reconcile.compare import (
+    ALL_FILES,
     PARENT,
     Comparer,
     datasets_of,
@@ -333,6 +334,9 @@ class Mender:
 
     def _artifact(self, case: Case) -> Fix:
         path, role = case.difference.key, self.target.role
+        if path == ALL_FILES:
+            why = next((str(told) for told in case.difference.values.values() if told != "there"), "")
+            return Fix(f"none is read or written: {why}")
         if case.difference.values.get(self.source.role, ABSENT) is ABSENT:
             theirs = self.target.applier.workspace.artifacts(case.target.info.artifact_uri)
             if type(theirs).delete_artifacts is ArtifactRepository.delete_artifacts:

@@ -22,7 +22,7 @@ from mlflow.utils.search_utils import SearchLoggedModelsUtils
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.tracking.faults import MissingEndpoint, is_missing
+from dbml_magics.core.tracking.faults import MissingEndpoint, WouldRefuse, is_missing
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
@@ -215,7 +215,10 @@ def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
 
 
 def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, Any] | None:
-    repository = applier.workspace.artifacts(artifact_uri)
+    try:
+        repository = applier.workspace.artifacts(artifact_uri)
+    except WouldRefuse:  # another run's trouble: its files are where they have no business to be
+        return None
     try:
         files = sorted(f.path for f in repository.list_artifacts(f"{FOLDER}/{model}"))
     except MlflowException as error:

@@ -102,6 +102,7 @@ class DatabricksWorkspace(Workspace):
             with self._signing:  # not _lock: the SDK may ask the network meanwhile
                 found = self._config
                 if found is None:
+                    hosts.exempt_loopback()
                     found = self._config = Config(
                         **({"profile": profile} if profile else {}),
                         retry_timeout_seconds=1,

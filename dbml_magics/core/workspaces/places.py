@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dbml_magics.config import role_variable
 from dbml_magics.core import hosts
@@ -28,7 +28,8 @@ _OWN_FOLDER = re.compile(r"/(?:[0-9a-f]{32}|m-[0-9a-f]{32}|tr-[0-9a-f]{32})/arti
 
 def check(spec: WorkspaceSpec, uri: str) -> None:
     """Raise WouldRefuse for a place of files that this workspace has no business to name."""
-    scheme = _scheme(uri)
+    scheme = _split(spec, uri).scheme
+    scheme = "" if len(scheme) == 1 else scheme  # the drive of Windows
     if scheme in ("", "file"):
         _check_folder(spec, uri)
     elif scheme in ("http", "https", "mlflow-artifacts"):
@@ -44,7 +45,7 @@ def own_path(spec: WorkspaceSpec, uri: str) -> str:
 
     Raises WouldRefuse for a place at another scheme, host or port: no credential goes there.
     """
-    split = urlsplit(uri)
+    split = _split(spec, uri)
     served = spec.uri.startswith(("http://", "https://"))
     if split.scheme == "mlflow-artifacts":
         host = f"{urlsplit(spec.uri).scheme}://{split.netloc}" if split.netloc else spec.uri
@@ -57,10 +58,12 @@ def own_path(spec: WorkspaceSpec, uri: str) -> str:
     raise _refused(spec, uri, "is at another host than its own, which gets no credentials and no files")
 
 
-def _scheme(uri: str) -> str:
-    """Return a place's scheme as MLflow reads it; a Windows drive is none."""
-    scheme = urlsplit(uri.strip()).scheme.lower()
-    return "" if len(scheme) == 1 else scheme
+def _split(spec: WorkspaceSpec, uri: str) -> SplitResult:
+    """Return a place's parts as MLflow reads them. Raises WouldRefuse for what is no URI."""
+    try:
+        return urlsplit(uri.strip())
+    except ValueError:
+        raise _refused(spec, uri, "is no address") from None
 
 
 def _check_folder(spec: WorkspaceSpec, uri: str) -> None:
@@ -70,7 +73,7 @@ def _check_folder(spec: WorkspaceSpec, uri: str) -> None:
     without its artifact service has its files so), another's, or the end of a tunnel: it may name the folder
     of a run, below one that is this user's.
     """
-    if spec.local or _is_file(spec.uri):
+    if spec.local or (spec.kind == "mlflow" and _is_file(spec.uri)):
         return
     folder = _folder(uri)
     trusted = os.environ.get(role_variable(spec.role, "files"))
@@ -87,14 +90,14 @@ def _check_folder(spec: WorkspaceSpec, uri: str) -> None:
 
 def _is_file(uri: str) -> bool:
     """Tell whether a workspace is a file or folder of this machine itself."""
-    scheme = _scheme(uri)
+    scheme = urlsplit(uri).scheme
     return scheme in ("", "file") or scheme.partition("+")[0] == "sqlite"
 
 
 def _folder(uri: str) -> Path:
     """Return the folder that a place names, through all symbolic links."""
     path = uri.strip()
-    if _scheme(path) == "file":
+    if urlsplit(path).scheme == "file":
         path = unquote(urlsplit(path).path)
     return Path(path).resolve()
 

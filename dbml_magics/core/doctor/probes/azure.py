@@ -11,6 +11,7 @@ from typing import Any
 import requests
 from azure.storage.blob import BlobBlock
 
+from dbml_magics.core import hosts
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.azure.arm import Arm, Wish, resources_of
 from dbml_magics.core.azure.diagnosis import Said
@@ -66,7 +67,7 @@ def _refusal_words(ground: Ground) -> Measured:
         raise NotMeasured(f"the permissions cannot be listed: {settle(error)}") from error
     creds = workspace._creds()
     token = creds.token if lacking else "none.of.yours"
-    response = requests.post(
+    response = hosts.session().post(
         f"{creds.host}/api/2.0/mlflow/registered-models/create",
         json={"name": f"{ground.name}-refused"},
         headers={"Authorization": f"Bearer {token}"},
@@ -107,7 +108,7 @@ def _studio_pages(ground: Ground) -> Measured:
     if page is None:
         raise NotMeasured("the studio's address is not known")
     try:
-        response = requests.get(page, timeout=_CALL_S, allow_redirects=False)
+        response = hosts.session().get(page, timeout=_CALL_S, allow_redirects=False)
     except requests.RequestException as error:
         raise NotMeasured(f"the studio does not answer: {settle(error)}") from error
     words = f"the run's page answers {response.status_code} without a sign-in; open one to see it"
@@ -123,7 +124,7 @@ def _create_shape(ground: Ground) -> Measured:
         template = resources_of(Arm(sign_in, made.subscription), Wish(made))
     except DbmlError as error:
         raise NotMeasured(error.message) from error
-    response = requests.post(
+    response = hosts.session().post(
         f"{sign_in.cloud.resource_manager.rstrip('/')}{made.group_path}"
         f"/providers/Microsoft.Resources/deployments/{ground.name}/validate",
         params={"api-version": _DEPLOYMENTS},
@@ -147,7 +148,7 @@ def _storage_words(ground: Ground) -> Measured:
     if not isinstance(repository, AzuremlArtifacts):
         raise NotMeasured("its files are not Azure ML's artifacts")
     url = repository.account_address("probe-storage.txt")
-    response = requests.get(url, params={"comp": "list"}, timeout=_CALL_S, allow_redirects=False)
+    response = hosts.session().get(url, params={"comp": "list"}, timeout=_CALL_S, allow_redirects=False)
     said = Said.by(response.status_code, response.text)
     # The doctor takes AuthorizationFailure for a firewall; whoever can log files must not see that.
     return Measured(
