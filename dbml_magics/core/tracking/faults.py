@@ -81,6 +81,7 @@ class Away(MlflowException):  # type: ignore[misc]
         if way and way not in self.reason:
             self.reason += way
             self.message += way
+            self.args = (self.message,)
         return self
 
 
