@@ -261,7 +261,9 @@ class Hostile:
         assert self.upstream is not None
         connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=60)
         try:
-            headers = {k: v for k, v in request.headers.items() if k not in (*_PER_HOP, "host")}
+            # Signed links are made of the host as it was asked for.
+            left_out = _PER_HOP if request.headers.get("host") == self.netloc else (*_PER_HOP, "host")
+            headers = {k: v for k, v in request.headers.items() if k not in left_out}
             split = urlsplit(request.target)
             target = split.path + (f"?{split.query}" if split.query else "")
             connection.request(request.method, target, request.body, headers)

@@ -105,7 +105,10 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         try:
             return question()
         except HttpResponseError as error:
-            raise self._meant(error, writing) from error
+            try:
+                raise self._meant(error, writing) from error
+            finally:
+                _close(error.response)
         except AzureError as error:
             settled = settle(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             if isinstance(settled, Away):
@@ -408,8 +411,8 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         link = self._link(remote_file_path, writing)
 
         def download() -> None:
-            with open(local_path, "wb") as out:
-                blob = self._blob(link).download_blob(max_concurrency=1)
+            with self._blob(link) as client, open(local_path, "wb") as out:
+                blob = client.download_blob(max_concurrency=1)
                 if not blob.properties.blob_type:  # the storage tells it of every blob; a web page does not
                     raise Foreign(f"{remote_file_path} is answered by what is not the storage's")
                 blob.readinto(out)
@@ -444,6 +447,13 @@ def _names(path: str) -> Iterator[str]:
     while True:
         yield f"{stem}~{number}{dot}"
         number += 1
+
+
+def _close(response: Any) -> None:
+    """Give back the connection of a download that was refused, whose body nobody reads."""
+    inner = getattr(response, "internal_response", None)
+    if inner is not None:
+        inner.close()
 
 
 def _pieces(data: Any) -> Iterator[bytes]:

@@ -65,6 +65,6 @@ class History:
             )
         except MissingEndpoint:
             return None
-        if response.status_code not in (200, 201):  # refused, as one call; the rest was raised
+        if response.status_code >= 400:  # refused, as one call; the rest was raised
             return None
         return answers.entity(response, "PATCH", "a run in run history", "runId")

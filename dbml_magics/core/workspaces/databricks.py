@@ -173,10 +173,7 @@ class DatabricksWorkspace(Workspace):
     def me(self) -> str:
         """Return the user's name, as the service says. Raises Away."""
         if self._me is None:
-            told = rest.own_call(self._creds(), _ME, "GET")
-            if not told.get("userName"):
-                raise Foreign(f"GET {_ME} is answered without a user's name")
-            self._me = str(told["userName"])
+            self._me = str(rest.own_call(self._creds(), _ME, "GET", "userName")["userName"])
         return self._me
 
     def experiment_name(self, name: str) -> str:
@@ -324,7 +321,8 @@ class _Tracking(rest.DatabricksStore):
                 return notebook
             if not is_missing(error):
                 raise
-        rest.own_call(self.get_host_creds(), _MKDIRS, "POST", json={"path": posixpath.dirname(name)})
+        folder = {"path": posixpath.dirname(name)}
+        rest.own_call(self.get_host_creds(), _MKDIRS, "POST", None, json=folder)
         return str(super().create_experiment(name, artifact_location, tags))
 
     def _notebook(self, path: str) -> str | None:
@@ -405,18 +403,26 @@ def _check_stored(response: requests.Response, *_: Any, **__: Any) -> requests.R
 
     It answers an upload by 204 (docs.databricks.com api/workspace/files/upload), and 200 without a body.
     """
+    try:
+        _check_answer(response)
+    except Foreign:
+        response.close()
+        raise
+    return response
+
+
+def _check_answer(response: requests.Response) -> None:
     request = response.request
     path = urlsplit(request.url or "").path
     answers.check_redirect(response, str(request.method), path)
     if response.status_code >= 300:
-        return response
+        return
     kind = hosts.header(response.headers, "Content-Type").lower()
     whole = request.method == "PUT" and path.startswith("/api/2.0/fs/")
     if whole and (response.status_code not in (200, 204) or response.content not in (b"", b"{}")):
         raise Foreign(f"PUT {path} is answered by {response.status_code} with what is not the Files API's")
     if request.method != "GET" and kind.startswith("text/html"):
         raise Foreign(f"{request.method} {path} is answered by {response.status_code} with a web page")
-    return response
 
 
 class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]

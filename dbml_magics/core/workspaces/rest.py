@@ -252,12 +252,21 @@ def call(
     return answers.parsed(told, response, method, endpoint, response_proto, getattr(creds, "loose", False))
 
 
-def own_call(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> dict[str, Any]:
+def own_call(
+    creds: MlflowHostCreds, endpoint: str, method: str, identity: str | None, **kwargs: Any
+) -> dict[str, Any]:
     """Make one call of a service's own beside MLflow's; returns the JSON object that answers it.
 
-    Raises as :func:`request`.
+    It has a field ``identity``, or (None) nothing at all. Raises as :func:`request`, and Foreign.
     """
-    return _verified(request(creds, endpoint, method, **kwargs), endpoint, method)
+    response = request(creds, endpoint, method, **kwargs)
+    told = _verified(response, endpoint, method)
+    if (identity is None and told) or (identity is not None and not told.get(identity)):
+        lacks = "what it has no word of" if identity is None else f"no {identity}"
+        raise Foreign(
+            f"{method} {endpoint} is answered by 200 with {lacks}{hosts.through(response.url or '')}"
+        )
+    return told
 
 
 def identify(creds: MlflowHostCreds) -> None:
