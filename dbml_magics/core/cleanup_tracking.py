@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.cleanup_results import CleanupItem
 from dbml_magics.core import runs
 from dbml_magics.core.cleanup import Plan, Step
+from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.faults import Away, is_missing
@@ -264,14 +265,10 @@ def _has_model(side: Side, store: Any, name: str) -> bool:
 
 
 def _versions(side: Side, store: Any, name: str) -> list[str]:
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = side.ask(partial(store.search_model_versions, f"name='{name}'", 200, None, token))
-        found += [str(version.version) for version in page]
-        token = page.token
-        if not token:
-            return found
+    def page(token: str | None) -> Any:
+        return side.ask(partial(store.search_model_versions, f"name='{name}'", 200, None, token))
+
+    return [str(version.version) for version in entries(page)]
 
 
 def _version_deleter(side: Side, store: Any, name: str, number: str) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from mlflow.utils.validation import (
 
 from dbml_magics import results
 from dbml_magics.core import pages
+from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing
@@ -284,21 +285,22 @@ def _as_twin(version: results.ModelVersion) -> str:
 
 def _newest(registry: Any) -> list[Any]:
     found = []
-    token = None
-    while True:
-        page = registry.search_registered_models(max_results=100, page_token=token)
-        for model in page:
-            versions = _versions(registry, model.name)
-            if versions:
-                found.append(versions[0])
-        token = page.token
-        if not token:
-            return found
+    for model in entries(lambda token: registry.search_registered_models(max_results=100, page_token=token)):
+        versions = _versions(registry, model.name)
+        if versions:
+            found.append(versions[0])
+    return found
 
 
 def _versions(registry: Any, name: str) -> list[Any]:
     quoted = name.replace("'", "\\'")
-    found = list(registry.search_model_versions(f"name='{quoted}'", max_results=1000))
+    found = list(
+        entries(
+            lambda token: registry.search_model_versions(
+                f"name='{quoted}'", max_results=1000, page_token=token
+            )
+        )
+    )
     try:
         aliases = registry.get_registered_model(name).aliases if found else {}
     except MlflowException as error:

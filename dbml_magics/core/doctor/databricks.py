@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dbml_magics.core.doctor.services import CALL_S, not_fine
+from dbml_magics.core.paging import Pages
+from dbml_magics.core.tracking.faults import EndlessListing
 from dbml_magics.core.workspaces.naming import in_catalog
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.doctor_results import Finding
@@ -307,11 +309,17 @@ def _held(ask: Ask, caller: _Caller, kind: str, full_name: str) -> _Held:
 def _granted(ask: Ask, kind: str, full_name: str, names: frozenset[str], **only: str) -> Iterator[str]:
     # max_results=0 asks for pages, whose size is the service's: a page may be empty, and another follow.
     query: dict[str, Any] = {"max_results": 0, **only}
+    pages = Pages()
     for _ in range(_PAGES):
         told = ask(f"{_CATALOG}/effective-permissions/{kind}/{quote(full_name)}", **query)
-        for entry in told.get("privilege_assignments") or []:
+        page = told.get("privilege_assignments") or []
+        for entry in page:
             if entry.get("principal") in names:
                 yield from (str(each.get("privilege")) for each in entry.get("privileges") or [])
-        if not told.get("next_page_token"):
+        try:
+            following = pages.follow(told.get("next_page_token"), page)
+        except EndlessListing:
             return
-        query["page_token"] = told["next_page_token"]
+        if following is None:
+            return
+        query["page_token"] = following

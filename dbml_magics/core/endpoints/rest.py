@@ -19,7 +19,8 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis
 from dbml_magics.core.azure.arm import as_error
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.paging import Pages
+from dbml_magics.core.tracking.faults import Away, EndlessListing
 from dbml_magics.errors import DbmlError, Refused, WorkspaceUnreachable
 
 if TYPE_CHECKING:
@@ -104,11 +105,15 @@ class Rest:
     def pages(self, path: str, *, action: str) -> list[dict[str, Any]]:
         """Return all of a listing. Raises as :meth:`arm`."""
         found: list[dict[str, Any]] = []
-        answer = self.arm("GET", path, action=action)
+        pages, answer = Pages(), self.arm("GET", path, action=action)
         while answer is not None:
-            found += answer.body.get("value") or []
-            following = str(answer.body.get("nextLink") or "")
-            answer = self.operation(following) if following else None
+            page = answer.body.get("value") or []
+            found += page
+            try:
+                following = pages.follow(answer.body.get("nextLink"), page)
+            except EndlessListing as error:
+                raise WorkspaceUnreachable(f"{self.workspace.role}: {error.reason}.") from error
+            answer = self.operation(str(following)) if following else None
         return found
 
     def _ask(self, method: str, url: str, body: Any, action: str) -> Answer | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes
 from dbml_magics.core.reconcile.sides import Side
@@ -121,16 +122,14 @@ class ModelPair:
 def registered(side: Side) -> Iterator[Registered]:
     """Yield all registered models that have versions of a link."""
     registry = side.applier.workspace.registry
-    token = None
-    while True:
-        page = side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
-        for model in page:
-            found = _with_versions(side, registry, model.name)
-            if found is not None:
-                yield found
-        token = page.token
-        if not token:
-            return
+
+    def page(token: str | None) -> Any:
+        return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
+
+    for model in entries(page):
+        found = _with_versions(side, registry, model.name)
+        if found is not None:
+            yield found
 
 
 def _with_versions(side: Side, registry: Any, name: str) -> Registered | None:
@@ -154,15 +153,13 @@ def _with_versions(side: Side, registry: Any, name: str) -> Registered | None:
 
 def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
     quoted = name.replace("'", "\\'")
-    token = None
-    while True:
-        page = side.ask(
+
+    def page(token: str | None) -> Any:
+        return side.ask(
             partial(registry.search_model_versions, f"name='{quoted}'", max_results=_PAGE, page_token=token)
         )
-        yield from page
-        token = page.token
-        if not token:
-            return
+
+    return entries(page)
 
 
 def _version(side: Side, found: Any) -> Version:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from mlflow.entities import Experiment, FileInfo, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
@@ -127,13 +128,7 @@ class Side:
             yield run
 
     def _pages(self, page: Callable[[str | None], Any]) -> Iterator[Any]:
-        token = None
-        while True:
-            found = self.ask(partial(page, token))
-            yield from found
-            token = getattr(found, "token", None)
-            if not token:
-                return
+        return entries(lambda token: self.ask(partial(page, token)))
 
     def get_run(self, run_id: str) -> Run:
         """Return one run, complete: a search may lag behind (azure-sdk-for-python#39198)."""
@@ -153,18 +148,10 @@ class Side:
     def files(self, repository: Any, leave_out: Sequence[str] = ()) -> Files:
         """Return {path: file} of everything below a place."""
         found: Files = {}
-        folders: list[str] = [""]
-        while folders:
-            folder = folders.pop()
-            for info in self._listed(repository, folder):
-                if any(info.path == path or info.path.startswith(path + "/") for path in leave_out):
-                    continue
-                if info.is_dir:
-                    folders.append(info.path)
-                else:
-                    size = info.file_size
-                    told = None if size is None or size < 0 else int(size)
-                    found[info.path] = Held(told, info.path)
+        for info in files_below(partial(self._listed, repository), leave_out=leave_out):
+            size = info.file_size
+            told = None if size is None or size < 0 else int(size)
+            found[info.path] = Held(told, info.path)
         return found
 
     @property

@@ -36,6 +36,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.paging import Pages, entries, files_below
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
@@ -477,7 +478,7 @@ class Applier:
     def history(self, run_id: str, key: str) -> list[Metric]:
         """Return a metric's whole history at this workspace; ``run_id`` is the workspace's own."""
         found: list[Metric] = []
-        token = None
+        token, pages = None, Pages()
         while True:
             most = self.limits.history_page
             try:
@@ -488,9 +489,9 @@ class Applier:
                     raise
                 self.limits = lowered
                 continue
+            token = pages.follow(getattr(page, "token", None), page)
             found.extend(page)
-            token = getattr(page, "token", None)
-            if not token:
+            if token is None:
                 return found
 
     # --- runs
@@ -981,7 +982,8 @@ class Applier:
         owner = f"run:{run}"
         with self._asking(self.engine.began_at(run)) as other:
             source = other.repository(owner)
-            paths = list(_files_below(source, None))
+            found = files_below(lambda folder: source.list_artifacts(folder or None))
+            paths = [info.path for info in found]
         for path in paths:
             if self.has_file(owner, path):
                 continue
@@ -1144,13 +1146,11 @@ class Applier:
         self.state.forget_answer(trying)
 
     def _models_of(self, experiment_id: str, name: str) -> Iterable[Any]:
-        token = None
-        while True:
-            page = self.store.search_logged_models([experiment_id], f"name = '{name}'", page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return entries(
+            lambda token: self.store.search_logged_models(
+                [experiment_id], f"name = '{name}'", page_token=token
+            )
+        )
 
     def _finalize_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
@@ -1295,15 +1295,6 @@ def latest_of(run: Run) -> dict[str, Mark]:
 def mark(value: float, time: int, step: int) -> Mark:
     """Return what makes a point of a metric the same point to a workspace."""
     return (step, time, "nan" if value != value else clamp(value))
-
-
-def _files_below(repository: Any, folder: str | None) -> Iterator[str]:
-    """Yield the paths of all files in a repository's folder and those below it."""
-    for info in repository.list_artifacts(folder):
-        if info.is_dir:
-            yield from _files_below(repository, info.path)
-        else:
-            yield info.path
 
 
 def time_and_again(failure: Away) -> str:

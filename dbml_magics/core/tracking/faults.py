@@ -43,6 +43,10 @@ REFUSALS = frozenset(
 # Clients of cloud storages, whose errors are no requests.RequestException.
 _STORAGE = ("azure.", "botocore.", "boto3.", "google.", "urllib3.", "http.client")
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+# A name that means a folder here and a file there, or none at all: asking again changes nothing.
+_OF_ONE_NAME = frozenset(
+    {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+)
 EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
 MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
 
@@ -85,6 +89,13 @@ class Away(MlflowException):  # type: ignore[misc]
         return self
 
 
+class EndlessListing(Away):
+    """A listing that goes round and round: what it lists is not known, everything else may be fine."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, sent=False)
+
+
 class Busy(Away):
     """The workspace takes no more of one kind for now, whoever asks; everything else goes on."""
 
@@ -119,6 +130,8 @@ def settle(error: Exception) -> Exception:
         return refusal(status, _short(error))
     if status in (401, 403):
         return Away(f"not permitted ({status}: {_short(error)})", sent=False, denied=True)
+    if isinstance(error, OSError) and error.errno in _OF_ONE_NAME:
+        return refusal(400, _short(error))
     if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
         return _from_cause(error) or Away(_short(error))
     if type(error).__module__.startswith(_STORAGE):

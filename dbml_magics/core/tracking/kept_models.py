@@ -22,6 +22,7 @@ from mlflow.utils.search_utils import SearchLoggedModelsUtils
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.faults import MissingEndpoint, WouldRefuse, is_missing
 
 if TYPE_CHECKING:
@@ -272,25 +273,22 @@ def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: s
 def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]:
     """Return the facts of all models kept in some experiments (the workspace's own ids)."""
     found: dict[str, dict[str, Any]] = {}
-    token = None
-    while True:
-        page = applier.store.search_runs(
+    for run in entries(
+        lambda token: applier.store.search_runs(
             experiment_ids,
             f"tags.`{MODELS_TAG}` != ''",
             ViewType.ACTIVE_ONLY,
             max_results=1000,
             page_token=token,
         )
-        for run in page:
-            for model in _models_in(applier, run):
-                told = applier.state.answer(f"kept/{applier.role}/{model}") or _read_facts(
-                    applier, run.info.artifact_uri, model
-                )
-                if told is not None and not told.get("deleted"):
-                    found[model] = told
-        token = page.token
-        if not token:
-            return list(found.values())
+    ):
+        for model in _models_in(applier, run):
+            told = applier.state.answer(f"kept/{applier.role}/{model}") or _read_facts(
+                applier, run.info.artifact_uri, model
+            )
+            if told is not None and not told.get("deleted"):
+                found[model] = told
+    return list(found.values())
 
 
 def paths_in(tag: str) -> list[str]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.faults import Away, Busy, already_exists, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import refuse_bad_text
@@ -277,14 +279,11 @@ class Registrations:
         if most is None or source["kind"] not in ("model", "run"):
             return
         owner = f"{source['kind']}:{source.get('id') or source['run']}"
-        repository, folders, count = self.applier.repository(owner), [source.get("path") or None], 0
-        while folders and count <= most:
-            for found in repository.list_artifacts(folders.pop()):
-                if found.is_dir:
-                    folders.append(found.path)
-                else:
-                    count += 1
-        if count > most:
+        repository = self.applier.repository(owner)
+        files = files_below(
+            lambda folder: repository.list_artifacts(folder or None), (source.get("path") or "").strip("/")
+        )
+        if sum(1 for _ in islice(files, most + 1)) > most:
             raise MlflowException(
                 f"the model has more files than {self.role} takes for a version ({most:,}); they are all in "
                 "its run there",

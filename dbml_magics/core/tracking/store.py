@@ -71,6 +71,7 @@ from mlflow.utils.validation import (
 from dbml_magics import environment
 from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.link import Link, from_uri
+from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import entry, kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
@@ -690,14 +691,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         page_token: str | None,
     ) -> PagedList:
         """Filter and sort here: the workspace calls its experiments otherwise than the user does."""
-        found: list[Experiment] = []
-        token = None
-        while True:
-            page = applier.store.search_experiments(view_type, 1000, page_token=token)
-            found += [self._visible_experiment(applier, e) for e in page]
-            token = page.token
-            if not token:
-                break
+        found = [
+            self._visible_experiment(applier, each)
+            for each in entries(
+                lambda token: applier.store.search_experiments(view_type, 1000, page_token=token)
+            )
+        ]
         kept = SearchExperimentsUtils.filter(found, where)
         kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
         return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
@@ -896,11 +895,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     if not kept:
                         return PagedList([self._visible_model(applier, m) for m in page], page.token)
                     own = [*page]
-                    while page.token:  # a page of both is one that is sorted here
-                        page = applier.store.search_logged_models(
-                            ids, where, datasets, max_results, order_by, page.token
+                    if page.token:  # a page of both is one that is sorted here
+                        own += entries(
+                            lambda token: applier.store.search_logged_models(
+                                ids, where, datasets, max_results, order_by, token or page.token
+                            )
                         )
-                        own += page
                 except MissingEndpoint:
                     applier.note_no_logged_models()
                     kept = kept_models.of_runs(applier, ids)

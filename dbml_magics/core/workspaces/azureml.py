@@ -24,6 +24,7 @@ from mlflow.utils.search_utils import SearchUtils
 from dbml_magics.core import pages
 from dbml_magics.core.azure import diagnosis, finding, names
 from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.workspaces import rest
 from dbml_magics.core.workspaces.base import Workspace
@@ -202,18 +203,11 @@ def filtered_runs(
     runs: list[Run] = []
     for native in dict.fromkeys((where, None)):
         try:
-            token = None
-            while True:
-                page = fetch(native, token)
-                runs.extend(page)
-                token = page.token
-                if not token:
-                    break
+            runs = list(entries(functools.partial(fetch, native)))
             break
         except MlflowException as error:
             if isinstance(error, Away) or native is None or not _CANNOT.search(str(error)):
                 raise
-            runs = []
     if where and native is None:
         runs = SearchUtils.filter(runs, where)
     runs = SearchUtils.sort(runs, order_by)

@@ -17,6 +17,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
+from dbml_magics.core.paging import Pages, entries
 from dbml_magics.core.tracking.faults import MissingEndpoint
 from dbml_magics.core.workspaces import rest
 from dbml_magics.core.workspaces.aliases import AliasesAsTags
@@ -127,13 +128,10 @@ class AzuremlTracking(rest._TrackingCalls, AzureMLRestStore):  # type: ignore[mi
     ) -> PagedList:
         """Search where metrics decide: the runs that were written to lately are judged as they are."""
         found: dict[str, Run] = {}
-        token = None
-        while True:
-            page = self._searched(experiment_ids, where, run_view_type, _PAGE, None, token)
-            found |= {run.info.run_id: run for run in page}
-            token = page.token
-            if not token:
-                break
+        for each in entries(
+            lambda token: self._searched(experiment_ids, where, run_view_type, _PAGE, None, token)
+        ):
+            found[each.info.run_id] = each
         stages = LifecycleStage.view_type_to_stages(run_view_type)
         for run_id in lately:
             run = found.pop(run_id, None)
@@ -181,13 +179,13 @@ class AzuremlTracking(rest._TrackingCalls, AzureMLRestStore):  # type: ignore[mi
     ) -> PagedList:
         """Return a metric's points, in pages that the service gives (mlflow#10694)."""
         found: list[Any] = []
-        token, most = page_token, max_results
+        token, most, pages = page_token, max_results, Pages()
         while True:
             size = AZUREML.history_page if most is None else min(most - len(found), AZUREML.history_page)
             page = super().get_metric_history(run_id, metric_key, size, token)
+            token = pages.follow(getattr(page, "token", None), page)
             found.extend(page)
-            token = getattr(page, "token", None)
-            if not token or (most is not None and len(found) >= most):
+            if token is None or (most is not None and len(found) >= most):
                 return PagedList(found, token)
 
 
@@ -259,14 +257,7 @@ class AzuremlRegistry(AliasesAsTags, LegalModelNames, _Registry):
         return _paged(SearchModelVersionUtils.sort(found, order_by), max_results, page_token)
 
     def _everything(self, native: Callable[..., PagedList]) -> list[Any]:
-        found: list[Any] = []
-        token = None
-        while True:
-            page = native(None, 100, None, token)
-            found.extend(page)
-            token = page.token
-            if not token:
-                return found
+        return list(entries(lambda token: native(None, 100, None, token)))
 
 
 def _paged(found: list[Any], max_results: int | None, page_token: str | None) -> PagedList:
