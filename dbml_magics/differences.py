@@ -10,11 +10,12 @@ from dbml_magics.hints import say
 from dbml_magics.rendering import count, details, duration, html_table, panel, text_table
 from dbml_magics.results import Result
 
-__all__ = ["ABSENT", "Difference", "RepairResult", "Repaired", "VerifyResult"]
+__all__ = ["ABSENT", "LOST", "UNREAD", "Difference", "RepairResult", "Repaired", "VerifyResult"]
 
 _SHOWN = 30
 _MOST = 1000
 _WIDTH = 40
+_CAUSES = 10
 
 
 class _Absent:
@@ -28,6 +29,8 @@ class _Absent:
 
 
 ABSENT = _Absent()
+LOST = "lost"
+UNREAD = "not compared"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Difference:
     history, dataset, artifact, model, version, registered model, alias; ``key`` names the param, tag, metric,
     file, model or alias, and is empty for the others. ``values`` holds what stands at each workspace,
     :data:`ABSENT` where it is not there.
+
+    Of kind :data:`LOST` is a run or experiment that a workspace had and has no more, or whose id there means
+    another one by now; of kind :data:`UNREAD` is what could not be compared, for ``cause``.
     """
 
     run: str  # the id that the user knows; empty for an experiment or a registered model
@@ -45,6 +51,7 @@ class Difference:
     kind: str
     key: str
     values: Mapping[str, Any]
+    cause: str = ""
 
     @property
     def databricks(self) -> Any:
@@ -173,7 +180,11 @@ class VerifyResult(_Table):
                     f"{'is' if number == 1 else 'are'} not in {other}: "
                     f"{say(f'%dbml sync --repair --all{back}')} copies {'it' if number == 1 else 'them'}"
                 )
-        if self.differences:
+        unread = [d for d in self.differences if d.cause]
+        notes += [f"{_who(d)}: {d.what}: {d.cause}" for d in unread[:_CAUSES]]
+        if len(unread) > _CAUSES:
+            notes.append(f"{count(len(unread) - _CAUSES, 'cause')} more in the result's own list")
+        if len(unread) < len(self.differences):
             notes.append(
                 f"Next: {say(f'%dbml sync --repair{self.scope}')} makes {second} like {first}, "
                 "adding and correcting, never deleting"

@@ -32,16 +32,16 @@ class Pages:
         if not token:
             return None
         if token in self._tokens:
-            raise EndlessListing("its listing does not end: it gave a page's token twice")
+            raise EndlessListing("a listing does not end: it gave a page's token twice")
         self._tokens.add(token)
         found = list(page)
         self._empty = 0 if found else self._empty + 1
         if self._empty > _EMPTY_PAGES:
-            raise EndlessListing(f"its listing does not end: {self._empty} empty pages in a row")
+            raise EndlessListing(f"a listing does not end: {self._empty} empty pages in a row")
         if found:
             shown = [repr(each) for each in found]
             if shown == self._before:
-                raise EndlessListing("its listing does not end: it gave a page twice")
+                raise EndlessListing("a listing does not end: it gave a page twice")
             self._before = shown
         return token
 
@@ -69,7 +69,7 @@ def files_below(
     while folders:
         here = folders.pop()
         if here.count("/") > _DEEPEST:
-            raise EndlessListing(f"its listing does not end: there are more than {_DEEPEST} folders in a row")
+            raise EndlessListing(f"a listing does not end: there are more than {_DEEPEST} folders in a row")
         for info in listed(here):
             if posixpath.dirname(info.path) != here or info.path == here:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import mlflow
 from mlflow import MlflowClient
@@ -15,9 +15,10 @@ from mlflow.exceptions import MlflowException
 from dbml_magics import results
 from dbml_magics.core import pages
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.tracking.faults import Away, EndlessListing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.workspaces.naming import check_experiment_name
+from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import (
     AmbiguousRun,
     BadCommand,
@@ -29,6 +30,7 @@ from dbml_magics.errors import (
 from dbml_magics.hints import say
 
 LAST = "last"
+_WORD_S = 5.0
 
 
 def client(engine: Engine) -> MlflowClient:
@@ -57,6 +59,7 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
         with quiet_mlflow():  # the result says whether it is new
             found = mlflow.set_experiment(name)
         engine.state.set_answer("active-experiment", str(found.experiment_id))
+        _accept(engine, name)
         names = {role: _name_there(engine, role, name) for role in engine.link.tracked}
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
@@ -67,6 +70,21 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
         created=known is None,
         links=pages.of_experiment(engine, str(found.experiment_id)),
     )
+
+
+def _accept(engine: Engine, name: str) -> None:
+    """Take what is called so at a workspace that lost the user's experiment for the user's own: it was named.
+
+    The workspace is asked even where it was away a moment ago.
+    """
+    visible = str(engine.state.answer(f"experiment-name/{name}") or "")
+    for role in engine.link.tracked:
+        applier = engine.applier(role)
+        if applier.experiments.lost(visible) is not None:
+            with suppress(MlflowException, OSError), call_timeout(_WORD_S):
+                _, there = applier.find_experiment(name)
+                if there is not None:
+                    applier.experiments.accept(there, name)
 
 
 def _name_there(engine: Engine, role: str, name: str) -> str:
@@ -86,6 +104,11 @@ def _name_there(engine: Engine, role: str, name: str) -> str:
 
 def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
     """Return MLflow's exception as two or three lines."""
+    if isinstance(error, EndlessListing):
+        return WorkspaceUnreachable(
+            f"{what} cannot be done: of a workspace, {error.reason}.",
+            remedies=[("%dbml doctor", "looks at what lies between here and the workspaces")],
+        )
     if isinstance(error, Away):
         away = next((r for r in engine.link.used if engine.lines[r].away), engine.link.primary)
         return WorkspaceUnreachable(

@@ -28,6 +28,7 @@ PARENT = "mlflow.parentRunId"
 ALL_FILES = "(all)"
 """Stands for every path, where a workspace may not have its files where it says that they are."""
 _OVERFLOWS = {"param": "params", "tag": "tags", "metric": "metrics"}
+Unread = Callable[[str, str, Exception, str], Difference]
 HeldBack = Callable[[], dict[str, Any]]  # what a run's own file has, read when it is first looked at
 _OWN_FOLDER = MODELS_FOLDER.partition("/")[0]
 _THEIR_OWN = ("mlflow.", "dbml_", "azureml.")
@@ -36,7 +37,10 @@ _THEIR_OWN = ("mlflow.", "dbml_", "azureml.")
 class Comparer:
     """Compares runs, and what hangs on them, of two workspaces."""
 
-    def __init__(self, first: Side, second: Side, *, deep: bool = False, files: bool = True) -> None:
+    def __init__(
+        self, first: Side, second: Side, unread: Unread, *, deep: bool = False, files: bool = True
+    ) -> None:
+        self.unread = unread
         self.first = first
         self.second = second
         self.deep = deep
@@ -63,7 +67,10 @@ class Comparer:
             points.settle(*held)
             checked += self._history(key, first, points, latest.get(name))
         if self.files:
-            checked += self._files(key, first, second)
+            try:
+                checked += self._files(key, first, second)
+            except Exception as error:  # everything else of the run is known
+                checked.append(self.unread(key, name_of(first), error, "artifacts"))
         return checked
 
     def points(self, side: Side, run: Run, other: Side, other_run: Run, name: str) -> Points:

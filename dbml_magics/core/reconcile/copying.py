@@ -16,9 +16,12 @@ from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.reconcile.compare import datasets_of, tags_of
+from dbml_magics.core.reconcile.experiments import contested
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
-from dbml_magics.core.reconcile.fixes import Fix, Outcomes
+from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
+from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Model
+from dbml_magics.core.reconcile.survey import made_for
 from dbml_magics.core.reconcile.verify import models_in_scope
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, mark, within
@@ -290,23 +293,34 @@ class Copier:
         if other is not None:
             return str(other.experiment_id)
         with self._copying:
-            known = self.state.answer(f"made/{self.target.role}/{experiment_id}")
+            known = self.survey.made(1 - number, pair)
             if known is not None:
                 return str(known)
             origin = pair.at(number)
             assert origin is not None
+            self._refuse_contested(pair)
             tags = {
                 k: v for k, v in origin.tags.items() if not k.startswith(("mlflow.", "dbml_", "azureml."))
             }
             made = str(self.mender.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
-            visible = own[self.survey.first.role]
-            self.state.set_answer(f"made/{self.target.role}/{experiment_id}", made)
+            first = self.survey.first
+            visible = first.applier.experiments.visible(own[first.role])
+            self.state.set_answer(made_for(self.target.role, origin), made)
             self.state.set_identity(
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
             self.mender.engine.remember_experiment(visible, pair.name, tags)
             return made
+
+    def _refuse_contested(self, pair: ExperimentPair) -> None:
+        """Refuse to mix runs into another experiment of a name, where one workspace lost the user's own."""
+        target, source = self.target.applier.experiments, self.source.applier.experiments
+        _, there = self.target.applier.find_experiment(pair.name)
+        if there is None:
+            return
+        if pair.lost == self.target.role or source.lost(target.seen(there) or ""):
+            raise MlflowException.invalid_parameter_value(contested(self.target.role, pair.name))
 
     # --- logged models
 
@@ -314,9 +328,16 @@ class Copier:
         """Mend the logged models in scope."""
         for key, first, second in models_in_scope(self.survey):
             ours, theirs = (first, second) if self.mender.forwards else (second, first)
+            either = first or second
+            assert either is not None
+            try:
+                found = list(self.mender.comparer.model(key, first, second))
+            except Exception as error:
+                yield unread(self.survey.unread(either.run, either.name, error))
+                continue
             outcomes: Outcomes = [
                 (difference, self.mender.mended(partial(self._plan_model, difference, ours, theirs)))
-                for difference in self.mender.comparer.model(key, first, second)
+                for difference in found
             ]
             if first is not None and second is not None and not self.mender.rehearse:
                 self.mender.agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))

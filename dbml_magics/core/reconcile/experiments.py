@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ from mlflow.entities import Experiment, ExperimentTag
 
 from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.compare import Comparer
-from dbml_magics.core.reconcile.fixes import Fix, Outcomes
+from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
+from dbml_magics.differences import ABSENT, LOST, Difference
+from dbml_magics.hints import say
 
 if TYPE_CHECKING:
     from dbml_magics.core.reconcile.mender import Mender
@@ -32,9 +34,14 @@ def experiments_in_scope(survey: Survey) -> Iterator[tuple[ExperimentPair, Exper
 
 
 def experiment_differences(survey: Survey, comparer: Comparer) -> Iterator[Difference]:
-    """Yield what differs between experiments that both workspaces have."""
+    """Yield what differs between experiments that both workspaces have, and those that one of them lost."""
+    yield from (difference for _, difference in lost_differences(survey, comparer))
     for pair, first, second in experiments_in_scope(survey):
-        found = list(differences_of(survey, comparer, pair, first, second))
+        try:
+            found = list(differences_of(survey, comparer, pair, first, second))
+        except Exception as error:
+            yield survey.unread("", pair.name, error)
+            continue
         note_agreed(Agreed(survey.engine.state), first, second, found)
         yield from found
 
@@ -92,8 +99,33 @@ def _said(side: Side, experiment: Experiment) -> str:
 
 
 def _forms(side: Side, name: str) -> set[str]:
-    legal = side.applier.workspace.experiment_name(name)
-    return {legal, told_apart(name, legal), told_apart(side.applier._whose(name), legal)}
+    return side.applier.experiments.forms(name)
+
+
+def lost_differences(survey: Survey, comparer: Comparer) -> Iterator[tuple[ExperimentPair, Difference]]:
+    """Yield the experiments in scope that one workspace had once, and has no more by what is remembered."""
+    if survey.scope.run is None:
+        for pair in survey.experiments():
+            if pair.lost:
+                there = f"{pair.instead!r} has its id" if pair.instead else ABSENT
+                first = pair.lost == survey.first.role
+                told = (there, pair.name) if first else (pair.name, there)
+                yield pair, comparer.difference("", pair.name, LOST, "experiment", *told)
+
+
+def contested(role: str, name: str) -> str:
+    """Return why nothing is put into an experiment of the name of one that a workspace lost."""
+    word = say(f"%dbml experiment {shlex.quote(name)}")
+    return f"{role} has another experiment {name!r} than it had: {word} says that it is yours"
+
+
+def back(role: str, name: str, other: str) -> str:
+    """Return why nothing is done about an experiment that a workspace lost, and what a person may do."""
+    scope = f"--experiment {shlex.quote(name)}"
+    return (
+        f"{role} had it and has it no more, so nothing is done to the one in {other}: "
+        f"{say(f'%dbml sync --repair {scope} --from {other}')} makes it in {role} again, with its runs"
+    )
 
 
 class ExperimentMender:
@@ -104,10 +136,16 @@ class ExperimentMender:
         self.survey = mender.survey
 
     def all(self) -> Iterator[Outcomes]:
-        """Mend the experiments in scope."""
+        """Mend the experiments in scope; what one workspace lost is left to a person."""
         mender = self.mender
+        for pair, difference in lost_differences(self.survey, mender.comparer):
+            yield [(difference, mender.mended(partial(self._plan_lost, pair)))]
         for pair, first, second in experiments_in_scope(self.survey):
-            found = list(differences_of(self.survey, mender.comparer, pair, first, second))
+            try:
+                found = list(differences_of(self.survey, mender.comparer, pair, first, second))
+            except Exception as error:
+                yield unread(self.survey.unread("", pair.name, error))
+                continue
             outcomes = [(d, mender.mended(partial(self._plan, d, first, second))) for d in found]
             if not mender.rehearse:
                 note_agreed(mender.agreed, first, second, found)
@@ -130,6 +168,12 @@ class ExperimentMender:
             lambda side, value: side.store.set_experiment_tag(ids[side], ExperimentTag(name, value)),
             lambda side: side.store.delete_experiment_tag(ids[side], name),
         )
+
+    def _plan_lost(self, pair: ExperimentPair) -> Fix:
+        mender = self.mender
+        if pair.lost == mender.target.role:
+            return Fix(f"made in {pair.lost} again with the first of its runs that is copied")
+        return Fix(back(pair.lost, pair.name, mender.target.role))
 
     def _stage(self, ours: Experiment, theirs: Experiment) -> Fix:
         mender, store, own = self.mender, self.mender.target.store, theirs.experiment_id

@@ -21,6 +21,11 @@ class Outcome(NamedTuple):
 Outcomes = list[tuple[Difference, Outcome]]
 
 
+def unread(difference: Difference) -> Outcomes:
+    """Return that nothing is done about what cannot be compared, and why."""
+    return [(difference, Outcome(False, difference.cause))]
+
+
 @dataclass(frozen=True)
 class Fix:
     """One mending. Without ``do`` nothing can be done, and ``said`` is why."""

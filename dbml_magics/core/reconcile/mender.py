@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,15 +25,16 @@ from dbml_magics.core.reconcile.compare import (
 )
 from dbml_magics.core.reconcile.copying import Copier
 from dbml_magics.core.reconcile.files import Files
-from dbml_magics.core.reconcile.fixes import PRUNE, Fix, Outcome, Outcomes
+from dbml_magics.core.reconcile.fixes import PRUNE, Fix, Outcome, Outcomes, unread
 from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch, cause_of
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.core.tracking.faults import Away, EndlessListing, settle
+from dbml_magics.differences import ABSENT, LOST, UNREAD, Difference
+from dbml_magics.hints import say
 
 _TRIES = 4
 
@@ -66,8 +68,9 @@ class Mender:
         self.one_way = source is not None
         self.prune = prune
         self.rehearse = rehearse
-        self.comparer = Comparer(*survey.sides, deep=deep)
+        self.comparer = Comparer(*survey.sides, survey.unread, deep=deep)
         self.copier = Copier(self)
+        self._trying = threading.local()  # whether this thread's run will be tried again
 
     @property
     def forwards(self) -> bool:
@@ -85,7 +88,10 @@ class Mender:
         return write()
 
     def mended(self, plan: Callable[[], Fix]) -> Outcome:
-        """Mend one thing; what one workspace refuses does not stop the others."""
+        """Mend one thing; what goes wrong with it does not stop the others.
+
+        Raises Away where a workspace is, and where the run will be tried again from the start.
+        """
         try:
             fix = plan()
             if self.rehearse:
@@ -93,18 +99,29 @@ class Mender:
             return fix.carry_out(prune=self.prune)
         except Exception as error:
             settled = settle(error)
-            if isinstance(settled, Away):
+            again = getattr(self._trying, "again", False) and not isinstance(settled, EndlessListing)
+            if isinstance(settled, Away) and again:
                 raise settled from error
-            if not isinstance(settled, (MlflowException, OSError)):
-                raise
-            return Outcome(False, f"{self.target.role} refused it: {cause_of(settled)}")
+            if isinstance(settled, (MlflowException, OSError)) and not isinstance(settled, Away):
+                return Outcome(False, f"{self.target.role} refused it: {cause_of(settled)}")
+            return Outcome(False, self.survey.unread("", "", error).cause)
 
     # --- one run
 
     def pair(self, pair: RunPair) -> Outcomes:
         """Mend what differs in one run; a workspace that does not answer is tried again from the start."""
         before: dict[tuple[str, str], tuple[Difference, Outcome]] = {}
+        try:
+            return self._pair(pair, before)
+        except Exception as error:
+            trouble = self.survey.unread(pair.key, name_of(pair.either), error)
+            return [*before.values(), *unread(trouble)]
+        finally:
+            self._trying.again = False
+
+    def _pair(self, pair: RunPair, before: dict[tuple[str, str], tuple[Difference, Outcome]]) -> Outcomes:
         for tries in range(_TRIES):
+            self._trying.again = tries < _TRIES - 1
             try:
                 found = differences(self.comparer, pair)
                 files = cache(partial(self._files, pair))
@@ -179,6 +196,10 @@ class Mender:
 
     def _plan(self, difference: Difference, pair: RunPair, files: Callable[[], tuple[Files, Files]]) -> Fix:
         source, target = self.of(self.source, pair), self.of(self.target, pair)
+        if difference.kind == UNREAD:
+            return Fix(difference.cause)
+        if difference.kind == LOST and target is not None:
+            return self._lost(pair)
         if difference.kind == "copy":
             return self._lone(target, "a second copy of the run")
         if target is None:
@@ -191,6 +212,14 @@ class Mender:
 
     def _copied(self, key: str, source: Run) -> None:
         self.copier.copy(key, source)
+
+    def _lost(self, pair: RunPair) -> Fix:
+        """Leave to a person what the source had and has no more: the target's may be the only one."""
+        source, target = self.source.role, self.target.role
+        if pair.first is not None and pair.second is not None:
+            return Fix("the id of the run means another one by now in one of the two: neither is changed")
+        command = say(f"%dbml sync --repair --run {pair.key} --from {target}")
+        return Fix(f"{source} had it and has it no more, so it stays in {target}: {command} copies it back")
 
     def _lone(self, run: Run | None, why: str) -> Fix:
         if run is None:

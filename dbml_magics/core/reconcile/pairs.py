@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from mlflow.entities import Experiment, Run
 
 from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.tracking.experiments import name_of
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 
 
@@ -18,6 +20,8 @@ class ExperimentPair:
     name: str  # as the user calls it
     first: Experiment | None
     second: Experiment | None
+    lost: str = ""  # the workspace that had it once, and has it no more under what it is remembered by
+    instead: str = ""  # the name of what has its id there by now
 
     def at(self, number: int) -> Experiment | None:
         """Return the experiment of the first (0) or the second (1) workspace."""
@@ -25,34 +29,77 @@ class ExperimentPair:
 
 
 def experiment_pairs(first: Side, second: Side) -> list[ExperimentPair]:
-    """Pair the experiments of two workspaces: as the link knows them, else by each one's naming rule."""
+    """Pair the experiments of two workspaces: as the link knows them, else by each one's naming rule.
+
+    What a workspace had and has no more stays without a partner, even where another of its name is there by
+    now: whether that is the same is for a person to say.
+    """
     state = first.engine.state
-    others = second.experiments()
-    by_id = {str(e.experiment_id): e for e in others}
-    named = {e.name: e for e in others}
-    tagged = {e.tags[EXPERIMENT_TAG]: e for e in others if EXPERIMENT_TAG in e.tags}
+    ours, others = _Known(first, second), _Known(second, first)
+    for known, other in ((ours, others), (others, ours)):
+        known.look_for(other)
+    named = {e.name: e for e in others.listed}
+    tagged = {e.tags[EXPERIMENT_TAG]: e for e in others.listed if EXPERIMENT_TAG in e.tags}
     pairs, taken = [], set()
-    for own in first.experiments():
-        name = own.tags.get(EXPERIMENT_TAG, own.name)
-        experiment_id = str(own.experiment_id)
-        visible = state.visible(first.role, "experiment", experiment_id) or experiment_id
-        known = state.identity(second.role, "experiment", visible)
-        other = by_id.get(known.actual) if known is not None else None
-        if other is None:
+    for own in ours.listed:
+        name, visible = name_of(own), ours.visible(own)
+        there_too = state.identity(second.role, "experiment", visible)
+        partner = others.by_id.get(there_too.actual) if there_too is not None else None
+        if partner is None and not ours.lost_by_other(own):
             there = second.applier.workspace.experiment_name(name)
             candidates = (tagged.get(name), named.get(there), named.get(told_apart(name, there)))
-            other = next(
-                (c for c in candidates if c is not None and c.tags.get(EXPERIMENT_TAG, name) == name), None
+            partner = next(
+                (
+                    c
+                    for c in candidates
+                    if c is not None
+                    and c.tags.get(EXPERIMENT_TAG, name) == name
+                    and not others.lost_by_other(c)
+                ),
+                None,
             )
-        if other is not None:
-            taken.add(str(other.experiment_id))
-        pairs.append(ExperimentPair(name, own, other))
+        if partner is not None:
+            taken.add(str(partner.experiment_id))
+        pairs.append(ExperimentPair(name, own, partner, *(("", "") if partner else ours.fate(own, others))))
     pairs += [
-        ExperimentPair(e.tags.get(EXPERIMENT_TAG, e.name), None, e)
-        for e in others
+        ExperimentPair(name_of(e), None, e, *others.fate(e, ours))
+        for e in others.listed
         if str(e.experiment_id) not in taken
     ]
     return pairs
+
+
+class _Known:
+    """One workspace's experiments; of those that the link remembers, whether they still are the same."""
+
+    def __init__(self, side: Side, other: Side) -> None:
+        self.side, self.other = side, other
+        self.listed = side.experiments()
+        self.by_id = {str(e.experiment_id): e for e in self.listed}
+        self._visible = {
+            own: side.applier.experiments.seen(e) or f"{side.role}:{own}" for own, e in self.by_id.items()
+        }
+
+    def visible(self, experiment: Experiment) -> str:
+        return self._visible[str(experiment.experiment_id)]
+
+    def look_for(self, others: _Known) -> None:
+        """Look for those that the other workspace has a partner of, and that are not listed here."""
+        for visible in others._visible.values():
+            known = self.side.engine.state.identity(self.side.role, "experiment", visible)
+            if known is not None and known.actual and known.actual not in self.by_id:
+                self.side.ask(partial(self.side.applier.experiments.look, visible))
+
+    def lost_by_other(self, experiment: Experiment) -> bool:
+        return self.other.applier.experiments.lost(self.visible(experiment)) is not None
+
+    def fate(self, experiment: Experiment, others: _Known) -> tuple[str, str]:
+        """Return (the workspace that had it once, the name of what has its id there now)."""
+        lost = self.other.applier.experiments.lost(self.visible(experiment))
+        if lost is None:
+            return "", ""
+        instead = others.by_id.get(lost.extra.get("was", ""))
+        return self.other.role, instead.name if instead is not None else ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.agreed import Agreed
-from dbml_magics.core.reconcile.fixes import Fix, Outcomes
+from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.faults import is_missing
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG, answer_key
@@ -119,15 +119,19 @@ class ModelPair:
         ]
 
 
-def registered(side: Side) -> Iterator[Registered]:
-    """Yield all registered models that have versions of a link."""
+def registered(side: Side, troubled: Callable[[str, Exception], None]) -> Iterator[Registered]:
+    """Yield all registered models that have versions of a link; ``troubled`` takes what cannot be read."""
     registry = side.applier.workspace.registry
 
     def page(token: str | None) -> Any:
         return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
 
     for model in entries(page):
-        found = _with_versions(side, registry, model.name)
+        try:
+            found = _with_versions(side, registry, model.name)
+        except Exception as error:
+            troubled(model.name, error)
+            continue
         if found is not None:
             yield found
 
@@ -188,8 +192,21 @@ def _is_ours(version: Any) -> bool:
 class Registries:
     """Two registries' models and versions, paired: by their registration, else by their twins."""
 
-    def __init__(self, first: Side, second: Side, keep: Callable[[Version], bool]) -> None:
-        ours, theirs = list(registered(first)), list(registered(second))
+    def __init__(
+        self,
+        first: Side,
+        second: Side,
+        keep: Callable[[Version], bool],
+        unread: Callable[[str, str, Exception, str], Difference],
+    ) -> None:
+        self.troubles: list[Difference] = []
+        self._troubled: set[tuple[str, str]] = set()  # (workspace, model) whose versions are not known
+
+        def troubled(role: str, name: str, error: Exception) -> None:
+            self.troubles.append(unread("", name, error, MODEL))
+            self._troubled.add((role, name))
+
+        ours, theirs = (list(registered(side, partial(troubled, side.role))) for side in (first, second))
         others = [v for model in theirs for v in model.versions]
         by_key = {v.key: v for v in others if v.key}
         by_twin = {v.twin: v for v in others if v.twin}
@@ -200,7 +217,11 @@ class Registries:
         self.models: list[ModelPair] = []
         for model in ours:
             pairs = []
+            if self._is_troubled(second.role, model.name):
+                continue
             for own in model.versions:
+                if self._is_troubled(second.role, *_twin_of(own)):
+                    continue
                 other = by_key.get(own.key) or by_twin.get(place(first.role, own.name, own.number))
                 if other is not None:
                     taken.add(other.place)
@@ -209,13 +230,24 @@ class Registries:
             name = next((p.second.name for p in pairs if p.second is not None), model.name)
             if name in by_name and any(keep(pair.either) for pair in pairs):
                 self.models.append(ModelPair(model, by_name[name], pairs))
-        alone = [VersionPair(None, v) for v in others if v.place not in taken]
+        alone = [
+            VersionPair(None, v)
+            for v in others
+            if v.place not in taken
+            and not self._is_troubled(first.role, v.name)
+            and not self._is_troubled(first.role, *_twin_of(v))
+        ]
         self.versions += [pair for pair in alone if keep(pair.either)]
         for pair in self.models:
             pair.versions.extend(p for p in alone if p.either.name == pair.second.name)
 
+    def _is_troubled(self, role: str, *names: str) -> bool:
+        """Tell whether a model's versions in one registry are not known: none counts as lacking there."""
+        return any((role, name) in self._troubled for name in names)
+
     def differences(self, told: Told) -> Iterator[Difference]:
-        """Yield all that differs."""
+        """Yield all that differs, and what cannot be compared."""
+        yield from self.troubles
         for pair in self.versions:
             yield from version_differences(pair, told)
         for model in self.models:
@@ -233,6 +265,12 @@ class Registries:
                 ours[alias_fact(alias)] = _canonical(first)
                 theirs[alias_fact(alias)] = _canonical(second)
             agreed.note_facts(model.place, ours, theirs)
+
+
+def _twin_of(version: Version) -> tuple[str, ...]:
+    """Return the name of a version's twin in the other registry, if it names one."""
+    name = version.twin.partition(":")[2].rpartition("/")[0]
+    return (name,) if name else ()
 
 
 def alias_fact(alias: str) -> str:
@@ -292,6 +330,7 @@ class RegistryMender:
         if found is None:
             return
         mender, told = self.mender, self.mender.comparer.difference
+        yield from map(unread, found.troubles)
         registered_some = False
         for pair in found.versions:
             outcomes = [

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from functools import partial
 
 from dbml_magics.core.reconcile.experiments import ExperimentMender
-from dbml_magics.core.reconcile.fixes import Outcomes
+from dbml_magics.core.reconcile.fixes import Outcomes, unread
 from dbml_magics.core.reconcile.mender import Mender
 from dbml_magics.core.reconcile.registries import RegistryMender
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.differences import Difference, Repaired, RepairResult
+from dbml_magics.differences import LOST, Difference, Repaired, RepairResult
 from dbml_magics.errors import BadCommand
 
 
@@ -44,7 +44,7 @@ def repair(
         for told in _all(mender):
             for difference, (good, done) in told:
                 (repaired if good else remaining).append(Repaired(difference, done))
-                copied += good and difference.kind == "run"
+                copied += good and difference.kind in ("run", LOST)
             if progress is not None:
                 progress(survey.seen, f"compared, {len(repaired):,} differences repaired")
         return RepairResult(
@@ -74,6 +74,7 @@ def _all(mender: Mender) -> Iterator[Outcomes]:
     yield from mender.copier.models()
     yield from RegistryMender(mender, partial(registries_in_scope, mender.survey)).all()
     yield from ExperimentMender(mender).all()
+    yield from map(unread, mender.survey.troubles)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.faults import Away, EndlessListing, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.overflow import ARTIFACT
 
 PAGE = 1000
@@ -69,7 +69,8 @@ class Side:
                 return question()
             except Exception as error:
                 settled = settle(error)
-                if not isinstance(settled, Away) or settled.denied or tries == _TRIES - 1:
+                over = tries == _TRIES - 1 or isinstance(settled, EndlessListing)
+                if not isinstance(settled, Away) or settled.denied or over:
                     raise settled from error
                 time.sleep(max(settled.retry_after or 0.0, 0.25 * 2**tries))
         raise AssertionError("the loop ends by returning or raising")
@@ -80,6 +81,19 @@ class Side:
         """Return the id under which both workspaces know a run."""
         tag = run.data.tags.get(RUN_TAG)
         return tag or self.engine.state.visible(self.role, "run", run.info.run_id) or run.info.run_id
+
+    def is_still(self, key: str, run: Run) -> bool:
+        """Tell whether a run is the one that is remembered: it says so, or began when that did."""
+        if run.data.tags.get(RUN_TAG) == key:
+            return True
+        known = self.engine.state.identity(self.role, "run", key)
+        start = known.extra.get("start") if known is not None else None
+        start = start or (self.engine.state.run(key) or {}).get("start")
+        return not start or not run.info.start_time or start == run.info.start_time
+
+    def had(self, key: str) -> bool:
+        """Tell whether this workspace is known to have had a run."""
+        return self.engine.state.identity(self.role, "run", key) is not None
 
     def is_stray(self, key: str, run: Run) -> bool:
         """Tell whether a run says that it is one which this workspace is known to have as another."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.core import runs
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.sides import PAGE, Side
+from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import is_missing
+from dbml_magics.core.tracking.faults import Away, EndlessListing, is_missing, settle
 from dbml_magics.core.tracking.kept_models import MODELS_TAG
-from dbml_magics.errors import BadCommand, ExperimentNotFound, RunNotFound
+from dbml_magics.differences import UNREAD, Difference
+from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
+
+_log = logging.getLogger(__name__)
 
 _TOGETHER = 50  # experiments that one search asks for
 Progress = Callable[[int, str], None]
@@ -52,6 +57,7 @@ class Survey:
         self.scope = scope
         self.first = Side(engine, first)
         self.second = Side(engine, second)
+        self.troubles: list[Difference] = []  # what could not be listed, for a cause of its own
         self.older: Counter[str] = Counter()
         self.waiting: list[str] = []
         self.keys: set[str] = set()  # of the runs in scope
@@ -77,6 +83,27 @@ class Survey:
     def requests(self) -> int:
         """Return how many requests were made."""
         return self.first.requests + self.second.requests
+
+    def unread(self, run: str, name: str, error: Exception, what: str = "") -> Difference:
+        """Return that one thing cannot be compared, for its own sake. Raises Away where a workspace is."""
+        settled = settle(error)
+        if isinstance(settled, DbmlError):
+            raise settled from error
+        if isinstance(settled, Away) and not isinstance(settled, EndlessListing):
+            self.raise_if_away(settled)
+        _log.debug("%s %s of %r is not compared", run, what, name, exc_info=error)
+        cause = cause_of(settled)
+        if not isinstance(settled, (MlflowException, OSError)):
+            cause = f"{type(settled).__name__}: {cause}"
+        return Difference(run, name, UNREAD, what, {}, cause)
+
+    def raise_if_away(self, error: Away) -> None:
+        """Raise an error again if a workspace answers nothing: then it is not the trouble of one thing."""
+        for side in self.sides:
+            try:
+                side.ask(lambda: side.store.search_experiments(max_results=1))  # noqa: B023 - asked at once
+            except Away:
+                raise error from None
 
     def experiments(self) -> list[ExperimentPair]:
         """Return the pairs of experiments in scope. Raises ExperimentNotFound."""
@@ -107,12 +134,32 @@ class Survey:
     def _all_runs(self) -> Iterator[RunPair]:
         experiments = self.experiments()
         for start in range(0, len(experiments), _TOGETHER):
-            part = experiments[start : start + _TOGETHER]
-            ours = self.first.runs([str(p.first.experiment_id) for p in part if p.first], self.scope.since)
-            theirs = self.second.runs(
-                [str(p.second.experiment_id) for p in part if p.second], self.scope.since
-            )
-            yield from run_pairs(self.first, ours, self.second, theirs)
+            yield from self._runs_of(experiments[start : start + _TOGETHER], set())
+
+    def _runs_of(self, part: list[ExperimentPair], told: set[str]) -> Iterator[RunPair]:
+        """Yield the pairs of runs of some experiments; where one cannot be listed, those of the others.
+
+        Of an experiment that one workspace does not list to its end no run counts as lacking there.
+        """
+        ours = self.first.runs([str(p.first.experiment_id) for p in part if p.first], self.scope.since)
+        theirs = self.second.runs([str(p.second.experiment_id) for p in part if p.second], self.scope.since)
+        pairs = run_pairs(self.first, ours, self.second, theirs)
+        while True:
+            try:
+                pair = next(pairs, None)
+            except Exception as error:
+                trouble = self.unread("", part[0].name, error, "runs")
+                break
+            if pair is None:
+                return
+            if pair.double or pair.key not in told:
+                told.add(pair.key)
+                yield pair
+        if len(part) == 1:
+            self.troubles.append(trouble)
+            return
+        for each in part:
+            yield from self._runs_of([each], told)
 
     def _one_run(self) -> Iterator[RunPair]:
         assert self.scope.run is not None
@@ -164,7 +211,7 @@ class Survey:
         """Return one workspace's own id of an experiment of the other, if it has one."""
         pair = self.pair_of(theirs, 1 - number)
         own = pair.at(number)
-        made = self.engine.state.answer(f"made/{self.sides[number].role}/{theirs}")
+        made = self.made(number, pair)
         return [str(own.experiment_id)] if own is not None else [str(made)] if made is not None else []
 
     def pair_of(self, experiment_id: str, number: int) -> ExperimentPair:
@@ -176,6 +223,11 @@ class Survey:
                 if (e := pair.at(number)) is not None and str(e.experiment_id) == experiment_id:
                     return pair
         raise MlflowException(f"experiment {experiment_id} is not listed", RESOURCE_DOES_NOT_EXIST)
+
+    def made(self, number: int, pair: ExperimentPair) -> str | None:
+        """Return one workspace's experiment that was made for the other's, and is perhaps not listed yet."""
+        other = pair.at(1 - number)
+        return None if other is None else self.engine.state.answer(made_for(self.sides[number].role, other))
 
     def _is_meant(self, pair: RunPair) -> bool:
         if pair.first is not None and pair.second is not None:
@@ -198,6 +250,14 @@ class Survey:
         """
         pages = 2 * max(1, -(-compared // PAGE))
         return 2 + pages + (2 * compared if files else 0) + 2 * differing + histories
+
+
+def made_for(role: str, other: Experiment) -> str:
+    """Return where it stands what was made at a workspace for an experiment of the other one.
+
+    An id alone is given again by a server that was restored from a backup.
+    """
+    return f"made/{role}/{other.experiment_id}@{other.creation_time}"
 
 
 def _names(pair: ExperimentPair) -> Sequence[str]:

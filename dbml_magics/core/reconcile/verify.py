@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from dbml_magics.core.reconcile.agreed import Agreed
@@ -17,7 +18,7 @@ from dbml_magics.core.reconcile.registries import Registries, Version
 from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.differences import ABSENT, Difference, VerifyResult
+from dbml_magics.differences import ABSENT, LOST, Difference, VerifyResult
 
 _WORKERS = 4
 T = TypeVar("T")
@@ -30,16 +31,22 @@ def verify(
     """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Away."""
     began = time.monotonic()
     survey = Survey(engine, scope)
-    comparer, agreed = Comparer(*survey.sides, deep=deep), Agreed(engine.state)
+    comparer, agreed = Comparer(*survey.sides, survey.unread, deep=deep), Agreed(engine.state)
     found: list[Difference] = []
     differing = 0
-    for told in in_parallel(workers(engine), lambda pair: differences(comparer, pair), survey.pairs()):
+
+    def compared(pair: RunPair) -> list[Difference]:
+        return safely(survey, pair.key, name_of(pair.either), partial(differences, comparer, pair))
+
+    for told in in_parallel(workers(engine), compared, survey.pairs()):
         found += told
         differing += bool(told)
         if progress is not None:
             progress(survey.seen, "compared")
     for key, first, second in models_in_scope(survey):
-        found += comparer.model(key, first, second)
+        either = first or second
+        assert either is not None
+        found += safely(survey, either.run, either.name, partial(comparer.model, key, first, second))
         if first is not None and second is not None:
             agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
     registries = registries_in_scope(survey)
@@ -47,6 +54,7 @@ def verify(
         found += registries.differences(comparer.difference)
         registries.note_agreed(agreed)
     found += experiment_differences(survey, comparer)
+    found += survey.troubles
     return VerifyResult(
         workspaces=(survey.first.role, survey.second.role),
         runs_compared=survey.seen,
@@ -89,13 +97,32 @@ def in_parallel(workers: int, work: Callable[[A], T], items: Iterable[A]) -> Ite
 def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
     """Return what differs between the two forms of a run, or that one is not there."""
     if pair.first is not None and pair.second is not None:
-        return comparer.run(pair.key, pair.first, pair.second)
+        ours = comparer.first.is_still(pair.key, pair.first)
+        theirs = comparer.second.is_still(pair.key, pair.second)
+        if ours and theirs:
+            return comparer.run(pair.key, pair.first, pair.second)
+        told = [
+            run.info.status if same else f"another run, {name_of(run)!r}"
+            for run, same in ((pair.first, ours), (pair.second, theirs))
+        ]
+        return [comparer.difference(pair.key, name_of(pair.first), LOST, "run", *told)]
     if pair.either.info.lifecycle_stage == "deleted":
         return []  # gone where it was, and not anywhere else
+    status: Any = f"{pair.either.info.status}, twice" if pair.double else pair.either.info.status
+    values = (status, ABSENT) if pair.first is not None else (ABSENT, status)
+    lacking = comparer.first if pair.first is None else comparer.second
+    if not pair.double and lacking.had(pair.key):
+        return [comparer.difference(pair.key, name_of(pair.either), LOST, "run", *values)]
     kind = "copy" if pair.double else "run"
-    told: Any = f"{pair.either.info.status}, twice" if pair.double else pair.either.info.status
-    values = (told, ABSENT) if pair.first is not None else (ABSENT, told)
     return [comparer.difference(pair.key, name_of(pair.either), kind, "", *values)]
+
+
+def safely(survey: Survey, run: str, name: str, work: Callable[[], Iterable[Difference]]) -> list[Difference]:
+    """Return what differs in one thing, or that it cannot be compared. Raises Away where a workspace is."""
+    try:
+        return list(work())
+    except Exception as error:
+        return [survey.unread(run, name, error)]
 
 
 def models_in_scope(survey: Survey) -> Iterator[tuple[str, Model | None, Model | None]]:
@@ -112,7 +139,12 @@ def models_in_scope(survey: Survey) -> Iterator[tuple[str, Model | None, Model |
     for pair in survey.experiments():
         ours = survey.first.models([str(pair.first.experiment_id)] if pair.first else [])
         theirs = survey.second.models([str(pair.second.experiment_id)] if pair.second else [])
-        for key, *models in model_pairs(ours, theirs, meant):
+        try:
+            found = list(model_pairs(ours, theirs, meant))
+        except Exception as error:
+            survey.troubles.append(survey.unread("", pair.name, error, "logged models"))
+            continue
+        for key, *models in found:
             first, second = (
                 side.known_as(key, model) if model is not None else None
                 for side, model in zip(survey.sides, models, strict=True)
@@ -132,4 +164,10 @@ def registries_in_scope(survey: Survey) -> Registries | None:
         # Versions of no run, and of runs from before the link, are meant when everything is.
         return scope.everything or (not scope.chosen and not version.run and version.key != "")
 
-    return Registries(survey.first, survey.second, meant)
+    try:
+        return Registries(survey.first, survey.second, meant, survey.unread)
+    except Exception as error:  # of the listing itself: everything but the registries can be compared
+        trouble = survey.unread("", "registries", error, "registered models")
+        if trouble not in survey.troubles:
+            survey.troubles.append(trouble)
+        return None

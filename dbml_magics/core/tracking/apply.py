@@ -39,6 +39,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core.paging import Pages, entries, files_below
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
+from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
@@ -114,6 +115,7 @@ class Applier:
         self.workspace = engine.workspaces[role]
         self.state = engine.state
         self.limits = self.workspace.limits
+        self.experiments = Experiments(self)
         self.registrations = Registrations(self)
         self.overflow = Overflow(self)
         self._repositories: dict[str, Any] = {}
@@ -517,8 +519,10 @@ class Applier:
 
     def remember_run(self, run: str, found: Run) -> Identity:
         """Remember what this workspace calls a run."""
+        info = found.info
+        self._repositories.pop(f"run:{run}", None)  # a run that was lost there is made anew elsewhere
         return self.state.set_identity(
-            self.role, "run", run, found.info.run_id, artifacts=found.info.artifact_uri
+            self.role, "run", run, info.run_id, artifacts=info.artifact_uri, start=info.start_time
         )
 
     def _create_run(self, queue: str, op: list[Any], doubt: bool) -> None:
@@ -850,16 +854,7 @@ class Applier:
 
     def experiment_at(self, experiment: str) -> str:
         """Return this workspace's id of an experiment, making it under its own naming rule if need be."""
-        known = self.state.identity(self.role, "experiment", experiment)
-        if known is not None:
-            return known.actual
-        if self.state.answer(f"experiment/{experiment}") is None:
-            with self._asking_primary():
-                self.engine.experiment_facts(experiment)
-        name, tags = self.engine.experiment_facts(experiment)
-        actual = self._make_experiment(name, tags)
-        self.state.set_identity(self.role, "experiment", experiment, actual)
-        return actual
+        return self.experiments.at(experiment)
 
     def _make_experiment(self, name: str, tags: dict[str, str]) -> str:
         own_name, found = self.find_experiment(name)
@@ -1096,6 +1091,7 @@ class Applier:
 
     def remember_model(self, model: str, found: Any) -> Identity:
         """Remember what this workspace calls a logged model."""
+        self._repositories.pop(f"model:{model}", None)
         return self.state.set_identity(
             self.role,
             "model",

@@ -654,7 +654,7 @@ class Engine:
 
         Two servers count their experiments alike, so an id means nothing without the ``role`` it comes from.
         """
-        return self._visible("experiment", actual, role or self.link.primary)
+        return self.applier(role or self.link.primary).experiments.visible(str(actual))
 
     # --- experiments
 

@@ -33,6 +33,8 @@ class Line:
         self.denied = False
         self._next_try = 0.0
         self._fine_at = float("-inf")
+        self.back_at = float("-inf")
+        """When it last answered again after it had not, on the monotonic clock."""
         self._gave_up: dict[str, tuple[float, str]] = {}  # kind of question -> when, why
 
     def after_fork(self) -> None:
@@ -45,6 +47,7 @@ class Line:
         if self._trouble_since is None:
             return
         with self._lock:
+            self.back_at = self._fine_at
             self._trouble_since, self._failures, self.away = None, 0, False
             self.reason, self.since, self.denied, self._next_try = None, None, False, 0.0
 

@@ -351,8 +351,9 @@ class State:
         self._ids.pop((dest, kind, visible), None)
 
     def visible(self, dest: str, kind: str, actual: str) -> str | None:
-        """Return the id that the user knows for ``dest``'s own id."""
-        row = self._one("SELECT visible FROM ids WHERE dest=? AND kind=? AND actual=?", dest, kind, actual)
+        """Return the id that the user knows for ``dest``'s own id; the same one, where it has two."""
+        sql = "SELECT visible FROM ids WHERE dest=? AND kind=? AND actual=? ORDER BY visible=actual DESC"
+        row = self._one(sql, dest, kind, actual)
         return None if row is None else str(row[0])
 
     def differing(self, dest: str, kind: str) -> dict[str, str]:

@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import re
-import secrets
 import time
 import uuid
 from collections.abc import Callable
@@ -75,6 +74,7 @@ from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import entry, kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine, engine_for
+from dbml_magics.core.tracking.experiments import PROVISIONAL, own_tags, provisional
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
@@ -339,9 +339,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return primary.store.create_run(at, user_id, start, entities, name)
 
         def ask(primary: Applier) -> Run:
-            at = (
-                primary.experiment_at(experiment_id) if self._is_provisional(experiment_id) else experiment_id
-            )
+            at = primary.experiment_at(experiment_id)
             if tried:  # the answer may have been lost: look before making a second one
                 found = primary.find_run(at, key)
                 if found is not None:
@@ -364,10 +362,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if not run_id or engine.state.identity(engine.link.primary, "run", run_id) is not None:
             return False
         return engine.creation_of(run_id) is not None
-
-    def _is_provisional(self, experiment_id: str) -> bool:
-        known = self.engine.state.identity(self.engine.link.primary, "experiment", experiment_id)
-        return (known is not None and known.actual != experiment_id) or experiment_id.startswith(_PROVISIONAL)
 
     def get_run(self, run_id: str) -> Run:
         """Return a run, with what of it is on its way."""
@@ -523,9 +517,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _experiment_known_at(self, applier: Applier, experiment_id: str) -> str | None:
         known = self.engine.state.identity(applier.role, "experiment", experiment_id)
         if known is not None:
-            return known.actual
+            return known.actual or None
         if applier.role == self.engine.link.primary:
-            return None if experiment_id.startswith(_PROVISIONAL) else experiment_id
+            return None if experiment_id.startswith(PROVISIONAL) else experiment_id
         return None
 
     # --- experiments
@@ -558,7 +552,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 raise MlflowException(
                     f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
                 ) from None
-            experiment_id = _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
+            experiment_id = provisional()
         engine.remember_experiment(experiment_id, name, kept)
         made = {"id": experiment_id, "name": name, "tags": kept}
         engine.write_all(LINK_QUEUE, [("E", made)], lasting=True)
@@ -578,11 +572,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("get_experiment")
         try:
-            return self.engine.read(
-                lambda a: self._visible_experiment(
-                    a, a.store.get_experiment(self._must_know(a, experiment_id)), experiment_id
-                )
-            )
+            return self.engine.read(lambda a: self._experiment_at(a, experiment_id))
         except (Away, MlflowException) as error:
             known = self.engine.state.answer(f"experiment/{experiment_id}")
             if known is None or not (isinstance(error, Away) or is_missing(error)):
@@ -591,11 +581,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id)
             )
 
-    def _must_know(self, applier: Applier, experiment_id: str) -> str:
+    def _experiment_at(self, applier: Applier, experiment_id: str) -> Experiment:
         known = self._experiment_known_at(applier, experiment_id)
-        if known is None:
+        found = applier.store.get_experiment(known) if known is not None else None
+        there = applier.experiments.seen(found) if found is not None else None
+        # (When it is seen, its number may turn out to be another one's by now.)
+        if found is None or there is None or self._experiment_known_at(applier, experiment_id) != known:
             raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
-        return known
+        return self._visible_experiment(applier, found, experiment_id)
 
     def _experiment_files(self, experiment_id: str) -> str:
         return f"dbml://{self.engine.link.key}/experiments/{experiment_id}"
@@ -605,11 +598,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> Experiment:
         """Return a workspace's experiment under the id and name that the user knows."""
         found._name = found.tags.get(EXPERIMENT_TAG, found.name)
-        if visible is None and applier.role != self.engine.link.primary:
-            visible = self._visible_from_mirror(applier, found)
-        found._experiment_id = visible or self.engine.visible_experiment(found.experiment_id, applier.role)
+        if visible is None:
+            visible = applier.experiments.seen(found) or self._visible_from_mirror(applier, found)
+        found._experiment_id = visible
         if applier.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
-            told = self.engine.state.answer(f"experiment/{found.experiment_id}")
+            told = self.engine.state.answer(f"experiment/{visible}")
             found._name = told["name"] if told else found.name
         return found
 
@@ -622,10 +615,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         known = state.visible(applier.role, "experiment", actual) or state.answer(
             f"experiment-name/{found.name}"
         )
-        visible = str(known) if known else _PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
-        if state.identity(applier.role, "experiment", visible) is None:
+        visible = str(known) if known else provisional()
+        there = state.identity(applier.role, "experiment", visible)
+        if there is None or not there.actual:
             state.set_identity(applier.role, "experiment", visible, actual)
-            self.engine.remember_experiment(visible, found.name, _own_experiment_tags(found))
+            self.engine.remember_experiment(visible, found.name, own_tags(found))
         return visible
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
@@ -646,13 +640,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 return _experiment(known, experiment_name, kept["tags"], self._experiment_files(known))
         if shown is None:
             return None
-        self.engine.remember_experiment(shown.experiment_id, experiment_name, _own_experiment_tags(shown))
+        self.engine.remember_experiment(shown.experiment_id, experiment_name, own_tags(shown))
         return shown
 
     def _experiment_named(self, applier: Applier, name: str) -> Experiment | None:
         _, found = applier.find_experiment(name)
         if found is None:
             return None
+        applier.experiments.accept(found, name)
         shown = self._visible_experiment(applier, found)
         shown._name = name  # an experiment that was made without us carries no name of the user's
         return shown
@@ -724,7 +719,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal an experiment's new name."""
         self._check_name(new_name)
         found = self.get_experiment(experiment_id)
-        self.engine.remember_experiment(str(experiment_id), new_name, _own_experiment_tags(found))
+        self.engine.remember_experiment(str(experiment_id), new_name, own_tags(found))
         self._experiment_write(experiment_id, "rename", name=new_name)
 
     def delete_experiment(self, experiment_id: str) -> None:
@@ -1011,9 +1006,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _as_primary(self, given: Any) -> Any:
         """Return arguments with the ids in them as the primary knows them: they differ after an outage."""
         if isinstance(given, str):
-            kind = (
-                "run" if _HEX.fullmatch(given) else "experiment" if given.startswith(_PROVISIONAL) else None
-            )
+            kind = "run" if _HEX.fullmatch(given) else "experiment" if given.startswith(PROVISIONAL) else None
             known = self.engine.state.identity(self.engine.link.primary, kind, given) if kind else None
             return known.actual if known else given
         if isinstance(given, TraceInfo):
@@ -1038,12 +1031,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return build, (self.uri,)
 
 
-_PROVISIONAL = "900000"  # experiment ids are numbers to MLflow; no server counts this far
-
-
 def names_nothing_yet(experiment_id: str) -> bool:
     """Tell whether an experiment's id is provisional: no workspace knows it."""
-    return experiment_id.startswith(_PROVISIONAL)
+    return experiment_id.startswith(PROVISIONAL)
 
 
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
@@ -1072,10 +1062,6 @@ def _point(metric: Metric) -> list[Any]:
 
 def _experiment(experiment_id: str, name: str, tags: dict[str, str], files: str) -> Experiment:
     return Experiment(experiment_id, name, files, "active", [ExperimentTag(k, v) for k, v in tags.items()])
-
-
-def _own_experiment_tags(found: Experiment) -> dict[str, str]:
-    return {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
 
 
 def _forwarder(name: str, like: Any) -> Any:
