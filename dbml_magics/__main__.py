@@ -1,4 +1,6 @@
-"""``python -m dbml_magics status|sync|doctor``: the link of this folder, for shells and schedulers.
+"""``dbml-magics status|sync|doctor``: the link of this folder, for shells and schedulers.
+
+``python -m dbml_magics`` is the same, but a module of that name in the current folder comes before it.
 
 Exit codes: 0 when all is well; 1 when the command failed, its time was up before everything was delivered, or
 the doctor finds something broken; 2 when the line cannot be read; 3 when it did what it was asked, and
@@ -20,7 +22,7 @@ from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
 from dbml_magics.results import DeadLetters, LinkStatus, RetryResult, SyncResult
 from dbml_magics.secrecy import refuse_secrets
 
-_PROG = "python -m dbml_magics"
+_PROG = "dbml-magics"
 _OFFERED = hints.IN_SHELLS
 _USAGE = "\n".join(
     [
@@ -110,5 +112,10 @@ def _in_shell_words(shown: str) -> str:
     return shown
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command of this process's arguments, and end with its exit code."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

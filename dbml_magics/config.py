@@ -7,6 +7,7 @@ moment of use, so a renewed token is taken up by a running kernel.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,7 @@ __all__ = [
     "linger_seconds",
     "live_views",
     "longest_pause_seconds",
+    "passed_variables",
     "role_variable",
     "score_here_rows",
     "spare_homes",
@@ -66,6 +68,11 @@ SCORE_HERE_ROWS = 1_000_000
 overrides it)."""
 
 _SPOOL_LIMIT = 20 * 1024**3
+
+
+def passed_variables() -> tuple[str, ...]:
+    """Return the names of variables that processes which run models get too (``DBML_PASS=NAME,NAME``)."""
+    return tuple(name for name in re.split(r"[\s,]+", os.environ.get("DBML_PASS", "")) if name)
 
 
 def data_home() -> Path:

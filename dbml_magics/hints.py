@@ -2,7 +2,7 @@
 
 Messages, results and remedies name commands as a notebook has them (``%dbml sync --timeout 60``). Where the
 magics are loaded they stay so; in a script the same command is shown as a Python call
-(``dbml.sync(timeout=60)``), in a shell as a shell has it (``python -m dbml_magics sync --timeout 60``).
+(``dbml.sync(timeout=60)``), in a shell as a shell has it (``dbml-magics sync --timeout 60``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,12 +32,14 @@ __all__ = [
 FrontEnd = Literal["magic", "python", "shell"]
 
 IN_SHELLS = ("status", "sync", "doctor")
-"""The commands that ``python -m dbml_magics`` has."""
+"""The commands that ``dbml-magics`` has."""
 
 WSL = ("wsl --install", "in a terminal, once; then start Jupyter inside the Windows Subsystem for Linux")
 """The remedy where Windows itself is refused."""
 
-_SHELL = "python -m dbml_magics"
+_SHELL = "dbml-magics"
+# Without the current folder on the path: a module of our name may lie there.
+_PYTHON = "python -P" if sys.version_info >= (3, 11) else "python -I"
 _COMMAND = re.compile(r"(%dbml|%%track)(?![\w-])")
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)(?: (?=['\"]))?")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -95,7 +98,7 @@ def say(line: str) -> str:
     if line.split()[1:2] and line.split()[1] in IN_SHELLS:
         return line.replace("%dbml", _SHELL, 1)
     if line.startswith("%dbml link") and "…" not in line:
-        return f"python -c {shlex.quote(f'import dbml_magics as dbml; print({_call(line)})')}"
+        return f"{_PYTHON} -c {shlex.quote(f'import dbml_magics as dbml; print({_call(line)})')}"
     return f"{line} in a notebook"
 
 

@@ -173,7 +173,7 @@ def test_writes_that_another_folders_link_left_behind_are_named_with_the_line_th
         left = told[f"a link of {there}"]
         assert left.level == "warning"
         assert "for azureml " in left.cause
-        assert left.command == f"cd {shlex.quote(str(there))} && python -m dbml_magics sync"
+        assert left.command == f"cd {shlex.quote(str(there))} && dbml-magics sync"
     sessions.current().unlink()
     line = left.command.replace("python", sys.executable, 1) + " --timeout 60"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, check=False)

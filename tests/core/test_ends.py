@@ -143,7 +143,7 @@ def test_a_job_that_shall_fail_on_undelivered_writes_does_and_says_what_and_wher
     assert "writes wait for azureml (not reachable (connection refused))" in line
     assert "databricks" not in line.partition("nothing is lost")[0]
     assert str(home / "links") in line
-    assert "python -m dbml_magics sync" in line
+    assert "dbml-magics sync" in line
     link(proxies)
     sync()
     held(servers, job.run_id, experiment_name)

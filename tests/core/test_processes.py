@@ -615,7 +615,7 @@ def test_a_script_that_ends_in_an_outage_says_what_waits(
         out, err = process.communicate("go\n", timeout=60)
         assert process.returncode == 0, err
         assert err.count("nothing is lost") == 2, err
-        assert "python -m dbml_magics sync" in err
+        assert "dbml-magics sync" in err
         shown = in_shell("status")
         assert shown.returncode == 0, shown.stderr
         assert "connection refused" in shown.stdout

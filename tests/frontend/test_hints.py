@@ -105,9 +105,9 @@ def test_an_error_and_a_result_have_no_magics_where_there_are_none(in_python: No
 def test_a_shell_is_told_what_a_shell_can_do() -> None:
     before = hints.speak("shell")
     try:
-        assert hints.say("%dbml sync --dead list") == "python -m dbml_magics sync --dead list"
+        assert hints.say("%dbml sync --dead list") == "dbml-magics sync --dead list"
         made = hints.say("%dbml link --local")
-        assert made == "python -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
+        assert made == f"{hints._PYTHON} -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
         assert hints.say("%dbml runs") == "%dbml runs in a notebook"
     finally:
         hints.speak(before)

@@ -137,7 +137,7 @@ def test_the_shell_command_fails_with_one_and_the_same_two_lines(
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
         "DeliveryIncomplete: 12 writes are still on their way to azureml.",
-        "  try  python -m dbml_magics sync",
+        "  try  dbml-magics sync",
     ]
     fake.remembered = False
     assert main(["status"]) == 1
@@ -191,8 +191,8 @@ def test_the_shell_command_says_how_it_is_used(fake: FakeSession, capsys: pytest
     assert main(["--help"]) == 0
     assert main(["sync", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "usage: python -m dbml_magics status|sync" in shown
-    assert "usage: python -m dbml_magics sync [--timeout S]" in shown
+    assert "usage: dbml-magics status|sync" in shown
+    assert "usage: dbml-magics sync [--timeout S]" in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == dbml.__version__
     assert fake.calls == []

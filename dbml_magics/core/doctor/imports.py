@@ -30,6 +30,9 @@ MODULES: dict[str, str] = {
 }
 """What is tried, with the package that it comes in."""
 
+_CLOUDS = ("ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "DATABRICKS_RUNTIME_VERSION")
+"""What importing itself looks at."""
+
 _OPTIONAL = frozenset({"pyspark"})
 _CHILD = """
 import importlib, json, os, sys, time, warnings
@@ -81,7 +84,7 @@ def _try(names: Sequence[str], until: float) -> tuple[list[dict[str, Any]], tupl
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        env={**processes.bare_environment(), **processes.allowed(os.environ, *_CLOUDS, leads=("MLFLOW_",))},
         text=True,
     )
     late = False

@@ -342,7 +342,7 @@ def _journals(link: Link | None) -> Iterator[Finding]:
         there = shlex.quote(other.folder)
         enter = f"cd {there}" if os.path.isdir(other.folder) else f"mkdir -p {there} && cd {there}"
         if links.is_remembered(other.folder) and links.remembered(other.folder).key == other.key:
-            remedy = (f"{enter} && python -m dbml_magics sync", "in a terminal: sends them")
+            remedy = (f"{enter} && dbml-magics sync", "in a terminal: sends them")
         else:
             remedy = (other.command, f"in a notebook in {other.folder}: sends them")
         yield Finding("leftovers", f"a link of {other.folder}", "warning", told, *remedy)

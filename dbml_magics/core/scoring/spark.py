@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from typing import Any
 
 from dbml_magics import environment
 from dbml_magics.config import data_home
+from dbml_magics.core import processes
 from dbml_magics.errors import SparkUnavailable
 
 __all__ = [
@@ -192,13 +195,15 @@ def start_here(say: Say, *, cores: str = "*") -> tuple[Any, str | None]:
         "spark.driver.extraJavaOptions": _java_options(),
         "spark.sql.shuffle.partitions": str(os.cpu_count() or 2),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.pyspark.python": python,
+        "spark.pyspark.python": _safe(python),
         "spark.python.daemon.module": "dbml_magics.core.scoring.daemon",
     }
     builder = SparkSession.builder.master(f"local[{cores}]").appName("dbml_magics")
     for name, value in settings.items():
         builder = builder.config(name, value)
-    with _environment(JAVA_HOME=None if java is None else str(java), PYSPARK_PYTHON=python):
+    # The daemon is found among the packages: a module of that name in the current folder is not ours.
+    safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": processes.allowed(os.environ).get("PYTHONPATH")}
+    with _environment(JAVA_HOME=None if java is None else str(java), PYSPARK_PYTHON=python, **safe):
         try:
             spark = builder.getOrCreate()
         except Exception as error:
@@ -210,6 +215,15 @@ def start_here(say: Say, *, cores: str = "*") -> tuple[Any, str | None]:
     os.environ.setdefault("PYSPARK_PYTHON", python)
     threading.Thread(target=_warm, args=(spark,), name="dbml-spark", daemon=True).start()
     return spark, f"Spark was started on this machine: {name_of(spark)}"
+
+
+def _safe(python: str) -> str:
+    """Return the interpreter for Spark's workers: one that heeds PYTHONSAFEPATH, or a way around that."""
+    if sys.version_info >= (3, 11):
+        return python
+    folder = tempfile.mkdtemp(prefix="dbml-spark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return processes.safe_interpreter(python, Path(folder))
 
 
 def _warm(spark: Any) -> None:

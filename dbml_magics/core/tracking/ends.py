@@ -47,9 +47,7 @@ def tell(engine: Engine, undelivered: dict[str, int]) -> None:
 def _where(engine: Engine) -> str:
     link = engine.link
     folder = link.folder or "the same folder"
-    kept = (
-        f"they go out with `python -m dbml_magics sync` in {folder} or with the next kernel that links here"
-    )
+    kept = f"they go out with `dbml-magics sync` in {folder} or with the next kernel that links here"
     if link.on_undelivered == "fail":
         kept = f"they are in {link.home}: {kept}"
     if link.spill is None:
