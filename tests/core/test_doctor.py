@@ -181,6 +181,35 @@ def test_writes_that_another_folders_link_left_behind_are_named_with_the_line_th
     assert f"a link of {there}" not in leftovers()
 
 
+@pytest.mark.parametrize("how", ["itself", "above it", "behind a link", "around a link", "a link to a link"])
+def test_a_home_that_others_may_change_is_named_through_every_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    shared, own, fine = tmp_path / "shared", tmp_path / "own", tmp_path / "fine"
+    for folder in (shared, own, fine, shared / "in", own / "home"):
+        folder.mkdir(mode=0o700)
+    shared.chmod(0o777)
+    at = {"itself": shared, "above it": shared / "in"}.get(how, own / "link")
+    if how == "behind a link":
+        at.symlink_to(shared)
+    elif how == "around a link":  # where the link is others may put another one, though it leads to our own
+        at = shared / "link"
+        at.symlink_to(own / "home")
+    elif how == "a link to a link":
+        (fine / "other").symlink_to(Path("..", "shared", "in"))
+        at.symlink_to(fine / "other")
+    monkeypatch.setenv("DBML_HOME", str(at))
+    found = [f for f in machine.journal(None) if f.what == str(at) and f.level != "fine"]
+    assert any(str(shared) in f.cause and "others" in f.cause for f in found), f"{how}: {found}"
+    shared.chmod(0o1777)  # as /tmp: nobody takes what is another's
+    if how != "itself" and how != "behind a link":
+        found = [f for f in machine.journal(None) if "others, who" in f.cause]
+        assert not found, f"{how}: {found}"
+    shared.chmod(0o700)
+    found = [f for f in machine.journal(None) if f.what == str(at) and f.level != "fine"]
+    assert not found, f"{how}: {found}"
+
+
 def test_another_folders_damaged_journal_keeps_no_other_look(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -27,6 +28,7 @@ from mlflow.types import ColSpec, Schema
 import dbml_magics as dbml
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import base, checks, payload, scoring, settings
+from dbml_magics.core.endpoints.server import BODY_LIMIT
 from tests.core.linking import child, finish
 from tests.infra.proxy import Proxy
 from tests.infra.wait import eventually
@@ -201,6 +203,144 @@ def test_a_bad_request_is_the_callers_fault_and_says_why(served: Any, body: Any,
     answer = post(served.uri, body, key=key_of("wine"))
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["message"]
+
+
+def _deep(opening: str, closing: str, depth: int = 100_000) -> str:
+    return opening * depth + "1" + closing * depth
+
+
+DEEP = {
+    "brackets": _deep("[", "]"),
+    "brackets without an end": "[" * 100_000,
+    "braces": _deep('{"a":', "}"),
+    "both": _deep('[{"a":', "}]"),
+    "as rows": f'{{"input_data": {_deep("[", "]")}}}',
+    "as a value": f'{{"input_data": {{"columns": ["depth", "rate"], "data": [[{_deep("[", "]")}, 1]]}}}}',
+    "less than the parser minds": f'{{"input_data": {_deep("[", "]", 900)}}}',
+    "as records": f'{{"input_data": [{{"depth": {_deep("[", "]", 900)}, "rate": 1}}]}}',
+    "as params": f'{{"input_data": [[1, 2]], "params": {_deep("[", "]")}}}',
+    "as instances": f'{{"instances": {_deep("[", "]")}}}',
+    "as a split": f'{{"dataframe_split": {_deep("[", "]")}}}',
+    "as inputs, less": f'{{"inputs": {_deep("[", "]", 900)}}}',
+    "after strings": f'{{"a": "[[{{{{\\\\", "input_data": {_deep("[", "]")}}}',
+}
+
+
+@pytest.mark.parametrize("how", DEEP)
+@pytest.mark.parametrize("path", ["/score", "/invocations"])
+def test_deep_nesting_is_the_callers_fault(served: Any, wine: list[Any], how: str, path: str) -> None:
+    headers = {"Authorization": f"Bearer {key_of('wine')}", "Content-Type": "application/json"}
+    uri = served.uri.removesuffix("/score") + path
+    answer = requests.post(uri, data=DEEP[how], headers=headers, timeout=60)
+    assert answer.status_code == 400, f"{how} at {path}: {answer.status_code} {answer.text[:300]}"
+    answer = post(served.uri, {"input_data": split(X)}, key=key_of("wine"))
+    assert answer.json() == wine[0].predict(X).tolist(), "and the model goes on"
+
+
+def test_a_models_own_recursion_is_the_models_fault(wine: list[Any]) -> None:
+    uri = log_code(
+        """
+        class Model(mlflow.pyfunc.PythonModel):
+            def predict(self, context, model_input, params=None):
+                return self.predict(context, model_input, params)
+        mlflow.models.set_model(Model())
+        """
+    ).model_uri
+    made = dbml.deploy(uri, to="local", name="recursing")
+    try:
+        answer = post(made.uri, {"input_data": [[1.0]]}, key=key_of("recursing"))
+        assert answer.status_code == 500
+        assert "RecursionError" in answer.json()["message"]
+    finally:
+        dbml.undeploy("recursing")
+
+
+@pytest.mark.parametrize("data", [DEEP["brackets"], DEEP["as rows"], DEEP["braces"]])
+def test_deep_data_is_not_sent(served: Any, data: str) -> None:
+    with pytest.raises(dbml.errors.BadData):
+        dbml.invoke("wine", data=data)
+
+
+def _until_closed(
+    said: bytes, port: int, drip: bytes, found: dict[str, tuple[float, bytes]], how: str
+) -> None:
+    """Connect, say something, then drip a byte a second; note when the server closes, and its last words."""
+    began = time.monotonic()
+    answered = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+        connection.sendall(said)
+        while time.monotonic() - began < 170:
+            try:
+                if drip:
+                    connection.sendall(drip)
+                part = connection.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                part = b""
+            answered += part
+            if not part:
+                found[how] = (time.monotonic() - began, answered)
+                return
+            time.sleep(0.2)
+
+
+def test_nobody_holds_a_connection_without_asking(served: Any, wine: list[Any]) -> None:
+    port = int(served.uri.rpartition(":")[2].partition("/")[0])
+    key = key_of("wine").encode()
+    head = b"POST /score HTTP/1.1\r\nHost: 127.0.0.1:1\r\nAuthorization: Bearer " + key + b"\r\n"
+    ways = {
+        "silence": (b"", b""),
+        "a head that never ends": (head, b""),
+        "a head byte by byte": (head + b"X-Slow: ", b"a"),
+        "empty lines": (b"", b"\r\n"),
+        "a body that never comes": (head + b"Content-Length: 1000\r\n\r\n", b""),
+        "a body byte by byte": (head + b"Content-Length: 100000\r\n\r\n{", b" "),
+        "chunks without end": (head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        "a body nobody wants": (
+            head.replace(b"/score", b"/nothing") + b"Content-Length: 90000\r\n\r\n",
+            b"x",
+        ),
+        "a stranger's body": (
+            b"POST /score HTTP/1.1\r\nHost: 127.0.0.1:1\r\nContent-Length: 90000\r\n\r\n",
+            b"x",
+        ),
+        "silence after an answer": (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n", b""),
+        "a second head that never ends": (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\nGET /he", b"a"),
+    }
+    found: dict[str, tuple[float, bytes]] = {}
+    threads = [
+        threading.Thread(target=_until_closed, args=(said, port, drip, found, how))
+        for how, (said, drip) in ways.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):  # whoever asks is answered meanwhile
+        answer = post(served.uri, {"input_data": split(X)}, key=key_of("wine"))
+        assert answer.json() == wine[0].predict(X).tolist()
+    for thread in threads:
+        thread.join(180)
+    assert found.keys() == ways.keys(), f"still open: {ways.keys() - found.keys()}"
+    for how, (seconds, answered) in found.items():
+        most = 90 if how in ("a body byte by byte", "chunks without end") else 40
+        assert seconds < most, f"{how}: closed after {seconds:.0f} s only"
+        if "body" in how and "no" not in how:
+            assert answered.startswith((b"HTTP/1.1 408", b"HTTP/1.1 401")), f"{how}: {answered[:200]!r}"
+
+
+def test_a_body_is_bounded_whether_its_length_is_told_or_not(served: Any) -> None:
+    headers = {"Authorization": f"Bearer {key_of('wine')}", "Content-Type": "application/json"}
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b" " * 2**20
+
+    for data in (endless(), b" " * (BODY_LIMIT + 1)):
+        try:
+            answer = requests.post(served.uri, data=data, headers=headers, timeout=60)
+        except requests.exceptions.ConnectionError:
+            continue  # it closed while we went on sending
+        assert answer.status_code == 413
 
 
 def test_predictions_have_the_shape_of_the_data(served: Any, wine: list[Any], tmp_path: Path) -> None:

@@ -79,13 +79,15 @@ def _folder(home: Path) -> Iterator[Finding]:
         yield Finding("journal", str(home), cause="can be written")
         return
     loose = [path for path in _own_files(home) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    for place, why in _in_others_hands(home):
+        yield Finding("journal", str(home), "warning", f"{place} {why}", _OWN_HOME, _BEFORE)
     if loose:
         yield Finding(
             "journal",
             str(home),
             "warning",
             f"{count(len(loose), 'file')} can be read by others, {loose[0].name} for one",
-            f"chmod -R go-rwx {home}",
+            f"chmod -R go-rwx {shlex.quote(os.path.realpath(home))}",
             "in a terminal",
         )
     else:
@@ -95,8 +97,33 @@ def _folder(home: Path) -> Iterator[Finding]:
 def _own_files(home: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         for path in [home, *home.glob("remembered/*"), *home.glob("links/*"), *home.glob("links/*/*")]:
-            if path.exists() and not path.is_symlink():
+            if path.exists():  # a symbolic link is what it leads to
                 yield path
+
+
+def _in_others_hands(home: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each folder on the way to a path, through every symbolic link, that others can change."""
+    ours = {0, os.getuid()}
+    for place in _on_the_way(Path(os.path.abspath(home)), set()):
+        told = place.stat()
+        mode = stat.S_IMODE(told.st_mode)
+        shared = mode & 0o002 or (mode & 0o020 and told.st_gid not in (0, os.getgid()))
+        if told.st_uid not in ours:
+            yield place, "belongs to another user, who can put another folder in the place of yours"
+        elif shared and not mode & stat.S_ISVTX:
+            yield place, "can be written by others, who can put another folder in the place of yours"
+
+
+def _on_the_way(path: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the folders that lead to a path and the path itself, and those that lead to where links lead."""
+    for each in (*reversed(path.parents), path):
+        if each in seen:
+            continue
+        seen.add(each)
+        if each.is_symlink():
+            yield from _on_the_way(Path(os.path.abspath(each.parent / os.readlink(each))), seen)
+        elif each.is_dir():
+            yield each
 
 
 def _existing(path: Path) -> Path:

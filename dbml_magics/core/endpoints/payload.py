@@ -64,6 +64,8 @@ def read(data: Any) -> Any:
     if written[:1] in ("{", "["):
         try:
             return _unwrapped(json.loads(written))
+        except RecursionError:
+            raise _too_deep() from None
         except ValueError as error:
             raise BadData(
                 f"the text is not JSON: {error}; on a magic line it stands in single quotes.",
@@ -77,7 +79,7 @@ def read(data: Any) -> Any:
         return _from_file(path)
     try:
         number = json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadData(
             f"{written[:60]!r} is neither JSON nor a file; a variable of the notebook is written $name.",
             remedies=_HELP,
@@ -121,7 +123,17 @@ def _unwrapped(told: Any) -> Any:
 
 def prepare(data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> Payload:
     """Check data against a model's signature, and make it ready to be sent. Raises BadData."""
-    data = _unwrapped(data)
+    try:
+        return _prepared(_unwrapped(data), signature, params)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> BadData:
+    return BadData("the data is nested too deeply to be sent.", remedies=_HELP)
+
+
+def _prepared(data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> Payload:
     if type(data).__module__.startswith("pyspark"):
         raise BadData(
             "a Spark DataFrame is not sent to an endpoint: it is scored where it is.",
@@ -138,7 +150,10 @@ def prepare(data: Any, signature: Mapping[str, Any] | None, params: Mapping[str,
 
 def _request(input_data: Any, params: Mapping[str, Any] | None) -> bytes:
     told = {"input_data": input_data, **({"params": dict(params)} if params else {})}
-    return json.dumps(told, default=_plain).encode()
+    try:
+        return json.dumps(told, default=_plain).encode()
+    except RecursionError:
+        raise _too_deep() from None
 
 
 def _plain(value: Any) -> Any:

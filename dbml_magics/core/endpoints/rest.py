@@ -196,7 +196,7 @@ def every(seconds: float, say: Callable[[], None]) -> None:
 
 
 def _body(answer: requests.Response) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         told = answer.json()
         if isinstance(told, dict):
             return told

@@ -147,10 +147,10 @@ class _Caller:
             raise self._refusal(answer)
         try:
             told = answer.json()
-        except ValueError:
+            if isinstance(told, str):  # the v1 services answer JSON within JSON
+                told = json.loads(told)
+        except (ValueError, RecursionError):
             raise self._failed(f"its answer is not JSON: {answer.text[:200]}") from None
-        if isinstance(told, str):  # the v1 services answer JSON within JSON
-            told = json.loads(told)
         if isinstance(told, dict) and "predictions" in told:
             return told["predictions"]
         return told
@@ -168,7 +168,7 @@ class _Caller:
         try:
             told = answer.json()
             said = told.get("message") or (told.get("error") or {}).get("message") or answer.text
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             said = answer.text
         said = " ".join(str(said).split())[:400]
         remedies = [(f"%dbml logs {self.endpoint.name}", "the server's own words")]

@@ -36,6 +36,9 @@ _CALM_S = 60.0  # a process that lived so long died of something new
 _LOG_LIMIT = 10 * 1024**2
 _LOG_KEPT = 1024**2
 _WATCH_S = 2.0
+_CONNECTIONS = 1000  # at a time; the next one is told to come later
+_BODY_S, _PART_S = 60.0, 15.0  # for a whole body, and for the next part of one
+_CLOSE = {"Connection": "close"}  # what is still to come of a request is not waited for
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -46,12 +49,16 @@ def serve(descriptor: int, folder: str) -> None:
     """Serve an endpoint on a bound socket until SIGTERM, or until its folder is gone."""
     import uvicorn
 
+    from dbml_magics.core.endpoints.patience import Impatient
+
     endpoint = _Endpoint(Path(folder))
     config = uvicorn.Config(
         endpoint.app,
         log_level="warning",
         access_log=False,
         lifespan="on",
+        http=Impatient,
+        limit_concurrency=_CONNECTIONS,
         interface="asgi3",
         proxy_headers=False,
         server_header=False,
@@ -581,17 +588,22 @@ async def _body(headers: dict[str, str], receive: _Receive) -> bytes:
     """Return the whole body. Raises _Problem when it is too large."""
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > BODY_LIMIT:
-        raise _Problem(413, "TOO_LARGE", f"a request may have {BODY_LIMIT:,} bytes")
+        raise _Problem(413, "TOO_LARGE", f"a request may have {BODY_LIMIT:,} bytes", _CLOSE)
     parts: list[bytes] = []
     size = 0
+    until = time.monotonic() + _BODY_S
     while True:
-        message = await receive()
+        try:
+            left = min(_PART_S, until - time.monotonic())
+            message = await asyncio.wait_for(receive(), max(0.0, left))
+        except asyncio.TimeoutError:
+            raise _Problem(408, "TOO_SLOW", "the body did not come in time", _CLOSE) from None
         if message["type"] == "http.disconnect":
             raise _Problem(499, "HUNG_UP", "the caller hung up")
         part = message.get("body", b"")
         size += len(part)
         if size > BODY_LIMIT:
-            raise _Problem(413, "TOO_LARGE", f"a request may have {BODY_LIMIT:,} bytes")
+            raise _Problem(413, "TOO_LARGE", f"a request may have {BODY_LIMIT:,} bytes", _CLOSE)
         parts.append(part)
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)

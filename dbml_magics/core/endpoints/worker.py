@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -30,6 +31,11 @@ _UNUSED_PLUGINS = (
     "mlflow.request_auth_provider",
     "mlflow.deployments",
 )
+
+
+_DEEPEST = 60  # arrays in arrays: numpy has 64 dimensions at most
+_TOO_DEEP = f"the body is nested too deeply: more than {_DEEPEST} brackets in each other"
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.S)
 
 
 def work(descriptors: list[int], model: str) -> None:
@@ -119,6 +125,8 @@ class _Scorer:
             traceback.print_exc()
             cause = str(error.message).strip()
             trace = error.json_kwargs.get("stack_trace")
+            if "RecursionError" in f"{cause} {trace or ''}" and _is_too_deep(body):
+                return _failure(400, "BAD_REQUEST", _TOO_DEEP)
             if trace:  # of the model itself: MLflow's own sentence does not say what went wrong
                 sys.stderr.write(f"{trace}\n")
                 cause = trace.strip().splitlines()[-1]
@@ -127,6 +135,8 @@ class _Scorer:
         except _BadRequest as error:
             return _failure(400, "BAD_REQUEST", str(error))
         except Exception as error:
+            if isinstance(error, RecursionError) and _is_too_deep(body):
+                return _failure(400, "BAD_REQUEST", _TOO_DEEP)
             traceback.print_exc()
             return _failure(500, "MODEL_FAILED", _last_line(error))
 
@@ -166,6 +176,19 @@ class _Scorer:
                 raise _BadRequest(f"rows of {len(names)} values are wanted: {', '.join(map(str, names))}")
             return pd.DataFrame(rows, columns=names)
         return parse_tf_serving_input({"inputs": data}, schema=self._schema)
+
+
+def _is_too_deep(body: bytes) -> bool:
+    """Tell whether the body's nesting can be what was too much; looked at only when something was."""
+    depth = 0
+    for found in _BRACKETS.finditer(body):
+        if found[0] in b"[{":
+            depth += 1
+            if depth > _DEEPEST:
+                return True
+        elif found[0] in b"]}":
+            depth -= 1
+    return False
 
 
 class _BadRequest(Exception):
