@@ -880,8 +880,9 @@ def _take_up(
     from dbml_magics.rendering import count
 
     until = None if timeout is None else time.monotonic() + timeout
-    done, left = 0, []
-    for package in spill.packages(folder):
+    done = 0
+    found_there, left = spill.packages(folder)
+    for package in found_there:
         with spill.taken_up(package, engine) as found:
             if isinstance(found, str):
                 left.append(found)

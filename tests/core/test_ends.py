@@ -387,8 +387,10 @@ def test_a_package_that_was_cut_off_on_its_way_is_not_taken_for_whole(
     whole = package.read_bytes()
     package.write_bytes(whole[: whole.index(b"end.json") - 100])
     link(proxies)
-    with pytest.raises(BadLink, match="is not whole"):
-        session.current().sync(20, spill=shared)
+    done = session.current().sync(20, spill=shared)
+    (line,) = done.left
+    assert done.taken == 0
+    assert line.startswith(f"{package} is left as it is, and nothing of it was sent: it is not whole")
     package.write_bytes(whole)
     assert session.current().sync(60, spill=shared).taken == 1
     held(servers, run_id, experiment_name)
@@ -523,7 +525,9 @@ def test_a_folder_without_packages_or_none_at_all(home: Path, shared: Path) -> N
     session.current().link(local=True)
     assert session.current().sync(20, spill=shared).taken == 0
     (shared / "dbml-1-a.tar").write_bytes(b"not a package")
-    assert spill.packages(shared) == []
+    packages, (refused,) = spill.packages(shared)
+    assert packages == []
+    assert refused.startswith(f"{shared}/dbml-1-a.tar is left as it is")
     with pytest.raises(BadLink, match="cannot be read"):
         session.current().sync(20, spill=shared / "nowhere")
 

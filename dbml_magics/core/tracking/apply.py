@@ -35,6 +35,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.paging import Pages, entries, files_below
 from dbml_magics.core.tracking import kept_models
@@ -506,7 +507,7 @@ class Applier:
         """Return this workspace's id and artifact URI of a run, as :meth:`run_at`."""
         known = self.state.identity(self.role, "run", run)
         if known is not None:
-            return known
+            return known if "artifacts" in known.extra else self._placed("run", run, known)
         creation = self.engine.creation_of(run)
         if creation is not None and self.tracked:
             self._create_run(run, creation, True)
@@ -946,6 +947,17 @@ class Applier:
 
     # --- artifacts
 
+    def _placed(self, kind: str, visible: str, known: Identity) -> Identity:
+        """Ask where the files of a run or model are: another machine's word for that is not taken."""
+        if kind == "run":
+            return self.remember_run(visible, self.store.get_run(known.actual))
+        if not known.extra.get("path"):
+            return self.remember_model(visible, self.store.get_logged_model(known.actual))
+        run = self.store.get_run(known.extra["run"])
+        place = append_to_uri_path(run.info.artifact_uri, known.extra["path"])
+        extra = {**known.extra, "artifacts": place}
+        return self.state.set_identity(self.role, kind, visible, known.actual, **extra)
+
     def repository(self, owner: str) -> Any:
         """Return this workspace's repository of ``run:<id>`` or ``model:<id>``."""
         found = self._repositories.get(owner)
@@ -1060,7 +1072,7 @@ class Applier:
         """Return this workspace's id and files' place of a logged model, making it if it is not there yet."""
         known = self.state.identity(self.role, "model", model)
         if known is not None:
-            return known
+            return known if "artifacts" in known.extra else self._placed("model", model, known)
         told = self.engine.model_facts(model)
         if told is None:
             if self.role == self.engine.link.primary:

@@ -23,6 +23,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
@@ -60,6 +61,7 @@ _LOOK_S = 1.0  # between two looks for files on other disks
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIED_ELSEWHERE = (*_FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 _log = logging.getLogger(__name__)
+_COPYS_NAME = re.compile(r"[0-9a-f]{1,20}-[0-9]{1,10}-[0-9a-f]{8}")
 
 
 @dataclass(slots=True)  # not frozen: delivery makes one a line, and freezing is two thirds of what that costs
@@ -226,7 +228,7 @@ class Journal:
             writer = None
             try:
                 make_own(spare)
-                writer = _Writer(spare / "queues" / quote(queue, safe=""), name)
+                writer = _Writer(spare / "queues" / _folder_of(queue), name)
                 writer.append(data)
             except (JournalError, OSError) as error:
                 if writer is not None:
@@ -311,7 +313,7 @@ class Journal:
 
     def folder(self, queue: str) -> Path:
         """Return the queue's folder."""
-        return self.queues_root / quote(queue, safe="")
+        return self.queues_root / _folder_of(queue)
 
     def path(self, queue: str, file: str) -> Path:
         """Return the path of one of a queue's files, on whichever disk it is."""
@@ -329,7 +331,7 @@ class Journal:
         found = 0
         for root in self._used_spares:
             with suppress(OSError):
-                found += os.stat(root / "queues" / quote(queue, safe="")).st_mtime_ns
+                found += os.stat(root / "queues" / _folder_of(queue)).st_mtime_ns
         with suppress(OSError):
             found += os.stat(folder).st_mtime_ns
         return found
@@ -345,7 +347,7 @@ class Journal:
     def files(self, queue: str) -> dict[str, int]:
         """Return {file: size} of one queue."""
         sizes = {}
-        name = quote(queue, safe="")
+        name = _folder_of(queue)
         for root in self._roots():
             with suppress(FileNotFoundError), os.scandir(os.path.join(root, "queues", name)) as found:
                 for entry in found:
@@ -528,11 +530,18 @@ class Journal:
             return os.fstat(copy.fileno()).st_size  # the original may have grown, or shrunk, meanwhile
 
     def spooled(self, name: str) -> Path | None:
-        """Return the path of a spooled file, or None when it is gone."""
+        """Return the path of a spooled file, or None when it is gone.
+
+        A name that is none of the spool's own, or a link to a file elsewhere, is no file of the spool's: a
+        journal may come from another machine.
+        """
+        if not is_copys_name(name):
+            return None
         for root in (self.root, *self._used_spares):
             path = root / "spool" / name
-            if path.exists():
-                return path
+            with suppress(OSError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    return path
         return None
 
     @contextmanager
@@ -542,7 +551,7 @@ class Journal:
         None where it is gone.
         """
         data, file = small_file(kept), None
-        if data is None and (file := self.spooled(kept["spool"])) is None:
+        if not is_files_name(name) or (data is None and (file := self.spooled(kept["spool"])) is None):
             yield None
             return
         with self._folder_to_lend(self.spool_root if file is None else file.parent, role) as folder:
@@ -646,7 +655,26 @@ def small_file(kept: Mapping[str, Any]) -> bytes | None:
 
 def copy_of(op: list[Any] | None) -> str | None:
     """Return the name of the spool's copy that a write needs, if it is of an artifact that has one."""
-    return op[2].get("spool") if op is not None and op[1] == "a" else None
+    if op is None or op[1] != "a" or len(op) < 3 or not isinstance(op[2], dict):
+        return None
+    name = op[2].get("spool")
+    return name if is_copys_name(name) else None
+
+
+def is_copys_name(name: object) -> TypeGuard[str]:
+    """Tell whether this is a name that the spool gives to a copy: never a path."""
+    return isinstance(name, str) and _COPYS_NAME.fullmatch(name) is not None
+
+
+def is_files_name(name: str) -> bool:
+    """Tell whether this names one file in a folder, wherever the name comes from."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def _folder_of(queue: str) -> str:
+    """Return the name of a queue's folder: one below the queues, whatever the queue is called."""
+    name = quote(queue, safe="")
+    return name if name.strip(".") else name.replace(".", "%2E") or "%"
 
 
 def is_alive(pid: int) -> bool:

@@ -235,9 +235,7 @@ def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, An
 def get(applier: Applier, model: str) -> tuple[dict[str, Any], str]:
     """Return (facts, the files' URI) of a kept model. Raises RESOURCE_DOES_NOT_EXIST."""
     told = _facts(applier, model)
-    identity = applier.state.identity(applier.role, "model", model)
-    assert identity is not None
-    return told, str(identity.extra["artifacts"])
+    return told, str(applier.model_at(model).extra["artifacts"])
 
 
 def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: str | None) -> LoggedModel:

@@ -19,6 +19,7 @@ import secrets
 import shlex
 import shutil
 import socket
+import sqlite3
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,18 +31,28 @@ from urllib.parse import quote
 
 from dbml_magics.config import data_home
 from dbml_magics.core import link as links
+from dbml_magics.core.processes import machine
 from dbml_magics.core.tracking.journal import Journal, copy_of, private_folder
 from dbml_magics.core.tracking.state import State
-from dbml_magics.errors import BadLink, BadUri
+from dbml_magics.core.tracking.unpacking import (
+    END,
+    FORMAT,
+    HEAD,
+    STATE,
+    Unfit,
+    head_of,
+    opened,
+    unpack,
+)
+from dbml_magics.errors import BadLink
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
-_NAME = re.compile(r"dbml-[0-9a-z-]+\.tar")
-_MEMBER = re.compile(r"(queues/[^/]+|spool)/[^/]+")
+_NAME = re.compile(r"dbml-[0-9a-z-]{1,100}\.tar")
+_CLAIM_BYTES = 4096
 _MARKER = "spilling.json"
 _SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then whose claim stands
 
@@ -138,8 +149,8 @@ def _write(
             os.fdopen(fd, "wb") as out,
             tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar,
         ):
-            _add_text(tar, "head.json", json.dumps(head))
-            _add_text(tar, "state.json", json.dumps(engine.state.dump()))
+            _add_text(tar, HEAD, json.dumps(head))
+            _add_text(tar, STATE, json.dumps(engine.state.dump()))
             for queue, sizes in files.items():
                 for file, size in sizes.items():
                     _add_file(tar, f"queues/{quote(queue, safe='')}/{file}", journal.path(queue, file), size)
@@ -147,7 +158,7 @@ def _write(
                 copy = journal.spooled(name)
                 if copy is not None:
                     _add_file(tar, f"spool/{name}", copy, copy.stat().st_size)
-            _add_text(tar, "end.json", "{}")  # a package without its end is not whole
+            _add_text(tar, END, "{}")  # a package without its end is not whole
             tar.close()
             out.flush()
             with suppress(OSError):  # some mounts cannot
@@ -218,8 +229,8 @@ def settle(engine: Engine) -> None:
 # --- finding
 
 
-def packages(folder: str | os.PathLike[str]) -> list[Package]:
-    """Return the whole packages in a folder, the oldest first. Raises BadLink."""
+def packages(folder: str | os.PathLike[str]) -> tuple[list[Package], list[str]]:
+    """Return the packages in a folder, the oldest first, and a line for each that is none. Raises BadLink."""
     try:
         names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
     except OSError as error:
@@ -227,23 +238,23 @@ def packages(folder: str | os.PathLike[str]) -> list[Package]:
             f"the folder {folder} cannot be read ({error.strerror}).",
             remedies=[("%dbml sync --spill PATH", "the folder that %dbml link --spill was given")],
         ) from error
-    found = [_package(Path(folder, name)) for name in names]
-    return [package for package in found if package is not None]
+    found, refused = [], []
+    for path in (Path(folder, name) for name in names):
+        try:
+            head = head_of(path)
+        except FileNotFoundError:
+            continue  # another machine has just delivered it
+        except Unfit as error:
+            refused.append(_left(path, error))
+        except OSError as error:
+            refused.append(f"{path} is left as it is: it cannot be read ({error.strerror})")
+        else:
+            found.append(Package(path, head.link, head.host, head.at, head.writes))
+    return found, refused
 
 
-def _package(path: Path) -> Package | None:
-    """Return what a package's head says; None where it cannot be read, or is of a newer format."""
-    try:
-        with tarfile.open(path, "r|") as tar:
-            first = tar.next()
-            source = tar.extractfile(first) if first is not None and first.name == "head.json" else None
-            head = json.loads(source.read(1 << 20)) if source is not None else {}
-        if head["format"] > FORMAT:
-            return None
-        link = links.from_uri(head["uri"])
-        return Package(path, link, str(head["host"]), float(head["at"]), dict(head["writes"]))
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, BadUri):
-        return None
+def _left(path: Path, why: Unfit) -> str:
+    return f"{path} is left as it is, and nothing of it was sent: {why}"
 
 
 def command(folder: str | os.PathLike[str]) -> str:
@@ -290,22 +301,26 @@ def taken_up(package: Package, own: Engine) -> Iterator[Engine | str]:
         except BlockingIOError:
             yield f"{package.name} is being delivered by another process of this machine"
             return
-        refused = _claim(package)
+        claim = _Claim(package, home)
+        refused = claim.take()
         if refused is not None:
             yield refused
             return
-        engine = None
+        engine, why = None, ""
         try:
-            engine = _open(package, own)
-            yield engine
+            try:
+                engine = _open(package, own)
+            except Unfit as error:
+                why = _left(package.path, error)
+            yield engine or why
         finally:
             done = engine is not None and not _remaining(engine)
             if engine is not None:
                 _close(engine)
-            if done:
+            if done and claim.stands():
                 package.path.unlink(missing_ok=True)
             shutil.rmtree(home / package.name, ignore_errors=True)
-            package.claim.unlink(missing_ok=True)
+            claim.give_back()
             (home / f"{package.name}.lock").unlink(missing_ok=True)
 
 
@@ -315,53 +330,122 @@ def _is_for(theirs: links.Link, ours: links.Link) -> bool:
     return all(links.same_place(theirs.spec(role).uri) == places.get(role) for role in theirs.used)
 
 
-def _claim(package: Package) -> str | None:
-    """Claim a package; returns why it cannot be had, or None."""
-    own = {"taker": _taker(), "host": socket.gethostname(), "at": time.time()}
-    try:
-        with open(os.open(package.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            json.dump(own, out)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        return f"{package.name} cannot be claimed ({error.strerror})"
-    else:
-        time.sleep(_SETTLE_S)
-    try:
-        stands = json.loads(package.claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stands = {}
-    if stands.get("taker") != own["taker"]:
-        shutil.rmtree(data_home() / "taken" / package.name, ignore_errors=True)  # of a claim that was deleted
-        since = time.strftime("%d %b %H:%M", time.localtime(float(stands.get("at", package.at))))
+class _Claim:
+    """A package's claim: a file beside it, made exclusively, that says whose it is.
+
+    The same word stands in a note in this machine's own data folder, so that a process goes on with what a
+    killed one had claimed. The claim says, too, on which machine and in which file that note is: neither a
+    copied data folder nor a copied disk holds a claim of the folder that it was copied from. One whose holder
+    is another machine is never taken over: that it is gone only a person can know, who deletes the claim.
+    """
+
+    def __init__(self, package: Package, home: Path) -> None:
+        self.package = package
+        self._note = home / f"{package.name}.claim"
+        self._unpacked = home / package.name
+
+    def take(self) -> str | None:
+        """Claim the package; returns why it cannot be had, or None."""
+        name = self.package.name
+        try:
+            if not self.stands():
+                shutil.rmtree(self._unpacked, ignore_errors=True)  # of a claim that was deleted
+                self._make()
+        except FileExistsError:
+            pass  # another's, which is read below
+        except OSError as error:
+            return f"{name} cannot be claimed ({error.strerror})"
+        else:
+            time.sleep(_SETTLE_S)
+        if not self.stands():
+            self._note.unlink(missing_ok=True)
+            return self._held_by_another()
+        if not self.package.path.exists():  # delivered between the look into the folder and the claim
+            self.give_back()
+            return f"{name} has just been delivered"
+        return None
+
+    def _make(self) -> None:
+        """Write the note, then the claim that names it. Raises OSError, FileExistsError for another's."""
+        self._note.unlink(missing_ok=True)
+        word = secrets.token_hex(16)
+        with os.fdopen(os.open(self._note, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+            out.write(word)
+            out.flush()
+            os.fsync(out.fileno())
+        said = {"taker": word, "seal": self._seal(), "host": socket.gethostname(), "at": time.time()}
+        fd = os.open(self.package.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w") as out:
+                json.dump(said, out)
+                out.flush()
+                with suppress(OSError):  # some mounts cannot
+                    os.fsync(out.fileno())
+        except OSError:
+            self.package.claim.unlink(missing_ok=True)  # nobody could hold it
+            raise
+
+    def _seal(self) -> str:
+        """Return what a copy of the note, on this machine or another, has otherwise."""
+        told = self._note.lstat()
+        return f"{machine()} {told.st_ino} {told.st_ctime_ns}"
+
+    def stands(self) -> bool:
+        """Tell whether the claim is this machine's."""
+        said = self._said()
+        try:
+            word = self._note.read_text(encoding="utf-8")
+            return bool(word) and (said.get("taker"), said.get("seal")) == (word, self._seal())
+        except (OSError, ValueError):
+            return False
+
+    def _said(self) -> dict[str, Any]:
+        try:
+            with opened(self.package.claim, _CLAIM_BYTES) as source:
+                said = json.loads(source.read(_CLAIM_BYTES))
+        except (OSError, ValueError, RecursionError, Unfit):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _held_by_another(self) -> str:
+        said, at = self._said(), self.package.at
+        if type(said.get("at")) in (int, float) and 0 <= said["at"] < 1e11:
+            at = said["at"]
+        since = time.strftime("%d %b %H:%M", time.localtime(at))
+        who = str(said.get("host", "another machine"))[:255]
+        if who == socket.gethostname():
+            who = f"{who} (another data folder, or before a restart)"
         return (
-            f"{package.name} is being delivered by {stands.get('host', 'another machine')} since {since}; "
-            f"if that machine is gone for good, delete {package.claim}"
+            f"{self.package.name} is being delivered by {who} since {since}; "
+            f"if that machine is gone for good, delete {self.package.claim}"
         )
-    if not package.path.exists():  # delivered between the look into the folder and the claim
-        package.claim.unlink(missing_ok=True)
-        return f"{package.name} has just been delivered"
-    return None
 
-
-def _taker() -> str:
-    """Return what tells this machine's data folder from all others."""
-    path = data_home() / "taker"
-    private_folder(path.parent)
-    try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            out.write(secrets.token_hex(16))
-    except FileExistsError:
-        pass
-    return path.read_text()
+    def give_back(self) -> None:
+        """Delete the claim where it is this machine's."""
+        if self.stands():
+            self.package.claim.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
 
 
 def _open(package: Package, own: Engine) -> Engine:
-    """Unpack a package (or go on with one that a killed process unpacked) and return its engine."""
+    """Unpack a package (or go on with one that a killed process unpacked) and return its engine.
+
+    Raises Unfit.
+    """
     from dbml_magics.core.tracking import engine as engines
 
-    specs = tuple(own.link.spec(role) for role in package.link.used)
-    link = replace(package.link, workspaces=specs, spill=None, taken=package.name)
+    theirs = package.link
+    specs = tuple(own.link.spec(role) for role in theirs.used)
+    link = replace(
+        own.link,
+        workspaces=specs,
+        track=theirs.track,
+        registry=theirs.registry,
+        mode="journal",
+        on_undelivered="warn",
+        spill=None,
+        taken=package.name,
+    )
     whole = link.home / "whole"
     if not whole.exists():
         shutil.rmtree(link.home, ignore_errors=True)
@@ -373,12 +457,7 @@ def _open(package: Package, own: Engine) -> Engine:
 
 
 def _unpack(package: Package, link: links.Link) -> None:
-    state = _unpack_files(package.path, link.home)
-    if state is None:
-        raise BadLink(
-            f"{package.path} is not whole: it was cut off on its way there.",
-            remedies=[("%dbml sync --spill PATH", "again later, when the mount has caught up")],
-        )
+    state = unpack(package.path, link.home)
     journal, kept = Journal(link.home), State(link.home / "state.db")
     try:
         kept.load(state)
@@ -387,32 +466,10 @@ def _unpack(package: Package, link: links.Link) -> None:
         for role in link.used:
             for queue in journal.queues():
                 kept.mark_sending(role, queue, journal.files(queue))
+    except sqlite3.IntegrityError as error:
+        raise Unfit("its state is damaged") from error
     finally:
         kept.close()
-
-
-def _unpack_files(path: Path, home: Path) -> dict[str, Any] | None:
-    """Unpack journal and copies into ``home``; returns the state, or None for a package without its end."""
-    private_folder(home)
-    state: dict[str, Any] | None = None
-    try:
-        with tarfile.open(path, "r|") as tar:
-            for member in tar:
-                source = tar.extractfile(member) if member.isreg() else None
-                if source is None:
-                    continue
-                if member.name == "end.json":
-                    return state
-                if member.name == "state.json":
-                    state = json.loads(source.read())
-                elif _MEMBER.fullmatch(member.name) and ".." not in member.name.split("/"):
-                    target = home / member.name
-                    private_folder(target.parent)
-                    with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
-                        shutil.copyfileobj(source, out, 1 << 20)
-    except (tarfile.TarError, ValueError):
-        pass
-    return None
 
 
 def _remaining(engine: Engine) -> dict[str, int]:

@@ -76,6 +76,16 @@ def make_tables(db: sqlite3.Connection) -> None:
     db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
 
 
+def columns() -> dict[str, list[tuple[str, str]]]:
+    """Return {table: [(column, its declared type)]} of what another machine is given."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        make_tables(db)
+        return {
+            table: [(name, kind) for _, name, kind, *_ in db.execute(f"PRAGMA table_info({table})")]
+            for table in TABLES
+        }
+
+
 def fill(db: sqlite3.Connection, rows: dict[str, list[Any]]) -> None:
     """Put {table: rows} into the tables, inside a transaction of the caller's."""
     for table in TABLES:
