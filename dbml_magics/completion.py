@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.foreign_text import is_plain
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def _quoted(name: str) -> str:
 
 
 def _starting(fragment: str, offers: Iterable[_Offer]) -> list[_Offer]:
-    return [offer for offer in offers if offer.text.startswith(fragment)]
+    """Return what begins so; a name with control characters in it is none that a line can have."""
+    return [offer for offer in offers if offer.text.startswith(fragment) and is_plain(offer.text)]
 
 
 def variables(namespace: Mapping[str, Any]) -> list[str]:

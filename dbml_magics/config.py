@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dbml_magics import disks
+from dbml_magics.secrecy import remember_secrets
 
 __all__ = [
     "DELIVERY_TIMEOUT_S",
@@ -206,8 +207,11 @@ def credentials(role: str) -> Credentials:
     Only the role's own variables count: MLFLOW_TRACKING_TOKEN would go to any http(s) tracking URI, and a
     link has two of them.
     """
-    return Credentials(
+    found = Credentials(
         username=os.environ.get(role_variable(role, "username")) or None,
         password=os.environ.get(role_variable(role, "password")) or None,
         token=os.environ.get(role_variable(role, "token")) or None,
     )
+    remember_secrets(found.token)
+    remember_secrets(found.password, username=found.username or "")
+    return found

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
 from dbml_magics._version import __version__
+from dbml_magics.foreign_text import one_line, visible
+from dbml_magics.secrecy import redacted
 
 if TYPE_CHECKING:
     from dbml_magics.results import Result
@@ -82,6 +84,7 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Print one line for the reader."""
+    text = visible(redacted(text))
     listener = _listener.get()
     if listener is not None:
         listener(text)
@@ -91,7 +94,7 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print one line beside the output."""
-    print(text, file=sys.stderr)
+    print(visible(redacted(text)), file=sys.stderr)
 
 
 def defect(what: str) -> None:
@@ -184,6 +187,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Put a line in the place of the one before."""
+        line = one_line(redacted(line))
         if line == self._line:
             return
         self._line = line

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,26 +11,18 @@ from dbml_magics import hints
 from dbml_magics._version import __version__
 from dbml_magics.rendering import Html, code, count, duration, html_table, panel, safe
 from dbml_magics.results import Result
+from dbml_magics.secrecy import redacted
 
 __all__ = ["LEVELS", "DoctorResult", "Finding", "without_secrets"]
 
 LEVELS = ("fine", "warning", "broken")
 
 _LONGEST = 400
-_SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|_KEY$|CREDENTIAL|CONNECTION_STRING", re.I)
-_SECRETS = re.compile(
-    r"dapi[0-9a-f]{32}|dose[0-9a-f]{32}|eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=//)[^/@\s]+(?=@)"
-    r"|(?i:(?<=bearer )\S+)|(?i:(?<=sig=)[^&\s'\"]+)",
-)
 
 
 def without_secrets(text: str) -> str:
-    """Return a text in one line without what is secret: of the environment, or by its look."""
-    shown = " ".join(text.split())
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_VARIABLE.search(name):
-            shown = shown.replace(value, "***")
-    shown = _SECRETS.sub("***", shown)
+    """Return a text in one line without what is secret: by its value, or by its look."""
+    shown = " ".join(redacted(text).split())
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dbml_magics.hints import say
 from dbml_magics.rendering import (
@@ -342,6 +342,8 @@ class LogsResult(Result):
 @dataclass(frozen=True, repr=False, eq=False)
 class InvokeResult(Result):
     """Predictions, in the shape of what was sent; it can be used as they can."""
+
+    as_it_is: ClassVar[frozenset[str]] = frozenset({"predictions"})
 
     predictions: Any
     endpoint: str

@@ -49,6 +49,8 @@ import sys
 from collections.abc import Iterable
 
 from dbml_magics import hints
+from dbml_magics.foreign_text import one_line, visible
+from dbml_magics.secrecy import redacted
 
 __all__ = [
     "AmbiguousRun",
@@ -95,14 +97,16 @@ class DbmlError(Exception):
     """An error with a cause and a remedy, shown as two or three lines.
 
     ``remedies`` are commands to run next, each a string or a pair (command, what it does). They are written
-    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.hints`).
+    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.hints`). Both may name what
+    others have named, and quote servers: control characters and secrets do not come through.
     """
 
     def __init__(self, message: str, *, remedies: Iterable[Remedy] = ()) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = visible(redacted(message))
+        super().__init__(self.message)
+        pairs = ((r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies)
         self.remedies: tuple[tuple[str, str], ...] = tuple(
-            (r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies
+            (one_line(redacted(command)), one_line(redacted(what))) for command, what in pairs
         )
         if hints.front_end() != "magic":
             # A plain traceback shows an exception's notes (from Python 3.11 on), and nothing else of ours.

@@ -8,7 +8,6 @@ that stops the cell is a widget, shown where a click reaches a busy kernel, and 
 from __future__ import annotations
 
 import contextvars
-import logging
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import config, display, environment
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.track import Track
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveView", "begin"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _FIRST_S = 0.5  # a shorter cell needs no live view: its summary is there at once
 _SHORTEST_S = 0.5  # between two updates: two a second at the most

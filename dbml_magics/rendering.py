@@ -6,13 +6,15 @@ HTML inherits the page's colours, so it reads in light and dark themes, and ever
 
 from __future__ import annotations
 
+import html
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from urllib.parse import urlsplit
+
+from dbml_magics.foreign_text import visible
 
 __all__ = [
     "Html",
@@ -53,21 +55,25 @@ class Html(str):
     __slots__ = ()
 
 
+def _escape(text: str) -> str:
+    return html.escape(visible(text))
+
+
 def safe(text: str) -> Html:
     """Return the text as markup, escaped unless it is markup already."""
-    return text if isinstance(text, Html) else Html(escape(text))
+    return text if isinstance(text, Html) else Html(_escape(text))
 
 
 def code(text: str) -> Html:
     """Return a command as markup."""
-    return Html(f"<code>{escape(text)}</code>")
+    return Html(f"<code>{_escape(text)}</code>")
 
 
 def link(label: str, url: str) -> Html:
     """Return a link, or the label alone when the address is not a web page's."""
     if urlsplit(url).scheme not in {"http", "https"}:
         return safe(label)
-    return Html(f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(label)}</a>')
+    return Html(f'<a href="{_escape(url)}" target="_blank" rel="noopener">{_escape(label)}</a>')
 
 
 def from_here(uri: str) -> str:
@@ -171,7 +177,7 @@ def curve_svg(curve: Sequence[float], label: str) -> Html:
         f"{place * 58 / (len(values) - 1) + 1:.1f},{13 - (value / 2 - low / 2) / span * 12:.1f}"
         for place, value in enumerate(values)
     )
-    said = escape(f"curve of {label}: from {number(values[0])} to {number(values[-1])}")
+    said = _escape(f"curve of {label}: from {number(values[0])} to {number(values[-1])}")
     return Html(
         f'<svg role="img" aria-label="{said}" width="60" height="14" viewBox="0 0 60 14">'
         f'<polyline fill="none" stroke="currentColor" stroke-width="1.2" points="{points}"/></svg>'
@@ -210,7 +216,7 @@ def chart_svg(label: str, axis: str, steps: Sequence[float], values: Sequence[fl
     parts.append(_words(_CHART_LEFT, _CHART_BOTTOM + 13, f"{axis} {number(across.low)}"))
     parts.append(_words(_CHART_WIDTH - 4, _CHART_BOTTOM + 13, number(across.high), "end"))
     return Html(
-        f'<svg role="img" aria-label="{escape(f"curve of {_told(line, axis)}")}" width="{_CHART_WIDTH}" '
+        f'<svg role="img" aria-label="{_escape(f"curve of {_told(line, axis)}")}" width="{_CHART_WIDTH}" '
         f'height="{_CHART_HEIGHT}" viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" font-size="10" '
         f'font-family="sans-serif">{"".join(parts)}</svg>'
     )
@@ -325,7 +331,7 @@ def curves_svg(title: str, axis: str, lines: Sequence[Line]) -> Html:
         parts.append(_words(_LEFT + 48, y + 4, f"{row + 1} {line.label}{lacks}"))
     parts += [_words(x + 4, y + 4, number_) for x, y, number_ in _apart(ends)]
     said = "; ".join(f"{row + 1} {_told(line, axis)}" for row, line in enumerate(lines))
-    spoken = escape(f"{title} by {axis}, on shared axes: {said}")
+    spoken = _escape(f"{title} by {axis}, on shared axes: {said}")
     return Html(
         f'<svg role="img" aria-label="{spoken}" width="{_WIDTH}" '
         f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
@@ -368,7 +374,7 @@ def points_svg(
     for x, y, name in zip(across, up, names, strict=True):
         cx = _LEFT + 8 + xs.share(x) * (_RIGHT - _LEFT - 16)
         cy = _BOTTOM - 6 - ys.share(y) * (_BOTTOM - _TOP - 12)
-        told = escape(f"{name}, {title} {number(y)}")
+        told = _escape(f"{name}, {title} {number(y)}")
         parts.append(
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="currentColor" fill-opacity="0.45" '
             f'stroke="currentColor"><title>{told}</title></circle>'
@@ -386,7 +392,7 @@ def points_svg(
     spoken = "; ".join(f"{name}, {title} {number(y)}" for name, y in zip(names, up, strict=True))
     height = _BOTTOM + 24
     return Html(
-        f'<svg role="img" aria-label="{escape(f"{title} against {axis}: {spoken}")}" width="{_WIDTH}" '
+        f'<svg role="img" aria-label="{_escape(f"{title} against {axis}: {spoken}")}" width="{_WIDTH}" '
         f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
         f'style="max-width:100%;height:auto">{"".join(parts)}</svg>'
     )
@@ -413,7 +419,7 @@ def text_points(
 
 
 def _words(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{_escape(text)}</text>'
 
 
 def _apart(ends: Iterable[tuple[float, float, str]]) -> list[tuple[float, float, str]]:

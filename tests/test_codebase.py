@@ -28,6 +28,8 @@ ERRORS = [
 LAYERS = [
     {
         "_version",
+        "foreign_text",
+        "log_records",
         "disks",
         "environment",
         "hints",

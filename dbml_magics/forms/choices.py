@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics.errors import DbmlError
+from dbml_magics.foreign_text import is_plain
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -60,7 +61,8 @@ class Choices:
         problem, asked = "", True
         try:
             answer = self._ask(values)
-            asked, found = answer is not None, tuple(dict.fromkeys(answer or ()))
+            # A name that cannot be typed, nor told from another by looking, is no choice.
+            asked, found = answer is not None, tuple(dict.fromkeys(filter(is_plain, answer or ())))
         except DbmlError as error:
             problem = str(error)
         except Exception as error:

@@ -6,7 +6,6 @@ import re
 import shlex
 import textwrap
 from collections.abc import Callable, Mapping
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,6 +14,8 @@ from dbml_magics.errors import DbmlError
 from dbml_magics.forms import tabs
 from dbml_magics.forms.choices import Choices, Values
 from dbml_magics.parser import Command, Option, read_value
+from dbml_magics.rendering import safe
+from dbml_magics.secrecy import redacted
 
 __all__ = ["Field", "said"]
 
@@ -30,7 +31,7 @@ def _wide(width: int = 520) -> Any:
 
 def said(text: str, *, role: str = "status") -> str:
     """Return a message as markup that a screen reader speaks when it appears."""
-    return f'<span role="{role}">{escape(text)}</span>' if text else ""
+    return f'<span role="{role}">{safe(redacted(text))}</span>' if text else ""
 
 
 class Field:

@@ -9,7 +9,6 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -19,7 +18,7 @@ from dbml_magics.errors import BadCommand, DbmlError, NotLinked
 from dbml_magics.forms import choices, tabs
 from dbml_magics.forms.fields import Field, said
 from dbml_magics.parser import Command, Option, parse, split
-from dbml_magics.rendering import duration
+from dbml_magics.rendering import duration, safe
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -74,7 +73,7 @@ class CommandForm:
         return Field(self.command, option, self._namespace, ask, self.values, lambda: self._typed(option))
 
     def _laid_out(self, ahead: list[Option], behind: list[Option]) -> Any:
-        title = widgets.HTML(f"<p style='margin:4px 0'>{escape(self.command.help)}</p>")
+        title = widgets.HTML(f"<p style='margin:4px 0'>{safe(self.command.help)}</p>")
         parts = [title, *(self.fields[option.name].box for option in ahead)]
         if behind:
             self._more = widgets.ToggleButton(
@@ -174,7 +173,7 @@ class CommandForm:
 
     def _refresh(self) -> None:
         problem = self.problem()
-        self._line.value = f'<span>runs <code tabindex="0">{escape(self.line)}</code></span>'
+        self._line.value = f'<span>runs <code tabindex="0">{safe(self.line)}</code></span>'
         self.button.disabled = bool(problem)
         self._message.value = said(problem)
 
@@ -205,7 +204,7 @@ class CommandForm:
         try:
             with display.told_to(self._heard):
                 result = self._answer(line)
-            shown = result.html() or f"<pre>{escape(result.text())}</pre>"
+            shown = result.html() or f"<pre>{safe(result.text())}</pre>"
             self._finish(over, ticking, shown, f"✓ done in {duration(time.monotonic() - begun)}: {line}")
         except DbmlError as error:
             self._finish(over, ticking, _alert("\n".join(error.lines())), f"✗ failed: {line}")
@@ -236,7 +235,7 @@ class CommandForm:
     def _tell(self, line: str, begun: float, told: str) -> None:
         passed = duration(time.monotonic() - begun)
         more = f"\n{told}" if told else ""
-        self._message.value = f'<pre role="status">… running {escape(line)}  {passed}{escape(more)}</pre>'
+        self._message.value = f'<pre role="status">… running {safe(line)}  {passed}{safe(more)}</pre>'
 
     def _finish(self, over: threading.Event, ticking: threading.Thread, shown: str, told: str) -> None:
         over.set()
@@ -259,7 +258,7 @@ class CommandForm:
 
 
 def _alert(text: str) -> str:
-    return f'<pre role="alert" class="dbml-error">{escape(text)}</pre>'
+    return f'<pre role="alert" class="dbml-error">{safe(text)}</pre>'
 
 
 def _html(name: str) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms.fields import said
+from dbml_magics.rendering import safe
 from dbml_magics.runs_table import RunsTable, Scatter
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class RunsView:
                 told = "\n".join(error.lines())
             except Exception as error:
                 told = f"{type(error).__name__}: {error}"
-            self._message.value = f'<pre role="alert" class="dbml-error">{escape(told)}</pre>' if told else ""
+            self._message.value = f'<pre role="alert" class="dbml-error">{safe(told)}</pre>' if told else ""
             self._load.disabled = self._compare.disabled = False
 
         threading.Thread(target=go, name="dbml-runs", daemon=True).start()

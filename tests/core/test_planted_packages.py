@@ -15,7 +15,7 @@ import pytest
 
 from dbml_magics.core import session
 from dbml_magics.core.tracking import spill
-from dbml_magics.core.tracking.journal import Journal, copy_of
+from dbml_magics.core.tracking.journal import Journal, copy_of, frame
 from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, child, finish, link, runs_at
 from tests.core.test_ends import held, spilled_job
@@ -69,7 +69,7 @@ def ops(members: Members) -> Iterator[tuple[str, list[Any]]]:
     """Yield (member, writes) of a package's journal."""
     for name, data in members.items():
         if name.startswith("queues/"):
-            yield name, [json.loads(line.partition(b"\t")[0]) for line in data.splitlines()]
+            yield name, [json.loads(line[line.index(b"[") :]) for line in data.splitlines()]
 
 
 def change_artifact(members: Members, **fields: Any) -> None:
@@ -78,7 +78,7 @@ def change_artifact(members: Members, **fields: Any) -> None:
         for number, op in enumerate(writes):
             if op[1] == "a" and "spool" in op[2]:
                 lines = members[name].splitlines(keepends=True)
-                lines[number] = json.dumps([*op[:2], {**op[2], **fields}]).encode() + b"\n"
+                lines[number] = frame(json.dumps([*op[:2], {**op[2], **fields}]).encode())
                 members[name] = b"".join(lines)
                 return
     raise AssertionError("the package has no artifact with a copy")
@@ -87,7 +87,7 @@ def change_artifact(members: Members, **fields: Any) -> None:
 def add_write(members: Members, *op: Any) -> None:
     """Append a write to the package's first journal file."""
     name = next(name for name, _ in ops(members))
-    members[name] += json.dumps([1, *op]).encode() + b"\n"
+    members[name] += frame(json.dumps([1, *op]).encode())
 
 
 def change_state(members: Members, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -165,13 +165,13 @@ def planted() -> dict[str, Change]:
     changes["a write with a kind of its own"] = lambda m, _: add_write(m, "../a", {})
     changes["a copy for nobody"] = lambda m, _: add_write(m, "K", "elsewhere")
     for name in (
-        "queues/../../x/1-00000000-1.jsonl",
-        "queues/%2E%2E/1-00000000-1.jsonl",
-        "queues/../1-00000000-1.jsonl",
+        "queues/../../x/1-00000000-1.jnl",
+        "queues/%2E%2E/1-00000000-1.jnl",
+        "queues/../1-00000000-1.jnl",
         "queues/link/../../../state.db",
         "queues/link/state.db",
-        "queues/a%2Fb/1-00000000-1.jsonl",
-        "queues/link/1-00000000-1.jsonl/x",
+        "queues/a%2Fb/1-00000000-1.jnl",
+        "queues/link/1-00000000-1.jnl/x",
         "/tmp/dbml-planted.jsonl",
         "../dbml-planted",
         "link.json",
@@ -203,8 +203,8 @@ def planted() -> dict[str, Change]:
         "of a negative count": ("counts", "databricks", -1),
         "of a truth": ("counts", "databricks", True),
         "of another workspace": ("counts", "elsewhere", 1),
-        "of a queue that leads upwards": ("cursors", "databricks", "..", "1-00000000-1.jsonl", 0, 0),
-        "of a queue that is a path": ("cursors", "databricks", "/etc", "1-00000000-1.jsonl", 0, 0),
+        "of a queue that leads upwards": ("cursors", "databricks", "..", "1-00000000-1.jnl", 0, 0),
+        "of a queue that is a path": ("cursors", "databricks", "/etc", "1-00000000-1.jnl", 0, 0),
         "of a file that is a path": ("cursors", "databricks", "link", "../../x", 0, 0),
         "of a model's queue": ("models", "m", "../..", "{}"),
         "of a run without facts": ("runs", "r", 1.0, "[]"),
@@ -279,7 +279,11 @@ def raw_packages(good: Members) -> dict[str, bytes]:
     }
     whole = packed(good)
     at = whole.index(b"end.json")
-    for what, size in {"huge": b"%011o\0" % (1 << 32), "negative": b"\xff" * 12, "no number": b"zzz" * 4}.items():
+    for what, size in {
+        "huge": b"%011o\0" % (1 << 32),
+        "negative": b"\xff" * 12,
+        "no number": b"zzz" * 4,
+    }.items():
         head = bytearray(whole[at : at + 512])
         head[124:136] = size
         head[148:156] = b" " * 8
@@ -358,7 +362,7 @@ def test_no_planted_package_reaches_anything_outside_of_it_and_each_is_named_and
     sent = [request.body for proxy in proxies for request in proxy.requests(".*") if request.body]
     assert not [body for body in sent if CANARY.encode() in body], "the user's file was sent"
     assert runs_at(servers, experiment_name) == [1, 0], "something of a planted package was sent"
-    assert [path for path in (tmp_path / "elsewhere" / "taken").iterdir()] == []
+    assert list((tmp_path / "elsewhere" / "taken").iterdir()) == []
     for path in shared.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (shared / "dbml-999-a.tar").write_bytes(packed(good))
@@ -451,7 +455,7 @@ def test_a_queue_is_a_folder_below_the_queues_whatever_it_is_called(tmp_path: Pa
     folder = Path(os.path.normpath(journal.folder(queue)))
     assert folder.parent == tmp_path / "queues"
     if queue:
-        journal.append(queue, b'[1,"x"]\n')
+        journal.append(queue, frame(b'[1,"x"]'))
         assert journal.queues() == [queue]
     journal.close()
 

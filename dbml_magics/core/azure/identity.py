@@ -23,6 +23,7 @@ from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.errors import BadLink, NotPermitted
+from dbml_magics.secrecy import remember_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,6 +210,7 @@ class SignIn:
             if kept is not None and now < kept[1]:
                 return kept[0]
             token = self._ask(asked)
+            remember_secrets(token.token)
             # A short-lived token is renewed in the last fifth of its life.
             margin = min(_RENEW_BEFORE_S, max(0.0, (token.expires_on - now) / 5))
             self._tokens[asked] = (token, token.expires_on - margin)
@@ -474,7 +476,9 @@ def _has_service_principal() -> bool:
 def _secret(scope: str, key: str) -> str | None:
     """Return a secret of a Databricks scope, or None where the scope has none of that name."""
     try:
-        return str(environment.dbutils().secrets.get(scope=scope, key=key)) or None
+        found = str(environment.dbutils().secrets.get(scope=scope, key=key)) or None
+        remember_secrets(found if "SECRET" in key else None)
+        return found
     except Exception:  # py4j's: no such key, or no right to read it
         return None
 

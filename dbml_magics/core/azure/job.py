@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dbml_magics.core.azure.names import WorkspaceId
+from dbml_magics.secrecy import remember_secrets
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
@@ -55,6 +56,7 @@ class JobToken:
             raise CredentialUnavailableError(message=f"{TOKEN} is not set to a token") from error
         if expiry <= time.time():
             raise CredentialUnavailableError(message="the job's token has run out and was not renewed")
+        remember_secrets(self._token)
         return AccessToken(self._token, expiry)
 
     def _renewed(self) -> str | None:

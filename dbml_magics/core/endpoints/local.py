@@ -44,6 +44,7 @@ from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
 from dbml_magics.hints import say as said_to_reader
 from dbml_magics.rendering import size
+from dbml_magics.secrecy import remember_secrets
 
 __all__ = ["LocalTarget", "home"]
 
@@ -148,6 +149,7 @@ class LocalTarget(Target):
         """Return how the endpoint is asked."""
         server = _read(endpoint.name)
         kept = dict(server.kept) if server is not None else {}
+        remember_secrets(kept.get("key"))
         headers = {"Authorization": f"Bearer {kept['key']}"} if kept.get("key") else {}
         if deployment is not None:
             headers["azureml-model-deployment"] = deployment

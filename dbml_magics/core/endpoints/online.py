@@ -36,6 +36,7 @@ from dbml_magics.core.endpoints.rest import Answer, Rest, ServiceRefusal, every,
 from dbml_magics.core.link import masked
 from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted, Refused
+from dbml_magics.secrecy import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -163,6 +164,7 @@ class OnlineTarget(Target):
             except ServiceRefusal as error:
                 raise refused(error, endpoint.name) from error
             _keys[place] = str((answer.body if answer else {}).get(field) or "")
+            remember_secrets(_keys[place])
         return _keys[place]
 
     def _signature(self, endpoint: Endpoint, deployment: str | None) -> Mapping[str, Any] | None:

@@ -30,6 +30,7 @@ from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused
 from dbml_magics.core.link import masked
 from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
+from dbml_magics.secrecy import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -146,6 +147,7 @@ class WebserviceTarget(Target):
             except ServiceRefusal as error:
                 raise refused(error, endpoint.name) from error
             _keys[place] = str((answer.body if answer else {}).get(field) or "")
+            remember_secrets(_keys[place])
         return {"Authorization": f"Bearer {_keys[place]}"}
 
     # --- deploying

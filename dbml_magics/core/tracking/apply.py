@@ -8,7 +8,6 @@ creations carry the id that the user saw in a tag, and are searched by it.
 from __future__ import annotations
 
 import json
-import logging
 import posixpath
 import tempfile
 import time
@@ -41,7 +40,7 @@ from dbml_magics.core.paging import Pages, entries, files_below
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.experiments import Experiments
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, is_missing, settle
+from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, clean, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.state import Identity
@@ -49,11 +48,12 @@ from dbml_magics.core.tracking.view import clamp, dataset_from
 from dbml_magics.core.workspaces.limits import Limits, names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.workspaces.rest import call_timeout
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 RUN_TAG = "dbml_run_id"
 MODEL_TAG = "dbml_model_id"
@@ -1312,5 +1312,5 @@ def time_and_again(failure: Away) -> str:
 
 def cause_of(error: BaseException) -> str:
     """Return a refusal's cause in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(clean(str(error)).split())
     return text if len(text) <= 500 else text[:497] + "…"

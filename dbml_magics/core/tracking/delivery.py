@@ -7,7 +7,6 @@ POSIX record lock, which the kernel releases when its holder dies.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import random
 import sqlite3
@@ -39,11 +38,12 @@ from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _SCAN_S = 1.0  # how often queues of other processes are looked for, unless writes are gathered for longer
 _STEADY_TIMES = 10  # how much longer a run is gathered that logs nothing but metrics, params and tags

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
 from dbml_magics.hints import say
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link
     from dbml_magics.core.tracking.engine import Engine
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _REST_S = 5.0  # how long a request that is under way may hold up the end, before what waits is put away
 

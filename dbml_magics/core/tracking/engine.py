@@ -7,7 +7,6 @@ The stores that MLflow calls are thin: what they do with a write is here. A ``lo
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
@@ -42,8 +41,9 @@ from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.core.workspaces.base import Workspace, connect
 from dbml_magics.errors import JournalDamaged
 from dbml_magics.hints import say
+from dbml_magics.log_records import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 NOTE_TAG = "mlflow.note.content"
 _TICK_NS = 100_000_000  # a folder's time is that of the kernel's tick: 10 ms at most, and some more
 _SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget

@@ -20,6 +20,9 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
+from dbml_magics.foreign_text import visible
+from dbml_magics.secrecy import redacted
+
 REFUSALS = frozenset(
     {
         "ALREADY_EXISTS",
@@ -66,8 +69,8 @@ class Away(MlflowException):  # type: ignore[misc]
         shown: str | None = None,
         remedies: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(shown or reason, error_code=TEMPORARILY_UNAVAILABLE)
-        self.reason = reason
+        super().__init__(clean(shown or reason), error_code=TEMPORARILY_UNAVAILABLE)
+        self.reason = clean(reason)
         self.sent = sent
         """The request may have been applied: settle that by asking before it is sent again."""
         self.retry_after = retry_after
@@ -122,8 +125,7 @@ def settle(error: Exception) -> Exception:
         return error
     if isinstance(error, MlflowException):
         if error.error_code in REFUSALS:
-            refused: Exception = error
-            return refused
+            return _cleaned(error)
         return _from_cause(error) or Away(_short(error))
     status = _status_of(error)
     if status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429):
@@ -147,8 +149,21 @@ def settle(error: Exception) -> Exception:
 def refusal(status: int, cause: str) -> Exception:
     """Return what a 4xx says as MLflow's error, where its body names no error that MLflow knows."""
     code = RESOURCE_DOES_NOT_EXIST if status == 404 else BAD_REQUEST
-    refused: Exception = MlflowException(f"answers {status}: {cause}", error_code=code)
+    refused: Exception = MlflowException(f"answers {status}: {clean(cause)}", error_code=code)
     return refused
+
+
+def clean(said: str) -> str:
+    """Return a server's words as they are kept and shown: no control characters, no secret of ours."""
+    return visible(redacted(said))
+
+
+def _cleaned(error: Exception) -> Exception:
+    said = str(error)
+    if (told := clean(said)) != said:
+        error.message = told  # type: ignore[attr-defined]
+        error.args = (told, *error.args[1:])
+    return error
 
 
 def _status_of(error: Exception) -> int | None:
@@ -192,7 +207,7 @@ def _why_no_connection(text: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(clean(str(error)).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "…"
 
 

@@ -18,7 +18,6 @@ import errno
 import fcntl
 import heapq
 import json
-import logging
 import os
 import re
 import secrets
@@ -41,6 +40,7 @@ from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
 from dbml_magics.disks import is_own, make_base
 from dbml_magics.errors import JournalError, JournalFull
+from dbml_magics.log_records import logger
 
 LINK_QUEUE = "link"
 SMALL = 4096
@@ -60,7 +60,7 @@ _ORPHAN_S = 3600.0
 _LOOK_S = 1.0  # between two looks for files on other disks
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIED_ELSEWHERE = (*_FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _COPYS_NAME = re.compile(r"[0-9a-f]{1,20}-[0-9]{1,10}-[0-9a-f]{8}")
 
 

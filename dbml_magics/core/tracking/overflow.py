@@ -8,7 +8,6 @@ those of the table, or those that a refusal names. Our own two tags always fit: 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import threading
 import time
@@ -22,12 +21,13 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.workspaces.limits import Limits, number_named
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier, Batch, Point
     from dbml_magics.core.tracking.state import State
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 ARTIFACT = "dbml/overflow.json"
 RESERVED = frozenset({"dbml_run_id", "dbml_models"})

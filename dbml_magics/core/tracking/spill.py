@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import logging
 import os
 import re
 import secrets
@@ -45,11 +44,12 @@ from dbml_magics.core.tracking.unpacking import (
     unpack,
 )
 from dbml_magics.errors import BadLink
+from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _NAME = re.compile(r"dbml-[0-9a-z-]{1,100}\.tar")
 _CLAIM_BYTES = 4096

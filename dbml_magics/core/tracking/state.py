@@ -23,6 +23,7 @@ from dbml_magics.core.tracking import refuge
 from dbml_magics.core.tracking.journal import private_folder
 from dbml_magics.core.tracking.tables import FORMAT, TABLES, fill, open_at, readable_rows
 from dbml_magics.errors import JournalDamaged, JournalError, JournalFull
+from dbml_magics.secrecy import redacted
 
 _RESERVE, _LOW = 16 << 20, 256 << 10  # bytes kept for the state on its disk; given when so few are free
 _ROOM = 1 << 20  # bytes that must be free on a disk that was full before the state goes back there
@@ -488,7 +489,7 @@ class State:
         def work(db: sqlite3.Connection) -> int:
             made = db.execute(
                 "INSERT INTO dead (dest, queue, op, cause, at) VALUES (?,?,?,?,?)",
-                (dest, queue, json.dumps(op), cause[:2000], time.time()),
+                (dest, queue, json.dumps(op), redacted(cause)[:2000], time.time()),
             )
             return int(made.lastrowid or 0)
 
@@ -536,7 +537,7 @@ class State:
             for place, (op, cause) in enumerate(refused):
                 db.execute(
                     "INSERT INTO dead (id, dest, queue, op, cause, at) VALUES (?,?,?,?,?,?)",
-                    (None if place else number, *row, json.dumps(op), cause[:2000], time.time()),
+                    (None if place else number, *row, json.dumps(op), redacted(cause)[:2000], time.time()),
                 )
 
         self._write(work)

@@ -24,14 +24,21 @@ from urllib.parse import quote, unquote, urlsplit
 
 from dbml_magics.core import link as links
 from dbml_magics.core.tracking import tables
-from dbml_magics.core.tracking.journal import Journal, is_copys_name, private_folder, small_file
+from dbml_magics.core.tracking.journal import (
+    OLD_SUFFIX,
+    SUFFIX,
+    Journal,
+    is_copys_name,
+    private_folder,
+    small_file,
+)
 from dbml_magics.errors import DbmlError
 
 FORMAT = 1
 HEAD, STATE, END = "head.json", "state.json", "end.json"
 
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # a run's id, or one of our own words
-_FILE = re.compile(r"[0-9]{1,10}-[0-9a-f]{8}-[0-9]{1,12}\.jsonl")
+_FILE = re.compile(rf"[0-9]{{1,10}}-[0-9a-f]{{8}}-[0-9]{{1,12}}({re.escape(SUFFIX)}|{re.escape(OLD_SUFFIX)})")
 _ID = re.compile(r"[\w.-]{1,255}", re.ASCII)
 _OWNER = re.compile(r"(run|model):[A-Za-z0-9][\w.-]{0,254}", re.ASCII)
 _CODE = re.compile(r"[A-Za-z*?]")
@@ -193,7 +200,7 @@ def _copy(source: IO[bytes] | None, target: Path, member: tarfile.TarInfo) -> No
     assert source is not None  # it is a regular file
     private_folder(target.parent)
     left, line = member.size, 0
-    is_journal = target.suffix == ".jsonl"
+    is_journal = target.suffix in (SUFFIX, OLD_SUFFIX)
     with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
         while left > 0:
             chunk = source.read(min(left, _CHUNK))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import filecmp
-import logging
 import os
 import posixpath
 import tempfile
@@ -39,8 +38,9 @@ from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.tracking.faults import Away, is_missing, refusal, settle
 from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rest import retry_after, timeout_left
+from dbml_magics.log_records import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 T = TypeVar("T")
 
 _BLOCK = 8 * 1024 * 1024

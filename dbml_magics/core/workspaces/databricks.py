@@ -46,6 +46,7 @@ from dbml_magics.core.workspaces.base import Workspace
 from dbml_magics.core.workspaces.naming import in_catalog
 from dbml_magics.core.workspaces.rates import limiter_at
 from dbml_magics.hints import say
+from dbml_magics.secrecy import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import WorkspaceSpec
@@ -126,6 +127,7 @@ class DatabricksWorkspace(Workspace):
         """Return credentials with a token that lives. Raises Away, within the call's time."""
         known = self._config
         if known is not None and known.auth_type == "pat":
+            remember_secrets(known.token)
             return MlflowHostCreds(known.host, token=known.token)
         # The SDK asks for tokens without any time limit, and holds a lock meanwhile.
         turn = self._turn
@@ -140,6 +142,7 @@ class DatabricksWorkspace(Workspace):
         try:
             config = self.config
             kind, _, token = config.authenticate().get("Authorization", "").partition(" ")
+            remember_secrets(token)
         except (MlflowException, requests.RequestException):
             raise
         except Exception as error:  # the SDK's: no credentials, or what the token endpoint says

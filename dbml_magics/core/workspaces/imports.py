@@ -10,7 +10,6 @@ ever goes on. (The hooks of a library that is imported later are fired outside o
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 import threading
@@ -22,7 +21,9 @@ from typing import Any
 
 from mlflow.utils import import_hooks
 
-_log = logging.getLogger(__name__)
+from dbml_magics.log_records import logger
+
+_log = logger(__name__)
 _ABSENT = ("dbruntime", "dbruntime.databricks_repl_context")
 _lock = threading.Lock()
 _done = False

@@ -38,6 +38,7 @@ from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, re
 from dbml_magics.core.workspaces import answers
 from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rates import RateLimiter
+from dbml_magics.secrecy import redacted, remember_secrets
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
@@ -119,7 +120,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     status = response.status_code
     if status == 200:
         return response
-    response.content  # noqa: B018 - read, so that a stream's connection is given back
+    _redact(response, creds)  # which reads it, so that a stream's connection is given back
     answers.check_redirect(response, method, endpoint)
     judge = getattr(creds, "judge", None)
     judged = judge(response, method, endpoint) if judge is not None else None
@@ -193,6 +194,15 @@ def _verified(response: Any, endpoint: str, method: str) -> dict[str, Any]:
     if error is not None and error.error_code in REFUSALS:
         raise error
     raise refusal(status, _message(response) or " ".join(response.text.split())[:200])
+
+
+def _redact(response: Any, creds: MlflowHostCreds) -> None:
+    """Take the secrets out of a refusal before anybody reads it: a server may echo what it was sent."""
+    remember_secrets(creds.token)
+    remember_secrets(creds.password, username=creds.username or "")
+    said = response.text
+    if (told := redacted(said)) != said:
+        response._content, response.encoding = told.encode("utf-8", "replace"), "utf-8"
 
 
 def _message(response: Any) -> str:
