@@ -98,11 +98,12 @@ def link(
     that is remembered for the current folder. ``on_undelivered="fail"`` has a process that ends with writes
     undelivered exit with a code that is not 0; ``spill`` is a folder (a volume, a mounted store) that takes
     them, for ``dbml.sync(spill=…)`` on any machine. ``subscription``, ``resource_group`` and ``workspace``
-    name an Azure ML workspace, or ``config`` the file that does (True: looked for upwards); ``auth`` is the
-    way to sign in. ``prompt`` gets the line that tells the user how to sign in (without it no way that asks
-    is taken); ``create`` makes the workspace when ``confirm`` is its name, and tells ``progress``. Raises
-    BadLink, BadUri, WorkspaceNotFound, NothingRemembered, NotConfirmed, RunActive, WorkspaceUnreachable,
-    NotMlflow, NotPermitted or SecretRefused.
+    name an Azure ML workspace, or ``config`` the file that does (True: looked for upwards); a host that it
+    names for the first time is wanted as ``confirm``. ``auth`` is the way to sign in. ``prompt`` gets the
+    line that tells the user how to sign in (without it no way that asks is taken); ``create`` makes the
+    workspace when ``confirm`` is its name, and tells ``progress``. Raises BadLink, BadUri, WorkspaceNotFound,
+    NothingRemembered, NotConfirmed, RunActive, WorkspaceUnreachable, NotMlflow, NotPermitted or
+    SecretRefused.
     """
     azure = {
         "subscription": subscription,

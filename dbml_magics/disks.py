@@ -24,6 +24,7 @@ __all__ = [
     "is_own",
     "is_remote",
     "make_base",
+    "of_databricks",
     "spare_folders",
     "why_unfit",
 ]
@@ -69,13 +70,21 @@ def is_remote(kind: str | None) -> bool:
     return kind is not None and any(pattern.fullmatch(kind) for pattern, _ in _KINDS)
 
 
-def why_unfit(path: Path, mounts: Path | None = None) -> str | None:
-    """Return what a path is on where a journal must not be, in words, or None where it can be."""
+def of_databricks(path: Path) -> str | None:
+    """Return which of Databricks' own mounts a path is on, in words; None for none of them."""
     real = os.path.realpath(path)
     if os.environ.get("DATABRICKS_RUNTIME_VERSION"):
         for lead, name in _DATABRICKS.items():
             if real == lead or real.startswith(lead + "/"):
                 return name
+    return None
+
+
+def why_unfit(path: Path, mounts: Path | None = None) -> str | None:
+    """Return what a path is on where a journal must not be, in words, or None where it can be."""
+    real = os.path.realpath(path)
+    if (name := of_databricks(path)) is not None:
+        return name
     kind = file_system(path, mounts)
     for pattern, name in _KINDS:
         if kind is not None and pattern.fullmatch(kind):

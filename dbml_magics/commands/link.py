@@ -73,8 +73,9 @@ COMMAND = Command(
     needs_link=False,
     details=(
         "An Azure ML workspace has three names (--subscription, --resource-group, --workspace), which\n"
-        "--config reads from Azure ML's config.json or a team's dbml.toml. --auth says how to sign in; by\n"
-        "default what fits here is taken, and said. In a Databricks notebook the Databricks side is the\n"
+        "--config reads from Azure ML's config.json or a team's dbml.toml; a host that such a file names\n"
+        "for the first time is named, and wants --confirm HOST. --auth says how to sign in; by default\n"
+        "what fits here is taken, and said. In a Databricks notebook the Databricks side is the\n"
         "notebook's own workspace unless another is named, and a bare %dbml link links it. --create makes\n"
         "the Azure ML workspace: it shows what that makes, and wants the name typed.\n"
         "A process ends when it has delivered what it logged, or after 20 seconds (DBML_EXIT_FLUSH); the\n"
@@ -214,7 +215,13 @@ COMMAND = Command(
             example=f"{_AZURE} --create --key-vault ID",
             excludes=_NOT_AZURE,
         ),
-        Option("--confirm", "with --create: the workspace's name, typed", metavar="WS", excludes=_NOT_AZURE),
+        Option(
+            "--confirm",
+            "typed: with --create the workspace's name, with --config a host that the file names",
+            metavar="NAME",
+            example="%dbml link --config dbml.toml --confirm mlflow.example.com",
+            excludes=_NOT_AZURE,
+        ),
         Option("--again", "take up the link remembered for this folder", excludes=_others("--again")),
     ),
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbml_magics.cleanup_results import CleanupItem, CleanupResult
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
+from dbml_magics.foreign_text import one_line
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -141,12 +142,12 @@ def _endpoint(session: Session, name: str) -> Plan:
 
 
 def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: str) -> NotConfirmed:
-    told = [" ".join(item.cells[:3]) for item in going if item.state != "stays"]
+    told = [one_line(" ".join(item.cells[:3])) for item in going if item.state != "stays"]
     shown = [f"  {each}" for each in told[:_TOLD]]
     if len(told) > _TOLD:
         shown.append(f"  … {len(told) - _TOLD:,} more: --dry-run returns all of them")
     wrong = f"--confirm is {confirm!r}, and the name is {going.name!r}; " if confirm else ""
-    stays = [f"  stays billed: {each}" for each in going.stays]
+    stays = [one_line(f"  stays billed: {each}") for each in going.stays]
     return NotConfirmed(
         "\n".join([f"{wrong}nothing is deleted. This would delete:", *shown, *stays]),
         remedies=[(line, "deletes it"), (f"{words} --dry-run", "shows it as a table")],
@@ -180,9 +181,10 @@ def _carry_out(plan: Plan, line: str, say: Progress) -> CleanupResult:
     )
     if not failed:
         return result
-    told = [f"  {each.where} {each.what} {each.name}: {each.why}" for each in result.failed[:_TOLD]]
+    told = [one_line(f"  {each.where} {each.what} {each.name}: {each.why}") for each in result.failed[:_TOLD]]
     error = CleanupIncomplete(
-        "\n".join([f"{result.headline()}.", *told]), remedies=[*remedies[:1], (line, "tries the rest again")]
+        "\n".join([one_line(f"{result.headline()}."), *told]),
+        remedies=[*remedies[:1], (line, "tries the rest again")],
     )
     error.result = result
     raise error

@@ -16,6 +16,7 @@ from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.errors import NotConfirmed
+from dbml_magics.foreign_text import one_line
 from dbml_magics.rendering import count
 
 _PATIENCE_S = 60.0
@@ -105,7 +106,7 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
 
 
 def _unconfirmed(letters: Sequence[results.DeadLetter], run: str | None, confirm: int | None) -> NotConfirmed:
-    named = [f"  {letter.workspace}  {letter.where}  {letter.what}" for letter in letters[:_NAMED]]
+    named = [one_line(f"  {letter.workspace}  {letter.where}  {letter.what}") for letter in letters[:_NAMED]]
     more = [f"  … {len(letters) - _NAMED:,} more"] if len(letters) > _NAMED else []
     found = f"{count(len(letters), 'refused write')} would be given up for good"
     if confirm is not None:

@@ -594,9 +594,9 @@ def remember(link: Link) -> None:
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)
         temporary = path.with_suffix(f".{os.getpid()}")
-        _write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
+        write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
         os.replace(temporary, path)
-        _write_private(link.home / "link.json", {"uri": link.uri})
+        write_private(link.home / "link.json", {"uri": link.uri})
     except OSError as error:
         raise JournalError(
             f"the link's folder {data_home()} cannot be written ({error.strerror}).",
@@ -610,12 +610,12 @@ def forget(link: Link) -> None:
         _remembered_file(link.folder).unlink(missing_ok=True)
 
 
-def _write_private(path: Path, value: dict[str, Any]) -> None:
+def write_private(path: Path, value: dict[str, Any]) -> None:
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
 
 
-def _read_own(path: Path) -> dict[str, Any] | None:
+def read_own(path: Path) -> dict[str, Any] | None:
     """Return what stands in a file of this user's; another user's is never looked at."""
     if sys.platform == "win32":
         return None  # %load_ext looks here, and must not fail where a link will be refused
@@ -643,7 +643,7 @@ def remembered(folder: str) -> Link:
 
 
 def _read_remembered(folder: str) -> Link | None:
-    kept = _read_own(_remembered_file(folder))
+    kept = read_own(_remembered_file(folder))
     if kept is None or kept.get("folder") != folder:
         return None
     try:
@@ -708,7 +708,7 @@ def undelivered(but: Link | None, folder: str | None = None) -> list[tuple[Link,
         if but is not None and place.name == but.key:
             continue
         try:
-            other = from_uri(str((_read_own(place / "link.json") or {})["uri"]))
+            other = from_uri(str((read_own(place / "link.json") or {})["uri"]))
         except (KeyError, BadUri):
             continue
         if (but is not None and other.key == but.key) or folder not in (None, other.folder):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dbml_magics import disks
 from dbml_magics.core.azure.identity_names import SETTINGS
 from dbml_magics.errors import BadLink, SecretRefused
 from dbml_magics.secrecy import is_secret_option, looks_secret
@@ -90,7 +93,52 @@ def _is_azureml(path: Path) -> bool:
     return isinstance(told, dict) and "workspace_name" in told
 
 
+def check_owner(path: Path) -> None:
+    """Raise BadLink for a file that somebody else wrote, or can: it says where runs and credentials go.
+
+    On a mount that tells nothing of owners (a Databricks workspace folder) there is nothing to check.
+    """
+    real, path = path.resolve(), path.absolute()
+    if sys.platform == "win32" or disks.of_databricks(real) is not None:
+        return
+    for each in dict.fromkeys((path, *path.parents, real, *real.parents)):
+        try:
+            told = each.lstat()
+        except OSError:
+            continue
+        if told.st_uid not in (os.getuid(), 0):
+            raise _not_own(path, f"{each} is another user's (uid {told.st_uid})", f"cp {path} .")
+        if not stat.S_ISLNK(told.st_mode) and _others_write(told):
+            raise _not_own(path, f"others can write to {each}", f"chmod go-w {each}")
+
+
+def _others_write(told: os.stat_result) -> bool:
+    """Tell whether others than the user may change a file, or put another one into a folder."""
+    if told.st_mode & stat.S_IWOTH:
+        return not (stat.S_ISDIR(told.st_mode) and told.st_mode & stat.S_ISVTX)
+    return bool(told.st_mode & stat.S_IWGRP) and not _is_own_group(told.st_gid)
+
+
+def _is_own_group(gid: int) -> bool:
+    """Tell whether a group is the user's alone, as many systems make one for each user, or root's."""
+    import grp
+    import pwd
+
+    try:
+        return gid == 0 or grp.getgrgid(gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False
+
+
+def _not_own(path: Path, why: str, mends: str) -> BadLink:
+    return BadLink(
+        f"--config: {path} is not taken: {why}, and such a file says where runs and credentials go.",
+        remedies=[(mends, "in a terminal, if you trust what stands in it"), "%dbml link --config dbml.toml"],
+    )
+
+
 def _read(path: Path) -> LinkFile:
+    check_owner(path)
     try:
         text = path.read_text(encoding="utf-8")
         told = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -146,6 +146,7 @@ class Session:
             wanted = self._wanted(folder, local, uris, wished, wish, prompt, progress, config)
         wanted = _signed_in(wanted, wish, again, prompt)
         known = (wanted.home / "link.json").exists()
+        from dbml_magics.core import known_places
         from dbml_magics.core.tracking import ends
         from dbml_magics.core.tracking.engine import discard, engine_of
 
@@ -155,6 +156,7 @@ class Session:
         try:
             _check(engine, may_be_away=known or again)
             links.remember(wanted)
+            known_places.remember(wanted)
             engine.link_began()
         except DbmlError:
             if engine is not self._engine and not known:
@@ -907,16 +909,19 @@ def _with_file(
     uris: dict[str, str | None],
     named: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str | None], dict[str, Any]]:
-    """Add what a file says and the user did not. Raises BadLink, SecretRefused."""
-    from dbml_magics.core import link_files
+    """Add what a file says and the user did not. Raises BadLink, NotConfirmed, SecretRefused."""
+    from dbml_magics.core import known_places, link_files
 
-    settings, azure, places = link_files.settings_of(
-        link_files.read(None if config is True else str(config), folder)
-    )
+    file = link_files.read(None if config is True else str(config), folder)
+    settings, azure, places = link_files.settings_of(file)
     if uris["azureml"] is not None:  # a workspace that the line names otherwise
         azure = {key: value for key, value in azure.items() if key in ("cloud", "auth", "settings")}
     elif any(key in named for key in ("subscription", "resource_group", "workspace")):
         places["azureml"] = None
+    chosen = {role: places[role] for role, uri in uris.items() if uri is None}
+    spill = settings.get("spill") if wished["spill"] is None else None
+    left = known_places.agree(chosen, spill, folder, named.pop("confirm", None), file.path)
+    named = {**named, "confirm": left} if left else named
     return (
         {key: value if value is not None else settings.get(key) for key, value in wished.items()},
         {role: uri if uri is not None else places[role] for role, uri in uris.items()},

@@ -19,6 +19,7 @@ from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.workspaces.rates import backfill
 from dbml_magics.differences import Difference, RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, NotConfirmed
+from dbml_magics.foreign_text import one_line
 from dbml_magics.rendering import count
 
 _WAIT_S = 30.0
@@ -105,7 +106,7 @@ def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: 
     target, going = repairing.deletions(engine, scope, source=source, deep=deep)
     if not going:
         return False
-    lines = [f"  {each}" for each in map(_named, going)]
+    lines = [one_line(f"  {each}") for each in map(_named, going)]
     shown = lines[:_SHOWN]
     if len(lines) > _SHOWN:
         kinds = Counter(d.kind for d in going[_SHOWN:])
