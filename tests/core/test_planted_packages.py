@@ -360,7 +360,7 @@ def test_no_planted_package_reaches_anything_outside_of_it_and_each_is_named_and
     assert {path: path.read_bytes() for path in outside} == outside
     assert not Path("/tmp/dbml-planted.jsonl").exists()
     sent = [request.body for proxy in proxies for request in proxy.requests(".*") if request.body]
-    assert not [body for body in sent if CANARY.encode() in body], "the user's file was sent"
+    assert not [body for body in sent if CANARY in body], "the user's file was sent"
     assert runs_at(servers, experiment_name) == [1, 0], "something of a planted package was sent"
     assert list((tmp_path / "elsewhere" / "taken").iterdir()) == []
     for path in shared.iterdir():
