@@ -611,6 +611,7 @@ def forget(link: Link) -> None:
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
+    """Write a value as JSON to a file for the user's own eyes. Raises OSError."""
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
 

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ __all__ = [
     "allowed",
     "bare_environment",
     "end",
-    "machine",
     "memory_bytes",
     "python",
     "runs",
@@ -177,15 +175,6 @@ def memory_bytes(pid: int) -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def machine() -> str:
-    """Return what tells this machine, and this run of it, from another: a copied disk starts another run."""
-    try:
-        own = Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        own = ""
-    return f"{socket.gethostname()} {own} {_boot()}"
 
 
 def _boot() -> str:

@@ -133,7 +133,7 @@ def test_a_line_in_a_notebook_names_the_host_and_takes_the_word(home: Path, prox
         ("http://[::1]:5000", "::1:5000"),
         ("azureml://eastus.api.azureml.ms/mlflow/v1.0/subscriptions/s", "eastus.api.azureml.ms"),
         ("postgresql://db.example/mlflow", "db.example"),
-        ("sqlite:////home/me/other.db", "/home/me/other.db"),
+        ("sqlite:////data/other.db", "/data/other.db"),
         ("file:///home/me", "/home/me"),
         ("file:/home/me", "/home/me"),
     ],

@@ -223,6 +223,7 @@ def planted() -> dict[str, Change]:
     changes["a kept model of a path"] = add_answer("kept/azureml/m", {"path": "../../x", "run_at": "r"})
     changes["an overflow of a path"] = add_answer("overflow/azureml/r", {"written": True, "path": "/etc/x"})
     changes["an overflow of no form"] = add_answer("overflow/azureml/r", {})
+    changes["steps of no number"] = add_answer("steps/azureml", "many")
     changes["a held write of no number"] = add_answer("held/azureml/x", True)
     changes["more arrived than there is"] = lambda m, _: change_state(
         m, lambda s: [row.__setitem__(3, 1 << 40) for row in s["tables"]["cursors"]]

@@ -30,8 +30,8 @@ from urllib.parse import quote
 
 from dbml_magics.config import data_home
 from dbml_magics.core import link as links
-from dbml_magics.core.processes import machine
 from dbml_magics.core.tracking.journal import Journal, copy_of, private_folder
+from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.unpacking import (
     END,
@@ -388,7 +388,7 @@ class _Claim:
     def _seal(self) -> str:
         """Return what a copy of the note, on this machine or another, has otherwise."""
         told = self._note.lstat()
-        return f"{machine()} {told.st_ino} {told.st_ctime_ns}"
+        return f"{place_of(self._note, self._note)} {socket.gethostname()} {told.st_ctime_ns}"
 
     def stands(self) -> bool:
         """Tell whether the claim is this machine's."""

@@ -350,6 +350,8 @@ def _check_answer(key: str, told: Any) -> None:
         paths = [rest.partition("/")[2].partition("/")[2]]
     elif lead == "held":
         int(rest.rpartition("/")[2])
+    elif lead == "steps" and not _is_count(told):
+        raise Unfit("what its state says of steps is no number")
     elif lead in ("registering", "provisional") and not _is_queue(told.get("queue", "x")):
         raise Unfit(f"what its state says of {lead} names no queue")
     if not all(is_safe_path(path) for path in paths):
