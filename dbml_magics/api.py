@@ -17,6 +17,7 @@ from dbml_magics.errors import BadCommand, DbmlError, NotLinked
 if TYPE_CHECKING:
     from dbml_magics import endpoint_results, score_results
     from dbml_magics.cleanup_results import CleanupResult
+    from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
     from dbml_magics.differences import RepairResult, VerifyResult
@@ -518,6 +519,7 @@ class TrackedRun:
         self._name = name
         self._settings = settings
         self._track: Track | None = None
+        self._guard: Guard | None = None
         self.summary: results.TrackSummary | None = None
 
     @property
@@ -530,8 +532,24 @@ class TrackedRun:
     def __enter__(self) -> TrackedRun:
         if self._track is not None:
             raise RuntimeError("a run is tracked once: call dbml.track(...) again for another")
-        self._track = _session("dbml.track()").begin_track(self._name, **self._settings)
-        return self
+        from dbml_magics.core.interrupts import Guard
+
+        session = _session("dbml.track()")
+        guard = self._guard = Guard(TrackedRun.__exit__.__code__, self)
+        try:
+            guard.install()
+            self._track = session.begin_track(self._name, **self._settings)
+            while True:
+                guard.holds = False
+                if not guard.came:  # between the two no interrupt is raised: the next one comes in the block
+                    return self
+                guard.holds = True
+                guard.give()
+        except BaseException:
+            if self._track is not None:
+                self._track.close("KILLED")
+            guard.remove()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -539,7 +557,12 @@ class TrackedRun:
         assert self._track is not None
         status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         try:
-            self.summary = self._track.end(status)
+            try:
+                self._track.close(status)
+            finally:
+                if self._guard is not None:
+                    self._guard.remove()  # raises an interrupt that came since the block ended
+            self.summary = self._track.finish()
         except DbmlError as failure:
             self.summary = getattr(failure, "summary", None)
             if error is None:

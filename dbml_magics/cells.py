@@ -18,6 +18,7 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics import display, live
 from dbml_magics.commands import TRACK, track
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.parser import HelpRequested, parse, split, wants_help
 
@@ -47,7 +48,9 @@ class _Open:
 
     track: Track
     params: tuple[str, ...]
-    view: live.LiveView | None
+    view: live.LiveView | None = None
+    failure: BaseException | None = None
+    ended: bool = False
 
 
 @dataclass
@@ -101,18 +104,24 @@ class CellTracker:
         self._shell = shell
         self._session = session
         self._executions: list[_Execution] = []
+        self._heard = False  # of an execution's end
 
     def install(self) -> None:
         """Hook into the shell."""
         self._shell.input_transformers_cleanup.append(transform)
         self._shell.events.register("pre_run_cell", self.pre_run_cell)
         self._shell.events.register("post_run_cell", self.post_run_cell)
+        self._shell.events.register("post_run_cell", self.post_run_cell_again)
 
     def remove(self) -> None:
         """Leave the shell as it was."""
         if transform in self._shell.input_transformers_cleanup:
             self._shell.input_transformers_cleanup.remove(transform)
-        for event, callback in (("pre_run_cell", self.pre_run_cell), ("post_run_cell", self.post_run_cell)):
+        for event, callback in (
+            ("pre_run_cell", self.pre_run_cell),
+            ("post_run_cell", self.post_run_cell),
+            ("post_run_cell", self.post_run_cell_again),
+        ):
             if callback in self._shell.events.callbacks[event]:
                 self._shell.events.unregister(event, callback)
 
@@ -120,27 +129,50 @@ class CellTracker:
 
     def pre_run_cell(self, info: Any) -> None:
         """Note that an execution begins."""
+        if self._executions and not self._is_nested():
+            self._close_unannounced(None)
         self._executions.append(_Execution(info, _shown_last()))
+
+    def _is_nested(self) -> bool:
+        """Tell whether the execution that begins does so within another."""
+        code = getattr(getattr(type(self._shell), "run_cell_async", None), "__code__", None)
+        frame, running = sys._getframe(), 0
+        while frame is not None and running < 2:
+            running += frame.f_code is code
+            frame = frame.f_back  # type: ignore[assignment]
+        return code is None or running > 1
+
+    def _close_unannounced(self, info: Any) -> None:
+        """End the executions above one (None: all) whose end an interrupt kept IPython from announcing."""
+        while self._executions and (info is None or self._executions[-1].info is not info):
+            self._close(self._executions[-1].open, KeyboardInterrupt())
+            self._executions.pop()
 
     def post_run_cell(self, result: Any) -> None:
         """End the run of the execution that ends.
 
         IPython gives no result when the execution was cancelled, and none of the events' beginnings for an
-        empty cell.
+        empty cell. An interrupt that comes meanwhile ends this call, and IPython makes the next one.
         """
+        self._heard = False
         info = None if result is None else result.info
-        if not self._executions or (info is not None and all(e.info is not info for e in self._executions)):
-            return
-        while True:
-            execution = self._executions.pop()
-            if info is None or execution.info is info:
-                break
-            self._close(execution.open, KeyboardInterrupt())  # its end was never announced
-        error = _error_of(result) or _swallowed_error(execution)
-        failure = self._close(execution.open, error) or error
-        if failure is not None and result is not None and result.success:
-            result.error_in_exec = failure
-            self._shell.last_execution_succeeded = False
+        if self._executions and (info is None or any(e.info is info for e in self._executions)):
+            if info is not None:
+                self._close_unannounced(info)
+            execution = self._executions[-1]
+            error = _error_of(result) or _swallowed_error(execution)
+            failure = self._close(execution.open, error) or error
+            if failure is not None and result is not None and result.success:
+                result.error_in_exec = failure
+                self._shell.last_execution_succeeded = False
+            self._executions.pop()
+        self._heard = True
+
+    def post_run_cell_again(self, result: Any) -> None:
+        """End the run of the execution that ends, unless that is done."""
+        if not self._heard:
+            self.post_run_cell(result)
+        self._heard = False
 
     # ---- beginning ----
 
@@ -158,7 +190,8 @@ class CellTracker:
                 raise BadCommand(
                     "%%track is given twice in this cell; a cell is one run.", remedies=["%%track"]
                 )
-            execution.open = self._open(line, _body(execution.info.raw_cell))
+            with deferred():
+                execution.open = self._open(line, _body(execution.info.raw_cell))
         except HelpRequested as asked:
             display.show(asked.as_result())
 
@@ -167,17 +200,20 @@ class CellTracker:
 
         The cell's own output and traceback are shown as it goes; a failing cell raises TrackedCellFailed.
         """
+        opened: _Open | None = None
+        result = None
         try:
-            opened = self._open(line, body)
+            try:
+                with deferred():
+                    opened = self._open(line, body)
+                result = self._shell.run_cell(body)
+            finally:
+                failure = self._close(opened, error := _error_of(result))
         except HelpRequested as asked:
             display.show(asked.as_result())
             return
-        result = None
-        try:
-            result = self._shell.run_cell(body)
         finally:
-            error = _error_of(result)
-            failure = self._close(opened, error)
+            self._close(opened, KeyboardInterrupt())  # where an interrupt kept the above from it
         if error is not None:
             raise TrackedCellFailed(str(error)) from error
         if failure is not None:
@@ -186,8 +222,13 @@ class CellTracker:
     def _open(self, line: str, body: str) -> _Open:
         args = parse(TRACK, split(line, TRACK.prog), self._shell.user_ns)
         track.check(body)
-        begun = track.begin(args, self._session(), body)
-        return _Open(begun, args.params or (), live.begin(begun, self._shell))
+        opened = _Open(track.begin(args, self._session(), body), args.params or ())
+        try:
+            opened.view = live.begin(opened.track, self._shell)
+        except Exception as failure:
+            self._close(opened, failure)
+            raise
+        return opened
 
     # ---- ending ----
 
@@ -195,13 +236,19 @@ class CellTracker:
         """End a run and show its summary; return what failed at the end, which is shown already."""
         if opened is None:
             return None
+        if opened.ended:
+            return opened.failure
         status = _status(error)
         params, missing = self._params(opened.params)
         failure: BaseException | None = None
+        summary: TrackSummary | None = None
         try:
-            summary: TrackSummary | None = opened.track.end(status, params=params)
+            summary = opened.track.end(status, params=params)
         except BaseException as problem:  # the end of a cell has nobody above it who could handle this
             failure, summary = problem, getattr(problem, "summary", None)
+            if isinstance(problem, KeyboardInterrupt):
+                opened.track.close(status)  # it may have come before that
+        opened.ended = True
         if opened.view is not None:
             opened.view.end(summary)
         elif summary is not None:
@@ -213,6 +260,7 @@ class CellTracker:
             )
         if failure is None and missing and error is None:
             failure = _undefined(missing)
+        opened.failure = failure
         if failure is not None:
             self._tell(failure, cell_failed=error is not None)
         return failure

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import config, display, environment
+from dbml_magics.core.interrupts import Flag
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class LiveView:
         self._shell = shell
         self._place = display.Place()
         self._stop: _Stop | None = None
-        self._over = threading.Event()
+        self._over = Flag()  # set in the main thread, where an interrupt may come
         self._progress: RunProgress | None = None
         # What the thread shows belongs to this cell, whichever runs when it is sent.
         context = contextvars.copy_context()
@@ -109,7 +110,7 @@ class LiveView:
 class _Stop:
     """The button that stops the cell, or the words that say how."""
 
-    def __init__(self, shell: Any, over: threading.Event) -> None:
+    def __init__(self, shell: Any, over: Flag) -> None:
         import ipywidgets
 
         self._button = ipywidgets.Button(

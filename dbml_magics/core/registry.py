@@ -18,6 +18,7 @@ from mlflow.utils.validation import (
 
 from dbml_magics import results
 from dbml_magics.core import pages
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
@@ -65,12 +66,13 @@ def register(
     except WouldRefuse as error:
         remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
-    engine.note_registration(run_id, told)
-    note_asked(engine.state, run_id, told)
-    engine.write(run_id, "V", told)
-    for alias in aliases:
-        change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
-        engine.write(REGISTRY_QUEUE, "W", {**change, "after": {key: run_id}})
+    with deferred():
+        engine.note_registration(run_id, told)
+        note_asked(engine.state, run_id, told)
+        engine.write(run_id, "V", told)
+        for alias in aliases:
+            change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
+            engine.write(REGISTRY_QUEUE, "W", {**change, "after": {key: run_id}})
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})

@@ -22,6 +22,7 @@ from mlflow.utils.autologging_utils import (
 
 from dbml_magics import results
 from dbml_magics.core import pages, registry, runs
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.session import destination
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.tracking.engine import Engine
@@ -43,16 +44,21 @@ _GIT_COMMIT_TAG = "mlflow.source.git.commit"
 class Track:
     """A run that is being tracked by a cell or a ``with`` block."""
 
-    def __init__(
-        self, session: Session, engine: Engine, run: Any, register: str | None, autolog: _Autolog
-    ) -> None:
+    def __init__(self, session: Session, engine: Engine, run: Any, register: str | None) -> None:
         self.run_id: str = run.info.run_id
         self._session = session
         self._engine = engine
         self._register = register
-        self._autolog = autolog
+        self._autolog = _Autolog()
         self._began = time.monotonic()
+        self._seconds = 0.0
+        self._status: str | None = None
+        self._trouble: DbmlError | None = None
         self._watch = RunWatch(engine, self.run_id)
+
+    def switch_autologging(self, wanted: bool | None) -> None:
+        """Switch autologging on or off (None: leave it) until the run ends."""
+        self._autolog.switch(wanted)
 
     def look(self) -> RunProgress:
         """Return the run as it stands now: it costs what was logged since the last look."""
@@ -67,22 +73,33 @@ class Track:
         when a model was to be registered and the run (FINISHED) has none, or the error of the registration;
         the summary is on the error as ``summary``. The run has ended in any case.
         """
-        trouble: DbmlError | None = None
-        try:
-            _log_params(self.run_id, params)
-        except MlflowException as error:
-            trouble = runs.as_error(self._engine, error, "a param")
-        finally:
-            self._autolog.restore()
-            if self._watch.last is not None:
-                self.look()  # once it is delivered, nothing here tells what was logged last
-            status = self._end_run(status)
-        seconds = time.monotonic() - self._began
+        self.close(status, params=params)
+        return self.finish()
+
+    def close(self, status: str, *, params: Mapping[str, Any] | None = None) -> None:
+        """End the run, once; an interrupt that comes meanwhile is raised when it has ended."""
+        with deferred():
+            if self._status is not None:
+                return
+            try:
+                _log_params(self.run_id, params)
+            except MlflowException as error:
+                self._trouble = runs.as_error(self._engine, error, "a param")
+            finally:
+                self._autolog.restore()
+                if self._watch.last is not None:
+                    self.look()  # once it is delivered, nothing here tells what was logged last
+                self._status = self._end_run(status)
+                self._seconds = time.monotonic() - self._began
+
+    def finish(self) -> results.TrackSummary:
+        """Register the closed run's model if that was asked, and sum it up; raises as :meth:`end` does."""
+        status, trouble = self._status or "RUNNING", self._trouble
         if status == "FINISHED":
             self._session.last_run = self.run_id
             trouble = self._register_model() or trouble
         self._wait_a_moment()
-        summary = _sum_up(self._engine, self.run_id, status, seconds)
+        summary = _sum_up(self._engine, self.run_id, status, self._seconds)
         if trouble is not None:
             trouble.summary = summary  # type: ignore[attr-defined]
             raise trouble
@@ -146,8 +163,11 @@ logging.getLogger("mlflow.spark").addFilter(_SparkAdvice())
 class _Autolog:
     """Autologging switched for one cell, and back."""
 
-    def __init__(self, wanted: bool | None) -> None:
+    def __init__(self) -> None:
         self._undo = ExitStack()
+
+    def switch(self, wanted: bool | None) -> None:
+        """Switch on or off, or leave it."""
         if wanted is False:
             # mlflow.autolog(disable=True) would leave on what mlflow.sklearn.autolog() switched on.
             self._undo.enter_context(disable_autologging())
@@ -183,7 +203,11 @@ def begin(
     register: str | None,
     source: str | None,
 ) -> Track:
-    """Begin a run. Raises RunActive, BadName."""
+    """Begin a run. Raises RunActive, BadName.
+
+    An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the
+    caller's to do, who has the run when the interrupt is raised.
+    """
     if register is not None:
         registry.check_names(register, command="%%track --register")
     active = mlflow.active_run()
@@ -193,26 +217,32 @@ def begin(
             f"run {shown} is active already; a second one can only be its child.",
             remedies=[("%%track --nested", "makes it a child"), ("mlflow.end_run()", "ends the active run")],
         )
+    begun: list[Track] = []
     try:
         experiment_id = _experiment_id(engine, experiment)
         all_tags = {**_git_tags(), **(tags or {})}
-        run = mlflow.start_run(
-            run_name=name, experiment_id=experiment_id, nested=nested, tags=all_tags, log_system_metrics=None
-        )
-    except MlflowException as error:
-        runs.refuse_deleted(_meant_experiment(engine, experiment))
-        raise runs.as_error(engine, error, "the run could not begin") from error
-    track = Track(session, engine, run, register, _Autolog(autolog))
-    try:
-        _log_params(track.run_id, params)
-        if source is not None:
-            mlflow.log_text(masked_text(source), "cell.py")
+        with deferred(lambda: [track.close("KILLED") for track in begun]):
+            run = mlflow.start_run(
+                run_name=name,
+                experiment_id=experiment_id,
+                nested=nested,
+                tags=all_tags,
+                log_system_metrics=None,
+            )
+            begun.append(track := Track(session, engine, run, register))
+            track.switch_autologging(autolog)
+            _log_params(track.run_id, params)
+            if source is not None:
+                mlflow.log_text(masked_text(source), "cell.py")
+        return track
     except BaseException as error:
-        track.end("FAILED")
+        if begun:
+            begun[0].close("FAILED")
+        elif isinstance(error, MlflowException):
+            runs.refuse_deleted(_meant_experiment(engine, experiment))
         if isinstance(error, MlflowException):
             raise runs.as_error(engine, error, "the run could not begin") from error
         raise
-    return track
 
 
 def _experiment_id(engine: Engine, name: str | None) -> str | None:
@@ -294,16 +324,16 @@ def _metrics_of(run: RunView) -> list[results.MetricSummary]:
         last = run.latest(key).value
         found.append(
             results.MetricSummary(
-                key=key, last=last, count=len(series.values) if series else 1, curve=_curve(series)
+                key=key, last=last, count=len(series) if series else 1, curve=_curve(series)
             )
         )
     return found
 
 
 def _curve(series: Series | None) -> tuple[float, ...]:
-    if series is None or len(series.values) < 2:
+    if series is None or len(series) < 2:
         return ()
-    order = range(len(series.values))
+    order = range(len(series))
     if any(a > b for a, b in zip(series.steps, series.steps[1:], strict=False)):
         order = sorted(order, key=lambda n: (series.steps[n], series.times[n]))  # type: ignore[assignment]
     values = [series.values[n] for n in order]
@@ -320,7 +350,7 @@ def _plain_metrics(engine: Engine, run: Any) -> list[results.MetricSummary]:
         for m in runs.client(engine).get_metric_history(run.info.run_id, key):
             series.add(m.value, m.timestamp, m.step)
         found.append(
-            results.MetricSummary(key=key, last=value, count=max(1, len(series.values)), curve=_curve(series))
+            results.MetricSummary(key=key, last=value, count=max(1, len(series)), curve=_curve(series))
         )
     return found
 

@@ -557,9 +557,9 @@ class Noting(RateLimiter):
         super().__init__(rates)
         self.went: list[tuple[str, str, bool, float, float]] = []
 
-    def take(self, endpoint: str, patience: float) -> None:
+    def take(self, endpoint: str, patience: float, request: object = None) -> None:
         began = time.monotonic()
-        super().take(endpoint, patience)
+        super().take(endpoint, patience, request)
         who, back = threading.current_thread().name, rates._backfilling.get()
         self.went.append((rates.kind_of(endpoint), who, back, began, time.monotonic()))
 

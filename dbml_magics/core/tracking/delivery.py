@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S, linger_seconds, longest_pause_seconds
+from dbml_magics.core.interrupts import Flag, Waiters, deferred
 from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
@@ -114,13 +115,13 @@ class Courier:
         self.delivered = 0
         self._recent: deque[tuple[float, int]] = deque()  # when writes arrived, and how many
         self._dirty: set[str] = set()
-        self._wake = threading.Event()
-        self._urgent = threading.Event()
-        self._stop = threading.Event()
-        self._nudge = threading.Event()  # ends a pause of gathering: it may be over now
+        # Flags and waiters, as they are set and waited for in the main thread, where an interrupt may come.
+        self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
+        self._nudge = Flag()  # ends a pause of gathering: it may be over now
         self._soon = False  # something waits that is no metric, param or tag
         self._steady_since: float | None = None  # nothing else has come, and without a pause, since then
-        self._arrived = threading.Condition()
+        self._arrived = Waiters()
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._lease_fd: int | None = None
         self._leased = float("-inf")
@@ -162,7 +163,7 @@ class Courier:
 
     def start(self) -> None:
         """Start the courier's thread, once."""
-        with self._arrived:
+        with self._start_lock, deferred():
             if self._thread is None or not self._thread.is_alive():
                 self._stop.clear()
                 thread = threading.Thread(target=self._run, name=f"dbml-{self.role}", daemon=True)
@@ -213,9 +214,9 @@ class Courier:
         """In a forked child: no thread, no lease; both come back when the child writes."""
         _short_turns.after_fork()
         self._dirty = set()
-        self._wake, self._urgent, self._stop = threading.Event(), threading.Event(), threading.Event()
-        self._nudge, self._soon, self._steady_since = threading.Event(), False, None
-        self._arrived = threading.Condition()
+        self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
+        self._nudge, self._soon, self._steady_since = Flag(), False, None
+        self._arrived, self._start_lock = Waiters(), threading.Lock()
         self._work_lock = threading.RLock()
         self._lease_lock = threading.Lock()
         self._thread = None
@@ -228,8 +229,7 @@ class Courier:
 
     def wait_for_arrival(self, seconds: float) -> None:
         """Wait until something has arrived, at most so long."""
-        with self._arrived:
-            self._arrived.wait(seconds)
+        self._arrived.wait(seconds)
 
     # --- the lease
 
@@ -316,7 +316,7 @@ class Courier:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
         if self._wake.is_set() or self._dirty or self.engine.waiting(self.role)[0]:
             return False
-        with self._arrived:
+        with self._start_lock:
             thread, self._thread = self._thread, None
             if self._wake.is_set():  # a write that saw this thread still running
                 self._thread = thread
@@ -520,8 +520,7 @@ class Courier:
         self._recent.append((time.monotonic(), count))
         self._forget_old()
         self.line.fine()
-        with self._arrived:
-            self._arrived.notify_all()
+        self._arrived.wake()
 
     def _forget_old(self) -> None:
         while self._recent and self._recent[0][0] < time.monotonic() - _RECENT_S:

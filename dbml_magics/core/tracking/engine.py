@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from dbml_magics.config import (
     spool_limit_bytes,
     spool_wait_seconds,
 )
+from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
@@ -95,13 +97,14 @@ def flush_all_at_exit() -> None:
 class _LiveQueue:
     """A queue that this process writes or reads: its view, and the lock that keeps file and view in order."""
 
-    __slots__ = ("keys", "lock", "path", "view")
+    __slots__ = ("end", "file", "keys", "lock", "path", "view")
 
     def __init__(self, queue: str) -> None:
         self.view = QueueView(queue)
         self.lock = threading.RLock()
         self.keys: dict[str, str] = {}  # metric keys that were checked -> their JSON
         self.path: str = ""
+        self.file, self.end = "", 0  # of this process's own file: folded into the view up to there
 
 
 Goal = dict[str, dict[str, int]]
@@ -280,8 +283,11 @@ class Engine:
         if live is not None:
             with live.lock:
                 file, start, end, ops = self._append(queue, writes)
+                if start != live.end or file != live.file:
+                    self._catch_up(live, file, start)
                 for op in ops:
                     live.view.fold(op, self.artifact_uri("run", queue), (file, start, end))
+                live.end = end
         if lasting:
             self.journal.sync_to_disk()
         gathered = all(code in BATCHED for code, *_ in writes)
@@ -322,8 +328,12 @@ class Engine:
         run, journal = live.view.run, self.journal
         assert run is not None
         with live.lock:
-            journal.append(run_id, frame(f"[{journal.next_stamp(run_id)}{tail}".encode()))
+            line = frame(f"[{journal.next_stamp(run_id)}{tail}".encode())
+            file, end = journal.append(run_id, line)
+            if end - len(line) != live.end or file != live.file:
+                self._catch_up(live, file, end - len(line))
             run.add_metric(key, value, timestamp, step, extra)
+            live.end = end
         for courier in self._couriers:
             courier.notify(run_id)
         if self._disk_thread is None:
@@ -337,8 +347,30 @@ class Engine:
             encoded = keys[key] = json.dumps(key)
         return encoded
 
+    def _catch_up(self, live: _LiveQueue, file: str, end: int) -> None:
+        """Fold what this process has in its file up to ``end`` and an interrupt kept from the view."""
+        queue = live.view.queue
+        if file != live.file:
+            if live.file:
+                self._fold_own(live, live.file, self.journal.files(queue).get(live.file, 0))
+            live.end = 0
+            live.file = file
+        self._fold_own(live, file, end)
+
+    def _fold_own(self, live: _LiveQueue, file: str, end: int) -> None:
+        if end <= live.end:
+            return
+        view = live.view
+        for entry in self.journal.read(view.queue, file, live.end, end):
+            op = entry.op
+            if op is not None:
+                if op[1] == "b" and view.run is not None:
+                    op = [*op[:2], view.run.lacking(op[2]), *op[3:]]  # it may be there in part
+                view.fold(op, self.artifact_uri("run", view.queue), (file, entry.start, entry.end))
+            live.end = entry.end
+
     def _start_disk_thread(self) -> None:
-        with self._lock:
+        with self._lock, deferred():
             if self._disk_thread is None:
                 self._disk_thread = threading.Thread(target=self._keep_on_disk, name="dbml-disk", daemon=True)
                 try:
@@ -370,24 +402,39 @@ class Engine:
             live = self._live.get(queue)
             if live is None:
                 live = _LiveQueue(queue)
-                self._fold_files(live)
+                self._fold_files(live, live.view)
                 self._live[queue] = live
             return live
 
-    def _fold_files(self, live: _LiveQueue) -> None:
-        self._fold_from(live.view, self.journal.files(live.view.queue))
+    def _fold_files(self, live: _LiveQueue, view: QueueView) -> None:
+        """Fold all files of a queue into a view, and make that the queue's."""
+        self._fold_from(view, self.journal.files(view.queue))
+        own = self.journal.own_end(view.queue)
+        with deferred():
+            live.view = view
+            live.file, live.end = ("", 0) if own is None else (own[0], view.read_to.get(own[0], 0))
 
-    def _fold_from(self, view: QueueView, sizes: dict[str, int]) -> None:
-        """Fold what files have gained since the last look, in the order in which it is delivered."""
+    def _fold_from(self, view: QueueView, sizes: dict[str, int], *, lives: bool = False) -> None:
+        """Fold what files have gained since the last look, in the order in which it is delivered.
+
+        A view that ``lives`` already is not thrown away where an interrupt comes.
+        """
         for entry in self.journal.entries(view.queue, sizes, view.read_to):
-            if entry.op is not None:
-                place = (entry.file, entry.start, entry.end)
-                view.fold(entry.op, self.artifact_uri("run", view.queue), place)
-            view.read_to[entry.file] = entry.end
+            with deferred() if lives else nullcontext():
+                if entry.op is not None:
+                    place = (entry.file, entry.start, entry.end)
+                    view.fold(entry.op, self.artifact_uri("run", view.queue), place)
+                view.read_to[entry.file] = entry.end
 
     def _refresh(self, live: _LiveQueue) -> None:
         """Fold what other processes wrote since the last look; two system calls when nobody did."""
         view = live.view
+        own = self.journal.own_end(view.queue)
+        if own is not None and own != (live.file, live.end):
+            with live.lock:  # another thread may be about to fold it
+                own = self.journal.own_end(view.queue)
+                if own is not None:
+                    self._catch_up(live, *own)
         if not live.path:
             live.path = str(self.journal.folder(view.queue))
         try:
@@ -403,7 +450,7 @@ class Engine:
             sizes = {f: s for f, s in self.journal.files(view.queue).items() if not self.journal.is_own(f)}
             for file in sizes:
                 view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line
-            self._fold_from(view, sizes)
+            self._fold_from(view, sizes, lives=True)
 
     def take_up(self, run_id: str) -> _LiveQueue:
         """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""
@@ -414,8 +461,7 @@ class Engine:
             if live.view.run is None:
                 view = QueueView(run_id)
                 view.run = self._base_of(run_id)
-                live.view = view
-                self._fold_files(live)
+                self._fold_files(live, view)
         return live
 
     def _base_of(self, run_id: str) -> RunView:
@@ -742,7 +788,8 @@ class Engine:
         until = time.monotonic() + spool_wait_seconds()
         while self.journal.spool_is_full(source):
             away = any(line.away for line in self.lines.values())
-            if away or os.path.getsize(source) > spool_limit_bytes() or time.monotonic() >= until:
+            over = time.monotonic() >= until or is_held_back()
+            if away or os.path.getsize(source) > spool_limit_bytes() or over:
                 break
             for courier in self._couriers:
                 courier.hurry()
@@ -879,7 +926,7 @@ class Engine:
     def wait_for_primary(self, queue: str) -> None:
         """In sync mode: wait for the primary's answer to what was just written, and raise its error."""
         role = self.link.primary
-        while not self.wait(role, [queue], 0.5):
+        while not self.wait(role, [queue], 0.5) and not is_held_back():
             line = self.lines[role]
             if line.away:
                 raise Away(f"{role}: {line.reason}; the write waits in the journal")

@@ -36,6 +36,7 @@ from typing import Any, BinaryIO, TypeGuard
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
 from dbml_magics.disks import is_own, make_base
@@ -84,7 +85,7 @@ class Entry:
 class _Writer:
     """One process's own file in a queue; appended to under the queue's lock."""
 
-    __slots__ = ("broken", "dirty", "fd", "name", "path", "size")
+    __slots__ = ("broken", "dirty", "fd", "name", "path", "size", "unsure")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path, self.name = folder / name, name
@@ -95,6 +96,7 @@ class _Writer:
         self.size = os.fstat(self.fd).st_size
         self.dirty = False
         self.broken = False  # ends in a half line that cannot be taken back
+        self.unsure = False  # an interrupt came before what was written was counted
 
     def _open(self, folder: Path) -> None:
         while True:
@@ -110,18 +112,41 @@ class _Writer:
             os.close(self.fd)
 
     def append(self, data: bytes) -> None:
+        if self.unsure:
+            self.look()
+        self.dirty = self.unsure = True
         try:
             written = os.write(self.fd, data)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            try:
-                os.ftruncate(self.fd, self.size)  # no half line may stay in front of the next one
-            except OSError:
-                self.broken = True
+            with deferred():
+                self._take_back()
             raise _not_written(error, self.path.parent) from error
         self.size += written
-        self.dirty = True
+        self.unsure = False
+
+    def look(self) -> None:
+        """Count a line whose writer was interrupted, or take back the half of it. Raises JournalError."""
+        with deferred():
+            try:
+                size = os.fstat(self.fd).st_size
+                with open(self.path, "rb") as written:
+                    written.seek(max(size - 1, 0))
+                    whole = written.read(1) in (b"", b"\n")
+            except OSError as error:
+                raise _not_written(error, self.path.parent) from error
+            if whole:
+                self.size, self.unsure = max(self.size, size), False
+            else:
+                self._take_back()
+
+    def _take_back(self) -> None:
+        try:
+            os.ftruncate(self.fd, self.size)  # no half line may stay in front of the next one
+        except OSError:
+            self.broken = True
+        self.unsure = False
 
     def close(self) -> None:
         os.close(self.fd)
@@ -200,25 +225,55 @@ class Journal:
         with self._lock:
             writer = self._open.get(queue)
             if writer is None:
-                if len(self._open) >= _MAX_OPEN:
-                    self._close_writer(next(iter(self._open)))
-                # A new name each time: a cursor into a file that was cleaned away must not fit the next.
-                self._opened += 1
-                name = f"{self._process}-{self._opened}{SUFFIX}"
-                if self._fallen is not None:
-                    return self._append_elsewhere(queue, data, name)
-                try:
-                    writer = self._open[queue] = _Writer(self.folder(queue), name)
-                except JournalError as error:
-                    return self._append_elsewhere(queue, data, name, error)
+                with deferred():  # a file that is open and that nobody knows of would stay for good
+                    return self._append_anew(queue, data)
             try:
                 writer.append(data)
             except JournalError as error:
-                if writer.broken:
-                    self._close_writer(queue)
-                self._opened += 1
-                return self._append_elsewhere(queue, data, f"{self._process}-{self._opened}{SUFFIX}", error)
+                with deferred():
+                    return self._append_after(writer, queue, data, error)
             return writer.name, writer.size
+
+    def _append_anew(self, queue: str, data: bytes) -> tuple[str, int]:
+        """Append to a file that is begun with it."""
+        if len(self._open) >= _MAX_OPEN:
+            self._close_writer(next(iter(self._open)))
+        name = self._new_name()
+        if self._fallen is not None:
+            return self._append_elsewhere(queue, data, name)
+        try:
+            writer = _Writer(self.folder(queue), name)
+        except JournalError as error:
+            return self._append_elsewhere(queue, data, name, error)
+        self._open[queue] = writer
+        try:
+            writer.append(data)
+        except JournalError as error:
+            return self._append_after(writer, queue, data, error)
+        return name, writer.size
+
+    def _append_after(
+        self, writer: _Writer, queue: str, data: bytes, failure: JournalError
+    ) -> tuple[str, int]:
+        """Append to another file than the one that did not take it."""
+        if writer.broken:
+            self._close_writer(queue)
+        return self._append_elsewhere(queue, data, self._new_name(), failure)
+
+    def _new_name(self) -> str:
+        # A new name each time: a cursor into a file that was cleaned away must not fit the next.
+        self._opened += 1
+        return f"{self._process}-{self._opened}{SUFFIX}"
+
+    def own_end(self, queue: str) -> tuple[str, int] | None:
+        """Return (file, size) of the file that this process writes to in ``queue``, if it is open."""
+        writer = self._open.get(queue)
+        if writer is not None and writer.unsure:
+            with self._lock:  # nobody is writing just now
+                writer = self._open.get(queue)
+                if writer is not None and writer.unsure:
+                    writer.look()
+        return None if writer is None else (writer.name, writer.size)
 
     def _append_elsewhere(
         self, queue: str, data: bytes, name: str, failure: JournalError | None = None
@@ -272,18 +327,19 @@ class Journal:
 
     def sync_to_disk(self) -> None:
         """Flush what was written since the last call to the disk itself (called about once a second)."""
-        with self._lock:
-            dirty = [w for w in self._open.values() if w.dirty]
-            for writer in dirty:
-                writer.dirty = False
-            copies = [os.dup(w.fd) for w in dirty]
-        for fd in copies:
-            try:
-                os.fsync(fd)
-            except OSError:  # a disk that cannot sync: the page cache still holds the lines
-                pass
-            finally:
-                os.close(fd)
+        with deferred():  # a copy that stays open keeps the lock on its file
+            with self._lock:
+                dirty = [w for w in self._open.values() if w.dirty]
+                for writer in dirty:
+                    writer.dirty = False
+                copies = [os.dup(w.fd) for w in dirty]
+            for fd in copies:
+                try:
+                    os.fsync(fd)
+                except OSError:  # a disk that cannot sync: the page cache still holds the lines
+                    pass
+                finally:
+                    os.close(fd)
 
     def close_queue(self, queue: str) -> None:
         """Close this process's file in ``queue``; the next append opens it again."""

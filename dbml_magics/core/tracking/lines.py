@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dbml_magics.config import identity_budget_seconds, longest_pause_seconds
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.workspaces.rest import call_timeout
 
@@ -109,7 +110,8 @@ class Line:
                 self._note_away(asked)
                 raise Away(self.reason or "not reachable", sent=False)
             try:
-                with call_timeout(left):
+                # Held back: an interrupt amid a request would leave the connections' pool locked for all.
+                with call_timeout(left), deferred():
                     answer = question()
             except Exception as error:
                 settled = settle(error)

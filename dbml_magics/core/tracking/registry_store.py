@@ -28,6 +28,7 @@ from mlflow.utils.validation import (
 )
 
 from dbml_magics.config import identity_budget_seconds
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.registrations import (
@@ -225,9 +226,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         }
         check_before(self.engine, told)
         queue = self._queue_for(told)
-        self.engine.note_registration(queue, told)
-        note_asked(self.engine.state, queue, told)
-        self.engine.write(queue, "V", told)
+        with deferred():
+            self.engine.note_registration(queue, told)
+            note_asked(self.engine.state, queue, told)
+            self.engine.write(queue, "V", told)
         return self._answered(told, queue, source, model_id)
 
     def _source(self, source: str, model_id: str | None) -> dict[str, Any]:

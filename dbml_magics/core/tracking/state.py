@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking import refuge
 from dbml_magics.core.tracking.journal import private_folder
 from dbml_magics.core.tracking.tables import FORMAT, TABLES, fill, open_at, readable_rows
@@ -251,7 +252,7 @@ class State:
         ``work`` may be done again from the start. Where it is ``lasting``, memory alone will not do. Raises
         JournalFull, JournalError.
         """
-        with self.lock:
+        with self.lock, deferred():  # a transaction that stays open keeps every process out
             self.come_back()
             return self._where_it_can(lambda db: self._in_transaction(db, work, lasting))
 
@@ -279,8 +280,8 @@ class State:
         elif lasting and self._refuge.path is None:
             failure = self._failure or OSError("no disk takes it")
             raise _not_written(failure, self.path) from failure
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             if self._is_elsewhere():
                 raise _Moved
             done = work(db)

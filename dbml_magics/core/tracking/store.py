@@ -69,6 +69,7 @@ from mlflow.utils.validation import (
 
 from dbml_magics import environment
 from dbml_magics.config import identity_budget_seconds
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import entry, kept_models
@@ -97,6 +98,10 @@ def _is_others(run: RunView) -> bool:
     A job's own run stays so whatever it says; a run that is over is begun anew by who resumes it.
     """
     return run.status not in TERMINAL or run.run_id in (entry.JOB_RUN, os.environ.get("AZUREML_RUN_ID"))
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _done() -> RunOperations:
@@ -280,8 +285,28 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         refuse_bad_text("tag", kept)
         refuse_bad_text("the run's user", user_id)
         key = uuid.uuid4().hex
-        engine, primary = self.engine, self.engine.link.primary
         start_time = whole_number("the run's start time", start_time)
+        begun: list[str] = []
+
+        def end() -> None:  # who asked for the run never hears of it: nobody else would end it
+            for run_id in begun:
+                self._update_run(run_id, {"status": "KILLED", "end": _now(), "name": None})
+
+        with deferred(end):
+            run = self._begin_run(experiment_id, user_id, start_time, kept, run_name, key)
+            begun.append(run.info.run_id)
+        return run
+
+    def _begin_run(
+        self,
+        experiment_id: str,
+        user_id: str,
+        start_time: int,
+        kept: dict[str, str],
+        run_name: str | None,
+        key: str,
+    ) -> Run:
+        engine, primary = self.engine, self.engine.link.primary
         tried: list[bool] = []
         late: dict[str, str] = {}
         try:
@@ -371,13 +396,19 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self, run_id: str, run_status: Any, end_time: int | None, run_name: str | None
     ) -> RunInfo:
         """Journal a run's new status or name."""
-        run = self._writable(run_id)
         status = status_name(run_status) if run_status is not None else None
         end_time = None if end_time is None else whole_number("the run's end time", end_time)
         change = {"status": status, "end": end_time, "name": run_name}
         if run_name:
             _validate_tag("mlflow.runName", run_name)
             refuse_bad_text("the run's name", run_name)
+        with deferred():
+            run = self._update_run(run_id, change)
+        self._after_write(run_id)
+        return run.info()
+
+    def _update_run(self, run_id: str, change: dict[str, Any]) -> RunView:
+        run, status = self._writable(run_id), change["status"]
         known = self.engine.state.run(run_id)
         if known is None:
             known = {
@@ -396,8 +427,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.write(run_id, "u", change)
         if status is not None:
             self.engine.note_ended(run_id, status in TERMINAL)
-        self._after_write(run_id)
-        return run.info()
+        return run
 
     def delete_run(self, run_id: str) -> None:
         """Journal a run's deletion."""
@@ -461,9 +491,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _history_of(self, view: RunView, key: str) -> list[Metric]:
         series = view.series.get(key)
-        own = (
-            [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series.values))]
-        )
+        own = [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series))]
         if key not in view.from_base:
             return own
         base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
@@ -533,7 +561,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         for key, value in kept.items():
             _validate_experiment_tag(key, value)
         refuse_bad_text("tag", kept)
-        engine = self.engine
         tried: list[bool] = []
 
         def ask(primary: Applier) -> str:
@@ -543,6 +570,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             tried.append(True)
             return primary.create_experiment(own_name, name, kept, artifact_location)
 
+        with deferred():
+            return self._begin_experiment(name, kept, ask)
+
+    def _begin_experiment(self, name: str, kept: dict[str, str], ask: Callable[[Applier], str]) -> str:
+        engine = self.engine
         try:
             experiment_id = engine.ask_primary(ask)
             engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
@@ -753,10 +785,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             "type": model_type,
             "params": {p.key: str(p.value) for p in params or []},
             "tags": {t.key: str(t.value) for t in tags or []},
-            "created": int(time.time() * 1000),
+            "created": _now(),
         }
         refuse_bad_text("the logged model's", {k: told[k] for k in ("name", "type", "params", "tags")})
-        key = "m-" + uuid.uuid4().hex
+        with deferred():
+            model_id = self._begin_model(told)
+        return self.get_logged_model(model_id)
+
+    def _begin_model(self, told: dict[str, Any]) -> str:
+        key, source_run_id = "m-" + uuid.uuid4().hex, told["run"]
         made = self._model_named_by_primary(told, key)
         told["id"] = model_id = made.model_id if made is not None else key
         if made is not None:
@@ -769,7 +806,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         else:
             self.engine.begin_queue(queue)
         self.engine.write_all(queue, [("L", told)], lasting=True)
-        return self.get_logged_model(model_id)
+        return str(model_id)
 
     def _model_named_by_primary(self, told: dict[str, Any], key: str) -> LoggedModel | None:
         if not self.engine.primary.has_logged_models or self._is_on_its_way(told["run"]):

@@ -56,19 +56,24 @@ class Series:
     def add(self, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
         """Add one point, unless it is there, and keep track of the latest: by step, then time, then value."""
         values, times, steps = self.values, self.times, self.steps
-        position = len(values)
+        position = len(steps)  # a point is there once its step is
+        if len(values) != position:  # an interrupt came before that
+            del values[position:], times[position:]
         if extra is not None:
             # log_model logs a run's points once more, for the model; to the run they are the same points.
             known = self._find(value, time, step)
             if known is not None:
-                self.extras.setdefault(known, []).append(extra)
+                known_extras = self.extras.setdefault(known, [])
+                if extra not in known_extras:
+                    known_extras.append(extra)
                 return
             self.extras[position] = [extra]
-        elif position and steps[-1] == step and times[-1] == time and values[-1] == value:
-            return
-        values.append(value)
-        times.append(time)
-        steps.append(step)
+        elif position and steps[-1] == step and times[-1] == time and _same(values[-1], value):
+            position -= 1
+        if position == len(steps):
+            values.append(value)
+            times.append(time)
+            steps.append(step)
         last = self.last
         if last < 0:
             self.last = position
@@ -77,8 +82,19 @@ class Series:
         if step > last_step or (step == last_step and (time, value) >= (times[last], values[last])):
             self.last = position
 
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def ends_with(self, points: list[tuple[float, int, int]]) -> bool:
+        """Tell whether these (value, time, step) are the newest points."""
+        start = len(self) - len(points)
+        return start >= 0 and all(
+            self.steps[place] == step and self.times[place] == time and _same(self.values[place], value)
+            for place, (value, time, step) in enumerate(points, start)
+        )
+
     def _find(self, value: float, time: int, step: int) -> int | None:
-        for position in range(len(self.values) - 1, -1, -1):
+        for position in range(len(self) - 1, -1, -1):
             if (
                 self.steps[position] == step
                 and self.times[position] == time
@@ -172,6 +188,19 @@ class RunView:
             series = self.series[key] = Series()
         series.add(value, time, step, extra)
         self._stale.add(key)
+
+    def lacking(self, points: list[list[Any]]) -> list[list[Any]]:
+        """Return those of a batch's points whose folding an interrupt may have kept away."""
+        keys: dict[str, list[list[Any]]] = {}
+        for point in points:
+            keys.setdefault(point[0], []).append(point)
+        there: dict[str, int] = {}
+        for key, own in keys.items():
+            series = self.series.get(key)
+            if series is not None and all(len(point) == 4 for point in own):
+                plain = [(value, time, step) for _, value, time, step in own]
+                there[key] = next((n for n in range(len(own), 0, -1) if series.ends_with(plain[:n])), 0)
+        return [point for key, own in keys.items() for point in own[there.get(key, 0) :]]
 
     def latest(self, key: str) -> Metric:
         """Return a metric's latest point: by step, then time, then value."""
@@ -334,8 +363,9 @@ class QueueView:
         self.created = True
         if self.run is not None:
             return
-        self.run = RunView(self.queue, info["experiment"], artifact_uri, info["user"], info["start"])
-        self.run.tags = dict(info["tags"])
+        run = RunView(self.queue, info["experiment"], artifact_uri, info["user"], info["start"])
+        run.tags = dict(info["tags"])
+        self.run = run
 
     def model_metrics(self, model_id: str) -> list[Metric]:
         """Return the latest metrics that were logged for one model."""
@@ -392,9 +422,13 @@ def _same_dataset(a: DatasetInput, b: DatasetInput) -> bool:
     return (a.dataset.name, a.dataset.digest) == (b.dataset.name, b.dataset.digest)
 
 
+def _same(a: float, b: float) -> bool:
+    return a == b or (a != a and b != b)
+
+
 def same_number(a: float, b: float) -> bool:
     """Tell whether two values are the same to a server, which keeps infinity as the largest float."""
-    return a == b or (a != a and b != b) or clamp(a) == clamp(b)
+    return _same(a, b) or clamp(a) == clamp(b)
 
 
 def clamp(value: float) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.faults import Away
 
 _CALL = re.compile(r"/mlflow/(.+)$")
@@ -24,6 +25,7 @@ _DEFAULT_HOLD_S = 1.0  # a 429 that does not say how long
 _KEPT_FREE = 0.5  # of a second's requests, what back-fill leaves to live runs
 _WINDOW_S = 1.05  # a second, and what requests catch up on each other on the way
 _AT_ONCE = 10
+_HEED_S = 0.1  # how long an interrupt is not heeded by who waits for its turn
 """Requests under way at once: as many as MLflow's client keeps connections (MLFLOW_HTTP_POOL_MAXSIZE).
 A hundred threads that begin runs together jam an MLflow server on SQLite for a minute (MLflow 3.15)."""
 
@@ -71,32 +73,36 @@ class RateLimiter:
         """Begin anew, in a forked child: the lock may be held by a thread that is not here."""
         self._turn = threading.Condition()
         self._buckets: dict[str, _Bucket] = {}
-        self._under_way = 0
+        self._under_way: set[object] = set()
 
     @contextmanager
     def turn(self, endpoint: str, patience: float) -> Iterator[None]:
         """Make one request inside, once :meth:`take` lets it."""
-        self.take(endpoint, patience)
+        request = object()
         try:
+            self.take(endpoint, patience, request)
             yield
         finally:
             if kind_of(endpoint):
-                with self._turn:
-                    self._under_way -= 1
+                with deferred(), self._turn:
+                    self._under_way.discard(request)
                     self._turn.notify_all()
 
-    def take(self, endpoint: str, patience: float) -> None:
+    def take(self, endpoint: str, patience: float, request: object = None) -> None:
         """Wait for one request's turn, at most ``patience`` seconds. Raises Away if that is less."""
         kind = kind_of(endpoint)
         if not kind and not self._buckets:  # a file, and no service said 429 to one
             return
         live = not _backfilling.get()
         until = time.monotonic() + patience
-        with self._turn:
+        # An interrupt that came while a condition is taken or given back would leave it closed for all.
+        with deferred() as interrupt, self._turn:
             bucket = self._bucket(kind)
             bucket.live += live
             try:
-                while (pause := bucket.pause(live)) > 0 or (kind and self._under_way >= _AT_ONCE):
+                while (pause := bucket.pause(live)) > 0 or (kind and len(self._under_way) >= _AT_ONCE):
+                    if interrupt.raises:
+                        return
                     held = bucket.held()
                     left = until - time.monotonic()
                     if pause > 0 and (held > _LONG_S or pause > left):
@@ -107,16 +113,17 @@ class RateLimiter:
                         )
                     if left <= 0:
                         raise Away(f"has not answered {_AT_ONCE} requests yet", sent=False)
-                    self._turn.wait(min(pause, left) if pause > 0 else left)
+                    self._turn.wait(min(left, pause if pause > 0 else left, _HEED_S))
                 bucket.spend()
-                self._under_way += bool(kind)
+                if kind:
+                    self._under_way.add(request or object())
             finally:
                 bucket.live -= live
                 self._turn.notify_all()
 
     def hold(self, endpoint: str, seconds: float | None) -> None:
         """Ask no more of this kind for so long: the workspace said so with a 429."""
-        with self._turn:
+        with deferred(), self._turn:
             bucket = self._bucket(kind_of(endpoint))
             bucket.not_before = max(
                 bucket.not_before, time.monotonic() + (_DEFAULT_HOLD_S if seconds is None else seconds)

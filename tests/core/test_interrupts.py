@@ -1,0 +1,56 @@
+"""Ctrl-C at any step: nothing acknowledged is lost or doubled, no run goes on for ever, everything still works."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from dbml_magics.core import session, track
+from tests.core.interrupted import Story
+from tests.infra.interrupts import Interrupter, Storm
+
+PACKAGE = Path(track.__file__).parents[1]
+
+
+@pytest.fixture
+def experiment(home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Link two local folders, set an experiment, and return its name."""
+    monkeypatch.setattr(track, "_SUMMARY_WAIT_S", 0.0)
+    session.current().link(local=str(home.parent / "two"))
+    mlflow.set_experiment(experiment_name)
+    session.current().sync(60)
+    yield experiment_name
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["the block ends", "the block goes on"])
+def test_an_interrupt_at_any_step_of_a_tracked_run_loses_nothing_and_leaves_no_run(
+    experiment: str, goes_on: bool
+) -> None:
+    """Each n-th step of a whole run, another n-th each time; ``python -m tests.interrupts`` takes them all."""
+    story, interrupter = Story(experiment, goes_on=goes_on), Interrupter(PACKAGE)
+    story.tell()
+    interrupter.run(story.tell)
+    steps, stride = interrupter.steps, 23
+    assert steps > 1000, "a run takes some thousand steps of the package"
+    for at in range(random.randint(1, stride), steps, stride):
+        came = interrupter.run(story.tell, at)
+        assert mlflow.active_run() is None, f"a run is active after an interrupt at {interrupter.where}"
+        assert came or goes_on or interrupter.steps < at, f"the interrupt at {interrupter.where} was lost"
+    story.tell()
+    assert story.check() > steps / stride / 2
+
+
+def test_a_storm_of_interrupts_loses_nothing_and_leaves_no_run(experiment: str) -> None:
+    for seed, goes_on in enumerate((False, True)):
+        story = Story(experiment, goes_on=goes_on)
+        with Storm(seed, 0.1) as storm:
+            while storm.sent < 150:
+                storm.during(story.tell)
+        story.tell()
+        story.check()
