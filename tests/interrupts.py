@@ -93,8 +93,8 @@ def storm(count: int, seed: int) -> None:
             story.tell()
             runs += story.check()
     print(
-        f"a storm of {sent:,} interrupts (seed {seed}) over {told:,} blocks: {runs:,} runs whole at both sides, "
-        f"none going on, none lost, none doubled, {time.monotonic() - began:,.0f} s",
+        f"a storm of {sent:,} interrupts (seed {seed}) over {told:,} blocks: {runs:,} runs at both sides, "
+        f"whole, none going on, none lost, none doubled, {time.monotonic() - began:,.0f} s",
         flush=True,
     )
 

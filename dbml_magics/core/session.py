@@ -21,6 +21,7 @@ from dbml_magics.config import data_home_note, role_variable
 from dbml_magics.core import link as links
 from dbml_magics.core import standing
 from dbml_magics.core.spark_tasks import tell_tasks
+from dbml_magics.core.tracking import ends
 from dbml_magics.errors import (
     BadLink,
     DbmlError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from dbml_magics.differences import RepairResult, VerifyResult
 
 _CHECK_S = 5.0
+_LOOK_S = 10.0  # between two looks, while one waits without an end, whether who delivers was stopped
 _DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _PATIENCE_S = 60.0  # making a database's tables, or signing in, takes longer than a request
 
@@ -398,6 +400,7 @@ class Session:
             courier.held.try_all()
             courier.applier.overflow.try_again()
         goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
+        next_look = _LOOK_S
         while True:
             # Each is waited for, also behind one that is not done: a list, not a generator.
             waits = [engine.wait(role, None, share, goal) for role in engine.link.used]
@@ -423,20 +426,26 @@ class Session:
                 )
             if timeout is not None and seconds >= timeout:
                 raise self._incomplete(engine, remaining, timeout)
+            if timeout is None and not all(waits) and seconds >= next_look:
+                next_look = seconds + _LOOK_S
+                if standing.stopped_holders(engine):  # it may be so for ever
+                    raise self._incomplete(engine, remaining, round(seconds))
             if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
                 time.sleep(0.1)
                 goal, turns = engine.goal(), turns + 1
 
     def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
         parts = []
+        holders = standing.stopped_holders(engine)
         for role, count in remaining.items():
-            reason = engine.lines[role].reason
+            reason = ends.stopped(holders[role], role) if role in holders else engine.lines[role].reason
             if count:
                 waits = "writes wait" if count > 1 else "write waits"
                 parts.append(f"{count:,} {waits} for {role}" + (f" ({reason})" if reason else ""))
         return DeliveryIncomplete(
             f"after {timeout:g} s {' and '.join(parts)}; nothing is lost.",
             remedies=[
+                *((f"kill -CONT {pid}", "in a terminal: lets it go on") for pid in {*holders.values()}),
                 ("%dbml sync", "waits until everything is delivered"),
                 ("%dbml status", "shows how far delivery is"),
             ],

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbml_magics.config import spool_limit_bytes
+from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.hints import say
 from dbml_magics.rendering import listing, size
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
-__all__ = ["lacks", "notes"]
+__all__ = ["lacks", "notes", "stopped_holders"]
 
 _NEAR = 0.8  # of a limit
 _NAMED = 3
@@ -32,9 +33,20 @@ def lacks(engine: Engine, role: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def stopped_holders(engine: Engine) -> dict[str, int]:
+    """Return the process that delivers to each workspace for which something waits, and does not move."""
+    waiting = [role for role in engine.link.used if engine.waiting(role)[0]]
+    found = {role: engine.couriers[role].stopped_holder() for role in waiting}
+    return {role: pid for role, pid in found.items() if pid is not None}
+
+
 def notes(engine: Engine) -> list[str]:
-    """Return a line about the runs that go on, and one about a spool that is nearly full."""
-    found = []
+    """Return a line about each stopped holder, the runs that go on, and a spool that is nearly full."""
+    found = [
+        f"{stopped(pid, role)}: `kill -CONT {pid}` in a terminal lets it go on; once it has ended, "
+        "another process delivers"
+        for role, pid in stopped_holders(engine).items()
+    ]
     live = [
         str(info.get("name") or run[:8])
         for run, info in engine.state.recent_runs(200)

@@ -221,7 +221,7 @@ def begin(
     try:
         experiment_id = _experiment_id(engine, experiment)
         all_tags = {**_git_tags(), **(tags or {})}
-        with deferred(lambda: [track.close("KILLED") for track in begun]):
+        with deferred(lambda: begun[0].close("KILLED") if begun else None):
             run = mlflow.start_run(
                 run_name=name,
                 experiment_id=experiment_id,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,123 @@ def no_lease_here() -> bool:
     from dbml_magics.core.tracking.engine import _engines
 
     return not any(courier.has_lease for engine in _engines.values() for courier in engine.couriers.values())
+
+
+# --- other processes of the link
+
+
+HOLDER = """
+    import mlflow, os, sys
+    import dbml_magics as dbml
+    dbml.link(databricks={databricks!r}, azureml={azureml!r}, on_undelivered="fail")
+    mlflow.set_experiment({experiment!r})
+    with mlflow.start_run():
+        mlflow.log_metric("m", 1.0)
+        dbml.sync(timeout=60)
+        print("delivers", flush=True)
+        for word in sys.stdin:
+            if word == "end\\n":
+                break
+            mlflow.log_metric("m", 2.0, step=int(word))
+            print("logged", flush=True)
+        print("ends", flush=True)
+    """
+
+
+class Holder:
+    """A process that delivers to both workspaces, and goes on."""
+
+    def __init__(self, proxies: Proxies, experiment: str) -> None:
+        code = HOLDER.format(
+            databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, experiment=experiment
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "DBML_EXIT_FLUSH": "5"},
+        )
+        self.hear("delivers")
+
+    def say(self, word: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def hear(self, word: str) -> None:
+        assert self.process.stdout is not None
+        heard = self.process.stdout.readline()
+        assert heard == f"{word}\n", (heard, self.process.communicate()[1][-3000:])
+
+    def end(self) -> tuple[int, str]:
+        """Let it end; returns its exit code and what it said."""
+        self.say("end")
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+def test_a_holder_of_the_delivery_that_was_stopped_is_named_and_what_waits_is_undelivered(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    holder = Holder(proxies, experiment_name)
+    pid = holder.process.pid
+    job = Job(proxies, experiment_name, home, "on_undelivered='fail'")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        code, err = job.end()
+        assert code == 120, err
+        (line,) = [line for line in err.splitlines() if "undelivered:" in line]
+        for role in ("databricks", "azureml"):
+            assert f"process {pid} holds the delivery to {role} and does not move (stopped?)" in line
+        assert f"kill -CONT {pid}" in line
+        link(proxies)
+        assert f"process {pid} holds the delivery to databricks and does not move" in str(
+            session.current().status()
+        )
+        with pytest.raises(DeliveryIncomplete, match=f"process {pid} holds the delivery") as unending:
+            session.current().sync()
+        assert (f"kill -CONT {pid}", "in a terminal: lets it go on") in unending.value.remedies
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    sync()
+    held(servers, job.run_id, experiment_name)
+    assert "does not move" not in str(session.current().status())
+    assert holder.end()[0] == 0
+
+
+def test_a_holder_of_the_delivery_that_goes_on_delivers_for_a_job_that_ends(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """It is known to go on by what it counts, also while a request of its hangs."""
+    holder = Holder(proxies, experiment_name)
+    job = Job(proxies, experiment_name, home, "on_undelivered='fail'")
+    with proxies.azureml.hang(path="log-batch"):
+        code, err = job.end()
+    assert (code, "undelivered" in err) == (0, False), err
+    assert holder.end()[0] == 0
+    held(servers, job.run_id, experiment_name)
+
+
+def test_what_another_living_process_goes_on_logging_is_not_a_jobs_undelivered(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """The job delivers for both when the workspace goes away; its own writes have arrived."""
+    job = Holder(proxies, experiment_name)
+    other = Holder(proxies, experiment_name)
+    with proxies.azureml.away():
+        for step in range(20):
+            other.say(step)
+            other.hear("logged")
+        code, err = job.end()
+        assert code == 120, err  # its run's end waits
+        (line,) = [line for line in err.splitlines() if "undelivered:" in line]
+        assert "1 write waits for azureml" in line, "the job's own, none of the 20 of the other process"
+    assert other.end()[0] == 0
+    link(proxies)
+    sync()
+    assert runs_at(servers, experiment_name) == [2, 2]
 
 
 # --- --spill

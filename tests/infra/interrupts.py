@@ -1,8 +1,8 @@
 """Interrupts (SIGINT) at chosen moments: before a chosen step of some code, or at random.
 
-The interpreter looks for signals at some of its steps only: at calls, at a function's begin, where a loop goes
-back. :class:`Interrupter` trips the signal right before one of these, in C, so that it is the interpreter that
-raises it, exactly as it would raise what a keyboard sends.
+The interpreter looks for signals at some of its steps only: at calls, as a function begins, where a loop goes
+back. :class:`Interrupter` trips the signal right before one of these, in C, so that it is the interpreter
+that raises it, exactly as it would raise what a keyboard sends.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ POSIX record lock, which the kernel releases when its holder dies.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import sqlite3
 import sys
@@ -33,7 +31,8 @@ from dbml_magics.core.tracking.apply import (
     within,
 )
 from dbml_magics.core.tracking.faults import Away, Busy
-from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of, private_folder
+from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
+from dbml_magics.core.tracking.lease import Lease, Watch
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL
@@ -123,9 +122,10 @@ class Courier:
         self._arrived = Waiters()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._lease_fd: int | None = None
-        self._leased = float("-inf")
+        self.lease = Lease(engine.link.home / f"{role}.lease")
         self._lease_lock = threading.Lock()
+        self.watch = Watch(self.lease)
+        self._leased = float("-inf")
         self._pauses: dict[str, tuple[int, float]] = {}  # queue -> (tries, not before)
         self._troubles: dict[str, str] = {}  # queue -> why it is left alone, though the workspace answers
         self._busy: set[str] = set()  # queues whose next write the workspace takes later, as it says
@@ -180,7 +180,7 @@ class Courier:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2 * DELIVERY_TIMEOUT_S)
         self._thread = None
-        self._release_lease()
+        self.lease.release()
 
     def halt(self) -> None:
         """Have the thread send nothing more."""
@@ -218,13 +218,11 @@ class Courier:
         self._nudge, self._soon, self._steady_since = Flag(), False, None
         self._arrived, self._start_lock = Waiters(), threading.Lock()
         self._work_lock = threading.RLock()
-        self._lease_lock = threading.Lock()
         self._thread = None
         self._pauses, self._bugs, self._troubles, self._stuck, self._busy = {}, {}, {}, {}, set()
         self.held = Held(self)
-        if self._lease_fd is not None:
-            os.close(self._lease_fd)  # record locks are not inherited: the parent keeps its lease
-            self._lease_fd = None
+        self.lease.after_fork()
+        self._lease_lock = threading.Lock()
         self.applier = Applier(self.engine, self.role)
 
     def wait_for_arrival(self, seconds: float) -> None:
@@ -236,27 +234,32 @@ class Courier:
     @property
     def has_lease(self) -> bool:
         """Tell whether this process delivers to the workspace."""
-        return self._lease_fd is not None
+        return self.lease.held
 
     def take_lease(self) -> bool:
         """Take the workspace's lease, if no other process has it; tell whether it is ours."""
-        # One at a time: a record lock is the process's, and closing any handle of the file would give it up.
-        with self._lease_lock:
-            return self._lease_fd is not None or self._open_lease()
+        with self._lease_lock, deferred():  # who sees it taken sees the rest done, too
+            if self.lease.held:
+                return True
+            if not self.lease.take():
+                return False
+            self._leased = time.monotonic()
+            try:
+                self.engine.journal.drop_lent(self.role)
+                self.engine.begin_delivery(self.role)
+            except BaseException:
+                self.lease.release()
+                raise
+            return True
 
-    def _open_lease(self) -> bool:
-        path = self.engine.link.home / f"{self.role}.lease"
-        private_folder(path.parent)
-        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        self._lease_fd, self._leased = fd, time.monotonic()
-        self.engine.journal.drop_lent(self.role)
-        self.engine.begin_delivery(self.role)
-        return True
+    def stopped_holder(self) -> int | None:
+        """Return the id of another process that has the lease and does not move, or None.
+
+        Takes some seconds where it is not known yet and seems so.
+        """
+        if self.watch.still is not None and self.lease.is_elsewhere():
+            return self.watch.still
+        return Watch(self.lease).ask()
 
     def let_settle(self) -> None:
         """Leave what is in doubt alone while a request of the lease's last holder may yet be carried out.
@@ -269,12 +272,6 @@ class Courier:
             raise Away(
                 "waits for what an earlier process had sent", sent=False, elsewhere=True, retry_after=left
             )
-
-    def _release_lease(self) -> None:
-        with self._lease_lock:
-            fd, self._lease_fd = self._lease_fd, None
-            if fd is not None:
-                os.close(fd)
 
     # --- the thread
 
@@ -321,7 +318,7 @@ class Courier:
             if self._wake.is_set():  # a write that saw this thread still running
                 self._thread = thread
                 return False
-        self._release_lease()
+        self.lease.release()
         self.engine.close_if_left()
         return True
 
@@ -359,6 +356,7 @@ class Courier:
 
     def _look_after_line(self) -> None:
         """Keep this process's word on the workspace true while another process delivers."""
+        self.watch.look()
         if self.line.reason is None:
             self._delivered_by_others = None
             return

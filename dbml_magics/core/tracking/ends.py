@@ -26,16 +26,27 @@ class _Code:
     fails = False
 
 
-def tell(engine: Engine, undelivered: dict[str, int]) -> None:
-    """Say what waits for which workspace and where; put it into the spill folder where there is one."""
+def stopped(pid: int, role: str) -> str:
+    """Return what is wrong where a process has a workspace's lease and does not move."""
+    return f"process {pid} holds the delivery to {role} and does not move (stopped?)"
+
+
+def tell(engine: Engine, undelivered: dict[str, int], holders: dict[str, int]) -> None:
+    """Say what waits for which workspace and where; put it into the spill folder where there is one.
+
+    ``holders`` are processes that have a workspace's lease and do not move.
+    """
     link = engine.link
-    reasons = {role: engine.lines[role].reason for role in undelivered}
+    reasons = {
+        role: stopped(holders[role], role) if role in holders else engine.lines[role].reason
+        for role in undelivered
+    }
     parts = [
         f"{count:,} {'writes wait' if count > 1 else 'write waits'} for {role}"
         + (f" ({reasons[role]})" if reasons[role] else "")
         for role, count in undelivered.items()
     ]
-    where = _where(engine)
+    where = _where(engine, list(holders.values()))
     if link.on_undelivered == "fail":
         _Code.fails = True
         _log.error("dbml_magics: undelivered: %s; nothing is lost, %s", ", ".join(parts), where)
@@ -44,21 +55,25 @@ def tell(engine: Engine, undelivered: dict[str, int]) -> None:
         _log.warning("dbml_magics: %s; nothing is lost, %s", part, where)
 
 
-def _where(engine: Engine) -> str:
+def _where(engine: Engine, holders: list[int]) -> str:
     link = engine.link
     folder = link.folder or "the same folder"
     kept = f"they go out with `dbml-magics sync` in {folder} or with the next kernel that links here"
     if link.on_undelivered == "fail":
         kept = f"they are in {link.home}: {kept}"
+    if holders:
+        kept += f", once `kill -CONT {holders[0]}` lets that process go on or it has ended"
     if link.spill is None:
         return kept
     from dbml_magics.core.tracking import spill
 
     try:
-        package = spill.put(engine) if engine.rest(_REST_S) else None
+        package = spill.put(engine) if not holders and engine.rest(_REST_S) else None
     except Exception as error:  # whatever it is: the journal still has everything
         cause = getattr(error, "strerror", None) or error
         return f"but they could not be put into {link.spill} ({cause}): {kept}"
+    if package is None and holders:
+        return kept
     if package is None:
         return f"another process of the link still writes, and sees to them: {kept}"
     return f"they are in {package}: {say(spill.command(link.spill))} delivers them, from any machine"

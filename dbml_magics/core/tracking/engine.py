@@ -34,6 +34,7 @@ from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
+from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text
@@ -980,28 +981,70 @@ class Engine:
     # --- the end of a process
 
     def flush_at_exit(self) -> None:
-        """Deliver within the bound; put what is left where the link says, and say so."""
+        """Deliver within the bound; put what is left where the link says, and say so.
+
+        What other living processes of the link log is theirs to see to.
+        """
         if os.getpid() != self._pid:
             return
         self.journal.sync_to_disk()
         until = time.monotonic() + exit_flush_seconds()
-        for role in self.link.used:
-            self._flush_role(role, until)
-        left = {role: self.waiting(role)[0] for role in self.link.used}
-        if not any(left.values()):
+        watches = {role: Watch(courier.lease) for role, courier in self.couriers.items()}
+        stopped = {role: self._flush_role(role, until, watches) for role in self.link.used}
+        left = {role: self._count(role, self._own_goal(role)) for role in self.link.used}
+        if not any(self.waiting(role)[0] for role in self.link.used):
             for queue in self.journal.queues():
                 self.tidy(queue)
         self.journal.close()
         self.state.come_back(at_once=True)
-        undelivered = {role: n for role, n in left.items() if n and not self._other_delivers(role)}
+        undelivered = {
+            role: n for role, n in left.items() if n and (stopped[role] or not self._other_delivers(role))
+        }
         if undelivered:
-            ends.tell(self, undelivered)
+            ends.tell(self, undelivered, {role: pid for role, pid in stopped.items() if pid is not None})
         for courier in self._couriers:
             courier.halt()
 
-    def _flush_role(self, role: str, until: float) -> None:
-        # One that is away was asked at least twice; the next process asks again.
-        self.wait_for_everything(role, until, lambda: self._other_delivers(role))
+    def _flush_role(self, role: str, until: float, watches: dict[str, Watch]) -> int | None:
+        """Wait for what is this process's to see to; returns a holder of the lease that does not move.
+
+        A workspace that is away was asked at least twice; the next process asks again.
+        """
+        courier, watch = self.couriers[role], watches[role]
+        for _ in range(IN_TURN):
+            goal = self._own_goal(role)
+            while not self.wait(role, None, 0.25, goal):
+                for each in watches.values():
+                    each.look()
+                if not self._other_delivers(role):
+                    courier.lease.beat()
+                    if self.lines[role].away or time.monotonic() >= until:
+                        return None
+                elif watch.moved or watch.still is not None or time.monotonic() >= until:
+                    return watch.last_word()
+            if not self._own_goal(role):
+                break
+        return None
+
+    def _own_goal(self, role: str) -> Goal:
+        """Return what is this process's to see to: what it wrote, and what processes that ended left."""
+        goal = {}
+        for queue, files in self.goal().items():
+            there = self._left(role, queue, files)
+            goal[queue] = {
+                f: s for f, s in there.items() if self.journal.is_own(f) or self.journal.is_left(queue, f)
+            }
+        return {queue: files for queue, files in goal.items() if files}
+
+    def _count(self, role: str, goal: Goal) -> int:
+        """Return how many writes of a goal wait for a workspace, the rows of overflow files with them."""
+        count = len(self.applier(role).overflow.unwritten())
+        for queue, files in goal.items():
+            cursors = self.state.cursors(role, queue)
+            for file, size in files.items():
+                start = cursors.get(file, (0, 0))[0]
+                count += sum(1 for _ in self.journal.read(queue, file, start, size))
+        return count
 
     def _other_delivers(self, role: str) -> bool:
         courier = self.couriers[role]
