@@ -126,6 +126,7 @@ class Courier:
         self._lease_lock = threading.Lock()
         self.watch = Watch(self.lease)
         self._leased = float("-inf")
+        self._begun = False  # what others left is in doubt since the lease was taken
         self._pauses: dict[str, tuple[int, float]] = {}  # queue -> (tries, not before)
         self._troubles: dict[str, str] = {}  # queue -> why it is left alone, though the workspace answers
         self._busy: set[str] = set()  # queues whose next write the workspace takes later, as it says
@@ -244,12 +245,8 @@ class Courier:
             if not self.lease.take():
                 return False
             self._leased = time.monotonic()
-            try:
-                self.engine.journal.drop_lent(self.role)
-                self.engine.begin_delivery(self.role)
-            except BaseException:
-                self.lease.release()
-                raise
+            self._begun = False
+            self.engine.journal.drop_lent(self.role)
             return True
 
     def stopped_holder(self) -> int | None:
@@ -287,6 +284,9 @@ class Courier:
                     self._look_after_line()
                     self._stop.wait(0.2)
                     continue
+                if not self._begun:
+                    self.engine.begin_delivery(self.role)
+                    self._begun = True
                 if self._wake.is_set() and not self._urgent.is_set():
                     self._gather()
                 self._wake.clear()

@@ -164,6 +164,8 @@ class Engine:
             if format_of(self.state.path) > FORMAT or not all(c.take_lease() for c in self._couriers):
                 raise
             aside = self.state.mend()
+            for witness in self.witnesses.values():
+                witness.note(0)
             self._doubt_all()
             told = f"{error.message[:-1]}: it is {aside} now, and a new one was begun with what could be read"
             self.state.set_answer("mended", told)
@@ -180,7 +182,7 @@ class Engine:
         """Put in doubt what this process has not written itself and delivers from now on to a workspace.
 
         Whoever had the lease before may have sent it: on another machine, in a copy of this folder, or here
-        before the folder was restored. Called by who has just taken the lease.
+        before the folder was restored. Called before the first write is sent under a lease.
         """
         if not self.journal.queues():
             return

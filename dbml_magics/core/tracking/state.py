@@ -381,19 +381,23 @@ class State:
 
     def steps(self, dest: str) -> int:
         """Return how many steps of delivery to a workspace this state has seen."""
-        return int(self.answer(f"steps/{dest}") or 0)
+        return self._counted(f"steps/{dest}")
 
-    def _count_step(self, db: sqlite3.Connection, dest: str) -> int:
-        key = f"steps/{dest}"
-        db.execute("INSERT INTO answers VALUES (?, '1') ON CONFLICT DO UPDATE SET v=v+1", (key,))
-        return int(db.execute("SELECT v FROM answers WHERE k=?", (key,)).fetchone()[0])
+    def _counted(self, key: str) -> int:
+        row = self._one("SELECT delivered FROM counts WHERE dest=?", key)
+        return 0 if row is None else int(row[0])
 
     def _step(self, dest: str, work: Callable[[sqlite3.Connection], None], *, lasting: bool = False) -> None:
         """Do some work of a delivery in one transaction, and count it as a step."""
 
+        key = f"steps/{dest}"
+
         def counted(db: sqlite3.Connection) -> int:
             work(db)
-            return self._count_step(db, dest)
+            db.execute(
+                "INSERT INTO counts VALUES (?,1) ON CONFLICT DO UPDATE SET delivered=delivered+1", (key,)
+            )
+            return int(db.execute("SELECT delivered FROM counts WHERE dest=?", (key,)).fetchone()[0])
 
         count = self._write(counted, lasting=lasting)
         if self.on_step is not None:
@@ -475,8 +479,7 @@ class State:
 
     def delivered_count(self, dest: str) -> int:
         """Return how many writes have been delivered over the link's life."""
-        row = self._one("SELECT delivered FROM counts WHERE dest=?", dest)
-        return 0 if row is None else int(row[0])
+        return self._counted(dest)
 
     def drop_file(self, queue: str, file: str) -> None:
         """Forget a journal file that is delivered everywhere and deleted."""
