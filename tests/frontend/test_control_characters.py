@@ -59,8 +59,9 @@ def shown_classes() -> list[type]:
     found: dict[str, type] = {}
     for name in modules():
         for value in vars(importlib.import_module(name)).values():
-            own = isinstance(value, type) and value.__module__.startswith("dbml_magics")
-            if own and dataclasses.is_dataclass(value) and hasattr(value, "__dataclass_fields__"):
+            if not isinstance(value, type) or not value.__module__.startswith("dbml_magics"):
+                continue
+            if hasattr(value, "__dataclass_fields__"):
                 found[value.__qualname__] = value
     return sorted(found.values(), key=lambda each: each.__qualname__)
 
