@@ -42,6 +42,7 @@ PATHS = (
     "(logged-models|model-versions|registered-models)",
     "runs/get|metrics/get",
 )
+ERROR_IN_200 = '{"error_code": "INTERNAL_ERROR", "message": "not written"}'
 FAULTS: dict[str, Callable[[Proxy, str], Any]] = {
     "away": lambda proxy, path: proxy.refuse(),
     "away, accepted first": lambda proxy, path: proxy.refuse("reset"),
@@ -54,6 +55,9 @@ FAULTS: dict[str, Callable[[Proxy, str], Any]] = {
     "500": lambda proxy, path: proxy.status(500, path=path),
     "503": lambda proxy, path: proxy.status(503, retry_after=0.2, path=path),
     "429": lambda proxy, path: proxy.status(429, retry_after=0.2, path=path, times=5),
+    "a sign-in page": lambda proxy, path: proxy.status(200, body="<html>sign in</html>", path=path, times=5),
+    "an empty 200": lambda proxy, path: proxy.status(200, body="", path=path, times=5),
+    "an error in a 200": lambda proxy, path: proxy.status(200, body=ERROR_IN_200, path=path, times=5),
     "slow": lambda proxy, path: proxy.delay(0.1, path=path),
 }
 READS_FIRST = ("text", "model", "resume", "register")

@@ -58,11 +58,19 @@ def _what_was_left_is_not_in_doubt() -> None:
     Engine.begin_delivery = lambda *_: None  # type: ignore[method-assign]
 
 
+def _any_answer_counts() -> None:
+    """Take whatever is answered with 200 for the service's word."""
+    from dbml_magics.core.workspaces import answers
+
+    answers.read = lambda *_, **__: {}
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "doubt is not settled": _doubt_is_not_settled,
     "sending is not noted": _sending_is_not_noted,
     "an outage loses a batch": _an_outage_loses_a_batch,
     "the wall clock orders writes": _the_wall_clock_orders_writes,
+    "any answer counts": _any_answer_counts,
     "what was left is not in doubt": _what_was_left_is_not_in_doubt,
 }
 
