@@ -21,11 +21,13 @@ from requests.utils import get_environ_proxies, select_proxy
 __all__ = [
     "exempt_loopback",
     "harden",
+    "header",
     "is_loopback",
     "origin",
     "past_proxies",
     "proxy_between",
     "session",
+    "shown",
     "through",
 ]
 

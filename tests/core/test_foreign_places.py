@@ -73,8 +73,8 @@ def refused(workspace: str, uri: str, role: str = "azureml") -> str:
         "file:/etc",
         "file://localhost/etc",
         " file:///etc",
-        f"file:///home/me/mlruns/1/{RUN}/artifacts",
-        f"/home/me/mlruns/1/{RUN}/artifacts",
+        f"file:///srv/mlruns/1/{RUN}/artifacts",
+        f"/srv/mlruns/1/{RUN}/artifacts",
         "c:/Users/me",
     ],
 )
