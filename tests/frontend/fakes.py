@@ -61,6 +61,9 @@ class FakeTrack:
             destinations=DESTINATIONS,
         )
 
+    def close(self, status: str) -> None:
+        self.status = self.status or status
+
     def end(
         self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
     ) -> results.TrackSummary:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dbml_magics import cells
 from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
+from tests.infra.interrupts import Interrupter
 
 
 def test_a_cell_is_a_run_that_ends_with_its_summary(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,3 +246,24 @@ def test_a_silent_execution_is_refused(shell: Shell) -> None:
     shell.ip.run_cell("%%track\nreached = True", silent=True)
     assert "reached" not in shell.ip.user_ns
     assert shell["fake"].tracks == []
+
+
+@pytest.mark.parametrize("as_magic", [False, True], ids=["a cell", "a cell magic's call"])
+def test_an_interrupt_at_any_step_of_its_beginning_or_end_leaves_no_run_open(
+    shell: Shell, as_magic: bool
+) -> None:
+    interrupter, cell = Interrupter(Path(cells.__file__)), "%%track\nx = 1"
+    if as_magic:
+        cell = "get_ipython().run_cell_magic('track', '', 'x = 1')"
+    interrupter.run(lambda: shell.ip.run_cell(cell))
+    steps = interrupter.steps
+    assert steps > 50
+    for at in range(1, steps):
+        begun = len(shell["fake"].tracks)
+        interrupter.run(lambda: shell.ip.run_cell(cell), at)
+        where = interrupter.where
+        shell.run("y = 2")
+        left = [track for track in shell["fake"].tracks[begun:] if track.status is None]
+        assert not left, f"a run goes on after an interrupt at {where}"
+        shell.run("%%track\nx = 1")
+        assert shell["fake"].tracks[-1].status == "FINISHED", f"after an interrupt at {where}"
