@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from dbml_magics.core import session
 from dbml_magics.core.tracking.journal import OLD_SUFFIX
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, leftovers, link, steps, sync
+from tests.infra import plain
 from tests.infra.wait import eventually
 
 BAD = os.fsdecode(b"caf\xe9.csv")  # what os.listdir gives for a Latin-1 name
@@ -163,6 +165,34 @@ def test_logged_models_and_experiments_refuse_them_too(linked: Proxies, experime
             call()
         assert refusal.value.error_code == "INVALID_PARAMETER_VALUE", refusal.value
     sync()
+
+
+def test_an_old_run_whose_first_line_cannot_be_sent_begins_without_that(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """The first release kept such a name and tag, and then tried for ever to begin the run."""
+    engine = session.current().engine("this test")
+    experiment = MlflowClient().get_experiment_by_name(experiment_name)
+    assert experiment is not None
+    run_id = "0123456789abcdef" * 2
+    tags = {"path": BAD, BAD: "x", "good": "kept", "mlflow.runName": BAD, "mlflow.user": "me"}
+    begun = {"experiment": experiment.experiment_id, "user": BAD, "start": 1790000000000, "tags": tags}
+    old = [
+        [1790000000000000001, "c", begun],
+        [1790000000000000002, "m", "good", 1.0, 1790000000000, 1],
+        [1790000000000000003, "u", {"status": "FINISHED", "end": 1790000000009, "name": None}],
+    ]
+    folder = engine.journal.folder(run_id)
+    folder.mkdir(parents=True)
+    (folder / f"1-ab-1{OLD_SUFFIX}").write_text("".join(json.dumps(op) + "\n" for op in old))
+    session.current().sync(timeout=60)
+    for server in servers:
+        own = plain.twin_id(server.uri, run_id, experiment_name)
+        assert own is not None, f"{server.name} has no run {run_id}"
+        held = plain.run(server.uri, own)
+        assert (held["status"], steps(held, "good"), held["tags"]["good"]) == ("FINISHED", [1], "kept")
+    assert len(dead_letters("databricks")) == len(dead_letters("azureml")) == 3
+    session.current().discard_dead_letters(6)
 
 
 def test_old_lines_that_cannot_be_sent_are_dead_letters_and_nothing_else_is(

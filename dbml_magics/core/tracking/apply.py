@@ -43,6 +43,7 @@ from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, clean, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
+from dbml_magics.core.tracking.sendable import is_text
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import clamp, dataset_from
 from dbml_magics.core.workspaces.limits import Limits, names_a_limit
@@ -64,6 +65,7 @@ _PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer:
 _OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
 _INSISTENCE = 3  # times that a write is tried alone, each after another that went through
 _INSISTENCE_PAUSE_S = 0.3
+_UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 _MANY = 8  # items failing alone, none of the others arriving: the service's trouble, not the items'
 
 Point = tuple[Any, ...]  # key, value, time, step and perhaps (model, dataset name, dataset digest)
@@ -315,6 +317,8 @@ class Applier:
         except Exception as error:
             self.there.pop(run_id, None)
             refusal = settle(error)
+            if isinstance(error, _UNSENDABLE):
+                refusal = MlflowException.invalid_parameter_value(f"it cannot be sent ({cause_of(error)})")
             if not isinstance(refusal, MlflowException) or isinstance(refusal, Away):
                 raise refusal from error
         else:
@@ -531,7 +535,8 @@ class Applier:
             return
         info = op[2]
         experiment_id = self.experiment_at(info["experiment"])
-        tags = {**self.own_tags(info["tags"]), RUN_TAG: queue}
+        told = {**self.own_tags(info["tags"]), RUN_TAG: queue}
+        tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
         trying = f"creating/{self.role}/{queue}"
         if self._was_tried(trying) or doubt:
             found = self._run_under_its_id(queue) or self.find_run(experiment_id, queue)
@@ -541,8 +546,9 @@ class Applier:
                 self.state.forget_answer(trying)
                 return
         self.state.set_answer(trying, True)
+        user = info["user"] if is_text(info["user"]) else ""
         try:
-            made = self._make_run(queue, experiment_id, info["user"], info["start"], tags)
+            made = self._make_run(queue, experiment_id, user, info["start"], tags)
         except Exception as error:
             settled = settle(error)
             if isinstance(settled, Away) and not settled.sent:
@@ -550,6 +556,8 @@ class Applier:
             raise settled from error
         self.remember_run(queue, made)
         self.state.forget_answer(trying)
+        for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
+            self.state.bury(self.role, queue, [0, "g", key, told[key]], "this is no Unicode text")
 
     def _run_under_its_id(self, run: str) -> Run | None:
         """Return the run that this workspace itself named, though the state does not know of it any more."""
