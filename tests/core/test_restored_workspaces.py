@@ -21,6 +21,7 @@ from tests.core import linking
 from tests.infra import plain
 from tests.infra.hostile import Answer, Hostile, Request
 from tests.infra.servers import Server
+from tests.infra.wait import eventually
 
 
 class Backup:
@@ -338,3 +339,25 @@ def test_a_run_whose_id_means_another_one_is_neither_mended_nor_pruned(
     twin = plain.twin_id(servers.azureml.uri, run, experiment_name)
     assert twin is not None
     assert mirror.get_run(twin).data.params == {"who": "ours"}
+
+
+def test_an_experiment_whose_new_name_is_on_its_way_is_not_taken_for_another_one(
+    home: object, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """It is renamed while the mirror is away: what is known is looked at anew once that answers."""
+    linking.link(proxies)
+    client = MlflowClient()
+    made = client.create_experiment(experiment_name)
+    dbml.sync(60)
+    known = state().identity("azureml", "experiment", made)
+    assert known is not None
+    state().set_identity("azureml", "experiment", made, known.actual)  # as a link of before has it
+    with proxies.azureml.away():
+        for number in (1, 2):
+            client.rename_experiment(made, f"{experiment_name}-{number}")
+        engine = session.current().engine("this test")
+        eventually(lambda: engine.lines["azureml"].away, "the link notices that the mirror is away")
+    dbml.sync(60)
+    for server in servers:
+        held = MlflowClient(server.uri).search_experiments(filter_string=f"name LIKE '{experiment_name}%'")
+        assert [each.name for each in held] == [f"{experiment_name}-2"], f"{server.name} has {held}"

@@ -75,8 +75,10 @@ class Experiments:
                     applier.engine.experiment_facts(visible)
             name, tags = applier.engine.experiment_facts(visible)
         actual = applier._make_experiment(name, tags)
-        self.state.set_identity(self.role, "experiment", visible, actual)
+        made = self.state.set_identity(self.role, "experiment", visible, actual)
         self._looked[visible] = time.monotonic()
+        if (found := self._ask(actual)) is not None:
+            self._remember(visible, made, found)
         return actual
 
     def _known(self, visible: str) -> Identity | None:
@@ -177,7 +179,11 @@ class Experiments:
     def _is_called_so(self, visible: str, known: Identity, found: Experiment) -> bool:
         told = self.state.answer(f"experiment/{visible}")
         name = known.extra.get("name") or (told["name"] if told else None)
-        if name is None or name in (found.name, found.tags.get(EXPERIMENT_TAG)):
+        called = {found.name, name_of(found)}
+        if name is None or name in called:
+            return True
+        # The user may have renamed it since, and the new name be on its way there.
+        if any(self.state.answer(f"experiment-name/{each}") == visible for each in called):
             return True
         return EXPERIMENT_TAG not in found.tags and found.name in self.forms(name)
 
