@@ -14,6 +14,7 @@ import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.view import TERMINAL
 from tests.infra import plain
+from tests.infra.interrupts import is_of_interrupt
 
 __all__ = ["Story"]
 
@@ -68,8 +69,8 @@ class Story:
     def _call(self, call: Callable[[], Any], acknowledged: Any = None, *what: Any) -> None:
         try:
             call()
-        except KeyboardInterrupt:
-            if not self._goes_on:
+        except BaseException as error:
+            if not self._goes_on or not is_of_interrupt(error):
                 raise
             return
         if acknowledged is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Interrupter", "Storm"]
+__all__ = ["Interrupter", "Storm", "is_of_interrupt"]
 
 _LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "POP_JUMP_BACKWARD", "SEND")
 
@@ -130,7 +130,16 @@ class Storm:
             self.armed = True
             code()
             self.armed = False
-        except KeyboardInterrupt:
+        except BaseException as error:
             self.armed = False
+            if not is_of_interrupt(error):
+                raise
             return True
         return False
+
+
+def is_of_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error is an interrupt, or came of one: ``shutil.rmtree`` closes a file twice, say."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
