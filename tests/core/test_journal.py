@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -106,6 +107,21 @@ def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(stamps.time, "time_ns", lambda: next(clock))
     drawn = [journal.next_stamp("run") for journal in (first, second, first, second, first, second)]
     assert drawn == sorted(set(drawn))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes share no memory")
+def test_the_last_process_of_a_link_deletes_the_shared_memory(tmp_path: Path) -> None:
+    memory = stamps._path(tmp_path)
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    assert memory.stat().st_mode & 0o777 == 0o600
+    ahead = first.next_stamp("run")
+    first.close()
+    assert memory.exists(), "another one shares it"
+    assert second.next_stamp("run") > ahead
+    second.close()
+    assert not memory.exists()
+    assert second.next_stamp("run") > ahead, "what is written later is still behind what was"
+    second.close()
 
 
 def test_without_shared_memory_a_process_writes_behind_what_the_journal_has(

@@ -260,6 +260,7 @@ class Engine:
         """Keep no file of a left link open, once nothing of it is under way; what is asked later opens it."""
         if self.retired and all(courier.at_rest for courier in self._couriers):
             self.state.rest()
+            self.journal.close()
             for witness in self.witnesses.values():
                 witness.close()
             for workspace in self.workspaces.values():

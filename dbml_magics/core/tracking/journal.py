@@ -194,11 +194,12 @@ class Journal:
 
     def witness(self, role: str, slot: int) -> Witness:
         """Return what keeps the count of a role's delivery steps beside this journal."""
-        return Witness(self.root / f"{role}.count", self._stamps.shared, slot)
+        return Witness(self.root / f"{role}.count", self._stamps, slot)
 
     def next_stamp(self, queue: str) -> int:
         """Return the number that orders a write behind every earlier one of ``queue``, in any process."""
         if queue not in self._open:
+            self._stamps.attach()
             for file in self.files(queue):
                 self._stamps.follow(self._last_stamp(queue, file))
         return self._stamps.next()
@@ -352,10 +353,11 @@ class Journal:
             writer.close()
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files; the next write opens what it needs."""
         with self._lock:
             for queue in list(self._open):
                 self._close_writer(queue)
+        self._stamps.detach()
 
     def after_fork(self) -> None:
         """In a forked child: give up the parent's files and write to ones of our own."""
@@ -363,6 +365,7 @@ class Journal:
         for writer in self._open.values():
             writer.close()
         self._open = {}
+        self._stamps.after_fork()
         self._process = self._new_process_name()
 
     # --- reading

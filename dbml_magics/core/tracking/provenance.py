@@ -15,6 +15,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from dbml_magics.core.tracking.stamps import Stamps
+
 _MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -42,9 +44,9 @@ def _first_text(paths: tuple[Path, ...]) -> str:
 class Witness:
     """The count of a role's delivery steps, kept beside the journal and in shared memory."""
 
-    def __init__(self, file: Path, shared: memoryview | list[int], slot: int) -> None:
+    def __init__(self, file: Path, stamps: Stamps, slot: int) -> None:
         self._file = file
-        self._shared = shared
+        self._stamps = stamps
         self._slot = slot
         self._fd: int | None = None
 
@@ -54,11 +56,11 @@ class Witness:
             beside = int(self._file.read_bytes()[:20] or b"0")
         except (OSError, ValueError):
             beside = 0
-        return max(beside, self._shared[self._slot])
+        return max(beside, self._stamps.shared[self._slot])
 
     def note(self, count: int) -> None:
         """Note the count; a disk that takes nothing leaves it to the memory."""
-        self._shared[self._slot] = count
+        self._stamps.shared[self._slot] = count
         with suppress(OSError):
             if self._fd is None:
                 self._fd = os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)

@@ -8,6 +8,7 @@ follows the stamps that it finds in the journal.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import mmap
 import os
@@ -20,46 +21,78 @@ from dbml_magics import disks
 
 _MEMORY = Path("/dev/shm")
 _BYTES = mmap.PAGESIZE
-SLOTS = 8
+_SLOTS = 8
 
 
 class Stamps:
-    """The stamps of one journal."""
+    """The stamps of one journal; the last process of its link deletes the shared memory."""
 
     def __init__(self, root: Path) -> None:
-        self._newest: memoryview | list[int] = [0] * SLOTS
-        if sys.platform == "linux":
+        self._root = root
+        self._fd: int | None = None
+        self.shared: memoryview | list[int] = [0] * _SLOTS
+        """The newest stamp in the first slot, then a slot for each role's count of delivery steps."""
+        self.attach()
+
+    def attach(self) -> None:
+        """Share the memory with the link's other processes, if it is not shared yet and can be."""
+        if self._fd is None and sys.platform == "linux":
             with suppress(OSError):
-                self._newest = _shared(root)
+                self._fd, shared = _open(self._root)
+                for slot in range(_SLOTS):
+                    shared[slot] = max(shared[slot], self.shared[slot])
+                self.shared = shared
 
     def next(self) -> int:
         """Return a number greater than any that a process of the link has had."""
-        stamp, newest = time.time_ns(), self._newest
-        if stamp <= newest[0]:
-            stamp = newest[0] + 1
-        newest[0] = stamp
+        stamp, shared = time.time_ns(), self.shared
+        if stamp <= shared[0]:
+            stamp = shared[0] + 1
+        shared[0] = stamp
         return stamp
-
-    @property
-    def shared(self) -> memoryview | list[int]:
-        """Return the memory: the stamp in the first slot, then a slot for each role's :class:`Witness`."""
-        return self._newest
 
     def follow(self, stamp: int) -> None:
         """Have the next stamps come after one that was found in the journal."""
-        if self._newest[0] < stamp < 1 << 62:
-            self._newest[0] = stamp
+        if self.shared[0] < stamp < 1 << 62:
+            self.shared[0] = stamp
+
+    def detach(self) -> None:
+        """Give the memory up until the next write."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self.shared = list(self.shared[:_SLOTS])
+            with suppress(OSError):  # another process shares it
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _path(self._root).unlink()
+            os.close(fd)
+
+    def after_fork(self) -> None:
+        """In a forked child: share the memory as a process of its own."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self.shared = list(self.shared[:_SLOTS])
+            os.close(fd)
+            self.attach()
 
 
-def _shared(root: Path) -> memoryview:
-    """Map the memory that all processes with a journal in ``root`` share. Raises OSError."""
-    base = disks.base_on(_MEMORY)
-    disks.make_base(base)
+def _path(root: Path) -> Path:
     name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:24]
-    fd = os.open(base / f"stamps-{name}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(fd).st_size < _BYTES:
-            os.posix_fallocate(fd, 0, _BYTES)  # a page that is there cannot fail a write: no SIGBUS
-        return memoryview(mmap.mmap(fd, _BYTES)).cast("q")
-    finally:
+    return disks.base_on(_MEMORY) / f"stamps-{name}"
+
+
+def _open(root: Path) -> tuple[int, memoryview]:
+    """Open and map what all processes with a journal in ``root`` share. Raises OSError."""
+    path = _path(root)
+    disks.make_base(path.parent)
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            # A shared lock says "somebody shares this"; who gives it up deletes only what it can lock alone.
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.fstat(fd).st_nlink:
+                os.posix_fallocate(fd, 0, _BYTES)  # a page that is there cannot fail a write: no SIGBUS
+                return fd, memoryview(mmap.mmap(fd, _BYTES)).cast("q")
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
