@@ -174,8 +174,13 @@ def _of_azureml(path: Path, told: dict[str, Any]) -> LinkFile:
 def _of_team(path: Path, told: dict[str, Any]) -> LinkFile:
     sections: dict[str, dict[str, str]] = {name: {} for name in _KNOWN}
     for name, section in told.items():
-        if name not in _KNOWN or not isinstance(section, dict):
+        if name not in _KNOWN:
             raise _unknown(path, name, list(_KNOWN), "section")
+        if not isinstance(section, dict):
+            raise BadLink(
+                f"--config: {path}: {name} is a section, not a value.",
+                remedies=[(line, "") for line in _EXAMPLE.splitlines()],
+            )
         for key, value in section.items():
             if looks_secret(f"{key}={value}") or (key not in _KNOWN[name] and is_secret_option(key)):
                 raise SecretRefused(

@@ -217,3 +217,12 @@ def test_a_file_in_a_folder_where_anybody_makes_files_of_their_own_is_the_users(
     (folder / "dbml.toml").write_text('[databricks]\nuri = "databricks"')
     (folder / "dbml.toml").chmod(0o644)
     assert link_files.read("dbml.toml", str(folder)).databricks == {"uri": "databricks"}
+
+
+def test_a_section_that_is_given_as_a_value_is_told_without_the_value(home: Path) -> None:
+    file = Path.cwd() / "dbml.toml"
+    file.write_text('databricks = "dapi0123456789abcdef"\n')
+    file.chmod(0o600)
+    with pytest.raises(BadLink, match="databricks is a section, not a value") as refused:
+        link_files.read(str(file), str(Path.cwd()))
+    assert "dapi0123456789abcdef" not in "\n".join(refused.value._render_traceback_())
