@@ -176,7 +176,16 @@ def test_writes_that_another_folders_link_left_behind_are_named_with_the_line_th
         assert left.command == f"cd {shlex.quote(str(there))} && dbml-magics sync"
     sessions.current().unlink()
     line = left.command.replace("python", sys.executable, 1) + " --timeout 60"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        line,
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PATH": path},
+    )
     assert done.returncode == 0, done.stderr
     assert f"a link of {there}" not in leftovers()
 

@@ -471,8 +471,8 @@ class _Endpoint:
             )
         if method != "POST":
             raise _Problem(405, "USE_POST", f"{path} takes POST", {"Allow": "POST"})
-        revision = self._chosen(headers, named)
         body = await _body(headers, receive)
+        revision = self._chosen(headers, named)  # not before: an update ends one that nobody asks yet
         content_type = headers.get("content-type", "application/json")
         json_asked = content_type.partition(";")[0].strip() == "application/json"
         # Either address takes either format: what the body says counts.

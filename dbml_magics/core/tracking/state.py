@@ -31,6 +31,7 @@ _ROOM = 1 << 20  # bytes that must be free on a disk that was full before the st
 _LOOK_S = 5.0  # between two looks whether it can
 _MOVES = 5  # from place to place within one call
 _CHECKED_BYTES = 64 << 20  # larger files take too long to be looked through at each start
+_OF_THIS_MACHINE = ("steps/", "place/")  # counts, and answers
 T = TypeVar("T")
 
 _parents: list[Any] = []  # connections of the process that forked this one: SQLite must not close them here
@@ -312,10 +313,12 @@ class State:
     # --- the whole of it, for another machine
 
     def dump(self) -> dict[str, Any]:
-        """Return everything as plain values: {"format": …, "tables": {table: rows}}."""
+        """Return everything but what is of this machine alone: {"format": …, "tables": {table: rows}}."""
         tables = self._write(
             lambda db: {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
         )
+        for table in ("answers", "counts"):
+            tables[table] = [row for row in tables[table] if not row[0].startswith(_OF_THIS_MACHINE)]
         return {"format": FORMAT, "tables": tables}
 
     def load(self, dumped: dict[str, Any]) -> None:
