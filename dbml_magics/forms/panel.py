@@ -88,7 +88,7 @@ class Panel:
         if command.name not in _CHANGES:
             return
         self._tell_state()
-        for form in self._forms.values():
+        for form in list(self._forms.values()):  # another tab may be opened meanwhile
             form.look_up()
 
 

@@ -61,14 +61,20 @@ class FakeTrack:
             destinations=DESTINATIONS,
         )
 
-    def close(self, status: str) -> None:
-        self.status = self.status or status
+    def close(self, status: str, *, params: Mapping[str, Any] | None = None) -> None:
+        if self.status is None:
+            self.status, self.params = status, dict(params or {})
 
     def end(
         self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
     ) -> results.TrackSummary:
         assert self.status is None, "a run ends once"
-        self.status, self.params = status, dict(params or {})
+        self.close(status, params=params)
+        return self.finish()
+
+    def finish(self) -> results.TrackSummary:
+        status = self.status
+        assert status is not None, "a run is summed up once it has ended"
         shown = {key: str(value) for key, value in {"n_estimators": 20, **self.params}.items()}
         summary = results.TrackSummary(
             run_id=self.run_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from dbml_magics.core.tracking.faults import Away, EndlessListing, is_missing, s
 from dbml_magics.core.tracking.kept_models import MODELS_TAG
 from dbml_magics.differences import UNREAD, Difference
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
+from dbml_magics.log_records import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _TOGETHER = 50  # experiments that one search asks for
 Progress = Callable[[int, str], None]
