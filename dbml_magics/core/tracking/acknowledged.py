@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow.entities import Run
 
@@ -114,7 +114,7 @@ def _rank(mark: Mark) -> tuple[int, int, float]:
     return step, time, float("-inf") if value == "nan" else float(value)
 
 
-def _is_older(there: Mark | None, newest: Any, last: Any) -> bool:
+def _is_older(there: Mark | None, newest: Mark, last: Mark) -> bool:
     """Tell whether a metric's latest point at a workspace is older than the newest one that it was sent.
 
     Of points with the same step and time workspaces choose differently; some call the last one the latest.

@@ -7,11 +7,13 @@ the rest of the batch and answers 200; plain MLflow refuses it at the call, and 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from typing import SupportsInt
 
 from mlflow.exceptions import MlflowException
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 LEAST, MOST = -(1 << 63), (1 << 63) - 1
 
 
@@ -38,16 +40,14 @@ def whole_number(what: str, value: SupportsInt) -> int:
 
 def is_text(value: object) -> bool:
     """Tell whether a value is text that UTF-8 can carry."""
-    return isinstance(value, str) and (
-        value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
-    )
+    return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)
 
 
 def refuse_bad_text(what: str, value: object) -> None:
     """Raise MLflow's refusal, with the place, for text anywhere in ``value`` that UTF-8 cannot carry."""
     for place, text in _texts(what, value):
         if not is_text(text):
-            at = next(n for n, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+            at = next(_SURROGATE.finditer(text)).start()
             raise MlflowException.invalid_parameter_value(
                 f"{place} is no Unicode text: the character at position {at} of {text!r} is a lone "
                 "surrogate, which no workspace can store (a file's name in another encoding than UTF-8? "
