@@ -15,6 +15,7 @@ from dbml_magics.core import runs
 from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
+from dbml_magics.core.tracking.registrations import registration_queue
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.foreign_text import one_line
 from dbml_magics.rendering import count
@@ -40,8 +41,8 @@ def retry(
     damaged = {number for number, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "?"}
     held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
     places = {
-        number: (role, HELD_QUEUE if number in held else q)
-        for number, role, q, _, _, _ in engine.state.dead(queue=queue)
+        number: (role, HELD_QUEUE if number in held else _own_queue(q, op))
+        for number, role, q, op, _, _ in engine.state.dead(queue=queue)
     }
     tried = {letter.number: letter for letter in letters if letter.number not in damaged}
     for number, letter in tried.items():
@@ -158,10 +159,15 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
     return found
 
 
+def _own_queue(queue: str, op: list[Any]) -> str:
+    """Return the queue in which a dead letter is tried again: a registration keeps its run from nothing."""
+    return registration_queue(op[2]["key"]) if op[1] == "V" else queue
+
+
 def _on_their_way(engine: Engine) -> set[int]:
     """Return the numbers of the dead letters that are being tried again."""
     found = set()
-    places = {(role, queue) for _, role, queue, _, _, _ in engine.state.dead()}
+    places = {(role, _own_queue(queue, op)) for _, role, queue, op, _, _ in engine.state.dead()}
     for role, queue in places | {(role, HELD_QUEUE) for role, _ in places}:
         cursors = engine.state.cursors(role, queue)
         for file, size in engine.journal.files(queue).items():

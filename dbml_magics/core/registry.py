@@ -30,6 +30,7 @@ from dbml_magics.core.tracking.registrations import (
     answer_key,
     check_before,
     note_asked,
+    registration_queue,
 )
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
 
@@ -191,10 +192,11 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
         if answer is not None:
             engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return dict(answer)
-        later = engine.lines[role].away or engine.couriers[role].takes_later(queue)
+        queues = [queue, registration_queue(key)]
+        later = engine.lines[role].away or any(map(engine.couriers[role].takes_later, queues))
         if later or time.monotonic() > until:
             return None
-        engine.wait(role, [queue], 0.5)
+        engine.wait(role, queues, 0.5)
 
 
 def _waiting(engine: Engine, answers: dict[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import json
 import posixpath
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,7 +59,7 @@ _log = logger(__name__)
 RUN_TAG = "dbml_run_id"
 MODEL_TAG = "dbml_model_id"
 RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
-_MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+MODEL_VERSIONS_TAG = "mlflow.modelVersions"
 _PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer: it has its own work
 
 _OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
@@ -194,7 +194,7 @@ class Applier:
             raise MlflowException(
                 f"a write of an unknown kind ({code!r}): was it made by a newer dbml-magics?"
             )
-        if not self.tracked and code not in ("V", "W"):
+        if (not self.tracked and code not in ("V", "W")) or self.role not in meant_for(op, self.role):
             return
         try:
             self._ops[code](queue, op, doubt)
@@ -419,9 +419,7 @@ class Applier:
     def _missing_points(self, run_id: str, points: list[Point]) -> list[Point]:
         of_models, of_run = self._by_model(points)
         missing = [
-            point
-            for model, some in of_models.items()
-            for point in self._missing_at_model(self.model_at(model).actual, some)
+            point for model, some in of_models.items() for point in self._missing_at_model(model, some)
         ]
         # In the order in which they came: a workspace may call the last of them the latest.
         missing += self._missing_at_run(run_id, of_run)
@@ -457,9 +455,14 @@ class Applier:
                 of_run.append(point)
         return of_models, of_run
 
-    def _missing_at_model(self, model_id: str, points: list[Point]) -> list[Point]:
+    def _missing_at_model(self, model: str, points: list[Point]) -> list[Point]:
         # A run's history does not say for which model a point was logged; the model does.
-        told = self.store.get_logged_model(model_id).metrics or []
+        try:
+            told = self.store.get_logged_model(self.model_at(model).actual).metrics or []
+        except MlflowException as error:
+            if isinstance(settle(error), Away) or not is_missing(error):
+                raise
+            return points  # there is no such model here: they are refused one by one
         there = {(m.key, mark(m.value, m.timestamp, m.step)) for m in told}
         return [p for p in points if (p[0], mark(*p[1:4])) not in there]
 
@@ -514,6 +517,8 @@ class Applier:
             return known if "artifacts" in known.extra else self._placed("run", run, known)
         creation = self.engine.creation_of(run)
         if creation is not None and self.tracked:
+            if (cause := self.state.answer(f"unmade/{self.role}/{run}")) is not None:
+                raise MlflowException.invalid_parameter_value(f"its run could not be made here: {cause}")
             self._create_run(run, creation, True)
             known = self.state.identity(self.role, "run", run)
             assert known is not None
@@ -544,6 +549,7 @@ class Applier:
                 self._complete_tags(queue, found, tags)
                 self.remember_run(queue, found)
                 self.state.forget_answer(trying)
+                self.state.forget_answer(f"unmade/{self.role}/{queue}")
                 return
         self.state.set_answer(trying, True)
         user = info["user"] if is_text(info["user"]) else ""
@@ -556,6 +562,7 @@ class Applier:
             raise settled from error
         self.remember_run(queue, made)
         self.state.forget_answer(trying)
+        self.state.forget_answer(f"unmade/{self.role}/{queue}")
         for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
             self.state.bury(self.role, queue, [0, "g", key, told[key]], "this is no Unicode text")
 
@@ -570,6 +577,10 @@ class Applier:
                 raise
             return None
         return found
+
+    def give_up_run(self, run: str, cause: str) -> None:
+        """Remember that a run cannot be made here: what is logged to it is put aside with it."""
+        self.state.set_answer(f"unmade/{self.role}/{run}", cause)
 
     def _was_tried(self, trying: str) -> bool:
         """Tell whether a creation was begun before, and its answer not seen; it may be under way yet."""
@@ -932,25 +943,47 @@ class Applier:
             self.engine.remember_experiment(told["id"], told["name"], told["tags"])
         self.experiment_at(told["id"])
 
-    def _change_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
+    def _change_experiment(self, _queue: str, op: list[Any], doubt: bool) -> None:
         change = op[2]
-        experiment_id = self.experiment_at(change["id"])
-        what = change["do"]
+        if change["do"] in ("delete", "restore") and self._is_in_stage(change):
+            return
+        try:
+            self.change_experiment(change, doubt or bool(change.get("tried")))
+        except MlflowException as error:
+            if change["do"] != "untag" or not is_missing(error):
+                raise
+
+    def _is_in_stage(self, change: dict[str, Any]) -> bool:
+        found = self.store.get_experiment(self.experiment_at(change["id"]))
+        stage = "deleted" if change["do"] == "delete" else "active"
+        return bool(found.lifecycle_stage == stage)
+
+    def change_experiment(self, change: dict[str, Any], again: bool) -> None:
+        """Change an experiment as the user asked; ``again`` where it may have been done before.
+
+        Raises Away, or the workspace's refusal.
+        """
+        experiment_id, what = self.experiment_at(change["id"]), change["do"]
         if what == "tag":
             self.store.set_experiment_tag(experiment_id, ExperimentTag(change["key"], change["value"]))
         elif what == "untag":
-            self.store.delete_experiment_tag(experiment_id, change["key"])
+            try:
+                self.store.delete_experiment_tag(experiment_id, change["key"])
+            except MlflowException as error:
+                if not again or not is_missing(error):
+                    raise
         elif what == "rename":
-            own_name, taken = self.find_experiment(change["name"])
-            if taken is None:
+            own_name, found = self.find_experiment(change["name"])
+            if not again or found is None or str(found.experiment_id) != experiment_id:
                 self.store.rename_experiment(experiment_id, own_name)
             if self.workspace.names_experiments_itself:
                 tag = ExperimentTag(EXPERIMENT_TAG, self._whose(change["name"]))
                 self.store.set_experiment_tag(experiment_id, tag)
+        elif again and self._is_in_stage(change):
+            return
         elif what == "delete":
-            if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
-                self.store.delete_experiment(experiment_id)
-        elif what == "restore" and self.store.get_experiment(experiment_id).lifecycle_stage == "deleted":
+            self.store.delete_experiment(experiment_id)
+        else:
             self.store.restore_experiment(experiment_id)
 
     # --- artifacts
@@ -1177,47 +1210,68 @@ class Applier:
 
     def _tag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        tags = dict(op[3])
-        versions = tags.pop(_MODEL_VERSIONS_TAG, None)
-        if versions and (own := self.registrations.numbers(_versions_in(versions))):
-            tags[_MODEL_VERSIONS_TAG] = json.dumps(own)
-        if not tags:
-            return
+        tags = self.own_model_tags(op[3])
         if not self.keeps(op[2]):
-            self.store.set_logged_model_tags(identity.actual, [LoggedModelTag(k, v) for k, v in tags.items()])
-        else:
+            self.change_model("T", identity.actual, [tags], True)
+        elif tags:
             kept_models.change(self, op[2], tags=tags)
+
+    def own_model_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return a logged model's tags with its versions under this workspace's own numbers."""
+        own = dict(tags)
+        versions = own.pop(MODEL_VERSIONS_TAG, None)
+        if versions and (numbers := self.registrations.numbers(_versions_in(versions))):
+            own[MODEL_VERSIONS_TAG] = json.dumps(numbers)
+        return own
 
     def _untag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
         if self.keeps(op[2]):
             kept_models.change(self, op[2], untag=op[3])
-            return
-        try:
-            self.store.delete_logged_model_tag(identity.actual, op[3])
-        except MlflowException as error:
-            if not is_missing(error):
-                raise
-
-    def _model_params(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        if not self.keeps(op[2]):
-            self.store.log_logged_model_params(
-                identity.actual, [LoggedModelParameter(k, v) for k, v in op[3].items()]
-            )
         else:
+            self.change_model("D", identity.actual, op[3:4], True)
+
+    def _model_params(self, _queue: str, op: list[Any], doubt: bool) -> None:
+        identity = self.model_at(op[2])
+        if self.keeps(op[2]):
             kept_models.change(self, op[2], params=op[3])
+        else:
+            self.change_model("P", identity.actual, op[3:4], doubt)
 
     def _delete_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
-        if not self.keeps(op[2]):
-            try:
-                self.store.delete_logged_model(identity.actual)
-            except MlflowException as error:
-                if not is_missing(error):
-                    raise
-        else:
+        if self.keeps(op[2]):
             kept_models.change(self, op[2], deleted=True)
+        else:
+            self.change_model("X", identity.actual, (), True)
+
+    def change_model(self, code: str, actual: str, fields: Sequence[Any], again: bool) -> None:
+        """Change a logged model of the service's; ``again`` where it may have been done before.
+
+        Raises Away, or the workspace's refusal.
+        """
+        if code == "T":
+            if not fields[0]:
+                return
+            self.store.set_logged_model_tags(actual, [LoggedModelTag(k, v) for k, v in fields[0].items()])
+        elif code == "P":
+            params = dict(fields[0])
+            if again:
+                there = self.store.get_logged_model(actual).params
+                params = {key: value for key, value in params.items() if there.get(key) != value}
+            if params:
+                self.store.log_logged_model_params(
+                    actual, [LoggedModelParameter(k, v) for k, v in params.items()]
+                )
+        else:
+            try:
+                if code == "D":
+                    self.store.delete_logged_model_tag(actual, fields[0])
+                else:
+                    self.store.delete_logged_model(actual)
+            except MlflowException as error:
+                if not again or not is_missing(error):
+                    raise
 
 
 def within(batch: Batch, limits: Limits) -> Iterator[Batch]:
@@ -1313,9 +1367,21 @@ def mark(value: float, time: int, step: int) -> Mark:
     return (step, time, "nan" if value != value else clamp(value))
 
 
-def time_and_again(failure: Away) -> str:
-    """Return the cause of a write that goes on failing while others go through."""
-    return f"{cause_of(failure)}, time and again, while other writes went through"
+_ROLES_AT = {"x": 2, "r": 2, "T": 4, "D": 4, "P": 4, "X": 3}  # where a write says who has yet to get it
+
+
+def meant_for(op: Sequence[Any], role: str) -> Sequence[str]:
+    """Return the workspaces that a write is meant for; ``role`` is one where it does not say so."""
+    code = op[1]
+    if code == "e":
+        return list(op[2].get("to", [role]))
+    place = _ROLES_AT.get(code)
+    return list(op[place]) if place is not None and len(op) > place else [role]
+
+
+def time_and_again(failure: Away, *, alone: bool = True) -> str:
+    """Return the cause of a write that goes on failing, ``alone`` where others went through meanwhile."""
+    return f"{cause_of(failure)}, time and again" + (", while other writes went through" if alone else "")
 
 
 def cause_of(error: BaseException) -> str:

@@ -30,10 +30,11 @@ from dbml_magics.core.tracking.apply import (
     time_and_again,
     within,
 )
-from dbml_magics.core.tracking.faults import Away, Busy
+from dbml_magics.core.tracking.containers import Containers
+from dbml_magics.core.tracking.faults import Away, Blocked, Busy
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
-from dbml_magics.core.tracking.registrations import answer_key
+from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, answer_key, registration_queue
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL
 from dbml_magics.core.workspaces.rest import call_timeout
@@ -55,6 +56,8 @@ _NOTHING: dict[str, str] = {}
 _OF_MACHINE = (sqlite3.Error, JournalError)  # this machine's trouble, and no write's: a full disk
 _STUCK_TRIES, _STUCK_S = 5, 15.0  # before a write that fails is tried apart from the others
 _STUCK_PAUSE_S = 4.0  # the longest between these tries
+_ALONE_TRIES, _ALONE_S = 8, 60.0  # before it is put aside though nothing of its kind has passed meanwhile
+_BLOCKED_S = 0.5  # between two looks whether what a write waits for has arrived
 _HELD_S, _HELD_LONGEST_S = 15.0, 600.0  # between two tries of files that are not taken now
 HELD_QUEUE = "held"
 # Writes whose like going through shows that the service does take such writes.
@@ -136,6 +139,7 @@ class Courier:
         self._stuck: dict[str, _Stuck] = {}
         self._passed: dict[str, float] = {}  # kind of write -> when the last one went through
         self.held = Held(self)
+        self.containers = Containers(engine, role)
 
     # --- being told
 
@@ -444,7 +448,8 @@ class Courier:
             if isinstance(error, Busy):
                 self._busy.add(queue)
                 self._troubles[queue] = error.reason
-            self._pause(queue, 4.0, error.retry_after or 0.0)
+            most = _BLOCKED_S if isinstance(error, Blocked) else 4.0
+            self._pause(queue, most, error.retry_after or 0.0)
             return
         again = queue in self._pauses
         self._pauses[queue] = (self._pauses.get(queue, (0, 0.0))[0] + 1, 0.0)
@@ -464,6 +469,15 @@ class Courier:
         stuck = self._stuck.get(queue)
         return (
             stuck is not None and stuck.tries >= _STUCK_TRIES and time.monotonic() - stuck.since >= _STUCK_S
+        )
+
+    def has_failed_long(self, queue: str, times: int = 1) -> bool:
+        """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
+        stuck = self._stuck.get(queue)
+        return (
+            stuck is not None
+            and stuck.tries >= times * _ALONE_TRIES
+            and time.monotonic() - stuck.since >= times * _ALONE_S
         )
 
     def moved(self, queue: str, own: bool) -> None:
@@ -651,12 +665,15 @@ class _Part:
 
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
-        limit = 4 * self.applier.limits.metrics
+        limit, waits_from = 4 * self.applier.limits.metrics, self.courier.containers.limit(self.queue)
         for handled, entry in enumerate(
             self.engine.journal.entries(self.queue, sizes, self.offsets), start=1
         ):
             if handled % _SLICE == 0:
                 time.sleep(_BREATH_S)  # the interpreter's lock goes to the training for a moment
+            if waits_from is not None and entry.order[0] > waits_from:
+                self._flush()
+                raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
             if not self._add_to_batch(entry):
                 self._flush()
                 self._apply(entry)
@@ -798,14 +815,19 @@ class _Part:
         if entry.op[1] == AGAIN:
             self._again(entry.op)
             return
+        if not self._await_contents(entry.op):
+            self._done()
+            return
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
+        doubt = self._doubt()
         try:
-            self.applier.apply(self.queue, entry.op, self._doubt())
+            self.applier.apply(self.queue, entry.op, doubt)
         except Away as error:
             if not error.sent and not error.denied:
                 self.state.unmark_sending(self.role, self.queue, before)
-            self._put_aside(entry.op, error)
+            if not self._goes_apart(entry.op, error):
+                self._put_aside(entry.op, error)
         except _OF_MACHINE:
             raise
         except Exception as error:
@@ -817,6 +839,27 @@ class _Part:
             self.kinds[_RECEIVED.get(entry.op[1], "changes")] += 1
         self._done()
         self.engine.release_spool(self.queue, entry)
+
+    def _await_contents(self, op: list[Any]) -> bool:
+        """Let what a write contains go first; False when it is put aside since that never arrives."""
+        try:
+            self.courier.containers.await_contents(self.queue, op)
+        except Blocked as error:
+            if not self.courier.has_failed_long(error.on, 2):
+                raise
+            self.state.bury(self.role, self.queue, op, error.reason)
+            return False
+        return True
+
+    def _goes_apart(self, op: list[Any], error: Away) -> bool:
+        """Let a registration that cannot be made now wait in a queue of its own: its run goes on."""
+        if op[1] != "V" or self.queue in (REGISTRY_QUEUE, registration_queue(op[2]["key"])):
+            return False
+        if not (isinstance(error, (Blocked, Busy)) or self.courier.in_trouble(self.queue)):
+            return False
+        told = {**op[2], "only": self.role, "queue": self.queue}
+        self.engine.write(registration_queue(op[2]["key"]), "V", told)
+        return True
 
     def _check_end(self, op: list[Any]) -> None:
         """Compare an ended run with what was acknowledged, and send what is missing again. Raises Away."""
@@ -894,13 +937,20 @@ class _Part:
             return
         if not courier.is_stuck(self.queue):
             raise error
-        failure: Away | None = error
+        failure, alone = error, True
         if code in _OF_RUN:
-            failure = self.applier.insist(self.queue, lambda: self.applier.apply(self.queue, op, True))
+            failed = self.applier.insist(self.queue, lambda: self.applier.apply(self.queue, op, True))
+            if failed is None:
+                return
+            failure = failed
         elif not courier.passes(code, self.queue):
-            raise error
-        if failure is not None:
-            self._refused(op, MlflowException(time_and_again(failure)))
+            alone = False
+            if not courier.has_failed_long(self.queue) or (code == "c" and error.denied):
+                raise error
+        cause = time_and_again(failure, alone=alone)
+        if code == "c":
+            self.applier.give_up_run(self.queue, cause)
+        self._refused(op, MlflowException(cause))
 
     def _bury_damaged(self, text: str) -> None:
         self.state.bury(self.role, self.queue, [0, "?", text], "this line of the journal is damaged")
@@ -910,7 +960,8 @@ class _Part:
         if not isinstance(error, MlflowException) and not self.courier.bug(self.queue, self.ends, error):
             raise Away(f"a write could not be applied ({cause_of(error)})") from error
         cause = cause_of(error)
-        self.state.bury(self.role, self.queue, op, cause)
+        queue = op[2].get("queue", self.queue) if op[1] == "V" else self.queue  # of its run
+        self.state.bury(self.role, queue, op, cause)
         if op[1] == "V":
             self.state.set_answer(answer_key(op[2]["key"], self.role), {"error": cause})
 
@@ -959,7 +1010,7 @@ class _Part:
         if items is None:
             if letter[1] == "V":
                 self.state.forget_answer(answer_key(letter[2]["key"], self.role))  # it was the refusal
-            if letter[1] == "u" and (self.state.run(self.queue) or {}).get("ended"):
+            if letter[1] == "u" and not _ends(letter) and (self.state.run(self.queue) or {}).get("ended"):
                 # MLflow's rename says RUNNING too: what came after it shall stand.
                 letter = [*letter[:2], {**letter[2], "status": None, "end": None}]
             self.applier.apply(self.queue, letter, True)

@@ -98,12 +98,13 @@ def flush_all_at_exit() -> None:
 class _LiveQueue:
     """A queue that this process writes or reads: its view, and the lock that keeps file and view in order."""
 
-    __slots__ = ("end", "file", "keys", "lock", "path", "view")
+    __slots__ = ("end", "file", "keys", "lock", "models", "path", "view")
 
     def __init__(self, queue: str) -> None:
         self.view = QueueView(queue)
         self.lock = threading.RLock()
         self.keys: dict[str, str] = {}  # metric keys that were checked -> their JSON
+        self.models: set[str] = set()  # logged models that its writes were noted to name
         self.path: str = ""
         self.file, self.end = "", 0  # of this process's own file: folded into the view up to there
 
@@ -481,6 +482,8 @@ class Engine:
             )
             view.tags = {"mlflow.runName": known["name"]}
             return view
+        if self.state.run(run_id) is None:
+            self.state.set_answer(f"experiment-of/{run_id}", run.info.experiment_id)
         return RunView.from_run(run, self.artifact_uri("run", run_id))
 
     def _known_at(self, applier: Applier, run_id: str) -> str:
@@ -725,7 +728,49 @@ class Engine:
             self.remember_experiment(experiment_id, known["name"], tags)
         return known["name"], known["tags"]
 
+    def forget_experiment_name(self, name: str) -> None:
+        """Forget which experiment a name meant: it may be given to another one."""
+        self.state.forget_answer(f"experiment-name/{name}")
+
+    def experiment_of(self, queue: str) -> str | None:
+        """Return the experiment of a run's or model's queue, as far as this machine knows."""
+        live = self._live.get(queue)
+        if live is not None and live.view.run is not None and live.view.run.experiment_id:
+            return live.view.run.experiment_id
+        model = self.state.model(queue)
+        known = self.state.run(queue) or (model[1] if model else None) or {}
+        found = known.get("experiment") or self.state.answer(f"experiment-of/{queue}")
+        return str(found) if found else None
+
+    def contents_of(self, experiment_id: str, role: str | None = None) -> list[str]:
+        """Return the queues of an experiment's runs and models of which something is on its way."""
+        role = role or self.link.primary
+        waiting = [queue for queue in self.journal.queues() if self.is_waiting(role, queue)]
+        return [queue for queue in waiting if self.experiment_of(queue) == experiment_id]
+
+    def note_experiment_stage(self, experiment_id: str, *, deleted: bool) -> None:
+        """Note for the runs that live here what a server does to the runs of such an experiment."""
+        for live in list(self._live.values()):
+            run = live.view.run
+            if run is not None and run.experiment_id == experiment_id:
+                run.deleted = deleted
+
     # --- models
+
+    def queues_naming(self, model_id: str) -> list[str]:
+        """Return the queues that may hold writes to a logged model: its own, and of runs that name it."""
+        lead = f"names/{model_id}/"
+        others = [key.removeprefix(lead) for key in self.state.answers(lead)]
+        return list(dict.fromkeys([self.model_queue(model_id), *others]))
+
+    def note_model_named(self, queue: str, model_id: str) -> None:
+        """Remember that a run's writes name a logged model, which may be another run's."""
+        live = self.begin_queue(queue)
+        if model_id not in live.models:
+            known = self.state.model(model_id)
+            if known is None or known[0] != queue:
+                self.state.set_answer(f"names/{model_id}/{queue}", True)
+            live.models.add(model_id)
 
     def model_queue(self, model_id: str) -> str:
         """Return the queue that a logged model's writes travel in: its run's, or its own."""
@@ -733,10 +778,14 @@ class Engine:
         if known is not None:
             return known[0]
         try:
-            found = self.read(lambda a: a.store.get_logged_model(self.model_known_at(a, model_id)))
+            role, found = self.answered(lambda a: a.store.get_logged_model(self.model_known_at(a, model_id)))
             queue = self.visible_run(found.source_run_id) if found.source_run_id else model_id
-        except MlflowException:
+            experiment_id = self.visible_experiment(found.experiment_id, role)
+            self.state.set_answer(f"experiment-of/{queue}", experiment_id)
+        except MlflowException as error:
             queue = model_id
+            if is_missing(error):
+                return queue
         self.state.remember_model(model_id, queue, {})
         return queue
 
@@ -908,8 +957,7 @@ class Engine:
                 return
             self._gave_up = time.monotonic()
         count, _ = self.waiting(role)
-        if count and role not in self._warned:
-            self._warned.add(role)
+        if count and self.warns_once(role):
             _log.warning(
                 "%s: %s writes are still on their way to %s and are missing from this answer; "
                 "%s waits for them",
@@ -918,6 +966,12 @@ class Engine:
                 role,
                 say("%dbml sync"),
             )
+
+    def warns_once(self, what: str) -> bool:
+        """Tell whether a warning has yet to be given, and note that it is."""
+        new = what not in self._warned
+        self._warned.add(what)
+        return new
 
     def answering(self) -> str | None:
         """Return the role that answers reads now: the primary, or the mirror while the primary is away."""

@@ -68,6 +68,7 @@ class Away(MlflowException):  # type: ignore[misc]
         apart: bool = False,
         shown: str | None = None,
         remedies: Sequence[tuple[str, str]] = (),
+        said: MlflowException | None = None,
     ) -> None:
         super().__init__(clean(shown or reason), error_code=TEMPORARILY_UNAVAILABLE)
         self.reason = clean(reason)
@@ -82,6 +83,8 @@ class Away(MlflowException):  # type: ignore[misc]
         """It is the place of the files that refuses: everything else of the workspace goes through."""
         self.remedies = tuple(remedies)
         """What the user can do about it: (command, what it does)."""
+        self.said = said
+        """MLflow's own error of a 500: some servers answer so what they refuse, time and again."""
 
     def by_way(self, way: str) -> Away:
         """Name what stands between here and the workspace, and return the error."""
@@ -97,6 +100,14 @@ class EndlessListing(Away):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, sent=False)
+
+
+class Blocked(Away):
+    """A write waits for another one, ``on`` whose queue it depends: everything else goes on."""
+
+    def __init__(self, reason: str, *, on: str = "") -> None:
+        super().__init__(reason, sent=False, elsewhere=True)
+        self.on = on
 
 
 class Busy(Away):

@@ -24,7 +24,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.paging import files_below
-from dbml_magics.core.tracking.faults import Away, Busy, already_exists, is_missing
+from dbml_magics.core.tracking.faults import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import refuse_bad_text
 from dbml_magics.core.workspaces.limits import names_a_limit
@@ -48,17 +48,25 @@ def answer_key(key: str, role: str) -> str:
     return f"version/{key}/{role}"
 
 
+def registration_queue(key: str) -> str:
+    """Return the queue in which a registration waits apart from its run."""
+    return f"registration-{key}"
+
+
 def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
     """Remember a registration until every registry has answered it, and which ones of its model go first.
 
     Versions of a model are numbered in the order in which they were asked for, in every registry.
     """
     told["after"] = {**(told.get("after") or {}), **asked_before(state, told["name"])}
+    source = told["source"]
     asked = {"queue": queue, "to": told["to"]}
+    if source["kind"] == "version":
+        asked["from"] = [source["name"], str(source["version"])]
     state.forget_answer(f"renamed/{told['name']}")
     for name in {
         told["name"],
-        told["source"].get("name") or told["name"],
+        source.get("name") or told["name"],
     }:  # a copy, before its original goes
         state.set_answer(f"registering/{name}/{told['key']}", asked)
 
@@ -99,6 +107,12 @@ def asked_before(state: State, name: str) -> dict[str, str]:
         else:
             found[key] = asked["queue"]
     return found
+
+
+def copies_before(state: State, name: str, version: str) -> set[str]:
+    """Return the keys of the registrations that copy one version and are not answered everywhere yet."""
+    asked = state.answers(f"registering/{name}/")
+    return {place.rpartition("/")[2] for place, of in asked.items() if of.get("from") == [name, version]}
 
 
 def number_key(name: str, version: str) -> str:
@@ -146,14 +160,15 @@ class Registrations:
     def version(self, queue: str, op: list[Any], doubt: bool) -> None:
         """Register one version, once, and exchange twins with the other registry."""
         told = op[2]
-        if self.role not in told["to"]:
+        if self.role not in told["to"] or told.get("only", self.role) != self.role:
             return
+        source_queue = told.get("queue", queue)
         with self._within(queue):
             self._deliver_first(REGISTRY_QUEUE)
             self._await_registrations(told.get("after") or {})
         if not self.applier.tracked:
-            self._await_primary(queue, told["key"])
-        self._await_files(queue, told)
+            self._await_primary(source_queue, told["key"])
+        self._await_files(source_queue, told)
         key = answer_key(told["key"], self.role)
         others = {r: answer_key(told["key"], r) for r in told["to"] if r != self.role}
         answer = self.state.answer(key)
@@ -192,17 +207,18 @@ class Registrations:
     def _await_registrations(self, after: dict[str, str]) -> None:
         """Let registrations go first that a write comes after. Raises Away while they cannot."""
         for key, queue in after.items():
-            if self._is_open(key):
-                self._deliver_first(queue)
+            for each in (queue, registration_queue(key)):
                 if self._is_open(key):
-                    raise Away("waits for the registration of a version", sent=False, elsewhere=True)
+                    self._deliver_first(each)
+            if self._is_open(key):
+                raise Blocked("waits for the registration of a version", on=registration_queue(key))
 
     def _await_primary(self, queue: str, key: str) -> None:
         """Let the run arrive whole where it is tracked: from there it is carried over. Raises Away."""
         engine = self.applier.engine
         goal = self._goals.setdefault(key, engine.journal.files(queue))
         if engine._left(engine.link.primary, queue, goal):
-            raise Away(f"waits for the run to arrive in {engine.link.primary}", sent=False, elsewhere=True)
+            raise Blocked(f"waits for the run to arrive in {engine.link.primary}", on=queue)
         del self._goals[key]
 
     def _await_files(self, queue: str, told: dict[str, Any]) -> None:
@@ -213,7 +229,7 @@ class Registrations:
         lead = f"{source['path']}/" if source["kind"] == "run" else ""
         for number, _, _, op, _, _ in self.state.dead(self.role, queue) if waiting else ():
             if number in waiting and op[2]["owner"] == owner and op[2]["path"].startswith(lead):
-                raise Away("waits for the model's files to arrive there", sent=False, elsewhere=True)
+                raise Blocked("waits for the model's files to arrive there", on=queue)
 
     def _is_open(self, key: str) -> bool:
         return self.state.answer(answer_key(key, self.role)) is None and any(

@@ -12,7 +12,8 @@ import inspect
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -27,18 +28,19 @@ from mlflow.utils.validation import (
     _validate_registered_model_tag,
 )
 
-from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.tracking.other_registry import OtherRegistry
 from dbml_magics.core.tracking.registrations import (
     KEY_TAG,
     REGISTRY_QUEUE,
     RUN_TAG,
-    TWIN_TAG,
     answer_key,
     asked_before,
     check_before,
+    copies_before,
     current_name,
     follow_rename,
     note_asked,
@@ -64,6 +66,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.link.uri, engine.link.uri)
         self.engine = engine
+        self._other = OtherRegistry(engine, self.first, self._number)
 
     @property
     def first(self) -> str:
@@ -83,8 +86,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _settle_registrations(self) -> None:
         """Let registrations that are on their way arrive before a read, within a search's patience."""
-        if self.engine.is_waiting(self.first, REGISTRY_QUEUE) and not self.engine.lines[self.first].away:
-            self._wait_for(REGISTRY_QUEUE)
+        self._wait_for(REGISTRY_QUEUE)
 
     # --- writes
 
@@ -96,7 +98,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         provisional = False
         if "version" in told:
             told["of"] = key = self._registration(name, told["version"])
-            after = {k: queue for k, queue in after.items() if k == key}
+            copies = copies_before(state, name, told["version"]) if do == "version_delete" else set()
+            after = {k: queue for k, queue in after.items() if k == key or k in copies}
             answer = state.answer(answer_key(key, self.first)) if key else None
             if told["version"] == "0":
                 provisional = answer is None
@@ -104,7 +107,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             elif answer is None:
                 del told["of"]  # registered from elsewhere: its number says which it is
         result = None
-        if not provisional and self._has_caught_up():
+        if not provisional and self._has_caught_up(after):
             tried: list[bool] = []
             try:
                 result = self._tell_first(told, tried)
@@ -119,12 +122,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return result
 
     def _tell_first(self, told: dict[str, Any], tried: list[bool]) -> Any:
-        def ask() -> Any:
+        def once() -> Any:
             again = bool(tried)
             tried.append(True)
             return write_directly(self._native, told, again)
 
-        return self.engine.lines[self.first].ask(ask, what="registry write")
+        return ask(self.engine, self.first, "registry write", once)
 
     def _remember_alias(self, told: dict[str, Any]) -> None:
         """Remember where an alias points: it was acknowledged, also while nobody can be asked for it."""
@@ -139,21 +142,21 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         uri = self.engine.workspaces[self.first].uri
         return str(version) if uri.startswith(_BY_REST) else int(version)
 
-    def _has_caught_up(self) -> bool:
-        """Tell whether the first registry has what was written before: writes must not overtake others."""
-        if not self.engine.is_waiting(self.first, REGISTRY_QUEUE):
-            return True
-        if self.engine.lines[self.first].away:
-            return False
-        return self._wait_for(REGISTRY_QUEUE)
+    def _has_caught_up(self, after: Mapping[str, str] = MappingProxyType({})) -> bool:
+        """Tell whether the first registry has what was written before: writes must not overtake others.
+
+        ``after`` are the registrations (key -> queue) that a write comes after, as its model's versions.
+        """
+        open_ones = {
+            k: q for k, q in after.items() if self.engine.state.answer(answer_key(k, self.first)) is None
+        }
+        return has_arrived(self.engine, self.first, [REGISTRY_QUEUE, *open_ones.values()]) and all(
+            self.engine.state.answer(answer_key(key, self.first)) is not None for key in open_ones
+        )
 
     def _wait_for(self, queue: str) -> bool:
         """Wait for a queue to arrive at the first registry, within the budget and while it moves."""
-        until = time.monotonic() + identity_budget_seconds()
-        while not self.engine.wait(self.first, [queue], 0.25):
-            if time.monotonic() > until or self.engine.couriers[self.first].in_trouble(queue):
-                return False
-        return True
+        return has_arrived(self.engine, self.first, [queue])
 
     def _registration(self, name: str, version: str) -> str | None:
         """Return the key of the registration behind a version, if this machine made it."""
@@ -276,9 +279,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return told["run"] or REGISTRY_QUEUE
 
     def _answered(self, told: dict[str, Any], queue: str, source: str, model_id: str | None) -> ModelVersion:
-        line = self.engine.lines[self.first]
-        if not line.away:
-            self._wait_for(queue)
+        self._wait_for(queue)
         answer = self.engine.state.answer(answer_key(told["key"], self.first))
         if answer is not None and "error" in answer:
             raise MlflowException(answer["error"], INVALID_PARAMETER_VALUE)
@@ -409,11 +410,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             return self._shown(self._read("get_model_version", name, version))
         except Away:
-            second = self._ask_second(lambda r, registry: self._twin_at(r, registry, name, str(version)))
-            if second is None:
+            twin = self._other.version(name, str(version))
+            if twin is None:
                 raise
-            second[1]._version = self._number(version)
-            return self._shown(second[1])
+            return self._shown(twin)
 
     def _waiting(self, told: dict[str, Any]) -> ModelVersion:
         at = int(told.get("at", time.time()) * 1000)
@@ -459,12 +459,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Return the version that an alias was pointed at, as this machine or the other registry knows."""
         known = self.engine.state.answer(f"alias/{current_name(self.engine.state, name)}/{alias}")
         if known is None:
-            second = self._ask_second(lambda _, registry: registry.get_model_version_by_alias(name, alias))
-            if second is None:
+            found = self._other.behind_alias(name, alias)
+            if found is None:
                 raise Away(self.engine.lines[self.first].reason or "not reachable", sent=False)
-            return self._as_first(second[1])
+            return self._shown(found)
         answer = self.engine.state.answer(answer_key(known["of"], self.first)) if known["of"] else None
-        version = answer["version"] if answer and "version" in answer else known["version"]
+        version = self._number_behind(known)
         try:
             return self.get_model_version(name, version)
         except Away:
@@ -474,13 +474,18 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 answer["name"], self._number(version), 0, source=self._version_files(name, version)
             )
 
+    def _number_behind(self, alias: dict[str, Any]) -> str:
+        """Return the number of the version that an alias was pointed at, as far as it is known."""
+        answer = self.engine.state.answer(answer_key(alias["of"], self.first)) if alias["of"] else None
+        return str(answer["version"] if answer and "version" in answer else alias["version"])
+
     def get_model_version_download_uri(self, name: str, version: str) -> str:
         """Return the link's own URI of a version's files: they are read with that workspace's credentials."""
         found = self.get_model_version(name, version)
         if str(found.version) == "0":
             return str(found.source)
         if self.engine.lines[self.first].away:
-            second = self._ask_second(lambda r, registry: self._twin_at(r, registry, name, found.version))
+            second = self._other.twin(name, str(found.version))
             if second is not None:
                 return self._version_files(name, second[1].version, second[0])
         return self._version_files(found.name, found.version)
@@ -495,9 +500,18 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Search versions at the first registry."""
         given = {} if max_results is None else {"max_results": max_results}
         where = self._own_filter(filter_string)
-        page = self._read(
-            "search_model_versions", filter_string=where, order_by=order_by, page_token=page_token, **given
-        )
+        try:
+            page = self._read(
+                "search_model_versions",
+                filter_string=where,
+                order_by=order_by,
+                page_token=page_token,
+                **given,
+            )
+        except Away:
+            page = self._other.search_versions(filter_string, max_results, order_by, page_token)
+            if page is None:
+                raise
         for found in page:
             self._shown(found)
         return page
@@ -523,37 +537,16 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _known_elsewhere(self, name: str) -> RegisteredModel | None:
         """Return a model as the other registry, or this machine, knows it."""
-        found = self._ask_second(lambda _, registry: registry.get_registered_model(name))
-        if found is not None:
-            found[1].latest_versions = []  # numbered otherwise there
-            found[1]._aliases = {}
-            return found[1]
-        state = self.engine.state
-        known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
-        return RegisteredModel(name, 0, 0) if known or self._provisional(name) else None
-
-    def _ask_second(self, question: Callable[[str, Any], Any]) -> tuple[str, Any] | None:
-        """Ask the other registry, where the first one is away; returns (role, its answer)."""
-        for role in self.engine.link.registries[1:]:
-            registry = self.engine.workspaces[role].registry
-            try:
-                found = self.engine.lines[role].ask(functools.partial(question, role, registry))
-            except MlflowException:
-                continue
-            if found is not None:
-                return role, found
-        return None
-
-    def _twin_at(self, role: str, registry: Any, name: str, version: str) -> ModelVersion | None:
-        key = self.engine.state.answer(number_key(name, version))
-        number = self.engine.applier(role).registrations.own_version(name, version, key)
-        return None if number is None else registry.get_model_version(name, number)
-
-    def _as_first(self, found: ModelVersion) -> ModelVersion:
-        """Return the other registry's version under the first one's number (0: it has none yet)."""
-        role, _, twin = found.tags.get(TWIN_TAG, "").partition(":")
-        found._version = self._number(twin.rpartition("/")[2] if role == self.first else "0")
-        return self._shown(found)
+        state, found = self.engine.state, self._other.model(name)
+        if found is None:
+            known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
+            if not known and self._provisional(name) is None:
+                return None
+            found = RegisteredModel(name, 0, 0)
+        lead = f"alias/{current_name(state, name)}/"
+        for place, told in state.answers(lead).items():  # acknowledged here, and perhaps on its way there
+            found._aliases[place.removeprefix(lead)] = self._number_behind(told)
+        return self._shown_model(found)
 
     def search_registered_models(
         self,
@@ -564,13 +557,18 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> Any:
         """Search registered models at the first registry."""
         given = {} if max_results is None else {"max_results": max_results}
-        page = self._read(
-            "search_registered_models",
-            filter_string=filter_string,
-            order_by=order_by,
-            page_token=page_token,
-            **given,
-        )
+        try:
+            page = self._read(
+                "search_registered_models",
+                filter_string=filter_string,
+                order_by=order_by,
+                page_token=page_token,
+                **given,
+            )
+        except Away:
+            page = self._other.search_models(filter_string, max_results, order_by, page_token)
+            if page is None:
+                raise
         for found in page:
             self._shown_model(found)
         return page
@@ -585,10 +583,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             return [self._shown(v) for v in self._read("get_latest_versions", name, stages)]
         except Away:
-            second = self._ask_second(lambda _, registry: registry.get_latest_versions(name, stages))
-            if second is None:
+            found = self._other.latest(name, stages)
+            if found is None:
                 raise
-            return [self._as_first(v) for v in second[1]]
+            return [self._shown(version) for version in found]
 
     def copy_model_version(self, src_mv: ModelVersion, dst_name: str) -> ModelVersion:
         """Register a version's model under another name."""

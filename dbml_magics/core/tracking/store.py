@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -73,13 +74,22 @@ from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import entry, kept_models
-from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, Applier
+from dbml_magics.core.tracking.apply import MODEL_TAG, MODEL_VERSIONS_TAG, RUN_ID_TAGS, RUN_TAG, Applier
+from dbml_magics.core.tracking.asked import Answer, ask_primary
+from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.experiments import PROVISIONAL, own_tags, provisional
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
-from dbml_magics.core.tracking.view import TERMINAL, RunView, dataset_to, status_name, tags_of
+from dbml_magics.core.tracking.view import (
+    TERMINAL,
+    RunView,
+    dataset_to,
+    latest_of_each,
+    status_name,
+    tags_of,
+)
 from dbml_magics.core.workspaces.limits import names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.errors import BadName
@@ -138,9 +148,20 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         extra = None
         if metric.model_id is not None or metric.dataset_name is not None:
             extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
+            if metric.model_id:
+                self._know_model(run_id, metric.model_id)
         self.engine.log_metric(run_id, key, value, timestamp, step, extra)
         if self.sync:
             self.engine.wait_for_primary(run_id)
+
+    def _know_model(self, run_id: str, model_id: str) -> None:
+        """Look once whether there is a model that a run's metrics name. Raises MLflow's "not found"."""
+        engine = self.engine
+        if model_id not in engine.begin_queue(run_id).models:
+            if engine.state.model(model_id) is None:
+                with suppress(Away):  # nobody can say whether there is such a model
+                    self.get_logged_model(model_id, allow_deleted=True)
+            engine.note_model_named(run_id, model_id)
 
     def _writable(self, run_id: str) -> RunView:
         live = self.engine._live.get(run_id)
@@ -190,6 +211,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         refuse_bad_text("param", kept_params)
         refuse_bad_text("tag", kept_tags)
         self._refuse_changed_params(run, kept_params)
+        for model_id in {point[4][0] for point in points if len(point) > 4 and point[4][0]}:
+            self._know_model(run_id, model_id)
         if points or kept_params or kept_tags:
             self.engine.write(run_id, "b", points, kept_params, kept_tags)
             for point in points:
@@ -430,15 +453,24 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return run
 
     def delete_run(self, run_id: str) -> None:
-        """Journal a run's deletion."""
-        self.engine.take_up(run_id)
-        self.engine.write(run_id, "x")
-        self._after_write(run_id)
+        """Have the primary delete a run; journal it for the mirror."""
+        self._change_life(run_id, "x", lambda store, actual: store.delete_run(actual))
 
     def restore_run(self, run_id: str) -> None:
-        """Journal a run's restoration."""
-        self.engine.take_up(run_id)
-        self.engine.write(run_id, "r")
+        """Have the primary restore a run; journal it for the mirror."""
+        self._change_life(run_id, "r", lambda store, actual: store.restore_run(actual))
+
+    def _change_life(self, run_id: str, code: str, change: Callable[[Any, str], None]) -> None:
+        engine = self.engine
+        engine.take_up(run_id)
+
+        def ask(primary: Applier, _again: bool) -> None:
+            if self._is_on_its_way(run_id) or engine.began_at(run_id) != primary.role:
+                raise Away("the run is still on its way there", sent=False)
+            change(primary.store, engine._known_at(primary, run_id))
+
+        asked = ask_primary(engine, "deletion or restoration of a run", [run_id], ask)
+        engine.write(run_id, code, asked.to)
         self._after_write(run_id)
 
     def log_inputs(
@@ -457,12 +489,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             "models": [m.model_id for m in models or []],
         }
         refuse_bad_text("input", given)
+        for model in models or []:
+            self.engine.note_model_named(run_id, model.model_id)
         self.engine.write(run_id, "i", given)
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
         """Journal a run's outputs."""
         self._writable(run_id)
+        for model in models:
+            self.engine.note_model_named(run_id, model.model_id)
         self.engine.write(
             run_id, "o", {m.model_id: whole_number("the step of an output", m.step) for m in models}
         )
@@ -728,41 +764,48 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
         return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
 
-    def _experiment_write(self, experiment_id: str, do: str, **fields: Any) -> None:
-        experiment_id = str(experiment_id)
-        self.engine.write(LINK_QUEUE, "e", {"do": do, "id": experiment_id, **fields})
+    def _change_experiment(self, experiment_id: str, do: str, **fields: Any) -> None:
+        """Have the primary change an experiment, behind its contents; journal it for the mirror."""
+        change = {"do": do, "id": str(experiment_id), **fields}
+        behind = [LINK_QUEUE, *(self.engine.contents_of(change["id"]) if do in MOVES_CONTENTS else ())]
+
+        def ask(primary: Applier, again: bool) -> None:
+            primary.change_experiment(change, again)
+
+        asked = ask_primary(self.engine, "change of an experiment", behind, ask)
+        if self.engine.link.primary in asked.to:
+            with suppress(Away):  # nobody can say whether there is such an experiment
+                self.get_experiment(change["id"])
+        if do in ("delete", "restore"):
+            self.engine.note_experiment_stage(change["id"], deleted=do == "delete")
+        self.engine.write(LINK_QUEUE, "e", {**change, "to": asked.to, "tried": asked.tried})
         self._after_write(LINK_QUEUE)
 
     def set_experiment_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
-        """Journal an experiment's tag."""
+        """Set an experiment's tag."""
         _validate_experiment_tag(tag.key, tag.value)
-        self.get_experiment(experiment_id)
-        self._experiment_write(experiment_id, "tag", key=tag.key, value=tag.value)
+        refuse_bad_text("tag", {tag.key: str(tag.value)})
+        self._change_experiment(experiment_id, "tag", key=tag.key, value=tag.value)
 
     def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
-        """Journal the removal of an experiment's tag."""
-        if key not in self.get_experiment(experiment_id).tags:
-            raise MlflowException(
-                f"No tag with name: {key} in experiment with id {experiment_id}", RESOURCE_DOES_NOT_EXIST
-            )
-        self._experiment_write(experiment_id, "untag", key=key)
+        """Delete an experiment's tag."""
+        self._change_experiment(experiment_id, "untag", key=key)
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
-        """Journal an experiment's new name."""
+        """Rename an experiment."""
         self._check_name(new_name)
         found = self.get_experiment(experiment_id)
+        self._change_experiment(experiment_id, "rename", name=new_name)
+        self.engine.forget_experiment_name(found.name)
         self.engine.remember_experiment(str(experiment_id), new_name, own_tags(found))
-        self._experiment_write(experiment_id, "rename", name=new_name)
 
     def delete_experiment(self, experiment_id: str) -> None:
-        """Journal an experiment's deletion."""
-        self.get_experiment(experiment_id)
-        self._experiment_write(experiment_id, "delete")
+        """Delete an experiment and its runs."""
+        self._change_experiment(experiment_id, "delete")
 
     def restore_experiment(self, experiment_id: str) -> None:
-        """Journal an experiment's restoration."""
-        self.get_experiment(experiment_id)
-        self._experiment_write(experiment_id, "restore")
+        """Restore an experiment and its runs."""
+        self._change_experiment(experiment_id, "restore")
 
     # --- logged models
 
@@ -840,6 +883,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         """Return a logged model, with what of it is on its way."""
+        return self._with_metrics_here(self._logged_model(model_id, allow_deleted))
+
+    def _logged_model(self, model_id: str, allow_deleted: bool) -> LoggedModel:
         queue = self.engine.model_queue(model_id)
         on_its_way = [role for role in self.engine.link.tracked if self.engine.is_waiting(role, queue)]
         if self.engine.link.primary in on_its_way:
@@ -856,6 +902,18 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             if here is None:
                 raise
             return here
+
+    def _with_metrics_here(self, model: LoggedModel) -> LoggedModel:
+        """Return a model with what other runs logged for it and is on its way."""
+        engine, own = self.engine, self.engine.model_queue(model.model_id)
+        for queue in engine.queues_naming(model.model_id):
+            if queue == own or not engine.is_waiting(engine.link.primary, queue):
+                continue
+            view = engine.queue_view(queue)
+            if view is not None:
+                metrics = latest_of_each([*(model.metrics or []), *view.model_metrics(model.model_id)])
+                model._metrics = metrics
+        return model
 
     def _model_here(self, model_id: str, queue: str, allow_deleted: bool = False) -> LoggedModel | None:
         """Return a model as the journal tells it; None if it tells nothing. Raises for a deleted one."""
@@ -979,32 +1037,70 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return found
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
-        """Journal a logged model's final status."""
-        self._model_write("F", model_id, str(LoggedModelStatus(status)))
-        return self.get_logged_model(model_id)
+        """Journal a logged model's final status, behind its files. Raises MLflow's "not found"."""
+        queue = self.engine.model_queue(model_id)
+        if self._model_here(model_id, queue, allow_deleted=True) is None:
+            self.get_logged_model(model_id, allow_deleted=True)
+        self.engine.begin_queue(queue)
+        self.engine.write(queue, "F", model_id, str(LoggedModelStatus(status)))
+        self._after_write(queue)
+        return self.get_logged_model(model_id, allow_deleted=True)
 
     def set_logged_model_tags(self, model_id: str, tags: list[LoggedModelTag]) -> None:
-        """Journal a logged model's tags."""
-        self._model_write("T", model_id, {t.key: str(t.value) for t in tags})
+        """Set a logged model's tags."""
+        kept = {t.key: str(t.value) for t in tags}
+        self._change_model("T", model_id, kept)
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
-        """Journal the removal of a logged model's tag."""
-        self._model_write("D", model_id, key)
+        """Delete a logged model's tag."""
+        self._change_model("D", model_id, key)
 
     def log_logged_model_params(self, model_id: str, params: list[LoggedModelParameter]) -> None:
-        """Journal a logged model's params."""
-        self._model_write("P", model_id, {p.key: str(p.value) for p in params})
+        """Log a logged model's params."""
+        kept = {p.key: str(p.value) for p in params}
+        self._change_model("P", model_id, kept)
 
     def delete_logged_model(self, model_id: str) -> None:
-        """Journal a logged model's deletion."""
-        self.get_logged_model(model_id)
-        self._model_write("X", model_id)
+        """Delete a logged model, behind what is on its way to it."""
+        self._change_model("X", model_id)
 
-    def _model_write(self, code: str, model_id: str, *fields: Any) -> None:
-        queue = self.engine.model_queue(model_id)
-        self.engine.begin_queue(queue)
-        self.engine.write(queue, code, model_id, *fields)
+    def _change_model(self, code: str, model_id: str, *fields: Any) -> None:
+        """Have the primary change a logged model; journal it for the mirror. Raises MLflow's refusal."""
+        engine = self.engine
+        primary, queue = engine.primary, engine.model_queue(model_id)
+        refuse_bad_text("the logged model's", fields)
+        unanswered = f"unanswered/{model_id}"
+        # A tag that names versions goes behind their registration, of which it needs the numbers.
+        after = code == "T" and MODEL_VERSIONS_TAG in fields[0]
+        behind = [queue] if after or engine.state.answer(unanswered) else []
+        if code == "X":
+            behind = engine.queues_naming(model_id)
+
+        def ask(applier: Applier, again: bool) -> None:
+            if applier.keeps(model_id):
+                raise Away("the model is kept by the link there", sent=False)
+            own = [applier.own_model_tags(fields[0])] if code == "T" else fields
+            applier.change_model(code, engine.model_known_at(applier, model_id), own, again)
+
+        if primary.keeps(model_id) or self._is_model_on_its_way(model_id, queue):
+            self.get_logged_model(model_id)
+            asked = Answer[None](None, list(engine.link.tracked), False)
+        else:
+            asked = ask_primary(engine, "change of a logged model", behind, ask)
+        if primary.role not in asked.to:
+            engine.state.forget_answer(unanswered)
+        else:
+            engine.state.set_answer(unanswered, True)
+        engine.begin_queue(queue)
+        engine.write(queue, code, model_id, *fields, asked.to)
         self._after_write(queue)
+
+    def _is_model_on_its_way(self, model_id: str, queue: str) -> bool:
+        """Tell whether a logged model that was named here has yet to be made at the primary."""
+        engine = self.engine
+        if engine.state.identity(engine.link.primary, "model", model_id) is not None:
+            return False
+        return engine.model_facts(model_id) is not None and engine.is_waiting(engine.link.primary, queue)
 
     # --- what clients call although MLflow's base class lacks it
 

@@ -436,6 +436,18 @@ def clamp(value: float) -> float:
     return max(-_MAX_FLOAT, min(_MAX_FLOAT, value))
 
 
+def latest_of_each(metrics: Iterable[Metric]) -> list[Metric]:
+    """Return the latest point of each of a logged model's metrics, one for each dataset."""
+    found: dict[tuple[str, str | None, str | None], Metric] = {}
+    for metric in metrics:
+        key = metric.key, metric.dataset_name, metric.dataset_digest
+        there = found.get(key)
+        order = metric.step, metric.timestamp, metric.value
+        if there is None or order >= (there.step, there.timestamp, there.value):
+            found[key] = metric
+    return list(found.values())
+
+
 def status_name(status: Any) -> str:
     """Return a run status as its name, whatever form MLflow gave it in."""
     return status if isinstance(status, str) else str(RunStatus.to_string(status))

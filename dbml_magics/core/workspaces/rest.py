@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import quote
 
 from mlflow.entities import FileInfo
-from mlflow.exceptions import RestException
-from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, INTERNAL_ERROR
 from mlflow.protos.service_pb2 import ListArtifacts, LogBatch
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryRestStore
@@ -134,6 +134,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
             f"answers {status}{': ' + said if said else ''}{hosts.through(url)}",
             sent=status != 429,
             retry_after=retry_after(response),
+            said=MlflowException(said, INTERNAL_ERROR) if status == 500 and _says_why(response) else None,
         )
     if status in (401, 403, 407):
         said = _message(response)
