@@ -366,7 +366,7 @@ def test_a_copy_outlives_its_source(
 def test_a_point_of_an_unknown_model_costs_nothing_else(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
-    """It is refused at the call; where nobody can say whether there is such a model, it is put aside alone."""
+    """It is refused at the call; where nobody can say whether it exists, it is put aside alone."""
     link(proxies)
     client = MlflowClient()
     run = client.create_run(client.create_experiment(experiment_name))
