@@ -9,19 +9,21 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import zip_longest
 from typing import Any
 
-from mlflow.entities import Run
+from mlflow.entities import DatasetInput, Run
 
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.sides import Model, Side
-from dbml_magics.core.tracking.apply import mark
+from dbml_magics.core.tracking.attached import Attached, Scored
 from dbml_magics.core.tracking.engine import NOTE_TAG
 from dbml_magics.core.tracking.faults import WouldRefuse
 from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
 from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
+from dbml_magics.core.tracking.view import mark
 from dbml_magics.differences import ABSENT, Difference
 
 PARENT = "mlflow.parentRunId"
@@ -50,11 +52,14 @@ class Comparer:
 
     def run(self, key: str, first: Run, second: Run) -> list[Difference]:
         """Return what differs between the two forms of a run; what a search told is asked for again."""
-        found = self._told(key, first, second)
-        if found:
+        both = (self.first, first), (self.second, second)
+        models = all(side.has_models(str(run.info.experiment_id)) for side, run in both)
+        # A search does not say which models a run took: only the run itself does.
+        found = [] if models else self._told(key, first, second)
+        if found or models:
             # A search may lag behind: what it says differs is believed only of the run itself.
             first, second = self.first.get_run(first.info.run_id), self.second.get_run(second.info.run_id)
-            found = self._told(key, first, second)
+            found = [*self._told(key, first, second), *self._attached(key, first, second)]
         held = _held_by(self.first, first), _held_by(self.second, second)
         found = [d for d in found if not self._overflowed(d, held)]
         checked = [d for d in found if d.kind != "metric"]
@@ -105,8 +110,53 @@ class Comparer:
         if (note_a or "") != (note_b or ""):
             found.append(self.difference(key, name, "note", "", note_a, note_b))
         found += self._maps(key, name, "metric", latest_of(first), latest_of(second))
-        found += self._maps(key, name, "dataset", datasets_of(first), datasets_of(second))
         return found
+
+    def _attached(self, key: str, first: Run, second: Run) -> Iterator[Difference]:
+        """Yield what differs in the datasets and models that a run took and made."""
+        name, lacks = name_of(first), {w for w in ("inputs", "outputs") if self._lack(w)}
+        ours, theirs = self.attached(first, second)
+        if "inputs" not in lacks:
+            yield from self._datasets(key, name, ours.datasets, theirs.datasets)
+        if not all(side.applier.has_logged_models for side in (self.first, self.second)):
+            return
+        if "inputs" not in lacks:
+            told = (dict.fromkeys(each.inputs, "taken") for each in (ours, theirs))
+            yield from self._maps(key, name, "input", *told)
+        if "outputs" not in lacks:
+            steps = ({m: f"step {step}" for m, step in each.outputs.items()} for each in (ours, theirs))
+            yield from self._maps(key, name, "output", *steps)
+
+    def _lack(self, what: str) -> bool:
+        return any(side.applier.lacks(what) for side in (self.first, self.second))
+
+    def _datasets(
+        self, key: str, name: str, first: dict[str, DatasetInput], second: dict[str, DatasetInput]
+    ) -> Iterator[Difference]:
+        there = ({k: d.dataset.source_type for k, d in each.items()} for each in (first, second))
+        for found in self._maps(key, name, "dataset", *there):
+            yield found
+        for dataset in sorted(first.keys() & second.keys()):
+            ours, theirs = dataset_facts(first[dataset]), dataset_facts(second[dataset])
+            for found in self._maps(key, name, "dataset", ours, theirs):
+                yield replace(found, key=f"{dataset} {found.key}")
+
+    def attached(self, first: Run, second: Run) -> tuple[Attached, Attached]:
+        """Return what hangs on the two forms of a run, each model under the one id that both know it by."""
+        ours, theirs = self.first.attached(first), self.second.attached(second)
+        there = {*theirs.inputs, *theirs.outputs}
+        # The primary knows a model that was named while it was away under another id: its tag says which.
+        other = {
+            model: tag
+            for model in {*ours.inputs, *ours.outputs} - there
+            if there and (tag := self.first.model_key_of(model, tagged=True)) in there
+        }
+        ours = replace(
+            ours,
+            inputs=tuple(other.get(m, m) for m in ours.inputs),
+            outputs={other.get(m, m): step for m, step in ours.outputs.items()},
+        )
+        return _living(self.first, ours, theirs), _living(self.second, theirs, ours)
 
     def _maps(
         self, run: str, name: str, kind: str, first: dict[str, Any], second: dict[str, Any]
@@ -197,6 +247,10 @@ class Comparer:
             a, b = first.facts.get(fact, ABSENT), second.facts.get(fact, ABSENT)
             if a != b:
                 yield self.difference(either.run, either.name, "model", f"{key} {fact}", a, b)
+        if first.run != second.run:
+            told = first.run or ABSENT, second.run or ABSENT
+            yield self.difference(either.run, either.name, "model", f"{key} run", *told)
+        yield from self._scores(key, first, second)
         if self.files:
             try:
                 files = self.model_files(key)
@@ -207,6 +261,15 @@ class Comparer:
                 return
             for path, a, b in unlike_files(*files):
                 yield self.difference(either.run, either.name, "model", f"{key} file {path}", a, b)
+
+    def _scores(self, key: str, first: Model, second: Model) -> Iterator[Difference]:
+        """Yield the metrics of which one form of a model has points that the other one lacks."""
+        ours, theirs = unlike_points(self.first, first, self.second, second)
+        for place in sorted({each.place for each in (*ours, *theirs)}):
+            told = [[p.mark for p in points if p.place == place] for points in (ours, theirs)]
+            what = metric_words(place)
+            values = (_point(max(marks, key=lambda m: m[:2])) if marks else ABSENT for marks in told)
+            yield self.difference(first.run, first.name, "model", f"{key} metric {what}", *values)
 
     def model_files(self, key: str) -> tuple[Files, Files]:
         """Return a logged model's files at both workspaces."""
@@ -258,10 +321,70 @@ def latest_of(run: Run) -> dict[str, Any]:
     return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
 
 
-def datasets_of(run: Run) -> dict[str, str]:
-    """Return the datasets that a run names as its inputs."""
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    return {f"{i.dataset.name} {i.dataset.digest}": i.dataset.source_type for i in inputs}
+def _living(side: Side, own: Attached, other: Attached) -> Attached:
+    """Leave out the models that one workspace alone names, where they are deleted: nobody can copy them."""
+    lone = {*own.inputs, *own.outputs} - {*other.inputs, *other.outputs}
+    gone = {model for model in lone if side.model(side.own_model(model)) is None}
+    return Attached(
+        own.datasets,
+        tuple(model for model in own.inputs if model not in gone),
+        {model: step for model, step in own.outputs.items() if model not in gone},
+    )
+
+
+def dataset_facts(given: DatasetInput) -> dict[str, str]:
+    """Return what a run says of a dataset beside its name and digest."""
+    held = given.dataset
+    facts = {"type": held.source_type, "source": held.source, "schema": held.schema, "profile": held.profile}
+    facts |= {f"tag {tag.key}": tag.value for tag in given.tags}
+    return {name: value for name, value in facts.items() if value}
+
+
+def unlike_points(first: Side, one: Model, second: Side, other: Model) -> tuple[set[Scored], set[Scored]]:
+    """Return the points of a logged model that each of its two forms alone has.
+
+    Of a model that we keep, only the latest point of each metric is known, and not in which run it was
+    logged.
+    """
+    ours, theirs = one.points, other.points
+    if one.native is None or other.native is None:
+        ours, theirs = _latest(ours), _latest(theirs)
+    alone = set(ours - theirs), set(theirs - ours)
+    return (
+        {each for each in alone[0] if not _stands_for_nan(first, one, each)},
+        {each for each in alone[1] if not _stands_for_nan(second, other, each)},
+    )
+
+
+def metric_words(place: tuple[str, str, str]) -> str:
+    """Return a logged model's metric in words: its name, and the dataset that it was measured on."""
+    return " on ".join(filter(None, (place[0], " ".join(place[1:]).strip())))
+
+
+def _latest(points: Iterable[Scored]) -> frozenset[Scored]:
+    found: dict[tuple[str, str, str], Scored] = {}
+    for each in points:
+        there = found.get(each.place)
+        if there is None or each.mark[:2] >= there.mark[:2]:
+            found[each.place] = replace(each, run="")
+    return frozenset(found.values())
+
+
+def _stands_for_nan(side: Side, model: Model, point: Scored) -> bool:
+    """Tell whether a model's zero is its run's NaN, as MLflow's own server tells it: nobody can add that."""
+    step, time, value = point.mark
+    if value != 0 or model.native is None:
+        return False
+    logged = {
+        m.run_id
+        for m in model.native.metrics or []
+        if (m.key, m.step, m.timestamp) == (point.key, step, time)
+    }
+    return any(
+        mark(m.value, m.timestamp, m.step) == (step, time, "nan")
+        for run_id in filter(None, logged)
+        for m in side.history(run_id, point.key)
+    )
 
 
 class Points:

@@ -7,15 +7,16 @@ import re
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.reconcile.compare import datasets_of, tags_of
+from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
 from dbml_magics.core.reconcile.experiments import contested
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
@@ -24,8 +25,10 @@ from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import made_for
 from dbml_magics.core.reconcile.verify import models_in_scope
 from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, mark, within
+from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, Point, within
+from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of
 from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.core.tracking.view import mark
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.differences import ABSENT, Difference
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 600.0  # for a big run's copy
 _OVERFLOW_S = 60.0  # for the file of what a workspace does not take
+_KEPT_ALONE = ("run_at", "path", "number", "status", "metrics", "deleted")  # not of a model's creation
 _ITEMS = {"m": "metric", "p": "param", "g": "tag"}
 
 
@@ -51,17 +55,18 @@ class Copier:
         self._under_way: dict[str, threading.Event] = {}
         self._path = threading.local()  # the runs whose copies wait for that of their parent, in this thread
         self._copied: set[str] = set()
-        self._parents: dict[str, str] = {}  # the target's ids of runs that others are nested in
+        self._runs: dict[str, str] = {}  # the target's ids of those that others hang on
         self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
         self._listing = threading.Lock()
+        self._making = threading.RLock()  # one logged model at a time: two threads may want the same one
 
     # --- params, tags and points
 
-    def send(self, key: str, target: Run, batch: Batch) -> None:
+    def send(self, key: str, run_id: str, batch: Batch) -> None:
         """Send params, tags and points of one run. Raises MlflowException with what was refused."""
-        applier, run_id = self.target.applier, target.info.run_id
+        applier = self.target.applier
         if self.state.identity(self.target.role, "run", key) is None:
-            applier.remember_run(key, target)
+            applier.remember_run(key, self.target.get_run(run_id))
         buried: Buried = []
         for part in within(applier.overflow.sift(key, run_id, batch), applier.limits):
             self.mender.write(partial(applier._send, key, run_id, part, False, buried))
@@ -89,7 +94,7 @@ class Copier:
             nonlocal waiting
             full, waiting = waiting, Batch()
             try:
-                self.send(key, target, full)
+                self.send(key, target.info.run_id, full)
             except MlflowException as error:
                 if isinstance(settle(error), Away):
                     raise
@@ -185,9 +190,13 @@ class Copier:
         try:
             made = self._copy(key, source)
             self._copied.add(key)
+            if len(above) == 1:
+                self._complete()
             return made
         finally:
             above.pop()
+            if not above:
+                self._path.copies = []
             with self._copying:
                 self._under_way.pop(key).set()
 
@@ -198,25 +207,85 @@ class Copier:
         tags = self._tags_there(key, source)
         made = target.ask(lambda: applier.find_run(experiment_id, key))
         new = made is None
+        if source.info.lifecycle_stage == "deleted":
+            self.state.set_answer(self._awake(key), True)
         if made is None:
             user, start = source.info.user_id, source.info.start_time
             made = self.mender.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
-        own = made.info.run_id
+        own = self._runs[key] = str(made.info.run_id)
         applier.remember_run(key, made)
         if not new:
             made = target.get_run(own)
             applier._complete_tags(key, made, tags)
         self._mend(partial(self._send_all, key, source, made, new))
-        self._mend(partial(self._add_inputs, source, made))
         self._mend(partial(self._copy_files, key, source, made, new))
         for model in self._models_of(source, key):
             self._mend(partial(self.copy_model, model))
-        # The end comes last: a copy that was cut short is known by its status.
-        status = RunStatus.from_string(source.info.status)
-        self.mender.write(lambda: target.store.update_run_info(own, status, source.info.end_time, None))
-        if source.info.lifecycle_stage == "deleted":
-            self.mender.write(lambda: target.store.delete_run(own))
+        self._path.__dict__.setdefault("copies", []).append((key, source, made))
         return made
+
+    def _complete(self) -> None:
+        """Complete copies with what hangs on several runs, once all of these are there, and end them."""
+        copies, ended = self._path.copies, []
+        while copies:  # a model that one of them took may bring its own run
+            key, source, made = copies.pop(0)
+            self._mend(lambda: self.attach(key, made, self.mender.lacking(source, made)))  # noqa: B023 - at once
+            for model in self._models_of(source, key):
+                self._mend(partial(self.send_scores, model, model.points))
+            ended.append((key, source, made))
+        # The end comes last: a copy that was cut short is known by its status.
+        for key, source, made in ended:
+            own, status = made.info.run_id, RunStatus.from_string(source.info.status)
+            write, store = self.mender.write, self.target.store
+            write(partial(store.update_run_info, own, status, source.info.end_time, None))
+            if source.info.lifecycle_stage == "deleted":
+                write(partial(store.delete_run, own))
+                self.state.forget_answer(self._awake(key))
+
+    # --- deleted runs
+
+    def _awake(self, key: str) -> str:
+        return f"awake/{self.target.role}/{key}"
+
+    def is_awake(self, key: str) -> bool:
+        """Tell whether a deleted run is active at the target only because a repair was cut short."""
+        return self.state.answer(self._awake(key)) is not None
+
+    @contextmanager
+    def awake(self, key: str, run_id: str) -> Iterator[None]:
+        """Restore a run of the target's while it is written to, if it is deleted there."""
+        if self.target.get_run(run_id).info.lifecycle_stage != "deleted":
+            yield
+            return
+        store = self.target.store
+        self.state.set_answer(self._awake(key), True)
+        self.mender.write(lambda: store.restore_run(run_id))
+        try:
+            yield
+        finally:
+            self.mender.write(lambda: store.delete_run(run_id))
+            self.state.forget_answer(self._awake(key))
+
+    # --- what hangs on a run
+
+    def attach(self, key: str, target: Run, lacking: Attached) -> None:
+        """Give the target's form of a run what hangs on the source's, each model whole there first."""
+        if not lacking:
+            return
+        applier, run_id = self.target.applier, target.info.run_id
+        if self.state.identity(self.target.role, "run", key) is None:
+            applier.remember_run(key, target)
+        for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
+            if self.state.identity(self.target.role, "model", model) is None:
+                self._copy_model_of(model)
+        with self.awake(key, run_id):
+            self.mender.write(partial(attach, applier, key, run_id, lacking))
+
+    def _copy_model_of(self, key: str) -> None:
+        found = self.source.model(self.source.own_model(key))
+        if found is None:
+            raise MlflowException.invalid_parameter_value(f"{self.source.role} has no logged model {key}")
+        self.copy_model(found)
 
     def _mend(self, do: Any) -> None:
         """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
@@ -227,7 +296,7 @@ class Copier:
         for name in RUN_ID_TAGS:
             if tags.get(name):
                 tags[name] = parent = self.source.key_of(tags[name])
-                self.parent_at_target(parent)
+                self.run_at_target(parent)
         tags.setdefault("mlflow.runName", source.info.run_name)
         return {**self.target.applier.own_tags(tags), RUN_TAG: key}
 
@@ -244,16 +313,6 @@ class Copier:
                 lacking[name] = points.only_first
         self.send_points(key, source, made, lacking, batch)
 
-    def _add_inputs(self, source: Run, made: Run) -> None:
-        have = datasets_of(made)
-        given = [
-            d
-            for d in (source.inputs.dataset_inputs if source.inputs else [])
-            if f"{d.dataset.name} {d.dataset.digest}" not in have
-        ]
-        if given:
-            self.mender.write(lambda: self.target.applier.log_inputs(made.info.run_id, given, []))
-
     def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
         theirs: Files = {}
         if new:
@@ -266,20 +325,20 @@ class Copier:
             if here is not ABSENT:
                 self._mend(partial(self.put, repository, f"run:{key}", path, ours, theirs))
 
-    def parent_at_target(self, parent: str) -> str:
-        """Return the target's id of the run that another is nested in, copied there if need be."""
-        known = self._parents.get(parent)
+    def run_at_target(self, key: str) -> str:
+        """Return the target's id of a run that another or a model hangs on, copied if need be."""
+        known = self._runs.get(key)
         if known is not None:
             return known
-        origin = self.survey.find(self.source, parent)
-        found = self.survey.find(self.target, parent, origin)
+        origin = self.survey.find(self.source, key)
+        found = self.survey.find(self.target, key, origin)
         if found is None:
             if origin is None:
-                raise MlflowException.invalid_parameter_value(f"its parent {parent} is in neither workspace")
-            found = self.copy(parent, origin)
-        if self.state.identity(self.target.role, "run", parent) is None:
-            self.target.applier.remember_run(parent, found)
-        own = self._parents[parent] = str(found.info.run_id)
+                raise MlflowException.invalid_parameter_value(f"its run {key} is in neither workspace")
+            found = self.copy(key, origin)
+        if self.state.identity(self.target.role, "run", key) is None:
+            self.target.applier.remember_run(key, found)
+        own = self._runs[key] = str(found.info.run_id)
         return own
 
     def experiment_at_target(self, source: Run) -> str:
@@ -383,6 +442,13 @@ class Copier:
                 lambda side, value: side.applier._tag_model("", [0, "T", key, {name: value}], False),
                 lambda side: side.applier._untag_model("", [0, "D", key, name], False),
             )
+        if kind == "metric":
+            place = next((p.place for p in ours.points if metric_words(p.place) == name), None)
+            alone = unlike_points(self.source, ours, self.target, theirs)
+            lacking = [p for p in alone[0] if p.place == place]
+            if not lacking:
+                return Fix(f"points in {role} alone, which cannot be taken back")
+            return Fix(said, lambda: self.send_scores(ours, lacking))
         if kind == "param" and what in ours.facts and what not in theirs.facts:
             params = {name: ours.facts[what]}
             return Fix(
@@ -401,42 +467,41 @@ class Copier:
         applier, key = self.target.applier, model.key
         write = self.mender.write
         told = self._facts_of(model)
-        write(lambda: applier._create_model("", [0, "L", told], True))
+        if model.run:
+            self.run_at_target(model.run)
+        with self._making:
+            write(lambda: applier._create_model("", [0, "L", told], True))
         ours = self.source.applier.repository(f"model:{key}")
         first, second = self.mender.comparer.model_files(key)
         files, have = (first, second) if self.mender.forwards else (second, first)
         for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
             if path not in have:
                 self.put(ours, f"model:{key}", path, files, have)
-        write(lambda: applier._finalize_model("", [0, "F", key, model.facts["status"]], False))
-        if model.run and applier.has_logged_models:
-            run_id = applier.run_at(model.run)
-            actual = applier.model_at(key).actual
-            there = self.target.get_run(run_id).outputs
-            if actual not in {o.model_id for o in (there.model_outputs if there else [])}:
-                write(lambda: applier.log_outputs(model.run, run_id, {actual: 0}))
+        if model.facts["status"] != LoggedModelStatus.PENDING.value:
+            write(lambda: applier._finalize_model("", [0, "F", key, model.facts["status"]], False))
+
+    def send_scores(self, model: Model, lacking: Iterable[Scored]) -> None:
+        """Send points of a logged model's metrics, each in the run in which it was logged."""
+        applier, of_runs = self.target.applier, defaultdict[str, list[Point]](list)
+        for each in sorted(lacking, key=lambda each: each.mark[:2]):
+            of_runs[each.run or model.run].append(each.point(model.key))
+        for run, points in of_runs.items():
+            if applier.keeps(model.key):
+                with self._making:
+                    self.mender.write(partial(kept_models.note_metrics, applier, points))
+                continue
+            run_id = self.run_at_target(run)
+            with self.awake(run, run_id):
+                self.send(run, run_id, Batch(points))
 
     def _facts_of(self, model: Model) -> dict[str, Any]:
         """Return what a logged model was created with, under the ids that the user knows."""
-        applier = self.source.applier
-        if not applier.has_logged_models:
-            told, _ = kept_models.get(applier, model.key)
-            return {k: v for k, v in told.items() if k not in ("run_at", "path", "number", "status")}
-        found = self.source.ask(
-            lambda: self.source.store.get_logged_model(applier.model_at(model.key).actual)
-        )
-        own = str(found.experiment_id)
+        if model.native is None:
+            told, _ = kept_models.get(self.source.applier, model.key)
+            return {k: v for k, v in told.items() if k not in _KEPT_ALONE}
+        own = str(model.native.experiment_id)
         visible = self.state.visible(self.source.role, "experiment", own)
         if visible is None:
             self._experiment(own)
             visible = self.state.visible(self.source.role, "experiment", own) or own
-        return {
-            "id": model.key,
-            "experiment": visible,
-            "name": found.name,
-            "run": model.run or None,
-            "type": found.model_type,
-            "params": dict(found.params),
-            "tags": {k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
-            "created": found.creation_timestamp,
-        }
+        return facts_of(model.native, model.key, visible, model.run or None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -18,7 +19,6 @@ from dbml_magics.core.reconcile.compare import (
     ALL_FILES,
     PARENT,
     Comparer,
-    datasets_of,
     name_of,
     parent_key,
     user_tags,
@@ -31,12 +31,14 @@ from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch, cause_of
+from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.core.tracking.engine import NOTE_TAG
 from dbml_magics.core.tracking.faults import Away, EndlessListing, settle
 from dbml_magics.differences import ABSENT, LOST, UNREAD, Difference
 from dbml_magics.hints import say
 
 _TRIES = 4
+_WORDS = {"dataset": "input", "input": "input", "output": "output"}
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,10 @@ class Mender:
             try:
                 found = differences(self.comparer, pair)
                 files = cache(partial(self._files, pair))
-                for difference in found:
-                    outcome = self.mended(partial(self._plan, difference, pair, files))
-                    before[difference.kind, difference.key] = (difference, outcome)
+                with self._writable(pair) if found else nullcontext():
+                    for difference in found:
+                        outcome = self.mended(partial(self._plan, difference, pair, files))
+                        before[difference.kind, difference.key] = (difference, outcome)
                 if self.rehearse:
                     return list(before.values())
                 if not found and not before:
@@ -141,6 +144,16 @@ class Mender:
                 time.sleep(max(error.retry_after or 0.0, 0.5 * 2**tries))
                 pair = self._again(pair)
         raise AssertionError("the loop ends by returning or raising")
+
+    def _writable(self, pair: RunPair) -> AbstractContextManager[None]:
+        """Let a run that is deleted at both be mended: a server takes nothing for one that is."""
+        target, deleted = (
+            self.of(self.target, pair),
+            {run.info.lifecycle_stage for run in (pair.first, pair.second) if run is not None},
+        )
+        if self.rehearse or target is None or pair.double or deleted != {"deleted"}:
+            return nullcontext()
+        return self.copier.awake(pair.key, target.info.run_id)
 
     def _note_agreed(self, pair: RunPair) -> None:
         """Remember what both workspaces say alike of what people edit: whoever differs later was edited."""
@@ -261,12 +274,10 @@ class Mender:
         store, own, role = self.target.store, case.target.info.run_id, self.target.role
         if case.source.info.lifecycle_stage == "active":
             return Fix(f"restored in {role}", lambda: self.write(lambda: store.restore_run(own)))
-        return Fix.deletion(
-            role,
-            f"deleted in {self.source.role}",
-            lambda: self.write(lambda: store.delete_run(own)),
-            too=True,
-        )
+        why = f"deleted in {self.source.role}"
+        if self.copier.is_awake(case.key):
+            return Fix(f"{why}, and in {role} again", lambda: self.write(lambda: store.delete_run(own)))
+        return Fix.deletion(role, why, lambda: self.write(lambda: store.delete_run(own)), too=True)
 
     def _parent(self, case: Case) -> Fix:
         parent = parent_key(self.source, case.source)
@@ -274,7 +285,7 @@ class Mender:
             return Fix(f"nested in {self.target.role} alone, which cannot be undone")
 
         def nest() -> None:
-            own = self.copier.parent_at_target(parent)
+            own = self.copier.run_at_target(parent)
             tag = RunTag(PARENT, own)
             self.write(lambda: self.target.store.set_tag(case.target.info.run_id, tag))
 
@@ -287,7 +298,8 @@ class Mender:
         if name in case.target.data.params:
             return Fix("a param cannot be changed once it is logged")
         batch = Batch(params={name: case.source.data.params[name]})
-        return Fix(f"added to {self.target.role}", lambda: self.copier.send(case.key, case.target, batch))
+        own = case.target.info.run_id
+        return Fix(f"added to {self.target.role}", lambda: self.copier.send(case.key, own, batch))
 
     def _tag(self, case: Case) -> Fix:
         name = NOTE_TAG if case.difference.kind == "note" else case.difference.key
@@ -309,7 +321,7 @@ class Mender:
             )
         return Fix(
             self.said(back, case.difference),
-            lambda: self.copier.send(case.key, case.target, Batch(tags={name: ours})),
+            lambda: self.copier.send(case.key, case.target.info.run_id, Batch(tags={name: ours})),
         )
 
     def _edited_there(self, key: str, kind: str, name: str, ours: str | None, theirs: str | None) -> bool:
@@ -345,21 +357,41 @@ class Mender:
 
         return Fix(sent, add)
 
-    def _dataset(self, case: Case) -> Fix:
-        have = datasets_of(case.target)
-        given = [
-            d
-            for d in (case.source.inputs.dataset_inputs if case.source.inputs else [])
-            if f"{d.dataset.name} {d.dataset.digest}" == case.difference.key
-        ]
-        if not given:
-            return Fix(f"in {self.target.role} alone; MLflow has no way to delete an input")
-        if case.difference.key in have:
-            return Fix("an input cannot be changed once it is logged")
-        return Fix(
-            f"added to {self.target.role}",
-            lambda: self.write(lambda: self.target.applier.log_inputs(case.target.info.run_id, given, [])),
+    def _attached(self, case: Case) -> Fix:
+        """Plan for a dataset or model that one of the two forms of a run names as taken or made."""
+        kind, key, role = case.difference.kind, case.difference.key, self.target.role
+        if case.difference.values.get(self.source.role, ABSENT) is ABSENT:
+            return Fix(f"in {role} alone; MLflow has no way to delete an {_WORDS[kind]}")
+        if case.difference.values.get(role, ABSENT) is not ABSENT:
+            return Fix(f"an {_WORDS[kind]} cannot be changed once it is logged")
+        lacking = self.lacking(case.source, case.target)
+        one = Attached(
+            {k: v for k, v in lacking.datasets.items() if kind == "dataset" and k == key},
+            tuple(m for m in lacking.inputs if kind == "input" and m == key),
+            {m: step for m, step in lacking.outputs.items() if kind == "output" and m == key},
         )
+        if not one:  # a fact of a dataset that is there
+            return Fix(f"an {_WORDS[kind]} cannot be changed once it is logged")
+
+        def add() -> Outcome:
+            self.copier.attach(case.key, case.target, one)
+            if self.target.applier.lacks("outputs" if kind == "output" else "inputs"):
+                return Outcome(False, f"{role} takes no {_WORDS[kind]}s of runs")
+            return Outcome(True, f"added to {role}")
+
+        return Fix(f"added to {role}", add)
+
+    def lacking(self, source: Run, target: Run) -> Attached:
+        """Return what hangs on the source's form of a run and not on the target's, as they are now.
+
+        A search does not say which models a run took.
+        """
+        source, target = (
+            side.get_run(run.info.run_id) for side, run in ((self.source, source), (self.target, target))
+        )
+        first, second = (source, target) if self.forwards else (target, source)
+        ours, theirs = self.comparer.attached(first, second)
+        return ours.without(theirs) if self.forwards else theirs.without(ours)
 
     def _artifact(self, case: Case) -> Fix:
         path, role = case.difference.key, self.target.role
@@ -444,6 +476,8 @@ _PLANS: dict[str, Callable[[Mender, Case], Fix]] = {
     "note": Mender._tag,
     "metric": Mender._metric,
     "history": Mender._metric,
-    "dataset": Mender._dataset,
+    "dataset": Mender._attached,
+    "input": Mender._attached,
+    "output": Mender._attached,
     "artifact": Mender._artifact,
 }

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlflow.entities import Experiment, FileInfo, Metric, Run, ViewType
+from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
+from dbml_magics.core.tracking.attached import Attached, Scored, attached, scored
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.faults import Away, EndlessListing, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.overflow import ARTIFACT
@@ -40,8 +41,9 @@ class Model:
     name: str
     run: str
     facts: dict[str, Any]  # status, type, params and tags: what both workspaces should say alike
+    points: frozenset[Scored] = frozenset()  # of its metrics; of one that we keep the latest alone
     other_key: str = ""  # a name by which the other workspace may know it
-    native: Any = None  # as the service tells it, where it has logged models
+    native: LoggedModel | None = None  # as the service tells it, where it has logged models
 
 
 class Side:
@@ -54,6 +56,9 @@ class Side:
         self.requests = 0
         self._lock = threading.Lock()
         self._keys: dict[str, str] = {}
+        self._gone: set[str] = set()  # runs that models name and that are there no more
+        self._model_keys: dict[str, str] = {}
+        self._asked_for_models = False
 
     @property
     def store(self) -> Any:
@@ -111,6 +116,7 @@ class Side:
             if not is_missing(error):
                 raise
             found = run_id
+            self._gone.add(run_id)
         if len(self._keys) >= _KEYS:
             self._keys.clear()
         self._keys[run_id] = found  # many runs are nested in one
@@ -220,20 +226,73 @@ class Side:
                 return
             except MissingEndpoint:
                 self.applier.note_no_logged_models()
-        for told in self.ask(lambda: kept_models.of_runs(self.applier, list(experiment_ids))):
+        of_all = partial(kept_models.of_runs, view=ViewType.ALL)  # a model outlives its run's deletion
+        for told in self.ask(lambda: of_all(self.applier, list(experiment_ids))):
             # A model that was logged without a run has one here all the same, of its own id.
             run = told.get("run") or ""
-            yield Model(told["id"], told["name"], run, _facts(told["status"], told.get("type"), told))
+            facts = _facts(told["name"], told["status"], told.get("type"), told)
+            points = scored(kept_models.points(told), str)
+            yield Model(told["id"], told["name"], run, facts, points)
 
-    def _native(self, found: Any) -> Model:
+    def model(self, own: str) -> Model | None:
+        """Return a logged model that the service has, by its own id; None where it is gone."""
+        try:
+            return self._native(self.ask(lambda: self.store.get_logged_model(own)))
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+        return None
+
+    def own_model(self, key: str) -> str:
+        """Return the workspace's own id of a logged model, if it is known; else it is the user's."""
+        known = self.engine.state.identity(self.role, "model", key)
+        return known.actual if known is not None else key
+
+    def model_key_of(self, own: str, *, tagged: bool = False) -> str:
+        """Return the id that the user knows of a logged model by the workspace's own, asking only if it must.
+
+        ``tagged`` asks the primary too, whose own ids are the user's but for models that it did not name.
+        """
+        known = self.engine.state.visible(self.role, "model", own)
+        if known is None and self.role == self.engine.link.primary and not tagged:
+            known = own
+        if known is None and (known := self._model_keys.get(own)) is None:
+            found = self.model(own)
+            known = (found.other_key if tagged else found.key) if found is not None else own
+            if len(self._model_keys) >= _KEYS:
+                self._model_keys.clear()
+            self._model_keys[own] = known
+        return known or own
+
+    def has_models(self, experiment_id: str) -> bool:
+        """Tell whether the service has logged models, asking it once."""
+        if not self._asked_for_models and self.applier.has_logged_models:
+            try:
+                self.ask(lambda: self.store.search_logged_models([experiment_id], max_results=1))
+            except MissingEndpoint:
+                self.applier.note_no_logged_models()
+        self._asked_for_models = True
+        return self.applier.has_logged_models
+
+    def attached(self, run: Run) -> Attached:
+        """Return what hangs on a run, of what the service says of runs at all."""
+        found = attached(run, self.model_key_of)
+        return Attached(
+            found.datasets,
+            tuple(model for model in found.inputs if not self.applier.keeps(model)),
+            {model: step for model, step in found.outputs.items() if not self.applier.keeps(model)},
+        )
+
+    def _native(self, found: LoggedModel) -> Model:
         # The primary's tag is the id that the user knows only where the model was named without asking it.
         tag, own = found.tags.get(MODEL_TAG), found.model_id
         known = self.engine.state.visible(self.role, "model", own)
         key = known or (own if self.role == self.engine.link.primary else tag or own)
         run = self.key_of(found.source_run_id) if found.source_run_id else ""
         told = {"params": found.params, "tags": found.tags}
-        facts = _facts(str(found.status), found.model_type, told)
-        model = Model(key, found.name, run, facts, tag or "", found)
+        facts = _facts(found.name, str(found.status), found.model_type, told)
+        points = scored(found.metrics, self.key_of)
+        model = Model(key, found.name, "" if run in self._gone else run, facts, points, tag or "", found)
         return self.known_as(key, model)
 
     def known_as(self, key: str, model: Model) -> Model:
@@ -243,8 +302,8 @@ class Side:
         return replace(model, key=key)
 
 
-def _facts(status: str, kind: str | None, told: dict[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"status": status.rpartition(".")[2], "type": kind or ""}
+def _facts(name: str, status: str, kind: str | None, told: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": name, "status": status.rpartition(".")[2], "type": kind or ""}
     facts |= {f"param {k}": v for k, v in (told.get("params") or {}).items()}
     facts |= {
         f"tag {k}": v

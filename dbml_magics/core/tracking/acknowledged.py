@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Run
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Batch, Mark
+    from dbml_magics.core.tracking.apply import Batch
+    from dbml_magics.core.tracking.view import Mark
 
 _MOST_RUNS = 1000  # runs that were begun and never ended by this process are forgotten, the oldest first
 

@@ -45,7 +45,7 @@ from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.sendable import is_text
 from dbml_magics.core.tracking.state import Identity
-from dbml_magics.core.tracking.view import clamp, dataset_from
+from dbml_magics.core.tracking.view import Mark, dataset_from, mark
 from dbml_magics.core.workspaces.limits import Limits, names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.workspaces.rest import call_timeout
@@ -1354,17 +1354,9 @@ def _model_of(point: Point) -> str | None:
     return point[4][0] or None if len(point) > 4 and point[4] is not None else None
 
 
-Mark = tuple[int, int, Any]
-
-
 def latest_of(run: Run) -> dict[str, Mark]:
     """Return the latest point of each metric, as a run's workspace tells it."""
     return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
-
-
-def mark(value: float, time: int, step: int) -> Mark:
-    """Return what makes a point of a metric the same point to a workspace."""
-    return (step, time, "nan" if value != value else clamp(value))
 
 
 _ROLES_AT = {"x": 2, "r": 2, "T": 4, "D": 4, "P": 4, "X": 3}  # where a write says who has yet to get it

@@ -26,7 +26,6 @@ from dbml_magics.core.tracking.apply import (
     Buried,
     Point,
     cause_of,
-    mark,
     time_and_again,
     within,
 )
@@ -36,7 +35,7 @@ from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
 from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, answer_key, registration_queue
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
-from dbml_magics.core.tracking.view import TERMINAL
+from dbml_magics.core.tracking.view import TERMINAL, mark
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
 from dbml_magics.log_records import logger

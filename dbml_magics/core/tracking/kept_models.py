@@ -252,30 +252,37 @@ def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: s
         status=LoggedModelStatus(told["status"]),
         tags=dict(told.get("tags") or {}),
         params=dict(told.get("params") or {}),
-        metrics=[
-            Metric(
-                m["key"],
-                m["value"],
-                m["time"],
-                m["step"],
-                model_id=told["id"],
-                dataset_name=m["dataset"],
-                dataset_digest=m["digest"],
-                run_id=run,
-            )
-            for m in told.get("metrics") or []
-        ],
+        metrics=points(told, run),
     )
 
 
-def of_runs(applier: Applier, experiment_ids: list[str]) -> list[dict[str, Any]]:
+def points(told: dict[str, Any], run: str | None = None) -> list[Metric]:
+    """Return a kept model's points, the latest of each metric, as MLflow's entities."""
+    return [
+        Metric(
+            m["key"],
+            m["value"],
+            m["time"],
+            m["step"],
+            model_id=told["id"],
+            dataset_name=m["dataset"],
+            dataset_digest=m["digest"],
+            run_id=run,
+        )
+        for m in told.get("metrics") or []
+    ]
+
+
+def of_runs(
+    applier: Applier, experiment_ids: list[str], view: int = ViewType.ACTIVE_ONLY
+) -> list[dict[str, Any]]:
     """Return the facts of all models kept in some experiments (the workspace's own ids)."""
     found: dict[str, dict[str, Any]] = {}
     for run in entries(
         lambda token: applier.store.search_runs(
             experiment_ids,
             f"tags.`{MODELS_TAG}` != ''",
-            ViewType.ACTIVE_ONLY,
+            view,
             max_results=1000,
             page_token=token,
         )

@@ -448,6 +448,14 @@ def latest_of_each(metrics: Iterable[Metric]) -> list[Metric]:
     return list(found.values())
 
 
+Mark = tuple[int, int, Any]
+
+
+def mark(value: float, time: int, step: int) -> Mark:
+    """Return what makes a point of a metric the same point to a workspace."""
+    return (step, time, "nan" if value != value else clamp(value))
+
+
 def status_name(status: Any) -> str:
     """Return a run status as its name, whatever form MLflow gave it in."""
     return status if isinstance(status, str) else str(RunStatus.to_string(status))
