@@ -173,3 +173,31 @@ def test_what_one_workspace_alone_was_told_of_a_run_is_found_and_brought_over(
     }, str(found)
     settled(experiment_name, source=source)
     assert held(theirs, experiment_name) == held(ours, experiment_name)
+
+
+@pytest.mark.parametrize("began", ["databricks", "azureml"])
+def test_a_run_that_goes_on_through_a_link_brings_all_that_it_had(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, began: str
+) -> None:
+    ours, theirs = servers if began == "databricks" else servers[::-1]
+    run = whole_run(ours, experiment_name)
+    linking.link(proxies)
+    with mlflow.start_run(run_id=run):
+        mlflow.log_metric("more", 1.0)
+    linking.sync()
+    assert held(theirs, experiment_name) == held(ours, experiment_name)
+    same = dbml.verify(experiment=experiment_name, deep=True)
+    assert same.equal, str(same)
+
+
+def test_a_deleted_parent_comes_along_deleted(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """A nested run is logged: the run that it hangs on is copied, and is no more alive than before."""
+    parent = whole_run(servers.databricks, experiment_name, deleted=True)
+    linking.link(proxies)
+    dbml.experiment(experiment_name)
+    with mlflow.start_run(run_name="child", tags={"mlflow.parentRunId": parent}):
+        pass
+    linking.sync()
+    assert held(servers.azureml, experiment_name) == held(servers.databricks, experiment_name)

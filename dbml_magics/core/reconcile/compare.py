@@ -146,9 +146,10 @@ class Comparer:
         ours, theirs = self.first.attached(first), self.second.attached(second)
         there = {*theirs.inputs, *theirs.outputs}
         # The primary knows a model that was named while it was away under another id: its tag says which.
+        asked = {*ours.inputs, *ours.outputs} - there if self.first.applier.has_logged_models else set()
         other = {
             model: tag
-            for model in {*ours.inputs, *ours.outputs} - there
+            for model in asked
             if there and (tag := self.first.model_key_of(model, tagged=True)) in there
         }
         ours = replace(
@@ -324,7 +325,8 @@ def latest_of(run: Run) -> dict[str, Any]:
 def _living(side: Side, own: Attached, other: Attached) -> Attached:
     """Leave out the models that one workspace alone names, where they are deleted: nobody can copy them."""
     lone = {*own.inputs, *own.outputs} - {*other.inputs, *other.outputs}
-    gone = {model for model in lone if side.model(side.own_model(model)) is None}
+    asked = lone if side.applier.has_logged_models else set()
+    gone = {model for model in asked if side.model(side.own_model(model)) is None}
     return Attached(
         own.datasets,
         tuple(model for model in own.inputs if model not in gone),

@@ -25,8 +25,8 @@ from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import made_for
 from dbml_magics.core.reconcile.verify import models_in_scope
 from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, Point, within
-from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of
+from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, within
+from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of, points_by_run
 from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.core.workspaces.rest import call_timeout
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 600.0  # for a big run's copy
 _OVERFLOW_S = 60.0  # for the file of what a workspace does not take
-_KEPT_ALONE = ("run_at", "path", "number", "status", "metrics", "deleted")  # not of a model's creation
 _ITEMS = {"m": "metric", "p": "param", "g": "tag"}
 
 
@@ -275,6 +274,8 @@ class Copier:
         applier, run_id = self.target.applier, target.info.run_id
         if self.state.identity(self.target.role, "run", key) is None:
             applier.remember_run(key, target)
+        if not applier.has_logged_models:
+            lacking = Attached(lacking.datasets)
         for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
             if self.state.identity(self.target.role, "model", model) is None:
                 self._copy_model_of(model)
@@ -482,10 +483,8 @@ class Copier:
 
     def send_scores(self, model: Model, lacking: Iterable[Scored]) -> None:
         """Send points of a logged model's metrics, each in the run in which it was logged."""
-        applier, of_runs = self.target.applier, defaultdict[str, list[Point]](list)
-        for each in sorted(lacking, key=lambda each: each.mark[:2]):
-            of_runs[each.run or model.run].append(each.point(model.key))
-        for run, points in of_runs.items():
+        applier = self.target.applier
+        for run, points in points_by_run(lacking, model.key, model.run).items():
             if applier.keeps(model.key):
                 with self._making:
                     self.mender.write(partial(kept_models.note_metrics, applier, points))
@@ -497,8 +496,7 @@ class Copier:
     def _facts_of(self, model: Model) -> dict[str, Any]:
         """Return what a logged model was created with, under the ids that the user knows."""
         if model.native is None:
-            told, _ = kept_models.get(self.source.applier, model.key)
-            return {k: v for k, v in told.items() if k not in _KEPT_ALONE}
+            return kept_models.created_as(kept_models.get(self.source.applier, model.key)[0])
         own = str(model.native.experiment_id)
         visible = self.state.visible(self.source.role, "experiment", own)
         if visible is None:

@@ -277,6 +277,9 @@ class Side:
     def attached(self, run: Run) -> Attached:
         """Return what hangs on a run, of what the service says of runs at all."""
         found = attached(run, self.model_key_of)
+        if not self.applier.has_logged_models:  # the step of what we keep is not known
+            kept = kept_models.in_tag(run.data.tags.get(kept_models.MODELS_TAG, ""))
+            return Attached(found.datasets, (), dict.fromkeys(kept, 0))
         return Attached(
             found.datasets,
             tuple(model for model in found.inputs if not self.applier.keeps(model)),

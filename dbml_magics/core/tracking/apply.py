@@ -39,6 +39,7 @@ from mlflow.utils.uri import append_to_uri_path
 from dbml_magics.core.paging import Pages, entries, files_below
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
+from dbml_magics.core.tracking.attached import complete_adopted
 from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, clean, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
@@ -535,6 +536,22 @@ class Applier:
             self.role, "run", run, info.run_id, artifacts=info.artifact_uri, start=info.start_time
         )
 
+    def visible_run(self, own: str) -> str | None:
+        """Return the id that the user knows of a run by this workspace's own; None where it is gone."""
+        known = self.state.visible(self.role, "run", own)
+        if known is not None:
+            return known
+        try:
+            found = self.store.get_run(own)
+        except MlflowException as error:
+            if isinstance(settle(error), Away) or not is_missing(error):
+                raise
+            return None
+        if RUN_TAG not in found.data.tags:
+            self.state.set_answer(f"began/{own}", self.role)
+            self.remember_run(own, found)
+        return str(found.data.tags.get(RUN_TAG, own))
+
     def _create_run(self, queue: str, op: list[Any], doubt: bool) -> None:
         if self.state.identity(self.role, "run", queue) is not None:
             return
@@ -673,6 +690,12 @@ class Applier:
             self._send(run, run_id, part, doubt, buried)
         for op, cause in buried:
             self.state.bury(self.role, run, [0, *op], cause)
+
+    def add_points(self, run: str, points: list[Point]) -> None:
+        """Add those of some points of a run, or of its models, that are not here."""
+        run_id = self.run_at(run)
+        self.there.pop(run_id, None)
+        self._send_and_bury(run, run_id, Batch(points), True)
 
     def _in_living_experiment(self, experiment_id: str, make: Callable[[], Any]) -> Any:
         try:
@@ -1024,11 +1047,15 @@ class Applier:
             self.upload(told["owner"], told["path"], lent)
 
     def _copy_files(self, run: str, op: list[Any], _doubt: bool) -> None:
-        """Copy the files that a run had before the link, one at a time, where they are not here yet."""
-        if op[2] != self.role:
-            return
-        owner = f"run:{run}"
-        with self._asking(self.engine.began_at(run)) as other:
+        """Copy what a run had before the link: its files, then what else hangs on it."""
+        if op[2] == self.role:
+            role = self.engine.began_at(run)
+            self.copy_missing_files(f"run:{run}", role)
+            complete_adopted(self, run, role)
+
+    def copy_missing_files(self, owner: str, role: str) -> None:
+        """Copy the files of a run or model from another workspace, one at a time, where they are not here."""
+        with self._asking(role) as other:
             source = other.repository(owner)
             found = files_below(lambda folder: source.list_artifacts(folder or None))
             paths = [info.path for info in found]
@@ -1141,6 +1168,17 @@ class Applier:
         known = self.state.identity(self.role, "model", model)
         assert known is not None
         return known
+
+    def visible_model(self, own: str) -> str:
+        """Return the id that the user knows of a logged model by this workspace's own."""
+        known = self.state.visible(self.role, "model", own)
+        if known is None and self.role != self.engine.link.primary:
+            try:
+                known = self.store.get_logged_model(own).tags.get(MODEL_TAG)
+            except MlflowException as error:
+                if isinstance(settle(error), Away) or not is_missing(error):
+                    raise
+        return known or own
 
     def remember_model(self, model: str, found: Any) -> Identity:
         """Remember what this workspace calls a logged model."""

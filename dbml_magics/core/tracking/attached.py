@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import DatasetInput, LoggedModel, Metric, Run
+from mlflow.entities import DatasetInput, LoggedModel, LoggedModelStatus, Metric, Run
+from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.paging import entries
+from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.view import Mark, mark
 
 if TYPE_CHECKING:
@@ -101,6 +106,14 @@ def scored(metrics: Iterable[Metric] | None, known: Callable[[str], str]) -> fro
     )
 
 
+def points_by_run(points: Iterable[Scored], model: str, run: str) -> dict[str, list[Point]]:
+    """Return a model's points as they are sent, by the run that each was logged in, else ``run``."""
+    found: dict[str, list[Point]] = {}
+    for each in sorted(points, key=lambda each: each.mark[:2]):
+        found.setdefault(each.run or run, []).append(each.point(model))
+    return found
+
+
 def facts_of(found: LoggedModel, key: str, experiment: str, run: str | None) -> dict[str, Any]:
     """Return what a logged model was created with, under the ids that the user knows."""
     return {
@@ -113,3 +126,100 @@ def facts_of(found: LoggedModel, key: str, experiment: str, run: str | None) -> 
         "tags": {k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
         "created": found.creation_timestamp,
     }
+
+
+# --- runs that began without the link
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A logged model as the workspace tells it where its run began."""
+
+    facts: dict[str, Any]
+    status: str
+    points: frozenset[Scored]
+
+
+def complete_adopted(applier: Applier, run: str, role: str) -> None:
+    """Give an adopted run what hangs on it at the workspace where it began, deleted if it is so there.
+
+    Raises Away, or the first of the refusals once everything else is done.
+    """
+    own = applier.run_at(run)
+    with applier._asking(role) as other:
+        source = other.store.get_run(other.run_at(run))
+        there = attached(source, other.visible_model)
+        models = list(_models_at(other, source))
+    refusals: list[MlflowException] = []
+    for model in models:
+        try:
+            _carry(applier, role, run, model)
+        except MlflowException as error:
+            if isinstance(error, Away):
+                raise
+            refusals.append(error)
+    named = {model.facts["id"] for model in models}
+    here = attached(applier.store.get_run(own), applier.visible_model)
+    lacking = there.without(here)
+    wanted = Attached(
+        lacking.datasets,
+        tuple(model for model in lacking.inputs if model in named),
+        {model: step for model, step in lacking.outputs.items() if model in named},
+    )
+    attach(applier, run, own, wanted)
+    # What was on its way meanwhile may have been copied with it.
+    applier.state.mark_sending(applier.role, run, applier.engine.journal.files(run))
+    applier.adopted.add(run)
+    if source.info.lifecycle_stage == "deleted":
+        applier.store.delete_run(own)
+    if refusals:
+        raise refusals[0]
+
+
+def _models_at(other: Applier, source: Run) -> Iterable[_Model]:
+    """Yield the logged models that a run took and made, but for those that are deleted."""
+    if not other.has_logged_models:
+        for key in kept_models.in_tag(source.data.tags.get(kept_models.MODELS_TAG, "")):
+            told, _ = kept_models.get(other, key)
+            facts = kept_models.created_as(told)
+            yield _Model(facts, told["status"], scored(kept_models.points(told), str))
+        return
+    outputs = (source.outputs.model_outputs if source.outputs else None) or []
+    inputs = (source.inputs.model_inputs if source.inputs else None) or []
+    made = entries(
+        lambda token: other.store.search_logged_models(
+            [source.info.experiment_id], f"source_run_id = '{source.info.run_id}'", page_token=token
+        )
+    )
+    found: dict[str, LoggedModel] = {model.model_id: model for model in made}
+    for own in dict.fromkeys(each.model_id for each in (*outputs, *inputs)):
+        try:
+            found.setdefault(own, other.store.get_logged_model(own))
+        except MlflowException as error:
+            if isinstance(error, Away) or not is_missing(error):
+                raise
+    engine = other.engine
+    runs = partial(engine._visible, "run", role=other.role)
+    for own, model in found.items():
+        key = other.visible_model(own)
+        other.remember_model(key, model)
+        run = other.visible_run(model.source_run_id) if model.source_run_id else None
+        facts = facts_of(model, key, engine.visible_experiment(model.experiment_id, other.role), run)
+        yield _Model(facts, model.status.value, scored(model.metrics, runs))
+
+
+def _carry(applier: Applier, role: str, run: str, model: _Model) -> None:
+    """Make a logged model whole at a workspace; what was logged through the link travels by itself."""
+    key = model.facts["id"]
+    if applier.engine.model_facts(key) is not None:
+        return
+    applier._create_model("", [0, "L", model.facts], True)
+    applier.copy_missing_files(f"model:{key}", role)
+    if model.status != LoggedModelStatus.PENDING.value:
+        applier._finalize_model("", [0, "F", key, model.status], False)
+    for each, points in points_by_run(model.points, key, model.facts["run"] or run).items():
+        if applier.keeps(key):
+            kept_models.note_metrics(applier, points)
+        # A run that is not here brings its own points when it comes: a base model has those of many.
+        elif each == run or applier.state.identity(applier.role, "run", each) is not None:
+            applier.add_points(each, points)

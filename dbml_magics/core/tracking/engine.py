@@ -31,6 +31,7 @@ from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
+from dbml_magics.core.tracking.attached import facts_of
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
@@ -809,16 +810,8 @@ class Engine:
         if primary.keeps(model_id):
             return kept_models.get(primary, model_id)[0]
         found = primary.store.get_logged_model(self.model_known_at(primary, model_id))
-        return {
-            "id": model_id,
-            "experiment": self.visible_experiment(found.experiment_id),
-            "name": found.name,
-            "run": self.visible_run(found.source_run_id) if found.source_run_id else None,
-            "type": found.model_type,
-            "params": dict(found.params),
-            "tags": {k: v for k, v in found.tags.items() if not k.startswith("dbml_")},
-            "created": found.creation_timestamp,
-        }
+        run = self.visible_run(found.source_run_id) if found.source_run_id else None
+        return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)
 
     # --- artifacts
 

@@ -32,6 +32,14 @@ MODELS_TAG = "dbml_models"
 FOLDER = "dbml/models"
 _TAG_ROOM = 1000  # characters a tag's value may have on Azure ML; what is beyond is found by its artifact
 _MORE = "+"
+_SINCE = (
+    "run_at",
+    "path",
+    "number",
+    "status",
+    "metrics",
+    "deleted",
+)  # what is told of a model and was not then
 
 
 def create(applier: Applier, told: dict[str, Any]) -> None:
@@ -304,6 +312,11 @@ def paths_in(tag: str) -> list[str]:
 def in_tag(tag: str) -> list[str]:
     """Return the ids that a run's tag names: of models that we keep, and of others that the run made."""
     return [entry.partition("=")[0] for entry in tag.split() if entry != _MORE]
+
+
+def created_as(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what a kept model was created with."""
+    return {k: v for k, v in told.items() if k not in _SINCE}
 
 
 def _models_in(applier: Applier, run: Any) -> list[str]:
