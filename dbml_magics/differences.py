@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dbml_magics.hints import say
@@ -38,9 +38,9 @@ class Difference:
     """One thing that two workspaces do not say alike.
 
     ``kind`` is one of experiment, run, status, start, end, name, stage, parent, param, tag, note, metric,
-    history, dataset, artifact, model, version, registered model, alias; ``key`` names the param, tag, metric,
-    file, model or alias, and is empty for the others. ``values`` holds what stands at each workspace,
-    :data:`ABSENT` where it is not there.
+    history, dataset, input, output, artifact, model, version, registered model, alias; ``key`` names the
+    param, tag, metric, dataset, file, model or alias, and is empty for the others. ``values`` holds what
+    stands at each workspace, :data:`ABSENT` where it is not there.
 
     Of kind :data:`LOST` is a run or experiment that a workspace had and has no more, or whose id there means
     another one by now; of kind :data:`UNREAD` is what could not be compared, for ``cause``.
@@ -134,6 +134,8 @@ class VerifyResult(_Table):
     seconds: float = 0.0
     deep: bool = False
     scope: str = ""  # the options that chose what was compared, for the next command
+    older_models: Mapping[str, int] = field(default_factory=dict)  # registered without the link, in one alone
+    dangling: tuple[str, ...] = ()  # aliases that point at versions that are gone, in words
 
     @property
     def equal(self) -> bool:
@@ -180,6 +182,16 @@ class VerifyResult(_Table):
                     f"{'is' if number == 1 else 'are'} not in {other}: "
                     f"{say(f'%dbml sync --repair --all{back}')} copies {'it' if number == 1 else 'them'}"
                 )
+        for role, number in self.older_models.items():
+            if number:
+                back = "" if role == first else f" --from {role}"
+                has = "has" if number == 1 else "have"
+                notes.append(
+                    f"{count(number, 'registered model')} of {role}, made without the link, {has} versions "
+                    f"that {second if role == first else first} lacks: "
+                    f"{say(f'%dbml sync --repair --all{back}')} copies them"
+                )
+        notes += self.dangling[:_CAUSES]
         unread = [d for d in self.differences if d.cause]
         notes += [f"{_who(d)}: {d.what}: {d.cause}" for d in unread[:_CAUSES]]
         if len(unread) > _CAUSES:

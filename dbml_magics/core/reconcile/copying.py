@@ -277,12 +277,14 @@ class Copier:
         if not applier.has_logged_models:
             lacking = Attached(lacking.datasets)
         for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
-            if self.state.identity(self.target.role, "model", model) is None:
-                self._copy_model_of(model)
+            self.bring_model(model)
         with self.awake(key, run_id):
             self.mender.write(partial(attach, applier, key, run_id, lacking))
 
-    def _copy_model_of(self, key: str) -> None:
+    def bring_model(self, key: str) -> None:
+        """Copy a logged model to the target unless it is known there. Raises MlflowException."""
+        if self.state.identity(self.target.role, "model", key) is not None:
+            return
         found = self.source.model(self.source.own_model(key))
         if found is None:
             raise MlflowException.invalid_parameter_value(f"{self.source.role} has no logged model {key}")

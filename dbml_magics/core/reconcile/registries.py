@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from mlflow.entities.model_registry import (
+    ModelVersion,
+    ModelVersionTag,
+    RegisteredModel,
+    RegisteredModelTag,
+)
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.paging import entries
@@ -25,6 +33,11 @@ _PAGE = 1000
 _NAMES_PAGE = 100
 _OURS = ("dbml_", "mlflow.", "azureml.")
 _DESCRIPTION = "description"
+_STAGE = "stage"
+_PROMPT_TAG = "mlflow.prompt.is_prompt"
+_OF_MODEL = re.compile(r"^models:/(m-[^/]+)$|/models/(m-[^/]+)/artifacts/?$")
+_OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
+_OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")
 MODEL = "registered model"
 Told = Callable[[str, str, str, str, Any, Any], Difference]
 Facts = dict[str, str | None]
@@ -34,7 +47,7 @@ Facts = dict[str, str | None]
 class Version:
     """A registered version as one registry has it."""
 
-    key: str  # of its registration, which both registries' versions carry; empty for one made without us
+    key: str  # of its registration, which both registries' versions carry; empty for one made without a link
     name: str
     number: str
     run: str
@@ -42,12 +55,24 @@ class Version:
     tags: dict[str, str]
     twin: str
     source: str
-    model: str
+    model: str  # the logged model that it was made of, if any
+    status: str
+    stage: str  # empty where the registry has no stages
+    created: int
 
     @property
     def place(self) -> str:
         """Return the name and number."""
         return f"{self.name}/{self.number}"
+
+    def said(self, what: str) -> str | None:
+        """Return one of the facts, or its stage."""
+        return self.stage if what == _STAGE else self.facts.get(what)
+
+    @property
+    def is_ours(self) -> bool:
+        """Tell whether it was registered through a link."""
+        return bool(self.key or self.twin)
 
     @property
     def facts(self) -> Facts:
@@ -57,7 +82,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered model as one registry has it, with its versions that were registered through a link."""
+    """A registered model as one registry has it, with its versions."""
 
     name: str
     description: str
@@ -86,6 +111,11 @@ class VersionPair:
         return found
 
     @property
+    def names(self) -> set[str]:
+        """Return under which names it is registered."""
+        return {version.name for version in (self.first, self.second) if version is not None}
+
+    @property
     def place(self) -> str:
         """Return where what is agreed of it stands."""
         return f"version/{self.either.key or self.either.place}"
@@ -98,6 +128,7 @@ class ModelPair:
     first: Registered
     second: Registered
     versions: list[VersionPair] = field(default_factory=list)
+    meant: frozenset[str] = frozenset()  # the places of those of them that are in scope
 
     @property
     def place(self) -> str:
@@ -112,47 +143,57 @@ class ModelPair:
             next((p for p in self.versions if p.second and p.second.number == numbers[1]), None),
         )
 
+    def dangling(self, alias: str) -> tuple[bool, bool]:
+        """Tell of each registry whether an alias points there at a version that is gone."""
+        first, second = self.pointed(alias)
+        return alias in self.first.aliases and first is None, alias in self.second.aliases and second is None
+
     def aliases(self) -> list[str]:
-        """Return the aliases that point at versions of the link's, in either registry."""
+        """Return the aliases of versions in scope and of none, in either registry."""
         return [
-            alias for alias in sorted({*self.first.aliases, *self.second.aliases}) if any(self.pointed(alias))
+            alias
+            for alias in sorted({*self.first.aliases, *self.second.aliases})
+            if any(p is not None and p.place in self.meant for p in self.pointed(alias))
+            or any(self.dangling(alias))
         ]
 
 
 def registered(side: Side, troubled: Callable[[str, Exception], None]) -> Iterator[Registered]:
-    """Yield all registered models that have versions of a link; ``troubled`` takes what cannot be read."""
+    """Yield all registered models; ``troubled`` takes those of which the versions cannot be read."""
     registry = side.applier.workspace.registry
 
     def page(token: str | None) -> Any:
         return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
 
     for model in entries(page):
+        if str(model.tags.get(_PROMPT_TAG)).lower() == "true":  # prompts go to the primary alone
+            continue
         try:
-            found = _with_versions(side, registry, model.name)
+            versions = sorted(_versions(side, registry, model.name), key=lambda v: int(v.version))
+            yield _registered(model, tuple(_version(side, each) for each in versions))
         except Exception as error:
             troubled(model.name, error)
-            continue
-        if found is not None:
-            yield found
 
 
-def _with_versions(side: Side, registry: Any, name: str) -> Registered | None:
-    own = [version for version in _versions(side, registry, name) if _is_ours(version)]
-    if not own:
-        return None
+def _registered(model: RegisteredModel, versions: tuple[Version, ...]) -> Registered:
+    return Registered(
+        model.name,
+        model.description or "",
+        _own_tags(dict(model.tags)),
+        {alias: str(number) for alias, number in (model.aliases or {}).items()},
+        versions,
+    )
+
+
+def _complete(side: Side, model: Registered) -> Registered | None:
+    """Return a registered model with all that is said of it, which a search leaves out in part."""
     try:
-        model = side.ask(lambda: registry.get_registered_model(name))
+        found = side.ask(partial(side.applier.workspace.registry.get_registered_model, model.name))
     except MlflowException as error:
         if not is_missing(error):
             raise
         return None
-    return Registered(
-        name,
-        model.description or "",
-        _own_tags(dict(model.tags)),
-        {alias: str(number) for alias, number in (model.aliases or {}).items()},
-        tuple(_version(side, each) for each in own),
-    )
+    return _registered(found, model.versions)
 
 
 def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
@@ -166,18 +207,24 @@ def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
     return entries(page)
 
 
-def _version(side: Side, found: Any) -> Version:
+def _version(side: Side, found: ModelVersion) -> Version:
     tags = dict(found.tags)
+    run = side.key_of(found.run_id) if found.run_id and RUN_TAG not in tags else ""
+    named = _OF_MODEL.search(found.source or "")
+    model = found.model_id or (named[1] or named[2] if named is not None else "")
     return Version(
         key=tags.get(KEY_TAG, ""),
         name=found.name,
         number=str(found.version),
-        run=tags.get(RUN_TAG) or (side.key_of(found.run_id) if found.run_id else ""),
+        run=tags.get(RUN_TAG) or ("" if side.is_gone(run) else run),
         description=found.description or "",
         tags=_own_tags(tags),
         twin=tags.get(TWIN_TAG, ""),
         source=found.source or "",
-        model=getattr(found, "model_id", None) or "",
+        model=side.model_key_of(model) if model else "",
+        status=str(found.status or ""),
+        stage=str(found.current_stage or ""),
+        created=found.creation_timestamp or 0,
     )
 
 
@@ -185,12 +232,8 @@ def _own_tags(tags: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in tags.items() if not k.startswith(_OURS)}
 
 
-def _is_ours(version: Any) -> bool:
-    return bool({KEY_TAG, TWIN_TAG} & set(version.tags))
-
-
 class Registries:
-    """Two registries' models and versions, paired: by their registration, else by their twins."""
+    """Two registries' models and versions, paired: by their registration, their twins, else by their run."""
 
     def __init__(
         self,
@@ -198,7 +241,10 @@ class Registries:
         second: Side,
         keep: Callable[[Version], bool],
         unread: Callable[[str, str, Exception, str], Difference],
+        *,
+        everything: bool = False,
     ) -> None:
+        self.sides = first, second
         self.troubles: list[Difference] = []
         self._troubled: set[tuple[str, str]] = set()  # (workspace, model) whose versions are not known
 
@@ -206,40 +252,82 @@ class Registries:
             self.troubles.append(unread("", name, error, MODEL))
             self._troubled.add((role, name))
 
-        ours, theirs = (list(registered(side, partial(troubled, side.role))) for side in (first, second))
+        ours, theirs = (
+            {model.name: model for model in registered(side, partial(troubled, side.role))}
+            for side in self.sides
+        )
+        pairs = self._pairs(ours.values(), theirs.values())
+        self.versions = [pair for pair in pairs if keep(pair.either)]
+        self.models: list[ModelPair] = []
+        self.lone: list[tuple[Registered | None, Registered | None]] = []  # without a version to bring them
+        self.older: Counter[str] = (
+            Counter()
+        )  # models that one has, with versions that were made without a link
+        meant = {pair.place for pair in self.versions}
+        by_name: dict[str, list[VersionPair]] = {}
+        for pair in pairs:
+            for name in pair.names:
+                by_name.setdefault(name, []).append(pair)
+        for name in sorted({*ours, *theirs}):
+            if any(self._is_troubled(side.role, name) for side in self.sides):
+                continue
+            own = by_name.get(name, [])
+            one = ours.get(name)
+            other = theirs.get(next((p.second.name for p in own if p.first and p.second), name))
+            if not everything:
+                self._count_older(one, other, [p for p in own if p.place not in meant])
+            if everything and (one is None or other is None) and not own:
+                self.lone.append((one, other))
+            elif one and other and (everything or any(p.place in meant for p in own)):
+                whole = _complete(first, one), _complete(second, other)
+                if whole[0] is not None and whole[1] is not None:
+                    self.models.append(ModelPair(whole[0], whole[1], own, frozenset(meant)))
+
+    def _pairs(self, ours: Iterable[Registered], theirs: Iterable[Registered]) -> list[VersionPair]:
+        first, second = self.sides
         others = [v for model in theirs for v in model.versions]
+        place = first.applier.registrations.place
         by_key = {v.key: v for v in others if v.key}
         by_twin = {v.twin: v for v in others if v.twin}
-        place = first.applier.registrations.place
-        by_name = {model.name: model for model in theirs}
+        by_place = {place(second.role, v.name, v.number): v for v in others}
+        by_run: dict[tuple[str, ...], list[Version]] = {}
+        for each in others:
+            by_run.setdefault(_made_of(each), []).append(each)
         taken: set[str] = set()
-        self.versions: list[VersionPair] = []
-        self.models: list[ModelPair] = []
-        for model in ours:
-            pairs = []
-            if self._is_troubled(second.role, model.name):
+        pairs: list[VersionPair] = []
+        unpaired: list[Version] = []
+        for own in (v for model in ours for v in model.versions):
+            if self._is_troubled(second.role, own.name, *_twin_of(own)):
                 continue
-            for own in model.versions:
-                if self._is_troubled(second.role, *_twin_of(own)):
-                    continue
-                other = by_key.get(own.key) or by_twin.get(place(first.role, own.name, own.number))
-                if other is not None:
-                    taken.add(other.place)
-                pairs.append(VersionPair(own, other))
-            self.versions += [pair for pair in pairs if keep(pair.either)]
-            name = next((p.second.name for p in pairs if p.second is not None), model.name)
-            if name in by_name and any(keep(pair.either) for pair in pairs):
-                self.models.append(ModelPair(model, by_name[name], pairs))
-        alone = [
+            other = by_key.get(own.key) or by_twin.get(place(first.role, own.name, own.number))
+            other = other or by_place.get(own.twin)
+            if other is None or other.place in taken:
+                unpaired.append(own)
+                continue
+            taken.add(other.place)
+            pairs.append(VersionPair(own, other))
+        for own in unpaired:
+            alike = [v for v in by_run.get(_made_of(own), ()) if v.place not in taken and not v.is_ours]
+            other = alike[0] if own.run and not own.is_ours and alike else None
+            if other is not None:
+                taken.add(other.place)
+            pairs.append(VersionPair(own, other))
+        pairs += [
             VersionPair(None, v)
             for v in others
-            if v.place not in taken
-            and not self._is_troubled(first.role, v.name)
-            and not self._is_troubled(first.role, *_twin_of(v))
+            if v.place not in taken and not self._is_troubled(first.role, v.name, *_twin_of(v))
         ]
-        self.versions += [pair for pair in alone if keep(pair.either)]
-        for pair in self.models:
-            pair.versions.extend(p for p in alone if p.either.name == pair.second.name)
+        # In the order in which they were made: numbers come out alike, and a copy follows its original.
+        return sorted(pairs, key=lambda pair: (pair.either.created, int(pair.either.number)))
+
+    def _count_older(
+        self, one: Registered | None, other: Registered | None, pairs: Iterable[VersionPair]
+    ) -> None:
+        for number, (side, there) in enumerate(zip(self.sides, (other, one), strict=True)):
+            own = (one, other)[number]
+            lone = [p for p in pairs if (p.first, p.second)[1 - number] is None and not p.either.is_ours]
+            if own is not None and (lone or (there is None and not own.versions)):
+                self.older[side.role] += 1
 
     def _is_troubled(self, role: str, *names: str) -> bool:
         """Tell whether a model's versions in one registry are not known: none counts as lacking there."""
@@ -250,8 +338,21 @@ class Registries:
         yield from self.troubles
         for pair in self.versions:
             yield from version_differences(pair, told)
+        for one, other in self.lone:
+            yield lone_difference(one, other, told)
         for model in self.models:
             yield from model_differences(model, told)
+
+    def dangling(self) -> Iterator[str]:
+        """Yield the aliases that point at versions that are gone, in words."""
+        for model in self.models:
+            for alias in model.aliases():
+                for side, own, gone in zip(
+                    self.sides, (model.first, model.second), model.dangling(alias), strict=True
+                ):
+                    if gone:
+                        where = f"version {own.aliases[alias]}, which is gone in {side.role}"
+                        yield f"alias {alias} of {own.name} points at {where}"
 
     def note_agreed(self, agreed: Agreed) -> None:
         """Remember what both registries say alike: what differs later was edited in one of them."""
@@ -273,6 +374,11 @@ def _twin_of(version: Version) -> tuple[str, ...]:
     return (name,) if name else ()
 
 
+def _made_of(version: Version) -> tuple[str, ...]:
+    """Return by what versions that were registered without a link are taken for the same."""
+    return version.name, version.run, version.model
+
+
 def alias_fact(alias: str) -> str:
     """Return under what name it is remembered at which version an alias points."""
     return f"alias {alias}"
@@ -292,6 +398,12 @@ def version_differences(pair: VersionPair, told: Told) -> Iterator[Difference]:
         return
     if a.run != b.run:
         yield told(either.run, either.place, "version", "run", a.run or ABSENT, b.run or ABSENT)
+    if a.status != b.status:
+        yield told(either.run, either.place, "version", "status", a.status, b.status)
+    if a.model and b.model and a.model != b.model:
+        yield told(either.run, either.place, "version", "model", a.model, b.model)
+    if a.stage and b.stage and a.stage != b.stage:
+        yield told(either.run, either.place, "version", _STAGE, a.stage, b.stage)
     yield from _fact_differences(partial(told, either.run, either.place, "version"), a.facts, b.facts)
 
 
@@ -301,11 +413,24 @@ def model_differences(pair: ModelPair, told: Told) -> Iterator[Difference]:
     yield from _fact_differences(partial(told, "", name, MODEL), pair.first.facts, pair.second.facts)
     for alias in pair.aliases():
         first, second = pair.pointed(alias)
-        if first is not second:
-            numbers = pair.first.aliases.get(alias, ABSENT), pair.second.aliases.get(alias, ABSENT)
-            either = first or second
-            assert either is not None
-            yield told(either.either.run, name, "alias", alias, *numbers)
+        gone = pair.dangling(alias)
+        if first is second and gone[0] == gone[1]:
+            continue
+        numbers = (
+            f"{model.aliases.get(alias, ABSENT)}{', which is gone' if lost else ''}"
+            if alias in model.aliases
+            else ABSENT
+            for model, lost in zip((pair.first, pair.second), gone, strict=True)
+        )
+        either = first or second
+        yield told(either.either.run if either is not None else "", name, "alias", alias, *numbers)
+
+
+def lone_difference(one: Registered | None, other: Registered | None, told: Told) -> Difference:
+    """Return that one registry lacks a registered model that has no versions."""
+    either = one or other
+    assert either is not None
+    return told("", either.name, MODEL, "", "there" if one else ABSENT, "there" if other else ABSENT)
 
 
 def _fact_differences(told: Callable[..., Difference], ours: Facts, theirs: Facts) -> Iterator[Difference]:
@@ -334,11 +459,17 @@ class RegistryMender:
         registered_some = False
         for pair in found.versions:
             outcomes = [
-                (d, mender.mended(partial(self._version, d, pair))) for d in version_differences(pair, told)
+                (d, mender.mended(partial(self._version, d, pair, found)))
+                for d in version_differences(pair, told)
             ]
             registered_some |= any(outcome.good and not d.key for d, outcome in outcomes)
             if outcomes:
                 yield outcomes
+        for one, other in found.lone:
+            difference = lone_difference(one, other, told)
+            outcome = mender.mended(partial(self._lone, one, other))
+            registered_some |= outcome.good
+            yield [(difference, outcome)]
         if registered_some and not mender.rehearse:
             found = self.read() or found
         for model in found.models:
@@ -354,22 +485,39 @@ class RegistryMender:
     def _registry(side: Side) -> Any:
         return side.applier.workspace.registry
 
-    def _version(self, difference: Difference, pair: VersionPair) -> Fix:
+    def _lone(self, first: Registered | None, second: Registered | None) -> Fix:
+        ours = first if self.mender.forwards else second
+        role = self.target.role
+        if ours is None:
+            return Fix(f"in {role} alone; --from {role} copies it")
+        registry, write = self._registry(self.target), self.mender.write
+
+        def make() -> None:
+            whole = _complete(self.source, ours) or ours
+            tags = [RegisteredModelTag(k, v) for k, v in whole.tags.items()]
+            write(lambda: registry.create_registered_model(whole.name, tags, whole.description or None))
+
+        return Fix(f"made in {role}", make)
+
+    def _version(self, difference: Difference, pair: VersionPair, found: Registries) -> Fix:
         """Plan for a version; a registry takes none under another's number, so twins only match."""
         ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
         role, what = self.target.role, difference.key
         if ours is None:
             return Fix(f"in {role} alone; --from {role} registers it")
         if theirs is None:
-            return self._registration(ours)
-        if what == "run":
-            return Fix("a registered version's run cannot be changed")
+            return Fix(f"registered in {role}", partial(self._register, ours, found))
+        if what in ("run", "model", "status"):
+            return Fix(f"a registered version's {what} cannot be changed")
         at = {self.source: ours, self.target: theirs}
 
         def write(side: Side, value: str) -> None:
             own = at[side]
             if what == _DESCRIPTION:
                 self._registry(side).update_model_version(own.name, own.number, value)
+                return
+            if what == _STAGE:
+                self._registry(side).transition_model_version_stage(own.name, own.number, value, False)
                 return
             tag = ModelVersionTag(what.removeprefix("tag "), value)
             self._registry(side).set_model_version_tag(own.name, own.number, tag)
@@ -381,9 +529,7 @@ class RegistryMender:
                 return
             self._registry(side).delete_model_version_tag(own.name, own.number, what.removeprefix("tag "))
 
-        return self.mender.fact(
-            pair.place, difference, (ours.facts.get(what), theirs.facts.get(what)), write, delete
-        )
+        return self.mender.fact(pair.place, difference, (ours.said(what), theirs.said(what)), write, delete)
 
     def _model(self, difference: Difference, pair: ModelPair) -> Fix:
         ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
@@ -413,6 +559,9 @@ class RegistryMender:
         first, second = pair.pointed(alias)
         ours, theirs = (first, second) if self.mender.forwards else (second, first)
         source, target = self.source.role, self.target.role
+        gone = pair.dangling(alias)[0 if self.mender.forwards else 1]
+        if gone:
+            return Fix(f"points at a version that is gone in {source}: nothing can be carried over")
         if ours is None and alias in at[self.source].aliases:
             return Fix(f"points at a version that is in {source} alone")
         if ours is None and theirs is not None and None in (theirs.first, theirs.second):
@@ -433,41 +582,63 @@ class RegistryMender:
         renamed = Difference(difference.run, difference.name, "alias", alias_fact(alias), difference.values)
         return self.mender.fact(pair.place, renamed, (_canonical(ours), _canonical(theirs)), write, delete)
 
-    def _registration(self, ours: Version) -> Fix:
-        if not ours.key:
-            return Fix(
-                f"registered without a link; %dbml register {ours.run[:8] or 'RUN'} {ours.name} does it"
-            )
-        return Fix(f"registered in {self.target.role}", partial(self._register, ours))
-
-    def _register(self, ours: Version) -> None:
+    def _register(self, ours: Version, found: Registries) -> None:
         """Register a version's twin, its files carried over first if need be."""
         source, state = self.source, self.mender.state
+        registrations, registry = self.target.applier.registrations, self._registry(source)
+        twin = registrations.place(source.role, ours.name, ours.number)
+        key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
+        made_of = self._source(ours, found)
         told = {
-            "key": ours.key,
+            "key": key,
             "name": ours.name,
             "tags": ours.tags,
             "run": ours.run or None,
             "description": ours.description or None,
-            "source": self._source(ours),
+            "source": made_of,
             "to": [source.role, self.target.role],
         }
-        registrations = self.target.applier.registrations
-        twin = registrations.place(source.role, ours.name, ours.number)
+        if ours.run:
+            self.mender.copier.run_at_target(ours.run)
+        if made_of["kind"] == "model":
+            self.mender.copier.bring_model(made_of["id"])
         made = self.mender.write(lambda: registrations._register(told, True, twin))
-        state.set_answer(answer_key(ours.key, self.target.role), made)
+        if ours.key:
+            state.set_answer(answer_key(ours.key, self.target.role), made)
+        if ours.stage:
+            self._set_stage(made["name"], made["version"], ours.stage)
         tag = ModelVersionTag(TWIN_TAG, registrations.place(self.target.role, made["name"], made["version"]))
-        registry = self._registry(source)
         source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, tag))
 
-    def _source(self, ours: Version) -> dict[str, Any]:
-        state, role = self.mender.state, self.source.role
-        model = ours.model or (
-            ours.source.removeprefix("models:/") if ours.source.startswith("models:/m-") else ""
-        )
-        if model:
-            return {"kind": "model", "id": state.visible(role, "model", model) or model}
+    def _set_stage(self, name: str, number: str, stage: str) -> None:
+        registry = self._registry(self.target)
+        there = registry.get_model_version(name, number).current_stage
+        if there and there != stage:
+            self.mender.write(lambda: registry.transition_model_version_stage(name, number, stage, False))
+
+    def _source(self, ours: Version, found: Registries) -> dict[str, Any]:
+        """Return what a version was made of, as a registration says it. Raises MlflowException."""
+        if ours.model:
+            return {"kind": "model", "id": ours.model}
         _, artifacts, path = ours.source.partition("/artifacts/")
         if ours.run and artifacts and path:
             return {"kind": "run", "run": ours.run, "path": path}
+        copied = _OF_VERSION.fullmatch(ours.source)
+        if copied is not None:
+            return {"kind": "uri", "uri": self._twin_uri(found, copied[1], copied[2])}
+        if ours.source.startswith(_OWN_PLACES):
+            raise MlflowException.invalid_parameter_value(
+                f"its files are {self.source.role}'s own, in no run or model: {ours.source}"
+            )
         return {"kind": "uri", "uri": ours.source}
+
+    def _twin_uri(self, found: Registries, name: str, number: str) -> str:
+        """Return the target's own URI of the version that another is a copy of. Raises MlflowException."""
+        renewed = self.read() or found  # it may have been registered just now
+        for pair in renewed.versions:
+            ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+            if ours is not None and ours.place == f"{name}/{number}" and theirs is not None:
+                return f"models:/{theirs.place}"
+        raise MlflowException.invalid_parameter_value(
+            f"it is a copy of {name}/{number}, which is not registered in {self.target.role}"
+        )

@@ -105,6 +105,10 @@ class Side:
         known = self.engine.state.identity(self.role, "run", key)
         return known is not None and known.actual != run.info.run_id
 
+    def is_gone(self, run_id: str) -> bool:
+        """Tell whether a run was asked for by :meth:`key_of` and is there no more."""
+        return run_id in self._gone
+
     def key_of(self, run_id: str) -> str:
         """Return the same for this workspace's own id of a run, asking for the run only if it must."""
         known = self.engine.state.visible(self.role, "run", run_id) or self._keys.get(run_id)
@@ -254,7 +258,8 @@ class Side:
         ``tagged`` asks the primary too, whose own ids are the user's but for models that it did not name.
         """
         known = self.engine.state.visible(self.role, "model", own)
-        if known is None and self.role == self.engine.link.primary and not tagged:
+        asks = self.applier.has_logged_models and (tagged or self.role != self.engine.link.primary)
+        if known is None and not asks:
             known = own
         if known is None and (known := self._model_keys.get(own)) is None:
             found = self.model(own)

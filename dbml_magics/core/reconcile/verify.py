@@ -50,7 +50,9 @@ def verify(
         if first is not None and second is not None:
             agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
     registries = registries_in_scope(survey)
+    dangling: tuple[str, ...] = ()
     if registries is not None:
+        dangling = tuple(registries.dangling())
         found += registries.differences(comparer.difference)
         registries.note_agreed(agreed)
     found += experiment_differences(survey, comparer)
@@ -60,6 +62,8 @@ def verify(
         runs_compared=survey.seen,
         differences=tuple(found),
         older=dict(survey.older),
+        older_models=dict(registries.older) if registries is not None else {},
+        dangling=dangling,
         waiting=tuple(survey.waiting),
         requests=survey.requests,
         least=survey.least(survey.seen, differing, comparer.files, comparer.histories),
@@ -159,13 +163,13 @@ def registries_in_scope(survey: Survey) -> Registries | None:
     scope = survey.scope
 
     def meant(version: Version) -> bool:
-        if version.run in survey.keys:
+        if version.run in survey.keys and (scope.chosen or version.is_ours):
             return True
         # Versions of no run, and of runs from before the link, are meant when everything is.
         return scope.everything or (not scope.chosen and not version.run and version.key != "")
 
     try:
-        return Registries(survey.first, survey.second, meant, survey.unread)
+        return Registries(survey.first, survey.second, meant, survey.unread, everything=scope.everything)
     except Exception as error:  # of the listing itself: everything but the registries can be compared
         trouble = survey.unread("", "registries", error, "registered models")
         if trouble not in survey.troubles:
