@@ -145,13 +145,9 @@ class Comparer:
         """Return what hangs on the two forms of a run, each model under the one id that both know it by."""
         ours, theirs = self.first.attached(first), self.second.attached(second)
         there = {*theirs.inputs, *theirs.outputs}
+        lone = {*ours.inputs, *ours.outputs} - there
         # The primary knows a model that was named while it was away under another id: its tag says which.
-        asked = {*ours.inputs, *ours.outputs} - there if self.first.applier.has_logged_models else set()
-        other = {
-            model: tag
-            for model in asked
-            if there and (tag := self.first.model_key_of(model, tagged=True)) in there
-        }
+        other = {model: tag for model in lone if there and (tag := self._tag_of(model)) in there}
         ours = replace(
             ours,
             inputs=tuple(other.get(m, m) for m in ours.inputs),
@@ -171,6 +167,12 @@ class Comparer:
         a, b = parent_key(self.first, first), parent_key(self.second, second)
         if a != b:
             yield self.difference(key, name, "parent", "", a or ABSENT, b or ABSENT)
+
+    def _tag_of(self, model: str) -> str:
+        if not self.first.applier.has_logged_models:
+            return ""
+        found = self.first.model(self.first.own_model(model))
+        return found.other_key if found is not None else ""
 
     # --- what a workspace does not take, and keeps in a file of the run instead
 

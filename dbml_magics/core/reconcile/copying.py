@@ -40,6 +40,19 @@ _OVERFLOW_S = 60.0  # for the file of what a workspace does not take
 _ITEMS = {"m": "metric", "p": "param", "g": "tag"}
 
 
+class _UnderWay:
+    """A run's copy: whether it is there, and whether it is complete."""
+
+    def __init__(self) -> None:
+        self.made = threading.Event()
+        self.complete = threading.Event()
+
+    def set(self) -> None:
+        """Let everybody go on who waits for it."""
+        self.made.set()
+        self.complete.set()
+
+
 class Copier:
     """Copies to the target; an earlier try's beginning is gone on with."""
 
@@ -51,9 +64,8 @@ class Copier:
         self.target = mender.target
         self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
         self._copying = threading.Lock()
-        self._under_way: dict[str, threading.Event] = {}
+        self._under_way: dict[str, _UnderWay] = {}
         self._path = threading.local()  # the runs whose copies wait for that of their parent, in this thread
-        self._copied: set[str] = set()
         self._runs: dict[str, str] = {}  # the target's ids of those that others hang on
         self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
         self._listing = threading.Lock()
@@ -175,29 +187,35 @@ class Copier:
             raise MlflowException.invalid_parameter_value(f"run {key} is its own ancestor")
         with self._copying:
             other = self._under_way.get(key)
-            done = key in self._copied
-            if other is None and not done:
-                self._under_way[key] = threading.Event()
-        if other is not None or done:  # its child's copy began with it
-            if other is not None:
-                other.wait(_PATIENCE_S)
+            if other is None:
+                self._under_way[key] = _UnderWay()
+        if other is not None:  # its child's copy began with it
+            # Another run that hangs on this one needs it to be there; who copies it alone needs all of it.
+            (other.made if above else other.complete).wait(_PATIENCE_S)
             found = self.survey.find(self.target, key, source)
             if found is None:
                 raise Away(f"the copy of run {key} did not come about")
             return found
         above.append(key)
+        begun = self._path.__dict__.setdefault("begun", [])
+        begun.append(key)
         try:
             made = self._copy(key, source)
-            self._copied.add(key)
+            self._under_way[key].made.set()
             if len(above) == 1:
                 self._complete()
             return made
+        except BaseException:
+            with self._copying:
+                self._under_way.pop(key).set()
+            raise
         finally:
             above.pop()
             if not above:
-                self._path.copies = []
-            with self._copying:
-                self._under_way.pop(key).set()
+                self._path.copies, self._path.begun = [], []
+                for each in begun:
+                    if (ended := self._under_way.get(each)) is not None:
+                        ended.set()
 
     def _copy(self, key: str, source: Run) -> Run:
         applier, target = self.target.applier, self.target

@@ -252,18 +252,12 @@ class Side:
         known = self.engine.state.identity(self.role, "model", key)
         return known.actual if known is not None else key
 
-    def model_key_of(self, own: str, *, tagged: bool = False) -> str:
-        """Return the id that the user knows of a logged model by the workspace's own, asking only if it must.
-
-        ``tagged`` asks the primary too, whose own ids are the user's but for models that it did not name.
-        """
-        known = self.engine.state.visible(self.role, "model", own)
-        asks = self.applier.has_logged_models and (tagged or self.role != self.engine.link.primary)
-        if known is None and not asks:
-            known = own
-        if known is None and (known := self._model_keys.get(own)) is None:
+    def model_key_of(self, own: str) -> str:
+        """Return the id that the user knows of a logged model by the workspace's own; may ask."""
+        known = self.engine.state.visible(self.role, "model", own) or self._model_keys.get(own)
+        if known is None and self.role != self.engine.link.primary and self.applier.has_logged_models:
             found = self.model(own)
-            known = (found.other_key if tagged else found.key) if found is not None else own
+            known = found.key if found is not None else own
             if len(self._model_keys) >= _KEYS:
                 self._model_keys.clear()
             self._model_keys[own] = known
