@@ -59,7 +59,7 @@ class Comparer:
         if found or models:
             # A search may lag behind: what it says differs is believed only of the run itself.
             first, second = self.first.get_run(first.info.run_id), self.second.get_run(second.info.run_id)
-            found = [*self._told(key, first, second), *self._attached(key, first, second)]
+            found = self.entities(key, first, second)
         held = _held_by(self.first, first), _held_by(self.second, second)
         found = [d for d in found if not self._overflowed(d, held)]
         checked = [d for d in found if d.kind != "metric"]
@@ -87,6 +87,10 @@ class Comparer:
     def difference(self, run: str, name: str, kind: str, key: str, first: Any, second: Any) -> Difference:
         """Return a difference between the two workspaces."""
         return Difference(run, name, kind, key, {self.first.role: first, self.second.role: second})
+
+    def entities(self, key: str, first: Run, second: Run) -> list[Difference]:
+        """Return what differs of what the two forms of a run say themselves, beside histories and files."""
+        return [*self._told(key, first, second), *self._attached(key, first, second)]
 
     # --- what get_run and search_runs tell
 

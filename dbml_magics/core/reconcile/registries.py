@@ -170,12 +170,13 @@ def registered(side: Side, troubled: Callable[[str, Exception], None]) -> Iterat
             continue
         try:
             versions = sorted(_versions(side, registry, model.name), key=lambda v: int(v.version))
-            yield _registered(model, tuple(_version(side, each) for each in versions))
+            yield registered_as(model, tuple(version_of(side, each) for each in versions))
         except Exception as error:
             troubled(model.name, error)
 
 
-def _registered(model: RegisteredModel, versions: tuple[Version, ...]) -> Registered:
+def registered_as(model: RegisteredModel, versions: tuple[Version, ...]) -> Registered:
+    """Return what a registry says of a registered model."""
     return Registered(
         model.name,
         model.description or "",
@@ -193,7 +194,7 @@ def _complete(side: Side, model: Registered) -> Registered | None:
         if not is_missing(error):
             raise
         return None
-    return _registered(found, model.versions)
+    return registered_as(found, model.versions)
 
 
 def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
@@ -207,7 +208,8 @@ def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
     return entries(page)
 
 
-def _version(side: Side, found: ModelVersion) -> Version:
+def version_of(side: Side, found: ModelVersion) -> Version:
+    """Return what a registry says of a version, under the ids that the user knows."""
     tags = dict(found.tags)
     run = side.key_of(found.run_id) if found.run_id and RUN_TAG not in tags else ""
     named = _OF_MODEL.search(found.source or "")

@@ -226,7 +226,7 @@ class Side:
                         list(experiment_ids), max_results=50, page_token=token
                     )
                 ):
-                    yield self._native(found)
+                    yield self.as_model(found)
                 return
             except MissingEndpoint:
                 self.applier.note_no_logged_models()
@@ -241,7 +241,7 @@ class Side:
     def model(self, own: str) -> Model | None:
         """Return a logged model that the service has, by its own id; None where it is gone."""
         try:
-            return self._native(self.ask(lambda: self.store.get_logged_model(own)))
+            return self.as_model(self.ask(lambda: self.store.get_logged_model(own)))
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -285,7 +285,8 @@ class Side:
             {model: step for model, step in found.outputs.items() if not self.applier.keeps(model)},
         )
 
-    def _native(self, found: LoggedModel) -> Model:
+    def as_model(self, found: LoggedModel) -> Model:
+        """Return what a workspace that has logged models says of one."""
         # The primary's tag is the id that the user knows only where the model was named without asking it.
         tag, own = found.tags.get(MODEL_TAG), found.model_id
         known = self.engine.state.visible(self.role, "model", own)
