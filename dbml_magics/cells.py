@@ -8,19 +8,21 @@ ends with the execution that began it.
 from __future__ import annotations
 
 import re
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.inputtransformer2 import cell_magic
 
-from dbml_magics import display, live
+from dbml_magics import callers, display, live
 from dbml_magics.commands import TRACK, track
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
-from dbml_magics.parser import HelpRequested, parse, split, wants_help
+from dbml_magics.parser import HelpRequested, parse, split, wants_help, without_remark
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -32,6 +34,7 @@ __all__ = ["CellTracker", "TrackedCellFailed", "magic_body", "transform"]
 # What the first line becomes. It shows up in tracebacks of the cell, so the cell's text is not in it.
 _BEGIN = "get_ipython().run_line_magic('track', {!r})\n"
 _EMPTY = "get_ipython().run_cell_magic('track', {!r}, '\\n')\n"
+_INTERRUPTED = (-int(signal.SIGINT), 128 + int(signal.SIGINT))  # exit codes: of the program, of its shell
 _FUTURE = re.compile(r"from __future__ import [\w, ]+\s*")
 
 
@@ -55,18 +58,33 @@ class _Open:
 
 @dataclass
 class _Execution:
-    """One execution of a cell, from ``pre_run_cell`` to ``post_run_cell``."""
+    """One execution of a cell, or of what ``run_cell_magic`` was given."""
 
-    info: Any
-    last_error: BaseException | None  # what was shown last before it
-    code_name: str | None = None  # the file name of the code that began a run, or tried to
+    cell: str
+    frame: FrameType | None = None  # in which IPython executes it
+    info: Any = None  # IPython's own; None where it is silent, or no execution of IPython's
+    result_before: Any = None  # of a silent one: the last result before it
+    tracked: bool = False  # it began a run, or tried to
+    code_before: Any = None  # the exit code of the last !command before it
+    shown: list[BaseException] = field(default_factory=list)  # the errors that IPython showed meanwhile
     open: _Open | None = None
 
 
 def magic_body(line: str) -> str | None:
     """Return what follows ``%%track`` on a cell's first line, or None when it is another line."""
-    head, _, rest = line.rstrip().partition(" ")
+    head, _, rest = line.replace("\t", " ").rstrip().partition(" ")
     return rest.strip() if head == "%%track" else None
+
+
+def _first_line(lines: Sequence[str]) -> tuple[str | None, int]:
+    """Return what follows ``%%track`` on a cell's first line, and how many lines that takes.
+
+    A backslash continues it on the next one, as in IPython's own line magics.
+    """
+    line, taken = (magic_body(lines[0]) if lines else None), 1
+    while line is not None and line.endswith("\\") and without_remark(line) == line and taken < len(lines):
+        line, taken = f"{line[:-1].rstrip()} {lines[taken].strip()}", taken + 1
+    return line, taken
 
 
 def transform(lines: list[str]) -> list[str]:
@@ -74,11 +92,11 @@ def transform(lines: list[str]) -> list[str]:
 
     Must not depend on state: IPython transforms a cell several times, also for completion.
     """
-    line = magic_body(lines[0]) if lines else None
+    line, taken = _first_line(lines)
     if line is None:
         return lines
-    rest = lines[1:]
-    if wants_help(line.split()):
+    rest = [*["\n"] * (taken - 1), *lines[taken:]]  # the lines that follow keep their numbers
+    if wants_help(without_remark(line).split()):
         return [_BEGIN.format(line)]
     if not track.has_code("".join(rest)):
         return [_EMPTY.format(line)]
@@ -103,50 +121,96 @@ class CellTracker:
     def __init__(self, shell: Any, session: Callable[[], Session]) -> None:
         self._shell = shell
         self._session = session
-        self._executions: list[_Execution] = []
         self._heard = False  # of an execution's end
+        self._threads = threading.local()  # a kernel's subshells execute cells in threads of their own
+        self._show: Callable[..., Any] | None = None
 
     def install(self) -> None:
         """Hook into the shell."""
         self._shell.input_transformers_cleanup.append(transform)
-        self._shell.events.register("pre_run_cell", self.pre_run_cell)
-        self._shell.events.register("post_run_cell", self.post_run_cell)
-        self._shell.events.register("post_run_cell", self.post_run_cell_again)
+        for event, callback in self._callbacks():
+            self._shell.events.register(event, callback)
+        self._show = self._shell.showtraceback
+        self._shell.showtraceback = self._showtraceback
 
     def remove(self) -> None:
         """Leave the shell as it was."""
         if transform in self._shell.input_transformers_cleanup:
             self._shell.input_transformers_cleanup.remove(transform)
-        for event, callback in (
-            ("pre_run_cell", self.pre_run_cell),
-            ("post_run_cell", self.post_run_cell),
-            ("post_run_cell", self.post_run_cell_again),
-        ):
+        for event, callback in self._callbacks():
             if callback in self._shell.events.callbacks[event]:
                 self._shell.events.unregister(event, callback)
+        if self._shell.showtraceback == self._showtraceback:  # else another tool calls it behind its own
+            if getattr(self._show, "__func__", None) is getattr(type(self._shell), "showtraceback", None):
+                del self._shell.showtraceback
+            else:
+                self._shell.showtraceback = self._show
+
+    def _callbacks(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+        return (
+            ("pre_run_cell", self.pre_run_cell),
+            ("post_execute", self.post_execute),
+            ("post_run_cell", self.post_run_cell),
+            ("post_run_cell", self.post_run_cell_again),
+        )
+
+    # ---- what IPython shows as an error ----
+
+    def _showtraceback(self, *args: Any, **keywords: Any) -> Any:
+        """Show an error, and note it: many a magic shows one and passes none on (%run, %%capture)."""
+        given = keywords.get("exc_tuple", args[0] if args else None)
+        self._note(given[1] if given else sys.exc_info()[1] or getattr(sys, "last_value", None))
+        assert self._show is not None
+        return self._show(*args, **keywords)
+
+    def _note(self, error: BaseException | None) -> None:
+        if isinstance(error, BaseException):
+            for execution in self._executions:
+                execution.shown.append(error)
 
     # ---- the executions, the outermost first: a cell that runs another fires these events for both ----
 
+    @property
+    def _executions(self) -> list[_Execution]:
+        found: list[_Execution] | None = getattr(self._threads, "executions", None)
+        if found is None:
+            found = self._threads.executions = []
+        return found
+
     def pre_run_cell(self, info: Any) -> None:
         """Note that an execution begins."""
-        if self._executions and not self._is_nested():
+        frames = self._frames()
+        if self._executions and len(frames) < 2:
             self._close_unannounced(None)
-        self._executions.append(_Execution(info, _shown_last()))
+        self._executions.append(_Execution(info.raw_cell, frames[0] if frames else None, info))
 
-    def _is_nested(self) -> bool:
-        """Tell whether the execution that begins does so within another."""
+    def _frames(self) -> list[FrameType]:
+        """Return the frames in which IPython executes cells here, the innermost first."""
         code = getattr(getattr(type(self._shell), "run_cell_async", None), "__code__", None)
-        frame, running = sys._getframe(), 0
-        while frame is not None and running < 2:
-            running += frame.f_code is code
-            frame = frame.f_back  # type: ignore[assignment]
-        return code is None or running > 1
+        frame: FrameType | None = sys._getframe()
+        found = []
+        while frame is not None:
+            if frame.f_code is code:
+                found.append(frame)
+            frame = frame.f_back
+        return found
 
-    def _close_unannounced(self, info: Any) -> None:
+    def _close_unannounced(self, below: _Execution | None) -> None:
         """End the executions above one (None: all) whose end an interrupt kept IPython from announcing."""
-        while self._executions and (info is None or self._executions[-1].info is not info):
-            self._close(self._executions[-1].open, KeyboardInterrupt())
+        while self._executions and self._executions[-1] is not below:
+            self._close(self._executions[-1].open, [KeyboardInterrupt()])
             self._executions.pop()
+
+    def post_execute(self) -> None:
+        """End the run of a silent execution that ends: no other event tells of one (%run of a notebook)."""
+        executions = self._executions
+        if not any(e.info is None and e.frame is not None for e in executions):
+            return
+        frames = self._frames()
+        for execution in [e for e in executions if e.info is None and e.frame is not None]:
+            if execution in executions and execution.frame not in frames:
+                result = getattr(self._shell, "last_execution_result", None)
+                self._end(execution, None if result is execution.result_before else result)
 
     def post_run_cell(self, result: Any) -> None:
         """End the run of the execution that ends.
@@ -156,16 +220,9 @@ class CellTracker:
         """
         self._heard = False
         info = None if result is None else result.info
-        if self._executions and (info is None or any(e.info is info for e in self._executions)):
-            if info is not None:
-                self._close_unannounced(info)
-            execution = self._executions[-1]
-            error = _error_of(result) or _swallowed_error(execution)
-            failure = self._close(execution.open, error) or error
-            if failure is not None and result is not None and result.success:
-                result.error_in_exec = failure
-                self._shell.last_execution_succeeded = False
-            self._executions.pop()
+        found = [e for e in self._executions if info is None or e.info is info]
+        if found:
+            self._end(found[-1], result)
         self._heard = True
 
     def post_run_cell_again(self, result: Any) -> None:
@@ -174,72 +231,137 @@ class CellTracker:
             self.post_run_cell(result)
         self._heard = False
 
+    def _end(self, execution: _Execution, result: Any) -> None:
+        """End an execution and all above it; it fails with what was raised, or shown, or fails at its end."""
+        self._close_unannounced(execution)
+        error = _error_of(result)
+        if error is not None:
+            self._note_below(execution, error)
+        if execution.open is not None and error is None:
+            self._show_interrupt(execution)
+        errors = _errors(error, execution.shown if execution.tracked else ())
+        failure = self._close(execution.open, errors) or (errors[0] if errors else None)
+        if failure is not None and result is not None and result.success:
+            result.error_in_exec = failure
+            self._shell.last_execution_succeeded = False
+        self._executions.pop()
+
+    def _show_interrupt(self, execution: _Execution) -> None:
+        """Show that a !command was interrupted: IPython ends the command, and lets the cell go on."""
+        code = self._shell.user_ns.get("_exit_code")
+        if code in _INTERRUPTED and execution.code_before not in _INTERRUPTED:
+            stopped = KeyboardInterrupt(f"a !command of the cell was interrupted (exit code {code})")
+            self._shell.showtraceback((KeyboardInterrupt, stopped, None))
+
+    def _note_below(self, execution: _Execution, error: BaseException) -> None:
+        """Note an error for what ran the cell: one of its syntax, say, is shown in another way."""
+        for below in self._executions:
+            if below is execution:
+                return
+            below.shown.append(error)
+
     # ---- beginning ----
 
-    def begin(self, line: str, code_name: str) -> None:
-        """Begin the run of the execution that goes on now; ``code_name`` is the file name of its code."""
+    def begin(self, line: str, caller: FrameType | None) -> None:
+        """Begin the run of the execution that goes on now; ``caller`` is the frame of its code."""
         try:
-            if not self._executions:
-                raise BadCommand(
-                    "%%track cannot run in a silent execution: nothing tells when it ends.",
-                    remedies=[("%%track", "in a cell that is run as usual")],
-                )
-            execution = self._executions[-1]
-            execution.code_name = code_name
+            execution = self._current()
+            execution.tracked = True
             if execution.open is not None:
                 raise BadCommand(
                     "%%track is given twice in this cell; a cell is one run.", remedies=["%%track"]
                 )
+            execution.code_before = self._shell.user_ns.get("_exit_code")
             with deferred():
-                execution.open = self._open(line, _body(execution.info.raw_cell))
+                names = callers.names(self._shell, caller)
+                execution.open = self._open(line, _body(execution.cell), names)
+            execution.shown.clear()  # what was shown before it is not the run's
         except HelpRequested as asked:
             display.show(asked.as_result())
 
-    def run(self, line: str, body: str) -> None:
+    def _current(self) -> _Execution:
+        """Return the execution that goes on now; a silent one is noted here, since no event tells of it."""
+        frames, executions = self._frames(), self._executions
+        if not frames:
+            raise BadCommand(
+                "%%track cannot run outside a cell: nothing tells when it ends.",
+                remedies=[
+                    ("%%track", "on a cell's first line"),
+                    ('with dbml.track("NAME"):', "a block of Python code as a run"),
+                ],
+            )
+        found = next((e for e in reversed(executions) if e.frame is frames[0]), None)
+        if found is None:
+            cell = str(frames[0].f_locals.get("raw_cell", ""))
+            found = _Execution(cell, frames[0], result_before=self._shell.last_execution_result)
+            executions.append(found)
+        return found
+
+    def run(self, line: str, body: str, caller: FrameType | None) -> None:
         """Run a cell as a run: the real cell magic, for ``run_cell_magic``.
 
-        The cell's own output and traceback are shown as it goes; a failing cell raises TrackedCellFailed.
+        The cell's own output and traceback are shown as it goes; a failing cell raises TrackedCellFailed. A
+        script that ``%run`` runs has its cells run in its own names.
         """
-        opened: _Open | None = None
-        result = None
+        execution = _Execution(body, tracked=True)
+        script = callers.script(self._shell, caller)
+        failure: BaseException | None = None
+        errors: list[BaseException] = []
+        result: Any = None
+        self._executions.append(execution)
         try:
             try:
                 with deferred():
-                    opened = self._open(line, body)
-                result = self._shell.run_cell(body)
+                    execution.open = self._open(line, body, callers.names(self._shell, caller))
+                with callers.within_script(self._shell, script):
+                    result = self._shell.run_cell(body)
             finally:
-                failure = self._close(opened, error := _error_of(result))
+                if execution.open is not None:
+                    errors = _errors(_error_of(result), execution.shown)
+                    names = callers.names(self._shell, caller)
+                    failure = self._close(
+                        execution.open, errors, {**names, **(script or self._shell.user_ns)}
+                    )
         except HelpRequested as asked:
             display.show(asked.as_result())
             return
         finally:
-            self._close(opened, KeyboardInterrupt())  # where an interrupt kept the above from it
-        if error is not None:
-            raise TrackedCellFailed(str(error)) from error
-        if failure is not None:
-            raise TrackedCellFailed(str(failure)) from failure
+            self._close(execution.open, [KeyboardInterrupt()])  # where an interrupt kept the above from it
+            if execution in self._executions:
+                self._close_unannounced(execution)
+                self._executions.pop()
+        if errors or failure is not None:
+            cause = errors[0] if errors else failure
+            raise TrackedCellFailed(str(cause)) from cause
 
-    def _open(self, line: str, body: str) -> _Open:
-        args = parse(TRACK, split(line, TRACK.prog), self._shell.user_ns)
+    def _open(self, line: str, body: str, names: Mapping[str, Any]) -> _Open:
+        args = parse(TRACK, split(line, TRACK.prog), names)
         track.check(body)
         opened = _Open(track.begin(args, self._session(), body), args.params or ())
         try:
             opened.view = live.begin(opened.track, self._shell)
         except Exception as failure:
-            self._close(opened, failure)
+            self._close(opened, [failure])
             raise
         return opened
 
     # ---- ending ----
 
-    def _close(self, opened: _Open | None, error: BaseException | None) -> BaseException | None:
-        """End a run and show its summary; return what failed at the end, which is shown already."""
+    def _close(
+        self, opened: _Open | None, errors: Sequence[BaseException], names: Mapping[str, Any] | None = None
+    ) -> BaseException | None:
+        """End a run and show its summary; return what failed at the end, which is shown already.
+
+        ``names`` are those that its ``--params`` are looked up in, by default the notebook's.
+        """
         if opened is None:
             return None
         if opened.ended:
             return opened.failure
-        status = _status(error)
-        params, missing = self._params(opened.params)
+        status = _status(errors)
+        known = self._shell.user_ns if names is None else names
+        params = {name: known[name] for name in opened.params if name in known}
+        missing = [name for name in opened.params if name not in known]
         failure: BaseException | None = None
         summary: TrackSummary | None = None
         try:
@@ -253,23 +375,17 @@ class CellTracker:
             opened.view.end(summary)
         elif summary is not None:
             display.show(summary)
-        if _began_another(error):
+        if any(map(_began_another, errors)):
             display.warn(
                 "%%track has begun this cell's run already: leave mlflow.start_run() out and log to that "
                 "run, or make a child of it with mlflow.start_run(nested=True)"
             )
-        if failure is None and missing and error is None:
+        if failure is None and missing and not errors:
             failure = _undefined(missing)
         opened.failure = failure
         if failure is not None:
-            self._tell(failure, cell_failed=error is not None)
+            self._tell(failure, cell_failed=bool(errors))
         return failure
-
-    def _params(self, wanted: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
-        namespace = self._shell.user_ns
-        return {name: namespace[name] for name in wanted if name in namespace}, [
-            name for name in wanted if name not in namespace
-        ]
 
     def _tell(self, failure: BaseException, *, cell_failed: bool) -> None:
         if cell_failed:
@@ -296,15 +412,29 @@ def _body(cell: str) -> str:
             "%track is no line magic: it tracks the whole cell.",
             remedies=[("%%track", "on the first line, the code that trains below it")],
         )
-    return "".join(lines if place is None else lines[place + 1 :])
+    return "".join(lines if place is None else lines[place + _first_line(lines[place:])[1] :])
 
 
-def _status(error: BaseException | None) -> str:
-    if error is None:
-        return "FINISHED"
+def _errors(raised: BaseException | None, shown: Sequence[BaseException]) -> list[BaseException]:
+    """Return the errors of a cell, each once: the one that was raised, then those that were shown alone."""
+    found: list[BaseException] = []
+    for error in (raised, *shown):
+        if error is not None and not any(error is other for other in found):
+            found.append(error)
+    return found
+
+
+def _status(errors: Sequence[BaseException]) -> str:
+    return "KILLED" if any(map(_is_interrupt, errors)) else "FAILED" if errors else "FINISHED"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error is an interrupt, or came while one was handled (in ``%%bash``, say)."""
     import asyncio  # slow to import, and loading the extension is not to wait for it
 
-    return "KILLED" if isinstance(error, KeyboardInterrupt | asyncio.CancelledError) else "FAILED"
+    while error is not None and not isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        error = error.__context__
+    return error is not None
 
 
 def _error_of(result: Any) -> BaseException | None:
@@ -317,23 +447,6 @@ def _error_of(result: Any) -> BaseException | None:
 def _began_another(error: BaseException | None) -> bool:
     """Tell whether a cell failed by beginning a run beside its own; MLflow knows no ``%%track``."""
     return type(error) is Exception and "is already active. To start a new run" in str(error)
-
-
-def _swallowed_error(execution: _Execution) -> BaseException | None:
-    """Return the error that a cell magic showed and did not pass on, as older ``%%time`` does."""
-    error = _shown_last()
-    if execution.code_name is None or error is None or error is execution.last_error:
-        return None
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == execution.code_name:
-            return error
-        trace = trace.tb_next
-    return None
-
-
-def _shown_last() -> BaseException | None:
-    return getattr(sys, "last_value", None)
 
 
 def _undefined(missing: list[str]) -> UndefinedVariable:

@@ -151,8 +151,10 @@ def _next_value(command: Command, before: Sequence[str]) -> Option | None:
 
 def _values(option: Option, fragment: str, namespace: Mapping[str, Any]) -> list[_Offer]:
     """Return what could be an option's value."""
-    if fragment.startswith("$"):
-        return _starting(fragment, (_Offer(f"${name}", "variable") for name in variables(namespace)))
+    head, dollar, begun = fragment.rpartition("$")
+    if dollar and not head.endswith("$") and (not begun or begun.isidentifier()):
+        offers = (_Offer(f"{head}${name}", "variable") for name in variables(namespace))
+        return _starting(fragment, offers)
     if option.choices:
         return _starting(fragment, (_Offer(choice, "value") for choice in option.choices))
     if option.completes == "variable":

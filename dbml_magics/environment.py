@@ -165,10 +165,11 @@ def dbutils() -> Any:
 
 
 def assign(name: str, value: Any) -> None:
-    """Make a value a variable of the notebook."""
+    """Make a value a variable of the notebook, and of the script that ``%run`` runs in it just now."""
     running = shell()
     if running is not None:
-        running.user_ns[name] = value
+        for space in (running.user_ns, vars(sys.modules["__main__"])):
+            space[name] = value
 
 
 def _is_terminal() -> bool:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dis
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
-from IPython.core.magic import needs_local_scope as with_locals
 
-from dbml_magics import display, environment
+from dbml_magics import callers, display, environment
 from dbml_magics.cells import CellTracker, TrackedCellFailed
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.help import overview
 from dbml_magics.completion import Completion
 from dbml_magics.errors import BadCommand, DbmlError, NotLinked
-from dbml_magics.parser import Command, HelpRequested, find_command, parse, split
+from dbml_magics.parser import Command, HelpRequested, find_command, parse, split, without_remark
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -64,14 +62,12 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         self.shell.magics_manager.registry.pop(type(self).__name__, None)
 
     @no_var_expand  # type: ignore[untyped-decorator]
-    @with_locals  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
-    def dbml(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Result | None:
+    def dbml(self, line: str) -> Result | None:
         """Track to an Azure Databricks and an Azure ML workspace at once; %dbml help lists the commands."""
         self._filter.pass_over(None)
         with _own_defects("%dbml"):
-            namespace = {**self.shell.user_ns, **(local_ns or {})}
-            result = self._form(line) or self._answer(line, namespace)
+            result = self._form(line) or self._answer(line, callers.names(self.shell, callers.frame()))
             return self._hand_over(result)
 
     @no_var_expand  # type: ignore[untyped-decorator]
@@ -89,10 +85,9 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         """Run this cell as an MLflow run, and sum it up; %%track --help shows the options."""
         with _own_defects("%%track"):
             if cell is not None:
-                self._cells.run(line, cell)
+                self._cells.run(line, cell, callers.frame())
             else:  # what the first line of a %%track cell became
-                caller = _caller()
-                self._cells.begin(line, "" if caller is None else caller.f_code.co_filename)
+                self._cells.begin(line, callers.frame())
 
     def _answer(self, line: str, namespace: Mapping[str, Any]) -> Result:
         tokens = split(line, "%dbml")
@@ -107,11 +102,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
 
     def _form(self, line: str) -> Result | None:
         """Return the form of a command that stands alone and wants more, where widgets are shown."""
-        name = line.strip()
+        name = without_remark(line).strip()
         command = COMMANDS.get(name)
         if command is None or not (name == "link" or any(not v.optional_value for v in command.values)):
             return None
-        if not environment.shows_widgets(self.shell) or _value_is_used(_caller()):
+        if not environment.shows_widgets(self.shell) or _value_is_used(callers.frame()):
             return None
         from dbml_magics.commands import panel
         from dbml_magics.forms import tabs
@@ -133,7 +128,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
 
         ``runs = %dbml runs`` keeps the value and shows nothing, as with other SQL and Spark magics.
         """
-        if _value_is_used(_caller()) and not display.progress_is_open():
+        if _value_is_used(callers.frame()) and not display.progress_is_open():
             return result
         display.show(result)
         if not environment.has_kernel(self.shell) and environment.is_interactive(self.shell):
@@ -152,17 +147,6 @@ def _own_defects(what: str) -> Iterator[None]:
     except Exception:
         display.defect(what)
         raise
-
-
-def _caller() -> FrameType | None:
-    """Return the frame of the code that the magic stands in, beyond IPython's own."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module != __name__ and module.partition(".")[0] != "IPython":
-            return frame
-        frame = frame.f_back
-    return None
 
 
 def _value_is_used(frame: FrameType | None) -> bool:

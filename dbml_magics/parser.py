@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dbml_magics.errors import BadCommand, UndefinedVariable
@@ -39,11 +40,17 @@ __all__ = [
     "suggestion",
     "text",
     "wants_help",
+    "without_remark",
 ]
 
 _ECHOED = re.compile(r"[A-Za-z][\w.-]{0,23}")
-_BRACED = re.compile(r"\{([^\W\d]\w*)\}")
-_VARIABLE = re.compile(r"\$([^\W\d]\w*)(.*)", re.DOTALL)
+_NAME = r"[^\W\d]\w*"
+_VARIABLE = re.compile(rf"\$(?:({_NAME})|\{{({_NAME})\}})")
+# What stands for something else within a value: $$, $name and ${name}, {{name}}, and IPython's {name} or
+# {name[0]:.2f}, which is refused. JSON, a repeat of a regular expression and {a,b} of paths stay as they are.
+_REFERENCE = re.compile(
+    rf"\$\$|{_VARIABLE.pattern}|\{{(\{{{_NAME}[^{{}}]*\}})\}}|\{{({_NAME})(?: *[.\[(:!+*/%-][^{{}}]*)?\}}"
+)
 _HELP = ("-h", "--help")
 
 
@@ -207,11 +214,32 @@ class Command:
 # ---- reading a line ----
 
 
+def without_remark(line: str) -> str:
+    """Return a line without the remark at its end: what follows a ``#`` that begins a word."""
+    quote, before, place = "", " ", 0
+    while place < len(line):
+        letter = line[place]
+        if letter == "#" and not quote and before.isspace():
+            return line[:place]
+        if letter == "\\" and quote != "'":
+            place += 1
+        elif letter == quote:
+            quote = ""
+        elif letter in "'\"" and not quote:
+            quote = letter
+        before = letter
+        place += 1
+    return line
+
+
 def split(line: str, prog: str) -> list[str]:
-    """Split a line into words as a shell does; secrets are refused before anything can echo them."""
+    """Split a line into words as a shell does, without its remark.
+
+    Secrets are refused before anything can echo them, in a remark too.
+    """
     refuse_secrets(line)
     try:
-        tokens = shlex.split(line)
+        tokens = shlex.split(without_remark(line))
     except ValueError:
         raise BadCommand(
             f"{prog}: a quote is opened and not closed, or a backslash ends the line.",
@@ -263,7 +291,7 @@ def find_command(written: str, commands: Mapping[str, Command]) -> Command:
 
 
 def parse(command: Command, tokens: Sequence[str], namespace: Mapping[str, Any]) -> argparse.Namespace:
-    """Read a command's words; ``$name`` becomes the namespace's value.
+    """Read a command's words; each ``$name`` in a value becomes the namespace's value.
 
     Raises HelpRequested, BadCommand, SecretRefused or UndefinedVariable, and nothing else.
     """
@@ -437,11 +465,11 @@ def read_value(command: Command, option: Option, written: str, namespace: Mappin
 def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> Callable[[str], Any]:
     def read(written: str) -> Any:
         if option.takes_any and (found := _VARIABLE.fullmatch(written)) is not None:
-            return _looked_up(found.group(1), found.group(2), namespace)
+            return _looked_up(found[1] or found[2], namespace)
         try:
             if option.convert is pair:
                 key, value = pair(written)
-                return key, _expand(value, namespace)
+                return _expand(key, namespace), _expand(value, namespace)
             value = _expand(written, namespace)
             if option.choices and value not in option.choices:
                 raise ValueError("one of " + ", ".join(option.choices))
@@ -458,41 +486,44 @@ def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> C
 
 
 def _expand(written: str, namespace: Mapping[str, Any]) -> str:
-    """Return the value of the notebook's variable for ``$name``, and any other text as it is."""
-    found = _VARIABLE.fullmatch(written)
-    if found is None:
-        braced = _BRACED.fullmatch(written)
+    """Return a value with the notebook's variables in the place of each ``$name``; ``$$`` is a ``$``."""
+
+    def value(found: re.Match[str]) -> str:
+        plain, guarded, doubled, braced = found.groups()
         if braced is not None:
+            shown = f"{{{braced}{'}' if len(found[0]) == len(braced) + 2 else '…}'}"
             raise BadCommand(
-                f"{{{braced.group(1)}}} is not expanded here: a variable of the notebook is written "
-                f"${braced.group(1)}.",
-                remedies=[(f"${braced.group(1)}", "in its place")],
+                f"{shown} is not expanded here: a variable of the notebook is written ${braced}.",
+                remedies=[(f"${braced}", "in its place"), (f"{{{{{braced}}}}}", "for the braces themselves")],
             )
-        return written
-    name, rest = found.groups()
-    value = _looked_up(name, rest, namespace)
-    if not isinstance(value, (str, int, float, os.PathLike)):
+        if doubled is not None:
+            return str(doubled)
+        name = plain or guarded
+        return "$" if name is None else _text_of(name, namespace)
+
+    expanded = _REFERENCE.sub(value, written)
+    if expanded != written:
+        refuse_secrets(shlex.quote(expanded), [expanded])
+    return expanded
+
+
+def _text_of(name: str, namespace: Mapping[str, Any]) -> str:
+    value = _looked_up(name, namespace)
+    if not isinstance(value, (str, Number, os.PathLike)):
         raise BadCommand(
             f"${name} is a {type(value).__name__}, and a text or a number is wanted here.",
             remedies=[(f"{name}_text = str({name})", f"then ${name}_text")],
         )
-    expanded = str(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    refuse_secrets(shlex.quote(expanded), [expanded])
-    return expanded
+    return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
-def _looked_up(name: str, rest: str, namespace: Mapping[str, Any]) -> Any:
+def _looked_up(name: str, namespace: Mapping[str, Any]) -> Any:
     """Return the value of a variable of the notebook."""
-    if rest:
-        raise BadCommand(
-            f"${name} stands alone where it is used: nothing can follow it.",
-            remedies=[("value = …", "put all of it into one variable, then $value")],
-        )
     if name not in namespace:
         meant = suggestion(name, [known for known in namespace if not known.startswith("_")])
         raise UndefinedVariable(
             f"${name} is not defined in this notebook." + (f" Did you mean ${meant}?" if meant else ""),
-            remedies=[(f"{name} = …", "in a cell above")],
+            remedies=[(f"{name} = …", "in a cell above"), (f"$${name}", "for a $ itself")],
         )
     return namespace[name]
 

@@ -36,7 +36,9 @@ def overview() -> HelpText:
     lines += ["", f"  {TRACK.prog.ljust(width)}  {TRACK.help}"]
     lines += ["", "Each shows what it takes: %dbml link --help"]
     lines += [
-        "result = %dbml COMMAND keeps what it returns and shows nothing; $name stands for a variable's value."
+        "result = %dbml COMMAND keeps what it returns and shows nothing.",
+        "$name in a value is a variable's value (exp-$fold, ${fold}_a); $$ is a $, and {{name}} is {name}.",
+        "A # that begins a word begins a remark; a \\ at a line's end continues it on the next.",
     ]
     return HelpText("\n".join(lines))
 

@@ -54,7 +54,10 @@ COMMAND = Command(
     examples=("%%track forest --autolog", "%%track forest --params depth,rate --register wine"),
     details=(
         "--params logs the values that the variables have when the cell ends. A failing cell ends its\n"
-        "run FAILED, an interrupted one KILLED. %%time and %%capture can stand on the line above.\n"
+        "run FAILED, an interrupted one KILLED, and neither registers a model. It fails by whatever IPython\n"
+        "shows as an error, also what %run, %%capture, %%bash or a cell in the cell shows and passes on to\n"
+        "nobody. The exit code of !command is none: raise an error by it (assert _exit_code == 0).\n"
+        "%%time and %%capture can stand on the line above.\n"
         "The run has begun when the cell's code does: log to it, or begin children of it with\n"
         "mlflow.start_run(nested=True)."
     ),

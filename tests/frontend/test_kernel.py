@@ -181,6 +181,40 @@ def test_an_interrupted_cell_ends_its_run_killed(kernel: Kernel, first: str) -> 
     assert kernel.value("fake.tracks[-1].status") == "'KILLED'"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "%run slow.py\nafter = True",
+        "get_ipython().run_cell(open('slow.py').read())\nafter = True",
+        "%%capture --no-stdout\n%run slow.py",
+        "%%bash\necho begun\nsleep 30",
+        "!echo begun && sleep 30",
+    ],
+)
+def test_an_interrupt_of_what_the_cell_runs_ends_its_run_killed(kernel: Kernel, body: str) -> None:
+    kernel.run(
+        "from pathlib import Path\n"
+        "_ = Path('slow.py').write_text('print(\"begun\", flush=True)\\nimport time\\n"
+        "for _ in range(1500): time.sleep(0.02)')"
+    )
+    reply = kernel.run(f"%%track slow --register wine\n{body}", interrupt_after="begun")
+    assert reply.status == "error", "Run All stops"
+    assert "Run slow  KILLED" in reply.shown[-1]
+    assert kernel.value("fake.tracks[-1].status") == "'KILLED'"
+
+
+@pytest.mark.parametrize(
+    "body", ["%run bad.py", "%%capture\n1 / 0", "%%bash\nexit 3", "get_ipython().run_cell('x =')"]
+)
+def test_an_error_that_a_magic_shows_and_does_not_pass_on_fails_the_tracked_cell(
+    kernel: Kernel, body: str
+) -> None:
+    kernel.run("_ = Path('bad.py').write_text('1 / 0')")
+    reply = kernel.run(f"%%track --register wine\n{body}")
+    assert (reply.status, kernel.value("fake.tracks[-1].status")) == ("error", "'FAILED'")
+    assert reply.traceback, "the reply says what failed"
+
+
 def test_an_interrupted_wait_ends_its_run_killed(kernel: Kernel) -> None:
     # Short waits: ipykernel does not wake its event loop for an interrupt, it only notes it.
     cell = (

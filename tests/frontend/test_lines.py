@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dbml_magics.errors import BadCommand, DeliveryIncomplete, NotLinked, UndefinedVariable
@@ -191,26 +192,93 @@ def test_a_typed_variable_stands_for_its_value(shell: Shell, tmp_path: Path) -> 
     assert shell["fake"].last("runs")["max_results"] == 4
 
 
-def test_a_function_s_own_variable_is_found(shell: Shell) -> None:
-    shell.run("def go(inner):\n    %dbml experiment $inner\ngo('wine')")
-    assert shell["fake"].last("experiment")["name"] == "wine"
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("exp-$fold", "exp-3"),
+        ("$name/$fold", "wine/3"),
+        ("runs:/$name/model", "runs:/wine/model"),
+        ("${name}_$fold", "wine_3"),
+        ("'costs $$5'", "costs $5"),
+        ("a$$name", "a$name"),
+        ("$$$name", "$wine"),
+        ("'5$ a$'", "5$ a$"),
+        ("a-{{name}}", "a-{name}"),
+        ('\'{"a": {"b": 1}}\'', '{"a": {"b": 1}}'),
+        ("'data/{name,fold}-[0-9]{2}'", "data/{name,fold}-[0-9]{2}"),
+        ("$text", "a$name {fold}"),
+        ("$whole", "7"),
+        ("wine#1  # a remark: don't read $nowhere --help", "wine#1"),
+        ("'wine # 1'", "wine # 1"),
+        ("wine # the last \\\n", "wine"),
+    ],
+)
+def test_a_variable_within_a_value_and_what_is_no_variable(shell: Shell, written: str, meant: str) -> None:
+    shell.ip.user_ns.update(name="wine", fold=3, text="a$name {fold}", whole=np.int64(7))
+    shell.run(f"%dbml experiment {written}")
+    assert shell["fake"].last("experiment")["name"] == meant
+    shell.run(
+        f"%%track --tag k={written}\nx = 1" if "\n" not in written else f"%%track --tag k={written}x = 1"
+    )
+    assert shell["fake"].last("begin_track")["tags"] == {"k": meant}
 
 
-def test_braces_within_a_text_are_left_alone(shell: Shell) -> None:
-    shell.ip.user_ns["x"] = 1
-    shell.run("%dbml experiment a-{x}")
-    assert shell["fake"].last("experiment")["name"] == "a-{x}"
+@pytest.mark.parametrize(
+    "written", ["{fold}", "a-{fold}", "{fold:02d}", "a{cfg.name}b", "{fold + 1}", "{d[0]}"]
+)
+def test_the_braces_of_ipython_are_refused_with_what_to_write(shell: Shell, written: str) -> None:
+    with pytest.raises(
+        BadCommand, match="is not expanded here: a variable of the notebook is written"
+    ) as refused:
+        shell.run(f"%dbml experiment '{written}'")
+    literal = refused.value.remedies[1][0]
+    shell.run(f"%dbml experiment {literal}")
+    assert shell["fake"].last("experiment")["name"] == literal[1:-1]
+
+
+def test_a_line_goes_on_behind_a_backslash(shell: Shell) -> None:
+    shell.run("%dbml register \\\n  last wine \\\n  --to both")
+    assert (shell["fake"].last("register")["name"], shell["fake"].last("register")["to"]) == ("wine", "both")
+    with pytest.raises(ZeroDivisionError) as failed:
+        shell.run("%%track forest \\\n  --tag a=b \\\n  --source\n# code\n1 / 0")
+    begun = shell["fake"].last("begin_track")
+    assert (begun["name"], begun["tags"], begun["source"]) == ("forest", {"a": "b"}, "# code\n1 / 0")
+    assert failed.traceback[-1].lineno == 4, "the cell's own line numbers"
+    shell.run("%%track\tforest  # a remark\nx = 1")
+    assert shell["fake"].last("begin_track")["name"] == "forest"
 
 
 def test_an_undefined_variable_is_an_error_and_never_a_literal(shell: Shell) -> None:
     shell.ip.user_ns["wine_name"] = "wine"
     with pytest.raises(UndefinedVariable, match=r"\$wine_nme is not defined.*Did you mean \$wine_name"):
-        shell.run("%dbml experiment $wine_nme")
-    with pytest.raises(BadCommand, match=r"\$wine_name stands alone"):
-        shell.run("%dbml experiment $wine_name/1")
+        shell.run("%dbml experiment a-$wine_nme")
     shell.ip.user_ns["frame"] = object()
     with pytest.raises(BadCommand, match=r"\$frame is a object, and a text"):
         shell.run("%dbml experiment $frame")
+
+
+NESTED = "def go(inner):\n    def own():\n        inner\n        {}\n    own()\ngo('wine')"
+CALLERS = {
+    "a function": "def go(inner):\n    {}\ngo('wine')",
+    "a part of a function": "def go(inner):\n    return [{} for each in range(1)]\ngo('wine')",
+    "a function's function": NESTED,
+    "a timed function": "def go(inner):\n    get_ipython().run_line_magic('time', {!r})\ngo('wine')",
+}
+
+
+@pytest.mark.parametrize("within", CALLERS)
+@pytest.mark.parametrize(
+    ("call", "method", "of"),
+    [
+        ("get_ipython().run_line_magic('dbml', 'experiment $inner')", "experiment", "name"),
+        ("get_ipython().run_cell_magic('track', '$inner', 'x = 1')", "begin_track", "name"),
+    ],
+)
+def test_the_names_of_a_function_are_seen_by_every_magic(
+    shell: Shell, within: str, call: str, method: str, of: str
+) -> None:
+    shell.run(CALLERS[within].format(call))
+    assert shell["fake"].last(method)[of] == "wine"
 
 
 def test_without_a_link_the_command_is_named_and_the_way_to_link(shell: Shell, fake: FakeSession) -> None:
@@ -293,7 +361,7 @@ def test_data_of_the_notebook_is_handed_on_as_it_is(shell: Shell) -> None:
     assert shell["fake"].last("invoke")["data"] is shell["rows"]
     with pytest.raises(UndefinedVariable, match=r"Did you mean \$rows"):
         shell.run("%dbml invoke wine $row")
-    with pytest.raises(BadCommand, match="nothing can follow it"):
+    with pytest.raises(BadCommand, match="a text or a number is wanted here"):
         shell.run("%dbml invoke wine $rows.head()")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import v4
 
 from dbml_magics import cells
 from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
@@ -91,13 +94,136 @@ def test_a_cell_that_runs_a_cell_is_one_run(shell: Shell) -> None:
     shell.run(
         "%%track outer\n"
         "get_ipython().run_cell('inner = fake.tracks[0].status')\n"
-        "get_ipython().run_cell('1 / 0')\n"
         "get_ipython().run_cell('')\n"
         "still = fake.tracks[0].status"
     )
     assert shell["inner"] is None
     assert shell["still"] is None
     assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+SHOWN = {
+    "a script": "%run bad.py",
+    "a script's syntax": "%run wrong.py",
+    "a script's exit": "%run leaves.py",
+    "a module": "%run -m bad",
+    "a notebook": "%run bad.ipynb",
+    "a cell in the cell": "get_ipython().run_cell('1 / 0')",
+    "a cell that is no Python": "get_ipython().run_cell('x = (')",
+    "captured": "from IPython.utils.capture import capture_output\nwith capture_output():\n"
+    "    get_ipython().run_cell('1 / 0')",
+    "a deeper one": "get_ipython().run_cell_magic('capture', '', '%run bad.py')",
+    "handled and shown": "try:\n    1 / 0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()",
+    "several at once": "get_ipython().run_cell('raise BaseExceptionGroup(\"all\", [ValueError()])')",
+    "a program": "%%bash\nexit 3",
+}
+
+
+@pytest.mark.parametrize("how", SHOWN)
+def test_an_error_that_ipython_shows_is_the_cell_s_whoever_raised_it(
+    shell: Shell, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "several at once" and sys.version_info < (3, 11):
+        pytest.skip("Python 3.11 brought groups of exceptions")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("bad.py").write_text("1 / 0")
+    Path("wrong.py").write_text("x = (")
+    Path("leaves.py").write_text("import sys; sys.exit(3)")
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("1 / 0")]), "bad.ipynb")
+    done = shell.ip.run_cell(f"%%track --register wine\n{SHOWN[how]}")
+    assert [track.status for track in shell["fake"].tracks] == ["FAILED"]
+    assert not done.success, "Run All stops"
+    shell.run("%%track\nx = 1")
+    assert shell["fake"].tracks[-1].status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["%run leaves.py", "!false", "try:\n    1 / 0\nexcept ArithmeticError:\n    pass"],
+)
+def test_what_ipython_shows_no_error_for_is_none(
+    shell: Shell, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("leaves.py").write_text("import sys; sys.exit(0)")
+    shell.run(f"%%track\n{body}")
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "body", ["get_ipython().run_cell({0!r})", "%%capture\n{0}", "%run stopped.py\n1 / 0"]
+)
+def test_an_interrupt_that_ipython_shows_is_the_cell_s(
+    shell: Shell, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stopped.py").write_text("raise KeyboardInterrupt")
+    shell.ip.run_cell(f"%%track\n{body.format('raise KeyboardInterrupt')}")
+    assert shell["fake"].tracks[0].status == "KILLED"
+
+
+def test_an_error_of_another_thread_or_of_before_is_not_the_cell_s(shell: Shell) -> None:
+    show = "try:\n    1 / 0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()"
+    shell.run(
+        f"{show}\nshow = {show!r}\nimport threading\n"
+        "get_ipython().run_cell_magic('track', '', "
+        "'thread = threading.Thread(target=exec, args=(show, globals()))\\nthread.start()\\nthread.join()')"
+    )
+    assert shell["fake"].tracks[0].status == "FINISHED"
+
+
+def test_tracked_cells_of_a_notebook_that_is_run_are_runs_of_their_own(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells_of_it = ["name = 'first'", "%%track $name --source\nx = 1", "%%track second --params x\nx += 1"]
+    made = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells_of_it])
+    nbformat.write(made, "inner.ipynb")
+    shell.run("%%track outer\n%run inner.ipynb\nstatuses = [track.status for track in fake.tracks]")
+    assert [(track.name, track.status) for track in shell["fake"].tracks] == [
+        ("outer", "FINISHED"),
+        ("first", "FINISHED"),
+        ("second", "FINISHED"),
+    ]
+    assert shell["statuses"] == [None, "FINISHED", "FINISHED"], "each ended with its cell"
+    assert shell["fake"].tracks[1].settings["source"] == "x = 1"
+    assert shell["fake"].tracks[2].params == {"x": 2}
+
+
+def test_a_script_that_is_run_has_its_own_names_in_its_magics(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell.ip.user_ns.update(depth=0, who="notebook")
+    Path("exported.py").write_text(
+        "who, depth = 'script', 3\n"
+        "def double(): return 2 * depth\n"
+        "get_ipython().run_line_magic('dbml', 'experiment exp-$who')\n"
+        "cell = 'depth = 4\\ntwice = double()\\ntwice'\n"
+        "get_ipython().run_cell_magic('track', '$who --params depth,twice', cell)\n"
+        "def within(depth):\n"
+        "    get_ipython().run_cell_magic('track', 'deep-$depth', 'later = depth')\n"
+        "within(5)\n"
+        "get_ipython().run_line_magic('dbml', 'score wine/1 --input $depth --output scored')\n"
+        "seen = (depth, twice, later, scored is not None, sorted(n for n in globals() if n[:3] == '_oh'))\n"
+    )
+    shell.run("%run exported.py")
+    assert shell["fake"].last("experiment")["name"] == "exp-script"
+    assert [(t.name, t.status, t.params) for t in shell["fake"].tracks] == [
+        ("script", "FINISHED", {"depth": 4, "twice": 8}),
+        ("deep-5", "FINISHED", {}),
+    ]
+    assert shell["seen"] == (4, 8, 4, True, [])
+
+
+def test_a_subshell_s_cells_end_no_run_of_another_thread(shell: Shell) -> None:
+    shell.run(
+        "%%track\nimport threading\n"
+        "other = threading.Thread(target=get_ipython().run_cell, args=('y = 1',))\n"
+        "other.start()\nother.join()\nstill = fake.tracks[0].status"
+    )
+    assert (shell["still"], shell["fake"].tracks[0].status) == (None, "FINISHED")
 
 
 def test_a_run_ends_with_the_execution_that_began_it(shell: Shell) -> None:
@@ -242,10 +368,11 @@ def test_a_defect_at_the_end_is_told_from_an_error_of_the_user_s(
     assert "RuntimeError: ours" in shown.out
 
 
-def test_a_silent_execution_is_refused(shell: Shell) -> None:
+def test_a_silent_execution_is_a_run_too(shell: Shell) -> None:
     shell.ip.run_cell("%%track\nreached = True", silent=True)
-    assert "reached" not in shell.ip.user_ns
-    assert shell["fake"].tracks == []
+    shell.ip.run_cell("%%track\n1 / 0", silent=True)
+    assert shell["reached"]
+    assert [track.status for track in shell["fake"].tracks] == ["FINISHED", "FAILED"]
 
 
 @pytest.mark.parametrize("as_magic", [False, True], ids=["a cell", "a cell magic's call"])
