@@ -220,7 +220,8 @@ def _mention_what_is_left(shell: Any) -> None:
     from dbml_magics.config import data_home
     from dbml_magics.core.link import remembered_hint
 
-    hint = remembered_hint(os.getcwd())
+    linked = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("dbml:")  # the link of a parent process
+    hint = None if linked else remembered_hint(os.getcwd())
     if hint:
         display.note(hint)
     served = sorted(path.parent.name for path in (data_home() / "endpoints").glob("*/endpoint.json"))

@@ -51,7 +51,7 @@ LAYERS = [
     },
     {"core"},
     {"parser", "display", "live", "commands", "api", "completion", "forms"},
-    {"cells", "magics", "__init__", "__main__"},
+    {"callers", "cells", "magics", "__init__", "__main__"},
 ]
 # These only name the session and its tracks in annotations, or import them at the first use.
 HEAVY = ("mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "sklearn", "azure")

@@ -71,14 +71,35 @@ class Session:
 
     @property
     def linked(self) -> bool:
-        """Tell whether there is a link now."""
-        return self._engine is not None
+        """Tell whether there is a link now: one that was made here, or that MLflow's own URI names."""
+        return self._engine is not None or _uri_of_link() is not None
 
     def engine(self, what: str) -> Engine:
         """Return the link's engine. Raises NotLinked, naming ``what`` needs it."""
         if self._engine is None:
-            raise NotLinked(what, again=links.is_remembered(_folder()))
+            uri = _uri_of_link()
+            if uri is None:
+                raise NotLinked(what, again=links.is_remembered(_folder()))
+            self._engine = self._join(uri)
         return self._engine
+
+    def _join(self, uri: str) -> Engine:
+        """Take up the link that MLflow tracks to: a parent process's, whose environment this one has."""
+        links.refuse_platform()
+        import mlflow
+
+        from dbml_magics.core.tracking.engine import engine_for
+
+        engine = engine_for(uri)
+        self._before = _Before.now().without_link()
+        mlflow.set_tracking_uri(uri)
+        if "MLFLOW_REGISTRY_URI" not in os.environ:
+            mlflow.set_registry_uri(uri)
+        tell_tasks()
+        engine.retired = False
+        for courier in engine.couriers.values():
+            courier.start()
+        return engine
 
     def _tracking_engine(self, what: str) -> Engine:
         """Return the engine for what goes through MLflow's global URI. Raises BadLink when it is another."""
@@ -1016,6 +1037,13 @@ class _Before:
         before._experiment = fluent._active_experiment_id
         return before
 
+    def without_link(self) -> _Before:
+        """Return them without the link's own URIs, where another process has set those."""
+        self._tracking = self._registry = self._tracking_variable = None
+        if (self._registry_variable or "").startswith(links.SCHEME + ":"):
+            self._registry_variable = None
+        return self
+
     def restore(self) -> None:
         import mlflow
         from mlflow.tracking import fluent
@@ -1033,6 +1061,13 @@ class _Before:
                 os.environ[name] = value
         fluent._active_experiment_id = self._experiment
         tell_tasks()
+
+
+def _uri_of_link() -> str | None:
+    """Return the link's URI that MLflow tracks to; its environment alone is asked until it is imported."""
+    tracking = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    uri = getattr(tracking, "_tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    return str(uri) if str(uri).startswith(f"{links.SCHEME}:") else None
 
 
 def _forget_ids() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.config import spool_limit_bytes
 from dbml_magics.core.tracking.ends import stopped
+from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.hints import say
 from dbml_magics.rendering import listing, size
 
@@ -50,7 +51,7 @@ def notes(engine: Engine) -> list[str]:
     live = [
         str(info.get("name") or run[:8])
         for run, info in engine.state.recent_runs(200)
-        if info.get("ended") is False
+        if info.get("ended") is False and is_held(engine.journal, run)
     ]
     if live:
         found.append(f"running     {listing(live, _NAMED)}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -25,12 +26,15 @@ from dbml_magics.core import pages, registry, runs
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.session import destination
 from dbml_magics.core.source import masked_text
+from dbml_magics.core.tracking import entry
 from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.core.workspaces.naming import check_experiment_name
 from dbml_magics.errors import DbmlError, NoModel, RunActive
+from dbml_magics.hints import say
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -38,13 +42,16 @@ if TYPE_CHECKING:
 
 _CURVE_POINTS = 60
 _SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
+_RUN_VARIABLE = "MLFLOW_RUN_ID"
 _GIT_COMMIT_TAG = "mlflow.source.git.commit"
 
 
 class Track:
     """A run that is being tracked by a cell or a ``with`` block."""
 
-    def __init__(self, session: Session, engine: Engine, run: Any, register: str | None) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, run: Any, register: str | None, notes: Sequence[str] = ()
+    ) -> None:
         self.run_id: str = run.info.run_id
         self._session = session
         self._engine = engine
@@ -52,7 +59,8 @@ class Track:
         self._autolog = _Autolog()
         self._began = time.monotonic()
         self._seconds = 0.0
-        self._status: str | None = None
+        self._status: str | None = None  # how the cell ended, or the run that it ended itself
+        self._notes = tuple(notes)
         self._trouble: DbmlError | None = None
         self._watch = RunWatch(engine, self.run_id)
 
@@ -99,25 +107,34 @@ class Track:
             self._session.last_run = self.run_id
             trouble = self._register_model() or trouble
         self._wait_a_moment()
-        summary = _sum_up(self._engine, self.run_id, status, self._seconds)
+        summary = self._sum_up(status)
         if trouble is not None:
             trouble.summary = summary  # type: ignore[attr-defined]
             raise trouble
         return summary
+
+    def _sum_up(self, status: str) -> results.TrackSummary:
+        own, notes = status, self._notes
+        if self._notes:  # it was joined: who began it may go on with it
+            own = str(self._engine.get_run(self.run_id).info.status)
+            if own != status:
+                notes = (*notes, f"the run is {own} and goes on; this cell's part of it is {status}")
+        return _sum_up(self._engine, self.run_id, own, self._seconds, notes)
 
     def _end_run(self, status: str) -> str:
         """End the run and the children that the cell left open; returns the run's own status.
 
         A cell may have ended its run itself, and begun others since: those are not ours to end.
         """
-        while self.run_id in [run.info.run_id for run in mlflow.tracking.fluent._active_run_stack.get()]:
-            mlflow.end_run(status)
+        with _own_run_alone():
+            while self.run_id in [run.info.run_id for run in mlflow.tracking.fluent._active_run_stack.get()]:
+                mlflow.end_run(status)
         try:
             own = str(self._engine.get_run(self.run_id).info.status)
         except MlflowException:  # it has ended, been delivered, and the workspace went away since
             return status
         if own in TERMINAL:
-            return own
+            return own if not self._notes else status
         runs.client(self._engine).set_terminated(self.run_id, status)
         return status
 
@@ -218,18 +235,32 @@ def begin(
             remedies=[("%%track --nested", "makes it a child"), ("mlflow.end_run()", "ends the active run")],
         )
     begun: list[Track] = []
+    joined, parent = None, None
+    if active is None:
+        joined = os.environ.get(_RUN_VARIABLE)
+        if nested:  # under the run that this process was begun for
+            joined, parent = None, joined or entry.JOB_RUN
+    anothers = joined is not None and is_anothers(engine.journal, joined, engine.state.run(joined))
     try:
-        experiment_id = _experiment_id(engine, experiment)
+        if joined is None:
+            experiment_id = _experiment_id(engine, experiment)
+        else:
+            experiment_id, entry.JOB_RUN = None, joined
         all_tags = {**_git_tags(), **(tags or {})}
-        with deferred(lambda: begun[0].close("KILLED") if begun else None):
+        with (
+            deferred(lambda: begun[0].close("KILLED") if begun else None),
+            _own_run_alone(but_for=joined),
+        ):
             run = mlflow.start_run(
                 run_name=name,
                 experiment_id=experiment_id,
                 nested=nested,
+                parent_run_id=parent,
                 tags=all_tags,
                 log_system_metrics=None,
             )
-            begun.append(track := Track(session, engine, run, register))
+            notes = [_of_joined(run, name, experiment)] if anothers else []
+            begun.append(track := Track(session, engine, run, register, notes))
             track.switch_autologging(autolog)
             _log_params(track.run_id, params)
             if source is not None:
@@ -243,6 +274,33 @@ def begin(
         if isinstance(error, MlflowException):
             raise runs.as_error(engine, error, "the run could not begin") from error
         raise
+
+
+@contextmanager
+def _own_run_alone(but_for: str | None = None) -> Iterator[None]:
+    """Keep MLFLOW_RUN_ID from MLflow: it would take that run over, or unset the variable as another ends.
+
+    With ``but_for``, that run is to be taken over; the variable comes back where that fails.
+    """
+    kept = os.environ.get(_RUN_VARIABLE) if but_for else os.environ.pop(_RUN_VARIABLE, None)
+    taken = False
+    try:
+        yield
+        taken = but_for is not None
+    finally:
+        if kept is not None and not taken:
+            os.environ[_RUN_VARIABLE] = kept
+
+
+def _of_joined(run: Any, name: str | None, experiment: str | None) -> str:
+    """Say of a run that another process began what this one leaves alone."""
+    given = [f"the name {name}"] if name not in (None, run.info.run_name) else []
+    given += [f"--experiment {experiment}"] if experiment is not None else []
+    left = f"; {' and '.join(given)} {'are' if len(given) > 1 else 'is'} left out" if given else ""
+    nests = say("%%track --nested")
+    return (
+        f"{_RUN_VARIABLE} names this run: who began it names and ends it{left}; {nests} makes a child of it"
+    )
 
 
 def _experiment_id(engine: Engine, name: str | None) -> str | None:
@@ -286,7 +344,9 @@ def _git_tags() -> dict[str, str]:
     return {_GIT_COMMIT_TAG: commit} if found.returncode == 0 and commit else {}
 
 
-def _sum_up(engine: Engine, run_id: str, status: str, seconds: float) -> results.TrackSummary:
+def _sum_up(
+    engine: Engine, run_id: str, status: str, seconds: float, notes: Sequence[str]
+) -> results.TrackSummary:
     view = engine.queue_view(run_id)
     run = view.run if view is not None else None
     found = run.run() if run is not None else engine.get_run(run_id)
@@ -304,7 +364,7 @@ def _sum_up(engine: Engine, run_id: str, status: str, seconds: float) -> results
         models=_models(engine, found),
         registered=_registered(engine, run_id),
         destinations=tuple(destination(engine, role, run_id) for role in engine.link.used),
-        notes=tuple(_notes(engine, run_id)),
+        notes=(*notes, *_notes(engine, run_id)),
         links=pages.of_run(engine, run_id, str(found.info.experiment_id)),
         children=_children(engine, run_id),
     )

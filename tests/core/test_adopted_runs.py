@@ -144,6 +144,141 @@ def test_files_of_before_come_along_after_an_outage_of_either_side(
     whole(servers, run_id, experiment_name)
 
 
+LOOP = """
+    import os, mlflow
+    import dbml_magics as dbml
+    {}
+    """
+_RUNNING = ("RUNNING", None, "parent")
+CHILDREN = {
+    "plain, by its block": "with mlflow.start_run(run_name='mine'): mlflow.log_metric('child', 1)",
+    "plain, at its end": "mlflow.start_run(run_name='mine'); mlflow.log_metric('child', 1)",
+    "tracked": "with dbml.track('mine', experiment='elsewhere') as run: mlflow.log_metric('child', 1)\n"
+    "    print(run.summary)",
+    "tracked, failing": "try:\n"
+    "        with dbml.track('mine') as run: mlflow.log_metric('child', 1); 1 / 0\n"
+    "    except ZeroDivisionError: print(run.summary)",
+    "by its id": "with mlflow.start_run(run_id=os.environ['MLFLOW_RUN_ID']): mlflow.log_metric('child', 1)",
+}
+
+
+def test_a_child_process_s_end_leaves_its_parent_s_run_alone(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Loops of notebooks and jobs: who began the run names and ends it, and goes on with it."""
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    with mlflow.start_run(run_name="parent") as run:
+        mlflow.log_metric("m", 0, step=0)
+        for how, code in CHILDREN.items():
+            said = finish(child(LOOP.format(code), MLFLOW_RUN_ID=run.info.run_id))
+            there = mlflow.get_run(run.info.run_id)
+            assert (there.info.status, there.info.run_name, there.info.end_time) == (
+                "RUNNING",
+                "parent",
+                None,
+            ), how
+            if how.startswith("tracked"):
+                part = "FAILED" if "failing" in how else "FINISHED"
+                assert said.startswith("Run parent  RUNNING in"), said
+                assert "who began it names and ends it; the name mine" in said
+                assert f"the run is RUNNING and goes on; this cell's part of it is {part}" in said
+            assert "running     parent" in str(session.current().status()), how
+        mlflow.log_metric("m", 1, step=1)
+    sync()
+    held = arrived(servers, run.info.run_id, experiment_name)
+    assert (held["name"], held["status"], steps(held, "m")) == ("parent", "FINISHED", [0, 1])
+    assert len(steps(held, "child")) == len(CHILDREN)
+    assert runs_at(servers, experiment_name) == [1, 1]
+
+
+def test_a_child_process_nests_under_its_parent_s_run_when_asked(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    nests = """
+        import os, mlflow
+        import dbml_magics as dbml
+        for name in ("fold-1", "fold-2"):
+            with dbml.track(name, nested=True) as run:
+                mlflow.log_metric("child", 1)
+            print(run.run_id, run.summary.status, run.summary.name)
+        print(os.environ["MLFLOW_RUN_ID"])
+        """
+    with mlflow.start_run(run_name="parent") as run:
+        said = finish(child(nests, MLFLOW_RUN_ID=run.info.run_id)).splitlines()
+        assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
+    assert said[-1] == run.info.run_id, "it is still there for who joins the run"
+    for line, name in zip(said[:-1], ("fold-1", "fold-2"), strict=True):
+        run_id, *told = line.split()
+        assert told == ["FINISHED", name]
+        assert mlflow.get_run(run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
+    sync()
+    assert runs_at(servers, experiment_name) == [3, 3]
+
+
+def test_a_run_whose_process_was_killed_runs_no_more_and_is_ended_by_who_resumes_it(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    dies = """
+        import os, mlflow
+        run = mlflow.start_run(run_name="dies")
+        mlflow.log_metric("m", 0, step=0)
+        print(run.info.run_id, flush=True)
+        {}
+        os.kill(os.getpid(), 9)
+        """
+    process = child(
+        dies.format("input()"),
+    )
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    assert "running     dies" in str(session.current().status())
+    process.kill()
+    process.communicate()
+    assert "running" not in str(session.current().status()), "nobody runs it any more"
+    said = finish(
+        child(
+            LOOP.format("with dbml.track('resumed') as run: pass\n    print(run.summary)"),
+            MLFLOW_RUN_ID=run_id,
+        )
+    )
+    assert said.startswith("Run resumed  FINISHED in")
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert (held["name"], held["status"]) == ("resumed", "FINISHED")
+
+
+def test_a_child_process_is_linked_by_its_environment(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    made = link(proxies)
+    mlflow.set_experiment(experiment_name)
+    said = finish(
+        child(
+            """
+            import os, mlflow
+            import dbml_magics as dbml
+            print(dbml.status().uri)
+            print(dbml.experiment(os.environ["NAME"]).created)
+            with dbml.track("child"):
+                mlflow.log_metric("m", 1)
+            print([row.name for row in dbml.runs()], sum(dbml.sync(timeout=60).remaining.values()))
+            dbml.unlink()
+            try:
+                dbml.status()
+            except dbml.NotLinked:
+                print("unlinked", mlflow.get_tracking_uri().startswith("dbml:"))
+            """,
+            NAME=experiment_name,
+        )
+    ).splitlines()
+    assert said == [made.uri, "False", "['child'] 0", "unlinked False"]
+
+
 def test_a_run_that_exists_nowhere_is_still_not_found(home: Path, proxies: Proxies) -> None:
     link(proxies)
     with pytest.raises(mlflow.MlflowException, match="not found"):

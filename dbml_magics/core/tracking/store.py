@@ -80,6 +80,7 @@ from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.experiments import PROVISIONAL, own_tags, provisional
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
 from dbml_magics.core.tracking.view import (
@@ -128,6 +129,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.engine = engine
         self.uri = link.uri
         self.sync = link.mode == "sync"
+        self._joined: dict[str, bool] = {}
         if self.sync:
             engine.begin_sync_mode()
 
@@ -444,13 +446,24 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 "others": _is_others(run),
             }
             self.engine.state.remember_run(run_id, known)
-        if known.get("others"):  # who began it ends it
+        joined = self._is_joined(run_id, known)
+        if known.get("others") or joined:  # who began it ends it
             change.update(status=None, end=None)
+            if joined and status is not None:  # mlflow.start_run() gives its own name beside the status
+                change["name"] = None
         if any(change.values()):
             self.engine.write(run_id, "u", change)
-        if status is not None:
+        if status is not None and (not joined or known.get("others")):
             self.engine.note_ended(run_id, status in TERMINAL)
         return run
+
+    def _is_joined(self, run_id: str, known: dict[str, Any]) -> bool:
+        """Tell whether MLFLOW_RUN_ID names a run that is another's to end; found out as it is joined."""
+        if run_id != entry.JOB_RUN:
+            return False
+        if run_id not in self._joined:
+            self._joined[run_id] = is_anothers(self.engine.journal, run_id, known)
+        return self._joined[run_id]
 
     def delete_run(self, run_id: str) -> None:
         """Have the primary delete a run; journal it for the mirror."""
