@@ -579,10 +579,13 @@ def track(
     tags: Mapping[str, str] | None = None,
     nested: bool = False,
     register: str | None = None,
+    unended: str = "leave",
 ) -> TrackedRun:
     """Track a block as a run: ``with dbml.track("forest", autolog=True) as run: …``, then ``run.summary``.
 
-    The run ends FINISHED, FAILED when the block raises, or KILLED when it is interrupted.
+    The run ends FINISHED, FAILED when the block raises, or KILLED when it is interrupted. Runs that begin in
+    the block beside it (in threads, say) are named in the summary; ``unended="end"`` ends with it those that
+    have not ended.
     """
     return TrackedRun(
         name,
@@ -593,5 +596,6 @@ def track(
             "tags": tags,
             "nested": nested,
             "register": register,
+            "unended": unended,
         },
     )

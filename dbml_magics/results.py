@@ -1038,6 +1038,7 @@ class TrackSummary(Result):
     notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
     children: tuple[str, ...] = ()  # names of the runs nested in it
+    beside: tuple[str, ...] = ()  # names of the runs that began meanwhile and are not nested in it
 
     def _rows(self) -> list[tuple[str, str, Html]]:
         """Return label, text and markup of what the run recorded."""
@@ -1056,6 +1057,7 @@ class TrackSummary(Result):
             ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
             ("models", listing(models, 4), Html(listing(linked or [safe(m) for m in models], 8))),
             ("children", self._children(4), safe(self._children(8))),
+            ("beside", listing(self.beside, 4), safe(listing(self.beside, 8))),
             ("open", ", ".join(f"{name} {url}" for name, url in self.links.items()), _links(self.links)),
         ]
         return [row for row in rows if row[1]]

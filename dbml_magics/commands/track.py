@@ -44,6 +44,7 @@ def begin(args: Namespace, session: Session, body: str) -> Track:
         nested=args.nested,
         register=args.register,
         source=body if args.source else None,
+        unended=args.unended or "leave",
     )
 
 
@@ -59,7 +60,9 @@ COMMAND = Command(
         "nobody. The exit code of !command is none: raise an error by it (assert _exit_code == 0).\n"
         "%%time and %%capture can stand on the line above.\n"
         "The run has begun when the cell's code does: log to it, or begin children of it with\n"
-        "mlflow.start_run(nested=True)."
+        "mlflow.start_run(nested=True). Runs that its threads begin beside it are named in the summary.\n"
+        "Where MLFLOW_RUN_ID names the run of another process, the cell joins that one and leaves its name\n"
+        "and its end to who began it; --nested begins a child of it."
     ),
     options=(
         Option("RUN_NAME", "the run's name (MLflow makes one up by default)", optional_value=True),
@@ -88,6 +91,12 @@ COMMAND = Command(
             "register the run's model under this name at the end",
             metavar="NAME",
             completes="model",
+        ),
+        Option(
+            "--unended",
+            "runs that begin beside it (in threads, say) and have not ended when the cell has (leave)",
+            choices=("leave", "end"),
+            example="%%track --unended end",
         ),
         Option("--source", "log the cell's text with the run, secrets masked"),
     ),

@@ -814,8 +814,12 @@ class Session:
         nested: bool = False,
         register: str | None = None,
         source: str | None = None,
+        unended: str = "leave",
     ) -> Track:
-        """Begin a run that :meth:`Track.end` ends and sums up; ``source`` is a cell's text to log, masked."""
+        """Begin a run that :meth:`Track.end` ends and sums up; ``source`` is a cell's text to log, masked.
+
+        ``unended`` (leave or end) says what becomes of runs that begin meanwhile and do not end.
+        """
         from dbml_magics.core import track
 
         return track.begin(
@@ -829,6 +833,7 @@ class Session:
             nested=nested,
             register=register,
             source=source,
+            unended=unended,
         )
 
     # --- cheap look-ups for completion: from what is known already, never a request that may block

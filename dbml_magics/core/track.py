@@ -6,9 +6,11 @@ import inspect
 import logging
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -33,8 +35,9 @@ from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.core.workspaces.naming import check_experiment_name
-from dbml_magics.errors import DbmlError, NoModel, RunActive
+from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
 from dbml_magics.hints import say
+from dbml_magics.rendering import listing
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 _CURVE_POINTS = 60
 _SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
+UNENDED = ("leave", "end")
+"""What becomes of runs that began beside a tracked one and have not ended when it does."""
+
 _RUN_VARIABLE = "MLFLOW_RUN_ID"
 _GIT_COMMIT_TAG = "mlflow.source.git.commit"
 
@@ -50,7 +56,14 @@ class Track:
     """A run that is being tracked by a cell or a ``with`` block."""
 
     def __init__(
-        self, session: Session, engine: Engine, run: Any, register: str | None, notes: Sequence[str] = ()
+        self,
+        session: Session,
+        engine: Engine,
+        run: Any,
+        register: str | None,
+        notes: Sequence[str] = (),
+        *,
+        ends_all: bool = False,
     ) -> None:
         self.run_id: str = run.info.run_id
         self._session = session
@@ -61,6 +74,10 @@ class Track:
         self._seconds = 0.0
         self._status: str | None = None  # how the cell ended, or the run that it ended itself
         self._notes = tuple(notes)
+        self._ends_all = ends_all
+        # Threads have tracks of their own beside each other; those of the main thread's code began in its.
+        main = threading.current_thread() is threading.main_thread()
+        self._first = len(engine.begun) if main else None
         self._trouble: DbmlError | None = None
         self._watch = RunWatch(engine, self.run_id)
 
@@ -98,6 +115,8 @@ class Track:
                 if self._watch.last is not None:
                     self.look()  # once it is delivered, nothing here tells what was logged last
                 self._status = self._end_run(status)
+                if self._ends_all:
+                    self._end_others(status)
                 self._seconds = time.monotonic() - self._began
 
     def finish(self) -> results.TrackSummary:
@@ -119,7 +138,34 @@ class Track:
             own = str(self._engine.get_run(self.run_id).info.status)
             if own != status:
                 notes = (*notes, f"the run is {own} and goes on; this cell's part of it is {status}")
-        return _sum_up(self._engine, self.run_id, own, self._seconds, notes)
+        meanwhile = self._begun_meanwhile()
+        nested, names = {self.run_id}, {}
+        for run, told in meanwhile.items():
+            if told.get("parent") in nested:
+                nested.add(run)
+            names[run] = str(told.get("name") or run[:8])
+        left = [names[run] for run in self._engine.open_runs() if run in names]
+        if left:
+            go = "go" if len(left) > 1 else "goes"
+            option = say("%%track --unended end")
+            notes = (*notes, f"{listing(left, 4)} {go} on: {option} ends such runs with the cell's")
+        summary = _sum_up(self._engine, self.run_id, own, self._seconds, notes)
+        return replace(summary, beside=tuple(name for run, name in names.items() if run not in nested))
+
+    def _begun_meanwhile(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of the other runs that this process has begun since, the oldest first."""
+        began = [] if self._first is None else self._engine.begun[self._first :]
+        return {run: self._engine.state.run(run) or {} for run in began}
+
+    def _end_others(self, status: str) -> None:
+        """End the runs that began meanwhile and go on, nested or not, in this thread or another."""
+        unended = {run for run, told in self._begun_meanwhile().items() if told.get("ended") is False}
+        for run in unended:
+            runs.client(self._engine).set_terminated(run, status)
+        alive = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
+        for thread, stack in mlflow.tracking.fluent._active_run_stack.get_all_thread_values().items():
+            if thread not in alive:  # a thread that lives ends its block itself, in vain
+                stack[:] = [active for active in stack if active.info.run_id not in unended]
 
     def _end_run(self, status: str) -> str:
         """End the run and the children that the cell left open; returns the run's own status.
@@ -219,14 +265,21 @@ def begin(
     nested: bool,
     register: str | None,
     source: str | None,
+    unended: str = "leave",
 ) -> Track:
-    """Begin a run. Raises RunActive, BadName.
+    """Begin a run. Raises RunActive, BadName, BadCommand.
+
+    ``unended`` (leave or end) is for runs that begin meanwhile, in threads say, and go on when it has ended.
 
     An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the
     caller's to do, who has the run when the interrupt is raised.
     """
     if register is not None:
         registry.check_names(register, command="%%track --register")
+    if unended not in UNENDED:
+        raise BadCommand(
+            f"unended is {' or '.join(UNENDED)}.", remedies=[("%%track --unended end", "for example")]
+        )
     active = mlflow.active_run()
     if active is not None and not nested:
         shown = active.info.run_name or active.info.run_id
@@ -260,7 +313,8 @@ def begin(
                 log_system_metrics=None,
             )
             notes = [_of_joined(run, name, experiment)] if anothers else []
-            begun.append(track := Track(session, engine, run, register, notes))
+            track = Track(session, engine, run, register, notes, ends_all=unended == "end")
+            begun.append(track)
             track.switch_autologging(autolog)
             _log_params(track.run_id, params)
             if source is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tests.core.linking import (
     steps,
     sync,
 )
+from tests.infra import plain
 from tests.infra.wait import eventually
 
 JOB = """
@@ -581,7 +584,64 @@ def test_sigterm_ends_a_job_that_spills_as_an_end_does(
     link(proxies)
     assert session.current().sync(60, spill=shared).taken == 1
     there = arrived(servers, job.run_id, experiment_name)
-    assert (there["status"], steps(there, "m")) == ("FAILED", list(range(50)))
+    assert (there["status"], steps(there, "m")) == ("KILLED", list(range(50)))
+
+
+RUNS = """
+    import threading, time, mlflow, dbml_magics as dbml
+    dbml.link(databricks={databricks!r}, azureml={azureml!r})
+    mlflow.set_experiment({experiment!r})
+    dbml.sync(timeout=60)
+    def beside():
+        mlflow.start_run(run_name="of a thread")
+        mlflow.log_metric("m", 1)
+        began.set()
+        time.sleep(60)
+    began = threading.Event()
+    with dbml.track("tracked"):
+        threading.Thread(target=beside, daemon=True).start()
+        began.wait()
+        mlflow.start_run(run_name="nested", nested=True)
+        print("logged", flush=True)
+        for step in range(100_000):
+            mlflow.log_metric("m", step, step=step)
+            time.sleep(0.001)
+    """
+
+
+def test_sigterm_ends_the_runs_of_a_process_and_the_process_as_it_always_did(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    uris = {"databricks": proxies.databricks.uri, "azureml": proxies.azureml.uri}
+    process = child(RUNS.format(experiment=experiment_name, **uris))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "logged\n", process.communicate()[1][-3000:]
+    with proxies.azureml.away():
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGTERM, err
+        assert time.monotonic() - begun < 30, "it does not wait for a workspace"
+    link(proxies)
+    sync()
+    for server in servers:
+        found = plain.runs(server.uri, experiment_name, files=False)
+        told = {run["name"]: (run["status"], run["end_time"] is not None) for run in found.values()}
+        assert told == dict.fromkeys(("tracked", "nested", "of a thread"), ("KILLED", True)), server.name
+
+
+def test_a_forked_child_that_is_terminated_ends_no_run_of_its_parent(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    with mlflow.start_run() as run:
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        process.terminate()
+        process.join(30)
+        assert process.exitcode == -signal.SIGTERM
+        assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
 
 
 def test_a_handler_of_the_users_own_stays(home: Path, shared: Path, tmp_path: Path) -> None:

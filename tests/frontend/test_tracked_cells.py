@@ -25,7 +25,8 @@ def test_a_cell_is_a_run_that_ends_with_its_summary(shell: Shell, capsys: pytest
 
 
 def test_the_options_reach_the_run(shell: Shell) -> None:
-    shell.run("%%track a --experiment e --autolog --nested --register wine --tag k=v --source\nx = 1\n")
+    options = "--experiment e --autolog --nested --register wine --tag k=v --source --unended end"
+    shell.run(f"%%track a {options}\nx = 1\n")
     assert shell["fake"].last("begin_track") == {
         "name": "a",
         "experiment": "e",
@@ -34,6 +35,7 @@ def test_the_options_reach_the_run(shell: Shell) -> None:
         "nested": True,
         "register": "wine",
         "source": "x = 1\n",
+        "unended": "end",
     }
     shell.run("%%track --no-autolog\nx = 1")
     plain = shell["fake"].last("begin_track")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _log = logger(__name__)
 
 _REST_S = 5.0  # how long a request that is under way may hold up the end, before what waits is put away
+_LAST_WORDS_S = 2.0  # Jupyter kills a kernel 2.5 s after its SIGTERM, Docker a container after 10
 
 
 class _Code:
@@ -101,31 +104,108 @@ class _Failing:
 
 
 def settle_exit_code() -> None:
-    """Have the process end with code 120 where a link says that undelivered writes are a failure."""
+    """Have the process end with code 120 where a link says that undelivered writes are a failure.
+
+    One that SIGTERM ends does so by the signal, though its code came to its end meanwhile.
+    """
+    if _Termination.thread is not None:
+        _Termination.thread.join(2 * _LAST_WORDS_S)
     if _Code.fails:
         sys.stderr = _Failing(sys.stderr)
 
 
 def heed_sigterm(link: Link) -> None:
-    """Let SIGTERM end a script as ``sys.exit`` does, where the link asks for something at the end.
+    """Let SIGTERM end the runs of this process as KILLED, and the process by the signal as before.
 
-    A signal's default action skips the end altogether. A handler of the user's own stays, and a notebook's
-    kernel has its own way of ending.
+    A script ends as by ``sys.exit`` where the link asks for something at the end: a signal's default action
+    skips that. A handler of the user's own stays.
     """
-    wished = link.on_undelivered == "fail" or link.spill is not None
-    if not wished or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         return
-    if environment.shell() is None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    found = signal.getsignal(signal.SIGTERM)
+    wished = link.on_undelivered == "fail" or link.spill is not None
+    if wished and environment.shell() is None and found in (signal.SIG_DFL, _die):
         signal.signal(signal.SIGTERM, _end)
+    elif found is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _die)
 
 
 def _end(number: int, _frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    _Termination.came = True
     sys.exit(128 + number)
+
+
+class _Termination:
+    """Whether SIGTERM came, and the thread that ends the process by it."""
+
+    came = False
+    thread: threading.Thread | None = None
+
+
+def is_terminated() -> bool:
+    """Tell whether SIGTERM came: whatever ends a run from then on, it is KILLED."""
+    return _Termination.came
+
+
+def _die(number: int, _frame: Any) -> None:
+    """End the process by the signal, once its runs have ended.
+
+    A thread does it, since the code that the signal came amid may hold locks of ours: it goes on meanwhile.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    _Termination.came = True
+    _Termination.thread = threading.Thread(target=_go, args=(number,), name="dbml-end", daemon=True)
+    try:
+        _Termination.thread.start()
+    except RuntimeError:  # the interpreter is ending
+        os.kill(os.getpid(), number)
+
+
+def _go(number: int) -> None:
+    try:
+        work = threading.Thread(target=_end_runs, name="dbml-end-runs", daemon=True)
+        work.start()
+        work.join(_LAST_WORDS_S)
+    finally:
+        os.kill(os.getpid(), number)
+
+
+def _end_runs() -> None:
+    """End the runs of this process, on this disk first, then at the workspaces that answer."""
+    ended = end_terminated()
+    until = time.monotonic() + _LAST_WORDS_S
+    for engine, runs in ended:
+        for role in engine.link.used if runs else ():
+            if not engine.lines[role].away:
+                engine.wait(role, runs, max(0.0, until - time.monotonic()))
+
+
+def end_terminated() -> list[tuple[Engine, list[str]]]:
+    """Where SIGTERM came, end the runs of this process that go on, as KILLED; returns them."""
+    if not _Termination.came:
+        return []
+    from mlflow.tracking import fluent
+
+    from dbml_magics.core.tracking.engine import known_engines
+
+    stacks = fluent._active_run_stack.get_all_thread_values().values()
+    active = [run.info.run_id for stack in stacks for run in stack]
+    ended = [(engine, engine.open_runs(active)) for engine in known_engines()]
+    for engine, runs in ended:
+        for run_id in runs:
+            try:
+                engine.end_run(run_id, "KILLED")
+            except Exception:
+                _log.debug("run %s could not be ended", run_id, exc_info=True)
+        engine.journal.sync_to_disk()
+    return ended
 
 
 def after_fork() -> None:
     """In a forked child: a signal ends it as it would without the link, since its parent delivers."""
-    _Code.fails = False
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _end:
+    _Code.fails = _Termination.came = False
+    _Termination.thread = None
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) in (_end, _die):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

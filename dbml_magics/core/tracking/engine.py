@@ -34,6 +34,7 @@ from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.attached import facts_of
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.lines import Line
@@ -77,6 +78,11 @@ def engine_by_key(key: str) -> Engine | None:
     return _engines.get(key)
 
 
+def known_engines() -> list[Engine]:
+    """Return all engines of this process."""
+    return list(_engines.values())
+
+
 def register(engine: Engine) -> None:
     """Let an engine that was made apart be found by its link's key."""
     with _engines_lock:
@@ -91,6 +97,7 @@ def discard(engine: Engine) -> None:
 
 def flush_all_at_exit() -> None:
     """Deliver what waits, within the bound, when the process ends."""
+    ends.end_terminated()
     for engine in list(_engines.values()):
         engine.flush_at_exit()
     ends.settle_exit_code()
@@ -148,6 +155,8 @@ class Engine:
         self._refusals_told: dict[str, int] = {}
         self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
         self._pid = os.getpid()
+        self.begun: list[str] = []
+        """The runs that this process began, the oldest first."""
         self.retired: bool = False
         """Nobody is linked to it any more: its threads end once everything is delivered."""
         _after_fork.add(self)
@@ -240,6 +249,7 @@ class Engine:
     def after_fork(self) -> None:
         """In a forked child: everything that holds a file, a connection or a thread begins anew."""
         self._pid = os.getpid()
+        self.begun = []
         self._lock = threading.RLock()
         self.journal.after_fork()
         self.state.forget_connection()
@@ -622,6 +632,25 @@ class Engine:
         known = self.state.run(run_id)
         if known is not None and known.get("ended") != ended:
             self.state.remember_run(run_id, {**known, "ended": ended})
+
+    def open_runs(self, resumed: Iterable[str] = ()) -> list[str]:
+        """Return the runs that this process began and that have not ended, the oldest first.
+
+        Of those that it ``resumed``, the ones that are not another's to end come after them.
+        """
+        known = {run: self.state.run(run) for run in (*self.begun, *resumed)}
+        return [
+            run
+            for run, told in known.items()
+            if (told or {}).get("ended") is False
+            and (run in self.begun or not is_anothers(self.journal, run, told))
+        ]
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """End a run that this process began, now."""
+        change = {"status": status, "end": int(time.time() * 1000), "name": None}
+        self.write(run_id, "u", change)
+        self.note_ended(run_id, True)
 
     def creation_of(self, run_id: str) -> list[Any] | None:
         """Return the write that began a run, if it is in the journal."""

@@ -73,7 +73,7 @@ from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking import entry, kept_models
+from dbml_magics.core.tracking import ends, entry, kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, MODEL_VERSIONS_TAG, RUN_ID_TAGS, RUN_TAG, Applier
 from dbml_magics.core.tracking.asked import Answer, ask_primary
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
@@ -364,6 +364,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 "ended": False,
             },
         )
+        engine.begun.append(run_id)
         return engine.get_run(run_id)
 
     def _named_by_primary(
@@ -433,6 +434,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return run.info()
 
     def _update_run(self, run_id: str, change: dict[str, Any]) -> RunView:
+        if change["status"] in TERMINAL and ends.is_terminated():
+            change["status"] = "KILLED"
         run, status = self._writable(run_id), change["status"]
         known = self.engine.state.run(run_id)
         if known is None:
