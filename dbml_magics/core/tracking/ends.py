@@ -141,6 +141,7 @@ class _Termination:
 
     came = False
     thread: threading.Thread | None = None
+    handler: int | None = None  # what heeds it in C, while the process forks
 
 
 def is_terminated() -> bool:
@@ -202,10 +203,39 @@ def end_terminated() -> list[tuple[Engine, list[str]]]:
     return ended
 
 
+def before_fork() -> None:
+    """Give SIGTERM its default action while the process forks, in whichever thread.
+
+    A child that gets one before it has forgotten its parent's handler would lose it, and live on.
+    """
+    if signal.getsignal(signal.SIGTERM) in (_end, _die):
+        _Termination.handler = _set_action(signal.SIGTERM, None)
+
+
+def after_fork_in_parent() -> None:
+    """Have SIGTERM heeded again."""
+    if _Termination.handler is not None:
+        _set_action(signal.SIGTERM, _Termination.handler)
+        _Termination.handler = None
+
+
+def _set_action(number: int, action: int | None) -> int | None:
+    """Set a signal's action in C (None: the default one); returns the one before.
+
+    Python's own function is the main thread's alone, and any thread may fork.
+    """
+    import ctypes
+
+    setter = ctypes.pythonapi.PyOS_setsig
+    setter.argtypes, setter.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    before: int | None = setter(number, action)
+    return before
+
+
 def after_fork() -> None:
     """In a forked child: a signal ends it as it would without the link, since its parent delivers."""
     _Code.fails = _Termination.came = False
-    _Termination.thread = None
+    _Termination.thread = _Termination.handler = None
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) in (_end, _die):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1184,9 +1184,11 @@ def _before_fork() -> None:
     _held.states = sorted((engine.state for engine in tuple(_engines.values())), key=id)
     for state in _held.states:
         state.lock.acquire()
+    ends.before_fork()
 
 
 def _after_fork_in_parent() -> None:
+    ends.after_fork_in_parent()
     for state in getattr(_held, "states", []):
         state.lock.release()
     _held.states = []
