@@ -1,7 +1,7 @@
 """The artifact repository behind the link's own artifact URIs: spool and journal going in, merged coming out.
 
 ``dbml://<link>/runs/<run>/artifacts``, ``dbml://<link>/models/<model>/artifacts`` and
-``dbml://<link>/versions/<workspace>/<name>/<version>``, each with any path below.
+``dbml://<link>/versions/<workspace>/<name>/<version>/<folder>``, each with any path below.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
-from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
@@ -73,33 +72,40 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         self.engine = _engine_behind(artifact_uri, tracking_uri)
         # Not urlsplit: MLflow appends paths as they are, and a file's name may have a # or ? or % in it.
-        self._parts = [p for p in artifact_uri.removeprefix("dbml://").partition("/")[2].split("/") if p]
+        self._parts = _steps(artifact_uri.removeprefix("dbml://").partition("/")[2].lstrip("/"))
 
     # --- whose file a path is
 
-    def _where(self, path: str | None) -> tuple[str, str]:
-        """Return (owner, path within the owner's files)."""
-        parts = self._parts + [p for p in (path or "").split("/") if p]
+    def _where(self, path: str | None) -> tuple[str, str | None]:
+        """Return (owner, path within the owner's files); no path for the folder that holds ``artifacts``.
+
+        MLflow cuts a URI into root and path wherever it likes: the two are put together again first.
+        """
+        parts = self._parts + _steps(path)
         if len(parts) >= 4 and parts[0] == "versions":
-            return "version:" + "/".join(parts[1:4]), "/".join(parts[4:])
+            # What follows the number is the name of the folder: as at the registry, for a download's target.
+            return "version:" + "/".join(parts[1:4]), "/".join(parts[5:])
         if len(parts) >= 2 and parts[0] in ("runs", "models"):
-            below = parts[2:]
-            if below and below[0] == "artifacts":
-                below = below[1:]
-            elif below:
-                raise MlflowException(f"{self.artifact_uri}: no files there", RESOURCE_DOES_NOT_EXIST)
-            return f"{parts[0][:-1]}:{parts[1]}", "/".join(below)
+            owner = f"{parts[0][:-1]}:{parts[1]}"
+            if len(parts) == 2:
+                return owner, None
+            if parts[2] == "artifacts":
+                return owner, "/".join(parts[3:])
+            raise MlflowException(
+                f"{posixpath.join(self.artifact_uri, path or '')}: no files there", RESOURCE_DOES_NOT_EXIST
+            )
         raise MlflowException(
-            f"{self.artifact_uri} names no run, model or version whose files could be there",
+            f"{posixpath.join(self.artifact_uri, path or '')} names no run, model or version whose files "
+            "could be there",
             INVALID_PARAMETER_VALUE,
         )
 
-    def _below(self, path: str | None) -> tuple[str, str, str]:
-        """Return (owner, path within the owner, what MLflow's relative paths lack of it)."""
+    def _file(self, path: str) -> tuple[str, str]:
+        """Return (owner, path within the owner's files) of a file."""
         owner, full = self._where(path)
-        own = [p for p in (path or "").split("/") if p]
-        lead = full.split("/")[: len([p for p in full.split("/") if p]) - len(own)] if full else []
-        return owner, full, "/".join(lead)
+        if not full:
+            raise MlflowException(f"{self.artifact_uri}: no file {path!r} there", RESOURCE_DOES_NOT_EXIST)
+        return owner, full
 
     # --- writing
 
@@ -124,7 +130,8 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
     def _journal(self, files: list[tuple[str, str]]) -> None:
         if not files:
             return
-        owner, _ = self._where(None)
+        placed = [(local, *self._file(path)) for local, path in files]
+        owner = placed[0][1]
         kind, _, name = owner.partition(":")
         if kind == "version":
             raise MlflowException("a registered version's files cannot be changed", INVALID_PARAMETER_VALUE)
@@ -135,8 +142,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
         writes = [
-            ("a", {"owner": owner, "path": self._where(path)[1], **self.engine.keep(local)})
-            for local, path in files
+            ("a", {"owner": owner, "path": path, **self.engine.keep(local)}) for local, owner, path in placed
         ]
         self.engine.write_all(queue, writes)
         if self.engine.link.mode == "sync":
@@ -194,7 +200,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder: what the workspace has, and what is on its way to it."""
-        owner, full, lead = self._below(path)
+        owner, full = self._where(path)
+        if full is None:
+            return [FileInfo(posixpath.join(path or "", "artifacts"), True, None)]
         found: dict[str, FileInfo] = {}
         waiting = self._on_their_way(owner)
         try:
@@ -213,11 +221,13 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         for info in _waiting_below(waiting, full):
             if not (info.is_dir and info.path in found):
                 found[info.path] = info
-        cut = len(lead) + 1 if lead else 0
-        return [_moved(info, info.path[cut:]) for info in sorted(found.values(), key=lambda i: i.path)]
+        return [
+            _moved(info, posixpath.join(path or "", posixpath.basename(info.path)))
+            for info in sorted(found.values(), key=lambda i: i.path)
+        ]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        owner, full = self._where(remote_file_path)
+        owner, full = self._file(remote_file_path)
         waiting = self._on_their_way(owner).get(full)
         if waiting is not None:
             kind, _, name = owner.partition(":")
@@ -233,14 +243,17 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
         self._ask(owner, fetch)
 
-    def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
-        """Download a file or folder; returns its local path."""
-        path = validate_path_is_safe(artifact_path) if artifact_path else ""
-        return str(super().download_artifacts(path, dst_path))
-
     def delete_artifacts(self, artifact_path: str | None = None) -> None:  # noqa: ARG002 - MLflow's signature
         """Refuse: MLflow's servers have no such call for runs, and one side's deletion would be no mirror."""
         raise MlflowException("artifacts of a linked run are deleted with the run", INVALID_PARAMETER_VALUE)
+
+
+def _steps(path: str | None) -> list[str]:
+    """Return the names of a relative path. Raises MLflow's refusal of one that leads out of its root."""
+    steps = (path or "").split("/")
+    if ".." in steps or (path or "").startswith("/"):
+        raise MlflowException("Invalid path", INVALID_PARAMETER_VALUE)
+    return [step for step in steps if step not in ("", ".")]
 
 
 def _show_own_ids(engine: Engine, role: str, file: Path) -> None:

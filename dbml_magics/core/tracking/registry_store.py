@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import posixpath
 import re
 import time
 import uuid
@@ -440,9 +441,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return self._version_files(source["name"], source["version"])
         return str(source["uri"])
 
-    def _version_files(self, name: str, version: str, role: str | None = None) -> str:
+    def _version_files(self, name: str, version: str, role: str | None = None, source: str = "") -> str:
+        """Return the link's own URI of a version's files; its last part is that of the ``source``."""
         model, number = quote(name, safe=""), quote(str(version), safe="")
-        return f"dbml://{self.engine.link.key}/versions/{role or self.first}/{model}/{number}"
+        folder = "" if source.startswith("models:") else posixpath.basename(source.rstrip("/"))
+        lead = f"dbml://{self.engine.link.key}/versions/{role or self.first}/{model}/{number}"
+        return f"{lead}/{folder or 'artifacts'}"
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points at."""
@@ -487,8 +491,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if self.engine.lines[self.first].away:
             second = self._other.twin(name, str(found.version))
             if second is not None:
-                return self._version_files(name, second[1].version, second[0])
-        return self._version_files(found.name, found.version)
+                return self._version_files(name, second[1].version, second[0], found.source or "")
+        return self._version_files(found.name, found.version, source=found.source or "")
 
     def search_model_versions(
         self,

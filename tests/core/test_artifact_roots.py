@@ -1,0 +1,152 @@
+"""Files by the URIs of what owns them, wherever MLflow cuts such a URI; compared with MLflow over http."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking.artifact_utils import _upload_artifact_to_uri
+
+from tests.conftest import Proxies, Servers
+from tests.core.linking import arrived, link, sync
+from tests.core.modelling import ANSWERS, log_linear, predicted
+
+REFUSED = "refused"
+
+ENDS = ("", "/", "/.", "/deep/", "/deep//er", "/a.txt", "/MLmodel")
+ASTRAY = ("/nothing", "/../x")
+PATHS = (None, ".", "./deep", "deep/", "deep/er/b.txt", "MLmodel")
+OUTSIDE = ("..", "/deep")
+OWN = ("run", "model", "version")
+"""The URIs that are the link's own; MLflow makes the others into these."""
+
+
+def told(ask: Callable[[], Any]) -> Any:
+    """Return an answer; a refusal is one, in whatever words."""
+    try:
+        return ask()
+    except (MlflowException, requests.HTTPError):
+        return REFUSED
+
+
+def downloaded(download: Callable[..., str], path: str | None) -> tuple[str, list[str]]:
+    """Return where a download said it put the files, and the files, as paths below its target folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.path.relpath(download(path, dst_path=folder), folder)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return place, sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def listed(ask: Callable[[str | None], list[Any]], path: str | None) -> list[tuple[str, bool]]:
+    """Return what a listing says of each file but its size: an MLmodel names its own server."""
+    return [(file.path, file.is_dir) for file in ask(path)]
+
+
+def flavors(uri: str) -> list[str]:
+    """Return the flavours of a model by its description."""
+    return [*mlflow.models.get_model_info(uri).flavors]
+
+
+def answers(places: dict[str, str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield each question about some URIs with its answer."""
+    files = mlflow.artifacts
+    for name, uri in places.items():
+        for end in (*ENDS, *ASTRAY):
+            yield (name, end, "list"), told(partial(listed, files.list_artifacts, uri + end))
+            yield (name, end, "download"), told(partial(downloaded, files.download_artifacts, uri + end))
+        repository = get_artifact_repository(uri)
+        for path in (*PATHS, *OUTSIDE) if name in OWN else ():
+            yield (name, path, "repository list"), told(partial(listed, repository.list_artifacts, path))
+            ask = partial(downloaded, repository.download_artifacts, path)
+            yield (name, path, "repository download"), told(ask)
+        for end in ("", "/") if name not in ("run", "runs") else ():
+            yield (name, end, "info"), told(partial(flavors, uri + end))
+
+
+def loaded(places: dict[str, str]) -> dict[str, Any]:
+    """Return what the models answer that are loaded by some URIs."""
+    own = {name: uri for name, uri in places.items() if name in ("model", "version")}
+    return {name: told(partial(predicted, uri)) for name, uri in own.items()}
+
+
+def logged(experiment: str) -> tuple[str, dict[str, str], Any]:
+    """Log files and a model; returns the run's id, the URIs of what it has, and the model."""
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run() as run:
+        mlflow.log_text("a", "a.txt")
+        mlflow.log_text("b", "deep/er/b.txt")
+        info = log_linear()
+    run_id, model = run.info.run_id, mlflow.get_logged_model(info.model_id)
+    places = {
+        "run": mlflow.get_run(run_id).info.artifact_uri,
+        "model": model.artifact_location,
+        "runs": f"runs:/{run_id}",
+        "runs model": f"runs:/{run_id}/model",
+        "models": f"models:/{info.model_id}",
+    }
+    return run_id, places, info
+
+
+def version(info: Any, name: str) -> dict[str, str]:
+    """Register a model; returns the URIs of the version."""
+    made = mlflow.register_model(info.model_uri, name)
+    return {
+        "version": MlflowClient().get_model_version_download_uri(name, made.version),
+        "models version": f"models:/{name}/{made.version}",
+    }
+
+
+@pytest.fixture
+def at_a_server(servers: Servers, experiment_name: str) -> dict[tuple[Any, ...], Any]:
+    """Return the answers of plain MLflow over http."""
+    mlflow.set_tracking_uri(servers.databricks.uri)
+    mlflow.set_registry_uri(servers.databricks.uri)
+    _, places, info = logged(f"{experiment_name}-plain")
+    found = dict(answers({**places, **version(info, f"{experiment_name} plain")}))
+    assert loaded(places) == {"model": ANSWERS}
+    assert found["run", "", "download"] == ("artifacts", ["artifacts/a.txt", "artifacts/deep/er/b.txt"])
+    return found
+
+
+def test_each_uri_has_the_files_that_it_has_at_a_server_under_the_same_paths(
+    home: Path,
+    proxies: Proxies,
+    servers: Servers,
+    experiment_name: str,
+    tmp_path: Path,
+    at_a_server: dict[tuple[Any, ...], Any],
+) -> None:
+    link(proxies)
+
+    def assert_as_at_a_server(when: str, places: dict[str, str]) -> None:
+        for question, answer in answers(places):
+            assert answer == at_a_server[question], f"{question} of the link, {when}"
+        assert set(map(str, loaded(places).values())) == {str(ANSWERS)}
+
+    for proxy in proxies:
+        proxy.status(503, path="mlflow-artifacts/artifacts/", method="PUT")
+    run_id, places, info = logged(experiment_name)
+    assert_as_at_a_server("its files on their way", places)
+    for proxy in proxies:
+        proxy.clear()
+    sync()
+    assert_as_at_a_server("delivered", {**places, **version(info, f"{experiment_name} linked")})
+    # The folder that holds "artifacts" is one to MLflow, which puts a file below whatever it cuts off.
+    (tmp_path / "c.txt").write_text("c")
+    for uri in (places["run"], f"{places['run']}/deep"):
+        _upload_artifact_to_uri(str(tmp_path / "c.txt"), uri)
+    above = places["run"].removesuffix("/artifacts")
+    assert listed(mlflow.artifacts.list_artifacts, above) == [(f"{run_id}/artifacts", True)]
+    sync()
+    held = arrived(servers, run_id, experiment_name)
+    assert sorted(held["artifacts"]) == ["a.txt", "c.txt", "deep/c.txt", "deep/er/b.txt"]
