@@ -181,19 +181,27 @@ class Comparer:
     # --- what a workspace does not take, and keeps in a file of the run instead
 
     def _overflowed(self, difference: Difference, held: tuple[HeldBack, HeldBack]) -> bool:
-        """Tell whether the side that lacks something has it in its own file, as the other one says it."""
+        """Tell whether two sides say the same once each one's own file tells what it lacks or had to cut."""
         name = _OVERFLOWS.get(difference.kind)
         if name is None:
             return False
-        for side, other, own in ((self.first, self.second, held[0]), (self.second, self.first, held[1])):
-            kept = own().get(name, {}) if side.bounded else {}
-            told = difference.values.get(other.role, ABSENT)
-            if difference.key not in kept or told is ABSENT:
-                continue
-            if difference.kind != "metric":
-                return bool(kept[difference.key] == told)
-            return told in _marks(kept[difference.key])
-        return False
+        sides = self.first, self.second
+        told = [difference.values.get(side.role, ABSENT) for side in sides]
+        kept = [
+            own().get(name, {}).get(difference.key, ABSENT) if side.bounded else ABSENT
+            for side, own in zip(sides, held, strict=True)
+        ]
+        if difference.kind == "metric":
+            return any(
+                own is not ABSENT and other is not ABSENT and other in _marks(own)
+                for own, other in ((kept[0], told[1]), (kept[1], told[0]))
+            )
+        # What a service shows is a beginning of what its file has, or somebody has changed it since.
+        whole = [
+            own if own is not ABSENT and (there is ABSENT or str(own).startswith(str(there))) else there
+            for own, there in zip(kept, told, strict=True)
+        ]
+        return bool(whole[0] == whole[1])
 
     # --- histories
 

@@ -1,5 +1,6 @@
 """What a run has more of than a workspace takes: left out there, said so, and kept as a file of the run.
 
+A value that MLflow itself would cut is cut there, as plain MLflow's is, and stands whole in the file.
 Azure ML takes 50 names of metrics a run, say. The 51st stays in the journal's state until it stands in the
 run's artifact ``dbml/overflow.json`` at that workspace; everything else of the run goes on. The limits are
 those of the table, or those that a refusal names. Our own two tags always fit: a user's tag makes room.
@@ -124,7 +125,8 @@ class Overflow:
     def sift(self, run: str, run_id: str, batch: Batch) -> Batch:
         """Return what of a batch fits; the rest is kept for the run's artifact."""
         limits = self.applier.limits
-        if run not in self._books and not _limits_runs(limits):
+        if run not in self._books and not _limits_runs(limits) and not _has_long(limits, batch):
+            self._fit_after_all(run, batch.tags)
             return batch
         book = self._book(run, run_id)
         rows: list[Row] = []
@@ -136,8 +138,8 @@ class Overflow:
             book.tags.discard(key)
         if rows:
             self.keep(run, rows)
-        if batch.tags:
-            self._fits_after_all(run, batch.tags)
+        kept = {key for kind, key, *_ in rows if kind == "g"}
+        self._fit_after_all(run, {k: v for k, v in batch.tags.items() if k not in kept})
         return batch
 
     def _fitting_points(
@@ -175,13 +177,13 @@ class Overflow:
         most = book.caps.get("run_params", limits.run_params)
         kept: dict[str, str] = {}
         for key, value in params.items():
-            why = _too_long("param", limits, key, value)
+            fitting, why = _fitting("param", limits, key, value)
             new = key not in book.params
-            if why is None and most is not None and new and len(book.params | kept.keys()) >= most:
-                why = limit_words("run_params", most)
-            if why is None:
-                kept[key] = value
-            else:
+            if fitting is not None and most is not None and new and len(book.params | kept.keys()) >= most:
+                fitting, why = None, limit_words("run_params", most)
+            if fitting is not None:
+                kept[key] = fitting
+            if why is not None:
                 rows.append(_item("p", key, value, why))
         return kept
 
@@ -194,20 +196,21 @@ class Overflow:
         # Ours first, then MLflow's own: what they say is not said elsewhere.
         for key in sorted(tags, key=_rank):
             value = tags[key]
-            why = None if key in RESERVED else _too_long("tag", limits, key, value)
+            fitting, why = (value, None) if key in RESERVED else _fitting("tag", limits, key, value)
             new = key not in book.tags and key not in RESERVED
-            if why is None and most is not None and new and len(book.tags | kept.keys() | RESERVED) >= most:
-                why = limit_words("run_tags", most)
-            if why is None:
-                kept[key] = value
-            else:
+            full = new and most is not None and len(book.tags | kept.keys() | RESERVED) >= most
+            if fitting is not None and full:
+                fitting, why = None, limit_words("run_tags", most)
+            if fitting is not None:
+                kept[key] = fitting
+            elif key in book.tags:
+                stale.append(key)
+            if why is not None:
                 rows.append(_item("g", key, value, why))
-                if key in book.tags:
-                    stale.append(key)
         return kept, stale
 
     def split_tags(self, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the tags that a run can be made with, and those that have to overflow."""
+        """Return the tags that a run can be made with, and those that have to overflow (some of both cut)."""
         rows: list[Row] = []
         kept, _ = self._fitting_tags(Book(), self.applier.limits, tags, rows)
         return kept, {key: value for _, key, _, _, _, value, _ in rows}
@@ -227,9 +230,19 @@ class Overflow:
         """Note that a tag was removed."""
         if (book := self._books.get(run)) is not None:
             book.tags.discard(key)
-        self._fits_after_all(run, [key])
+        self._drop(run, [key])
 
-    def _fits_after_all(self, run: str, tags: Iterable[str]) -> None:
+    def _fit_after_all(self, run: str, tags: dict[str, str]) -> None:
+        """Forget what was kept of tags that are sent whole; what was cut before is sent again as it is."""
+        if not tags or not self._state.overflow_any(self.role, run):
+            return
+        limit = self.applier.limits.tag_value
+        self._drop(
+            run,
+            [k for k, v in tags.items() if len(v) != limit or self._whole(run, "g", k, v) == v],
+        )
+
+    def _drop(self, run: str, tags: list[str]) -> None:
         if self._state.overflow_any(self.role, run) and self._state.overflow_drop(self.role, run, "g", tags):
             self._to_write(run)
 
@@ -277,8 +290,13 @@ class Overflow:
             why = limit_words(f"{word}_{'value' if named < len(value) else 'key'}", named)
         else:
             why = limit_words(kind, None)
-        self.keep(run, [_item(kind, key, value, why)])
+        self.keep(run, [_item(kind, key, self._whole(run, kind, key, value), why)])
         return False
+
+    def _whole(self, run: str, kind: str, key: str, value: str) -> str:
+        """Return a refused value as it was before it was cut: what is kept of it already."""
+        kept = (v for k, _, _, _, v in self._state.overflow_rows(self.role, run, kind) if k == key)
+        return next((whole for whole in kept if whole.startswith(value)), value)
 
     def _make_room(self, run: str, run_id: str, book: Book, named: int | None) -> bool:
         """Move one of the user's tags into the artifact; False where there is none."""
@@ -288,7 +306,8 @@ class Overflow:
             return False
         book.caps["run_tags"] = len(tags)
         key = movable[-1]
-        self.keep(run, [_item("g", key, tags[key], limit_words("run_tags", named))])
+        value = self._whole(run, "g", key, tags[key])
+        self.keep(run, [_item("g", key, value, limit_words("run_tags", named))])
         self._untag(run_id, key)
         book.tags = set(tags) - {key}
         return True
@@ -421,8 +440,8 @@ class Overflow:
     def _compose(self, run: str, out: IO[str]) -> None:
         keys = self._state.overflow_keys(self.role, run)
         head = {
-            "about": f"What {self.role} does not take of this run. It is complete at the other workspace; "
-            "here it stands in this file alone.",
+            "about": f"What {self.role} does not take of this run, or takes only cut: here it is whole, and "
+            "stands in this file alone.",
             "run_id": run,
             "limits": sorted({why for _, _, why, _ in keys}),
         }
@@ -528,11 +547,31 @@ def _rank(key: str) -> int:
     return 0 if key in RESERVED else 1 if key.startswith("mlflow.") else 2
 
 
+def _has_long(limits: Limits, batch: Batch) -> bool:
+    """Tell whether a param or tag of a batch is longer than the workspace takes."""
+    return any(
+        _too_long(kind, limits, key, value) is not None
+        for kind, items in (("param", batch.params), ("tag", batch.tags))
+        for key, value in items.items()
+    )
+
+
+def _fitting(kind: str, limits: Limits, key: str, value: str) -> tuple[str | None, str | None]:
+    """Return (what of a value the workspace takes, or None; the limit for which the whole overflows)."""
+    what = _too_long(kind, limits, key, value)
+    if what is None:
+        return value, None
+    most = getattr(limits, what)
+    cut = value[:most] if limits.cuts_values and what == f"{kind}_value" else None
+    return cut, limit_words(what, most)
+
+
 def _too_long(kind: str, limits: Limits, key: str, value: str) -> str | None:
+    """Return the name of the limit that a param or tag is too long for, or None."""
     for what, text in (("key", key), ("value", value)):
         most = getattr(limits, f"{kind}_{what}")
         if most is not None and len(text) > most:
-            return limit_words(f"{kind}_{what}", most)
+            return f"{kind}_{what}"
     return None
 
 

@@ -55,6 +55,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import SearchExperimentsUtils
 from mlflow.utils.validation import (
+    MAX_PARAM_VAL_LENGTH,
     _validate_batch_log_data,
     _validate_batch_log_limits,
     _validate_dataset_inputs,
@@ -182,18 +183,19 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def log_param(self, run_id: str, param: Param) -> None:
         """Journal one param. Raises MLflow's error for a changed value."""
-        kept = _validate_param(param.key, str(param.value))
+        key, value = param.key, str(param.value)
+        _validate_param(key, "")  # its value is kept whole, whatever the workspaces take of it
         run = self._writable(run_id)
-        self._refuse_changed_params(run, {kept.key: kept.value})
-        if kept.key not in run.params:
-            self.engine.write(run_id, "p", kept.key, kept.value)
+        self._refuse_changed_params(run, {key: value})
+        if key not in run.params:
+            self.engine.write(run_id, "p", key, value)
             self._after_write(run_id)
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
         """Journal one tag."""
-        kept = _validate_tag(tag.key, str(tag.value))
+        _validate_tag(tag.key, "")
         self._writable(run_id)
-        self.engine.write(run_id, "g", kept.key, kept.value)
+        self.engine.write(run_id, "g", tag.key, str(tag.value))
         self._after_write(run_id)
 
     def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
@@ -203,13 +205,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         points = [_point(m) for m in metrics] if all(_is_plain(m, known) for m in metrics) else None
         if points is None or params or tags:
             _validate_run_id(run_id)
-            given = [Param(p.key, str(p.value)) for p in params], [RunTag(t.key, str(t.value)) for t in tags]
-            metrics, params, tags = _validate_batch_log_data(list(metrics), *given)
+            named = [Param(p.key, "") for p in params], [RunTag(t.key, "") for t in tags]
+            _validate_batch_log_data(list(metrics), *named)
             _validate_param_keys_unique(params)
             points = [_point(m) for m in metrics]
         _validate_batch_log_limits(metrics, params, tags)
         run = self._writable(run_id)
-        kept_params, kept_tags = {p.key: p.value for p in params}, {t.key: t.value for t in tags}
+        kept_params, kept_tags = {p.key: str(p.value) for p in params}, tags_of(tags)
         refuse_bad_text("param", kept_params)
         refuse_bad_text("tag", kept_tags)
         self._refuse_changed_params(run, kept_params)
@@ -224,7 +226,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _refuse_changed_params(self, run: RunView, params: dict[str, str]) -> None:
         for key, value in params.items():
             there = run.params.get(key)
-            if there is not None and there != value:
+            cut = there is not None and len(there) == MAX_PARAM_VAL_LENGTH and value.startswith(there)
+            if there is not None and there != value and not cut:
                 raise MlflowException(
                     f"Changing param values is not allowed. Param with key='{key}' was already logged with "
                     f"value='{there}' for run ID='{run.run_id}'. Attempted logging new value '{value}'.",
@@ -304,8 +307,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 f"(run_name='{run_name}', mlflow.runName='{kept['mlflow.runName']}').",
                 INVALID_PARAMETER_VALUE,
             )
-        for key, value in kept.items():
-            _validate_tag(key, value)
+        for key in kept:
+            _validate_tag(key, "")
         refuse_bad_text("the run's name", run_name)
         refuse_bad_text("tag", kept)
         refuse_bad_text("the run's user", user_id)
@@ -346,7 +349,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             kept["mlflow.runName"] = made.info.run_name or made.data.tags.get("mlflow.runName", "")
             engine.primary.remember_run(run_id, made)
             engine.primary.overflow.begin(run_id, made.data.tags)
-            late = {k: v for k, v in kept.items() if k not in made.data.tags}  # what it was not made with
+            _, over = engine.primary.overflow.split_tags(kept)
+            # What it was not made with, or not whole.
+            late = {k: v for k, v in kept.items() if k not in made.data.tags or k in over}
         creation = {"experiment": experiment_id, "user": user_id, "start": start_time, "tags": kept}
         engine.begin_queue(run_id)
         own = {} if run_id == key else {RUN_TAG: run_id, **late}

@@ -52,6 +52,8 @@ class Limits:
     param_value: int | None = None
     tag_key: int | None = None
     tag_value: int | None = None
+    cuts_values: bool = False
+    """A value that is too long is cut there, as MLflow's servers do; elsewhere it is left out."""
     model_files: int | None = None
     """Files a registered version."""
     model_metrics: int | None = None
@@ -111,8 +113,16 @@ def number_named(refusal: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-# mlflow/utils/validation.py: what any MLflow server enforces; lengths are checked before the journal.
-MLFLOW = Limits(metrics=1000, params=100, tags=100, items=1000)
+# mlflow/utils/validation.py: what any MLflow server enforces; names' lengths are checked before the journal.
+MLFLOW = Limits(
+    metrics=1000,
+    params=100,
+    tags=100,
+    items=1000,
+    param_value=6000,
+    tag_value=8000,
+    cuts_values=True,
+)
 DATABRICKS = Limits(
     metrics=1000,
     params=100,
@@ -126,6 +136,7 @@ DATABRICKS = Limits(
     param_value=6000,
     tag_key=250,
     tag_value=8000,
+    cuts_values=True,
     model_metrics=1000,
     pending_versions=20,
     rates={"search": 7.0, "log-batch": 47.0, "registry": 40.0, "other": 127.0},
@@ -155,13 +166,19 @@ _LOG_BATCH = "docs.databricks.com log-batch"
 _VALIDATION = "mlflow/utils/validation.py"
 _ITEMS = ("metrics", "params", "tags", "items", "body_bytes")
 SOURCES: dict[str, dict[str, str]] = {
-    "mlflow": dict.fromkeys((*_ITEMS, "history_page"), _VALIDATION),
+    "mlflow": dict.fromkeys(
+        (*_ITEMS, "history_page", "param_value", "tag_value", "cuts_values"), _VALIDATION
+    ),
     "databricks": {
         **dict.fromkeys(_ITEMS, _LOG_BATCH),
         "model_metrics": "mlflow#20715",
         **dict.fromkeys(("run_rows", "run_params", "run_tags", "pending_versions", "rates"), _ADB_PAGE),
         **dict.fromkeys(
-            ("metric_key", "param_key", "param_value", "tag_key", "tag_value", "history_page"), _VALIDATION
+            (
+                *("metric_key", "param_key", "param_value", "tag_key", "tag_value"),
+                *("cuts_values", "history_page"),
+            ),
+            _VALIDATION,
         ),
     },
     "azureml": {
