@@ -192,10 +192,8 @@ class Comparer:
             for side, own in zip(sides, held, strict=True)
         ]
         if difference.kind == "metric":
-            return any(
-                own is not ABSENT and other is not ABSENT and other in _marks(own)
-                for own, other in ((kept[0], told[1]), (kept[1], told[0]))
-            )
+            pairs = (kept[0], told[1]), (kept[1], told[0])
+            return any(isinstance(own, list) and other in _marks(own) for own, other in pairs)
         # What a service shows is a beginning of what its file has, or somebody has changed it since.
         whole = [
             own if own is not ABSENT and (there is ABSENT or str(own).startswith(str(there))) else there

@@ -226,7 +226,7 @@ class Registrations:
         source, held = told["source"], self.applier.engine.couriers[self.role].held
         waiting = set(held.numbers())
         owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
-        lead = f"{source['path']}/" if source["kind"] == "run" else ""
+        lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
         for number, _, _, op, _, _ in self.state.dead(self.role, queue) if waiting else ():
             if number in waiting and op[2]["owner"] == owner and op[2]["path"].startswith(lead):
                 raise Blocked("waits for the model's files to arrive there", on=queue)
@@ -330,7 +330,7 @@ class Registrations:
     def _source(self, told: dict[str, Any]) -> tuple[str, str | None, str | None]:
         """Return (source, run, model) under this workspace's own names, its files there."""
         given, applier = told["source"], self.applier
-        run_id = applier.run_at(told["run"]) if told.get("run") else None
+        run_id = applier.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
         if given["kind"] == "model":
             identity = applier.model_at(given["id"])
             if not applier.has_file(f"model:{given['id']}", "MLmodel"):
@@ -344,10 +344,11 @@ class Registrations:
             return source, run_id or identity.extra.get("run"), identity.actual if own else None
         if given["kind"] == "run":
             identity = applier.run_identity(given["run"])
-            owner = f"run:{given['run']}"
-            if not applier.has_file(owner, f"{given['path']}/MLmodel"):
+            owner, place = f"run:{given['run']}", identity.extra["artifacts"]
+            if self._lacks_files(owner, given["path"]):
                 applier.copy_from_primary(owner, given["path"])
-            return append_to_uri_path(identity.extra["artifacts"], given["path"]), identity.actual, None
+            source = append_to_uri_path(place, given["path"]) if given["path"] else place
+            return source, run_id or identity.actual, None
         if given["kind"] == "version":
             version = self.own_version(given["name"], given["version"], given.get("of"))
             if version is None:
@@ -356,6 +357,15 @@ class Registrations:
                 )
             return f"models:/{given['name']}/{version}", run_id, None
         return given["uri"], run_id, None
+
+    def _lacks_files(self, owner: str, path: str) -> bool:
+        """Tell whether a folder of a run's is elsewhere and not here, as when a run is not tracked here."""
+        applier = self.applier
+        if self.role == applier.engine.link.primary or applier.has_file(
+            owner, posixpath.join(path, "MLmodel")
+        ):
+            return False
+        return bool(applier.engine.files_of(owner).list_artifacts(path))
 
     def numbers(self, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return a logged model's versions (name and the user's number) by this registry's own numbers."""

@@ -14,13 +14,14 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.model_registry.abstract_store import AbstractStore
 from mlflow.utils.validation import (
     _validate_model_alias_name,
@@ -32,7 +33,7 @@ from mlflow.utils.validation import (
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.other_registry import OtherRegistry
 from dbml_magics.core.tracking.registrations import (
     KEY_TAG,
@@ -229,12 +230,38 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             "to": list(self.engine.link.registries),
         }
         check_before(self.engine, told)
+        self._check_model(name)
+        if run_id and not self._is_known(run_id):
+            told["run"], told["foreign_run"] = None, run_id
         queue = self._queue_for(told)
         with deferred():
             self.engine.note_registration(queue, told)
             note_asked(self.engine.state, queue, told)
             self.engine.write(queue, "V", told)
         return self._answered(told, queue, source, model_id)
+
+    def _check_model(self, name: str) -> None:
+        """Raise the first registry's refusal of a version of a model that it does not have."""
+        if not self._has_caught_up():
+            return
+        try:
+            self._ask(lambda: self._native.get_registered_model(name))
+        except MlflowException as error:
+            if not isinstance(error, Away) and is_missing(error):
+                raise
+
+    def _is_known(self, run_id: str) -> bool:
+        """Tell whether a run is one of the link's; True while nobody can say.
+
+        A registry takes a version with any run's id, one of another server's too.
+        """
+        if self.engine.state.run(run_id) is not None or self.engine.creation_of(run_id) is not None:
+            return True
+        try:
+            self.engine.get_run(run_id)
+        except MlflowException as error:
+            return isinstance(error, Away)
+        return True
 
     def _source(self, source: str, model_id: str | None) -> dict[str, Any]:
         # Not urlsplit: a folder's name may have a # or ? in it.
@@ -256,21 +283,22 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             parts = parts[1:]  # the link
             if len(parts) >= 2 and parts[0] == "models":
                 return {"kind": "model", "id": parts[1]}
-            if len(parts) > 3 and parts[0] == "runs":
+            if len(parts) >= 3 and parts[0] == "runs":
                 return {"kind": "run", "run": parts[1], "path": "/".join(parts[3:])}
             if len(parts) >= 4 and parts[0] == "versions":
                 return {"kind": "version", "name": unquote(parts[2]), "version": parts[3]}
         return {"kind": "uri", "uri": source}
 
     def _queue_for(self, told: dict[str, Any]) -> str:
-        source = told["source"]
+        source, runless = told["source"], told["run"] is None and "foreign_run" not in told
         if source["kind"] == "model":
             queue = self.engine.model_queue(source["id"])
-            if told["run"] is None and queue != source["id"]:
+            if runless and queue != source["id"]:
                 told["run"] = queue
             return queue
         if source["kind"] == "run":
-            told["run"] = told["run"] or source["run"]
+            if runless:
+                told["run"] = source["run"]
             return str(source["run"])
         if source["kind"] == "version":
             told["after"] = asked_before(self.engine.state, source["name"])
@@ -283,8 +311,14 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         self._wait_for(queue)
         answer = self.engine.state.answer(answer_key(told["key"], self.first))
         if answer is not None and "error" in answer:
-            raise MlflowException(answer["error"], INVALID_PARAMETER_VALUE)
-        if answer is None:
+            code = dict(ErrorCode.items()).get(answer["error"].partition(":")[0], INVALID_PARAMETER_VALUE)
+            raise MlflowException(answer["error"], code)
+        if answer is not None:
+            with suppress(MlflowException):
+                return self._shown(
+                    self._ask(lambda: self._native.get_model_version(answer["name"], answer["version"]))
+                )
+        else:
             self.engine.state.set_answer(
                 f"provisional/{told['key']}", {**told, "queue": queue, "at": time.time()}
             )
@@ -296,7 +330,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             last_updated_timestamp=now,
             description=told["description"],
             source=source,
-            run_id=told["run"],
+            run_id=told["run"] or told.get("foreign_run"),
             tags=[ModelVersionTag(k, v) for k, v in told["tags"].items()],
             run_link=told["run_link"],
             model_id=model_id,
@@ -425,7 +459,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             at,
             told["description"],
             source=self._files_of(told["source"]),
-            run_id=told["run"],
+            run_id=told["run"] or told.get("foreign_run"),
             tags=[ModelVersionTag(k, v) for k, v in told["tags"].items()],
             run_link=told["run_link"],
             model_id=told["source"].get("id"),
@@ -436,7 +470,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if source["kind"] == "model":
             return str(self.engine.artifact_uri("model", source["id"]))
         if source["kind"] == "run":
-            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}"
+            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}".rstrip("/")
         if source["kind"] == "version":
             return self._version_files(source["name"], source["version"])
         return str(source["uri"])
