@@ -867,7 +867,14 @@ class Applier:
         """Return the service's own ids of those logged models that it has itself -> the user's."""
         if not self.has_logged_models:
             return {}
-        found = {self.model_at(model).actual: model for model in models}
+        found: dict[str, str] = {}
+        for model in models:
+            try:
+                found[self.model_at(model).actual] = model
+            except MlflowException as error:
+                if isinstance(error, Away) or not is_missing(error):
+                    raise
+                found[model] = model  # a server takes the id of a model that it does not have
         return {actual: model for actual, model in found.items() if not self.keeps(model)}
 
     def _outputs(self, queue: str, op: list[Any], doubt: bool) -> None:
@@ -1208,7 +1215,7 @@ class Applier:
     def _create_native_model(self, told: dict[str, Any], doubt: bool) -> None:
         model = told["id"]
         experiment_id = self.experiment_at(told["experiment"])
-        run_id = self.run_at(told["run"]) if told.get("run") else None
+        run_id = self.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
         trying = f"creating/{self.role}/{model}"
         if self._was_tried(trying) or doubt:
             for found in self._models_of(experiment_id, told["name"]):

@@ -43,6 +43,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
     RESOURCE_ALREADY_EXISTS,
     RESOURCE_DOES_NOT_EXIST,
@@ -516,13 +517,21 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
-        """Journal a run's outputs."""
-        self._writable(run_id)
-        for model in models:
-            self.engine.note_model_named(run_id, model.model_id)
-        self.engine.write(
-            run_id, "o", {m.model_id: whole_number("the step of an output", m.step) for m in models}
-        )
+        """Journal a run's outputs. Raises MLflow's refusal of a model that is one already."""
+        steps = [(m.model_id, whole_number("the step of an output", m.step)) for m in models]
+        refuse_bad_text("output", [model_id for model_id, _ in steps])
+        if not steps:
+            raise MlflowException("Missing value for required parameter 'models'.", INVALID_PARAMETER_VALUE)
+        have, outputs = self._writable(run_id).outputs, dict[str, int]()
+        for model_id, step in steps:
+            if model_id in have or model_id in outputs:
+                raise MlflowException(
+                    f"Logged model {model_id} is an output of run {run_id} already.", BAD_REQUEST
+                )
+            outputs[model_id] = step
+        for model_id in outputs:
+            self.engine.note_model_named(run_id, model_id)
+        self.engine.write(run_id, "o", outputs)
         self._after_write(run_id)
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
@@ -840,7 +849,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         model_type: str | None = None,
     ) -> LoggedModel:
         """Have the primary name a logged model, or name it here where it is away or has none."""
-        _validate_logged_model_name(name)
+        _validate_logged_model_name(name or None)
         told: dict[str, Any] = {
             "id": "",
             "experiment": str(experiment_id),
@@ -858,6 +867,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _begin_model(self, told: dict[str, Any]) -> str:
         key, source_run_id = "m-" + uuid.uuid4().hex, told["run"]
+        if source_run_id:
+            try:  # what fails after the primary has named the model would leave it there alone
+                self.engine.take_up(source_run_id)
+            except MlflowException as error:
+                if isinstance(error, Away) or not is_missing(error):
+                    raise
+                # A server takes any run's id, one of another server's too.
+                told["run"], told["foreign_run"], source_run_id = None, source_run_id, None
         made = self._model_named_by_primary(told, key)
         told["id"] = model_id = made.model_id if made is not None else key
         if made is not None:
@@ -865,10 +882,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             told["created"] = made.creation_timestamp
         queue = source_run_id or model_id
         self.engine.state.remember_model(model_id, queue, told)
-        if source_run_id:
-            self.engine.take_up(source_run_id)
-        else:
-            self.engine.begin_queue(queue)
+        self.engine.begin_queue(queue)
         self.engine.write_all(queue, [("L", told)], lasting=True)
         return str(model_id)
 
@@ -888,7 +902,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return primary.store.create_logged_model(
                 experiment_id=experiment_id,
                 name=told["name"],
-                source_run_id=self.engine._known_at(primary, run) if run else None,
+                source_run_id=self.engine._known_at(primary, run) if run else told.get("foreign_run"),
                 tags=[LoggedModelTag(k, v) for k, v in {**told["tags"], MODEL_TAG: key}.items()],
                 params=[LoggedModelParameter(k, v) for k, v in told["params"].items()],
                 model_type=told["type"],

@@ -128,7 +128,7 @@ class ModelView:
             creation_timestamp=self.info["created"],
             last_updated_timestamp=self.info.get("updated", self.info["created"]),
             model_type=self.info.get("type"),
-            source_run_id=self.info.get("run"),
+            source_run_id=self.info.get("run") or self.info.get("foreign_run"),
             status=LoggedModelStatus(self.status),
             tags=dict(self.tags),
             params=dict(self.params),
