@@ -449,3 +449,20 @@ def _registry(client: MlflowClient, name: str) -> dict[str, Any]:
         "by alias": str(client.get_model_version_by_alias(name, "champion").version),
         "by number": client.get_model_version(name, "2").tags["quality"],
     }
+
+
+def test_an_id_that_is_no_models_says_nothing_of_the_service(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """It makes a path that no server knows, which is no sign that the server has no logged models."""
+    link(proxies)
+    client = MlflowClient()
+    for wrong in ("m-x/y", "", "m-x?y", "../runs"):
+        with pytest.raises(MlflowException) as refused:
+            client.get_logged_model(wrong)
+        assert refused.value.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"), wrong
+    experiment = client.create_experiment(experiment_name)
+    model = client.create_logged_model(experiment, name="model")
+    sync()
+    assert plain.client(servers.databricks.uri).get_logged_model(model.model_id).name == "model"
+    assert _standing(servers.azureml.uri, experiment_name)[0]["models"]

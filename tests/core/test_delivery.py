@@ -441,6 +441,7 @@ def test_what_mlflow_would_refuse_is_refused_at_once(linked: Proxies) -> None:
             with pytest.raises(MlflowException, match="deleted"):
                 client.log_metric(run_id, "m", 1.0)
             client.restore_run(run_id)
+        sync()
         with pytest.raises(MlflowException, match="not found"):
             client.log_metric("f" * 32, "m", 1.0)
         with pytest.raises(MlflowException, match="not found"):

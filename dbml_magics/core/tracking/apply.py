@@ -34,6 +34,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.paging import Pages, entries, files_below
@@ -170,6 +171,20 @@ class Applier:
     def note_no_logged_models(self) -> None:
         """Remember that the service answered that it has no logged models."""
         self.note_lack("logged-models")
+
+    def look_for_logged_models(self) -> bool:
+        """Settle whether the service lacks logged models or has no call for one id; True where it has them.
+
+        The id stands in the request's path: one that the service reads otherwise gets the same answer.
+        """
+        try:
+            self.store.search_logged_models(["0"], max_results=1)
+        except MissingEndpoint:
+            self.note_no_logged_models()
+        except MlflowException as error:
+            if isinstance(settle(error), Away):
+                raise
+        return self.has_logged_models
 
     def note_lack(self, capability: str) -> None:
         """Remember that the service answered that it has no such call, until the next link."""
@@ -1166,8 +1181,9 @@ class Applier:
                 return self.remember_model(
                     model, self.store.get_logged_model(self.engine.model_known_at(self, model))
                 )
-            except MissingEndpoint:
-                self.note_no_logged_models()
+            except MissingEndpoint as error:
+                if self.look_for_logged_models():
+                    raise no_such_model(model) from error
             except MlflowException as error:
                 if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(self):
                     raise
@@ -1317,6 +1333,11 @@ class Applier:
             except MlflowException as error:
                 if not again or not is_missing(error):
                     raise
+
+
+def no_such_model(model: str) -> MlflowException:
+    """Return MLflow's error for a logged model that is not there."""
+    return MlflowException(f"Logged model with ID '{model}' not found.", RESOURCE_DOES_NOT_EXIST)
 
 
 def within(batch: Batch, limits: Limits) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 import weakref
@@ -30,7 +31,7 @@ from dbml_magics.config import (
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
-from dbml_magics.core.tracking.apply import RUN_TAG, Applier
+from dbml_magics.core.tracking.apply import RUN_TAG, Applier, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
@@ -52,6 +53,7 @@ _log = logger(__name__)
 NOTE_TAG = "mlflow.note.content"
 _TICK_NS = 100_000_000  # a folder's time is that of the kernel's tick: 10 ms at most, and some more
 _SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget
+_MODEL_ID = re.compile(r"[\w.~-]+")
 T = TypeVar("T")
 
 _engines: dict[str, Engine] = {}
@@ -758,8 +760,9 @@ class Engine:
             self.remember_experiment(experiment_id, known["name"], tags)
         return known["name"], known["tags"]
 
-    def forget_experiment_name(self, name: str) -> None:
-        """Forget which experiment a name meant: it may be given to another one."""
+    def note_renamed(self, experiment_id: str, name: str) -> None:
+        """Remember that an experiment had a name that may be another one's from now on."""
+        self.state.set_answer(f"experiment-was/{experiment_id}/{name}", True)
         self.state.forget_answer(f"experiment-name/{name}")
 
     def experiment_of(self, queue: str) -> str | None:
@@ -824,9 +827,10 @@ class Engine:
         known = self.state.identity(applier.role, "model", model_id)
         if known is not None:
             return known.actual
-        if applier.role == self.link.primary:
+        # The id stands in the path of a request: what would make that another path is no id.
+        if applier.role == self.link.primary and _MODEL_ID.fullmatch(model_id):
             return model_id
-        raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+        raise no_such_model(model_id)
 
     def model_facts(self, model_id: str) -> dict[str, Any] | None:
         """Return what a model was created with, if this machine knows."""

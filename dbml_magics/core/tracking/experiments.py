@@ -183,9 +183,14 @@ class Experiments:
         if name is None or name in called:
             return True
         # The user may have renamed it since, and the new name be on its way there.
-        if any(self.state.answer(f"experiment-name/{each}") == visible for each in called):
+        if any(self._was_called(visible, each) for each in called):
             return True
         return EXPERIMENT_TAG not in found.tags and found.name in self.forms(name)
+
+    def _was_called(self, visible: str, name: str) -> bool:
+        state = self.state
+        now = state.answer(f"experiment-name/{name}") == visible
+        return now or state.answer(f"experiment-was/{visible}/{name}") is not None
 
     def _is_old_enough(self, visible: str, found: Experiment) -> bool:
         """Tell whether one of another name was there before the runs in it began: then it was renamed."""

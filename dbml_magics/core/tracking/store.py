@@ -76,7 +76,14 @@ from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import ends, entry, kept_models
-from dbml_magics.core.tracking.apply import MODEL_TAG, MODEL_VERSIONS_TAG, RUN_ID_TAGS, RUN_TAG, Applier
+from dbml_magics.core.tracking.apply import (
+    MODEL_TAG,
+    MODEL_VERSIONS_TAG,
+    RUN_ID_TAGS,
+    RUN_TAG,
+    Applier,
+    no_such_model,
+)
 from dbml_magics.core.tracking.asked import Answer, ask_primary
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
@@ -826,7 +833,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self._check_name(new_name)
         found = self.get_experiment(experiment_id)
         self._change_experiment(experiment_id, "rename", name=new_name)
-        self.engine.forget_experiment_name(found.name)
+        self.engine.note_renamed(str(experiment_id), found.name)
         self.engine.remember_experiment(str(experiment_id), new_name, own_tags(found))
 
     def delete_experiment(self, experiment_id: str) -> None:
@@ -957,7 +964,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if view is None or model is None:
             return None
         if model.deleted and not allow_deleted:
-            raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+            raise no_such_model(model_id)
         return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
 
     def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
@@ -968,14 +975,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     found = applier.store.get_logged_model(actual, allow_deleted=True)
                     return self._visible_model(applier, found)
                 return self._visible_model(applier, applier.store.get_logged_model(actual), model_id)
-            except MissingEndpoint:
-                applier.note_no_logged_models()
+            except MissingEndpoint as error:
+                if applier.look_for_logged_models():
+                    raise no_such_model(model_id) from error
             except MlflowException as error:
                 if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(applier):
                     raise
         told, _ = kept_models.get(applier, model_id)
         if told.get("deleted") and not allow_deleted:
-            raise MlflowException(f"Logged model with ID '{model_id}' not found.", RESOURCE_DOES_NOT_EXIST)
+            raise no_such_model(model_id)
         return kept_models.entity(
             told,
             self.engine.artifact_uri("model", model_id),
