@@ -428,13 +428,16 @@ def _status(errors: Sequence[BaseException]) -> str:
     return "KILLED" if any(map(_is_interrupt, errors)) else "FAILED" if errors else "FINISHED"
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def _is_interrupt(error: BaseException) -> bool:
     """Tell whether an error is an interrupt, or came while one was handled (in ``%%bash``, say)."""
     import asyncio  # slow to import, and loading the extension is not to wait for it
 
-    while error is not None and not isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-        error = error.__context__
-    return error is not None
+    if isinstance(error, asyncio.CancelledError):  # as a cause it is a time that was up
+        return True
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__context__
+    return found is not None
 
 
 def _error_of(result: Any) -> BaseException | None:

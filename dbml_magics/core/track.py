@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class Track:
         engine: Engine,
         run: Any,
         register: str | None,
-        notes: Sequence[str] = (),
+        joined: str | None = None,
         *,
         ends_all: bool = False,
     ) -> None:
@@ -73,7 +73,7 @@ class Track:
         self._began = time.monotonic()
         self._seconds = 0.0
         self._status: str | None = None  # how the cell ended, or the run that it ended itself
-        self._notes = tuple(notes)
+        self._joined = joined
         self._ends_all = ends_all
         # Threads have tracks of their own beside each other; those of the main thread's code began in its.
         main = threading.current_thread() is threading.main_thread()
@@ -133,22 +133,24 @@ class Track:
         return summary
 
     def _sum_up(self, status: str) -> results.TrackSummary:
-        own, notes = status, self._notes
-        if self._notes:  # it was joined: who began it may go on with it
-            own = str(self._engine.get_run(self.run_id).info.status)
+        own, notes = status, [] if self._joined is None else [self._joined]
+        if self._joined is not None:  # who began it may go on with it
+            with suppress(MlflowException):
+                own = str(self._engine.get_run(self.run_id).info.status)
             if own != status:
-                notes = (*notes, f"the run is {own} and goes on; this cell's part of it is {status}")
+                goes = "" if own in TERMINAL else " and goes on"
+                notes.append(f"the run is {own}{goes}; this cell's part of it is {status}")
         meanwhile = self._begun_meanwhile()
         nested, names = {self.run_id}, {}
         for run, told in meanwhile.items():
             if told.get("parent") in nested:
                 nested.add(run)
             names[run] = str(told.get("name") or run[:8])
-        left = [names[run] for run in self._engine.open_runs() if run in names]
+        left = [names[run] for run, told in meanwhile.items() if told.get("ended") is False]
         if left:
             go = "go" if len(left) > 1 else "goes"
             option = say("%%track --unended end")
-            notes = (*notes, f"{listing(left, 4)} {go} on: {option} ends such runs with the cell's")
+            notes.append(f"{listing(left, 4)} {go} on: {option} ends such runs with the cell's")
         summary = _sum_up(self._engine, self.run_id, own, self._seconds, notes)
         return replace(summary, beside=tuple(name for run, name in names.items() if run not in nested))
 
@@ -164,7 +166,7 @@ class Track:
             runs.client(self._engine).set_terminated(run, status)
         alive = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
         for thread, stack in mlflow.tracking.fluent._active_run_stack.get_all_thread_values().items():
-            if thread not in alive:  # a thread that lives ends its block itself, in vain
+            if thread not in alive:  # a living thread takes its own out as its block ends
                 stack[:] = [active for active in stack if active.info.run_id not in unended]
 
     def _end_run(self, status: str) -> str:
@@ -180,7 +182,7 @@ class Track:
         except MlflowException:  # it has ended, been delivered, and the workspace went away since
             return status
         if own in TERMINAL:
-            return own if not self._notes else status
+            return own if self._joined is None else status
         runs.client(self._engine).set_terminated(self.run_id, status)
         return status
 
@@ -312,8 +314,8 @@ def begin(
                 tags=all_tags,
                 log_system_metrics=None,
             )
-            notes = [_of_joined(run, name, experiment)] if anothers else []
-            track = Track(session, engine, run, register, notes, ends_all=unended == "end")
+            note = _of_joined(run, name, experiment) if anothers else None
+            track = Track(session, engine, run, register, note, ends_all=unended == "end")
             begun.append(track)
             track.switch_autologging(autolog)
             _log_params(track.run_id, params)
@@ -325,9 +327,19 @@ def begin(
             begun[0].close("FAILED")
         elif isinstance(error, MlflowException):
             runs.refuse_deleted(_meant_experiment(engine, experiment))
-        if isinstance(error, MlflowException):
-            raise runs.as_error(engine, error, "the run could not begin") from error
-        raise
+        if not isinstance(error, MlflowException):
+            raise
+        told = runs.as_error(engine, error, "the run could not begin")
+        if joined is not None and not begun and isinstance(told, BadCommand):
+            why = " ".join(str(error.message).split())
+            raise BadCommand(
+                f"{_RUN_VARIABLE} names run {joined}, which cannot be joined: {why}",
+                remedies=[
+                    ("%%track --nested", "begins a child of it"),
+                    (f'del os.environ["{_RUN_VARIABLE}"]', "then %%track begins a run of its own"),
+                ],
+            ) from error
+        raise told from error
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from dbml_magics.core import session
+from dbml_magics.core.tracking import entry
+from dbml_magics.errors import BadCommand
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,
@@ -151,14 +154,27 @@ LOOP = """
     """
 _RUNNING = ("RUNNING", None, "parent")
 CHILDREN = {
-    "plain, by its block": "with mlflow.start_run(run_name='mine'): mlflow.log_metric('child', 1)",
-    "plain, at its end": "mlflow.start_run(run_name='mine'); mlflow.log_metric('child', 1)",
-    "tracked": "with dbml.track('mine', experiment='elsewhere') as run: mlflow.log_metric('child', 1)\n"
-    "    print(run.summary)",
-    "tracked, failing": "try:\n"
-    "        with dbml.track('mine') as run: mlflow.log_metric('child', 1); 1 / 0\n"
-    "    except ZeroDivisionError: print(run.summary)",
-    "by its id": "with mlflow.start_run(run_id=os.environ['MLFLOW_RUN_ID']): mlflow.log_metric('child', 1)",
+    "plain": """
+    own = os.environ["MLFLOW_RUN_ID"]
+    with mlflow.start_run(run_name="mine"):
+        mlflow.log_metric("child", 1)
+    with mlflow.start_run(run_id=own):
+        mlflow.log_metric("child", 2)
+    os.environ["MLFLOW_RUN_ID"] = own
+    mlflow.start_run()  # and ends with the process
+    """,
+    "tracked": """
+    own = os.environ["MLFLOW_RUN_ID"]
+    with dbml.track("mine", experiment="elsewhere") as run:
+        mlflow.log_metric("child", 3)
+    print(run.summary)
+    os.environ["MLFLOW_RUN_ID"] = own
+    try:
+        with dbml.track("mine") as run:
+            1 / 0
+    except ZeroDivisionError:
+        print(run.summary)
+    """,
 }
 
 
@@ -173,22 +189,17 @@ def test_a_child_process_s_end_leaves_its_parent_s_run_alone(
         for how, code in CHILDREN.items():
             said = finish(child(LOOP.format(code), MLFLOW_RUN_ID=run.info.run_id))
             there = mlflow.get_run(run.info.run_id)
-            assert (there.info.status, there.info.run_name, there.info.end_time) == (
-                "RUNNING",
-                "parent",
-                None,
-            ), how
-            if how.startswith("tracked"):
-                part = "FAILED" if "failing" in how else "FINISHED"
-                assert said.startswith("Run parent  RUNNING in"), said
-                assert "who began it names and ends it; the name mine" in said
-                assert f"the run is RUNNING and goes on; this cell's part of it is {part}" in said
+            assert (there.info.status, there.info.end_time, there.info.run_name) == _RUNNING, how
             assert "running     parent" in str(session.current().status()), how
+        assert said.count("Run parent  RUNNING in") == 2, said
+        assert "who began it names and ends it; the name mine and --experiment elsewhere are left out" in said
+        for part in ("FINISHED", "FAILED"):
+            assert f"the run is RUNNING and goes on; this cell's part of it is {part}" in said
         mlflow.log_metric("m", 1, step=1)
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert (held["name"], held["status"], steps(held, "m")) == ("parent", "FINISHED", [0, 1])
-    assert len(steps(held, "child")) == len(CHILDREN)
+    assert len(steps(held, "child")) == 3
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
@@ -250,6 +261,22 @@ def test_a_run_whose_process_was_killed_runs_no_more_and_is_ended_by_who_resumes
     sync()
     held = arrived(servers, run_id, experiment_name)
     assert (held["name"], held["status"]) == ("resumed", "FINISHED")
+
+
+def test_a_run_that_cannot_be_joined_is_named_with_the_ways_on(
+    home: Path, proxies: Proxies, experiment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    monkeypatch.setattr(entry, "JOB_RUN", None)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    for _ in range(2):
+        with pytest.raises(
+            BadCommand, match=f"MLFLOW_RUN_ID names run {'0' * 32}, which cannot be joined"
+        ) as no:
+            session.current().begin_track("mine")
+        assert no.value.remedies[0][0] == "%%track --nested"
+    assert os.environ["MLFLOW_RUN_ID"] == "0" * 32, "nothing is begun apart by a second try"
 
 
 def test_a_child_process_is_linked_by_its_environment(

@@ -80,7 +80,8 @@ def _traces(ip: Any) -> list[Any]:
     formatter = ip.display_formatter.ipython_display_formatter
     return [
         list(ip.input_transformers_cleanup),
-        [list(ip.events.callbacks[event]) for event in ("pre_run_cell", "post_run_cell")],
+        [list(ip.events.callbacks[event]) for event in ("pre_run_cell", "post_execute", "post_run_cell")],
+        vars(ip).get("showtraceback"),
         list(ip.Completer.custom_matchers),
         {kind: sorted(names) for kind, names in ip.magics_manager.magics.items()},
         sorted(ip.magics_manager.registry),

@@ -165,6 +165,11 @@ def test_an_interrupt_that_ipython_shows_is_the_cell_s(
     assert shell["fake"].tracks[0].status == "KILLED"
 
 
+def test_a_time_that_is_up_is_no_interrupt(shell: Shell) -> None:
+    shell.ip.run_cell("%%track\nimport asyncio\nawait asyncio.wait_for(asyncio.sleep(9), 0.001)")
+    assert shell["fake"].tracks[0].status == "FAILED"
+
+
 def test_an_error_of_another_thread_or_of_before_is_not_the_cell_s(shell: Shell) -> None:
     show = "try:\n    1 / 0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()"
     shell.run(
