@@ -121,8 +121,9 @@ class CellTracker:
     def __init__(self, shell: Any, session: Callable[[], Session]) -> None:
         self._shell = shell
         self._session = session
-        self._heard = False  # of an execution's end
-        self._threads = threading.local()  # a kernel's subshells execute cells in threads of their own
+        # A kernel's subshells execute cells in threads of their own: their executions, and whether one heard
+        # of an execution's end.
+        self._threads = threading.local()
         self._show: Callable[..., Any] | None = None
 
     def install(self) -> None:
@@ -218,18 +219,18 @@ class CellTracker:
         IPython gives no result when the execution was cancelled, and none of the events' beginnings for an
         empty cell. An interrupt that comes meanwhile ends this call, and IPython makes the next one.
         """
-        self._heard = False
+        self._threads.heard = False
         info = None if result is None else result.info
         found = [e for e in self._executions if info is None or e.info is info]
         if found:
             self._end(found[-1], result)
-        self._heard = True
+        self._threads.heard = True
 
     def post_run_cell_again(self, result: Any) -> None:
         """End the run of the execution that ends, unless that is done."""
-        if not self._heard:
+        if not getattr(self._threads, "heard", False):
             self.post_run_cell(result)
-        self._heard = False
+        self._threads.heard = False
 
     def _end(self, execution: _Execution, result: Any) -> None:
         """End an execution and all above it; it fails with what was raised, or shown, or fails at its end."""
