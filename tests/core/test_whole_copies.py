@@ -94,6 +94,7 @@ def held(server: Server, experiment: str) -> dict[str, Any]:
         return {**own, "tags": tags, "run": names.get(each.source_run_id), "metrics": points(each)}
 
     return {
+        "experiment": (at.lifecycle_stage, at.tags),
         "runs": {run["name"]: known(run) for run in runs.values()},
         "models": {each.name: model(each) for each in models},
     }
@@ -120,10 +121,16 @@ def test_a_repair_copies_runs_and_models_with_all_that_they_have(
     assert held(theirs, experiment_name) == held(ours, experiment_name)
 
 
-def test_a_deleted_run_with_a_model_stays_deleted_in_the_copy(
-    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+@pytest.mark.parametrize("deleted", ["run", "experiment"])
+def test_what_is_deleted_and_has_a_model_stays_deleted_in_the_copy(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, deleted: str
 ) -> None:
     whole_run(servers.databricks, experiment_name, deleted=True)
+    client = MlflowClient(servers.databricks.uri)
+    at = client.get_experiment_by_name(experiment_name).experiment_id
+    client.set_experiment_tag(at, "mlflow.note.content", "about wine")
+    if deleted == "experiment":
+        client.delete_experiment(at)
     linking.link(proxies)
     settled(experiment_name)
     there = held(servers.azureml, experiment_name)

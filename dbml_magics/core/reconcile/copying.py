@@ -17,7 +17,7 @@ from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
-from dbml_magics.core.reconcile.experiments import contested
+from dbml_magics.core.reconcile.experiments import contested, experiment_tags
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.pairs import ExperimentPair
@@ -369,19 +369,19 @@ class Copier:
     def _experiment(self, experiment_id: str) -> str:
         number = self.survey.sides.index(self.source)
         pair = self.survey.pair_of(experiment_id, number)
-        other = pair.at(1 - number)
+        other, origin = pair.at(1 - number), pair.at(number)
+        assert origin is not None
+        deleted = origin.lifecycle_stage == "deleted"
         if other is not None:
+            if deleted and other.lifecycle_stage == "deleted":
+                self._end_experiment_later(str(other.experiment_id))
             return str(other.experiment_id)
         with self._copying:
             known = self.survey.made(1 - number, pair)
             if known is not None:
                 return str(known)
-            origin = pair.at(number)
-            assert origin is not None
             self._refuse_contested(pair)
-            tags = {
-                k: v for k, v in origin.tags.items() if not k.startswith(("mlflow.", "dbml_", "azureml."))
-            }
+            tags = experiment_tags(origin)
             made = str(self.mender.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
             first = self.survey.first
@@ -391,7 +391,20 @@ class Copier:
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
             self.mender.engine.remember_experiment(visible, pair.name, tags)
+            if deleted:
+                self._end_experiment_later(made)
             return made
+
+    def _end_experiment_later(self, own: str) -> None:
+        self.state.set_answer(self._awake(f"experiment/{own}"), True)
+
+    def end_experiments(self) -> None:
+        """Delete the target's experiments that are active only for what was copied into them."""
+        for place in self.state.answers(self._awake("experiment/")):
+            own, store = place.rpartition("/")[2], self.target.store
+            if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
+                self.mender.write(partial(store.delete_experiment, own))
+            self.state.forget_answer(place)
 
     def _refuse_contested(self, pair: ExperimentPair) -> None:
         """Refuse to mix runs into another experiment of a name, where one workspace lost the user's own."""

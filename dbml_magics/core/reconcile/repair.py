@@ -73,6 +73,8 @@ def _all(mender: Mender) -> Iterator[Outcomes]:
     yield from in_parallel(workers(mender.engine), mender.pair, mender.survey.pairs())
     yield from mender.copier.models()
     yield from RegistryMender(mender, partial(registries_in_scope, mender.survey)).all()
+    if not mender.rehearse:
+        mender.copier.end_experiments()
     yield from ExperimentMender(mender).all()
     yield from map(unread, mender.survey.troubles)
 

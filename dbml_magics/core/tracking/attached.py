@@ -70,6 +70,15 @@ def attach(applier: Applier, run: str, run_id: str, lacking: Attached) -> None:
     applier.log_outputs(run, run_id, {actual: lacking.outputs[model] for actual, model in native.items()})
 
 
+def attach_output(applier: Applier, run: str, run_id: str, model: str) -> None:
+    """Let a run name a logged model that it made, at the step that it has where the run began."""
+    here = attached(applier.store.get_run(run_id), applier.visible_model)
+    if model not in here.outputs:
+        with applier._asking(applier.engine.began_at(run)) as other:
+            there = attached(other.store.get_run(other.run_at(run)), other.visible_model)
+        attach(applier, run, run_id, Attached(outputs={model: there.outputs.get(model, 0)}))
+
+
 @dataclass(frozen=True)
 class Scored:
     """A point of a metric as a logged model has it."""

@@ -24,6 +24,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.paging import files_below
+from dbml_magics.core.tracking.attached import attach_output
 from dbml_magics.core.tracking.faults import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import refuse_bad_text
@@ -389,11 +390,7 @@ class Registrations:
         applier = self.applier
         applier._finalize_model(LINK_QUEUE, [0, "F", model, "READY"], False)
         if run_id and not applier.keeps(model):
-            actual = applier.model_at(model).actual
-            there = applier.store.get_run(run_id).outputs
-            if actual not in {o.model_id for o in (there.model_outputs if there else [])}:
-                run = self.state.visible(self.role, "run", run_id) or run_id
-                applier.log_outputs(run, run_id, {actual: 0})
+            attach_output(applier, self.state.visible(self.role, "run", run_id) or run_id, run_id, model)
 
     def _twin(self, role: str, answer: Any) -> str | None:
         if not (answer and "version" in answer):
