@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -484,6 +485,39 @@ def test_forked_children_log_to_the_parents_run(
     assert steps(held, "own") == list(range(800))
     assert (len(held["params"]), len(held["artifacts"])) == (8, 8)
     assert_written_once(linked)
+
+
+def begin_in(experiment: str, at_once: Any) -> None:
+    """In a worker: begin a run in an experiment that all workers name at once."""
+    at_once.wait(60)
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run():
+        mlflow.log_metric("own", os.getpid())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("primary", ["there", "away"])
+def test_forked_workers_that_name_a_new_experiment_at_once_are_all_in_it(
+    linked: Proxies, servers: Servers, experiment_name: str, primary: str
+) -> None:
+    context, name = multiprocessing.get_context("fork"), f"{experiment_name}-workers"
+    at_once = context.Barrier(6)
+    linked.databricks.delay(0.05)  # all have asked for it before the first one makes it
+    with contextlib.ExitStack() as outage:
+        if primary == "away":
+            outage.enter_context(linked.databricks.away())
+        workers = [context.Process(target=begin_in, args=(name, at_once)) for _ in range(6)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(90)
+            assert worker.exitcode == 0
+    sync()
+    assert runs_at(servers, name) == [6, 6]
+    assert runs_at(servers, experiment_name) == [0, 0]
+    for server in servers:
+        same = [e for e in plain.client(server.uri).search_experiments() if e.name.startswith(name)]
+        assert len(same) == 1, f"experiments of that name at {server.name}"
 
 
 def log_from_spark(run_id: str, flush: bool) -> Callable[[Iterator[int]], Iterator[int]]:

@@ -26,6 +26,7 @@ from mlflow.entities import (
     DatasetInput,
     Experiment,
     ExperimentTag,
+    LifecycleStage,
     LoggedModel,
     LoggedModelInput,
     LoggedModelOutput,
@@ -104,6 +105,8 @@ from dbml_magics.core.workspaces.limits import names_a_limit
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.errors import BadName
 
+_RACE_S = 30.0  # between the question whether an experiment is there, and its creation by who asked
+
 
 def build(store_uri: str | None) -> DbmlTrackingStore:
     """Build the store of a ``dbml:`` URI."""
@@ -139,6 +142,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.uri = link.uri
         self.sync = link.mode == "sync"
         self._joined: dict[str, bool] = {}
+
+
+        self._missed: dict[str, float] = {}  # names that no experiment had -> when somebody asked last
         if self.sync:
             engine.begin_sync_mode()
 
@@ -643,8 +649,20 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             tried.append(True)
             return primary.create_experiment(own_name, name, kept, artifact_location)
 
-        with deferred():
-            return self._begin_experiment(name, kept, ask)
+        missed = self._missed.pop(name, float("-inf"))
+        try:
+            with deferred():
+                return self._begin_experiment(name, kept, ask)
+        except MlflowException as error:
+            taken = not isinstance(error, Away) and error.error_code == "RESOURCE_ALREADY_EXISTS"
+            if not taken or time.monotonic() - missed > _RACE_S:
+                raise
+            # Several workers begin with the same set_experiment, and one of them was first: after this error
+            # MLflow would leave the others in the default experiment.
+            found = self.get_experiment_by_name(name)
+            if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
+                raise
+            return str(found.experiment_id)
 
     def _begin_experiment(self, name: str, kept: dict[str, str], ask: Callable[[Applier], str]) -> str:
         engine = self.engine
@@ -744,6 +762,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 kept = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
                 return _experiment(known, experiment_name, kept["tags"], self._experiment_files(known))
         if shown is None:
+            self._missed[experiment_name] = time.monotonic()
             return None
         self.engine.remember_experiment(shown.experiment_id, experiment_name, own_tags(shown))
         return shown
