@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import posixpath
-import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing
+from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry
 from dbml_magics.core.tracking.registrations import (
     KEY_TAG,
@@ -52,7 +52,6 @@ from dbml_magics.core.tracking.registrations import (
 from dbml_magics.core.tracking.sendable import refuse_bad_text
 
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
-_RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def build(store_uri: str | None) -> DbmlRegistryStore:
@@ -537,7 +536,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> Any:
         """Search versions at the first registry."""
         given = {} if max_results is None else {"max_results": max_results}
-        where = self._own_filter(filter_string)
+        where = own_filter(self.engine.applier(self.first), filter_string)
         try:
             page = self._read(
                 "search_model_versions",
@@ -553,14 +552,6 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         for found in page:
             self._shown(found)
         return page
-
-    def _own_filter(self, where: str | None) -> str | None:
-        """Put the first registry's own run ids where a filter names those that the user knows."""
-        for word in set(_RUN_ID.findall(where or "")):
-            known = self.engine.state.identity(self.first, "run", word)
-            if known is not None and where is not None:
-                where = where.replace(word, known.actual)
-        return where
 
     def get_registered_model(self, name: str) -> RegisteredModel:
         """Return a registered model, its versions under the run ids that the user knows."""

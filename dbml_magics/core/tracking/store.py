@@ -55,7 +55,7 @@ from mlflow.tracing.constant import TraceMetadataKey
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 from mlflow.utils.name_utils import _generate_random_name
-from mlflow.utils.search_utils import SearchExperimentsUtils
+from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 from mlflow.utils.validation import (
     MAX_PARAM_VAL_LENGTH,
     _validate_batch_log_data,
@@ -90,12 +90,14 @@ from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.experiments import PROVISIONAL, own_tags, provisional
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
 from dbml_magics.core.tracking.view import (
     TERMINAL,
     RunView,
+    as_history,
     dataset_to,
     latest_of_each,
     status_name,
@@ -560,7 +562,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Return a metric's history, with what of it is on its way."""
         view = self.engine.view_of(run_id)
         if view is not None:
-            return PagedList(self._history_of(view, metric_key), None)
+            if max_results is not None and max_results < 1:
+                raise MlflowException(
+                    f"Invalid value {max_results} for parameter 'max_results' supplied. "
+                    "It must be a positive integer.",
+                    INVALID_PARAMETER_VALUE,
+                )
+            points = self._history_of(view, metric_key)
+            start = SearchUtils.parse_start_offset_from_page_token(page_token)
+            end = len(points) if max_results is None else start + max_results
+            token = SearchUtils.create_page_token(end) if end < len(points) else None
+            return PagedList(points[start:end], token)
         page = self.engine.read(
             lambda a: a.store.get_metric_history(
                 self.engine._known_at(a, run_id), metric_key, max_results, page_token
@@ -572,10 +584,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         series = view.series.get(key)
         own = [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series))]
         if key not in view.from_base:
-            return own
+            return as_history(own)
         base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
-        seen = {(m.step, m.timestamp, m.value) for m in base}
-        return [*base, *(m for m in own if (m.step, m.timestamp, m.value) not in seen)]
+        return as_history([*base, *own])
 
     def get_metric_history_bulk_interval_from_steps(
         self, run_id: str, metric_key: str, steps: list[int], max_results: int
@@ -602,7 +613,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def ask(applier: Applier) -> Any:
             ids = [self._experiment_known_at(applier, str(e)) for e in experiment_ids]
-            where = self._own_filter(applier, filter_string)
+            where = own_filter(applier, filter_string)
             page = applier.store.search_runs(
                 [i for i in ids if i], where, run_view_type, max_results, order_by, page_token
             )
@@ -610,16 +621,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return PagedList(runs, page.token)
 
         return self.engine.read(ask)
-
-    def _own_filter(self, applier: Applier, where: str | None) -> str | None:
-        """Put a workspace's own ids where a filter names runs by the ids that the user knows."""
-        if not where:
-            return where
-        for word in set(_HEX.findall(where)):
-            known = self.engine.state.identity(applier.role, "run", word)
-            if known is not None and known.actual != word:
-                where = where.replace(word, known.actual)
-        return where
 
     def _experiment_known_at(self, applier: Applier, experiment_id: str) -> str | None:
         known = self.engine.state.identity(applier.role, "experiment", experiment_id)
@@ -1038,7 +1039,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         def ask(applier: Applier) -> Any:
             ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
             kept = kept_models.of_runs(applier, ids) if kept_models.may_keep(applier) else []
-            own, where = [], self._own_filter(applier, filter_string)
+            own, where = [], own_filter(applier, filter_string)
             if applier.has_logged_models:
                 try:
                     page = applier.store.search_logged_models(

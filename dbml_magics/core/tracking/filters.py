@@ -1,0 +1,61 @@
+"""What a search's filter names by the link's own ids and URIs, as one workspace knows it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.tracking.faults import Away
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.apply import Applier
+
+_NAMED = re.compile(
+    # A user's param or tag is everywhere what the user said, whatever it looks like.
+    r"\b(?:param|parameter|tag)s?\.(?![`\"]?mlflow\.(?:parent|root)RunId)(?:`[^`]*`|\"[^\"]*\"|[^\s=!]+)"
+    r"\s*(?:!?=|I?LIKE)\s*(?:'[^']*'|\"[^\"]*\")"
+    r"|dbml://(?P<link>\w+)/(?P<of>run|model)s/(?P<owner>[\w-]+)/artifacts"
+    r"|\b(?P<model>m-[0-9a-f]{32})\b"
+    r"|\b(?P<run>[0-9a-f]{32})\b"
+    r"|(?<=')(?P<all>dbml:(?://)?(?:\w+/)?(?:runs/|models/)?)(?=%)",
+    re.I,
+)
+
+
+def own_filter(applier: Applier, where: str | None) -> str | None:
+    """Return a filter with the runs, models and places in it as the workspace knows them.
+
+    A pattern that every place of the link fits (``'dbml://%'``) fits every place there. What the workspace
+    does not have stays as it is: nothing there fits it.
+    """
+    if not where:
+        return where
+
+    def own(found: re.Match[str]) -> str:
+        if found["link"] == applier.engine.link.key:
+            return _place(applier, found["of"], found["owner"]) or found[0]
+        for kind in ("model", "run"):
+            if found[kind]:
+                known = applier.state.identity(applier.role, kind, found[0])
+                return known.actual if known is not None else found[0]
+        return "" if found["all"] else found[0]
+
+    return _NAMED.sub(own, where)
+
+
+def _place(applier: Applier, kind: str, name: str) -> str | None:
+    """Return where a workspace has a run's or model's files; asks for those older than the link."""
+    known = applier.state.identity(applier.role, kind, name)
+    if known is not None and "artifacts" in known.extra:
+        return str(known.extra["artifacts"])
+    actual = known.actual if known is not None else name
+    try:
+        if kind == "run":
+            return str(applier.store.get_run(actual).info.artifact_uri)
+        return str(applier.store.get_logged_model(actual).artifact_location)
+    except MlflowException as error:
+        if isinstance(error, Away):
+            raise
+        return None
