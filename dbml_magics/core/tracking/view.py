@@ -31,6 +31,7 @@ from mlflow.entities import (
     RunTag,
 )
 
+_NAME_TAG = "mlflow.runName"
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
 
 IsLatest = Callable[..., bool]
@@ -79,7 +80,8 @@ class Series:
             self.last = position
             return
         last_step = steps[last]
-        if step > last_step or (step == last_step and (time, value) >= (times[last], values[last])):
+        newest = times[last], as_kept(values[last])
+        if step > last_step or (step == last_step and (time, as_kept(value)) >= newest):
             self.last = position
 
     def __len__(self) -> int:
@@ -145,6 +147,8 @@ class RunView:
         self.artifact_uri = artifact_uri
         self.user = user
         self.start = start
+        self.name: str | None = None
+        """The run's name once its tag is gone: a server keeps both."""
         self.end: int | None = None
         self.status = "RUNNING"
         self.deleted = False
@@ -170,6 +174,7 @@ class RunView:
         view.deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
         view.params = dict(run.data.params)
         view.tags = dict(run.data.tags)
+        view.name = run.info.run_name
         view.base_latest = {m.key: m for m in run.data._metric_objs}
         view.from_base = frozenset(view.base_latest)
         if run.inputs:
@@ -210,24 +215,19 @@ class RunView:
             assert base is not None
             return base
         own = series.metric(key, series.last)
-        if base is not None and (base.step, base.timestamp, base.value) > (
-            own.step,
-            own.timestamp,
-            own.value,
-        ):
-            return base
-        return own
+        return base if base is not None and _rank(base) > _rank(own) else own
 
     def run(self) -> Run:
         """Return the run as MLflow's entity."""
         if self._latest is None or len(self._stale) > 1 or len(self._latest) <= 1:
-            self._latest = [self.latest(k) for k in dict.fromkeys([*self.base_latest, *self.series])]
+            self._latest = [as_read(self.latest(k)) for k in dict.fromkeys([*self.base_latest, *self.series])]
         elif self._stale:
             # The usual case: one metric moved since the last read; a run with fifty must not be built anew.
             (key,) = self._stale
-            self._latest = [self.latest(key) if m.key == key else m for m in self._latest]
+            latest = as_read(self.latest(key))
+            self._latest = [latest if m.key == key else m for m in self._latest]
             if all(m.key != key for m in self._latest):
-                self._latest.append(self.latest(key))
+                self._latest.append(latest)
         self._stale.clear()
         data = RunData(list(self._latest), [Param(k, v) for k, v in self.params.items()])
         data._tags.update(self.tags)
@@ -244,7 +244,7 @@ class RunView:
             end_time=self.end,
             lifecycle_stage=LifecycleStage.DELETED if self.deleted else LifecycleStage.ACTIVE,
             artifact_uri=self.artifact_uri,
-            run_name=self.tags.get("mlflow.runName"),
+            run_name=self.tags.get(_NAME_TAG, self.name),
         )
 
     def inputs(self) -> RunInputs:
@@ -272,7 +272,9 @@ class RunView:
                 self._set_tag(key, value, is_latest)
         elif code == "G":
             if is_latest("tag", op[2]):
-                self.tags.pop(op[2], None)
+                value = self.tags.pop(op[2], None)
+                if op[2] == _NAME_TAG:
+                    self.name = value
         elif code == "u":
             self._update(op[2], is_latest)
         elif code in ("x", "r"):
@@ -296,7 +298,7 @@ class RunView:
             self.status = change["status"]
             self.end = change.get("end")
         if change.get("name"):
-            self._set_tag("mlflow.runName", change["name"], is_latest)
+            self._set_tag(_NAME_TAG, change["name"], is_latest)
 
 
 class Held(NamedTuple):
@@ -454,6 +456,28 @@ Mark = tuple[int, int, Any]
 def mark(value: float, time: int, step: int) -> Mark:
     """Return what makes a point of a metric the same point to a workspace."""
     return (step, time, "nan" if value != value else clamp(value))
+
+
+def as_kept(value: float) -> float:
+    """Return the number by which MLflow's SQL stores order a value: 0 for NaN, which they keep beside it."""
+    return 0.0 if value != value else clamp(value)
+
+
+def _rank(metric: Metric) -> tuple[int, int, float]:
+    return metric.step, metric.timestamp, as_kept(metric.value)
+
+
+def as_read(metric: Metric) -> Metric:
+    """Return a point as a server tells it, infinity as the largest float."""
+    if metric.value - metric.value == 0 or metric.value != metric.value:
+        return metric
+    return Metric(metric.key, clamp(metric.value), metric.timestamp, metric.step, run_id=metric.run_id)
+
+
+def as_history(points: Iterable[Metric]) -> list[Metric]:
+    """Return points as a server tells a metric's history: each one once, by time, step and value."""
+    unique = {(m.timestamp, m.step, as_kept(m.value), m.value != m.value): m for m in map(as_read, points)}
+    return [unique[mark] for mark in sorted(unique)]
 
 
 def status_name(status: Any) -> str:
