@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from mlflow.tracking.artifact_utils import _upload_artifact_to_uri
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, link, sync
 from tests.core.modelling import ANSWERS, log_linear, predicted
+from tests.infra import plain
 
 REFUSED = "refused"
 
@@ -150,3 +152,57 @@ def test_each_uri_has_the_files_that_it_has_at_a_server_under_the_same_paths(
     sync()
     held = arrived(servers, run_id, experiment_name)
     assert sorted(held["artifacts"]) == ["a.txt", "c.txt", "deep/c.txt", "deep/er/b.txt"]
+
+
+NAMES = {
+    "a b.txt": True,
+    "a%20b.txt": False,  # a server decodes it, and it overwrites the one before
+    "100%.txt": True,
+    "%zz.txt": True,
+    "x%2fy.txt": False,
+    "per%25.txt": False,
+    "tab\t.txt": False,
+    "line\n.txt": False,
+    "\x7f.txt": False,
+    " leading.txt": False,
+    "a ; b + c.txt": True,
+    "back\\slash.txt": True,
+}
+"""Names of files, and whether a server has and lists them as they are."""
+
+
+def test_a_name_that_a_server_would_change_is_refused_at_the_call(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(servers.databricks.uri)
+    mlflow.set_experiment(f"{experiment_name}-plain")
+
+    def log_all() -> tuple[str, dict[str, str]]:
+        refused = {}
+        with mlflow.start_run() as run:
+            for number, name in enumerate(NAMES):
+                folder = tmp_path / str(number)
+                folder.mkdir(exist_ok=True)
+                (folder / name).write_text(name)
+                try:
+                    mlflow.log_artifacts(str(folder))
+                except (MlflowException, requests.HTTPError) as error:
+                    refused[name] = str(error)
+        return run.info.run_id, refused
+
+    kept = {name for name, stays in NAMES.items() if stays}
+    reference, _ = log_all()
+    reader = plain.client(servers.databricks.uri)
+    assert {file.path for file in reader.list_artifacts(reference)} & NAMES.keys() == kept
+    overwritten = Path(reader.download_artifacts(reference, "a b.txt"))
+    assert overwritten.read_text() == "a%20b.txt", "a server decodes the name of another file"
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    run_id, refused = log_all()
+    assert set(refused) == {*NAMES} - kept
+    for name, cause in refused.items():
+        assert f"the file {name!r} cannot be logged" in cause
+        assert "servers change" in cause
+    sync()
+    held = arrived(servers, run_id, experiment_name)["artifacts"]
+    assert held == {name: hashlib.sha256(name.encode()).hexdigest() for name in kept}

@@ -26,7 +26,7 @@ from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.tracking.journal import small_file
-from dbml_magics.core.tracking.sendable import refuse_bad_text
+from dbml_magics.core.tracking.sendable import refuse_bad_name, refuse_bad_text
 from dbml_magics.core.tracking.view import Held
 from dbml_magics.hints import say
 
@@ -141,6 +141,8 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         else:
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
+        for _, path in files:
+            refuse_bad_name(path)
         writes = [
             ("a", {"owner": owner, "path": path, **self.engine.keep(local)}) for local, owner, path in placed
         ]

@@ -1,4 +1,4 @@
-"""What no workspace can be sent: text that is not Unicode, numbers beyond 64 bits.
+"""What no workspace can be sent: text that is not Unicode, numbers beyond 64 bits, some names of files.
 
 MLflow's wire is protobuf: text is UTF-8, steps and times are int64. A server that is sent anything else drops
 the rest of the batch and answers 200; plain MLflow refuses it at the call, and so is it here.
@@ -13,6 +13,8 @@ from typing import SupportsInt
 
 from mlflow.exceptions import MlflowException
 
+_CHANGED = re.compile(r"%[0-9a-fA-F]{2}|[\x00-\x1f\x7f]|(?:^|(?<=/)) ")
+"""What MLflow's servers decode, drop or escape in the name of a file."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 LEAST, MOST = -(1 << 63), (1 << 63) - 1
 
@@ -53,6 +55,16 @@ def refuse_bad_text(what: str, value: object) -> None:
                 "surrogate, which no workspace can store (a file's name in another encoding than UTF-8? "
                 "os.fsencode(name) returns its bytes)"
             )
+
+
+def refuse_bad_name(path: str) -> None:
+    """Raise MLflow's refusal, with the cause, of a file's path that servers keep or list as another one."""
+    found = _CHANGED.search(path)
+    if found is not None:
+        raise MlflowException.invalid_parameter_value(
+            f"the file {path!r} cannot be logged under its name: MLflow's servers change {found[0]!r} in it, "
+            "and it would be found under another name, or overwrite the file of that name; rename it"
+        )
 
 
 def _texts(place: str, value: object) -> Iterator[tuple[str, str]]:
