@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +51,26 @@ def histories(run_id: str) -> dict[str, Any]:
             read.append(found)
         return read
 
+    def whole(key: str) -> Any:
+        return plainly(client.get_metric_history(run_id, key))
+
+    def thinned(key: str) -> Any:
+        return plainly(store.get_metric_history_bulk_interval([run_id], key, 5, 0, 10))
+
+    def of_some_steps(key: str) -> Any:
+        return plainly(store.get_metric_history_bulk_interval_from_steps(run_id, key, [1, 2, 3], 3))
+
     answers: dict[str, Any] = {"latest": told(lambda: sorted(client.get_run(run_id).data.metrics.items()))}
     for key in ("many", "nan", "none"):
         asked: dict[str, Callable[[], Any]] = {
-            "whole": lambda key=key: plainly(client.get_metric_history(run_id, key)),
-            "in pages of two": lambda key=key: pages(key, 2),
-            "in one page": lambda key=key: page(key, 100),
-            "without a size": lambda key=key: page(key, None),
-            "in pages of none": lambda key=key: page(key, 0),
-            "by a token of nobody's": lambda key=key: page(key, 2, "nonsense"),
-            "thinned": lambda key=key: plainly(
-                store.get_metric_history_bulk_interval([run_id], key, 5, 0, 10)
-            ),
-            "of some steps": lambda key=key: plainly(
-                store.get_metric_history_bulk_interval_from_steps(run_id, key, [1, 2, 3], 3)
-            ),
+            "whole": partial(whole, key),
+            "in pages of two": partial(pages, key, 2),
+            "in one page": partial(page, key, 100),
+            "without a size": partial(page, key, None),
+            "in pages of none": partial(page, key, 0),
+            "by a token of nobody's": partial(page, key, 2, "nonsense"),
+            "thinned": partial(thinned, key),
+            "of some steps": partial(of_some_steps, key),
         }
         answers |= {f"{key} {what}": told(ask) for what, ask in asked.items()}
     return answers
