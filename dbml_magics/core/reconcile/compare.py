@@ -88,6 +88,11 @@ class Comparer:
         """Return a difference between the two workspaces."""
         return Difference(run, name, kind, key, {self.first.role: first, self.second.role: second})
 
+    @property
+    def has_models(self) -> bool:
+        """Tell whether both services have logged models, as far as it is known."""
+        return self.first.applier.has_logged_models and self.second.applier.has_logged_models
+
     def entities(self, key: str, first: Run, second: Run) -> list[Difference]:
         """Return what differs of what the two forms of a run say themselves, beside histories and files."""
         return [*self._told(key, first, second), *self._attached(key, first, second)]
@@ -122,7 +127,7 @@ class Comparer:
         ours, theirs = self.attached(first, second)
         if "inputs" not in lacks:
             yield from self._datasets(key, name, ours.datasets, theirs.datasets)
-        if not all(side.applier.has_logged_models for side in (self.first, self.second)):
+        if not self.has_models:
             return
         if "inputs" not in lacks:
             told = (dict.fromkeys(each.inputs, "taken") for each in (ours, theirs))

@@ -306,7 +306,14 @@ class Copier:
         found = self.source.model(self.source.own_model(key))
         if found is None:
             raise MlflowException.invalid_parameter_value(f"{self.source.role} has no logged model {key}")
-        self.copy_model(found)
+        known = self.mender.engine.state.identity
+        here = [p for p in found.points if not p.run or known(self.target.role, "run", p.run) is not None]
+        # A base model has points of many runs, which nobody asked for: they come when their runs do.
+        self._copy_with_scores(found, here)
+
+    def _copy_with_scores(self, model: Model, points: Iterable[Scored]) -> None:
+        self.copy_model(model)
+        self.send_scores(model, points)
 
     def _mend(self, do: Any) -> None:
         """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
@@ -453,7 +460,7 @@ class Copier:
         if ours is None:
             return Fix(f"in {role} alone; --from {role} copies it")
         if theirs is None:
-            return Fix(f"copied to {role}", lambda: self.copy_model(ours))
+            return Fix(f"copied to {role}", partial(self._copy_with_scores, ours, ours.points))
         applier, key = self.target.applier, ours.key
         _, _, what = difference.key.partition(" ")
         kind, _, name = what.partition(" ")

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -158,19 +158,27 @@ class ModelPair:
         ]
 
 
-def registered(side: Side, troubled: Callable[[str, Exception], None]) -> Iterator[Registered]:
-    """Yield all registered models; ``troubled`` takes those of which the versions cannot be read."""
+def registered(
+    side: Side, troubled: Callable[[str, Exception], None], *, older: bool
+) -> Iterator[Registered]:
+    """Yield all registered models with their versions; :func:`_complete` reads what else is said of one.
+
+    ``troubled`` takes those of which the versions cannot be read. Without ``older`` nobody is asked for the
+    runs of versions that were registered without a link.
+    """
     registry = side.applier.workspace.registry
 
     def page(token: str | None) -> Any:
         return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
 
     for model in entries(page):
-        if str(model.tags.get(_PROMPT_TAG)).lower() == "true":  # prompts go to the primary alone
-            continue
+        tags = model.tags  # of Unity Catalog's searches a method, which says that they are not told
+        if isinstance(tags, dict) and str(tags.get(_PROMPT_TAG)).lower() == "true":
+            continue  # prompts go to the primary alone
         try:
             versions = sorted(_versions(side, registry, model.name), key=lambda v: int(v.version))
-            yield registered_as(model, tuple(version_of(side, each) for each in versions))
+            told = tuple(version_of(side, each, older=older) for each in versions)
+            yield Registered(model.name, "", {}, {}, told)
         except Exception as error:
             troubled(model.name, error)
 
@@ -208,12 +216,17 @@ def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
     return entries(page)
 
 
-def version_of(side: Side, found: ModelVersion) -> Version:
+def version_of(side: Side, found: ModelVersion, *, older: bool = True) -> Version:
     """Return what a registry says of a version, under the ids that the user knows."""
     tags = dict(found.tags)
-    run = side.key_of(found.run_id) if found.run_id and RUN_TAG not in tags else ""
+    asks = older or bool({KEY_TAG, TWIN_TAG} & tags.keys())
+    run = found.run_id or ""
+    if run and asks and RUN_TAG not in tags:
+        run = side.key_of(run)
     named = _OF_MODEL.search(found.source or "")
     model = found.model_id or (named[1] or named[2] if named is not None else "")
+    if model and asks:
+        model = side.model_key_of(model)
     return Version(
         key=tags.get(KEY_TAG, ""),
         name=found.name,
@@ -223,7 +236,7 @@ def version_of(side: Side, found: ModelVersion) -> Version:
         tags=_own_tags(tags),
         twin=tags.get(TWIN_TAG, ""),
         source=found.source or "",
-        model=side.model_key_of(model) if model else "",
+        model=model,
         status=str(found.status or ""),
         stage=str(found.current_stage or ""),
         created=found.creation_timestamp or 0,
@@ -244,7 +257,8 @@ class Registries:
         keep: Callable[[Version], bool],
         unread: Callable[[str, str, Exception, str], Difference],
         *,
-        everything: bool = False,
+        chosen: bool,
+        everything: bool,
     ) -> None:
         self.sides = first, second
         self.troubles: list[Difference] = []
@@ -255,7 +269,7 @@ class Registries:
             self._troubled.add((role, name))
 
         ours, theirs = (
-            {model.name: model for model in registered(side, partial(troubled, side.role))}
+            {model.name: model for model in registered(side, partial(troubled, side.role), older=chosen)}
             for side in self.sides
         )
         pairs = self._pairs(ours.values(), theirs.values())
@@ -307,7 +321,7 @@ class Registries:
                 unpaired.append(own)
                 continue
             taken.add(other.place)
-            pairs.append(VersionPair(own, other))
+            pairs.append(VersionPair(self._of_one_model(own, other), other))
         for own in unpaired:
             alike = [v for v in by_run.get(_made_of(own), ()) if v.place not in taken and not v.is_ours]
             other = alike[0] if own.run and not own.is_ours and alike else None
@@ -321,6 +335,15 @@ class Registries:
         ]
         # In the order in which they were made: numbers come out alike, and a copy follows its original.
         return sorted(pairs, key=lambda pair: (pair.either.created, int(pair.either.number)))
+
+    def _of_one_model(self, own: Version, other: Version) -> Version:
+        """Name the logged model of two twins alike: one that was named elsewhere says so in its tag."""
+        first = self.sides[0]
+        if own.model and other.model and own.model != other.model and first.applier.has_logged_models:
+            found = first.model(first.own_model(own.model))
+            if found is not None and found.other_key == other.model:
+                return replace(own, model=other.model)
+        return own
 
     def _count_older(
         self, one: Registered | None, other: Registered | None, pairs: Iterable[VersionPair]

@@ -243,13 +243,14 @@ class Survey:
         self.older[(self.first if pair.first else self.second).role] += 1
         return False
 
-    def least(self, compared: int, differing: int, files: bool, histories: int) -> int:
+    def least(self, compared: int, looked_at: int, files: bool, histories: int) -> int:
         """Return the fewest requests with which so much can be known.
 
-        Pages, each run's own files, and the histories that had to be read.
+        Pages, each run's own files, the runs that a search does not tell enough of, and the histories that
+        had to be read.
         """
         pages = 2 * max(1, -(-compared // PAGE))
-        return 2 + pages + (2 * compared if files else 0) + 2 * differing + histories
+        return 2 + pages + (2 * compared if files else 0) + 2 * looked_at + histories
 
 
 def made_for(role: str, other: Experiment) -> str:

@@ -49,6 +49,8 @@ def verify(
         found += safely(survey, either.run, either.name, partial(comparer.model, key, first, second))
         if first is not None and second is not None:
             agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+    # Which models a run took only the run itself says, where the services have models at all.
+    looked_at = survey.seen if comparer.has_models else differing
     registries = registries_in_scope(survey)
     dangling: tuple[str, ...] = ()
     if registries is not None:
@@ -66,7 +68,7 @@ def verify(
         dangling=dangling,
         waiting=tuple(survey.waiting),
         requests=survey.requests,
-        least=survey.least(survey.seen, differing, comparer.files, comparer.histories),
+        least=survey.least(survey.seen, looked_at, comparer.files, comparer.histories),
         seconds=time.monotonic() - began,
         deep=deep,
         scope=options,
@@ -169,7 +171,14 @@ def registries_in_scope(survey: Survey) -> Registries | None:
         return scope.everything or (not scope.chosen and not version.run and version.key != "")
 
     try:
-        return Registries(survey.first, survey.second, meant, survey.unread, everything=scope.everything)
+        return Registries(
+            survey.first,
+            survey.second,
+            meant,
+            survey.unread,
+            chosen=scope.chosen,
+            everything=scope.everything,
+        )
     except Exception as error:  # of the listing itself: everything but the registries can be compared
         trouble = survey.unread("", "registries", error, "registered models")
         if trouble not in survey.troubles:
