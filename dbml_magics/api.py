@@ -388,7 +388,7 @@ def invoke(
     *,
     deployment: str | None = None,
     target: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> endpoint_results.InvokeResult:
     """Return an endpoint's predictions; ``.predictions`` has the shape of the data.
@@ -483,6 +483,7 @@ def score(
     mode: str | None = None,
     checkpoint: str | None = None,
     available_now: bool = False,
+    params: Mapping[str, Any] | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
     """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
@@ -493,7 +494,8 @@ def score(
     are others. ``output``: a table with its schema, or a path; ``mode`` (append, overwrite) is for one
     that is there. ``column`` is the predictions' name, ``result_type`` their Spark type in words;
     ``on_error`` (fail, null) is for rows that the model refuses. Of a stream, ``checkpoint`` is a path,
-    and ``available_now`` ends it with what there is. Raises ModelNotFound, RunNotFound, AmbiguousRun,
+    and ``available_now`` ends it with what there is. ``params`` are those that the model's signature
+    names: a mapping, or JSON. Raises ModelNotFound, RunNotFound, AmbiguousRun,
     NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
     """
     return _session("score()").score(
@@ -508,6 +510,7 @@ def score(
         mode=mode,
         checkpoint=checkpoint,
         available_now=available_now,
+        params=params,
         progress=progress,
     )
 

@@ -164,7 +164,9 @@ class UdfResult(Result):
 
     def __call__(self, *columns: Any) -> Any:
         """Return the predictions' column over these columns, or over those of the signature."""
-        return self.udf(*(columns or self.names))
+        # A name that the model has is a column's own, not a way into a struct.
+        own = ["`" + name.replace("`", "``") + "`" for name in self.names]
+        return self.udf(*(columns or own))
 
     def __getattr__(self, name: str) -> Any:
         # What spark.udf.register and SQL functions look for.

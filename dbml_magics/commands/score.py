@@ -38,6 +38,7 @@ def run(args: Namespace, session: Session) -> ScoreResult | StreamResult | UdfRe
             mode=args.mode,
             checkpoint=args.checkpoint,
             available_now=args.available_now,
+            params=args.params,
             progress=progress.say,
         )
     if variable is None:
@@ -94,5 +95,13 @@ COMMAND = Command(
             "--checkpoint", "where a stream remembers how far it came (beside the output)", metavar="PATH"
         ),
         Option("--available-now", "of a stream, what there is now; then it ends"),
+        Option(
+            "--params",
+            "the prediction's params, which the model's signature names",
+            metavar="JSON|$VAR",
+            takes_any=True,
+            completes="variable",
+            example=f"""{_EXAMPLE} --params '{{"temperature": 0.5}}'""",
+        ),
     ),
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
 
 import dbml_magics as dbml
 
@@ -43,6 +46,10 @@ class Exact(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return (model_input["depth"] * 2 + model_input["rate"] * 3).to_numpy()
 
 
+def _bare(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
 class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Adds two columns, refuses NaN and negative numbers, and answers in the shape that is wanted."""
 
@@ -50,6 +57,8 @@ class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.column, self.answer, self.always = column, answer, always
 
     def predict(self, context, model_input, params=None):  # MLflow would read types from hints
+        if self.answer == "params":
+            return [repr(params)] * len(model_input)
         if self.always:
             raise ValueError("never")
         if self.answer:
@@ -80,8 +89,48 @@ class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def _text(self, data: Any) -> Any:
         return ["|".join(map(str, row)) for row in zip(*(data[c] for c in data.columns), strict=True)]
 
+    def _repr(self, data: Any) -> Any:
+        rows = zip(*(data[c].astype(object) for c in data.columns), strict=True)
+        return ["|".join(map(_bare, row)) for row in rows]
+
     def _uri(self, data: Any) -> Any:
         return [mlflow.get_tracking_uri()] * len(data)
+
+
+class Deaf(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Has a predict without params."""
+
+    def predict(self, context, model_input):
+        return ["deaf"] * len(model_input)
+
+
+def log_telling(folder: Path, said: str) -> str:
+    """Log a model that says what its own module says (``code_paths``); all have modules of the same names."""
+    folder.mkdir()
+    (folder / "dbml_told.py").write_text(
+        f"def said():\n    import dbml_late\n    return {said!r} + dbml_late.END\n"
+    )
+    (folder / "dbml_late.py").write_text(f"END = {said.upper()!r}\n")
+    (folder / "model.py").write_text(
+        "import mlflow\nimport dbml_told\n\nclass Telling(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        return [dbml_told.said()] * len(model_input)\n\nmlflow.models.set_model(Telling())\n"
+    )
+    signature = ModelSignature(Schema([ColSpec("long", "id")]), Schema([ColSpec("string")]))
+    sys.path.insert(0, str(folder))  # MLflow imports the modules as it logs the model
+    with warnings.catch_warnings(), mlflow.start_run():
+        warnings.simplefilter("ignore")
+        found = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(folder / "model.py"),
+            code_paths=[str(folder / "dbml_told.py"), str(folder / "dbml_late.py")],
+            signature=signature,
+            pip_requirements=["mlflow"],
+        )
+    sys.path.remove(str(folder))
+    for name in ("dbml_told", "dbml_late"):
+        sys.modules.pop(name, None)
+    return str(found.model_uri)
 
 
 def log(model: Any, signature: Any, **options: Any) -> str:
@@ -99,6 +148,16 @@ def log(model: Any, signature: Any, **options: Any) -> str:
     if options:
         dbml.sync(60)
     return str(found.model_uri)
+
+
+def save(model: Any, folder: Path, signature: Any = None) -> str:
+    """Save a model in a folder, without a run; returns the folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pyfunc.save_model(
+            str(folder), python_model=model, signature=signature, pip_requirements=["mlflow"]
+        )
+    return str(folder)
 
 
 def loaded(model: str) -> Any:

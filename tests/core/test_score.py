@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow
@@ -14,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from mlflow.models import ModelSignature, infer_signature
-from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import dbml_magics as dbml
 from dbml_magics.core.scoring import batches, columns, types
 from dbml_magics.score_results import ScoreResult
 from tests.core.linking import child, finish
-from tests.core.scoring import Picky, X, linear, loaded, log
+from tests.core.scoring import Deaf, Picky, X, linear, loaded, log, log_telling, save
 
 # MLflow about models whose predict has no type hints.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict` method:UserWarning")
@@ -231,7 +234,7 @@ def test_results_are_of_the_signatures_type_or_of_the_one_that_is_asked_for() ->
     silent = log(Picky(column="a"), ModelSignature(Schema([ColSpec("double", "a")])))
     assumed = scored(silent, frame)
     assert assumed.data.prediction.tolist() == [0.25, 0.75]
-    assert any("double is assumed" in note for note in assumed.notes)
+    assert assumed.result_type == "double", "as the model gives it"
     assert scored(silent, frame, result_type="string").data.prediction.tolist() == ["0.25", "0.75"]
     narrow = scored(silent, frame, result_type="float").data.prediction
     assert (narrow.dtype, narrow.tolist()) == (np.dtype("float32"), [0.25, 0.75])
@@ -291,6 +294,162 @@ def test_moments_and_texts_arrive_as_they_are() -> None:
         '2024-05-17 12:30:15.000250|é\n"|True',
         "NaT|None|False",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (2**53 + 1, "bigint"),
+        (True, "boolean"),
+        ("007", "string"),
+        (Decimal("1.10"), "decimal(3,2)"),
+        (b"\x00\xff", "binary"),
+        (datetime.date(2024, 5, 17), "date"),
+        (np.float32(0.1), "float"),
+        (np.int8(7), "tinyint"),
+    ],
+)
+def test_without_a_signature_values_and_their_types_are_seen_and_kept(
+    silent: str, value: Any, kind: str
+) -> None:
+    plain = isinstance(value, np.generic)
+    values = np.array([value, value]) if plain else pd.Series([value, None], dtype=object)
+    result = scored(silent, pd.DataFrame({"a": values}))
+    assert (result.result_type, result.data.prediction[0]) == (kind, value)
+    assert type(result.data.prediction[0]) in (type(value), np.int64)
+    assert plain or result.unscored == 1
+
+
+@pytest.fixture(scope="module")
+def silent(place: Path) -> str:
+    """Return the folder of a model without a signature, which gives what it gets."""
+    return save(Picky(column="a"), place / "silent")
+
+
+def test_a_model_without_a_signature_gets_the_frames_own_values(place: Path) -> None:
+    model = save(Picky(answer="repr"), place / "repr")
+    large = 2**53 + 1
+    frame = pd.DataFrame(
+        {
+            "n": pd.array([large, None], dtype="Int64"),
+            "o": pd.Series([large, None], dtype=object),
+            "d": [Decimal("1.10"), None],
+            "s": ["007", None],
+            "b": pd.Series([True, None], dtype=object),
+            "t": pd.to_datetime(["2024-05-17", None]).tz_localize("Europe/Berlin"),
+            "l": [[large, None], None],
+            "none": [None, None],
+        }
+    )
+    expected = Picky(answer="repr").predict(None, frame)
+    assert scored(model, frame).data.prediction.tolist() == expected
+    assert scored(model, frame, on_error="null").data.prediction.tolist() == expected
+
+
+def test_what_is_suggested_as_a_type_is_read_and_is_the_next_one_that_holds_it() -> None:
+    inner = pa.struct(
+        [pa.field("a b", pa.int8()), pa.field("x`y", pa.list_(pa.uint64())), pa.field("é", pa.null())]
+    )
+    for kind, said in (
+        (inner, "struct<`a b`:tinyint,`x``y`:array<decimal(20,0)>,`é`:double>"),
+        (pa.large_list(pa.large_string()), "array<string>"),
+        (pa.map_(pa.string(), pa.timestamp("ns", "UTC")), "map<string,timestamp>"),
+        (pa.dictionary(pa.int8(), pa.string()), "string"),
+        (pa.float16(), "float"),
+        (pa.uint32(), "long"),
+        (pa.time32("s"), "string"),
+        (pa.decimal128(5, 2), "decimal(5,2)"),
+    ):
+        assert batches.spoken(kind) == said
+        assert batches.spoken(types.read_ddl(said)) == said
+    plan = batches.Plan("m", "x", None, ("a",), ("a",), (None,), "frame", "p", pa.float64())
+    score = batches.frame_scorer(plan, _Pairs())[1]
+    with pytest.raises(RuntimeError) as refused:
+        score(pd.DataFrame({"a": [1.0, 2.0]}))
+    suggested = str(refused.value).partition("--result-type ")[2]
+    assert types.read_ddl(suggested) == pa.list_(pa.list_(pa.float64())), str(refused.value)
+
+
+class _Pairs:
+    def predict(self, data: Any) -> Any:
+        return np.ones((len(data), 2, 2))
+
+
+def test_the_row_and_the_column_that_the_model_fails_on_are_named(place: Path) -> None:
+    signature = ModelSignature(
+        Schema([ColSpec("double", "a"), ColSpec("long", "n")]), Schema([ColSpec("double")])
+    )
+    model = save(Picky(), place / "picky", signature)
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 1000), "n": range(1000)})
+    for row, value in ((0, -1.0), (617, np.nan), (999, -1.0)):
+        bad = frame.copy()
+        bad.loc[row, "a"] = value
+        with pytest.raises(dbml.ScoringFailed, match=rf"(nan|negative).* \(row {row}, column a\)"):
+            scored(model, bad)
+    with pytest.raises(dbml.ScoringFailed, match=r"column n has a null.*\(row 5, column n\)"):
+        scored(model, frame.assign(n=frame.n.astype("Int64").mask(frame.n == 5)))
+    with pytest.raises(dbml.ScoringFailed, match="negative"):
+        scored(model, frame.assign(a=-1.0))
+
+
+def test_params_reach_the_model_or_are_refused(place: Path) -> None:
+    params = ParamSchema(
+        [ParamSpec("scale", "double", 1.0), ParamSpec("words", "string", ["a"], shape=(-1,))]
+    )
+    inputs, outputs = Schema([ColSpec("double", "a")]), Schema([ColSpec("string")])
+    model = save(Picky(answer="params"), place / "params", ModelSignature(inputs, outputs, params))
+    frame = pd.DataFrame({"a": [1.0]})
+    for given, expected in (
+        (None, {"scale": 1.0, "words": ["a"]}),
+        ({"scale": 2}, {"scale": 2.0, "words": ["a"]}),
+        ('{"words": ["b", "c"]}', {"words": ["b", "c"], "scale": 1.0}),
+    ):
+        assert scored(model, frame, params=given).data.prediction[0] == repr(expected)
+    for wrong, said in (
+        ({"scal": 1}, r"no param 'scal'; it takes scale \(double\).* Did you mean 'scale'"),
+        ({"scale": "2"}, "param scale is text, and the model wants double"),
+        ({"scale": True}, "param scale is a boolean"),
+        ({"words": "b"}, "param words is text, and the model wants a list of string"),
+        ("{'scale': 1}", "the params are not JSON"),
+        ("[1]", "a list is given"),
+    ):
+        with pytest.raises(dbml.BadData, match=said):
+            scored(model, frame, params=wrong)
+    deaf = save(Deaf(), place / "deaf", ModelSignature(inputs, outputs, params))
+    with pytest.raises(dbml.ScoringFailed, match="predict takes no params, and scale would be dropped"):
+        scored(deaf, frame, params={"scale": 2})
+    with pytest.raises(dbml.BadData, match="names no params, and scale would be dropped"):
+        scored(save(Picky(column="a"), place / "without"), frame, params={"scale": 1})
+
+
+def test_two_versions_with_modules_of_the_same_names_do_not_share_them(place: Path) -> None:
+    models = [log_telling(place / f"code-{said}", said) for said in ("one", "two")]
+    frame = pd.DataFrame({"id": [1]})
+    notebooks = ModuleType("dbml_told")
+    sys.modules["dbml_told"] = notebooks
+    try:
+        found = [scored(model, frame).data.prediction[0] for model in (*models, *models)]
+        assert sys.modules["dbml_told"] is notebooks, "the notebook's own module of that name stays"
+    finally:
+        del sys.modules["dbml_told"]
+    assert found == ["oneONE", "twoTWO"] * 2
+    assert "dbml_late" not in sys.modules
+
+
+def test_rows_are_added_to_files_whose_values_stay(silent: str, tmp_path: Path) -> None:
+    large = 2**53 + 1
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        for _ in range(2):
+            frame = pd.DataFrame({"a": ["007"], "n": pd.array([large], dtype="Int64"), "m": [None]})
+            scored(silent, frame, output=tmp_path / name, mode="append")
+    assert (tmp_path / "a.csv").read_text() == "a,n,m,prediction\n" + f"007,{large},,007\n" * 2
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"a": "007", "n": large, "m": None, "prediction": "007"}
+    ] * 2
+    assert pd.read_parquet(tmp_path / "a.parquet").n.tolist() == [large, large]
+    with pytest.raises(dbml.BadCommand, match="takes no bytes, and column a has some"):
+        scored(silent, pd.DataFrame({"a": [b"x"]}), output=tmp_path / "b.csv")
 
 
 # --- which model, and where to

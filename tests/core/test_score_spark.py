@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.models import ModelSignature, infer_signature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import dbml_magics as dbml
 from dbml_magics import environment
@@ -24,7 +24,7 @@ from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring import spark as sessions
 from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
 from tests.core.linking import child, finish
-from tests.core.scoring import Exact, Picky, X, exact, log
+from tests.core.scoring import Exact, Picky, X, exact, log, log_telling, save
 
 pytest.importorskip("pyspark", reason="pyspark is not installed (the extra 'spark')")
 pytestmark = pytest.mark.filterwarnings(
@@ -221,8 +221,11 @@ def test_what_the_model_does_not_give_is_said_with_the_option_that_takes_it(
     model = log(Picky(answer="class"), ModelSignature(Schema([ColSpec("double", "a")])))
     frame = spark.createDataFrame([(0.25,), (0.75,)], "a double")
     with pytest.raises(dbml.ScoringFailed, match="gives string, and double was asked for") as told:
-        scored(model, frame, output=str(tmp_path / "x.parquet"))
+        scored(model, frame, result_type="double", output=str(tmp_path / "x.parquet"))
     assert told.value.remedies[0][0] == "--result-type string"
+    seen = scored(model, frame)
+    assert [row.prediction for row in seen.data.collect()] == ["low", "high"], "as the first rows have it"
+    assert any("string, as the first rows have it" in note for note in seen.notes)
     result = scored(model, frame, result_type="string").data
     assert [row.prediction for row in result.collect()] == ["low", "high"]
 
@@ -248,6 +251,132 @@ def test_workers_see_the_links_uri(spark: Any) -> None:
     result = scored(model, spark.createDataFrame([(1.0,)], "a double")).data
     assert result.collect()[0].prediction == mlflow.get_tracking_uri()
     assert mlflow.get_tracking_uri().startswith("dbml:")
+
+
+# --- names and values that Spark reads otherwise
+
+_ODD = ("a.b", "x`y", "sp ace")
+
+
+@pytest.fixture(scope="module")
+def odd(place: Path) -> str:
+    """Return the folder of a model whose columns have odd names."""
+    inputs = Schema([ColSpec("double", name) for name in _ODD])
+    return save(Picky(answer="sum"), place / "odd", ModelSignature(inputs, Schema([ColSpec("double")])))
+
+
+def _odd_frame(spark: Any, others: int = 0) -> Any:
+    """Return rows with the odd names, beside a struct ``a`` with a field ``b`` and ``A`` beside ``a``."""
+    written = "`a.b` double, `x``y` double, `sp ace` double, A struct<b:double>, `other.x` int"
+    more = "".join(f", c{number} int" for number in range(others))
+    row = (1.0, 2.0, 3.0, (9.0,), 7, *[0] * others)
+    return spark.createDataFrame([row, row], written + more).coalesce(1)
+
+
+def test_columns_of_any_name_are_scored_in_every_way(
+    spark: Any, odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for others in (0, 40):  # through Python, and beside it
+        found = scored(odd, _odd_frame(spark, others), column="p.q`r").data
+        assert found.columns[-1] == "p.q`r"
+        assert [(row["p.q`r"], row["A"].b, row["other.x"]) for row in found.collect()] == [(6.0, 9.0, 7)] * 2
+    plain = _odd_frame(spark).drop("A")
+    for name in ("o.parquet", "o.json", "o.csv"):
+        made = scored(odd, plain, column="p.q", output=tmp_path / name)
+        assert (made.rows, made.unscored) == (2, 0), name
+        assert {row["p.q"] for row in made.data.collect()} == {6.0}, name
+        assert {row["prediction"] for row in scored(odd, str(tmp_path / name)).data.collect()} == {6.0}, name
+    with pytest.raises(dbml.BadCommand, match=r"ORC cuts names at a backtick.* x`y"):
+        scored(odd, plain, output=tmp_path / "o.orc")
+    spark.sql("DROP TABLE IF EXISTS default.odd_scored")
+    scored(odd, plain, column="p.q", output="default.odd_scored")
+    assert {row["again"] for row in scored(odd, "default.`odd_scored`", column="again").data.collect()} == {
+        6.0
+    }
+    spark.sql("DROP TABLE default.odd_scored")
+    plain.createOrReplaceTempView("`odd / view`")
+    assert {row.prediction for row in scored(odd, "`odd / view`").data.collect()} == {6.0}
+    function: Any = dbml.score(odd)
+    assert {row.p for row in _odd_frame(spark).withColumn("p", function()).collect()} == {6.0}
+    monkeypatch.setenv("DBML_SCORE_HERE", "0")
+    pandas = pd.DataFrame({"a.b": [1.0, 4.0], "x`y": 2.0, "sp ace": 3.0, "o.x": ["s", "t"]})
+    assert scored(odd, pandas, column="p.q").data["p.q"].tolist() == [6.0, 9.0]
+
+
+def test_names_that_differ_by_case_alone_are_told_apart_or_refused(spark: Any, place: Path) -> None:
+    inputs = Schema([ColSpec("double", "a"), ColSpec("double", "b")])
+    model = save(Picky(answer="sum"), place / "case", ModelSignature(inputs, Schema([ColSpec("double")])))
+    for more in (0, 40):
+        written = "A double, b double, a double" + "".join(f", c{number} int" for number in range(more))
+        frame = spark.createDataFrame([(1.0, 2.0, 5.0, *[0] * more)], written)
+        assert scored(model, frame).data.collect()[0].prediction == 7.0, "a, and not A"
+    with pytest.raises(dbml.BadCommand, match="A and a differ by case alone") as told:
+        scored(model, frame, output="./case.parquet")
+    assert told.value.remedies[0][0] == "spark.conf.set('spark.sql.caseSensitive', True)"
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        assert scored(model, frame, output="./case.parquet").data.collect()[0].prediction == 7.0
+    finally:
+        spark.conf.unset("spark.sql.caseSensitive")
+
+
+def test_without_a_signature_spark_gives_the_model_the_values_that_it_has(
+    spark: Any, place: Path, tmp_path: Path
+) -> None:
+    model = save(Picky(answer="repr"), place / "repr")
+    large = 2**53 + 1
+    row = (large, "007", decimal.Decimal("1.10"), True, [large, None], b"\x00")
+    written = "n long, s string, d decimal(5,2), b boolean, l array<long>, r binary"
+    frame = spark.createDataFrame([row, (None,) * 6], written).coalesce(1)
+    whole = f"{large}|'007'|Decimal('1.10')|True|[{large}, None]|b'\\x00'"
+    expected = [whole, "<NA>|None|None|None|None|None"]
+    assert [each.prediction for each in scored(model, frame).data.collect()] == expected
+    beside = frame.selectExpr("n", "s", "interval '1' year AS i")  # a type that only Spark has
+    apart = scored(model, beside, columns="n,s", result_type="string").data.collect()
+    assert [each.prediction for each in apart] == [f"{large}|'007'", "<NA>|None"]
+    (tmp_path / "c.csv").write_text("id,n,x\n007,1,1.5\n010,2,2.5\n")
+    read = scored(model, str(tmp_path / "c.csv")).data.collect()
+    assert [(each.id, each.n, each.prediction) for each in read] == [
+        ("007", 1, "'007'|1|1.5"),
+        ("010", 2, "'010'|2|2.5"),
+    ]
+    empty = scored(model, frame.where("n < 0"), output=tmp_path / "empty.parquet")
+    assert (empty.rows, empty.result_type) == (0, "double")
+
+
+def test_bytes_params_and_the_row_that_fails_come_through_spark(
+    spark: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = Schema([ColSpec("binary", "r")])
+    same = save(Picky(column="r"), place / "raw", ModelSignature(raw, Schema([ColSpec("binary")])))
+    found = scored(same, spark.createDataFrame([(b"\x00\xff",), (None,)], "r binary")).data.collect()
+    assert [each.prediction for each in found] == [b"\x00\xff", None]
+    params = ParamSchema([ParamSpec("scale", "double", 1.0)])
+    one = Schema([ColSpec("double", "a")])
+    signature = ModelSignature(one, Schema([ColSpec("string")]), params)
+    telling = save(Picky(answer="params"), place / "params", signature)
+    frame = spark.createDataFrame([(1.0,)], "a double")
+    assert scored(telling, frame, params={"scale": 2}).data.collect()[0].prediction == "{'scale': 2.0}"
+    function: Any = dbml.score(telling, params='{"scale": 3}')
+    assert frame.withColumn("p", function()).collect()[0].p == "{'scale': 3.0}"
+    both = Schema([ColSpec("double", "a"), ColSpec("long", "n")])
+    picky = save(Picky(), place / "picky", ModelSignature(both, Schema([ColSpec("double")])))
+    rows = pd.DataFrame({"a": np.linspace(0, 1, 100), "n": range(100)})
+    rows.loc[17, "a"] = -1.0
+    with pytest.raises(dbml.ScoringFailed, match=r"negative.* \(row 17 of partition 0, column a\)"):
+        scored(picky, spark.createDataFrame(rows).coalesce(1), output="./refused.parquet")
+    monkeypatch.setenv("DBML_SCORE_HERE", "0")
+    with pytest.raises(dbml.ScoringFailed, match=r"negative.* \(row 17, column a\)"):
+        scored(picky, rows)
+
+
+def test_one_worker_scores_two_versions_with_modules_of_the_same_names(spark: Any, place: Path) -> None:
+    models = [log_telling(place / f"code-{said}", said) for said in ("one", "two")]
+    frame = spark.range(1).coalesce(1)
+    first = scored(models[0], frame, column="first").data
+    both = scored(models[1], first, column="second").data
+    for _ in range(2):
+        assert [(row["first"], row["second"]) for row in both.collect()] == [("oneONE", "twoTWO")]
 
 
 # --- tables and files

@@ -349,7 +349,7 @@ class FakeSession:
         *,
         deployment: str | None = None,
         target: str | None = None,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> endpoint_results.InvokeResult:
         self._called("invoke", name=name, data=data, deployment=deployment, target=target, params=params)
@@ -421,6 +421,7 @@ class FakeSession:
         mode: str | None = None,
         checkpoint: str | None = None,
         available_now: bool = False,
+        params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
         told = {key: value for key, value in locals().items() if key not in ("self", "progress")}

@@ -18,6 +18,7 @@ from dbml_magics.config import data_home
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
+from dbml_magics.core.scoring import batches
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import NoModel
 
@@ -72,12 +73,10 @@ def _foreign(found: Found, folder: Path) -> Path:
 
 def loaded(files: Path) -> Any:
     """Return the model in a folder, loaded once a process. Raises NoModel."""
-    import mlflow.pyfunc
-
     with _lock:
         if files not in _models:
             try:
-                _models[files] = mlflow.pyfunc.load_model(str(files))
+                _models[files] = batches.load(str(files))
             except Exception as error:
                 missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
                 remedies = [(f"%pip install {missing}", "then restart the kernel")] if missing else []

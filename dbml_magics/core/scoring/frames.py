@@ -6,20 +6,22 @@ import threading
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from dbml_magics.core.scoring import batches
 from dbml_magics.core.scoring.batches import Plan
 from dbml_magics.core.scoring.spark import Say, is_connect
-from dbml_magics.core.scoring.types import from_spark, to_spark
+from dbml_magics.core.scoring.types import from_spark, quoted, to_spark
 
-__all__ = ["apply", "counted", "function", "watched"]
+__all__ = ["apply", "counted", "function", "kind_seen", "watched"]
 
 # Columns that the model does not see pass through Python untouched; of very many of them, or of types that
 # only Spark has, the worker is spared: then the model's columns alone go there.
 _FEW = 8
 _TIMES = 2
 _WATCH_S = 0.5
+_SEEN = 1000  # rows whose predictions show the type, where no signature does
 
 
 def _by_value() -> None:
@@ -36,13 +38,46 @@ def apply(frame: Any, plan: Plan) -> Any:
 
     fields = frame.schema.fields
     others = [each for each in fields if each.name not in plan.columns]
-    plain = all(from_spark(each.dataType) is not None for each in others)
+    plain = all(from_spark(each.dataType) is not None for each in fields)
     names = [each.name for each in fields]
+    # By place: a name may have dots and backticks in it, or differ from another one's by case alone.
+    safe = [f"c{number}" for number in range(len(names))]
+    renamed = frame.toDF(*safe)
     if plain and len(names) == len(set(names)) and len(others) <= max(_FEW, _TIMES * len(plan.columns)):
         _by_value()
         schema = StructType([*fields, StructField(plan.output, to_spark(plan.result))])
-        return frame.mapInArrow(batches.arrow_mapper(plan), schema)
-    return frame.withColumn(plan.output, function(plan)(*(f"`{name}`" for name in plan.columns)))
+        return renamed.mapInArrow(batches.arrow_mapper(plan, names), schema)
+    given = [safe[names.index(name)] for name in plan.columns]
+    as_text = tuple(
+        name
+        for name, wanted in zip(plan.columns, plan.wanted, strict=True)
+        if wanted is None and fields[names.index(name)].dataType.typeName() == "long"
+    )
+    score = function(replace(plan, as_text=as_text, numbered=None))
+    texts = [
+        renamed[place].cast("string") if name in as_text else renamed[place]
+        for place, name in zip(given, plan.columns, strict=True)
+    ]
+    own = [
+        renamed[place].alias(each.name, metadata=each.metadata)
+        for place, each in zip(safe, fields, strict=True)
+    ]
+    return renamed.select(*own, score(*texts).alias(plan.output))
+
+
+def kind_seen(frame: Any, plan: Plan) -> Any:
+    """Return the Arrow type of the predictions for the frame's first rows; None when they do not tell."""
+    from dbml_magics.core.scoring.types import read_ddl
+
+    if any(from_spark(each.dataType) is None for each in frame.schema.fields if each.name in plan.columns):
+        return None
+    names = [each.name for each in frame.schema.fields]
+    renamed = frame.toDF(*(f"c{number}" for number in range(len(names))))
+    places = [f"c{names.index(name)}" for name in plan.columns]
+    _by_value()
+    told = renamed.select(*places).limit(_SEEN).coalesce(1)
+    rows = told.mapInArrow(batches.kind_mapper(plan), "kind string").collect()
+    return read_ddl(rows[0][0]) if rows else None
 
 
 def function(plan: Plan) -> Any:
@@ -71,7 +106,7 @@ def counted(frame: Any, column: str) -> tuple[Any, Any]:
 
         seen = Observation()
         of_all = count(lit(1)).alias("rows")
-        return frame.observe(seen, of_all, count(col(f"`{column}`")).alias("scored")), seen
+        return frame.observe(seen, of_all, count(col(quoted(column))).alias("scored")), seen
     except Exception:  # a Spark that cannot, or not by Spark Connect
         return frame, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ FORMATS = {
     ".orc": "orc",
 }
 _HELP = ("%dbml help score", "what it takes")
+_QUOTED = re.compile(r"(\w+|`(?:[^`]|``)+`)(\.(\w+|`(?:[^`]|``)+`))*\.`(?:[^`]|``)+`|`(?:[^`]|``)+`")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/")
 
 
 def is_path(written: str) -> bool:
     """Tell whether a word names files rather than a table."""
-    return (
+    return not _QUOTED.fullmatch(written) and (
         "/" in written
         or "*" in written
         or _suffix(written) in FORMATS
@@ -64,11 +66,14 @@ def format_of(path: str, default: str) -> str:
     return default
 
 
-def read(spark: Any, written: str) -> tuple[Any, str]:
-    """Return a table or files as a Spark DataFrame, and what they are in words. Raises BadData."""
+def read(spark: Any, written: str, texts: Sequence[str] = ()) -> tuple[Any, str]:
+    """Return a table or files as a Spark DataFrame, and what they are in words. Raises BadData.
+
+    Of CSV the columns ``texts`` are text, and so are those with numbers that no number keeps, like 007.
+    """
     if not written.strip():
         raise BadData("the input has no name: a table, a path, or a DataFrame.", remedies=[_HELP])
-    return _files(spark, written) if is_path(written) else _table(spark, written)
+    return _files(spark, written, texts) if is_path(written) else _table(spark, written)
 
 
 def _table(spark: Any, name: str) -> tuple[Any, str]:
@@ -104,7 +109,7 @@ def _no_table(spark: Any, name: str) -> BadData:
     )
 
 
-def _files(spark: Any, path: str) -> tuple[Any, str]:
+def _files(spark: Any, path: str, texts: Sequence[str]) -> tuple[Any, str]:
     if is_here(spark) and not _SCHEME.match(path):
         _check_there(path)
     default = str(spark.conf.get("spark.sql.sources.default"))
@@ -117,6 +122,8 @@ def _files(spark: Any, path: str) -> tuple[Any, str]:
     try:
         found = reader.load(located(spark, path))
         found.schema  # noqa: B018 - Spark Connect reads it here
+        if kind == "csv":
+            found = _as_written(spark, located(spark, path), found, texts)
     except Exception as error:
         if "DATA_SOURCE_NOT_FOUND" in str(error) or "Failed to find data source" in str(error):
             raise BadData(
@@ -127,6 +134,38 @@ def _files(spark: Any, path: str) -> tuple[Any, str]:
             ) from None
         raise BadData(f"{path} cannot be read as {kind}: {first_line(error)}.", remedies=[_HELP]) from None
     return found, path
+
+
+def _as_written(spark: Any, place: str, found: Any, texts: Sequence[str]) -> Any:
+    """Return rows of CSV with what Spark took for numbers as text, where a number would not keep it."""
+    from pyspark.sql.functions import coalesce, lit
+    from pyspark.sql.functions import max as most
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    fields = found.schema.fields
+    reader = spark.read.format("csv").option("header", True)
+    numbers = {"byte", "short", "integer", "long", "float", "double", "decimal"}
+    numeric = [
+        n for n, each in enumerate(fields) if each.dataType.typeName() in numbers and each.name not in texts
+    ]
+    lossy: set[int] = {n for n, each in enumerate(fields) if each.name in texts}
+    if numeric:
+        written = reader.schema(StructType([StructField(f"c{n}", StringType()) for n in range(len(fields))]))
+        rows = written.load(place)
+        # Leading zeros; of doubles, whole numbers with more digits than they hold.
+        checks = [
+            coalesce(most(rows[f"c{n}"].rlike(_LOST[fields[n].dataType.typeName() == "double"])), lit(False))
+            for n in numeric
+        ]
+        told = rows.agg(*(each.alias(f"c{n}") for n, each in zip(numeric, checks, strict=True))).collect()[0]
+        lossy |= {n for n in numeric if told[f"c{n}"]}
+    if not lossy:
+        return found
+    kept = [StructField(f.name, StringType() if n in lossy else f.dataType) for n, f in enumerate(fields)]
+    return reader.schema(StructType(kept)).load(place)
+
+
+_LOST = {False: r"^\s*[+-]?0[0-9]", True: r"^\s*[+-]?(0[0-9]|[0-9]{16,}\s*$)"}
 
 
 def _check_there(path: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dbml_magics.core.scoring.columns import match
 from dbml_magics.core.scoring.spark import first_line, is_connect
-from dbml_magics.core.scoring.types import from_spark
+from dbml_magics.core.scoring.types import from_spark, quoted
 from dbml_magics.errors import BadCommand, BadData, NoModel
 
 __all__ = ["is_mllib", "scored"]
@@ -54,7 +54,7 @@ def scored(
         notes, needed = found.notes, list(found.columns)
         for given, name in zip(found.columns, found.names, strict=True):
             if given != name:
-                asked = asked.withColumn(name, asked[f"`{given}`"])
+                asked = asked.withColumn(name, asked[quoted(given)])
     elif chosen:
         raise BadCommand(
             "--columns names the model's columns, and this one has no signature that would say which.",
@@ -75,8 +75,8 @@ def scored(
         nulls = skip and bool(lacking)
         done = _with_nulls(asked, model, output, lacking) if nulls else model.transform(asked)
         kept = [f"{_HIDDEN}{name}" if name in aside else name for name in frame.columns]
-        own = [done[f"`{now}`"].alias(name) for now, name in zip(kept, frame.columns, strict=True)]
-        new = done.select(*own, done[f"`{output}`"].alias(column))
+        own = [done[quoted(now)].alias(name) for now, name in zip(kept, frame.columns, strict=True)]
+        new = done.select(*own, done[quoted(output)].alias(column))
     except Exception as error:
         raise BadData(
             f"the model cannot take this data: {first_line(error)}.",
@@ -142,7 +142,7 @@ def _vectors(frame: Any, named: Sequence[str], model: Any) -> Any:
         wanted.add(str(first.getOrDefault("featuresCol")))
     for name in wanted & set(frame.columns):
         if frame.schema[name].dataType.typeName() == "array":
-            frame = frame.withColumn(name, array_to_vector(frame[f"`{name}`"].cast("array<double>")))
+            frame = frame.withColumn(name, array_to_vector(frame[quoted(name)].cast("array<double>")))
     return frame
 
 
@@ -150,7 +150,7 @@ def _with_nulls(frame: Any, model: Any, output: str, needed: Sequence[str]) -> A
     """Return all rows, null for those that lack one of the model's columns."""
     from pyspark.sql.functions import col, lit
 
-    complete = reduce(lambda a, b: a & b, [col(f"`{name}`").isNotNull() for name in needed])
+    complete = reduce(lambda a, b: a & b, [col(quoted(name)).isNotNull() for name in needed])
     done = model.transform(frame.where(complete))
     kind = done.schema[output].dataType
     rest = frame.where(~complete).withColumn(output, lit(None).cast(kind))

@@ -18,7 +18,8 @@ from dbml_magics.errors import BadCommand, ScoringFailed
 __all__ = ["Target", "checkpoint_of", "make_target", "start_stream", "write", "write_here"]
 
 _HELP = ("%dbml help score", "what it takes")
-_TABLE = re.compile(r"(`[^`]+`|[^\W\d][\w-]*)(\.(`[^`]+`|[^\W\d][\w-]*)){1,2}")
+_PART = r"(?:`(?:[^`]|``)+`|[^\W\d][\w-]*)"
+_TABLE = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
 _TAKEN = ("PATH_ALREADY_EXISTS", "LOCATION_ALREADY_EXISTS")
 # Serverless compute takes no stream that goes on for ever.
 _ENDLESS_REFUSED = (
@@ -63,6 +64,7 @@ _failed: set[str] = set()
 
 def write(spark: Any, frame: Any, target: Target) -> Any:
     """Write a Spark DataFrame; returns what reads it again. Raises BadCommand and Spark's own."""
+    _refuse_alike(spark, frame)
     if target.table:
         there = _exists(spark, target.place)
         if target.mode is None and there:
@@ -74,6 +76,11 @@ def write(spark: Any, frame: Any, target: Target) -> Any:
     kind = format_of(target.place, str(spark.conf.get("spark.sql.sources.default")))
     if kind == "csv":
         _refuse_nested(frame)
+    if kind == "orc" and (cut := [name for name in frame.columns if "`" in name]):
+        raise BadCommand(
+            f"ORC cuts names at a backtick, and there is one in {', '.join(cut[:5])}.",
+            remedies=[("--output ./scored.parquet", "keeps them")],
+        )
     place = located(spark, target.place)
     writer = frame.write.mode(target.mode or "errorifexists").format(kind)
     try:
@@ -89,7 +96,9 @@ def write(spark: Any, frame: Any, target: Target) -> Any:
         raise
     reader = spark.read.format(kind)
     if kind == "csv":
-        reader = reader.option("header", True).option("inferSchema", True)
+        reader = reader.option("header", True)
+        own = target.mode != "append"
+        reader = reader.schema(frame.schema) if own else reader.option("inferSchema", True)
     return reader.load(place)
 
 
@@ -117,7 +126,8 @@ def _says_taken(error: Exception) -> bool:
 
 def _place_of(spark: Any, table: str) -> str | None:
     """Return the folder that a new managed table would have; None where its catalog does not say."""
-    *schema, name = (part.strip("`") for part in re.findall(r"`[^`]+`|[^.`]+", table))
+    *schema, last = re.findall(_PART, table)
+    name = last[1:-1].replace("``", "`") if last[0] == "`" else last
     try:
         return f"{spark.catalog.getDatabase('.'.join(schema)).locationUri.rstrip('/')}/{name.lower()}"
     except Exception:  # there is no such schema, or it may not be asked: writing will say it
@@ -159,6 +169,23 @@ def _there_already(target: Target) -> BadCommand:
     )
 
 
+def _refuse_alike(spark: Any, frame: Any) -> None:
+    """Raise BadCommand for columns that the output would not tell apart."""
+    exact = str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
+    seen: dict[str, str] = {}
+    for name in frame.columns:
+        key = name if exact else name.lower()
+        other = seen.get(key)
+        seen[key] = name
+        if other is None:
+            continue
+        said, remedy = f"there is more than one column {name}", ("frame.drop('…')", "before it is scored")
+        if other != name:
+            said = f"the columns {other} and {name} differ by case alone"
+            remedy = ("spark.conf.set('spark.sql.caseSensitive', True)", "tells A from a")
+        raise BadCommand(f"{said}, and what Spark writes has to tell them apart.", remedies=[remedy])
+
+
 def _refuse_nested(frame: Any) -> None:
     nested = [
         f.name for f in frame.schema.fields if f.dataType.typeName() in ("array", "struct", "map", "udt")
@@ -181,26 +208,68 @@ def write_here(frame: Any, target: Target) -> None:
         )
     if path.exists() and target.mode is None:
         raise _there_already(target)
-    if path.exists() and target.mode == "append":
-        import pandas as pd
-
-        readers: dict[str, Any] = {"parquet": pd.read_parquet, "csv": pd.read_csv}
-        before = readers[kind](path) if kind in readers else pd.read_json(path, lines=True)
-        frame = pd.concat([before, frame], ignore_index=True)
+    if kind != "parquet":
+        _refuse_bytes(frame, kind)
+    before = path if path.exists() and target.mode == "append" else None
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if kind == "parquet":
-            frame.to_parquet(fresh)
+            _write_parquet(frame, fresh, before)
         elif kind == "csv":
-            frame.to_csv(fresh, index=False)
+            _write_csv(frame, fresh, before)
         else:
-            frame.to_json(fresh, orient="records", lines=True, double_precision=15)
+            lines = frame.to_json(orient="records", lines=True, double_precision=15)
+            known = "" if before is None else before.read_text()
+            fresh.write_text(known + ("\n" if known and not known.endswith("\n") else "") + lines)
         fresh.replace(path)
     except OSError as error:
         raise BadCommand(f"{path} cannot be written: {error.strerror}.", remedies=[_HELP]) from None
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _refuse_bytes(frame: Any, kind: str) -> None:
+    for number, name in enumerate(frame.columns):
+        column = frame.iloc[:, number]
+        if column.dtype == object and any(isinstance(each, (bytes, bytearray)) for each in column):
+            raise BadCommand(
+                f"a {kind.upper()} file takes no bytes, and column {name} has some.",
+                remedies=[("--output ./scored.parquet", "keeps them")],
+            )
+
+
+def _write_parquet(frame: Any, fresh: Path, before: Path | None) -> None:
+    """Write rows behind those that are there, each with its value. Raises BadCommand for other types."""
+    if before is None:
+        frame.to_parquet(fresh)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    known = pq.read_table(before)
+    known = known.select([name for name in known.column_names if not name.startswith("__index_level_")])
+    added = pa.Table.from_pandas(frame, preserve_index=False)
+    try:
+        both = pa.concat_tables(
+            [known.replace_schema_metadata(), added.replace_schema_metadata()], promote_options="default"
+        )
+    except pa.ArrowException as error:
+        raise BadCommand(
+            f"{before} has columns of other types: {' '.join(str(error).split())[:200]}.",
+            remedies=[("--mode overwrite", "replaces what is there")],
+        ) from None
+    pq.write_table(both, fresh)
+
+
+def _write_csv(frame: Any, fresh: Path, before: Path | None) -> None:
+    """Write rows behind those that are there, whose text stays as it is."""
+    if before is not None:
+        import pandas as pd
+
+        known = pd.read_csv(before, dtype=str, keep_default_na=False)
+        frame = pd.concat([known, frame.astype(object)], ignore_index=True)
+    frame.to_csv(fresh, index=False)
 
 
 # --- streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from dbml_magics.config import score_here_rows
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
 from dbml_magics.core.scoring.columns import Match, check_output, match
-from dbml_magics.core.scoring.types import from_spark, of_outputs, read_ddl, simple, with_zone
+from dbml_magics.core.scoring.types import from_spark, of_outputs, quoted, read_ddl, simple, with_zone
 from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, SparkUnavailable
 from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
 
@@ -48,6 +49,7 @@ class _Order:
     available_now: bool
     environment: Mapping[str, str]
     notes: tuple[str, ...]
+    params: Mapping[str, Any]
 
     @property
     def mllib(self) -> bool:
@@ -70,6 +72,7 @@ def score(
     mode: str | None = None,
     checkpoint: str | None = None,
     available_now: bool = False,
+    params: Mapping[str, Any] | str | None = None,
     progress: Progress | None = None,
 ) -> ScoreResult | StreamResult | UdfResult:
     """Score data with a model; see :meth:`dbml_magics.core.session.Session.score`."""
@@ -90,9 +93,11 @@ def score(
         raise BadCommand("without --input there is nothing to score.", remedies=[_HELP])
 
     from dbml_magics.core.endpoints.models import read_mlmodel
+    from dbml_magics.core.endpoints.params import check_params, read_params
     from dbml_magics.core.endpoints.swagger import sides
     from dbml_magics.core.scoring import files
 
+    given = read_params(params)
     say("looking for the model")
     found = files.find(engine, model, last)
     say("fetching its files")
@@ -115,12 +120,13 @@ def score(
         available_now=available_now,
         environment={"MLFLOW_TRACKING_URI": engine.link.uri, "MLFLOW_REGISTRY_URI": engine.link.uri},
         notes=(found.said,) if found.said else (),
+        params=check_params(given, signature),
     )
-    if order.result is None and not order.mllib:
-        import pyarrow as pa
-
-        said = "the model does not say what it gives: double is assumed, --result-type says otherwise"
-        order = replace(order, result=pa.float64(), notes=(*order.notes, said))
+    if order.params and order.mllib:
+        raise BadCommand(
+            "--params is not for MLlib's models: Spark runs them without any.",
+            remedies=[("mlflow.spark.load_model(URI)", "whose stages have params of their own")],
+        )
     if order.mllib and wished is not None:
         raise BadCommand(
             "--result-type is not for MLlib's models: Spark knows what they give.",
@@ -153,7 +159,8 @@ def _scored(order: _Order, data: Any, say: Progress, began: float) -> ScoreResul
         data = os.fspath(data)
     if isinstance(data, str):
         session, said = spark.session(say)
-        frame, _ = inputs.read(session, data)
+        texts = [str(each.get("name")) for each in order.inputs if each.get("type") == "string"]
+        frame, _ = inputs.read(session, data, texts)
         return _by_spark(_noted(order, said), session, frame, say, began)
     if spark.is_frame(data):
         return _by_spark(order, data.sparkSession, data, say, began)
@@ -235,7 +242,7 @@ def _here(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult
     return ScoreResult(
         model=order.label,
         column=order.column,
-        result_type=simple(order.result),
+        result_type=simple(predicted.type),
         engine="this process, without Spark",
         data=result,
         rows=len(frame),
@@ -299,7 +306,7 @@ def _sent(order: _Order, session: Any, frame: Any, say: Progress, began: float) 
     scored, kind, notes = _with_predictions(order, session, rows)
     try:
         with frames.watched(session, say):
-            back = scored.select(_ROW, f"`{order.column}`").toPandas()
+            back = scored.select(_ROW, quoted(order.column)).toPandas()
     except Exception as error:
         raise _failed(order, error) from error
     back = back.sort_values(_ROW, ignore_index=True)
@@ -410,8 +417,33 @@ def _with_predictions(order: _Order, session: Any, rows: Any) -> tuple[Any, str,
     have = {f.name: from_spark(f.dataType) for f in rows.schema.fields if f.name != _ROW}
     found = match(order.inputs, have, order.columns)
     place = spark.ship(session, order.files, order.identity)
-    plan = _plan(order, found, zone=spark.zone_of(session), path=place["path"], archive=place["archive"])
-    return frames.apply(rows, plan), simple(plan.result), found.notes
+    zone = spark.zone_of(session)
+    plan = _plan(order, found, zone=zone, path=place["path"], archive=place["archive"])
+    if _ROW in rows.columns:
+        plan = replace(plan, numbered=_ROW)
+    notes = found.notes
+    if plan.result is None:
+        kind = None
+        if not rows.isStreaming:
+            try:
+                kind = frames.kind_seen(rows, replace(plan, numbered=None))
+            except Exception as error:
+                raise _failed(order, error) from error
+        plan, said = _assumed(plan, kind, zone)
+        notes = (*notes, said)
+    return frames.apply(rows, plan), simple(plan.result), notes
+
+
+def _assumed(plan: Plan, kind: Any, zone: str | None) -> tuple[Plan, str]:
+    """Return the plan with a type for predictions that no signature describes, and what is said of it."""
+    import pyarrow as pa
+
+    if kind is not None and pa.types.is_decimal(kind):  # other rows may have more digits
+        kind = pa.decimal128(38, max(kind.scale, 18) if kind.precision - kind.scale <= 20 else kind.scale)
+    how = "double is assumed" if kind is None else f"{simple(kind)}, as the first rows have it"
+    kind = pa.float64() if kind is None else kind
+    said = f"the model does not say what it gives: {how}; --result-type says otherwise"
+    return replace(plan, result=kind if zone is None else with_zone(kind, zone)), said
 
 
 def _plan(
@@ -432,10 +464,11 @@ def _plan(
         wanted=found.wanted,
         shape=found.shape,
         output=order.column,
-        result=with_zone(order.result, zone) if zoned else order.result,
+        result=with_zone(order.result, zone) if zoned and order.result is not None else order.result,
         skip=order.skip,
         zone=zone,
         environment=order.environment,
+        params=order.params,
     )
 
 
@@ -488,6 +521,9 @@ def _function(order: _Order, say: Progress) -> UdfResult:
     place = spark.ship(session, order.files, order.identity)
     zone = spark.zone_of(session)
     plan = _plan(order, found, zone=zone, path=place["path"], archive=place["archive"], zoned=False)
+    if plan.result is None:
+        plan, assumed = _assumed(plan, None, None)
+        order = _noted(order, assumed)
     return UdfResult(
         model=order.label,
         names=tuple(names),
@@ -516,11 +552,12 @@ def _failed(order: _Order, error: BaseException) -> DbmlError:
     if MARK in said:
         cause = said.partition(MARK)[2].strip().splitlines()[0].strip()
         remedies = [_HELP]
-        if not order.skip and "refuses every row" not in cause and "cannot be loaded" not in cause:
+        whole = ("refuses every row", "cannot be loaded", "takes no params")  # not about some rows
+        if not order.skip and not any(words in cause for words in whole):
             remedies = [("--on-error null", "gives null to the rows that the model refuses")]
         if "--result-type" in cause:
             cause, _, wish = cause.partition(": --result-type")
-            remedies = [(f"--result-type{wish}", "takes it as it is")]
+            remedies = [(f"--result-type {shlex.quote(wish.strip())}", "takes it as it is")]
         return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=remedies)
     if isinstance(error, ValueError):
         return BadData(f"{said}.", remedies=[_HELP])

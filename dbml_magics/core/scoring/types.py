@@ -10,7 +10,17 @@ import pyarrow as pa
 
 from dbml_magics.errors import BadCommand
 
-__all__ = ["fits", "from_spark", "of_outputs", "of_spec", "read_ddl", "simple", "to_spark", "with_zone"]
+__all__ = [
+    "fits",
+    "from_spark",
+    "of_outputs",
+    "of_spec",
+    "quoted",
+    "read_ddl",
+    "simple",
+    "to_spark",
+    "with_zone",
+]
 
 _NAMED: dict[str, Any] = {
     "boolean": pa.bool_(),
@@ -58,7 +68,12 @@ _FITS: tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...] = (  # what is wanted
     ((_A.is_struct, _A.is_map), (_A.is_struct, _A.is_map)),
 )
 _KNOWN = "boolean, int, long, float, double, string, binary, date, timestamp, array<T>, struct<a: T>"
-_TOKEN = re.compile(r"\s*([A-Za-z_]\w*|`[^`]+`|\d+|[<>(),:])")
+_TOKEN = re.compile(r"\s*([A-Za-z_]\w*|`(?:[^`]|``)+`|\d+|[<>(),:])")
+
+
+def quoted(name: str) -> str:
+    """Return a column's name as Spark takes it literally, whatever is in it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def read_ddl(written: str) -> Any:
@@ -100,7 +115,8 @@ def _type(tokens: list[str]) -> Any:
         _expect(tokens, "<")
         fields = []
         while True:
-            field = tokens.pop(0).strip("`")
+            field = tokens.pop(0)
+            field = field[1:-1].replace("``", "`") if field[0] == "`" else field
             if tokens[0] == ":":
                 tokens.pop(0)
             fields.append(pa.field(field, _type(tokens)))
@@ -136,6 +152,8 @@ def simple(kind: Any) -> str:
         return "timestamp"
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_null(kind):
+        return "void"
     return _SPARK.get(kind, str(kind))
 
 
@@ -242,10 +260,23 @@ def to_spark(kind: Any) -> Any:
 
 def from_spark(kind: Any) -> Any:
     """Return the Arrow type of one of Spark's; None for one that only Spark has (vectors, intervals)."""
-    try:
-        return read_ddl(kind.simpleString())
-    except BadCommand:
-        return None
+    name = kind.typeName()
+    if name == "array":
+        inner = from_spark(kind.elementType)
+        return None if inner is None else pa.list_(inner)
+    if name == "map":
+        key, value = from_spark(kind.keyType), from_spark(kind.valueType)
+        return None if None in (key, value) else pa.map_(key, value)
+    if name == "struct":
+        kinds = [from_spark(each.dataType) for each in kind.fields]
+        if None in kinds:
+            return None
+        return pa.struct([pa.field(f.name, each) for f, each in zip(kind.fields, kinds, strict=True)])
+    if name == "decimal":
+        return pa.decimal128(kind.precision, kind.scale)
+    if name == "timestamp_ntz":
+        return pa.timestamp("us")
+    return pa.string() if name in ("char", "varchar") else _NAMED.get(name)
 
 
 def fits(kind: Any, wanted: Any) -> bool:

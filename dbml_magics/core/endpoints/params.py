@@ -1,0 +1,135 @@
+"""The params of a prediction: checked against the model's signature, so that none is dropped unseen.
+
+MLflow itself leaves out with a warning, which nobody sees on a server, what the signature does not name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from dbml_magics.core.endpoints.exact import RANGES
+from dbml_magics.core.endpoints.swagger import sides
+from dbml_magics.errors import BadData
+
+__all__ = ["check_params", "read_params"]
+
+_HELP = [("'{\"temperature\": 0.5}'", "JSON in single quotes, or $name of a dict")]
+
+
+def read_params(given: Any) -> dict[str, Any] | None:
+    """Return params as a dict: of JSON, or of a mapping. Raises BadData."""
+    if given is None:
+        return None
+    found = given
+    if isinstance(given, str):
+        try:
+            found = json.loads(given)
+        except (ValueError, RecursionError) as error:
+            raise BadData(f"the params are not JSON: {error}.", remedies=_HELP) from None
+    if not isinstance(found, Mapping):
+        raise BadData(
+            f"params want names with values, and a {type(found).__name__} is given.", remedies=_HELP
+        )
+    return {str(name): value for name, value in found.items()}
+
+
+def check_params(params: Mapping[str, Any] | None, signature: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return params as the model's signature wants them. Raises BadData for one that it does not name."""
+    if not params:
+        return {}
+    wanted = {str(each["name"]): each for each in sides(signature, "params")}
+    unknown = [name for name in params if name not in wanted]
+    if unknown and not wanted:
+        raise BadData(
+            f"the model's signature names no params, and {', '.join(unknown[:5])} would be dropped.",
+            remedies=[("infer_signature(X, y, params={…})", "as the model is logged")],
+        )
+    if unknown:
+        near = get_close_matches(unknown[0], wanted, n=1, cutoff=0.6)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(f"{name} ({_kind(each)})" for name, each in list(wanted.items())[:8])
+        raise BadData(
+            f"the model has no param {', '.join(map(repr, unknown[:5]))}; it takes {known}.{hint}",
+            remedies=_HELP,
+        )
+    found = {}
+    for name, value in params.items():
+        try:
+            found[name] = _as_wanted(value, wanted[name])
+        except ValueError as problem:
+            raise BadData(
+                f"param {name} {problem}, and the model wants {_kind(wanted[name])}.", remedies=_HELP
+            ) from None
+    return found
+
+
+def _kind(told: Mapping[str, Any]) -> str:
+    kind = str(told.get("type"))
+    return f"a list of {kind}" if told.get("shape") else kind
+
+
+def _as_wanted(value: Any, told: Mapping[str, Any]) -> Any:
+    kind = str(told.get("type"))
+    if not told.get("shape"):
+        return _scalar(value, kind, told)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise ValueError(f"is {_named(value)}")
+    return [_scalar(each, kind, told) for each in value]
+
+
+def _scalar(value: Any, kind: str, told: Mapping[str, Any]) -> Any:
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        value = value.item()
+    if value is None:
+        return None
+    if kind == "object":
+        return _object(value, told)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in RANGES and number and isinstance(value, int):
+        low, high = RANGES[kind]
+        if not low <= value <= high:
+            raise ValueError(f"is {value}")
+        return value
+    if kind in ("float", "double") and number:
+        return float(value)
+    if kind == "boolean" and isinstance(value, bool):
+        return value
+    if kind == "string" and isinstance(value, str):
+        return value
+    if kind == "datetime" and _is_moment(value):
+        return value
+    raise ValueError(f"is {_named(value)}")
+
+
+def _object(value: Any, told: Mapping[str, Any]) -> Any:
+    properties = told.get("properties") or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"is {_named(value)}")
+    strange = [str(name) for name in value if str(name) not in properties]
+    absent = [name for name, each in properties.items() if each.get("required", True) and name not in value]
+    if strange or absent:
+        raise ValueError(f"has {strange[0]!r}" if strange else f"lacks {absent[0]!r}")
+    return dict(value)
+
+
+def _is_moment(value: Any) -> bool:
+    if isinstance(value, (datetime.date, np.datetime64)):
+        return True
+    try:
+        return isinstance(value, str) and not isinstance(np.datetime64(value).item(), int)
+    except ValueError:
+        return False
+
+
+def _named(value: Any) -> str:
+    return {str: "text", bool: "a boolean", dict: "an object", list: "a list"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
