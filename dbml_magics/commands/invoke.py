@@ -22,6 +22,7 @@ def run(args: Namespace, session: Session) -> InvokeResult:
             args.data,
             deployment=args.deployment,
             target=getattr(args, "from"),
+            params=args.params,
             progress=progress.say,
         )
 
@@ -47,6 +48,14 @@ COMMAND = Command(
         Option("NAME", "an endpoint", completes="endpoint"),
         Option("DATA", "what to predict from", takes_any=True, completes="variable"),
         Option("--deployment", "a deployment, whatever its traffic", metavar="D"),
+        Option(
+            "--params",
+            "the prediction's params, which the model's signature names",
+            metavar="JSON|$VAR",
+            takes_any=True,
+            completes="variable",
+            example="""%dbml invoke wine $rows --params '{"temperature": 0.5}'""",
+        ),
         from_target("%dbml invoke wine $rows"),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -23,11 +24,11 @@ import pandas as pd
 import pytest
 import requests
 from mlflow.models import ModelSignature, infer_signature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import dbml_magics as dbml
 from dbml_magics.core import processes
-from dbml_magics.core.endpoints import base, checks, payload, scoring, settings
+from dbml_magics.core.endpoints import base, checks, exact, payload, reading, scoring, settings
 from dbml_magics.core.endpoints.server import BODY_LIMIT
 from tests.core.linking import child, finish
 from tests.infra.proxy import Proxy
@@ -187,6 +188,85 @@ def test_the_server_tells_its_health_and_its_format_and_nothing_to_strangers(ser
     assert (
         post(served.uri, {"input_data": []}, **key, **{"azureml-model-deployment": "none"}).status_code == 404
     )
+
+
+FORMS: dict[str, Any] = {
+    "split": {"dataframe_split": {"columns": ["r", "n"], "data": [["AP8B", 2**53 + 1], ["", 2]]}},
+    "records": {"dataframe_records": [{"r": "AP8B", "n": 2**53 + 1}, {"r": "", "n": 2}]},
+    "inputs by column": {"inputs": {"r": ["AP8B", ""], "n": [2**53 + 1, 2]}},
+    "inputs by row": {"inputs": [{"r": "AP8B", "n": 2**53 + 1}, {"r": "", "n": 2}]},
+    "inputs as lists": {"inputs": [["AP8B", 2**53 + 1], ["", 2]]},
+    "instances": {"instances": [{"r": "AP8B", "n": 2**53 + 1}, {"r": "", "n": 2}]},
+    "instances as lists": {"instances": [["AP8B", 2**53 + 1], ["", 2]]},
+    "columns, index, data": {
+        "input_data": {"columns": ["r", "n"], "index": [7, 8], "data": [["AP8B", 2**53 + 1], ["", 2]]}
+    },
+    "rows": {"input_data": [["AP8B", 2**53 + 1], ["", 2]]},
+    "records of Azure": {"input_data": [{"r": "AP8B", "n": 2**53 + 1}, {"r": "", "n": 2}]},
+    "columns of Azure": {"input_data": {"r": ["AP8B", ""], "n": [2**53 + 1, 2]}},
+}
+
+
+def test_every_form_of_a_request_is_read_with_the_schema_and_its_params_are_the_models() -> None:
+    columns = Schema([ColSpec("binary", "r"), ColSpec("long", "n")])
+    params = ParamSchema([ParamSpec("scale", "long", 1)])
+    uri = log_code(
+        """
+        import pandas as pd
+
+        class Model(mlflow.pyfunc.PythonModel):
+            def predict(self, context, model_input, params=None):
+                if (model_input.n == 13).any():
+                    raise ValueError("unlucky")
+                reversed_bytes = [r[::-1] for r in model_input.r]
+                return pd.DataFrame({"r": reversed_bytes, "n": model_input.n * params["scale"]})
+        mlflow.models.set_model(Model())
+        """,
+        signature=ModelSignature(columns, columns, params),
+    ).model_uri
+    made = dbml.deploy(uri, to="local", name="forms")
+    key = key_of("forms")
+
+    def refused(body: Any, status: int = 400) -> str:
+        answer = post(made.uri, body, key=key)
+        assert answer.status_code == status, answer.text
+        return str(answer.json()["message"])
+
+    try:
+        for form, body in FORMS.items():
+            answer = post(made.uri, {**body, "params": {"scale": 3}}, key=key).json()
+            rows = answer["predictions"] if isinstance(answer, dict) else answer
+            found = [(base64.b64decode(row["r"]), row["n"]) for row in rows]
+            assert found == [(b"\x01\xff\x00", 3 * (2**53 + 1)), (b"", 6)], form
+        frame = pd.DataFrame({"r": [b"\x00\xff\x01", b""], "n": [2**53 + 1, 2]})
+        expected = [b"\x01\xff\x00", b""]
+        answered = dbml.invoke("forms", frame, params={"scale": 3}).predictions
+        assert (answered.r.tolist(), answered.n.tolist()) == (expected, [3 * (2**53 + 1), 6])
+        for written in FORMS.values():
+            whole = dbml.invoke("forms", json.dumps({**written, "params": {"scale": 2}})).predictions
+            assert [(row["r"], row["n"]) for row in whole] == [(expected[0], 2 * (2**53 + 1)), (b"", 4)]
+        for cell, said in (
+            ([["AP8B", 1], ["AP8B", 1.5]], "row 1, column n: 1.5 is no whole number"),
+            ([["AP8B", 1], ["?", 1]], "row 1, column r: '?' is no base64"),
+            ([["AP8B", 2**63]], "row 0, column n: 9223372036854775808 is beyond what long holds"),
+            ([["AP8B", None]], "row 0, column n: a null"),
+        ):
+            for form in ("inputs", "instances", "input_data"):
+                assert said in refused({form: cell}), (form, cell)
+        for given, said in (
+            ({"scal": 3}, "no param 'scal'; it takes scale (long). Did you mean 'scale'?"),
+            ({"scale": "3"}, "param scale is text, and the model wants long"),
+            ([3], "a list is given"),
+        ):
+            for body in (FORMS["rows"], FORMS["split"]):
+                assert said in refused({**body, "params": given})
+        assert "(row 1, column n)" in refused({"inputs": [["", 1], ["", 13], ["", 2]]}, 500)
+        with pytest.raises(dbml.BadData, match="given twice"):
+            dbml.invoke("forms", {**FORMS["rows"], "params": {"scale": 2}}, params={"scale": 3})
+        with pytest.raises(dbml.BadData, match="no param 'scal'"):
+            dbml.invoke("forms", frame, params={"scal": 2})
+    finally:
+        dbml.undeploy("forms")
 
 
 @pytest.mark.parametrize(
@@ -1077,6 +1157,58 @@ def test_columns_travel_as_their_types_say() -> None:
         )
     }
     assert sent([{"a": 1}], optional)["columns"] == ["a"]
+
+
+def test_without_a_signature_values_travel_as_they_are_or_are_refused_by_row_and_column(
+    tmp_path: Path,
+) -> None:
+    large = 2**53 + 1
+    frame = pd.DataFrame(
+        {
+            "n": pd.array([large, None], dtype="Int64"),
+            "d": [Decimal("1.10"), Decimal(2**62 + 1)],
+            "s": ["007", None],
+            "b": pd.Series([True, None], dtype=object),
+        }
+    )
+    assert sent(frame, {})["data"] == [[large, 1.1, "007", True], [None, 2**62 + 1, None, None]]
+    for value, said in (
+        (b"x", "bytes are sent as base64"),
+        (Decimal("1.12345678901234567890"), "more digits"),
+    ):
+        with pytest.raises(dbml.BadData, match=rf"row 1, column c: .*{said}"):
+            sent(pd.DataFrame({"c": pd.Series(["x", value], dtype=object)}), {})
+    written = {"columns": ["n", "x"], "data": [[large, 1], [None, 1.5]]}
+    assert sent(written, {})["data"] == [[large, 1], [None, 1.5]]
+    (tmp_path / "rows.csv").write_text(f"id,n,x,flag\n007,{large},{large},True\n010,,1.5,\n")
+    read = payload.read(tmp_path / "rows.csv")
+    assert sent(read, {})["data"] == [["007", large, str(large), True], ["010", None, "1.5", None]]
+    assert payload.read(tmp_path / "rows.csv", signature(n="string")).n[0] == str(large)
+    with pytest.raises(dbml.BadData, match=r"n has fractions, and the model wants long \(row 2\)"):
+        sent(pd.DataFrame({"n": [1.0, 2.0, 2.5, 3.0]}), signature(n="long"))
+    with pytest.raises(dbml.BadData, match="r has text that is not base64"):
+        sent([{"r": "no base64!"}], signature(r="binary"))
+
+
+def test_what_an_endpoint_reads_without_a_schema_keeps_its_values() -> None:
+    large = 2**53 + 1
+    assert exact.series([large, None]).tolist() == [large, pd.NA]
+    assert exact.series([large, 1.5]).tolist() == [large, 1.5]
+    assert exact.array([[1, "007"], [True, 2]]).tolist() == [[1, "007"], [True, 2]]
+    assert exact.array([[large, 1.5]]).tolist() == [[large, 1.5]]
+    assert exact.array([1, 2.5]).dtype == "float64"
+    table = reading.tabular("dataframe_split", {"columns": ["a"], "data": [[1], [2]], "index": [5, 6]}, [])
+    assert (table.names, table.columns, table.row(1)) == (["a"], [[1, 2]], 6)
+    for form, data, said in (
+        ("dataframe_split", {"columns": ["a", "a"], "data": [[1, 2]]}, "more than one column a"),
+        ("inputs", {"a": [1], "b": [1, 2]}, "different numbers of values"),
+        ("inputs", [[1, 2], [3]], "row 1 has 1"),
+    ):
+        with pytest.raises(reading.BadRequest, match=said):
+            reading.tabular(form, data, ["a", "b"])
+    for value, tensor in (([1.5], "int64"), ([2], "bool")):
+        with pytest.raises(reading.BadRequest, match="the data has other values"):
+            reading.refuse_other_numbers(value, np.array(value, dtype=tensor))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "Int64", object, "int64[pyarrow]"])

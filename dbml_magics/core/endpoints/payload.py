@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dbml_magics.core.endpoints import exact
+from dbml_magics.core.endpoints.params import check_params, read_params
 from dbml_magics.core.endpoints.swagger import sides
-from dbml_magics.errors import BadData
+from dbml_magics.errors import BadData, ScoringFailed
 
 __all__ = ["Payload", "prepare", "read"]
 
@@ -33,10 +35,9 @@ _DTYPES = {
     "float": "float32",
     "double": "float64",
     "string": "object",
+    "binary": "object",
     "datetime": "datetime64[ns]",
 }
-_RANGES = {"integer": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
-_EXACT = 2**53  # whole numbers beyond it have no exact double, so nobody knows which one was meant
 _WRITTEN = "dbml written as JSON"  # marks a frame whose predictions are a list, as JSON has it
 _HELP = [("%dbml help invoke", "what it takes")]
 
@@ -54,16 +55,20 @@ class Payload:
     whole: bool = False  # it cannot be split
 
 
-def read(data: Any) -> Any:
-    """Return what a text means: JSON or a file's content; anything else as it is. Raises BadData."""
+def read(data: Any, signature: Mapping[str, Any] | None = None) -> Any:
+    """Return what a text means: JSON or a file's content; anything else as it is. Raises BadData.
+
+    ``signature`` is the model's: of CSV, its columns of text stay text.
+    """
+    texts = [str(each.get("name")) for each in sides(signature, "inputs") if each.get("type") == "string"]
     if isinstance(data, os.PathLike):
-        return _from_file(Path(data))
+        return _from_file(Path(data), texts)
     if not isinstance(data, str):
         return data
     written = data.strip()
     if written[:1] in ("{", "["):
         try:
-            return _unwrapped(json.loads(written))
+            return json.loads(written)
         except RecursionError:
             raise _too_deep() from None
         except ValueError as error:
@@ -76,7 +81,7 @@ def read(data: Any) -> Any:
             ) from None
     path = Path(written).expanduser()
     if path.exists():
-        return _from_file(path)
+        return _from_file(path, texts)
     try:
         number = json.loads(written)
     except (ValueError, RecursionError):
@@ -87,11 +92,11 @@ def read(data: Any) -> Any:
     return [number]
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path, texts: Sequence[str]) -> Any:
     readers: dict[str, Callable[[], Any]] = {
-        ".json": lambda: _unwrapped(json.loads(path.read_text())),
+        ".json": lambda: json.loads(path.read_text()),
         ".jsonl": lambda: [json.loads(line) for line in path.read_text().splitlines() if line.strip()],
-        ".csv": lambda: pd.read_csv(path),
+        ".csv": lambda: exact.read_csv(path, texts),
         ".parquet": lambda: pd.read_parquet(path),
     }
     reader = readers.get(path.suffix.lower())
@@ -107,26 +112,53 @@ def _from_file(path: Path) -> Any:
         raise BadData(f"{path} cannot be read: {said}.", remedies=_HELP) from None
 
 
-def _unwrapped(told: Any) -> Any:
-    """Return the data of a whole request, such as ``{"input_data": …}``."""
+def _unwrapped(told: Any) -> tuple[Any, Any]:
+    """Return the data of a whole request, such as ``{"input_data": …, "params": …}``, and its params."""
     if not isinstance(told, dict):
-        return told
+        return told, None
     found = [key for key in _WRAPPERS if key in told]
     if len(found) == 1 and set(told) <= {found[0], "params"}:
-        return _unwrapped(told[found[0]])
+        data, within = _unwrapped(told[found[0]])
+        return data, told.get("params") if within is None else within
     if {"columns", "data"} <= told.keys() <= {"columns", "data", "index"}:
-        frame = pd.DataFrame(told["data"], columns=told["columns"], index=told.get("index"))
+        frame = _as_written(told["data"], told["columns"], told.get("index"))
         frame.attrs[_WRITTEN] = True
-        return frame
-    return told
+        return frame, None
+    return told, None
 
 
-def prepare(data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> Payload:
-    """Check data against a model's signature, and make it ready to be sent. Raises BadData."""
+def _as_written(data: Any, columns: Any = None, index: Any = None) -> pd.DataFrame:
+    """Return rows as a frame whose values are as they were written, whatever stands beside them."""
     try:
-        return _prepared(_unwrapped(data), signature, params)
+        return pd.DataFrame(data, columns=columns, index=index, dtype=object)
+    except (ValueError, TypeError) as error:
+        raise BadData(
+            f"the data is no table: {' '.join(str(error).split())[:200]}.", remedies=_HELP
+        ) from None
+
+
+def prepare(
+    data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | str | None
+) -> Payload:
+    """Check data and params against a model's signature, and make them ready to be sent. Raises BadData.
+
+    Params of a whole request count as those that are given beside it.
+    """
+    try:
+        bare, own = _unwrapped(data)
+        if own is not None and params is not None:
+            raise BadData("params are given twice: in the request, and beside it.", remedies=_HELP)
+        chosen = read_params(params if own is None else own)
+        if signature is not None:  # else nobody knows here what the model takes: its server does
+            chosen = check_params(chosen, signature)
+        prepared = _prepared(bare, signature, chosen)
     except RecursionError:
         raise _too_deep() from None
+    outputs = sides(signature, "outputs")
+    if not any("binary" in json.dumps(each) for each in outputs):
+        return prepared
+    shape = prepared.restore
+    return replace(prepared, restore=lambda found: shape(_with_bytes(found, outputs)))
 
 
 def _too_deep() -> BadData:
@@ -145,7 +177,7 @@ def _prepared(data: Any, signature: Mapping[str, Any] | None, params: Mapping[st
         return _tensors(data, inputs, outputs, params)
     if inputs and inputs[0].get("name") is not None:
         return _columns(data, inputs, outputs, params)
-    return _free(data, outputs, params)
+    return _free(data, inputs, outputs, params)
 
 
 def _request(input_data: Any, params: Mapping[str, Any] | None) -> bytes:
@@ -162,13 +194,22 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode()
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
-        return float(value)
+        return _of_decimal(value)
     raise BadData(f"a {type(value).__name__} cannot be sent as JSON.", remedies=_HELP)
+
+
+def _of_decimal(value: decimal.Decimal) -> int | float:
+    """Return a decimal as the number that JSON and its readers have. Raises BadData when there is none."""
+    if value.is_finite() and value == value.to_integral_value():
+        return int(value)
+    if value.is_finite() and decimal.Decimal(repr(float(value))) != value:
+        raise BadData(f"{value} has more digits than a number in JSON keeps.", remedies=_HELP)
+    return float(value)
 
 
 # --- columns
@@ -195,10 +236,12 @@ def _columns(
         name = str(each["name"])
         if name not in present:
             continue
+        kind = str(each.get("type"))
         try:
-            columns[name] = _column(frame[name], str(each.get("type")))
+            columns[name] = _column(frame[name], kind)
         except ValueError as problem:
-            wrong.append(f"{name} {problem}, and the model wants {each.get('type')}")
+            row = _first_refused(frame[name], kind)
+            wrong.append(f"{name} {problem}, and the model wants {kind} (row {row})")
     if wrong:
         raise BadData(f"the data does not have the model's types: {'; '.join(wrong[:5])}.", remedies=_HELP)
     notes = []
@@ -212,6 +255,20 @@ def _columns(
         return _request(told, params)
 
     return Payload(len(frame), body, restore, tuple(notes))
+
+
+def _first_refused(values: pd.Series[Any], kind: str) -> int:
+    """Return the place of the first value that is not of the type that is wanted."""
+    fine, most = 0, len(values)
+    while fine + 1 < most:
+        middle = (fine + most) // 2
+        try:
+            _column(values.iloc[:middle], kind)
+        except ValueError:
+            most = middle
+        else:
+            fine = middle
+    return fine
 
 
 def _missing(missing: Sequence[Mapping[str, Any]], extra: Sequence[str], wanted: int) -> str:
@@ -238,13 +295,14 @@ def _as_frame(
         raise BadData(_wants(names, "a Series without these labels"), remedies=_HELP)
     if isinstance(data, dict):
         if all(np.ndim(value) == 0 for value in data.values()):
-            return pd.DataFrame([data]), lambda found: _one(found, outputs)
+            return _as_written([data]), lambda found: _one(found, outputs)
+        lists = {k: exact.objects(v) if isinstance(v, (list, tuple)) else v for k, v in data.items()}
         try:
-            return pd.DataFrame(data), lambda found: found
+            return pd.DataFrame(lists), lambda found: found
         except ValueError as error:
             raise BadData(f"the dict is no table: {error}.", remedies=_HELP) from None
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-        return pd.DataFrame(data), lambda found: found
+        return _as_written(data), lambda found: found
     return _from_rows(data, names, outputs)
 
 
@@ -269,7 +327,7 @@ def _from_rows(
     widths = {len(row) if np.ndim(row) else 1 for row in rows}
     if widths - {len(names)}:
         raise BadData(_wants(names, f"{' and '.join(map(str, sorted(widths)))} in a row"), remedies=_HELP)
-    return pd.DataFrame(rows, columns=names), shaped
+    return pd.DataFrame(rows, columns=names, dtype=None if array else object), shaped
 
 
 def _wants(names: Sequence[str], got: str) -> str:
@@ -282,7 +340,7 @@ def _column(values: pd.Series[Any], wanted: str) -> list[Any]:
     kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
     if wanted in ("double", "float"):
         return _numbers(values, kind)
-    if wanted in _RANGES:
+    if wanted in exact.RANGES:
         return _whole(values, kind, wanted)
     if wanted == "boolean":
         listed = values.tolist()
@@ -304,7 +362,21 @@ def _column(values: pd.Series[Any], wanted: str) -> list[Any]:
             named = "time zones" if zone is None else f"the time zone {zone}"
             raise ValueError(f"has {named} (.dt.tz_localize(None) leaves it out)")
         return [None if pd.isna(moment) else moment.isoformat() for moment in moments]
+    if wanted == "binary":
+        return [None if _is_null(value) else _in_base64(value) for value in values.tolist()]
     return values.tolist()  # bytes, lists and objects: the model itself looks at them
+
+
+def _in_base64(value: Any) -> str:
+    """Return bytes as a request has them. Raises ValueError for what is neither bytes nor such a text."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    try:
+        exact.from_base64(value)
+    except (AttributeError, ValueError):
+        said = "text that is not base64" if isinstance(value, str) else type(value).__name__
+        raise ValueError(f"has {said}") from None
+    return str(value)
 
 
 def _numbers(values: pd.Series[Any], kind: str) -> list[Any]:
@@ -317,7 +389,7 @@ def _numbers(values: pd.Series[Any], kind: str) -> list[Any]:
 
 def _whole(values: pd.Series[Any], kind: str, wanted: str) -> list[Any]:
     listed = values.tolist() if kind in ("i", "u") else [_exact(value) for value in _unboxed(values)]
-    low, high = _RANGES[wanted]
+    low, high = exact.RANGES[wanted]
     if listed and (min(listed) < low or max(listed) > high):
         raise ValueError(f"has {min(listed) if min(listed) < low else max(listed)}")
     return listed
@@ -331,7 +403,7 @@ def _exact(value: Any) -> int:
         return int(value)
     if value % 1 != 0:  # infinity too
         raise ValueError("has fractions")
-    if not isinstance(value, decimal.Decimal) and abs(value) >= _EXACT:
+    if not isinstance(value, decimal.Decimal) and abs(value) >= exact.EXACT:
         raise ValueError("has whole numbers that a double does not hold")
     return int(value)
 
@@ -418,7 +490,7 @@ def _array(data: Any, told: Mapping[str, Any]) -> Any:
         or (array.dtype.kind == "f" and wanted.kind != "f")
     ):
         if array.dtype.kind == "f" and wanted.kind in "iu" and not (array % 1).any():
-            if (np.abs(array) >= _EXACT).any():
+            if (np.abs(array) >= exact.EXACT).any():
                 said = "has whole numbers that a double does not hold"
                 raise BadData(f"{name}the model wants {wanted}, and the data {said}.", remedies=_HELP)
             return _fitting(array, wanted, name)
@@ -437,27 +509,78 @@ def _fitting(array: Any, wanted: Any, name: str) -> Any:
     return array.astype(wanted)
 
 
-def _free(data: Any, outputs: list[dict[str, Any]], params: Mapping[str, Any] | None) -> Payload:
+def _free(
+    data: Any,
+    inputs: list[dict[str, Any]],
+    outputs: list[dict[str, Any]],
+    params: Mapping[str, Any] | None,
+) -> Payload:
     """Send data to a model without a signature, or with columns that have no names."""
     if isinstance(data, pd.Series):
         data = data.to_frame(data.name if data.name is not None else "0")
     if isinstance(data, pd.DataFrame):
-        lists = [[None if _is_null(value) else value for value in data[c].tolist()] for c in data.columns]
+        names = [str(column) for column in data.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=_HELP)
+        if inputs and len(inputs) == len(names):
+            named = [{**each, "name": name} for each, name in zip(inputs, names, strict=True)]
+            return _columns(data, named, outputs, params)
+        lists = [_unsigned(data.iloc[:, number], name) for number, name in enumerate(names)]
+        moments = [n for n, each in zip(names, lists, strict=True) if any(map(_is_moment, each))]
+        said = f"dates go as text, since no signature says what they are: {', '.join(moments[:5])}"
 
         def split(first: int, last: int) -> bytes:
             rows = [list(row) for row in zip(*(values[first:last] for values in lists), strict=True)]
-            names = [str(column) for column in data.columns]
             return _request({"columns": names, "index": list(range(first, last)), "data": rows}, params)
 
-        return Payload(len(data), split, _restorer(data, outputs))
+        return Payload(len(data), split, _restorer(data, outputs), (said,) if moments else ())
     if isinstance(data, (np.ndarray, list, tuple)) and len(
         np.shape(data) if isinstance(data, np.ndarray) else [0]
     ):
         rows = data.tolist() if isinstance(data, np.ndarray) else list(data)
+        if not inputs:
+            _refuse_bytes(rows)
         return Payload(
             len(rows), lambda first, last: _request(rows[first:last], params), _restorer(data, outputs)
         )
     return Payload(1, lambda _first, _last: _request(data, params), lambda found: found, whole=True)
+
+
+def _unsigned(values: pd.Series[Any], name: str) -> list[Any]:
+    """Return a column that no signature describes as JSON's values. Raises BadData for what JSON lacks."""
+    found: list[Any] = []
+    for row, value in enumerate(values.tolist()):
+        if _is_null(value):
+            found.append(None)
+            continue
+        try:
+            _refuse_bytes(value)
+            kept = isinstance(value, (str, int, float, list, tuple, dict)) or _is_moment(value)
+            found.append(value if kept else _plain(value))
+        except BadData as error:
+            raise BadData(
+                f"row {row}, column {name}: {error.message}", remedies=list(error.remedies)
+            ) from None
+    return found
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, (datetime.datetime, datetime.date, datetime.time))
+
+
+def _refuse_bytes(value: Any) -> None:
+    """Raise BadData for bytes: a model whose signature does not say binary would be given a text."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise BadData(
+            "bytes are sent as base64, which a model without a signature would take for text.",
+            remedies=[("infer_signature(X, y)", "as the model is logged: it says which columns are binary")],
+        )
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            _refuse_bytes(each)
 
 
 # --- the shape of predictions
@@ -482,18 +605,20 @@ def _as_array(found: list[Any], outputs: list[dict[str, Any]]) -> Any:
         return _like_frame(found, None, outputs)
     dtype = _dtype(outputs[0]) if len(outputs) == 1 else None
     try:
-        return np.asarray(found, dtype=dtype)
-    except (ValueError, TypeError):
+        return exact.array(found) if dtype is None else exact.as_dtype(found, dtype)
+    except (ValueError, TypeError, OverflowError):
         return np.asarray(found, dtype=object)
 
 
 def _like_frame(found: list[Any], index: Any, outputs: list[dict[str, Any]]) -> Any:
     if len(found) and isinstance(found[0], dict):
-        frame = pd.DataFrame(found, index=index)
+        names = dict.fromkeys(key for row in found for key in row)
+        frame = pd.DataFrame({name: exact.series([row.get(name) for row in found]) for name in names})
+        frame = frame if index is None else frame.set_axis(index)
         for each in outputs:
             dtype = _dtype(each)
             if each.get("name") in frame.columns and dtype and not frame[each["name"]].isna().any():
-                frame[each["name"]] = frame[each["name"]].astype(dtype)
+                frame[each["name"]] = exact.as_dtype(frame[each["name"]].tolist(), dtype)
         return frame
     array = _as_array(found, outputs)
     if array.ndim == 1:
@@ -502,6 +627,42 @@ def _like_frame(found: list[Any], index: Any, outputs: list[dict[str, Any]]) -> 
     if array.ndim == 2:
         return pd.DataFrame(array, index=index)
     return pd.Series(list(array), index=index, name="prediction")
+
+
+def _with_bytes(found: list[Any], outputs: list[dict[str, Any]]) -> list[Any]:
+    """Return predictions with bytes where the signature says binary and an answer has base64."""
+    named = {str(each.get("name")): each for each in outputs}
+    one = outputs[0]
+    rows: list[Any] = []
+    for row in found:
+        if isinstance(row, dict) and not (len(outputs) == 1 and one.get("type") in ("object", "map")):
+            rows.append(
+                {k: _unpacked(v, named.get(k, one if len(outputs) == 1 else {})) for k, v in row.items()}
+            )
+        elif len(outputs) > 1 and isinstance(row, list):
+            rows.append([_unpacked(v, each) for v, each in zip(row, outputs, strict=False)])
+        else:
+            rows.append(_unpacked(row, one if len(outputs) == 1 else {}))
+    return rows
+
+
+def _unpacked(value: Any, told: Mapping[str, Any]) -> Any:
+    kind = told.get("type")
+    if kind == "binary" and isinstance(value, str):
+        try:
+            return exact.from_base64(value)
+        except ValueError:
+            raise ScoringFailed(
+                "the signature says that the model gives bytes, and its answer is not base64.", remedies=_HELP
+            ) from None
+    if kind == "array" and isinstance(value, list):
+        return [_unpacked(each, told.get("items") or {}) for each in value]
+    if kind == "object" and isinstance(value, dict):
+        within = told.get("properties") or {}
+        return {key: _unpacked(each, within.get(key) or {}) for key, each in value.items()}
+    if kind == "map" and isinstance(value, dict):
+        return {key: _unpacked(each, told.get("values") or {}) for key, each in value.items()}
+    return value
 
 
 def _one(found: list[Any], outputs: list[dict[str, Any]]) -> Any:

@@ -31,12 +31,12 @@ def ask(
     address: Address,
     data: Any,
     deployment: str | None,
-    params: Mapping[str, Any] | None,
+    params: Mapping[str, Any] | str | None,
     say: Say,
 ) -> InvokeResult:
     """Return an endpoint's predictions for data. Raises BadData, ScoringFailed, NotPermitted."""
     began = time.monotonic()
-    prepared = payload.prepare(payload.read(data), address.signature, params)
+    prepared = payload.prepare(payload.read(data, address.signature), address.signature, params)
     if prepared.rows == 0:
         raise BadData("the data has no rows.", remedies=[("%dbml help invoke", "what it takes")])
     with hosts.session() as connection:

@@ -205,7 +205,7 @@ def invoke(
     *,
     deployment: str | None = None,
     target: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | str | None = None,
     progress: Progress | None = None,
 ) -> InvokeResult:
     """Return an endpoint's predictions; see :meth:`dbml_magics.core.session.Session.invoke`."""

@@ -5,6 +5,7 @@ It ends when the server that started it does: nothing is left behind then.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dbml_magics.core.endpoints import frames
@@ -33,6 +36,8 @@ _UNUSED_PLUGINS = (
 )
 
 
+_WHERE = "_dbml_where"  # of an error: the row that it is about
+_SEARCH_S = 2.0  # for the row that the model fails on
 _DEEPEST = 60  # arrays in arrays: numpy has 64 dimensions at most
 _TOO_DEEP = f"the body is nested too deeply: more than {_DEEPEST} brackets in each other"
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.S)
@@ -109,18 +114,21 @@ class _Scorer:
         self._encoder, self._jsonable = NumpyEncoder, _get_jsonable_obj
         self._model = mlflow.pyfunc.load_model(model)
         self._schema = self._model.metadata.get_input_schema()
+        params = self._model.metadata.get_params_schema()
+        self._signature = {"params": [] if params is None else params.to_dict()}
+        # Types that are read from the code of predict are checked by MLflow as it calls it.
+        self._hinted = self._model.metadata._is_signature_from_type_hint()
 
     def answer(self, kind: int, content_type: str, body: bytes) -> tuple[int, str, bytes]:
         """Return (HTTP status, content type, body); a failure is told in it and in the log."""
         from mlflow.exceptions import MlflowException
 
+        from dbml_magics.core.endpoints.reading import BadRequest
+
         try:
             if kind == frames.MLFLOW:
-                said = self._native.invocations(
-                    body, content_type or "application/json", self._model, self._schema
-                )
-                return said.status, said.mimetype, said.response.encode()
-            return 200, "application/json", self._azureml(body)
+                return self._mlflow(content_type or "application/json", body)
+            return self._answered(self._azureml(body))
         except MlflowException as error:
             traceback.print_exc()
             cause = str(error.message).strip()
@@ -132,50 +140,174 @@ class _Scorer:
                 cause = trace.strip().splitlines()[-1]
                 return _failure(500, "MODEL_FAILED", cause)
             return _failure(400, error.error_code, cause)
-        except _BadRequest as error:
+        except BadRequest as error:
             return _failure(400, "BAD_REQUEST", str(error))
         except Exception as error:
             if isinstance(error, RecursionError) and _is_too_deep(body):
                 return _failure(400, "BAD_REQUEST", _TOO_DEEP)
             traceback.print_exc()
-            return _failure(500, "MODEL_FAILED", _last_line(error))
+            return _failure(500, "MODEL_FAILED", f"{_last_line(error)}{getattr(error, _WHERE, '')}")
 
-    def _azureml(self, body: bytes) -> bytes:
+    def _mlflow(self, content_type: str, body: bytes) -> tuple[int, str, bytes]:
+        """Answer MLflow's own format: ``{"inputs": …, "params": …}`` gives ``{"predictions": …}``."""
+        named, _, rest = (part.strip() for part in content_type.partition(";"))
+        charset = rest.partition("=")[2].lower() if rest.startswith("charset=") else rest
+        if charset in ("", "utf-8") and not self._hinted:
+            if named == "text/csv":
+                return self._answered({"predictions": self._predicted(self._of_csv(body), None)})
+            if named == "application/json" and (asked := _asked(body)) is not None:
+                form, data, params = asked
+                return self._answered({"predictions": self._predicted(self._parsed(form, data), params)})
+        said = self._native.invocations(body, content_type, self._model, self._schema)
+        return said.status, said.mimetype, said.response.encode()
+
+    def _answered(self, answer: Any) -> tuple[int, str, bytes]:
+        return 200, "application/json", json.dumps(answer, cls=self._encoder).encode()
+
+    def _azureml(self, body: bytes) -> Any:
         """Answer Azure ML's format: ``{"input_data": …, "params": …}`` gives a bare list."""
+        from dbml_magics.core.endpoints.reading import BadRequest
+
         try:
             asked = json.loads(body)
         except ValueError as error:
-            raise _BadRequest(f"the body is not JSON: {error}") from None
+            raise BadRequest(f"the body is not JSON: {error}") from None
         if not isinstance(asked, dict) or "input_data" not in asked:
-            raise _BadRequest(
+            if _asked(body) is not None:  # "input_data" stands somewhere within MLflow's own form
+                return json.loads(self._mlflow("application/json", body)[2])
+            raise BadRequest(
                 'the body lacks "input_data", as in {"input_data": {"columns": […], "data": [[…]]}}'
             )
-        data = self._parsed(asked["input_data"])
-        params = asked.get("params")
-        predicted = self._model.predict(data, params=params) if params else self._model.predict(data)
-        return json.dumps(self._jsonable(predicted, pandas_orient="records"), cls=self._encoder).encode()
+        return self._predicted(self._parsed("input_data", asked["input_data"]), asked.get("params"))
 
-    def _parsed(self, data: Any) -> Any:
+    def _predicted(self, data: Any, given: Any) -> Any:
+        """Return the model's predictions as JSON has them; an error of the model has its row with it."""
+        from mlflow.exceptions import MlflowException
+
+        params = self._params(given)
+        ask = partial(self._model.predict, params=params) if params else self._model.predict
+        try:
+            found = ask(data)
+        except (MlflowException, RecursionError):
+            raise
+        except Exception as error:
+            with contextlib.suppress(AttributeError):  # an error that takes no attributes
+                setattr(error, _WHERE, _where(ask, data))
+            raise
+        return self._jsonable(found, pandas_orient="records")
+
+    def _params(self, given: Any) -> dict[str, Any]:
+        """Return a request's params, checked. Raises BadRequest for those that the model would not see."""
+        from dbml_magics.core.endpoints.params import check_params, read_params
+        from dbml_magics.core.endpoints.reading import BadRequest
+        from dbml_magics.core.scoring.batches import takes_params
+        from dbml_magics.errors import BadData
+
+        try:
+            params = check_params(read_params(given), self._signature)
+        except BadData as error:
+            raise BadRequest(error.message) from None
+        if params and not takes_params(self._model):
+            raise BadRequest(f"the model's predict takes no params, and {', '.join(params)} would be dropped")
+        return params
+
+    def _parsed(self, form: str, data: Any) -> Any:
         """Return the input as what the model takes: a frame by its columns, else arrays."""
-        import pandas as pd
         from mlflow.utils.proto_json_utils import dataframe_from_parsed_json, parse_tf_serving_input
 
-        columns = self._schema is not None and not self._schema.is_tensor_spec()
-        if isinstance(data, dict) and {"columns", "data"} <= data.keys():
-            return dataframe_from_parsed_json(
-                data, pandas_orient="split", schema=self._schema if columns else None
-            )
-        if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-            return dataframe_from_parsed_json(
-                data, pandas_orient="records", schema=self._schema if columns else None
-            )
-        if isinstance(data, list) and columns and self._schema.has_input_names():
-            names = self._schema.input_names()
-            rows = [row if isinstance(row, list) else [row] for row in data]
-            if any(len(row) != len(names) for row in rows):
-                raise _BadRequest(f"rows of {len(names)} values are wanted: {', '.join(map(str, names))}")
-            return pd.DataFrame(rows, columns=names)
-        return parse_tf_serving_input({"inputs": data}, schema=self._schema)
+        from dbml_magics.core.endpoints import reading
+
+        schema = self._schema
+        columns = schema is not None and not schema.is_tensor_spec()
+        split = isinstance(data, dict) and {"columns", "data"} <= data.keys()
+        rows = isinstance(data, list) and bool(data) and all(isinstance(row, dict) for row in data)
+        as_frame = form.startswith("dataframe_") or split or (rows and form == "input_data")
+        if columns and not self._hinted:
+            nested = any(not hasattr(kind, "to_numpy") for kind in schema.input_types())
+            if nested and isinstance(data, dict) and not as_frame:  # lists may be values: it is one row
+                return self._typed(reading.Table(list(data), [[value] for value in data.values()]))
+            if as_frame or rows or not nested or len(schema.inputs) > 1:
+                return self._typed(reading.tabular(form, data, self._names()))
+        if as_frame:
+            orient = "records" if isinstance(data, list) else "split"
+            parsed = dataframe_from_parsed_json(data, orient, schema=schema if columns else None)
+        else:
+            key = form if form == "instances" else "inputs"
+            parsed = parse_tf_serving_input({key: data}, schema=schema)
+        if schema is None:
+            return reading.free(form, data, parsed)
+        reading.refuse_other_numbers(data, parsed)
+        return parsed
+
+    def _names(self) -> list[Any]:
+        return list(self._schema.input_names() or range(len(self._schema.inputs)))
+
+    def _typed(self, table: Any) -> Any:
+        """Return rows as a frame of the schema's types; columns without names are known by their place."""
+        from dbml_magics.core.endpoints import reading
+
+        specs = self._schema.inputs
+        names = self._names() if self._schema.has_input_names() else table.names[: len(specs)]
+        wanted = [(name, spec.type, spec.required) for name, spec in zip(names, specs, strict=False)]
+        return reading.typed(table, wanted)
+
+    def _of_csv(self, body: bytes) -> Any:
+        """Return rows of CSV as the model's types have them; without a schema 007 stays text."""
+        import io
+
+        import pandas as pd
+
+        from dbml_magics.core.endpoints import exact, reading
+
+        try:
+            text = io.StringIO(body.decode())
+            if self._schema is None or self._schema.is_tensor_spec():
+                return exact.read_csv(text)
+            written = pd.read_csv(text, dtype=str)
+        except ValueError as error:
+            raise reading.BadRequest(f"the body is no CSV: {' '.join(str(error).split())[:300]}") from None
+        columns = [[None if pd.isna(v) else v for v in written.iloc[:, n]] for n in range(written.shape[1])]
+        return self._typed(reading.Table(list(written.columns), columns))
+
+
+def _asked(body: bytes) -> tuple[str, Any, Any] | None:
+    """Return the form, the data and the params of a request, or None when MLflow itself has to read it."""
+    from dbml_magics.core.endpoints.reading import FORMS
+
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return None
+    found = [form for form in FORMS if form in asked] if isinstance(asked, dict) else []
+    return (found[0], asked[found[0]], asked.get("params")) if len(found) == 1 else None
+
+
+def _where(ask: Callable[[Any], Any], data: Any) -> str:
+    """Return which row and column the model fails on, as far as that is soon known."""
+    import numpy as np
+    import pandas as pd
+
+    from dbml_magics.core.scoring.batches import place_of_refusal
+
+    if isinstance(data, np.ndarray) and data.ndim:
+        return place_of_refusal(ask, lambda first, last: data[first:last], len(data), seconds=_SEARCH_S)
+    if not isinstance(data, pd.DataFrame) or data.columns.has_duplicates:
+        return ""
+
+    def mixed(row: int, other: int, column: int) -> Any:
+        one = data.iloc[[row]].copy()
+        one[one.columns[column]] = data.iloc[[other], column].set_axis(one.index)
+        return one
+
+    return place_of_refusal(
+        ask,
+        lambda first, last: data.iloc[first:last],
+        len(data),
+        mixed=mixed,
+        names=[str(name) for name in data.columns],
+        label=lambda row: data.index[row],
+        seconds=_SEARCH_S,
+    )
 
 
 def _is_too_deep(body: bytes) -> bool:
@@ -189,10 +321,6 @@ def _is_too_deep(body: bytes) -> bool:
         elif found[0] in b"]}":
             depth -= 1
     return False
-
-
-class _BadRequest(Exception):
-    """The request cannot be read."""
 
 
 def _failure(status: int, code: str, message: str) -> tuple[int, str, bytes]:
