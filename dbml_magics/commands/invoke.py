@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from dbml_magics.endpoint_results import InvokeResult
 
 
+def params_option(line: str) -> Option:
+    """Return ``--params``, with its example behind a line."""
+    return Option(
+        "--params",
+        "the prediction's params, which the model's signature names",
+        metavar="JSON|$VAR",
+        takes_any=True,
+        completes="variable",
+        example=f"""{line} --params '{{"temperature": 0.5}}'""",
+    )
+
+
 def run(args: Namespace, session: Session) -> InvokeResult:
     """Return the predictions, with one progress line where it takes several requests."""
     with display.Progress() as progress:
@@ -48,14 +60,7 @@ COMMAND = Command(
         Option("NAME", "an endpoint", completes="endpoint"),
         Option("DATA", "what to predict from", takes_any=True, completes="variable"),
         Option("--deployment", "a deployment, whatever its traffic", metavar="D"),
-        Option(
-            "--params",
-            "the prediction's params, which the model's signature names",
-            metavar="JSON|$VAR",
-            takes_any=True,
-            completes="variable",
-            example="""%dbml invoke wine $rows --params '{"temperature": 0.5}'""",
-        ),
+        params_option("%dbml invoke wine $rows"),
         from_target("%dbml invoke wine $rows"),
     ),
 )

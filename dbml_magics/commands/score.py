@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dbml_magics import display, environment
+from dbml_magics.commands.invoke import params_option
 from dbml_magics.errors import BadCommand
 from dbml_magics.parser import Command, Option
 
@@ -95,13 +96,6 @@ COMMAND = Command(
             "--checkpoint", "where a stream remembers how far it came (beside the output)", metavar="PATH"
         ),
         Option("--available-now", "of a stream, what there is now; then it ends"),
-        Option(
-            "--params",
-            "the prediction's params, which the model's signature names",
-            metavar="JSON|$VAR",
-            takes_any=True,
-            completes="variable",
-            example=f"""{_EXAMPLE} --params '{{"temperature": 0.5}}'""",
-        ),
+        params_option(_EXAMPLE),
     ),
 )
