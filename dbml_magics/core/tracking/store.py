@@ -145,7 +145,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.sync = link.mode == "sync"
         self._joined: dict[str, bool] = {}
 
-
         self._missed: dict[str, float] = {}  # names that no experiment had -> when somebody asked last
         if self.sync:
             engine.begin_sync_mode()
