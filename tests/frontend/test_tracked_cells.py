@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
-from nbformat import v4
 
 from dbml_magics import cells
 from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
@@ -121,6 +121,12 @@ SHOWN = {
 }
 
 
+def _write_notebook(name: str, cells: list[str]) -> None:
+    writer: Any = nbformat
+    written = writer.v4.new_notebook(cells=[writer.v4.new_code_cell(cell) for cell in cells])
+    writer.write(written, name)
+
+
 @pytest.mark.parametrize("how", SHOWN)
 def test_an_error_that_ipython_shows_is_the_cell_s_whoever_raised_it(
     shell: Shell, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,7 +138,7 @@ def test_an_error_that_ipython_shows_is_the_cell_s_whoever_raised_it(
     Path("bad.py").write_text("1 / 0")
     Path("wrong.py").write_text("x = (")
     Path("leaves.py").write_text("import sys; sys.exit(3)")
-    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("1 / 0")]), "bad.ipynb")
+    _write_notebook("bad.ipynb", ["1 / 0"])
     done = shell.ip.run_cell(f"%%track --register wine\n{SHOWN[how]}")
     assert [track.status for track in shell["fake"].tracks] == ["FAILED"]
     assert not done.success, "Run All stops"
@@ -185,8 +191,7 @@ def test_tracked_cells_of_a_notebook_that_is_run_are_runs_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cells_of_it = ["name = 'first'", "%%track $name --source\nx = 1", "%%track second --params x\nx += 1"]
-    made = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells_of_it])
-    nbformat.write(made, "inner.ipynb")
+    _write_notebook("inner.ipynb", cells_of_it)
     shell.run("%%track outer\n%run inner.ipynb\nstatuses = [track.status for track in fake.tracks]")
     assert [(track.name, track.status) for track in shell["fake"].tracks] == [
         ("outer", "FINISHED"),
