@@ -18,7 +18,7 @@ from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils,
 
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, number_key
+from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, answer_key, number_key
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -39,7 +39,7 @@ class OtherRegistry:
         """Ask the other registry, once what was written has arrived there; returns (role, its answer)."""
         for role in self.engine.link.registries[1:]:
             registry = self.engine.workspaces[role].registry
-            has_arrived(self.engine, role, [REGISTRY_QUEUE])
+            has_arrived(self.engine, role, [REGISTRY_QUEUE, *self._registering(role)])
             try:
                 found = self.engine.lines[role].ask(functools.partial(question, role, registry))
             except MlflowException:
@@ -47,6 +47,15 @@ class OtherRegistry:
             if found is not None:
                 return role, found
         return None
+
+    def _registering(self, role: str) -> set[str]:
+        """Return the queues of the registrations that a workspace has not answered yet."""
+        state = self.engine.state
+        return {
+            asked["queue"]
+            for place, asked in state.answers("registering/").items()
+            if state.answer(answer_key(place.rpartition("/")[2], role)) is None
+        }
 
     def version(self, name: str, number: str) -> ModelVersion | None:
         """Return the twin of a version, under the first registry's number."""

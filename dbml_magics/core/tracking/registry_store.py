@@ -340,12 +340,19 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> RegisteredModel:
         """Change a registered model's description."""
         del deployment_job_id
-        return self._write("update_model", name, description=description) or RegisteredModel(name)
+        made: RegisteredModel | None = self._write("update_model", name, description=description)
+        if made is None:
+            made = self._known_elsewhere(name) or RegisteredModel(name)
+            made.description = description
+        return made
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
         _validate_model_name(new_name)
-        made = self._write("rename_model", name, new_name=new_name) or RegisteredModel(new_name)
+        made = self._write("rename_model", name, new_name=new_name)
+        if made is None:
+            made = self._known_elsewhere(name) or RegisteredModel(new_name)
+            made._name = new_name
         follow_rename(self.engine.state, name, new_name)
         roles = list(self.engine.link.registries)
         if len(roles) > 1:

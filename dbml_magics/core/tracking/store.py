@@ -144,6 +144,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.uri = link.uri
         self.sync = link.mode == "sync"
         self._joined: dict[str, bool] = {}
+        self._known_models: set[str] = set()
 
         self._missed: dict[str, float] = {}  # names that no experiment had -> when somebody asked last
         if self.sync:
@@ -174,12 +175,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _know_model(self, run_id: str, model_id: str) -> None:
         """Look once whether there is a model that a run's metrics name. Raises MLflow's "not found"."""
-        engine = self.engine
-        if model_id not in engine.begin_queue(run_id).models:
-            if engine.state.model(model_id) is None:
+        if model_id not in self._known_models:
+            if self.engine.state.model(model_id) is None:
                 with suppress(Away):  # nobody can say whether there is such a model
                     self.get_logged_model(model_id, allow_deleted=True)
-            engine.note_model_named(run_id, model_id)
+            self._known_models.add(model_id)
+        self.engine.note_model_named(run_id, model_id)
 
     def _writable(self, run_id: str) -> RunView:
         live = self.engine._live.get(run_id)
