@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.tracking.faults import EndlessListing
 
@@ -55,6 +57,22 @@ def entries(page: Callable[[str | None], Any]) -> Iterator[Any]:
         yield from found
         if token is None:
             return
+
+
+def standing(listed: Callable[[str], Iterable[FileInfo]]) -> Callable[[str], bool | None]:
+    """Return what tells by listings of folders what is at a path: True for a folder, False for a file.
+
+    It tells None where nothing is, or where nobody can say.
+    """
+
+    @functools.cache
+    def kinds(folder: str) -> dict[str, bool]:
+        try:
+            return {info.path: info.is_dir for info in listed(folder)}
+        except MlflowException:
+            return {}
+
+    return lambda path: kinds(posixpath.dirname(path)).get(path)
 
 
 def files_below(

@@ -18,8 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.artifact_utils import _upload_artifact_to_uri
 
+from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
-from tests.core.linking import arrived, link, sync
+from tests.core.linking import arrived, dead_letters, link, sync
 from tests.core.modelling import ANSWERS, log_linear, predicted
 from tests.infra import plain
 
@@ -206,3 +207,68 @@ def test_a_name_that_a_server_would_change_is_refused_at_the_call(
     sync()
     held = arrived(servers, run_id, experiment_name)["artifacts"]
     assert held == {name: hashlib.sha256(name.encode()).hexdigest() for name in kept}
+
+
+IN_THE_WAY = ("one.txt/x.txt", "one.txt/y/z.txt", "sub", "sub/deep", "sub/deep/a.txt/q")
+"""Files below a file, and files where a folder is."""
+
+
+def in_the_way(run_id: str) -> dict[str, Any]:
+    """Log files that cannot be where they shall be; returns what each was answered."""
+    client = MlflowClient()
+    return {path: told(partial(client.log_text, run_id, "x", path)) for path in IN_THE_WAY}
+
+
+def test_a_file_below_a_file_or_over_a_folder_is_refused_alone(
+    home: Path,
+    proxies: Proxies,
+    servers: Servers,
+    experiment_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # plain MLflow asks for minutes after a 500
+
+    def begun() -> tuple[str, str]:
+        client = MlflowClient()
+        run = client.create_run(mlflow.set_experiment(experiment_name).experiment_id).info
+        for path in ("one.txt", "sub/deep/a.txt"):
+            client.log_text(run.run_id, "x", path)
+        return run.run_id, run.experiment_id
+
+    mlflow.set_tracking_uri(servers.databricks.uri)
+    older, _ = begun()
+    reference = in_the_way(older)
+    assert set(reference.values()) == {REFUSED}
+    link(proxies)
+    MlflowClient().set_tag(older, "taken", "up")
+    sync()
+    with proxies.databricks.away(), proxies.azureml.away():  # nobody can say that these are in the way
+        MlflowClient().set_tag(older, "waits", "here")
+        MlflowClient().log_text(older, "x", "one.txt/late.txt")
+        MlflowClient().log_text(older, "x", "free.txt")
+    session.current().sync(timeout=60)
+    put_aside = {(role, op[1], op[2]["path"]) for role, op, _ in dead_letters()}
+    assert put_aside == {(role, "a", "one.txt/late.txt") for role in ("databricks", "azureml")}
+    assert in_the_way(older) == reference, "of a run that was begun without the link"
+
+    run_id, experiment = begun()
+    assert in_the_way(run_id) == reference, "of a run that is on its way"
+    model = MlflowClient().create_logged_model(experiment, "own", source_run_id=run_id)
+    own = b"x: 1\r\n# not MLflow's\r\n"
+    (tmp_path / "MLmodel").write_bytes(own)
+    MlflowClient().log_model_artifact(model.model_id, str(tmp_path / "MLmodel"))
+    MlflowClient().log_artifact(run_id, str(tmp_path / "MLmodel"))
+    session.current().sync(timeout=60)
+    assert len(dead_letters()) == len(put_aside), "what is refused at the call is not put aside"
+    digest = hashlib.sha256(own).hexdigest()
+    held = arrived(servers, run_id, experiment_name)["artifacts"]
+    assert held["MLmodel"] == digest, "a user's own file of that name"
+    assert {*held} == {"one.txt", "sub/deep/a.txt", "MLmodel"}
+    for server in servers:
+        reader = plain.client(server.uri)
+        where = reader.get_experiment_by_name(experiment_name).experiment_id
+        (found,) = reader.search_logged_models([where])
+        mlflow.set_tracking_uri(server.uri)
+        file = get_artifact_repository(found.artifact_location).download_artifacts("MLmodel", str(tmp_path))
+        assert Path(file).read_bytes() == own, f"a user's own file of that name, at {server.name}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from tests.conftest import Proxies, Servers
@@ -29,6 +30,8 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
     run_id, deleted = (client.create_run(experiment_id).info.run_id for _ in range(2))
     client.delete_run(deleted)
     model = client.create_logged_model(experiment_id, "mine", source_run_id=run_id).model_id
+
+    twice = DatasetInput(Dataset("twice", "digest", "local", "{}"), [InputTag("k", "1"), InputTag("k", "2")])
 
     def outputs(*models: str, run: str = run_id, step: int = 0) -> Callable[[], Any]:
         return lambda: client.log_outputs(run, [LoggedModelOutput(each, step) for each in models])
@@ -56,6 +59,7 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
         "an input twice in one call": inputs(OTHER, OTHER),
         "no input": inputs(),
         "a dataset with a long name": inputs(datasets=[dataset("d" * 501)]),
+        "a dataset's tag twice": inputs(datasets=[twice]),
         "an input of a deleted run": inputs(model, run=deleted),
         "an input of no run": inputs(model, run="0" * 32),
         "a model of a deleted run": made("of a deleted run", deleted),
@@ -73,6 +77,59 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
         except MlflowException as error:
             found[what] = error.error_code
     return run_id, found
+
+
+NEEDS_RUN: dict[str, Callable[[MlflowClient, Any], Any]] = {
+    "metric": lambda c, run: c.log_metric(run, "m", 1.0),
+    "param": lambda c, run: c.log_param(run, "p", 1),
+    "tag": lambda c, run: c.set_tag(run, "t", 1),
+    "no tag": lambda c, run: c.delete_tag(run, "t"),
+    "batch": lambda c, run: c.log_batch(run, [Metric("m", 1.0, 1, 1)]),
+    "end": lambda c, run: c.set_terminated(run),
+    "deletion": lambda c, run: c.delete_run(run),
+    "restoration": lambda c, run: c.restore_run(run),
+    "history": lambda c, run: c.get_metric_history(run, "m"),
+    "inputs": lambda c, run: c.log_inputs(run, models=[LoggedModelInput(UNKNOWN)]),
+    "outputs": lambda c, run: c.log_outputs(run, [LoggedModelOutput(UNKNOWN, 0)]),
+}
+NEEDS_EXPERIMENT: dict[str, Callable[[MlflowClient, Any], Any]] = {
+    "logged model": lambda c, experiment: c.create_logged_model(experiment, "m"),
+    "tag of an experiment": lambda c, experiment: c.set_experiment_tag(experiment, "k", "v"),
+    "no tag of an experiment": lambda c, experiment: c.delete_experiment_tag(experiment, "k"),
+    "deletion of an experiment": lambda c, experiment: c.delete_experiment(experiment),
+    "restoration of an experiment": lambda c, experiment: c.restore_experiment(experiment),
+}
+
+
+def refusals(experiment: str) -> dict[str, str]:
+    """Make calls without what they need; returns what each was answered."""
+    client, found = MlflowClient(), {}
+    run_id = client.create_run(client.create_experiment(experiment)).info.run_id
+    calls: dict[str, Callable[[], Any]] = {
+        f"{what} of {given!r}": partial(call, client, given)
+        for calls, without in ((NEEDS_RUN, (None, "")), (NEEDS_EXPERIMENT, ("",)))
+        for what, call in calls.items()
+        for given in without
+    }
+    calls |= {f"no tag {key!r}": partial(client.delete_tag, run_id, key) for key in (None, "")}
+    calls["files of no model"] = partial(client.list_logged_model_artifacts, None)
+    calls["a file of no model"] = partial(client.log_model_artifact, None, __file__)
+    for what, call in calls.items():
+        try:
+            found[what] = f"answered {call()}"
+        except MlflowException as error:
+            found[what] = error.error_code
+    return found
+
+
+def test_a_call_without_what_it_needs_is_refused_as_by_a_server(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    mlflow.set_tracking_uri(servers.databricks.uri)
+    reference = refusals(f"{experiment_name}-plain")
+    link(proxies)
+    assert refusals(experiment_name) == reference
+    sync()
 
 
 def models_at(uri: str, experiment: str) -> list[tuple[str, bool]]:

@@ -37,7 +37,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.paging import Pages, entries, files_below
+from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.attached import complete_adopted
@@ -45,7 +45,7 @@ from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, clean, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
-from dbml_magics.core.tracking.sendable import is_text
+from dbml_magics.core.tracking.sendable import is_text, refuse_taken_place
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import Mark, dataset_from, mark
 from dbml_magics.core.workspaces.limits import Limits, names_a_limit
@@ -1066,7 +1066,21 @@ class Applier:
                 raise MlflowException.invalid_parameter_value(
                     f"the copy of {told['path']} is gone from the spool"
                 )
-            self.upload(told["owner"], told["path"], lent)
+            try:
+                self.upload(told["owner"], told["path"], lent)
+            except Exception as error:
+                settled = settle(error)
+                if isinstance(settled, Away) and settled.sent and not settled.elsewhere:
+                    self._refuse_taken_place(told["owner"], told["path"])
+                raise
+
+    def _refuse_taken_place(self, owner: str, path: str) -> None:
+        """Raise MLflow's refusal of a file that failed where a file is in its way, or a folder in its place.
+
+        MLflow's servers answer that with a 500, as if they were in trouble.
+        """
+        repository = self.repository(owner)
+        refuse_taken_place(path, standing(lambda folder: repository.list_artifacts(folder or None)))
 
     def _copy_files(self, run: str, op: list[Any], _doubt: bool) -> None:
         """Copy what a run had before the link: its files, then what else hangs on it."""
@@ -1093,8 +1107,8 @@ class Applier:
         """Upload one file to ``path`` of a run or model, its MLmodel rewritten to this workspace's ids."""
         folder = posixpath.dirname(path) or None
         repository = self.repository(owner)
-        if file.name == "MLmodel":
-            text = self._own_mlmodel(owner, path, file.read_text(encoding="utf-8"))
+        text = self._own_mlmodel(owner, path, file) if file.name == "MLmodel" else None
+        if text is not None:
             with tempfile.TemporaryDirectory() as temporary:
                 rewritten = Path(temporary, "MLmodel")
                 rewritten.write_text(text, encoding="utf-8")
@@ -1108,18 +1122,25 @@ class Applier:
         if got is not None:
             self.state.set_answer(f"beside/{owner}/{self.role}/{path}", got)
 
-    def _own_mlmodel(self, owner: str, path: str, text: str) -> str:
+    def _own_mlmodel(self, owner: str, path: str, file: Path) -> str | None:
+        """Return an MLmodel as this workspace shall have it; None where it stays byte for byte.
+
+        A user's own file may have the name, and be no model of MLflow's.
+        """
         try:
-            told = yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text
-        if not isinstance(told, dict):
-            return text
+            told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            return None
+        if not isinstance(told, dict) or not isinstance(told.get("flavors"), dict):
+            return None
+        given = dict(told)
         try:
             self._translate_mlmodel(owner, path, told)
         except MlflowException as error:
             if not is_missing(error):
                 raise  # else it names a run or model of some other server: it stays as it is
+        if told == given:
+            return None
         return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True, sort_keys=True))
 
     def _translate_mlmodel(self, owner: str, path: str, told: dict[str, Any]) -> None:

@@ -22,11 +22,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
+from dbml_magics.core.paging import standing
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.tracking.journal import small_file
-from dbml_magics.core.tracking.sendable import refuse_bad_name, refuse_bad_text
+from dbml_magics.core.tracking.sendable import refuse_bad_name, refuse_bad_text, refuse_taken_place
 from dbml_magics.core.tracking.view import Held
 from dbml_magics.hints import say
 
@@ -141,14 +142,41 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         else:
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
-        for _, path in files:
+        stands = self._standing(queue, owner)
+        for _, _, path in placed:
             refuse_bad_name(path)
+            refuse_taken_place(path, stands)
         writes = [
             ("a", {"owner": owner, "path": path, **self.engine.keep(local)}) for local, owner, path in placed
         ]
         self.engine.write_all(queue, writes)
         if self.engine.link.mode == "sync":
             self.engine.wait_for_primary(queue)
+
+    def _standing(self, queue: str, owner: str) -> Callable[[str], bool | None]:
+        """Return what tells whether a path is a folder (True), a file (False) or nothing that is known.
+
+        What was logged here is known; of a run or model that is older the primary is asked.
+        """
+        view, (kind, _, name) = self.engine.queue_view(queue), owner.partition(":")
+        files = view.artifacts.get(owner, {}) if view is not None else {}
+        folders = view.folders.get(owner, set()) if view is not None else set()
+        whole = view is not None and (view.created if kind == "run" else name in view.models)
+        primary = self.engine.link.primary
+
+        def listed(folder: str) -> list[FileInfo]:
+            repository = self._remote(owner)
+            return self.engine.lines[primary].ask(lambda: _listed(repository(self.engine.primary), folder))
+
+        there = standing(listed)
+
+        def stands(path: str) -> bool | None:
+            known = None if whole or self.engine.lines[primary].away else there(path)
+            if known is None and (path in files or path in folders):
+                return path in folders
+            return known
+
+        return stands
 
     # --- reading
 

@@ -40,7 +40,7 @@ from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, ke
 from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.provenance import place_of
-from dbml_magics.core.tracking.sendable import refuse_bad_text
+from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
@@ -472,6 +472,7 @@ class Engine:
 
     def take_up(self, run_id: str) -> _LiveQueue:
         """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""
+        required("run_id", run_id)
         live = self.begin_queue(run_id)
         if live.view.run is not None:
             return live
@@ -828,7 +829,7 @@ class Engine:
         if known is not None:
             return known.actual
         # The id stands in the path of a request: what would make that another path is no id.
-        if applier.role == self.link.primary and _MODEL_ID.fullmatch(model_id):
+        if applier.role == self.link.primary and _MODEL_ID.fullmatch(str(model_id)):
             return model_id
         raise no_such_model(model_id)
 

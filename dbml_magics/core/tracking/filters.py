@@ -16,6 +16,7 @@ _NAMED = re.compile(
     # A user's param or tag is everywhere what the user said, whatever it looks like.
     r"\b(?:param|parameter|tag)s?\.(?![`\"]?mlflow\.(?:parent|root)RunId)(?:`[^`]*`|\"[^\"]*\"|[^\s=!]+)"
     r"\s*(?:!?=|I?LIKE)\s*(?:'[^']*'|\"[^\"]*\")"
+    r"|runs:/(?P<by>[0-9a-f]{32})/(?P<folder>[^'\"%]*)"
     r"|dbml://(?P<link>\w+)/(?P<of>run|model)s/(?P<owner>[\w-]+)/artifacts"
     r"|\b(?P<model>m-[0-9a-f]{32})\b"
     r"|\b(?P<run>[0-9a-f]{32})\b"
@@ -34,6 +35,8 @@ def own_filter(applier: Applier, where: str | None) -> str | None:
         return where
 
     def own(found: re.Match[str]) -> str:
+        if found["by"]:
+            return _source(applier, found["by"], found["folder"]) or found[0]
         if found["link"] == applier.engine.link.key:
             return _place(applier, found["of"], found["owner"]) or found[0]
         for kind in ("model", "run"):
@@ -43,6 +46,16 @@ def own_filter(applier: Applier, where: str | None) -> str | None:
         return "" if found["all"] else found[0]
 
     return _NAMED.sub(own, where)
+
+
+def _source(applier: Applier, run: str, folder: str) -> str | None:
+    """Return what a version's source is at a workspace that was asked for as a folder of a run."""
+    model = next((m for m, told in applier.state.models_of(run) if told.get("name") == folder), None)
+    known = applier.state.identity(applier.role, "model", model) if model is not None else None
+    if known is not None and applier.workspace.uri.startswith(("http://", "https://")):
+        return f"models:/{known.actual}"
+    place = _place(applier, "run", run) if known is None else str(known.extra["artifacts"])
+    return f"{place}/{folder}" if place is not None and known is None else place
 
 
 def _place(applier: Applier, kind: str, name: str) -> str | None:

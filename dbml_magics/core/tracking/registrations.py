@@ -11,7 +11,7 @@ import posixpath
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -176,14 +176,31 @@ class Registrations:
         if answer is None or "error" in answer:  # or refused before, and tried again
             twin = next((self._twin(r, self.state.answer(k)) for r, k in others.items()), None)
             answer = self._register(told, doubt, twin)
-        found = self.state.set_answer_and_read(key, answer, others.values())
-        if self.role == self.applier.engine.link.registries[0]:
-            self.state.set_answer(number_key(answer["name"], answer["version"]), told["key"])
+        found = self._note_answer(told, answer, others.values())
         for role, other_key in others.items():
             if other_key in found and "version" in found[other_key]:
                 self._exchange(told, answer, role, found[other_key])
         self._pay(queue, told["key"])
         asked_before(self.state, told["name"])
+
+    def register_now(self, told: dict[str, Any], within: float) -> None:
+        """Register one version at the call that asks for it. Raises the registry's refusal, or Away."""
+        try:
+            answer = self._register(told, False, None, within)
+        except MlflowException as error:
+            if not isinstance(error, Away):
+                self.state.forget_answer(self._trying(told))
+            raise
+        self._note_answer(told, answer, ())
+
+    def _note_answer(self, told: dict[str, Any], answer: dict[str, Any], others: Iterable[str]) -> Any:
+        """Keep a registry's answer to a registration; returns what ``others`` answered before."""
+        if self.role == self.applier.engine.link.registries[0]:
+            self.state.set_answer(number_key(answer["name"], answer["version"]), told["key"])
+        return self.state.set_answer_and_read(answer_key(told["key"], self.role), answer, others)
+
+    def _trying(self, told: dict[str, Any]) -> str:
+        return f"creating/{self.role}/version/{told['key']}"
 
     @contextmanager
     def _within(self, queue: str) -> Iterator[None]:
@@ -238,12 +255,14 @@ class Registrations:
             for place, asked in self.state.answers("registering/").items()
         )
 
-    def _register(self, told: dict[str, Any], doubt: bool, twin: str | None) -> dict[str, Any]:
+    def _register(
+        self, told: dict[str, Any], doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
+    ) -> dict[str, Any]:
         name = told["name"]
         source, run_id, model_id = self._source(told)
         self._check_files(told["source"])
         new = self._make_model(name)
-        trying = f"creating/{self.role}/version/{told['key']}"
+        trying = self._trying(told)
         made = None
         if doubt or self.state.answer(trying) is not None:
             made = self._find(name, told["key"])
@@ -273,7 +292,7 @@ class Registrations:
                     f"takes no version while {most or 'too many'} are being registered: {error.message}",
                     retry_after=_PENDING_S,
                 ) from error
-        made = self._ready(made)
+        made = self._ready(made, ready_within)
         self.state.forget_answer(trying)
         return {"name": made.name, "version": str(made.version), "source": made.source, "new": new}
 
@@ -319,8 +338,8 @@ class Registrations:
     def _find(self, name: str, key: str) -> Any:
         return next((found for found in self._all(name) if found.tags.get(KEY_TAG) == key), None)
 
-    def _ready(self, made: Any) -> Any:
-        until = time.monotonic() + _READY_WITHIN_S
+    def _ready(self, made: Any, within: float) -> Any:
+        until = time.monotonic() + within
         while made.status == "PENDING_REGISTRATION":
             if time.monotonic() > until:
                 raise Away(f"version {made.version} of {made.name} is still being registered there")
@@ -341,7 +360,9 @@ class Registrations:
             native = not kept and applier.workspace.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
             source = f"models:/{identity.actual}" if native else identity.extra["artifacts"]
-            own = native or (not kept and applier.workspace.kind == "databricks")
+            # A server notes at the model those versions only that were asked for by its id.
+            own = native and given.get("named", True)
+            own = own or (not kept and applier.workspace.kind == "databricks")
             return source, run_id or identity.extra.get("run"), identity.actual if own else None
         if given["kind"] == "run":
             identity = applier.run_identity(given["run"])

@@ -29,6 +29,7 @@ from mlflow.utils.validation import (
     _validate_registered_model_tag,
 )
 
+from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
@@ -49,7 +50,7 @@ from dbml_magics.core.tracking.registrations import (
     number_key,
     write_directly,
 )
-from dbml_magics.core.tracking.sendable import refuse_bad_text
+from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
 
@@ -214,6 +215,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> ModelVersion:
         """Register a version in the link's registries; READY with number 0 while the first one is away."""
         _validate_model_name(name)
+        required("source", source)
         for tag in tags or []:
             _validate_model_version_tag(tag.key, tag.value)
         del local_model_path
@@ -234,10 +236,31 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             told["run"], told["foreign_run"] = None, run_id
         queue = self._queue_for(told)
         with deferred():
+            self._register_at_first(queue, told)
             self.engine.note_registration(queue, told)
             note_asked(self.engine.state, queue, told)
             self.engine.write(queue, "V", told)
         return self._answered(told, queue, source, model_id)
+
+    def _register_at_first(self, queue: str, told: dict[str, Any]) -> None:
+        """Register a version at the first registry where it has what was before. Raises its refusal.
+
+        While it is away, or lacks the model's files, the registration goes there behind them; so it does
+        where it takes as long as a copy of the files.
+        """
+        after = {**(told.get("after") or {}), **asked_before(self.engine.state, told["name"])}
+        applier = self.engine.applier(self.first)
+        if not applier.tracked or applier.workspace.copies_registered_files:
+            return
+        if not self._has_caught_up(after) or not self._wait_for(queue):
+            return
+        with suppress(Away):
+            ask(
+                self.engine,
+                self.first,
+                "registration of a version",
+                lambda: applier.registrations.register_now(told, identity_budget_seconds()),
+            )
 
     def _check_model(self, name: str) -> None:
         """Raise the first registry's refusal of a version of a model that it does not have."""
@@ -267,9 +290,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         scheme, _, rest = source.partition(":")
         parts = [p for p in rest.split("/") if p]
         if model_id:
-            return {"kind": "model", "id": model_id}
+            return {"kind": "model", "id": model_id, "named": True}
         if scheme == "models" and len(parts) == 1 and "@" not in parts[0]:
-            return {"kind": "model", "id": parts[0]}
+            return {"kind": "model", "id": parts[0], "named": False}
         if scheme == "models" and len(parts) == 2 and parts[1].isdigit():
             return {"kind": "version", "name": parts[0], "version": parts[1]}
         if scheme == "runs" and len(parts) >= 2:
@@ -277,11 +300,13 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             path = "/".join(parts[1:])
             logged = self.engine.state.models_of(parts[0])
             model = next((m for m, told in logged if told.get("name") == path), None)
-            return {"kind": "model", "id": model} if model else {"kind": "run", "run": parts[0], "path": path}
+            if model is not None:
+                return {"kind": "model", "id": model, "named": False}
+            return {"kind": "run", "run": parts[0], "path": path}
         if scheme == "dbml":
             parts = parts[1:]  # the link
             if len(parts) >= 2 and parts[0] == "models":
-                return {"kind": "model", "id": parts[1]}
+                return {"kind": "model", "id": parts[1], "named": False}
             if len(parts) >= 3 and parts[0] == "runs":
                 return {"kind": "run", "run": parts[1], "path": "/".join(parts[3:])}
             if len(parts) >= 4 and parts[0] == "versions":

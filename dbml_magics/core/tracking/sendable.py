@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import SupportsInt
 
 from mlflow.exceptions import MlflowException
@@ -40,6 +40,12 @@ def whole_number(what: str, value: SupportsInt) -> int:
     return number
 
 
+def required(name: str, value: object) -> None:
+    """Raise MLflow's refusal of a call that lacks what it cannot do without."""
+    if not value:
+        raise MlflowException.invalid_parameter_value(f"Missing value for required parameter '{name}'.")
+
+
 def is_text(value: object) -> bool:
     """Tell whether a value is text that UTF-8 can carry."""
     return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)
@@ -64,6 +70,23 @@ def refuse_bad_name(path: str) -> None:
         raise MlflowException.invalid_parameter_value(
             f"the file {path!r} cannot be logged under its name: MLflow's servers change {found[0]!r} in it, "
             "and it would be found under another name, or overwrite the file of that name; rename it"
+        )
+
+
+def refuse_taken_place(path: str, stands: Callable[[str], bool | None]) -> None:
+    """Raise MLflow's refusal of a file below another file, or where a folder is.
+
+    ``stands`` tells what is at a path: True for a folder, False for a file, None where nothing is known.
+    """
+    steps = path.split("/")
+    for above in ("/".join(steps[:n]) for n in range(1, len(steps))):
+        if stands(above) is False:
+            raise MlflowException.invalid_parameter_value(
+                f"the file {path!r} cannot be logged: {above!r} is a file already, and no folder"
+            )
+    if stands(path):
+        raise MlflowException.invalid_parameter_value(
+            f"the file {path!r} cannot be logged: there is a folder of that name already"
         )
 
 

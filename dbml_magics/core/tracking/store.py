@@ -16,6 +16,7 @@ import os
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -93,7 +94,7 @@ from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, 
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import LINK_QUEUE
-from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, whole_number
+from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.tracking.view import (
     TERMINAL,
     RunView,
@@ -123,6 +124,11 @@ def _is_others(run: RunView) -> bool:
     A job's own run stays so whatever it says; a run that is over is begun anew by who resumes it.
     """
     return run.status not in TERMINAL or run.run_id in (entry.JOB_RUN, os.environ.get("AZUREML_RUN_ID"))
+
+
+def _check_run_id(run_id: str) -> None:
+    required("run_id", run_id)
+    _validate_run_id(run_id)
 
 
 def _now() -> int:
@@ -158,7 +164,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         key = metric.key
         live = self.engine._live.get(run_id)
         if live is None or not _is_plain(metric, live.keys):
-            _validate_run_id(run_id)
+            _check_run_id(run_id)
             _validate_metric(key, value, timestamp, step)
             refuse_bad_text("a metric's key", key)
             value, step = float(value), whole_number(f"the step of metric '{key}'", step)
@@ -220,7 +226,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         known = live.keys if live is not None else {}
         points = [_point(m) for m in metrics] if all(_is_plain(m, known) for m in metrics) else None
         if points is None or params or tags:
-            _validate_run_id(run_id)
+            _check_run_id(run_id)
             named = [Param(p.key, "") for p in params], [RunTag(t.key, "") for t in tags]
             _validate_batch_log_data(list(metrics), *named)
             _validate_param_keys_unique(params)
@@ -295,6 +301,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def delete_tag(self, run_id: str, key: str) -> None:
         """Journal the removal of a tag. Raises MLflow's error when the run has none of that name."""
         run = self._writable(run_id)
+        required("key", key)
         if key not in run.tags and not self._has_tag_by_now(run_id, key):
             raise MlflowException(
                 f"No tag with name: {key} in run with id {run_id}", error_code=RESOURCE_DOES_NOT_EXIST
@@ -316,6 +323,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> Run:
         """Have the primary name a run, or name it provisionally; journal it for the mirror."""
         experiment_id = str(experiment_id)
+        required("experiment_id", experiment_id)
         kept = tags_of(tags or [])
         if run_name and kept.get("mlflow.runName") and kept["mlflow.runName"] != run_name:
             raise MlflowException(
@@ -517,9 +525,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         models: list[LoggedModelInput] | None = None,
     ) -> None:
         """Journal a run's inputs."""
-        _validate_run_id(run_id)
-        if datasets:
-            _validate_dataset_inputs(datasets)
+        _check_run_id(run_id)
+        for each in datasets or []:
+            _validate_dataset_inputs([each])
+            twice = [key for key, n in Counter(tag.key for tag in each.tags).items() if n > 1]
+            if twice:
+                raise MlflowException(
+                    f"The input tag '{twice[0]}' is given twice for the dataset '{each.dataset.name}'.",
+                    BAD_REQUEST,
+                )
         self._writable(run_id)
         given = {
             "datasets": [dataset_to(d) for d in datasets or []],
@@ -560,6 +574,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList:
         """Return a metric's history, with what of it is on its way."""
+        required("run_id", run_id)
         view = self.engine.view_of(run_id)
         if view is not None:
             if max_results is not None and max_results < 1:
@@ -824,6 +839,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _change_experiment(self, experiment_id: str, do: str, **fields: Any) -> None:
         """Have the primary change an experiment, behind its contents; journal it for the mirror."""
         change = {"do": do, "id": str(experiment_id), **fields}
+        required("experiment_id", change["id"])
         behind = [LINK_QUEUE, *(self.engine.contents_of(change["id"]) if do in MOVES_CONTENTS else ())]
 
         def ask(primary: Applier, again: bool) -> None:
@@ -877,6 +893,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> LoggedModel:
         """Have the primary name a logged model, or name it here where it is away or has none."""
         _validate_logged_model_name(name or None)
+        required("experiment_id", str(experiment_id))
         told: dict[str, Any] = {
             "id": "",
             "experiment": str(experiment_id),
@@ -945,7 +962,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         """Return a logged model, with what of it is on its way."""
-        return self._with_metrics_here(self._logged_model(model_id, allow_deleted))
+        return self._with_metrics_here(self._logged_model(str(model_id), allow_deleted))
 
     def _logged_model(self, model_id: str, allow_deleted: bool) -> LoggedModel:
         queue = self.engine.model_queue(model_id)
@@ -1021,6 +1038,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         found.artifact_location = self.engine.artifact_uri("model", found.model_id)
         if found.source_run_id:
             found._source_run_id = self.engine._visible("run", found.source_run_id, role)
+        for metric in found.metrics or []:
+            metric._model_id = found.model_id
+            metric._run_id = metric.run_id and self.engine._visible("run", metric.run_id, role)
         found.tags.pop(MODEL_TAG, None)  # by which it is found again; nothing to a reader
         return found
 

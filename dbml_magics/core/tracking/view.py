@@ -6,6 +6,7 @@ read from their files when somebody asks.
 
 from __future__ import annotations
 
+import posixpath
 from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -319,6 +320,7 @@ class QueueView:
         self.run: RunView | None = None
         self.models: dict[str, ModelView] = {}
         self.artifacts: dict[str, dict[str, Held]] = {}  # owner -> path -> the newest
+        self.folders: dict[str, set[str]] = {}  # owner -> the folders that these are in
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
         self.stamp = 0  # the folder's time at the last look
         self.created = False
@@ -348,6 +350,11 @@ class QueueView:
             self._create(op[2], artifact_uri)
         elif code == "a":
             owner, path = op[2]["owner"], op[2]["path"]
+            above = posixpath.dirname(path)
+            folders = self.folders.setdefault(owner, set())
+            while above and above not in folders:
+                folders.add(above)
+                above = posixpath.dirname(above)
             if is_latest("file", owner, path):
                 self.artifacts.setdefault(owner, {})[path] = Held(
                     op[2]["size"], op[2].get("spool", ""), place

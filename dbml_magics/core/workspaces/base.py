@@ -143,6 +143,11 @@ class Workspace:
         """Tell whether the workspace has a naming rule of its own: ``iris`` for ``/Users/me/folder/iris``."""
         return self.kind == "azureml" or (self.role == "azureml" and self.spec.local)
 
+    @property
+    def copies_registered_files(self) -> bool:
+        """Tell whether a registration copies the model's files, and takes as long as they take."""
+        return self.kind == "databricks"
+
     def experiment_name(self, name: str) -> str:
         """Return what this workspace calls the experiment that the user calls ``name``."""
         return azureml_experiment_name(name) if self.names_experiments_itself else name
