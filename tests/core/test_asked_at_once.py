@@ -147,6 +147,7 @@ STORIES: dict[str, list[Step]] = {
         lambda c, n, m: c.delete_logged_model(m[1]),
         lambda c, n, m: c.delete_logged_model(m[1]),
     ],
+    "delete a model that is not there": [lambda c, n, m: c.delete_logged_model("m-" + "0" * 32)],
     "a model's metrics": [
         _make,
         _model,

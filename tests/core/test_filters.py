@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync
+from tests.infra import plain
 
 
 def test_filters_name_runs_models_and_places_as_the_link_shows_them(
@@ -60,3 +62,82 @@ def test_filters_name_runs_models_and_places_as_the_link_shows_them(
         f"name = '{name}'": ["2", "1"],
     }.items():
         assert [each.version for each in client.search_model_versions(where)] == versions, where
+
+
+POINTS: dict[str, list[float]] = {
+    "nan": [math.nan],
+    "was nan": [math.nan, 3.0],
+    "became nan": [3.0, math.nan],
+    "none": [],
+    "minus": [-1.0],
+    "zero": [0.0],
+    "half": [0.5],
+    "largest": [math.inf],
+}
+"""Runs and models by name, and the points of their metric."""
+FOUND = {
+    "metrics.m < 1": ["half", "minus", "zero"],
+    "metrics.m >= 0": ["half", "largest", "was nan", "zero"],
+    "metrics.m = 0": ["zero"],
+    "metrics.m != 5": ["half", "largest", "minus", "was nan", "zero"],
+    "metric.`m` < 1 AND attributes.status = 'RUNNING'": ["half", "minus", "zero"],
+}
+UPWARDS = ["minus", "zero", "half", "was nan", "largest"]
+DOWNWARDS = ["largest", "was nan", "half", "zero", "minus"]
+"""Those with a number; the others follow."""
+
+
+def test_nan_fulfils_no_comparison_and_comes_last(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    client = MlflowClient()
+    experiment_id = client.create_experiment(experiment_name)
+    for name, points in POINTS.items():
+        run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        for step, point in enumerate(points):
+            client.log_metric(run_id, "m", point, step=step)
+    sync()
+    nobodys = client.search_runs([experiment_id], "metrics.m = 0 AND metrics.m = 5")
+    assert [run.info.run_name for run in nobodys] == []
+    for where, names in FOUND.items():
+        found = client.search_runs([experiment_id], where)
+        assert sorted(run.info.run_name for run in found) == names, where
+    at_a_server = plain.client(servers.databricks.uri).search_runs([experiment_id], "metrics.m = 0")
+    assert len(at_a_server) == 3, "MLflow's servers compare 0 for NaN"
+    pages, token = list[list[str]](), None
+    while token or not pages:
+        page = client.search_runs(
+            [experiment_id], "metrics.m < 1", max_results=2, order_by=["metrics.m DESC"], page_token=token
+        )
+        pages.append([run.info.run_name for run in page])
+        token = page.token
+    assert pages[:2] == [["half", "zero"], ["minus"]]
+    for way, names in {"ASC": UPWARDS, "DESC": DOWNWARDS}.items():
+        found = client.search_runs([experiment_id], order_by=[f"metrics.m {way}"])
+        assert [run.info.run_name for run in found][: len(names)] == names, way
+
+
+def test_nan_of_models_that_are_on_their_way(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    client = MlflowClient()
+    experiment_id = client.create_experiment(experiment_name)
+    sync()
+    with proxies.databricks.away(), proxies.azureml.away():
+        for name, points in POINTS.items():
+            run_id = client.create_run(experiment_id, run_name=name).info.run_id
+            model = client.create_logged_model(experiment_id, name.replace(" ", "-"), source_run_id=run_id)
+            for step, point in enumerate(points):
+                client.log_metric(run_id, "m", point, step=step, model_id=model.model_id)
+        for where, names in FOUND.items():
+            if "status" not in where:
+                models = client.search_logged_models([experiment_id], where)
+                assert sorted(each.name.replace("-", " ") for each in models) == names, where
+        for upwards, names in ((True, UPWARDS), (False, DOWNWARDS)):
+            models = client.search_logged_models(
+                [experiment_id], order_by=[{"field_name": "metrics.m", "ascending": upwards}]
+            )
+            assert len(models) == len(POINTS)
+            assert [each.name.replace("-", " ") for each in models][: len(names)] == names, upwards

@@ -24,6 +24,7 @@ from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.faults import MissingEndpoint, WouldRefuse, is_missing
+from dbml_magics.core.tracking.not_numbers import with_numbers
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
@@ -337,8 +338,10 @@ def search(
     page_token: str | None,
 ) -> PagedList:
     """Filter, sort and page models here, as a service that has none cannot."""
-    kept = SearchLoggedModelsUtils.filter_logged_models(models, filter_string, datasets)
+    numbers, given = [with_numbers(model) for model in models], {model.model_id: model for model in models}
+    kept = SearchLoggedModelsUtils.filter_logged_models(numbers, filter_string, datasets)
     kept = SearchLoggedModelsUtils.sort(kept, order_by)
     start = int(page_token or 0)
     end = start + (max_results or 100)
-    return PagedList(kept[start:end], str(end) if end < len(kept) else None)
+    found = [given[model.model_id] for model in kept[start:end]]
+    return PagedList(found, str(end) if end < len(kept) else None)

@@ -94,6 +94,7 @@ from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, 
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.tracking.not_numbers import compared_metrics, with_numbers_in
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.tracking.view import (
     TERMINAL,
@@ -625,13 +626,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         """Search at the primary once it has caught up, or at the mirror."""
         self.engine.wait_for_reads("search_runs")
+        compared = compared_metrics(filter_string)
 
         def ask(applier: Applier) -> Any:
             ids = [self._experiment_known_at(applier, str(e)) for e in experiment_ids]
-            where = own_filter(applier, filter_string)
-            page = applier.store.search_runs(
-                [i for i in ids if i], where, run_view_type, max_results, order_by, page_token
-            )
+            where, there = own_filter(applier, filter_string), [i for i in ids if i]
+
+            def page_of(most: int, token: str | None) -> PagedList:
+                return applier.store.search_runs(there, where, run_view_type, most, order_by, token)
+
+            page = with_numbers_in(compared, page_of, max_results, page_token)
             runs = [self.engine.translate_run(run, role=applier.role) for run in page]
             return PagedList(runs, page.token)
 

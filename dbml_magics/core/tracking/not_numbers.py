@@ -1,0 +1,55 @@
+"""Searches by metrics that are NaN: they fulfil no comparison, and sort last both ways.
+
+MLflow's servers keep a run's NaN as 0 with a note beside it, and compare the 0: ``metrics.loss < 1`` finds a
+run whose loss is NaN. (Of a logged model's NaN they keep the 0 alone: their own searches cannot be mended.)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+
+from mlflow.entities import LoggedModel, Run
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.search_utils import SearchUtils
+
+from dbml_magics.core.paging import Pages
+from dbml_magics.core.tracking.view import latest_of_each
+
+
+def compared_metrics(where: str | None) -> frozenset[str]:
+    """Return the metrics that a search's filter compares."""
+    if not where or "metric" not in where.lower():
+        return frozenset()
+    try:
+        parsed = SearchUtils.parse_search_filter(where)
+    except MlflowException:  # the workspace refuses it, or knows more than MLflow's servers do
+        return frozenset()
+    return frozenset(str(clause["key"]) for clause in parsed if clause["type"] == "metric")
+
+
+def with_numbers_in(
+    metrics: Collection[str], page: Callable[[int, str | None], PagedList], most: int, token: str | None
+) -> PagedList:
+    """Return a page of the runs in which none of some metrics is NaN; more come in the place of others."""
+    if not metrics:
+        return page(most, token)
+    found, pages = list[Run](), Pages()
+    while True:
+        part = page(most - len(found), token)
+        found += [run for run in part if not any(_is_nan(run.data.metrics.get(key, 0.0)) for key in metrics)]
+        token = pages.follow(part.token, part)
+        if token is None or len(found) >= most:
+            return PagedList(found, token)
+
+
+def with_numbers(model: LoggedModel) -> LoggedModel:
+    """Return a copy of a logged model without the metrics that are NaN by now, to filter and sort by."""
+    shown = copy.copy(model)
+    shown._metrics = [point for point in latest_of_each(model.metrics or []) if not _is_nan(point.value)]
+    return shown
+
+
+def _is_nan(value: float) -> bool:
+    return value != value
