@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def test_filters_name_runs_models_and_places_as_the_link_shows_them(
         run_id, files = first.info.run_id, first.info.artifact_uri
         model = client.create_logged_model(experiment_id, "made", source_run_id=run_id)
         client.log_param(run_id, "own", run_id)
+        client.log_metric(run_id, "m", 1.0, model_id=model.model_id)
     client.create_run(experiment_id, tags={"mlflow.parentRunId": run_id, "other": run_id}, run_name="second")
     client.create_logged_model(experiment_id, "alone")
     sync()
@@ -32,6 +34,8 @@ def test_filters_name_runs_models_and_places_as_the_link_shows_them(
     client.create_registered_model(name)
     client.create_model_version(name, f"{files}/folder", run_id)
     client.create_model_version(name, "s3://bucket/elsewhere")
+    shown = client.get_logged_model(model.model_id).metrics
+    assert [(point.model_id, point.run_id) for point in shown] == [(model.model_id, run_id)]
 
     for where, names in {
         f"attributes.artifact_uri = '{files}'": ["first"],
@@ -57,11 +61,17 @@ def test_filters_name_runs_models_and_places_as_the_link_shows_them(
         assert [each.name for each in client.search_logged_models([experiment_id], where)] == names, where
     for where, versions in {
         f"source_path = '{files}/folder'": ["1"],
+        f"source_path = 'runs:/{run_id}/folder'": ["1"],
         f"run_id = '{run_id}' AND name = '{name}'": ["1"],
         f"run_id IN ('{run_id}')": ["1"],
         f"name = '{name}'": ["2", "1"],
     }.items():
         assert [each.version for each in client.search_model_versions(where)] == versions, where
+    client.create_registered_model(f"{name}-of-model")
+    for model_id in (None, model.model_id):
+        client.create_model_version(f"{name}-of-model", f"models:/{model.model_id}", model_id=model_id)
+    told = client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]
+    assert [each["version"] for each in json.loads(told)] == [2], "only a version that names its model"
 
 
 POINTS: dict[str, list[float]] = {
