@@ -1,0 +1,86 @@
+"""What somebody has judged: methods that the table leaves out, and deviations that are meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TRACES = "traces and assessments go to the primary alone: tests/core/test_surface.py plays them"
+GENAI = "prompts and GenAI datasets go to the primary alone: tests/core/test_surface.py plays them"
+OTHERS = "gateways, MCP servers, webhooks and workspaces belong to one server: forwarded to the primary alone"
+PROCESS = "sets or tells something of this process; it asks no server"
+NONE = "reads or writes nothing of a server's itself"
+MODULE = "a module or class, not a call"
+
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "client": {
+        TRACES: """
+            delete_trace_tag delete_traces end_span end_trace get_trace link_traces_to_run search_traces
+            set_trace_tag start_span start_trace unlink_traces_from_run link_prompt_versions_to_trace
+        """,
+        GENAI: """
+            add_dataset_to_experiments create_dataset create_prompt create_prompt_version delete_dataset
+            delete_dataset_tag delete_prompt delete_prompt_alias delete_prompt_tag delete_prompt_version
+            delete_prompt_version_tag detach_prompt_from_run get_dataset get_prompt get_prompt_version
+            get_prompt_version_by_alias link_prompt_version_to_model link_prompt_version_to_run
+            list_logged_prompts load_prompt parse_prompt_uri register_prompt remove_dataset_from_experiments
+            search_datasets search_prompt_versions search_prompts set_dataset_tags set_prompt_alias
+            set_prompt_tag set_prompt_version_tag
+        """,
+        OTHERS: """
+            create_mcp_access_endpoint create_mcp_server create_mcp_server_version create_webhook
+            create_workspace delete_mcp_access_endpoint delete_mcp_server delete_mcp_server_alias
+            delete_mcp_server_tag delete_mcp_server_version delete_mcp_server_version_tag delete_webhook
+            delete_workspace get_latest_mcp_server_version get_mcp_access_endpoint get_mcp_server
+            get_mcp_server_version get_mcp_server_version_by_alias get_webhook get_workspace
+            get_workspace_store_uri list_webhooks list_workspaces refresh_mcp_server_version_tools
+            search_mcp_access_endpoints search_mcp_server_versions search_mcp_servers set_mcp_server_alias
+            set_mcp_server_tag set_mcp_server_version_tag test_webhook update_mcp_access_endpoint
+            update_mcp_server update_mcp_server_version update_webhook update_workspace
+        """,
+        PROCESS: "tracking_uri",
+    },
+    "mlflow": {
+        TRACES: """
+            add_trace context delete_assessment delete_trace_tag flush_trace_async_logging
+            get_active_trace_id get_assessment get_current_active_span get_last_active_trace_id get_trace
+            log_assessment log_expectation log_feedback log_issue log_trace override_feedback
+            search_sessions search_traces set_trace_tag start_span start_span_no_context trace
+            update_assessment update_current_trace
+        """,
+        GENAI: "delete_prompt_alias load_prompt register_prompt search_prompts set_prompt_alias",
+        OTHERS: """
+            create_workspace delete_workspace gateway get_workspace list_workspaces set_workspace
+            update_workspace
+        """,
+        PROCESS: """
+            disable_system_metrics_logging enable_system_metrics_logging get_registry_uri get_tracking_uri
+            is_tracking_uri_set login set_registry_uri set_system_metrics_node_id
+            set_system_metrics_samples_before_logging set_system_metrics_sampling_interval set_tracking_uri
+        """,
+        NONE: "doctor run test validate_evaluation_results",
+        MODULE: "ActiveModel ActiveRun Image MlflowClient MlflowException pyfunc",
+    },
+    "mlflow.artifacts": {},
+}
+"""What is called through -> why -> the names that no story calls."""
+
+LEFT_OUT_ARGUMENTS: dict[str, str] = {}
+"""A call's argument (``client.create_run.tags``) -> why no story gives it."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A deviation that is meant: where it is seen, what both say, and why.
+
+    ``story`` is a pattern of the shell's, the others are regular expressions searched for in the place and in
+    what both answered (as Python writes it).
+    """
+
+    story: str
+    where: str
+    plain: str
+    link: str
+    reason: str
+
+
+KNOWN: list[Known] = []
