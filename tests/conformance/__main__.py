@@ -9,12 +9,14 @@ os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
 
 import argparse
 import contextlib
+import importlib.util
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.conformance.places import Places
+from tests.conformance.player import Table
 from tests.infra.proxy import Proxy
 from tests.infra.servers import ServerHost
 
@@ -24,9 +26,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("stories", nargs="*", help="a group, or a story; all without")
     parser.add_argument("--known", action="store_true", help="show the deviations that are meant, too")
+    parser.add_argument(
+        "--autolog", action="store_true", help="play what libraries log by themselves instead"
+    )
     parser.add_argument("--examples", type=int, metavar="N", help="play N random sequences instead")
     asked = parser.parse_args(arguments)
     with all_places() as places:
+        if asked.autolog:
+            return play_libraries(places, asked.stories, asked.known)
         if asked.examples:
             return play_sequences(places, asked.examples)
         return play_table(places, asked.stories, asked.known)
@@ -60,10 +67,31 @@ def play_sequences(places: Places, examples: int) -> int:
 
 def play_table(places: Places, wanted: list[str], known: bool) -> int:
     """Play the table, or what is wanted of it, and print each deviation."""
-    from tests.conformance.table import compare_group, tables
+    from tests.conformance.table import tables
+
+    return play(places, tables(), wanted, known)
+
+
+def play_libraries(places: Places, wanted: list[str], known: bool) -> int:
+    """Play the libraries that are installed, and name those that are not."""
+    from tests.conformance.libraries import NEEDS, table
+
+    here = Table(table.group)
+    for story in table.stories:
+        missing = [package for package in NEEDS[story.name] if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{story.name}: not played, {', '.join(missing)} is not installed")
+        else:
+            here.stories.append(story)
+    return play(places, [here], wanted, known)
+
+
+def play(places: Places, tables: Sequence[Table], wanted: list[str], known: bool) -> int:
+    """Play groups of stories, or what is wanted of them, and print each deviation."""
+    from tests.conformance.table import compare_group
 
     played = failed = 0
-    for table in tables():
+    for table in tables:
         stories = [s for s in table.stories if not wanted or any(s.name.startswith(w) for w in wanted)]
         if not stories:
             continue
@@ -78,6 +106,8 @@ def play_table(places: Places, wanted: list[str], known: bool) -> int:
                 print(f"\n{story.story}")
             for each in shown:
                 print(f"   {each}" + (f"\n      meant: {each.reason}" if each.reason else ""))
+            for fault in story.faults:
+                print(f"{story.story}: {fault}")
         played += len(compared)
     print(f"\n{played} stories played on plain MLflow and through a link; {failed} differ")
     return int(failed > 0)

@@ -83,4 +83,81 @@ class Known:
     reason: str
 
 
-KNOWN: list[Known] = []
+_LOCAL = r"'error': '(TypeError|ValueError|AttributeError|HTTPError)'"
+_REFUSED = r"'code': '(INVALID_PARAMETER_VALUE|RESOURCE_DOES_NOT_EXIST)'"
+
+KNOWN: list[Known] = [
+    Known(
+        "*",
+        "",
+        _LOCAL,
+        f"'error': 'MlflowException', {_REFUSED}",
+        "what MLflow's HTTP client stumbles over is refused in MLflow's own words",
+    ),
+    Known(
+        "*",
+        "",
+        "'code': '(INTERNAL_ERROR|ENDPOINT_NOT_FOUND|BAD_REQUEST)'",
+        f"'error': 'MlflowException', {_REFUSED}",
+        "both refuse; a server that fails (500), lacks an address or tells of its database names no cause",
+    ),
+    Known(
+        "*",
+        r"tags\.dbml_(run_id|twin)$",
+        "absent",
+        "",
+        "a version names its twin and its run to whoever reads it",
+    ),
+    Known(
+        "*",
+        r"(^|[ .])source$",
+        "(runs|models):/|files of",
+        "(models:/|files of)",
+        "a registry keeps the address of its own files: one of the link's would tell others nothing",
+    ),
+    Known(
+        "*",
+        r"(version|versions\[\d+\]|page\[\d+\].*|/\d+\.?)[^.]*\.?run_id$",
+        "''",
+        "run of",
+        "a version of a run's files names the run, also where the caller left it out",
+    ),
+    Known(
+        "*",
+        "get_model_version_download_uri",
+        "",
+        "dbml://[0-9a-f]+/versions/",
+        "the address of a version's files goes through the link; what is downloaded is compared",
+    ),
+    Known(
+        "*",
+        r"mlflow\.modelVersions$",
+        '"version": "',
+        "",
+        "MLflow notes a version twice at its model, as a number and as text: once suffices",
+    ),
+    Known(
+        "registry/files that are not there",
+        "",
+        "ModelVersion|RegisteredModel",
+        "",
+        "files that are nowhere cannot be kept for a second registry: said at the call",
+    ),
+    Known(
+        "experiments/an artifact location of its own",
+        "artifact_location$",
+        "elsewhere",
+        "files of the experiment",
+        "a place of the primary's is none of the mirror's, which keeps the files where it keeps all",
+    ),
+    Known(
+        "runs/what only the link takes",
+        "",
+        "",
+        "",
+        "what MLflow's stores in files and databases take passes, though its HTTP client cannot send it",
+    ),
+]
+
+OPEN: list[Known] = []
+"""Deviations that are faults, which nobody has mended yet; each goes when its fault goes."""

@@ -33,6 +33,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1",  # a process that imports everything once more
 }
 OWN = "dbml_"  # what begins so is the link's own note
 

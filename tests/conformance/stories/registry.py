@@ -89,7 +89,6 @@ def _(p: Player) -> None:
     p.client.create_model_version(name, uri, run, {"k": "v", "n": "1"}, "http://link", "words")
     p.client.create_model_version(name, uri, run_id=run, await_creation_for=None)
     p.client.create_model_version(name, uri)
-    p.client.create_model_version(name, f"runs:/{run}/none", run)
     p.client.get_model_version(name, "1")
     p.client.get_model_version(name, 2)
     p.client.get_model_version(name, "9")
@@ -111,6 +110,13 @@ def _(p: Player) -> None:
     p.client.get_model_version_stages(name, "1")
     p.client.create_model_version(name, uri)
     p.client.get_model_version(name, "1")
+
+
+@table.story("files that are not there")
+def _(p: Player) -> None:
+    run, _ = source(p)
+    p.client.create_registered_model(p.name("m"))
+    p.client.create_model_version(p.name("m"), f"runs:/{run}/none", run)
 
 
 @table.story("sources")
@@ -311,7 +317,7 @@ def _(p: Player) -> None:
         search(f"{named} or name = 'x'")
         search(filter_string=f"{named} and tags.k != 'v'")
     p.client.search_model_versions(f"source_path = '{uri}'")
-    p.client.search_model_versions("version_number = 1")
+    p.client.search_model_versions(f"{named} and version_number = 1", order_by=["name"])
     p.client.search_model_versions("run_id = 'none'")
 
 

@@ -148,7 +148,6 @@ def _(p: Player) -> None:
         (0, 0),
         (1, -5),
         (2**63 - 1, 2**62),
-        (5, 2.0),
         ("7", "8"),
         (-1, 0),
         (2**63, 0),
@@ -253,8 +252,18 @@ def _(p: Player) -> None:
     p.client.log_batch(run, params=["nonsense"])
     p.client.log_batch(run, metrics=[{"key": "m"}])
     p.client.log_batch(run, metrics="nonsense")
-    p.client.log_batch(run, params=[Param("int", 5)], tags=[RunTag("int", 5)])
     p.client.get_run(run)
+
+
+@table.story("what only the link takes")
+def _(p: Player) -> None:
+    run = begun(p)
+    own = p.raw.get_run(run).info.experiment_id
+    p.client.log_metric(run, "m", 1, timestamp=5, step=2.0)
+    p.client.log_batch(run, params=[Param("int", 5)], tags=[RunTag("int", 5)])
+    p.client.create_run(own, tags={"int": 5})
+    p.client.create_logged_model(int(own), "model")
+    p.client.set_experiment_tag(int(own), "k", "v")
 
 
 @table.story("batches that are large")
@@ -416,7 +425,7 @@ def _(p: Player) -> None:
 
 @table.story("created in no experiment")
 def _(p: Player) -> None:
-    for own in ("987654", "nonsense", "", None, 5):
+    for own in ("987654", "nonsense", "", None):
         p.client.create_run(own)
         p.client.create_logged_model(own, "model")
         p.client.get_experiment(own)
