@@ -276,7 +276,7 @@ def _(p: Player) -> None:
     p.client.log_batch(run, tags=[RunTag(f"t{n}", "1") for n in range(101)])
     p.client.log_batch(
         run,
-        metrics=[Metric(f"l{n}", 1.0, 1, 1) for n in range(950)],
+        metrics=[Metric(f"l{n % 5}", 1.0, n, n) for n in range(950)],
         tags=[RunTag(f"u{n}", "1") for n in range(60)],
     )
     p.client.get_run(run)
