@@ -27,6 +27,7 @@ TYPED = [
     "tests.frontend",
     "tests.standins",
     "tests.browser",
+    "tests.conformance",
 ]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FEW = 3  # more failures than these are no accident

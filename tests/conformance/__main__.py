@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 @contextlib.contextmanager
 def all_places() -> Iterator[Places]:
     """Start three servers, and a proxy before each of the link's two."""
-    with ServerHost() as host, tempfile.TemporaryDirectory() as folder:
+    with ServerHost() as host, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pair = host.start_pair()
         with Proxy(pair[0].uri) as one, Proxy(pair[1].uri) as other:
             yield Places(host.start("plain"), *pair, (one, other), Path(folder))

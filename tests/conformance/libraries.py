@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import mlflow
@@ -40,15 +41,10 @@ def see_runs(p: Player) -> None:
     p.mlflow.search_logged_models(output_format="list", order_by=[{"field_name": "name"}])
 
 
-def add(name: str, *packages: str) -> Any:
+def add(name: str, *packages: str) -> Callable[[Callable[[Player], None]], Callable[[Player], None]]:
     """Add a story that wants packages."""
-
-    def of(tell: Any) -> Any:
-        table.story(name)(tell)
-        NEEDS[f"{table.group}/{name}"] = packages
-        return tell
-
-    return of
+    NEEDS[f"{table.group}/{name}"] = packages
+    return table.story(name)
 
 
 @add("scikit-learn", "sklearn")
@@ -158,6 +154,7 @@ def _(p: Player) -> None:
     import keras
 
     begin(p)
+    keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     mlflow.keras.autolog()
     try:
@@ -185,7 +182,7 @@ def _(p: Player) -> None:
         Trainer(
             BertForSequenceClassification(small),
             TrainingArguments(
-                output_dir=str(p.folder / "out"),
+                output_dir="out",
                 num_train_epochs=2,
                 logging_steps=1,
                 save_strategy="no",

@@ -363,7 +363,9 @@ class Standing:
                 if each.name.startswith(begins)
             },
         }
-        return at.value(_sorted(_without_own(held)))
+        named = at.value(_sorted(_without_own(held)))
+        _count_once(named)
+        return named
 
     def _run(self, run: Any) -> Frozen:
         return {
@@ -410,6 +412,18 @@ def _without_own(value: Frozen) -> Frozen:
             if not (isinstance(each, dict) and str(each.get("key", "")).startswith(OWN))
         ]
     return value
+
+
+def _count_once(held: Frozen) -> None:
+    """Count points of one value and step once: those of one millisecond are one point at every server."""
+    assert isinstance(held, dict)
+    assert isinstance(held["runs"], dict)
+    for run in held["runs"].values():
+        assert isinstance(run, dict)
+        if isinstance(histories := run["histories"], dict):
+            for key, points in histories.items():
+                if isinstance(points, list):
+                    histories[key] = [p for n, p in enumerate(points) if p not in points[:n]]
 
 
 def _sorted(value: Frozen) -> Frozen:

@@ -36,6 +36,8 @@ DEPTH = 12
 
 TIMES = re.compile(r"(^|_)(time|timestamp|time_created|timestamp_ms)$")
 UNORDERED = ("dataset_inputs", "model_inputs", "model_outputs", "tags", "metrics", "params", "aliases")
+DURATIONS = re.compile(r"(fit|score)_time$|runtime$|_per_second$")
+CHANGING = re.compile(r"^estimator\.html$|^cv_results\.csv$|\.(pth|keras)$")
 NAMES_OF_RUNS = ("name", "run_name", "mlflow.runName", "tags.mlflow.runName")
 
 
@@ -135,6 +137,8 @@ _VARIES = re.compile(r"(utc_time_created|model_size_bytes|model_uuid|databricks_
 
 def content(path: Path) -> str:
     """Return a file's text, or the hash of what is none; what varies in an MLmodel is left out."""
+    if CHANGING.search(path.name):
+        return "other bytes each time"
     held = path.read_bytes()
     try:
         text = held.decode()
@@ -198,7 +202,11 @@ class Names:
 
     def value(self, value: Frozen, key: str = "") -> Frozen:
         """Return a frozen value with names in place of what differs between servers."""
+        if value is not None and DURATIONS.search(key):
+            return "a duration"
         if isinstance(value, dict):
+            if DURATIONS.search(str(value.get("key", ""))):
+                return {"key": value["key"], "value": "a duration"}
             return {self.text(k): self.value(each, k) for k, each in value.items()}
         if isinstance(value, list):
             listed = [self.value(each, key) for each in value]

@@ -295,6 +295,25 @@ def _(p: Player) -> None:
     )
 
 
+@table.story("further arguments")
+def _(p: Player) -> None:
+    own = p.mlflow.create_experiment(p.name("a"), artifact_location="mlflow-artifacts:/elsewhere/2")
+    black = np.zeros((2, 2, 3), dtype=np.uint8)
+    run = p.client.create_run(own).info.run_id
+    p.file("folder/one.txt", "1")
+    p.mlflow.log_artifacts(str(p.folder / "folder"), run_id=run)
+    p.mlflow.log_stream(BytesIO(b"stream"), "s.bin", run_id=run)
+    p.mlflow.log_table({"a": [1]}, "t.json", run_id=run)
+    p.client.log_image(run, black, key="cats", step=1, timestamp=5, synchronous=True)
+    p.mlflow.set_experiment(experiment_id=own)
+    with p.mlflow.start_run():
+        p.mlflow.log_image(black, key="cats", synchronous=True)
+    p.mlflow.initialize_logged_model("model", source_run_id=run, experiment_id=own)
+    p.mlflow.create_external_model("outer", source_run_id=run, experiment_id=own)
+    p.mlflow.import_checkpoints(str(p.folder / "folder"), source_run_id=run, overwrite_checkpoints=True)
+    p.mlflow.register_model(f"runs:/{run}/t.json", p.name("m"), await_registration_for=5)
+
+
 @table.story("refused values")
 def _(p: Player) -> None:
     p.mlflow.set_experiment(p.name("a"))
