@@ -199,13 +199,6 @@ KNOWN: list[Known] = [
         "MLflow notes a version twice at its model, as a number and as text: once suffices",
     ),
     Known(
-        "registry/files that are not there",
-        "",
-        "ModelVersion|RegisteredModel",
-        "",
-        "files that are nowhere cannot be kept for a second registry: said at the call",
-    ),
-    Known(
         "experiments/an artifact location of its own",
         "artifact_location$",
         "elsewhere",
@@ -238,13 +231,7 @@ OPEN: list[Known] = [
         "run of|page|Metric",
         "the points of a live run name their run, a server's do not",
     ),
-    Known(
-        "runs/values of metrics",
-        r"metrics\.m[45]|value",
-        "e\\+308",
-        "inf",
-        "infinity, live, is no largest float",
-    ),
+    Known("runs/values of metrics", "", r"e\+308", "inf", "infinity, live, is no largest float"),
     Known("runs/names", "run_name|runName", "", "", "a run's name that is deleted, or set to an empty text"),
     Known(
         "runs/the latest point", "nan", "", "", "NaN at one step and time, logged again around another value"

@@ -75,7 +75,7 @@ class Player:
         self.artifacts = _Namespace(self, "mlflow.artifacts", mlflow.artifacts)
         self.raw = client
         self._away, self._settle = away, settle
-        self._last_reads: list[tuple[str, Callable[[], Any]]] = []
+        self._last_reads: list[tuple[str, str, Callable[[], Any]]] = []
 
     def name(self, what: str = "") -> str:
         """Return a name of this story's alone, the same at every place."""
@@ -103,13 +103,13 @@ class Player:
         self._note_arguments(label, what, args, kwargs)
         name = label.rsplit(".", 1)[-1]
         ask = functools.partial(what, *args, **kwargs)
-        if name.startswith(READS):
-            self._last_reads.append((label, ask))
-        else:
-            self._last_reads.clear()
         answer, noted = self._ask(name, ask)
         said = ", ".join([*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())])
         self.played.answers.append(Noted(f"{label}({said})", noted))
+        if name.startswith(READS):
+            self._last_reads.append((name, f"{label}({said})", ask))
+        else:
+            self._last_reads.clear()
         return answer
 
     def _ask(self, name: str, ask: Callable[[], Any]) -> tuple[Any, Frozen]:
@@ -150,8 +150,8 @@ class Player:
 
     def read_again(self) -> None:
         """Ask once more what the story asked last."""
-        for label, ask in self._last_reads:
-            _, noted = self._ask(label.rsplit(".", 1)[-1], ask)
+        for name, label, ask in self._last_reads:
+            _, noted = self._ask(name, ask)
             self.played.after.append(Noted(f"once delivered: {label}", noted))
 
 

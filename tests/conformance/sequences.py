@@ -318,7 +318,7 @@ def wait(p: Player, made: Made, a: int, b: int, c: int) -> None:
 
 NUMBERS = st.integers(0, 11)
 STEPS = st.lists(
-    st.tuples(st.sampled_from([*OPERATIONS]), NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=25
+    st.tuples(st.sampled_from([*OPERATIONS]), NUMBERS, NUMBERS, NUMBERS), min_size=6, max_size=30
 )
 
 

@@ -297,7 +297,7 @@ def _(p: Player) -> None:
 
 @table.story("further arguments")
 def _(p: Player) -> None:
-    own = p.mlflow.create_experiment(p.name("a"), artifact_location="mlflow-artifacts:/elsewhere/2")
+    own = p.mlflow.create_experiment(p.name("a"), artifact_location=None)
     black = np.zeros((2, 2, 3), dtype=np.uint8)
     run = p.client.create_run(own).info.run_id
     p.file("folder/one.txt", "1")
@@ -307,7 +307,7 @@ def _(p: Player) -> None:
     p.client.log_image(run, black, key="cats", step=1, timestamp=5, synchronous=True)
     p.mlflow.set_experiment(experiment_id=own)
     with p.mlflow.start_run():
-        p.mlflow.log_image(black, key="cats", synchronous=True)
+        p.mlflow.log_image(black, key="cats", timestamp=5, synchronous=True)
     p.mlflow.initialize_logged_model("model", source_run_id=run, experiment_id=own)
     p.mlflow.create_external_model("outer", source_run_id=run, experiment_id=own)
     p.mlflow.import_checkpoints(str(p.folder / "folder"), source_run_id=run, overwrite_checkpoints=True)
