@@ -7,6 +7,7 @@ import decimal
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,7 +187,8 @@ def test_pandas_frames_go_to_spark_when_they_are_large_or_chosen_by_sql_and_come
 
 
 def test_a_refused_row_fails_the_job_in_words_or_gets_null(spark: Any, tmp_path: Path) -> None:
-    model = log(Picky(), ModelSignature(Schema([ColSpec("double", "a"), ColSpec("long", "n")])))
+    inputs = Schema([ColSpec("double", "a"), ColSpec("long", "n")])
+    model = log(Picky(), ModelSignature(inputs, Schema([ColSpec("double")])))
     values: list[tuple[int, float | None, int | None]] = [(n, n / 4, n) for n in range(200)]
     values += [(200, None, 1), (201, -1.0, 1), (202, 1.0, None), (203, 1.0, 2**53 + 1)]
     frame = spark.createDataFrame(values, "id long, a double, n long").repartition(2)
@@ -332,8 +334,8 @@ def test_without_a_signature_spark_gives_the_model_the_values_that_it_has(
     expected = [whole, "<NA>|None|None|None|None|None"]
     assert [each.prediction for each in scored(model, frame).data.collect()] == expected
     beside = frame.selectExpr("n", "s", "interval '1' year AS i")  # a type that only Spark has
-    apart = scored(model, beside, columns="n,s", result_type="string").data.collect()
-    assert [each.prediction for each in apart] == [f"{large}|'007'", "<NA>|None"]
+    apart = scored(model, beside, columns="n,s", result_type="string").data.select("prediction")
+    assert [each.prediction for each in apart.collect()] == [f"{large}|'007'", "<NA>|None"]
     (tmp_path / "c.csv").write_text("id,n,x\n007,1,1.5\n010,2,2.5\n")
     read = scored(model, str(tmp_path / "c.csv")).data.collect()
     assert [(each.id, each.n, each.prediction) for each in read] == [
@@ -377,6 +379,20 @@ def test_one_worker_scores_two_versions_with_modules_of_the_same_names(spark: An
     both = scored(models[1], first, column="second").data
     for _ in range(2):
         assert [(row["first"], row["second"]) for row in both.collect()] == [("oneONE", "twoTWO")]
+
+
+def test_workers_for_models_have_their_imports_and_others_begin_without_them(spark: Any) -> None:
+    def seen(batches: Iterator[Any]) -> Iterator[Any]:
+        import sys
+
+        import pyarrow as pa
+
+        for _ in batches:
+            yield pa.RecordBatch.from_arrays([pa.array(["mlflow.pyfunc" in sys.modules])], ["seen"])
+
+    assert spark.range(1).coalesce(1).mapInArrow(seen, "seen boolean").collect()[0].seen
+    rows = spark.sparkContext.parallelize([0], 1)
+    assert rows.map(lambda _: "mlflow" in __import__("sys").modules).collect() == [False]
 
 
 # --- tables and files

@@ -3,7 +3,8 @@
 They run models, so they get a list of the environment, without secrets (``processes.allowed``), and import
 from the current folder what no package has: a model may have been pickled by reference to a module there.
 
-Only the Spark that is started here for the user has it (``spark.python.daemon.module``).
+Only the Spark that is started here for the user has it (``spark.python.daemon.module``). It starts a daemon
+for each environment that functions are sent with; those of SQL, which models are, say so in theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 __all__: list[str] = []
 
+_OF_SQL = "SPARK_SIMPLIFIED_TRACEBACK"  # set for SQL's functions alone, as spark.py has Spark do
 _SPARKS = ("SPARK_", "PYSPARK_", "PYTHON_", "ARROW_", "MLFLOW_", "DBML_")
 
 
@@ -50,12 +52,13 @@ def isolate() -> None:
 
 if __name__ == "__main__":
     isolate()
+    # A daemon for RDDs, which createDataFrame makes of rows, would keep its first task waiting for nothing.
+    wanted = ("mlflow.pyfunc", "pandas", "pyarrow.compute", "skops.io") if _OF_SQL in os.environ else ()
     # Spark reads the daemon's port from its standard output, where no import may write.
     with warnings.catch_warnings(), contextlib.suppress(ImportError), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
-        for name in ("mlflow.pyfunc", "pandas", "pyarrow.compute"):
+        for name in wanted:  # skops, which not everybody has, reads scikit-learn models
             importlib.import_module(name)
-        importlib.import_module("skops.io")  # reads scikit-learn models, and is slow to come
     from pyspark.daemon import manager
 
     manager()

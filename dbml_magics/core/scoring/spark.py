@@ -197,6 +197,7 @@ def start_here(say: Say, *, cores: str = "*") -> tuple[Any, str | None]:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.pyspark.python": _safe(python),
         "spark.python.daemon.module": "dbml_magics.core.scoring.daemon",
+        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",  # the daemon goes by it
     }
     builder = SparkSession.builder.master(f"local[{cores}]").appName("dbml_magics")
     for name, value in settings.items():
