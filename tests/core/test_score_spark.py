@@ -424,6 +424,15 @@ def test_files_are_scored_into_files(
     assert spark.read.load(str(target), format=kind).count() > len(wanted)
 
 
+def test_csv_without_values_has_the_models_types(spark: Any, wine: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("depth,rate,note\n")
+    assert scored(wine, str(tmp_path / "empty.csv")).data.collect() == []
+    (tmp_path / "blank.csv").write_text("depth,rate,note\n,1,\n,2,\n")
+    [first, second] = scored(wine, str(tmp_path / "blank.csv")).data.collect()
+    assert np.isnan([first.prediction, second.prediction]).all()
+    assert (first.depth, first.rate, first.note) == (None, 1, None)
+
+
 def test_relative_paths_are_the_notebooks(
     spark: Any, wine: str, rows: pd.DataFrame, expected: dict[int, float], tmp_path: Path, monkeypatch: Any
 ) -> None:

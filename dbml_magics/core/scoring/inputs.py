@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from dbml_magics import environment
 from dbml_magics.core.scoring.spark import first_line, is_here
+from dbml_magics.core.scoring.types import to_spark
 from dbml_magics.errors import BadCommand, BadData
 
 __all__ = ["FORMATS", "as_pandas", "filtered", "format_of", "is_path", "located", "read"]
@@ -66,14 +67,15 @@ def format_of(path: str, default: str) -> str:
     return default
 
 
-def read(spark: Any, written: str, texts: Sequence[str] = ()) -> tuple[Any, str]:
+def read(spark: Any, written: str, wanted: Mapping[str, Any]) -> tuple[Any, str]:
     """Return a table or files as a Spark DataFrame, and what they are in words. Raises BadData.
 
-    Of CSV the columns ``texts`` are text, and so are those with numbers that no number keeps, like 007.
+    Of CSV the columns that are ``wanted`` as text are text, and so are those with numbers that no number
+    keeps, like 007; a column without any value has the Arrow type that is wanted of it.
     """
     if not written.strip():
         raise BadData("the input has no name: a table, a path, or a DataFrame.", remedies=[_HELP])
-    return _files(spark, written, texts) if is_path(written) else _table(spark, written)
+    return _files(spark, written, wanted) if is_path(written) else _table(spark, written)
 
 
 def _table(spark: Any, name: str) -> tuple[Any, str]:
@@ -109,7 +111,7 @@ def _no_table(spark: Any, name: str) -> BadData:
     )
 
 
-def _files(spark: Any, path: str, texts: Sequence[str]) -> tuple[Any, str]:
+def _files(spark: Any, path: str, wanted: Mapping[str, Any]) -> tuple[Any, str]:
     if is_here(spark) and not _SCHEME.match(path):
         _check_there(path)
     default = str(spark.conf.get("spark.sql.sources.default"))
@@ -123,7 +125,7 @@ def _files(spark: Any, path: str, texts: Sequence[str]) -> tuple[Any, str]:
         found = reader.load(located(spark, path))
         found.schema  # noqa: B018 - Spark Connect reads it here
         if kind == "csv":
-            found = _as_written(spark, located(spark, path), found, texts)
+            found = _as_written(spark, located(spark, path), found, wanted)
     except Exception as error:
         if "DATA_SOURCE_NOT_FOUND" in str(error) or "Failed to find data source" in str(error):
             raise BadData(
@@ -136,32 +138,41 @@ def _files(spark: Any, path: str, texts: Sequence[str]) -> tuple[Any, str]:
     return found, path
 
 
-def _as_written(spark: Any, place: str, found: Any, texts: Sequence[str]) -> Any:
-    """Return rows of CSV with what Spark took for numbers as text, where a number would not keep it."""
-    from pyspark.sql.functions import coalesce, lit
+def _as_written(spark: Any, place: str, found: Any, wanted: Mapping[str, Any]) -> Any:
+    """Return rows of CSV with what Spark took for numbers as text, where a number would not keep it.
+
+    What Spark took for text because there is no value gets the type that is wanted.
+    """
+    import pyarrow as pa
+    from pyspark.sql.functions import coalesce, col, lit
     from pyspark.sql.functions import max as most
     from pyspark.sql.types import StringType, StructField, StructType
 
     fields = found.schema.fields
     reader = spark.read.format("csv").option("header", True)
     numbers = {"byte", "short", "integer", "long", "float", "double", "decimal"}
-    numeric = [
-        n for n, each in enumerate(fields) if each.dataType.typeName() in numbers and each.name not in texts
-    ]
-    lossy: set[int] = {n for n, each in enumerate(fields) if each.name in texts}
-    if numeric:
+    types: dict[int, Any] = {}
+    checks: dict[int, Any] = {}
+    for n, each in enumerate(fields):
+        kind, name = wanted.get(each.name), each.dataType.typeName()
+        if kind is not None and pa.types.is_string(kind):
+            types[n] = StringType()
+        elif name in numbers:
+            # Leading zeros; of doubles, whole numbers with more digits than they hold.
+            checks[n] = col(f"c{n}").rlike(_LOST[name == "double"])
+        elif name == "string" and kind is not None and not pa.types.is_nested(kind):
+            checks[n] = col(f"c{n}").isNotNull()
+    if checks:
         written = reader.schema(StructType([StructField(f"c{n}", StringType()) for n in range(len(fields))]))
-        rows = written.load(place)
-        # Leading zeros; of doubles, whole numbers with more digits than they hold.
-        checks = [
-            coalesce(most(rows[f"c{n}"].rlike(_LOST[fields[n].dataType.typeName() == "double"])), lit(False))
-            for n in numeric
-        ]
-        told = rows.agg(*(each.alias(f"c{n}") for n, each in zip(numeric, checks, strict=True))).collect()[0]
-        lossy |= {n for n in numeric if told[f"c{n}"]}
-    if not lossy:
+        asked = [coalesce(most(check), lit(False)).alias(f"c{n}") for n, check in checks.items()]
+        told = written.load(place).agg(*asked).collect()[0]
+        for n in checks:
+            blank = fields[n].dataType.typeName() == "string" and not told[f"c{n}"]
+            if blank or told[f"c{n}"]:
+                types[n] = to_spark(wanted[fields[n].name]) if blank else StringType()
+    if not types:
         return found
-    kept = [StructField(f.name, StringType() if n in lossy else f.dataType) for n, f in enumerate(fields)]
+    kept = [StructField(f.name, types.get(n, f.dataType)) for n, f in enumerate(fields)]
     return reader.schema(StructType(kept)).load(place)
 
 

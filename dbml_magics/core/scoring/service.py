@@ -15,7 +15,16 @@ from dbml_magics.config import score_here_rows
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
 from dbml_magics.core.scoring.columns import Match, check_output, match
-from dbml_magics.core.scoring.types import from_spark, of_outputs, quoted, read_ddl, simple, with_zone
+from dbml_magics.core.scoring.types import (
+    from_spark,
+    of_outputs,
+    of_spec,
+    quoted,
+    read_ddl,
+    simple,
+    with_zone,
+    writable,
+)
 from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, SparkUnavailable
 from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
 
@@ -159,8 +168,8 @@ def _scored(order: _Order, data: Any, say: Progress, began: float) -> ScoreResul
         data = os.fspath(data)
     if isinstance(data, str):
         session, said = spark.session(say)
-        texts = [str(each.get("name")) for each in order.inputs if each.get("type") == "string"]
-        frame, _ = inputs.read(session, data, texts)
+        wanted = {str(each.get("name")): writable(of_spec(each)) for each in order.inputs}
+        frame, _ = inputs.read(session, data, wanted)
         return _by_spark(_noted(order, said), session, frame, say, began)
     if spark.is_frame(data):
         return _by_spark(order, data.sparkSession, data, say, began)

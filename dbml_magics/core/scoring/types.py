@@ -20,6 +20,7 @@ __all__ = [
     "simple",
     "to_spark",
     "with_zone",
+    "writable",
 ]
 
 _NAMED: dict[str, Any] = {
@@ -197,7 +198,7 @@ def of_outputs(outputs: Sequence[Mapping[str, Any]]) -> Any:
     """Return the Arrow type of what a signature says the model gives; None when it does not say."""
     if not outputs:
         return None
-    kinds = [_writable(of_spec(each)) for each in outputs]
+    kinds = [writable(of_spec(each)) for each in outputs]
     if len(kinds) == 1:
         return kinds[0]
     if None in kinds:
@@ -206,12 +207,12 @@ def of_outputs(outputs: Sequence[Mapping[str, Any]]) -> Any:
     return pa.struct([pa.field(name, kind) for name, kind in zip(named, kinds, strict=True)])
 
 
-def _writable(kind: Any) -> Any:
+def writable(kind: Any) -> Any:
     """Return the type that Spark has for it: no unsigned numbers, no nanoseconds."""
     if kind is None:
         return None
     if pa.types.is_list(kind):
-        return pa.list_(_writable(kind.value_type))
+        return pa.list_(writable(kind.value_type))
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us")
     unsigned = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64()}
