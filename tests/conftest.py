@@ -83,6 +83,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 LONG = (
+    "conformance/test_table.py",
     "infra_tests/test_benchmarks.py",
     "infra_tests/test_azure_standin.py",
     "core/test_edited_histories.py",
