@@ -119,6 +119,12 @@ def _(p: Player) -> None:
     p.client.create_model_version(p.name("m"), f"runs:/{run}/none", run)
 
 
+@table.story("a run that is not there")
+def _(p: Player) -> None:
+    p.client.create_registered_model(p.name("m"))
+    p.client.create_model_version(p.name("m"), "runs:/" + "0" * 32 + "/model")
+
+
 @table.story("sources")
 def _(p: Player) -> None:
     run, uri = source(p)
@@ -131,7 +137,6 @@ def _(p: Player) -> None:
         f"{own}/",
         f"{uri}/",
         f"runs:/{run}",
-        "runs:/" + "0" * 32 + "/model",
         "models:/none/1",
         "models:/m-" + "0" * 32,
         f"models:/{name}/1",
