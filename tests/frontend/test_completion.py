@@ -28,7 +28,7 @@ def _offered(line: str) -> list[str]:
         ("%dbml deploy w", ["wine", "whisky"]),
         ("%dbml deploy wine --to a", ["aci", "aks"]),
         ("%dbml logs ", ["served", "--deployment", "--lines", "--from", "--help"]),
-        ("%dbml invoke served ", ["$folder", "$frame", "--deployment", "--from", "--help"]),
+        ("%dbml invoke served ", ["$folder", "$frame", "--deployment", "--params", "--from", "--help"]),
         ("%dbml invoke served $fr", ["$frame"]),
         ("%dbml score w", ["wine", "whisky"]),
         ("%dbml score wine --input $fr", ["$frame"]),

@@ -375,7 +375,7 @@ def test_predictions_go_into_a_variable_of_the_notebook(shell: Shell) -> None:
         shell.run("%dbml score wine/1 --input $row")
     udf = shell.run("udf = %dbml score wine/1\nudf")
     assert udf("a", "b") == ("a", "b")
-    assert udf() == ("depth",)
+    assert udf() == ("`depth`",)
 
 
 def test_endpoints_of_this_machine_need_no_link(shell: Shell) -> None:

@@ -479,7 +479,7 @@ def test_scores_say_what_was_done_and_what_to_do_next() -> None:
     assert "Scoring a stream by wine/1" in str(running)
     assert "failed" in str(running)
     udf = UdfResult("wine/1", ("a", "b"), "double", "Spark", lambda *names: names)
-    assert udf() == ("a", "b")
+    assert udf() == ("`a`", "`b`")
     assert udf("x") == ("x",)
     assert 'frame.withColumn("prediction", udf())' in str(udf)
     assert not hasattr(udf, "nonsense")
