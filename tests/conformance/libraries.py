@@ -240,12 +240,15 @@ def log_there(
 @add("joblib", "joblib")
 def _(p: Player) -> None:
     import joblib
+    from joblib.externals.loky import get_reusable_executor
 
     begin(p)
     with p.mlflow.start_run(run_name="parent") as run:
         own = run.info.run_id
         where = (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), p.name("a"), own)
         joblib.Parallel(n_jobs=2)(joblib.delayed(log_there)(*where, n, sys.path) for n in range(4))
+        # The workers would stay, with the environment that they began with, for the story's next place.
+        get_reusable_executor().shutdown()
         joblib.Parallel(n_jobs=2, prefer="threads")(
             joblib.delayed(mlflow.log_metric)("t", n, step=n, timestamp=n, run_id=own) for n in range(4)
         )

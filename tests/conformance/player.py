@@ -75,7 +75,7 @@ class Player:
         self.artifacts = _Namespace(self, "mlflow.artifacts", mlflow.artifacts)
         self.raw = client
         self._away, self._settle = away, settle
-        self._last_reads: list[tuple[str, str, Callable[[], Any]]] = []
+        self._last_reads: list[tuple[str, Noted, Callable[[], Any]]] = []
 
     def name(self, what: str = "") -> str:
         """Return a name of this story's alone, the same at every place."""
@@ -107,7 +107,7 @@ class Player:
         said = ", ".join([*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())])
         self.played.answers.append(Noted(f"{label}({said})", noted))
         if name.startswith(READS):
-            self._last_reads.append((name, f"{label}({said})", ask))
+            self._last_reads.append((name, self.played.answers[-1], ask))
         else:
             self._last_reads.clear()
         return answer
@@ -150,9 +150,14 @@ class Player:
 
     def read_again(self) -> None:
         """Ask once more what the story asked last."""
-        for name, label, ask in self._last_reads:
+        for name, first, ask in self._last_reads:
             _, noted = self._ask(name, ask)
-            self.played.after.append(Noted(f"once delivered: {label}", noted))
+            self.played.after.append(Noted(f"once delivered: {first.label}", noted))
+
+    def nothing_is_on_its_way(self) -> None:
+        """Take the last answers for those that would be given once all is delivered."""
+        for _, first, _ in self._last_reads:
+            self.played.after.append(Noted(f"once delivered: {first.label}", first.value))
 
 
 class _Namespace:
