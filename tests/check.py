@@ -2,6 +2,7 @@
 
 python tests/check.py                    in an environment with the extra ``test`` installed
 python tests/check.py -k journal -x      arguments go to pytest
+python tests/check.py --full             what takes hours, too: storms, long lives, random sequences
 
 A few tests that fail among all the others are run once more, by themselves. Where they pass then, the machine
 was crowded or the test is unsteady: the summary names each, as that is a defect to mend, and the run passes.
@@ -29,6 +30,16 @@ TYPED = [
     "tests.browser",
     "tests.conformance",
 ]
+FULL = {
+    "histories": [
+        *("env", "DBML_TEST_EXAMPLES=200", "pytest"),
+        *("tests/core/test_histories.py", "tests/core/test_edited_histories.py"),
+    ],
+    "interrupts": [sys.executable, "-m", "tests.interrupts"],
+    "endurance": [sys.executable, "-m", "tests.endurance"],
+    "sequences": [sys.executable, "-m", "tests.conformance", "--examples", "2000"],
+    "libraries": [sys.executable, "-m", "tests.conformance", "--autolog"],  # those that are installed
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FEW = 3  # more failures than these are no accident
 OUTCOMES = "passed|failed|skipped|errors?|deselected|xfailed"
@@ -39,6 +50,8 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 def main(arguments: list[str]) -> int:
     """Run each check and print a summary; returns 1 if any of them failed."""
     install_browser()
+    full = "--full" in arguments
+    arguments = [argument for argument in arguments if argument != "--full"]
     colour = ["--color=yes"] if sys.stdout.isatty() else []
     # A file's tests stay in one process, in their order; three keep two cores busy, since tests wait much.
     # The files begin in the order of tests/conftest.py: the longest first.
@@ -74,6 +87,10 @@ def main(arguments: list[str]) -> int:
         code, seconds, lines = typed.result()
         print(f"\n── {' '.join(types)}\n{''.join(lines)}", flush=True)
         note("mypy", code, seconds, "")
+    for name, command in FULL.items() if full else ():
+        print(f"\n── {' '.join(command)}", flush=True)
+        code, seconds, lines = timed(command)
+        note(name, code, seconds, lines[-1].strip() if lines else "")
     print("\n── summary")
     print("\n".join(summary), flush=True)
     for test in unsteady:
