@@ -109,7 +109,7 @@ class PlainPlace:
         self.server, self.folder = server, folder
 
     def play(self, story: Story) -> Played:
-        """Play a story."""
+        """Play a story, and ask once more what it asked last."""
         import mlflow
 
         with settings(self.folder), quiet():
@@ -117,7 +117,7 @@ class PlainPlace:
             mlflow.set_registry_uri(self.server.uri)
             player = Player(story.name, plain.client(self.server.uri), _folder(self.folder))
             played = player.tell(story)
-            player.nothing_is_on_its_way()
+            player.read_again()
             forget()
             mlflow.set_tracking_uri(None)
             mlflow.set_registry_uri(None)

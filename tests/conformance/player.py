@@ -154,11 +154,6 @@ class Player:
             _, noted = self._ask(name, ask)
             self.played.after.append(Noted(f"once delivered: {first.label}", noted))
 
-    def nothing_is_on_its_way(self) -> None:
-        """Take the last answers for those that would be given once all is delivered."""
-        for _, first, _ in self._last_reads:
-            self.played.after.append(Noted(f"once delivered: {first.label}", first.value))
-
 
 class _Namespace:
     """An object or module of MLflow's whose calls are noted."""

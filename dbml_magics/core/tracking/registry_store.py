@@ -52,8 +52,6 @@ from dbml_magics.core.tracking.registrations import (
 )
 from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 
-_BY_REST = ("http://", "https://", "databricks", "azureml://")
-
 
 def build(store_uri: str | None) -> DbmlRegistryStore:
     """Build the registry store of a ``dbml:`` URI."""
@@ -141,8 +139,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _number(self, version: Any) -> Any:
         """Return a version's number as the first registry's own store gives it: a database's counts."""
-        uri = self.engine.workspaces[self.first].uri
-        return str(version) if uri.startswith(_BY_REST) else int(version)
+        by_rest = self.engine.workspaces[self.first].answers_by_rest
+        return str(version) if by_rest else int(version)
 
     def _has_caught_up(self, after: Mapping[str, str] = MappingProxyType({})) -> bool:
         """Tell whether the first registry has what was written before: writes must not overtake others.

@@ -598,7 +598,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _history_of(self, view: RunView, key: str) -> list[Metric]:
         series = view.series.get(key)
-        own = [] if series is None else [series.metric(key, n, view.run_id) for n in range(len(series))]
+        own = [] if series is None else [series.metric(key, n) for n in range(len(series))]
         if key not in view.from_base:
             return as_history(own)
         base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
@@ -1006,7 +1006,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return None
         if model.deleted and not allow_deleted:
             raise no_such_model(model_id)
-        return model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
+        found = model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
+        if self.engine.primary.workspace.answers_by_rest:  # which tells what is not set as an empty text
+            found._model_type, found._source_run_id = found.model_type or "", found.source_run_id or ""
+            found._status_message = found.status_message or ""
+        return found
 
     def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         if not applier.keeps(model_id):

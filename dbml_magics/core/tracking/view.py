@@ -106,9 +106,9 @@ class Series:
                 return position
         return None
 
-    def metric(self, key: str, position: int, run_id: str | None = None) -> Metric:
-        """Return one point as MLflow's entity; as on a server, not saying for which model it was logged."""
-        return Metric(key, self.values[position], self.times[position], self.steps[position], run_id=run_id)
+    def metric(self, key: str, position: int) -> Metric:
+        """Return one point as a server tells it: not for which run or model it was logged."""
+        return Metric(key, self.values[position], self.times[position], self.steps[position])
 
 
 class ModelView:

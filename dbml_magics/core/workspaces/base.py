@@ -30,6 +30,8 @@ from dbml_magics.core.workspaces.limits import BY_KIND, Limits
 from dbml_magics.core.workspaces.naming import azureml_experiment_name, azureml_model_name, model_name_behind
 from dbml_magics.core.workspaces.rates import limiter_at
 
+_BY_REST = ("http://", "https://", "databricks", "azureml://")
+
 
 class Workspace:
     """One workspace of a link; stores are built at first use, once a process."""
@@ -44,6 +46,11 @@ class Workspace:
         self._lock = threading.RLock()
         self._tracking: Any = None
         self._registry: Any = None
+
+    @property
+    def answers_by_rest(self) -> bool:
+        """Tell whether answers come over HTTP, where MLflow's messages have no None and versions are text."""
+        return self.uri.startswith(_BY_REST)
 
     # --- stores
 
