@@ -243,7 +243,7 @@ def test_a_run_whose_process_was_killed_runs_no_more_and_is_ended_by_who_resumes
         os.kill(os.getpid(), 9)
         """
     process = child(
-        dies.format("input()"),
+        dies.format("import time; time.sleep(600)"),
     )
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
