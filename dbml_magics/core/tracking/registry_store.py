@@ -564,24 +564,29 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> Any:
-        """Search versions at the first registry."""
-        given = {} if max_results is None else {"max_results": max_results}
+        """Search versions at the first registry, or at the other one while that is away."""
         where = own_filter(self.engine.applier(self.first), filter_string)
+        rest = max_results, order_by, page_token
         try:
-            page = self._read(
-                "search_model_versions",
-                filter_string=where,
-                order_by=order_by,
-                page_token=page_token,
-                **given,
-            )
+            page = self._search("search_model_versions", where, *rest)
         except Away:
-            page = self._other.search_versions(filter_string, max_results, order_by, page_token)
+            page = self._other.search_versions(filter_string, *rest)
             if page is None:
                 raise
         for found in page:
             self._shown(found)
         return page
+
+    def _search(
+        self,
+        method: str,
+        where: str | None,
+        max_results: int | None,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> Any:
+        given = {} if max_results is None else {"max_results": max_results}
+        return self._read(method, filter_string=where, order_by=order_by, page_token=page_token, **given)
 
     def get_registered_model(self, name: str) -> RegisteredModel:
         """Return a registered model, its versions under the run ids that the user knows."""
@@ -614,18 +619,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> Any:
-        """Search registered models at the first registry."""
-        given = {} if max_results is None else {"max_results": max_results}
+        """Search registered models at the first registry, or at the other one while that is away."""
+        asked = filter_string, max_results, order_by, page_token
         try:
-            page = self._read(
-                "search_registered_models",
-                filter_string=filter_string,
-                order_by=order_by,
-                page_token=page_token,
-                **given,
-            )
+            page = self._search("search_registered_models", *asked)
         except Away:
-            page = self._other.search_models(filter_string, max_results, order_by, page_token)
+            page = self._other.search_models(*asked)
             if page is None:
                 raise
         for found in page:
