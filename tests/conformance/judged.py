@@ -278,20 +278,6 @@ OPEN: list[Known] = [
         "",
         "a file with a backslash in its name is taken; a server lists the run's files no more, and verify",
     ),
-    Known(
-        "*",
-        "(model_type|status_message|source_run_id)$",
-        "^''$",
-        "^None$",
-        "a logged model that is on its way has None for what a server answers with an empty text",
-    ),
-    Known(
-        "*",
-        r"get_metric_history|search_runs\(.*metrics",
-        "None|page|Metric",
-        "run of|page|Metric",
-        "the points of a live run name their run, a server's do not",
-    ),
     Known("runs/names", "run_name|runName", "", "", "a run's name that is deleted, or set to an empty text"),
     Known(
         "runs/the latest point", "nan", "", "", "NaN at one step and time, logged again around another value"
