@@ -435,11 +435,6 @@ def _same(a: float, b: float) -> bool:
     return a == b or (a != a and b != b)
 
 
-def same_number(a: float, b: float) -> bool:
-    """Tell whether two values are the same to a server, which keeps infinity as the largest float."""
-    return _same(a, b) or clamp(a) == clamp(b)
-
-
 def clamp(value: float) -> float:
     """Return a value as MLflow's SQL stores keep it."""
     return max(-_MAX_FLOAT, min(_MAX_FLOAT, value))
