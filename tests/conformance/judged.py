@@ -178,13 +178,6 @@ KNOWN: list[Known] = [
         "and the link shows it whole",
     ),
     Known(
-        "logged models/deleted",
-        r"azureml: .*model_outputs\[0\]\.model_id",
-        "model of",
-        "what stands",
-        "no search tells a deleted model's own id at the mirror, by which this comparison would know it",
-    ),
-    Known(
         "*",
         "get_model_version_download_uri",
         "",

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import requests
-from mlflow.entities import ViewType
+from mlflow.entities import LoggedModel, ViewType
+from mlflow.exceptions import MlflowException
 
 from dbml_magics.differences import Difference
 from dbml_magics.errors import DbmlError
@@ -89,7 +91,6 @@ def settings(folder: Path) -> Iterator[None]:
 
 def forget() -> None:
     """Forget what MLflow's fluent calls keep in the process: active runs, experiment and model."""
-    import mlflow
     from mlflow.tracking import fluent
 
     while mlflow.active_run() is not None:
@@ -110,8 +111,6 @@ class PlainPlace:
 
     def play(self, story: Story) -> Played:
         """Play a story, and ask once more what it asked last."""
-        import mlflow
-
         with settings(self.folder), quiet():
             mlflow.set_tracking_uri(self.server.uri)
             mlflow.set_registry_uri(self.server.uri)
@@ -160,8 +159,6 @@ class LinkedPlace:
 
     def play(self, story: Story) -> Linked:
         """Play a story, wait until it is delivered, and ask once more what it asked last."""
-        import mlflow
-
         with settings(self.home), quiet():
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
@@ -180,8 +177,6 @@ class LinkedPlace:
 
     def _end_runs(self) -> None:
         """End the active runs while the primary is still away."""
-        import mlflow
-
         with contextlib.suppress(Exception):
             while mlflow.active_run() is not None:
                 mlflow.end_run()
@@ -306,8 +301,17 @@ class Standing:
             if "dbml_run_id" in each.data.tags
         }
         self.model_twins = {
-            each.model_id: each.tags["dbml_model_id"] for each in self.models if "dbml_model_id" in each.tags
+            each.model_id: each.tags["dbml_model_id"]
+            for each in (*self.models, *self._deleted_models(client))
+            if "dbml_model_id" in each.tags
         }
+
+    def _deleted_models(self, client: mlflow.MlflowClient) -> Iterator[LoggedModel]:
+        """Yield the models that runs name as theirs and no search finds."""
+        named = {each.model_id for run in self.runs for each in run.outputs.model_outputs}
+        for own in named - {model.model_id for model in self.models}:
+            with contextlib.suppress(MlflowException):
+                yield client._tracking_client.store.get_logged_model(own, allow_deleted=True)
 
     def _histories(self) -> dict[tuple[str, str], list[Frozen]]:
         """Return every point of every metric, 100 runs a request."""
