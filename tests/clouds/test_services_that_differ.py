@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.clouds.conftest import MODES, Clouds
 from tests.core.linking import child, finish
@@ -106,6 +107,7 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
         for step in range(30):
             mlflow.log_metric("loss", 1 / (step + 1), step=step)
         mlflow.log_text("hello", "notes/hello.txt")
+        mlflow.log_text("refused by MLflow's own servers alone", "notes/a#1.txt")
         logged_model()
     plain = experiment_name.replace("-", "_")
     name = plain if lacking.get("unity_catalog") is False else f"main.ml.{plain}"
@@ -114,6 +116,10 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
     assert max(both.adb.written.values()) == 1, "a point was written twice"
     assert predicted(f"models:/{name}/1") == pytest.approx(6.0)
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/hello.txt") == "hello"
+    notes = Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, "notes"))
+    assert (notes / "a#1.txt").read_text() == "refused by MLflow's own servers alone"
+    compared = dbml.verify(experiment=experiment_name)
+    assert (compared.runs_compared, list(compared.differences)) == (1, [])
     assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")) == 30
 
 

@@ -213,6 +213,20 @@ KNOWN: list[Known] = [
         "a name that a server cuts, or writes over another file's, is refused or kept whole",
     ),
     Known(
+        "artifacts/names of files that are paths",
+        r"c:\\",
+        "",
+        "INVALID_PARAMETER_VALUE|absent",
+        "a name that MLflow's clients read as a Windows path is refused: they list nothing of its folder",
+    ),
+    Known(
+        "artifacts/names of files that are paths",
+        r"list_artifacts\('\w+'\)$",
+        "INVALID_PARAMETER_VALUE",
+        "FileInfo",
+        "so the folder stays listed",
+    ),
+    Known(
         "runs/no such run",
         r"\.\./x",
         "RESOURCE_DOES_NOT_EXIST",
@@ -257,20 +271,6 @@ KNOWN: list[Known] = [
 ]
 
 OPEN: list[Known] = [
-    Known(
-        "artifacts/names of files that a server changes",
-        "^put aside",
-        "",
-        "#",
-        "a file with # in its name is taken, and put aside later",
-    ),
-    Known(
-        "artifacts/names of files that are paths",
-        "",
-        "",
-        "",
-        "a file with a backslash in its name is taken; a server lists the run's files no more, and verify",
-    ),
     Known("runs/names", "run_name|runName", "", "", "a run's name that is deleted, or set to an empty text"),
     Known(
         "runs/the latest point", "nan", "", "", "NaN at one step and time, logged again around another value"

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.artifact_utils import _upload_artifact_to_uri
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, link, sync
@@ -168,6 +169,11 @@ NAMES = {
     " leading.txt": False,
     "a ; b + c.txt": True,
     "back\\slash.txt": True,
+    "a#b.txt": False,
+    "deep#/c.txt": False,
+    "what?": False,
+    "end;": False,
+    "folder?/d.txt": False,
 }
 """Names of files, and whether a server has and lists them as they are."""
 
@@ -182,11 +188,11 @@ def test_a_name_that_a_server_would_change_is_refused_at_the_call(
         refused = {}
         with mlflow.start_run() as run:
             for number, name in enumerate(NAMES):
-                folder = tmp_path / str(number)
-                folder.mkdir(exist_ok=True)
-                (folder / name).write_text(name)
+                file = tmp_path / str(number) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(name)
                 try:
-                    mlflow.log_artifacts(str(folder))
+                    mlflow.log_artifacts(str(tmp_path / str(number)))
                 except (MlflowException, requests.HTTPError) as error:
                     refused[name] = str(error)
         return run.info.run_id, refused
@@ -203,10 +209,63 @@ def test_a_name_that_a_server_would_change_is_refused_at_the_call(
     assert set(refused) == {*NAMES} - kept
     for name, cause in refused.items():
         assert f"the file {name!r} cannot be logged" in cause
-        assert "servers change" in cause
+        assert "rename it" in cause
     sync()
     held = arrived(servers, run_id, experiment_name)["artifacts"]
     assert held == {name: hashlib.sha256(name.encode()).hexdigest() for name in kept}
+
+
+UNLISTED = ("c:\\x.txt", "\\\\host\\share\\x.txt", "file:x.txt", "deep/c:\\x.txt")
+"""Names of files that a server takes, and for which MLflow's client then lists nothing of their folder."""
+
+
+@pytest.mark.parametrize("name", UNLISTED)
+def test_a_name_that_hides_its_folder_is_refused_at_the_call(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str, name: str
+) -> None:
+    mlflow.set_tracking_uri(servers.databricks.uri)
+    client = MlflowClient()
+    run = client.create_run(client.create_experiment(f"{experiment_name}-plain")).info.run_id
+    client.log_text(run, "x", name)
+    with pytest.raises(MlflowException, match="Invalid path"):
+        client.list_artifacts(run, os.path.dirname(name))
+    link(proxies)
+    client = MlflowClient()
+    run = client.create_run(mlflow.set_experiment(experiment_name).experiment_id).info.run_id
+    model = client.create_logged_model(client.get_run(run).info.experiment_id, name="m").model_id
+    file = Path("files", name)
+    file.parent.mkdir(parents=True)
+    file.write_text("x")
+    calls: list[Callable[[], Any]] = [
+        lambda: client.log_text(run, "x", name),
+        lambda: client.log_artifacts(run, "files"),
+        lambda: client.log_model_artifacts(model, "files"),
+    ]
+    for call in calls:
+        with pytest.raises(MlflowException) as refused:
+            call()
+        assert f"the file {name!r} cannot be logged under its name" in refused.value.message
+        assert "rename it" in refused.value.message
+    client.log_text(run, "x", "x.txt")
+    sync()
+    assert list(arrived(servers, run, experiment_name)["artifacts"]) == ["x.txt"]
+
+
+def test_a_name_that_looks_like_a_uri_is_listed_as_it_is(
+    home: Path, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    link(proxies)
+    client = MlflowClient()
+    run = client.create_run(mlflow.set_experiment(experiment_name).experiment_id).info.run_id
+    names = ["HTTP:x.txt", "Loss: train.txt"]
+    for name in names:
+        client.log_text(run, name, f"C:/{name}")
+    for _ in range(2):
+        assert [file.path for file in client.list_artifacts(run, "C:")] == [f"C:/{name}" for name in names]
+        assert mlflow.artifacts.load_text(f"runs:/{run}/C:/{names[1]}") == names[1]
+        sync()
+    compared = dbml.verify(experiment=experiment_name)
+    assert (compared.runs_compared, list(compared.differences)) == (1, [])
 
 
 IN_THE_WAY = ("one.txt/x.txt", "one.txt/y/z.txt", "sub", "sub/deep", "sub/deep/a.txt/q")

@@ -27,7 +27,12 @@ from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.tracking.journal import small_file
-from dbml_magics.core.tracking.sendable import refuse_bad_name, refuse_bad_text, refuse_taken_place
+from dbml_magics.core.tracking.sendable import (
+    refuse_bad_name,
+    refuse_bad_text,
+    refuse_taken_place,
+    refuse_unsafe_name,
+)
 from dbml_magics.core.tracking.view import Held
 from dbml_magics.hints import say
 
@@ -143,8 +148,11 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
         stands = self._standing(queue, owner)
+        checked = any(self.engine.workspaces[role].checks_file_names for role in self.engine.link.used)
         for _, _, path in placed:
             refuse_bad_name(path)
+            if checked:
+                refuse_unsafe_name(path)
             refuse_taken_place(path, stands)
         writes = [
             ("a", {"owner": owner, "path": path, **self.engine.keep(local)}) for local, owner, path in placed

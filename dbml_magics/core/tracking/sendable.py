@@ -7,14 +7,18 @@ the rest of the batch and answers 200; plain MLflow refuses it at the call, and 
 from __future__ import annotations
 
 import operator
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import SupportsInt
 
 from mlflow.exceptions import MlflowException
+from mlflow.utils.uri import validate_path_is_safe
 
 _CHANGED = re.compile(r"%[0-9a-fA-F]{2}|[\x00-\x1f\x7f]|(?:^|(?<=/)) ")
 """What MLflow's servers decode, drop or escape in the name of a file."""
+_OF_A_URI = re.compile(r"[#:;?\\]")
+"""What MLflow's check of paths reads as part of a URI or of a Windows path."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 LEAST, MOST = -(1 << 63), (1 << 63) - 1
 
@@ -71,6 +75,30 @@ def refuse_bad_name(path: str) -> None:
             f"the file {path!r} cannot be logged under its name: MLflow's servers change {found[0]!r} in it, "
             "and it would be found under another name, or overwrite the file of that name; rename it"
         )
+
+
+def refuse_unsafe_name(path: str) -> None:
+    """Raise MLflow's refusal, with the cause, of a file's path that MLflow's own check refuses or shortens.
+
+    An MLflow server checks the whole path when it is written, and a client each name that it lists.
+    """
+    steps = path.split("/") if _OF_A_URI.search(path) else []
+    for number, name in enumerate(steps, 1):
+        whole = posixpath.join("run", *steps[:number])
+        try:
+            kept = validate_path_is_safe(whole)
+            validate_path_is_safe(name)
+        except (MlflowException, ValueError) as error:
+            raise MlflowException.invalid_parameter_value(
+                f"the file {path!r} cannot be logged under its name: MLflow's servers and clients refuse the "
+                f"path {name!r}; rename it (a name may have no #, and must not look like file:… or like a "
+                "Windows path)"
+            ) from error
+        if kept != whole:
+            raise MlflowException.invalid_parameter_value(
+                f"the file {path!r} cannot be logged under its name: MLflow's servers would keep {name!r} as "
+                f"{posixpath.basename(kept)!r}; rename it"
+            )
 
 
 def refuse_taken_place(path: str, stands: Callable[[str], bool | None]) -> None:

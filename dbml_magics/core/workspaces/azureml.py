@@ -44,6 +44,8 @@ _METRIC_PARAM_TAG = re.compile(r"^\W*(metrics?|params?|parameters?|tags?)\b", re
 class AzuremlWorkspace(Workspace):
     """An Azure ML workspace at an ``azureml://`` URI."""
 
+    checks_file_names = False
+
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
         told = names.of_uri(spec.uri)

@@ -101,6 +101,9 @@ class Workspace:
         except MlflowException as error:  # to MLflow it is an internal error, which would be tried for ever
             raise WouldRefuse(f"{self.role}: {error.message}") from error
 
+    checks_file_names = True
+    """Whether MLflow's own check of paths stands between a file's name and its storage."""
+
     def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> str | None:
         """Upload one file under its own name into ``folder``; returns its path where it got another."""
         repository.log_artifact(str(file), folder)

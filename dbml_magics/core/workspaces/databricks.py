@@ -68,6 +68,8 @@ _CATALOG_VALUE = 1000
 class DatabricksWorkspace(Workspace):
     """A Databricks workspace by notebook, environment or profile."""
 
+    checks_file_names = False
+
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
         self._config: Any = None

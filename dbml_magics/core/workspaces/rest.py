@@ -436,7 +436,9 @@ class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
         answers.parsed(told, response, "GET", "/mlflow-artifacts/artifacts", listed, False)
         found = []
         for entry in told.get("files", []):
-            name = validate_path_is_safe(entry["path"])
+            validate_path_is_safe(entry["path"])
+            # Below a folder no name is read as a URI, whose scheme would get small letters: "Loss: a.png".
+            name = validate_path_is_safe(f"./{entry['path']}").removeprefix("./")
             below = posixpath.join(path, name) if path else name
             found.append(
                 FileInfo(below, entry["is_dir"], int(entry["file_size"]) if "file_size" in entry else None)
