@@ -271,7 +271,6 @@ KNOWN: list[Known] = [
 ]
 
 OPEN: list[Known] = [
-    Known("runs/names", "run_name|runName", "", "", "a run's name that is deleted, or set to an empty text"),
     Known(
         "runs/the latest point", "nan", "", "", "NaN at one step and time, logged again around another value"
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
@@ -88,14 +88,24 @@ def logged(experiment: str) -> str:
 
 
 def names(run_id: str) -> list[Any]:
-    """Delete and set the tag of a run's name; returns its name and the tag after each step."""
+    """Delete and set the tag of a run's name; returns its name and the tag after each step.
+
+    An empty name is set in every way: a server passes it over.
+    """
     client = MlflowClient()
+    empty: list[Callable[[], Any]] = [
+        lambda: client.set_tag(run_id, "mlflow.runName", ""),
+        lambda: client.update_run(run_id, name=""),
+        lambda: client.log_batch(run_id, tags=[RunTag("mlflow.runName", ""), RunTag("beside", "")]),
+    ]
     steps: list[Callable[[], Any]] = [
         lambda: client.delete_tag(run_id, "mlflow.runName"),
         lambda: client.delete_tag(run_id, "mlflow.runName"),
         lambda: client.set_tag(run_id, "mlflow.runName", "second"),
         lambda: client.update_run(run_id, name="third"),
+        *empty,
         lambda: client.delete_tag(run_id, "mlflow.runName"),
+        *empty,
     ]
     found = []
     for step in steps:

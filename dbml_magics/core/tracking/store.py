@@ -54,7 +54,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.tracing.constant import TraceMetadataKey
 from mlflow.utils.async_logging.run_operations import RunOperations
-from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
+from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION, MLFLOW_RUN_NAME
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 from mlflow.utils.validation import (
@@ -130,6 +130,11 @@ def _is_others(run: RunView) -> bool:
 def _check_run_id(run_id: str) -> None:
     required("run_id", run_id)
     _validate_run_id(run_id)
+
+
+def _is_empty_name(tag: RunTag) -> bool:
+    """Tell whether a tag gives a run an empty name: MLflow's servers pass that over."""
+    return tag.key == MLFLOW_RUN_NAME and str(tag.value) == ""
 
 
 def _now() -> int:
@@ -218,8 +223,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal one tag."""
         _validate_tag(tag.key, "")
         self._writable(run_id)
-        self.engine.write(run_id, "g", tag.key, str(tag.value))
-        self._after_write(run_id)
+        if not _is_empty_name(tag):
+            self.engine.write(run_id, "g", tag.key, str(tag.value))
+            self._after_write(run_id)
 
     def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
         """Journal metrics, params and tags, checked as a server would check them."""
@@ -234,7 +240,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             points = [_point(m) for m in metrics]
         _validate_batch_log_limits(metrics, params, tags)
         run = self._writable(run_id)
-        kept_params, kept_tags = {p.key: str(p.value) for p in params}, tags_of(tags)
+        kept_params = {p.key: str(p.value) for p in params}
+        kept_tags = tags_of(tag for tag in tags if not _is_empty_name(tag))
         refuse_bad_text("param", kept_params)
         refuse_bad_text("tag", kept_tags)
         self._refuse_changed_params(run, kept_params)
@@ -326,10 +333,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         experiment_id = str(experiment_id)
         required("experiment_id", experiment_id)
         kept = tags_of(tags or [])
-        if run_name and kept.get("mlflow.runName") and kept["mlflow.runName"] != run_name:
+        if run_name and kept.get(MLFLOW_RUN_NAME) and kept[MLFLOW_RUN_NAME] != run_name:
             raise MlflowException(
                 f"Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values "
-                f"(run_name='{run_name}', mlflow.runName='{kept['mlflow.runName']}').",
+                f"(run_name='{run_name}', mlflow.runName='{kept[MLFLOW_RUN_NAME]}').",
                 INVALID_PARAMETER_VALUE,
             )
         for key in kept:
@@ -368,10 +375,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             run_id = key
             if tried:  # it may have been made there, its answer lost: look before another one is made
                 engine.state.set_answer(f"creating/{primary}/{run_id}", True)
-            kept["mlflow.runName"] = run_name or kept.get("mlflow.runName") or _generate_random_name()
+            kept[MLFLOW_RUN_NAME] = run_name or kept.get(MLFLOW_RUN_NAME) or _generate_random_name()
         else:
             run_id = made.info.run_id
-            kept["mlflow.runName"] = made.info.run_name or made.data.tags.get("mlflow.runName", "")
+            kept[MLFLOW_RUN_NAME] = made.info.run_name or made.data.tags.get(MLFLOW_RUN_NAME, "")
             engine.primary.remember_run(run_id, made)
             engine.primary.overflow.begin(run_id, made.data.tags)
             _, over = engine.primary.overflow.split_tags(kept)
@@ -388,7 +395,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 "experiment": experiment_id,
                 "user": user_id,
                 "start": start_time,
-                "name": kept["mlflow.runName"],
+                "name": kept[MLFLOW_RUN_NAME],
                 "parent": kept.get("mlflow.parentRunId"),
                 "provisional": run_id == key,
                 "ended": False,
@@ -430,7 +437,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             try:
                 return make(primary, at, own)
             except MlflowException as error:
-                few = {k: v for k, v in own.items() if k in (RUN_TAG, "mlflow.runName")}
+                few = {k: v for k, v in own.items() if k in (RUN_TAG, MLFLOW_RUN_NAME)}
                 if isinstance(settle(error), Away) or not names_a_limit(str(error), error.error_code):
                     raise
                 return make(primary, at, few)
@@ -454,9 +461,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal a run's new status or name."""
         status = status_name(run_status) if run_status is not None else None
         end_time = None if end_time is None else whole_number("the run's end time", end_time)
-        change = {"status": status, "end": end_time, "name": run_name}
+        change = {"status": status, "end": end_time, "name": run_name or None}
         if run_name:
-            _validate_tag("mlflow.runName", run_name)
+            _validate_tag(MLFLOW_RUN_NAME, run_name)
             refuse_bad_text("the run's name", run_name)
         with deferred():
             run = self._update_run(run_id, change)
@@ -473,7 +480,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 "experiment": run.experiment_id,
                 "user": run.user,
                 "start": run.start,
-                "name": run.tags.get("mlflow.runName", ""),
+                "name": run.tags.get(MLFLOW_RUN_NAME, ""),
                 "provisional": False,
                 "ended": False,
                 "others": _is_others(run),

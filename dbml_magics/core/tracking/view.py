@@ -274,7 +274,7 @@ class RunView:
         elif code == "G":
             if is_latest("tag", op[2]):
                 value = self.tags.pop(op[2], None)
-                if op[2] == _NAME_TAG:
+                if op[2] == _NAME_TAG and value is not None:
                     self.name = value
         elif code == "u":
             self._update(op[2], is_latest)
