@@ -227,6 +227,13 @@ KNOWN: list[Known] = [
         "so the folder stays listed",
     ),
     Known(
+        "runs/the latest point",
+        r"log_metric\('\w+', 'nan', nan, 10, 5\)$",
+        "BAD_REQUEST",
+        "^None$",
+        "NaN that is logged twice is one point, as any other: MLflow's SQL store stumbles over the second",
+    ),
+    Known(
         "runs/no such run",
         r"\.\./x",
         "RESOURCE_DOES_NOT_EXIST",
@@ -271,9 +278,6 @@ KNOWN: list[Known] = [
 ]
 
 OPEN: list[Known] = [
-    Known(
-        "runs/the latest point", "nan", "", "", "NaN at one step and time, logged again around another value"
-    ),
     Known(
         "logged models/no such model", "", "", "", "ids of logged models that are none, in inputs and outputs"
     ),

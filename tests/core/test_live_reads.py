@@ -22,6 +22,14 @@ POINTS = [  # value, time, step
     *((math.nan, 9, 5), (0.5, 1, 0), (0.5, 2, 0), (7.0, 10, 2), (math.inf, 7, 3)),
 ]
 
+TIES = {  # of one step and time
+    "NaN and zero": (math.nan, 0.0),
+    "zero and NaN": (0.0, math.nan),
+    "NaN and less": (math.nan, -1.0),
+    "less and NaN": (-1.0, math.nan),
+    "NaN and more": (math.nan, 1.0),
+}
+
 
 def told(ask: Callable[[], Any]) -> Any:
     """Return an answer in words (NaN is not equal to itself), or the code of a refusal."""
@@ -83,6 +91,10 @@ def logged(experiment: str) -> str:
     client.log_batch(run_id, [Metric("many", *point) for point in POINTS])
     client.log_metric(run_id, "many", 2.0, timestamp=6, step=2)
     client.log_batch(run_id, [Metric("nan", math.nan, 1, 1), Metric("nan", 3.0, 1, 1)])
+    for key, values in TIES.items():
+        client.log_batch(run_id, [Metric(f"{key} at once", value, 1, 1) for value in values])
+        for value in values:
+            client.log_metric(run_id, key, value, 1, 1)
     client.log_metric(run_id, "infinite", math.inf, timestamp=1)
     return str(run_id)
 

@@ -82,7 +82,7 @@ class Series:
             return
         last_step = steps[last]
         newest = times[last], as_kept(values[last])
-        if step > last_step or (step == last_step and (time, as_kept(value)) >= newest):
+        if step > last_step or (step == last_step and (time, as_kept(value)) > newest):
             self.last = position
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class RunView:
             assert base is not None
             return base
         own = series.metric(key, series.last)
-        return base if base is not None and _rank(base) > _rank(own) else own
+        return base if base is not None and _rank(base) >= _rank(own) else own
 
     def run(self) -> Run:
         """Return the run as MLflow's entity."""

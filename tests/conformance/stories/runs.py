@@ -183,7 +183,11 @@ def _(p: Player) -> None:
     for value in (float("nan"), 1.0, float("nan")):
         p.client.log_metric(run, "nan", value, 10, 5)
     p.client.get_metric_history(run, "nan")
-    p.client.get_run(run)
+    for number, other in enumerate((0.0, -1.0)):
+        for values in ((other, float("nan")), (float("nan"), other)):
+            for each in values:
+                p.client.log_metric(run, f"nan-{number}-{values[0]}", each, 10, 5)
+                p.client.get_run(run)
 
 
 @table.story("params")
