@@ -53,7 +53,7 @@ def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -
 
     assert (summary.name, summary.status, summary.experiment) == ("forest", "FINISHED", experiment_name)
     assert summary.run_id == track.run_id
-    assert 0 < summary.seconds < 60
+    assert summary.seconds > 0
     assert dict(summary.params) == {"depth": "3", "rate": "0.1"}
     metrics = {m.key: m for m in summary.metrics}
     assert metrics["loss"].count == 300
