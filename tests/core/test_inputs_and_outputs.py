@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, link, sync
 
@@ -33,11 +34,11 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
 
     twice = DatasetInput(Dataset("twice", "digest", "local", "{}"), [InputTag("k", "1"), InputTag("k", "2")])
 
-    def outputs(*models: str, run: str = run_id, step: int = 0) -> Callable[[], Any]:
+    def outputs(*models: str | None, run: str = run_id, step: int = 0) -> Callable[[], Any]:
         return lambda: client.log_outputs(run, [LoggedModelOutput(each, step) for each in models])
 
     def inputs(
-        *models: str, datasets: list[DatasetInput] | None = None, run: str = run_id
+        *models: str | None, datasets: list[DatasetInput] | None = None, run: str = run_id
     ) -> Callable[[], Any]:
         return lambda: client.log_inputs(run, datasets, [LoggedModelInput(each) for each in models])
 
@@ -50,6 +51,9 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
         "the output again at another step": outputs(model, step=2),
         "an output twice in one call": outputs(OTHER, OTHER),
         "an output that is no model": outputs(UNKNOWN, step=-5),
+        "an output without an id": outputs(None, step=3),
+        "an output without an id again": outputs("", step=3),
+        "an output whose id is a path": outputs("m-x/y", step=4),
         "no output": outputs(),
         "an output of a deleted run": outputs(model, run=deleted),
         "an output of no run": outputs(model, run="0" * 32),
@@ -57,6 +61,8 @@ def answers(experiment: str) -> tuple[str, dict[str, str | None]]:
         "the input again, otherwise": inputs(model, datasets=[dataset("d", "[]", "k2")]),
         "an input that is no model": inputs(UNKNOWN),
         "an input twice in one call": inputs(OTHER, OTHER),
+        "an input without an id": inputs(None),
+        "an input whose id is a path": inputs("m-x/y"),
         "no input": inputs(),
         "a dataset with a long name": inputs(datasets=[dataset("d" * 501)]),
         "a dataset's tag twice": inputs(datasets=[twice]),
@@ -151,8 +157,9 @@ def test_inputs_outputs_and_models_are_taken_and_refused_as_by_a_server(
     assert found == reference
     sync()
     held = arrived(servers, run_id, experiment_name)
-    assert [step for _, step in held["outputs"]] == [-5, 1]
-    assert len(held["model_inputs"]) == 3
+    assert sorted(step for _, step in held["outputs"]) == [-5, 1, 3, 4]
+    assert len(held["model_inputs"]) == 5
     assert [each["tags"] for each in held["inputs"]] == [{"k": "v"}]
+    assert session.current().verify(deep=True).differences == ()
     for server in servers:  # what was refused is nowhere, and nothing else is missing
         assert models_at(server.uri, experiment_name) == models_at(servers.databricks.uri, plainly)

@@ -241,7 +241,7 @@ class Side:
     def model(self, own: str) -> Model | None:
         """Return a logged model that the service has, by its own id; None where it is gone."""
         try:
-            return self.as_model(self.ask(lambda: self.store.get_logged_model(own)))
+            return self.as_model(self.ask(lambda: self.applier.logged_model(own)))
         except MlflowException as error:
             if not is_missing(error):
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mlflow.entities import (
     ExperimentTag,
+    LoggedModel,
     LoggedModelInput,
     LoggedModelOutput,
     LoggedModelParameter,
@@ -60,6 +62,7 @@ _log = logger(__name__)
 
 RUN_TAG = "dbml_run_id"
 MODEL_TAG = "dbml_model_id"
+_MODEL_ID = re.compile(r"(?!\.{1,2}$)[\w.~-]+")
 RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
 MODEL_VERSIONS_TAG = "mlflow.modelVersions"
 _PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer: it has its own work
@@ -474,7 +477,7 @@ class Applier:
     def _missing_at_model(self, model: str, points: list[Point]) -> list[Point]:
         # A run's history does not say for which model a point was logged; the model does.
         try:
-            told = self.store.get_logged_model(self.model_at(model).actual).metrics or []
+            told = self.logged_model(self.model_at(model).actual).metrics or []
         except MlflowException as error:
             if isinstance(settle(error), Away) or not is_missing(error):
                 raise
@@ -1199,9 +1202,8 @@ class Applier:
         """Return the id and place of a logged model that somebody made here, at the service or kept by us."""
         if not self.keeps(model):
             try:
-                return self.remember_model(
-                    model, self.store.get_logged_model(self.engine.model_known_at(self, model))
-                )
+                found = self.logged_model(self.engine.model_known_at(self, model))
+                return self.remember_model(model, found)
             except MissingEndpoint as error:
                 if self.look_for_logged_models():
                     raise no_such_model(model) from error
@@ -1213,12 +1215,21 @@ class Applier:
         assert known is not None
         return known
 
+    def logged_model(self, own: str) -> LoggedModel:
+        """Return a logged model by the service's own id. Raises MLflow's "not found" for what is no id, too.
+
+        A run may name any text as a model; in a request's path it would ask for something else.
+        """
+        if not is_model_id(own):
+            raise no_such_model(own)
+        return self.store.get_logged_model(own)
+
     def visible_model(self, own: str) -> str:
         """Return the id that the user knows of a logged model by this workspace's own."""
         known = self.state.visible(self.role, "model", own)
         if known is None and self.role != self.engine.link.primary:
             try:
-                known = self.store.get_logged_model(own).tags.get(MODEL_TAG)
+                known = self.logged_model(own).tags.get(MODEL_TAG)
             except MlflowException as error:
                 if isinstance(settle(error), Away) or not is_missing(error):
                     raise
@@ -1354,6 +1365,11 @@ class Applier:
             except MlflowException as error:
                 if not again or not is_missing(error):
                     raise
+
+
+def is_model_id(text: str) -> bool:
+    """Tell whether a text can be a logged model's id: a part of a request's path that stays as it is."""
+    return _MODEL_ID.fullmatch(text) is not None
 
 
 def no_such_model(model: str) -> MlflowException:

@@ -203,7 +203,7 @@ def _models_at(other: Applier, source: Run) -> Iterable[_Model]:
     found: dict[str, LoggedModel] = {model.model_id: model for model in made}
     for own in dict.fromkeys(each.model_id for each in (*outputs, *inputs)):
         try:
-            found.setdefault(own, other.store.get_logged_model(own))
+            found.setdefault(own, other.logged_model(own))
         except MlflowException as error:
             if isinstance(error, Away) or not is_missing(error):
                 raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from dbml_magics.config import (
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
-from dbml_magics.core.tracking.apply import RUN_TAG, Applier, no_such_model
+from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.faults import Away, is_missing
@@ -53,7 +52,6 @@ _log = logger(__name__)
 NOTE_TAG = "mlflow.note.content"
 _TICK_NS = 100_000_000  # a folder's time is that of the kernel's tick: 10 ms at most, and some more
 _SECOND_ASK_S = 2.0  # how long a read waits for the mirror when the primary has cost its budget
-_MODEL_ID = re.compile(r"[\w.~-]+")
 T = TypeVar("T")
 
 _engines: dict[str, Engine] = {}
@@ -828,8 +826,7 @@ class Engine:
         known = self.state.identity(applier.role, "model", model_id)
         if known is not None:
             return known.actual
-        # The id stands in the path of a request: what would make that another path is no id.
-        if applier.role == self.link.primary and _MODEL_ID.fullmatch(str(model_id)):
+        if applier.role == self.link.primary and is_model_id(str(model_id)):
             return model_id
         raise no_such_model(model_id)
 

@@ -543,19 +543,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     BAD_REQUEST,
                 )
         self._writable(run_id)
-        given = {
-            "datasets": [dataset_to(d) for d in datasets or []],
-            "models": [m.model_id for m in models or []],
-        }
+        named = [m.model_id or "" for m in models or []]  # as None stands in a request
+        given = {"datasets": [dataset_to(d) for d in datasets or []], "models": named}
         refuse_bad_text("input", given)
-        for model in models or []:
-            self.engine.note_model_named(run_id, model.model_id)
+        for model_id in named:
+            self.engine.note_model_named(run_id, model_id)
         self.engine.write(run_id, "i", given)
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
         """Journal a run's outputs. Raises MLflow's refusal of a model that is one already."""
-        steps = [(m.model_id, whole_number("the step of an output", m.step)) for m in models]
+        steps = [(m.model_id or "", whole_number("the step of an output", m.step)) for m in models]
         refuse_bad_text("output", [model_id for model_id, _ in steps])
         if not steps:
             raise MlflowException("Missing value for required parameter 'models'.", INVALID_PARAMETER_VALUE)
