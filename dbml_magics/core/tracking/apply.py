@@ -438,7 +438,9 @@ class Applier:
     def _missing_points(self, run_id: str, points: list[Point]) -> list[Point]:
         of_models, of_run = self._by_model(points)
         missing = [
-            point for model, some in of_models.items() for point in self._missing_at_model(model, some)
+            point
+            for model, some in of_models.items()
+            for point in self._missing_at_model(run_id, model, some)
         ]
         # In the order in which they came: a workspace may call the last of them the latest.
         missing += self._missing_at_run(run_id, of_run)
@@ -474,7 +476,7 @@ class Applier:
                 of_run.append(point)
         return of_models, of_run
 
-    def _missing_at_model(self, model: str, points: list[Point]) -> list[Point]:
+    def _missing_at_model(self, run_id: str, model: str, points: list[Point]) -> list[Point]:
         # A run's history does not say for which model a point was logged; the model does.
         try:
             told = self.logged_model(self.model_at(model).actual).metrics or []
@@ -482,8 +484,12 @@ class Applier:
             if isinstance(settle(error), Away) or not is_missing(error):
                 raise
             return points  # there is no such model here: they are refused one by one
-        there = {(m.key, mark(m.value, m.timestamp, m.step)) for m in told}
-        return [p for p in points if (p[0], mark(*p[1:4])) not in there]
+        there = {
+            (m.key, mark(m.value, m.timestamp, m.step), m.dataset_name or None, m.dataset_digest or None)
+            for m in told
+            if not m.run_id or m.run_id == run_id
+        }
+        return [p for p in points if (p[0], mark(*p[1:4]), p[4][1] or None, p[4][2] or None) not in there]
 
     def _missing_at_run(self, run_id: str, points: list[Point]) -> list[Point]:
         if not points:

@@ -17,9 +17,9 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -94,10 +94,12 @@ from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, 
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.tracking.model_points import as_a_server_keeps, each_once, placed
 from dbml_magics.core.tracking.not_numbers import compared_metrics, with_numbers_in
 from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.tracking.view import (
     TERMINAL,
+    QueueView,
     RunView,
     as_history,
     dataset_to,
@@ -179,9 +181,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         extra = None
         if metric.model_id is not None or metric.dataset_name is not None:
             extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
-            if metric.model_id:
-                self._know_model(run_id, metric.model_id)
-        self.engine.log_metric(run_id, key, value, timestamp, step, extra)
+        if metric.model_id:
+            self._know_model(run_id, metric.model_id)
+            live = self.engine.begin_queue(run_id)
+            with live.lock:
+                for point in self._placed(live.view, [[key, value, timestamp, step, extra]]):
+                    self.engine.log_metric(run_id, *point)
+        else:
+            self.engine.log_metric(run_id, key, value, timestamp, step, extra)
         if self.sync:
             self.engine.wait_for_primary(run_id)
 
@@ -193,6 +200,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     self.get_logged_model(model_id, allow_deleted=True)
             self._known_models.add(model_id)
         self.engine.note_model_named(run_id, model_id)
+
+    def _placed(self, view: QueueView, points: list[list[Any]]) -> list[list[Any]]:
+        """Return points as they are to be logged. Raises MLflow's refusal of a model's second point."""
+
+        def keeps_one(model_id: str) -> bool:
+            primary = self.engine.primary
+            return primary.workspace.kind == "mlflow" and not primary.keeps(model_id)
+
+        return points if view.run is None else placed(view.run, points, keeps_one)
 
     def _writable(self, run_id: str) -> RunView:
         live = self.engine._live.get(run_id)
@@ -245,10 +261,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         refuse_bad_text("param", kept_params)
         refuse_bad_text("tag", kept_tags)
         self._refuse_changed_params(run, kept_params)
-        for model_id in {point[4][0] for point in points if len(point) > 4 and point[4][0]}:
+        models = {point[4][0] for point in points if len(point) > 4 and point[4][0]}
+        for model_id in models:
             self._know_model(run_id, model_id)
+        live = self.engine.begin_queue(run_id)
+        with live.lock if models else nullcontext():
+            if models:
+                points = self._placed(live.view, points)
+            if points or kept_params or kept_tags:
+                self.engine.write(run_id, "b", points, kept_params, kept_tags)
         if points or kept_params or kept_tags:
-            self.engine.write(run_id, "b", points, kept_params, kept_tags)
             for point in points:
                 self.engine.know_key(run_id, point[0])
             self._after_write(run_id)
@@ -999,9 +1021,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 continue
             view = engine.queue_view(queue)
             if view is not None:
-                metrics = latest_of_each([*(model.metrics or []), *view.model_metrics(model.model_id)])
-                model._metrics = metrics
+                model._metrics = self._points_of(model.model_id, view, model.metrics or [])
         return model
+
+    def _points_of(self, model_id: str, view: QueueView, there: Iterable[Metric] = ()) -> list[Metric]:
+        """Return a model's points, with those on their way, as after their delivery."""
+        primary, own = self.engine.primary, view.model_metrics(model_id)
+        if primary.keeps(model_id):
+            return latest_of_each([*there, *own])
+        if primary.workspace.kind == "mlflow":
+            own = as_a_server_keeps(own)
+        return each_once([*there, *own])
 
     def _model_here(self, model_id: str, queue: str, allow_deleted: bool = False) -> LoggedModel | None:
         """Return a model as the journal tells it; None if it tells nothing. Raises for a deleted one."""
@@ -1011,7 +1041,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return None
         if model.deleted and not allow_deleted:
             raise no_such_model(model_id)
-        found = model.entity(self.engine.artifact_uri("model", model_id), view.model_metrics(model_id))
+        metrics = self._points_of(model_id, view)
+        found = model.entity(self.engine.artifact_uri("model", model_id), metrics)
         if self.engine.primary.workspace.answers_by_rest:  # which tells what is not set as an empty text
             found._model_type, found._source_run_id = found.model_type or "", found.source_run_id or ""
             found._status_message = found.status_message or ""

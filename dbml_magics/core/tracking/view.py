@@ -35,6 +35,8 @@ from mlflow.entities import (
 _NAME_TAG = "mlflow.runName"
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
 
+Extra = tuple[str | None, ...]
+"""What a point says of a logged model: (model, dataset name, dataset digest)."""
 IsLatest = Callable[..., bool]
 """Tells whether no later write to what these words name was folded before this one, and notes this one."""
 
@@ -50,12 +52,10 @@ class Series:
         self.values = array("d")
         self.times = array("q")
         self.steps = array("q")
-        self.extras: dict[
-            int, list[tuple[Any, ...]]
-        ] = {}  # position -> (model, dataset name, dataset digest)
+        self.extras: dict[tuple[int, int], list[tuple[float, Extra]]] = {}  # (time, step) -> value and extra
         self.last = -1
 
-    def add(self, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None) -> None:
+    def add(self, value: float, time: int, step: int, extra: Extra | None = None) -> None:
         """Add one point, unless it is there, and keep track of the latest: by step, then time, then value."""
         values, times, steps = self.values, self.times, self.steps
         position = len(steps)  # a point is there once its step is
@@ -63,13 +63,11 @@ class Series:
             del values[position:], times[position:]
         if extra is not None:
             # log_model logs a run's points once more, for the model; to the run they are the same points.
+            told = self.extras.setdefault((time, step), [])
+            if not any(_same(value, there) and extra == own for there, own in told):
+                told.append((value, extra))
             known = self._find(value, time, step)
-            if known is not None:
-                known_extras = self.extras.setdefault(known, [])
-                if extra not in known_extras:
-                    known_extras.append(extra)
-                return
-            self.extras[position] = [extra]
+            position = position if known is None else known
         elif position and steps[-1] == step and times[-1] == time and _same(values[-1], value):
             position -= 1
         if position == len(steps):
@@ -97,13 +95,13 @@ class Series:
         )
 
     def _find(self, value: float, time: int, step: int) -> int | None:
+        last = self.last
         for position in range(len(self) - 1, -1, -1):
-            if (
-                self.steps[position] == step
-                and self.times[position] == time
-                and self.values[position] == value
-            ):
-                return position
+            if self.steps[position] == step and self.times[position] == time:
+                if _same(self.values[position], value):
+                    return position
+            elif last >= 0 and (step, time) > (self.steps[last], self.times[last]):
+                return None  # it is newer than all others
         return None
 
     def metric(self, key: str, position: int) -> Metric:
@@ -185,15 +183,26 @@ class RunView:
             view.outputs = {o.model_id: o.step for o in run.outputs.model_outputs}
         return view
 
-    def add_metric(
-        self, key: str, value: float, time: int, step: int, extra: tuple[Any, ...] | None = None
-    ) -> None:
+    def add_metric(self, key: str, value: float, time: int, step: int, extra: Extra | None = None) -> None:
         """Add one point."""
         series = self.series.get(key)
         if series is None:
             series = self.series[key] = Series()
         series.add(value, time, step, extra)
         self._stale.add(key)
+
+    def told_of(self, model: str, key: str, time: int, step: int) -> list[tuple[float, Extra]]:
+        """Return what was logged of a model's metric at one step and time: values, as kept, and extras."""
+        series = self.series.get(key)
+        there = series.extras.get((time, step), ()) if series is not None else ()
+        return [(as_kept(value), extra) for value, extra in there if extra[0] == model]
+
+    def time_after(self, key: str, time: int, step: int) -> int:
+        """Return a later time, at which a metric most likely has no point of this step."""
+        series = self.series.get(key)
+        if series is None or series.last < 0 or series.steps[series.last] != step:
+            return time + 1
+        return max(series.times[series.last], time) + 1
 
     def lacking(self, points: list[list[Any]]) -> list[list[Any]]:
         """Return those of a batch's points whose folding an interrupt may have kept away."""
@@ -377,25 +386,25 @@ class QueueView:
         self.run = run
 
     def model_metrics(self, model_id: str) -> list[Metric]:
-        """Return the latest metrics that were logged for one model."""
+        """Return the points that were logged for one model."""
         if self.run is None:
             return []
-        found: dict[tuple[str, str | None], Metric] = {}
-        for key, series in self.run.series.items():
-            for position, extras in series.extras.items():
-                for model, dataset, digest in extras:
-                    if model == model_id:
-                        found[key, dataset] = Metric(
-                            key,
-                            series.values[position],
-                            series.times[position],
-                            series.steps[position],
-                            model_id=model,
-                            dataset_name=dataset,
-                            dataset_digest=digest,
-                            run_id=self.run.run_id,
-                        )
-        return list(found.values())
+        return [
+            Metric(
+                key,
+                value,
+                time,
+                step,
+                model_id=model,
+                dataset_name=dataset,
+                dataset_digest=digest,
+                run_id=self.run.run_id,
+            )
+            for key, series in list(self.run.series.items())
+            for (time, step), told in list(series.extras.items())
+            for value, (model, dataset, digest) in list(told)
+            if model == model_id
+        ]
 
 
 def _fold_model(model: ModelView, code: str, op: list[Any], is_latest: IsLatest) -> None:
