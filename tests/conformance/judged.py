@@ -275,25 +275,17 @@ KNOWN: list[Known] = [
         "",
         "what MLflow's stores in files and databases take passes, though its HTTP client cannot send it",
     ),
+    Known(
+        "logged models/one metric of a model that is not",
+        r"(data\.(metrics|params)|histories)\.",
+        "",
+        "^'absent'$",
+        "a batch that is refused at the call leaves nothing behind: plain MLflow keeps all but "
+        "the tags and the points of models",
+    ),
 ]
 
 OPEN: list[Known] = [
-    Known(
-        "logged models/no such model", "", "", "", "ids of logged models that are none, in inputs and outputs"
-    ),
-    Known(
-        "logged models/made otherwise",
-        "",
-        "",
-        "",
-        "a logged model with an empty name, or of a run that is not",
-    ),
-    Known("logged models*/metrics", "", "", "", "a logged model's points of one step and time, and NaN"),
-    Known("logged models/one metric of *", "", "", "", "what a server keeps of a batch that it refuses"),
-    Known("logged models/inputs that are refused", "", "", "", "inputs and outputs that a server refuses"),
-    Known(
-        "fluent/logged models", "MLmodel$", "run_id", "", "an external model's MLmodel lacks its empty run_id"
-    ),
     Known("registry away/*", "", "", "", "answers of the registry while the primary is away"),
     Known(
         "registry/a version of *",
