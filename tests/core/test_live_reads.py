@@ -147,3 +147,20 @@ def test_a_run_on_its_way_answers_as_after_its_delivery_and_as_at_a_server(
     for what, answer in reference.items():
         assert found[what] == answer, f"{what}, delivered"
     assert MlflowClient().get_run(run_id).info.run_name == "third"
+
+
+def test_a_model_tells_its_end_while_that_is_on_its_way_though_its_creation_is_delivered(
+    proxies: Proxies, experiment_name: str
+) -> None:
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    with mlflow.start_run() as run:
+        model = mlflow.initialize_logged_model("forest", source_run_id=run.info.run_id)
+    sync()
+    link(proxies)  # as another process does: no creation is in memory any more
+    client = MlflowClient()
+    with proxies.databricks.delay(5, path="logged-models/[^/]+$", method="PATCH"):
+        assert client.finalize_logged_model(model.model_id, "READY").status == "READY"
+        assert client.get_logged_model(model.model_id).status == "READY"
+    sync()
+    assert client.get_logged_model(model.model_id).status == "READY"

@@ -998,12 +998,18 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _logged_model(self, model_id: str, allow_deleted: bool) -> LoggedModel:
         queue = self.engine.model_queue(model_id)
         on_its_way = [role for role in self.engine.link.tracked if self.engine.is_waiting(role, queue)]
+        status = None
         if self.engine.link.primary in on_its_way:
             here = self._model_here(model_id, queue, allow_deleted)
             if here is not None:
                 return here
+            view = self.engine.queue_view(queue)
+            status = view.statuses.get(model_id) if view is not None else None
         try:
-            return self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
+            found = self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
+            if status is not None:
+                found._status = LoggedModelStatus(status)
+            return found
         except MlflowException as error:
             # The mirror may have answered for a primary that is away, and lack what waits for it.
             if not on_its_way or not (isinstance(error, Away) or is_missing(error)):

@@ -328,6 +328,7 @@ class QueueView:
         self.queue = queue
         self.run: RunView | None = None
         self.models: dict[str, ModelView] = {}
+        self.statuses: dict[str, str] = {}  # of models whose creation is no longer here
         self.artifacts: dict[str, dict[str, Held]] = {}  # owner -> path -> the newest
         self.folders: dict[str, set[str]] = {}  # owner -> the folders that these are in
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
@@ -374,6 +375,8 @@ class QueueView:
             model = self.models.get(op[2])
             if model is not None:
                 _fold_model(model, code, op, is_latest)
+            elif code == "F" and is_latest("model", op[2], "status"):
+                self.statuses[op[2]] = op[3]
         elif self.run is not None:
             self.run.fold(code, op, is_latest)
 
