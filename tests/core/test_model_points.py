@@ -106,7 +106,7 @@ def test_points_of_one_moment_with_other_values_and_datasets_are_all_kept(
         kept = [m.step for m in held if m.key == "accuracy" and m.dataset_name == data["dataset_name"]]
         assert sorted(kept) == [*range(50)]
     assert client.get_run(run).data.metrics["loss"] == 49.0
-    assert session.current().verify(deep=True).differences == ()
+    assert session.current().verify(experiment=experiment_name, deep=True).differences == ()
 
 
 def test_a_point_that_log_model_repeats_without_its_dataset_is_there_once(
