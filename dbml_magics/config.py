@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dbml_magics import disks
-from dbml_magics.secrecy import remember_secrets
+from dbml_magics.redaction import remember_secrets
 
 __all__ = [
     "DELIVERY_TIMEOUT_S",

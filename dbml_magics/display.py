@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dbml_magics import environment
 from dbml_magics._version import __version__
 from dbml_magics.foreign_text import one_line, visible
-from dbml_magics.secrecy import redacted
+from dbml_magics.redaction import redacted
 
 if TYPE_CHECKING:
     from dbml_magics.results import Result

@@ -50,7 +50,7 @@ from collections.abc import Iterable
 
 from dbml_magics import hints
 from dbml_magics.foreign_text import one_line, visible
-from dbml_magics.secrecy import redacted
+from dbml_magics.redaction import redacted
 
 __all__ = [
     "AmbiguousRun",

@@ -6,7 +6,7 @@ import logging
 import traceback
 
 from dbml_magics.foreign_text import visible
-from dbml_magics.secrecy import redacted
+from dbml_magics.redaction import redacted
 
 __all__ = ["logger"]
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from dbml_magics.foreign_text import one_line, visible
 from dbml_magics.hints import process, say, to_train
+from dbml_magics.redaction import redacted
 from dbml_magics.rendering import (
     Html,
     Line,
@@ -39,7 +40,6 @@ from dbml_magics.rendering import (
     text_table,
     when,
 )
-from dbml_magics.secrecy import redacted
 
 __all__ = [
     "CompareResult",

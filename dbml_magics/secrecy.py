@@ -1,31 +1,22 @@
-"""Secrets: on a magic line recognised, refused and never echoed; in the words of servers taken out.
+"""Secrets on a magic line: recognised, refused and never echoed.
 
 A notebook keeps every line it ran, in its file, its history and its outputs, so a token on a line is a token
-on disk. Where each belongs instead is said by :func:`refusal`. A server may echo what it was sent: whatever
-of its words is kept or shown goes through :func:`redacted`.
+on disk. Where each belongs instead is said by :func:`refusal`.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
-from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from dbml_magics.errors import SecretRefused
+from dbml_magics.errors import SecretRefused
 
 __all__ = [
     "is_secret_option",
     "looks_secret",
-    "redacted",
     "refusal",
     "refuse_secrets",
-    "remember_secrets",
     "resembles_secret_option",
 ]
 
@@ -53,93 +44,6 @@ _VALUES = re.compile(
     ),
     re.IGNORECASE,
 )
-
-
-# What is taken out of a text by its look, whoever the secret is of. Compiled at the first use, since that
-# takes longer than the rest of this module.
-_SHOWN = (
-    r"dapi[0-9a-f]{32}|dose[0-9a-f]{32}|eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?|(?<=//)[^/@\s'\"\\<>]+(?=@)"
-    r"|(?i:(?<=bearer )[\w.~+/=-]{8,})|(?i:(?<=basic )[A-Za-z0-9+/=]{16,})|(?i:(?<=sig=)[^&\s'\"\\]+)"
-    r"|(?i:(?<=accountkey=)[^;\s'\"\\]+)|\bgh[pousr]_[A-Za-z0-9]{20,}"
-)
-_SECRET_VARIABLE = r"(?i)TOKEN|SECRET|PASSWORD|PASSWD|_KEY$|CREDENTIAL|CONNECTION_STRING"
-_SERVICES = ("MLFLOW_", "_MLFLOW", "DBML_", "DATABRICKS_", "AZURE", "ARM_", "MSI_", "IDENTITY_", "AWS_")
-_PLACES = ("_FILE", "_PATH", "_DIR", "_URI", "_URL", "_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
-_SHORTEST = 8  # characters: a shorter value may be a word of any sentence
-_TELLING = 12  # characters of a secret that give it away, where the rest was cut off
-_MOST = 512  # values kept: a kernel that runs for weeks renews its tokens
-
-_remembered: dict[str, None] = {}
-_forms: dict[str, tuple[str, ...]] = {}
-
-
-def remember_secrets(*values: str | None, username: str | None = None) -> None:
-    """Remember values of secrets that this process uses: tokens, or the password of ``username``."""
-    pairs = [_base64(f"{username}:{value}") for value in values if value and username is not None]
-    for value in (*values, *pairs):
-        if value and len(value) >= _SHORTEST and value not in _remembered:
-            while len(_remembered) >= _MOST:
-                _remembered.pop(next(iter(_remembered)), None)
-            _remembered[value] = None
-
-
-def redacted(text: str) -> str:
-    """Return a text without the secrets that this process knows, nor what looks like one of anybody's.
-
-    Of a secret that is cut off, its beginning is taken out too.
-    """
-    values = [*list(_remembered), *_of_environment()]
-    spans: list[tuple[int, int]] = []
-    for form in {form for value in values for form in _forms_of(value)}:
-        begin = text.find(form[:_TELLING])
-        while begin >= 0:
-            alike = (a == b for a, b in zip(text[begin:], form, strict=False))
-            spans.append((begin, begin + sum(takewhile(bool, alike))))
-            begin = text.find(form[:_TELLING], begin + 1)
-    if spans:
-        text = _without(text, sorted(spans))
-    return re.sub(_SHOWN, "***", text)
-
-
-def _without(text: str, spans: list[tuple[int, int]]) -> str:
-    """Return a text with ``***`` in the place of each span; of those that begin at one place, the longest."""
-    kept, at = [], 0
-    for begin, end in spans:
-        if end > at:
-            kept += [text[at:begin], "***"] if begin >= at else []
-            at = end
-    return "".join([*kept, text[at:]])
-
-
-def _of_environment() -> Iterator[str]:
-    for name, value in os.environ.items():
-        named = re.search(_SECRET_VARIABLE, name) and not name.endswith(_PLACES)
-        # A word in somebody else's variable (X_KEY=training) is more likely a word than a secret.
-        if named and len(value) >= _SHORTEST and (name.startswith(_SERVICES) or not value.isalpha()):
-            yield value
-
-
-def _forms_of(value: str) -> tuple[str, ...]:
-    """Return a secret as it is, and as headers, addresses and JSON have it."""
-    found = _forms.get(value)
-    if found is None:
-        if len(_forms) > 4 * _MOST:
-            _forms.clear()
-        from html import escape
-
-        encoded = _base64(value)
-        plain = {value, " ".join(value.split()), json.dumps(value)[1:-1], repr(value)[1:-1]}
-        addressed = {quote(value, safe="", errors="replace"), quote_plus(value, errors="replace")}
-        addressed |= {quote(value, errors="replace"), quote(encoded, safe="")}
-        found = tuple({*plain, *addressed, escape(value), encoded, encoded.rstrip("=")})
-        _forms[value] = found
-    return found
-
-
-def _base64(text: str) -> str:
-    from binascii import b2a_base64
-
-    return b2a_base64(text.encode("utf-8", "surrogateescape"), newline=False).decode()
 
 
 def looks_secret(text: str) -> bool:
@@ -173,8 +77,6 @@ def refuse_secrets(line: str, tokens: Iterable[str] = ()) -> None:
 
 def refusal() -> SecretRefused:
     """Return the error, which says where a secret belongs and nothing of what was written."""
-    from dbml_magics.errors import SecretRefused  # which is made of this module
-
     return SecretRefused(
         "a token or password stands on the line, and a notebook keeps its lines. Nothing was done with it; "
         "delete it here too.",

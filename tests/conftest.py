@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from dbml_magics import hints, secrecy
+from dbml_magics import hints, redaction
 from dbml_magics.errors import DeliveryIncomplete
 from tests.infra.proxy import Proxy
 from tests.infra.servers import Server, ServerHost
@@ -231,7 +231,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # for its own doctests, and exits.
     for name, value in (("__file__", __file__), ("__spec__", None)):
         sys.modules["__main__"].__dict__.setdefault(name, value)
-    for remembered in (secrecy._remembered, secrecy._forms):
+    for remembered in (redaction._remembered, redaction._forms):
         remembered.clear()  # a secret of another test's may be a word of this one's
     before = hints.speak("magic")  # messages as a notebook shows them, whatever was loaded before this test
     yield

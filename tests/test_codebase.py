@@ -35,6 +35,7 @@ LAYERS = [
         "hints",
         "errors",
         "config",
+        "redaction",
         "rendering",
         "secrecy",
         "results",

@@ -14,8 +14,8 @@ from dbml_magics.errors import DbmlError
 from dbml_magics.forms import tabs
 from dbml_magics.forms.choices import Choices, Values
 from dbml_magics.parser import Command, Option, read_value
+from dbml_magics.redaction import redacted
 from dbml_magics.rendering import safe
-from dbml_magics.secrecy import redacted
 
 __all__ = ["Field", "said"]
 

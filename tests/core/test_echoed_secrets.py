@@ -17,7 +17,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
-from dbml_magics import config, log_records, secrecy
+from dbml_magics import config, log_records, redaction
 from dbml_magics.core import session
 from dbml_magics.core.tracking import faults
 from dbml_magics.core.tracking.apply import cause_of
@@ -32,7 +32,7 @@ USER, PASSWORD = "me", 'pass"word\\of<azureml>'
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     yield
-    secrecy._remembered.clear()
+    redaction._remembered.clear()
 
 
 @pytest.fixture
@@ -162,16 +162,16 @@ def test_a_secret_is_taken_out_of_a_text_in_every_form(secret: str, form: str) -
     config.credentials("databricks")
     config.credentials("azureml")
     text = f"it said {forms(secret)[form]} and no more"
-    assert leaks(secrecy.redacted(text)) == []
-    assert secrecy.redacted(text).startswith("it said ***")
-    assert secrecy.redacted(text).endswith(" and no more")
+    assert leaks(redaction.redacted(text)) == []
+    assert redaction.redacted(text).startswith("it said ***")
+    assert redaction.redacted(text).endswith(" and no more")
 
 
 @pytest.mark.usefixtures("signed_in")
 def test_the_beginning_of_a_secret_that_was_cut_off_is_taken_out_too() -> None:
     config.credentials("databricks")
     for length in range(12, len(TOKEN)):
-        assert secrecy.redacted(f"said ({TOKEN[:length]}…)") == "said (***…)"
+        assert redaction.redacted(f"said ({TOKEN[:length]}…)") == "said (***…)"
 
 
 @pytest.mark.parametrize("short", ["", "a", "run", "model", "metric", "1234567"])
@@ -180,7 +180,7 @@ def test_a_short_value_blanks_out_no_ordinary_word(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AZURE_CLIENT_SECRET", short)
     config.credentials("databricks")
     text = f"no run {short} of model metric 1234567"
-    assert secrecy.redacted(text) == text
+    assert redaction.redacted(text) == text
 
 
 def test_a_word_in_somebody_elses_variable_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +188,8 @@ def test_a_word_in_somebody_elses_variable_is_a_word(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", "/var/run/secrets/token")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
     text = "training reads /var/run/secrets/token"
-    assert secrecy.redacted(text) == text
-    assert secrecy.redacted("with sk-0123456789abcdef") == "with ***"
+    assert redaction.redacted(text) == text
+    assert redaction.redacted("with sk-0123456789abcdef") == "with ***"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_word_in_somebody_elses_variable_is_a_word(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_looks_like_a_secret_is_taken_out_and_nothing_else(text: str, shown: str) -> None:
-    assert secrecy.redacted(text) == shown
+    assert redaction.redacted(text) == shown
 
 
 @pytest.mark.usefixtures("signed_in")

@@ -23,7 +23,7 @@ from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
 from dbml_magics.core.tracking.faults import Away
 from dbml_magics.errors import BadLink, NotPermitted
-from dbml_magics.secrecy import remember_secrets
+from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dbml_magics.core.azure.names import WorkspaceId
-from dbml_magics.secrecy import remember_secrets
+from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from dbml_magics.core.doctor.services import CALL_S, not_fine
+from dbml_magics.core.doctor.answering import CALL_S, not_fine
 from dbml_magics.core.paging import Pages
 from dbml_magics.core.tracking.faults import EndlessListing
 from dbml_magics.core.workspaces.naming import in_catalog

@@ -43,8 +43,8 @@ from dbml_magics.core.endpoints.swagger import describe
 from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
 from dbml_magics.hints import say as said_to_reader
+from dbml_magics.redaction import remember_secrets
 from dbml_magics.rendering import size
-from dbml_magics.secrecy import remember_secrets
 
 __all__ = ["LocalTarget", "home"]
 

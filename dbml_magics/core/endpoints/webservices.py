@@ -30,7 +30,7 @@ from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused
 from dbml_magics.core.link import masked
 from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
-from dbml_magics.secrecy import remember_secrets
+from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -21,7 +21,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from dbml_magics.foreign_text import visible
-from dbml_magics.secrecy import redacted
+from dbml_magics.redaction import redacted
 
 REFUSALS = frozenset(
     {

@@ -24,7 +24,7 @@ from dbml_magics.core.tracking import refuge
 from dbml_magics.core.tracking.journal import private_folder
 from dbml_magics.core.tracking.tables import FORMAT, TABLES, fill, open_at, readable_rows
 from dbml_magics.errors import JournalDamaged, JournalError, JournalFull
-from dbml_magics.secrecy import redacted
+from dbml_magics.redaction import redacted
 
 _RESERVE, _LOW = 16 << 20, 256 << 10  # bytes kept for the state on its disk; given when so few are free
 _ROOM = 1 << 20  # bytes that must be free on a disk that was full before the state goes back there

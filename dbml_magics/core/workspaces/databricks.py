@@ -46,7 +46,7 @@ from dbml_magics.core.workspaces.base import Workspace
 from dbml_magics.core.workspaces.naming import in_catalog
 from dbml_magics.core.workspaces.rates import limiter_at
 from dbml_magics.hints import say
-from dbml_magics.secrecy import remember_secrets
+from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import WorkspaceSpec

@@ -38,7 +38,7 @@ from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, re
 from dbml_magics.core.workspaces import answers
 from dbml_magics.core.workspaces.answers import Foreign
 from dbml_magics.core.workspaces.rates import RateLimiter
-from dbml_magics.secrecy import redacted, remember_secrets
+from dbml_magics.redaction import redacted, remember_secrets
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
