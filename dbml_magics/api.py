@@ -311,13 +311,14 @@ def panel(tab: str = "link") -> PanelResult:
 
     Where no widget works it is a list of the lines that the forms would make.
     """
+    from dbml_magics.commands import COMMANDS
     from dbml_magics.commands import panel as command
 
     if tab not in command.TABS:
         raise BadCommand(
             f"there is no tab {tab!r}: {', '.join(command.TABS)}.", remedies=["%dbml panel link"]
         )
-    return command.panel(_session(), tab)
+    return command.panel(COMMANDS, _session(), tab)
 
 
 def deploy(

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -15,11 +14,12 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.foreign_text import is_plain
 from dbml_magics.parser import Command, Option
+from dbml_magics.variables import variables
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
 
-__all__ = ["Completion", "complete", "variables"]
+__all__ = ["Completion", "complete"]
 
 _Known = TypeVar("_Known")
 
@@ -195,21 +195,7 @@ def _starting(fragment: str, offers: Iterable[_Offer]) -> list[_Offer]:
     return [offer for offer in offers if offer.text.startswith(fragment) and is_plain(offer.text)]
 
 
-def variables(namespace: Mapping[str, Any]) -> list[str]:
-    """Return the names of the notebook's values: no modules, functions, classes or IPython's own."""
-    tools = (ModuleType, FunctionType, type)
-    return sorted(
-        name
-        for name, value in list(namespace.items())
-        if not name.startswith("_")
-        and name not in ("In", "Out")
-        and not isinstance(value, tools)
-        and name not in _SHELL
-    )
-
-
 _KINDS = ("endpoint", "model", "run", "experiment", "workspace", "resource-group")  # of cleanup
-_SHELL = frozenset({"exit", "quit", "get_ipython", "open"})
 
 _looking = threading.Lock()
 

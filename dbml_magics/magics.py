@@ -13,7 +13,7 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 
 from dbml_magics import callers, display, environment
 from dbml_magics.cells import CellTracker, TrackedCellFailed
-from dbml_magics.commands import COMMANDS
+from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.help import overview
 from dbml_magics.completion import Completion
 from dbml_magics.errors import BadCommand, DbmlError, NotLinked
@@ -92,7 +92,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
     def _answer(self, line: str, namespace: Mapping[str, Any]) -> Result:
         tokens = split(line, "%dbml")
         if not tokens or tokens[0] in ("-h", "--help"):
-            return overview()
+            return overview(COMMANDS, TRACK)
         command = find_command(tokens[0], COMMANDS)
         try:
             args = parse(command, tokens[1:], namespace)
@@ -112,7 +112,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         from dbml_magics.forms import tabs
 
         tab = tabs.tab_of(name)
-        return None if tab is None else panel.panel(self._session(), tab, name)
+        return None if tab is None else panel.panel(COMMANDS, self._session(), tab, name)
 
     def _run(self, command: Command, args: Any) -> Result:
         assert command.run is not None

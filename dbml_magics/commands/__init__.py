@@ -52,7 +52,7 @@ COMMANDS: dict[str, Command] = {
         cleanup,
         doctor,
         ui,
-        panel,
-        help_command,
     )
 }
+COMMANDS["panel"] = panel.command(COMMANDS)
+COMMANDS["help"] = help_command.command(COMMANDS, TRACK)

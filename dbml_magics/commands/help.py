@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dbml_magics.parser import Command, Option, command_help, find_command
@@ -12,28 +13,14 @@ if TYPE_CHECKING:
     from dbml_magics.results import HelpText
 
 
-def run(args: Namespace, _session: Session | None = None) -> HelpText:
-    """Return the help of all commands or of one."""
-    # The table holds this command too, so it is looked up when it is needed.
-    from dbml_magics.commands import COMMANDS, TRACK
-    from dbml_magics.results import HelpText
-
-    if args.command is None:
-        return overview()
-    if args.command in ("track", "%%track"):
-        return HelpText(command_help(TRACK))
-    return HelpText(command_help(find_command(args.command, COMMANDS)))
-
-
-def overview() -> HelpText:
+def overview(commands: Mapping[str, Command], track: Command) -> HelpText:
     """Return the usage line and the list of commands."""
-    from dbml_magics.commands import COMMANDS, TRACK
     from dbml_magics.results import HelpText
 
-    width = max(len(command.prog) for command in (*COMMANDS.values(), TRACK))
+    width = max(len(command.prog) for command in (*commands.values(), track))
     lines = ["usage: %dbml COMMAND [options]", ""]
-    lines += [f"  {c.prog.ljust(width)}  {c.help}" for c in COMMANDS.values()]
-    lines += ["", f"  {TRACK.prog.ljust(width)}  {TRACK.help}"]
+    lines += [f"  {c.prog.ljust(width)}  {c.help}" for c in commands.values()]
+    lines += ["", f"  {track.prog.ljust(width)}  {track.help}"]
     lines += ["", "Each shows what it takes: %dbml link --help"]
     lines += [
         "result = %dbml COMMAND keeps what it returns and shows nothing.",
@@ -43,11 +30,23 @@ def overview() -> HelpText:
     return HelpText("\n".join(lines))
 
 
-COMMAND = Command(
-    name="help",
-    help="list the commands, or show what one takes",
-    examples=("%dbml help link", "%dbml help"),
-    run=run,
-    needs_link=False,
-    options=(Option("COMMAND", "a command's name", optional_value=True, completes="command"),),
-)
+def command(commands: Mapping[str, Command], track: Command) -> Command:
+    """Return the command that tells of ``commands``, of itself too once they hold it, and of ``track``."""
+
+    def run(args: Namespace, _session: Session | None = None) -> HelpText:
+        from dbml_magics.results import HelpText
+
+        if args.command is None:
+            return overview(commands, track)
+        if args.command in ("track", "%%track"):
+            return HelpText(command_help(track))
+        return HelpText(command_help(find_command(args.command, commands)))
+
+    return Command(
+        name="help",
+        help="list the commands, or show what one takes",
+        examples=("%dbml help link", "%dbml help"),
+        run=run,
+        needs_link=False,
+        options=(Option("COMMAND", "a command's name", optional_value=True, completes="command"),),
+    )

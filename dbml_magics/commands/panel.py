@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dbml_magics import environment
@@ -15,14 +16,10 @@ if TYPE_CHECKING:
 TABS = ("link", "runs", "register", "deploy", "score")
 
 
-def run(args: Namespace, session: Session) -> PanelResult:
-    """Return the panel, open at a tab."""
-    return panel(session, args.tab or ("link" if not session.linked else "runs"))
-
-
-def panel(session: Session, tab: str, command: str | None = None) -> PanelResult:
+def panel(
+    commands: Mapping[str, Command], session: Session, tab: str, command: str | None = None
+) -> PanelResult:
     """Return the panel open at a tab (and one of its commands), or its text form."""
-    from dbml_magics.commands import COMMANDS
     from dbml_magics.forms import tabs
     from dbml_magics.panel_result import PanelResult
 
@@ -31,28 +28,36 @@ def panel(session: Session, tab: str, command: str | None = None) -> PanelResult
         (each.examples[0], each.help)
         for name in TABS
         if name == tab or command is None
-        for each in tabs.commands_of(name, COMMANDS)
+        for each in tabs.commands_of(name, commands)
     )
     shell = environment.shell()
     if not environment.shows_widgets(shell):
         return PanelResult(tab, lines, linked)
     from dbml_magics.forms.panel import Panel
 
-    made = Panel(lambda: session, shell.user_ns, tab=tab, command=command)
+    made = Panel(commands, lambda: session, shell.user_ns, tab=tab, command=command)
     return PanelResult(tab, lines, linked, made)
 
 
-COMMAND = Command(
-    name="panel",
-    help="the forms: link, look at runs, register, deploy, score, with the line that each of them runs",
-    examples=("%dbml panel", "%dbml panel runs"),
-    run=run,
-    needs_link=False,
-    details=(
-        "A form shows the magic line that it makes, to be copied, and runs that line. Without widgets (a\n"
-        "terminal, a notebook that nobody watches) the panel is a list of lines to type."
-    ),
-    options=(
-        Option("TAB", "the tab that is open", choices=TABS, optional_value=True, example="%dbml panel runs"),
-    ),
-)
+def command(commands: Mapping[str, Command]) -> Command:
+    """Return the command that shows the forms of ``commands``."""
+
+    def run(args: Namespace, session: Session) -> PanelResult:
+        return panel(commands, session, args.tab or ("link" if not session.linked else "runs"))
+
+    return Command(
+        name="panel",
+        help="the forms: link, look at runs, register, deploy, score, with the line that each of them runs",
+        examples=("%dbml panel", "%dbml panel runs"),
+        run=run,
+        needs_link=False,
+        details=(
+            "A form shows the magic line that it makes, to be copied, and runs that line. Without widgets\n"
+            "(a terminal, a notebook that nobody watches) the panel is a list of lines to type."
+        ),
+        options=(
+            Option(
+                "TAB", "the tab that is open", choices=TABS, optional_value=True, example="%dbml panel runs"
+            ),
+        ),
+    )

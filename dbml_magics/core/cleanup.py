@@ -9,54 +9,20 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from dbml_magics.cleanup_results import CleanupItem, CleanupResult
+from dbml_magics.core.cleanup_plan import Plan, Session, Step
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
 from dbml_magics.foreign_text import one_line
 
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-
-__all__ = ["KINDS", "Plan", "Step", "clean"]
+__all__ = ["KINDS", "clean"]
 
 KINDS = ("endpoint", "model", "run", "experiment", "workspace", "resource-group")
 _TOLD = 25
-_ID = 8  # characters of a run's id that are enough to mean it
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that goes, and how."""
-
-    item: CleanupItem
-    delete: Callable[[], str | None]
-    """Deletes it, and returns None, or why it stays though nothing failed. Raises what the service says."""
-    last: bool = False  # only when everything before it is gone
-
-
-@dataclass
-class Plan:
-    """All that a clean-up would do."""
-
-    kind: str
-    name: str
-    steps: list[Step]
-    kept: list[CleanupItem] = field(default_factory=list)  # what is named because it stays
-    stays: list[str] = field(default_factory=list)  # what stays billed
-    notes: list[str] = field(default_factory=list)
-    options: str = ""  # further words of the line
-    after: Callable[[], list[str]] = list  # called when all is gone; returns notes
-    id: str = ""  # of a run: its beginning confirms as well as its name
-
-    def confirmed_by(self, typed: str | None) -> bool:
-        """Tell whether what was typed names it: its name, or at least eight characters of a run's id."""
-        if typed is None:
-            return False
-        return typed == self.name or (len(typed) >= _ID and self.id.startswith(typed))
 
 
 def clean(

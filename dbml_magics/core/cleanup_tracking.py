@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.cleanup_results import CleanupItem
 from dbml_magics.core import runs
-from dbml_magics.core.cleanup import Plan, Step
+from dbml_magics.core.cleanup_plan import Plan, Session, Step
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.sides import Side
@@ -22,7 +22,6 @@ from dbml_magics.hints import say
 from dbml_magics.rendering import count
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
     from dbml_magics.core.tracking.engine import Engine
 
 __all__ = ["plan"]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dbml_magics.core.azure import names
+from dbml_magics.core.tracking.ids import names_nothing_yet
 
 if TYPE_CHECKING:
-    from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.tracking.engine import Engine
-
-_STUDIO = "https://ml.azure.com"
 
 
 def of_run(engine: Engine, run_id: str, experiment_id: str) -> dict[str, str]:
@@ -42,25 +39,8 @@ def of_version(engine: Engine, role: str, name: str, version: str) -> str | None
     return workspace.model_page(workspace.model_name(name), version) if version != "0" else None
 
 
-def in_studio(spec: WorkspaceSpec, path: str = "") -> str | None:
-    """Return a page of an Azure ML workspace's studio, as azureml-core writes it, or None.
-
-    The studio's address is the workspace's own (its discovery tells it), so sovereign clouds have theirs.
-    """
-    told = names.of_uri(spec.uri)
-    if told is None:
-        return None
-    tenant = spec.setting("tenant")
-    return (
-        f"{(spec.setting('studio') or _STUDIO).rstrip('/')}{path}?wsid={told[1].studio_id}"
-        f"{f'&tid={tenant}' if tenant else ''}"
-    )
-
-
 def _known(engine: Engine, role: str, kind: str, visible: str) -> str | None:
     """Return a workspace's own id; the primary's is the visible one, unless that is provisional."""
-    from dbml_magics.core.tracking.store import names_nothing_yet
-
     identity = engine.state.identity(role, kind, visible)
     if identity is not None:
         return identity.actual

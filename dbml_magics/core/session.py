@@ -17,9 +17,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment, results
-from dbml_magics.config import data_home_note, role_variable
+from dbml_magics.config import role_variable
 from dbml_magics.core import link as links
-from dbml_magics.core import standing
+from dbml_magics.core import status
 from dbml_magics.core.spark_tasks import tell_tasks
 from dbml_magics.core.tracking import ends
 from dbml_magics.errors import (
@@ -32,7 +32,6 @@ from dbml_magics.errors import (
     RunActive,
     WorkspaceUnreachable,
 )
-from dbml_magics.hints import say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -104,7 +103,7 @@ class Session:
     def _tracking_engine(self, what: str) -> Engine:
         """Return the engine for what goes through MLflow's global URI. Raises BadLink when it is another."""
         engine = self.engine(what)
-        elsewhere = _tracking_elsewhere(engine)
+        elsewhere = status.tracking_elsewhere(engine)
         if elsewhere is not None:
             raise BadLink(
                 f"MLflow tracks to {elsewhere} now, not to the link: set_tracking_uri was called after it.",
@@ -318,10 +317,10 @@ class Session:
             track=link.track,
             registry=link.registry,
             mode=link.mode,
-            destinations=tuple(destination(engine, role) for role in link.used),
+            destinations=tuple(status.destination(engine, role) for role in link.used),
             folder=link.folder,
             experiment=_active_experiment(engine),
-            notes=tuple(_notes(engine, fresh)),
+            notes=tuple(status.notes(engine, fresh=fresh)),
             fresh=fresh,
             get_workspace=lambda: _azure_workspace(engine),
         )
@@ -449,7 +448,7 @@ class Session:
                 raise self._incomplete(engine, remaining, timeout)
             if timeout is None and not all(waits) and seconds >= next_look:
                 next_look = seconds + _LOOK_S
-                if standing.stopped_holders(engine):  # it may be so for ever
+                if status.stopped_holders(engine):  # it may be so for ever
                     raise self._incomplete(engine, remaining, round(seconds))
             if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
                 time.sleep(0.1)
@@ -457,7 +456,7 @@ class Session:
 
     def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
         parts = []
-        holders = standing.stopped_holders(engine)
+        holders = status.stopped_holders(engine)
         for role, count in remaining.items():
             reason = ends.stopped(holders[role], role) if role in holders else engine.lines[role].reason
             if count:
@@ -826,7 +825,7 @@ class Session:
         from dbml_magics.core import track
 
         return track.begin(
-            self,
+            self._remember_run,
             self._tracking_engine("%%track"),
             name,
             experiment=experiment,
@@ -838,6 +837,9 @@ class Session:
             source=source,
             unended=unended,
         )
+
+    def _remember_run(self, run_id: str) -> None:
+        self.last_run = run_id
 
     # --- cheap look-ups for completion: from what is known already, never a request that may block
 
@@ -1211,47 +1213,6 @@ def _profile(uri: str) -> str:
     return f" --profile {name}" if name else ""
 
 
-def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:
-    """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
-    from dbml_magics.core import ui
-
-    workspace, line = engine.workspaces[role], engine.lines[role]
-    if queue is None:
-        pending, lag = engine.waiting(role)
-        letters = engine.state.dead_numbers(role)
-    else:
-        cursors = {file: offset for file, (offset, _) in engine.state.cursors(role, queue).items()}
-        pending, oldest = engine.journal.count_waiting(queue, cursors)
-        lag = max(0.0, time.time() - oldest / 1e9) if oldest else 0.0
-        letters = engine.state.dead_numbers(role, queue)
-    waiting = letters & set(engine.couriers[role].held.numbers()) if letters else set()
-    held = len(waiting)
-    since = line.since if line.reason else engine.couriers[role].trouble_since
-    return results.Destination(
-        name=role,
-        kind=workspace.kind,
-        uri=links.masked(workspace.uri),
-        place=workspace.place,
-        pending=pending,
-        lag_seconds=lag,
-        last_error=line.reason or engine.couriers[role].trouble,
-        since=None if since is None else int(since * 1000),
-        away=line.away,
-        dead=len(letters) - held,
-        held=held,
-        held_why=_cause_of(engine, role, max(waiting)) if waiting else "",
-        tracked=role in engine.link.tracked,
-        delivered=engine.couriers[role].delivered,
-        page=ui.address(workspace.spec),
-        rate=engine.couriers[role].rate,
-        lacks=standing.lacks(engine, role),
-    )
-
-
-def _cause_of(engine: Engine, role: str, number: int) -> str:
-    return next((cause for n, _, _, _, cause, _ in engine.state.dead(role) if n == number), "")
-
-
 def _azure_workspace(engine: Engine) -> Any:
     """Return azureml-core's own object of the link's Azure ML workspace. Raises BadLink where it has none."""
     found = next((w for w in engine.workspaces.values() if w.kind == "azureml"), None)
@@ -1284,58 +1245,6 @@ def _resume_experiment(engine: Engine) -> None:
         )
         if known is not None:
             fluent._active_experiment_id = str(known)
-
-
-def _tracking_elsewhere(engine: Engine) -> str | None:
-    """Return where MLflow tracks to when somebody has set its URI after the link, else None."""
-    import mlflow
-
-    uri = str(mlflow.get_tracking_uri())
-    return None if uri.partition("?")[0] == engine.link.uri.partition("?")[0] else links.masked(uri)
-
-
-def _notes(engine: Engine, fresh: bool) -> list[str]:
-    from dbml_magics.core import ui
-    from dbml_magics.core.endpoints import service
-    from dbml_magics.core.tracking import spill
-
-    moved = data_home_note()
-    notes = [moved] if moved else []
-    mended = engine.state.answer("mended")
-    notes += [mended] if mended else []
-    if engine.link.newer_home is not None:
-        notes.append(
-            f"a newer dbml-magics has written {engine.link.newer_home}: what waits there is left to it "
-            "(pip install --upgrade dbml-magics)"
-        )
-    for role in engine.link.used if fresh else ():
-        if not engine.lines[role].away:  # what it knows of itself may have to be asked for
-            notes += engine.workspaces[role].notes()
-    elsewhere = _tracking_elsewhere(engine)
-    if elsewhere is not None:
-        notes.append(
-            f"MLflow itself tracks to {elsewhere} now: {say('%dbml link --again')} brings it back to the link"
-        )
-    for key, told in engine.state.answers("provisional/").items():
-        answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
-        if answer is None:
-            notes.append(
-                f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers"
-            )
-        elif "version" in answer and told["at"] >= engine.began:  # news to who saw version 0, to nobody else
-            notes.append(
-                f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}"
-            )
-    for role in engine.link.tracked:
-        applier = engine.applier(role)
-        notes += filter(None, [applier.about_ids()])
-        notes += applier.overflow.summary()
-    for leftover in links.leftovers(engine.link):
-        notes.append(leftover)
-    notes += [] if fresh else standing.notes(engine)
-    notes += spill.mentioned(engine.link)
-    running = ui.note(engine.link)
-    return [*notes, *([running] if running else []), *service.notes(engine)]
 
 
 _session = Session()

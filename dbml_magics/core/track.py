@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,9 @@ from mlflow.utils.autologging_utils import (
 from dbml_magics import results
 from dbml_magics.core import pages, registry, runs
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.session import destination
 from dbml_magics.core.source import masked_text
-from dbml_magics.core.tracking import entry
+from dbml_magics.core.status import destination
+from dbml_magics.core.tracking import job_run
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.registrations import answer_key
@@ -40,7 +40,6 @@ from dbml_magics.hints import say
 from dbml_magics.rendering import listing
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
     from dbml_magics.live_results import RunProgress
 
 _CURVE_POINTS = 60
@@ -57,7 +56,7 @@ class Track:
 
     def __init__(
         self,
-        session: Session,
+        remember: Callable[[str], None],
         engine: Engine,
         run: Any,
         register: str | None,
@@ -66,7 +65,7 @@ class Track:
         ends_all: bool = False,
     ) -> None:
         self.run_id: str = run.info.run_id
-        self._session = session
+        self._remember = remember
         self._engine = engine
         self._register = register
         self._autolog = _Autolog()
@@ -123,7 +122,7 @@ class Track:
         """Register the closed run's model if that was asked, and sum it up; raises as :meth:`end` does."""
         status, trouble = self._status or "RUNNING", self._trouble
         if status == "FINISHED":
-            self._session.last_run = self.run_id
+            self._remember(self.run_id)
             trouble = self._register_model() or trouble
         self._wait_a_moment()
         summary = self._sum_up(status)
@@ -256,7 +255,7 @@ class _Autolog:
 
 
 def begin(
-    session: Session,
+    remember: Callable[[str], None],
     engine: Engine,
     name: str | None,
     *,
@@ -271,6 +270,7 @@ def begin(
 ) -> Track:
     """Begin a run. Raises RunActive, BadName, BadCommand.
 
+    ``remember`` is told of the run once it has ended well.
     ``unended`` (leave or end) is for runs that begin meanwhile, in threads say, and go on when it has ended.
 
     An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the
@@ -294,13 +294,13 @@ def begin(
     if active is None:
         joined = os.environ.get(_RUN_VARIABLE)
         if nested:  # under the run that this process was begun for
-            joined, parent = None, joined or entry.JOB_RUN
+            joined, parent = None, joined or job_run.JOB_RUN
     anothers = joined is not None and is_anothers(engine.journal, joined, engine.state.run(joined))
     try:
         if joined is None:
             experiment_id = _experiment_id(engine, experiment)
         else:
-            experiment_id, entry.JOB_RUN = None, joined
+            experiment_id, job_run.JOB_RUN = None, joined
         all_tags = {**_git_tags(), **(tags or {})}
         with (
             deferred(lambda: begun[0].close("KILLED") if begun else None),
@@ -315,7 +315,7 @@ def begin(
                 log_system_metrics=None,
             )
             note = _of_joined(run, name, experiment) if anothers else None
-            track = Track(session, engine, run, register, note, ends_all=unended == "end")
+            track = Track(remember, engine, run, register, note, ends_all=unended == "end")
             begun.append(track)
             track.switch_autologging(autolog)
             _log_params(track.run_id, params)

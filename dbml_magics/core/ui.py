@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dbml_magics import environment, results
-from dbml_magics.core import pages, processes
+from dbml_magics.core import processes
+from dbml_magics.core.azure import studio
 from dbml_magics.core.link import Link, WorkspaceSpec, masked
 from dbml_magics.errors import ServerFailed
 from dbml_magics.hints import place, say
@@ -247,9 +248,7 @@ def address(spec: WorkspaceSpec) -> str | None:
 def _page(spec: WorkspaceSpec) -> results.UiPage:
     if spec.kind == "mlflow":
         return results.UiPage(spec.role, masked(spec.uri), "its own")
-    address = (
-        _databricks_page(spec.uri) if spec.kind == "databricks" else pages.in_studio(spec, "/experiments")
-    )
+    address = _databricks_page(spec.uri) if spec.kind == "databricks" else studio.page(spec, "/experiments")
     return results.UiPage(spec.role, address, "its own" if address else "its address is not known here")
 
 

@@ -7,7 +7,7 @@ import operator
 from array import array
 from dataclasses import replace
 
-from dbml_magics.core.session import destination
+from dbml_magics.core.status import destination
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.view import RunView, Series
 from dbml_magics.live_results import LiveMetric, RunProgress

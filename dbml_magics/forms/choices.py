@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbml_magics.errors import DbmlError
 from dbml_magics.foreign_text import is_plain
+from dbml_magics.variables import variables
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -116,9 +117,7 @@ def source(
     def experiments(_values: Values) -> list[str]:
         return list(session().known_experiments())
 
-    def variables(_values: Values) -> list[str]:
-        from dbml_magics.completion import variables
-
+    def variable(_values: Values) -> list[str]:
         return [f"${name}" for name in variables(namespace)]
 
     def of_kind(values: Values) -> list[str]:
@@ -155,7 +154,7 @@ def source(
         "deployable": deployable,
         "endpoint": endpoints,
         "experiment": experiments,
-        "variable": variables,
+        "variable": variable,
         "of kind": of_kind,
         "subscription": subscriptions,
         "resource group": groups,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from dbml_magics.commands import COMMANDS
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.style import STYLE
@@ -27,16 +26,18 @@ class Panel:
 
     def __init__(
         self,
+        commands: Mapping[str, Command],
         session: Callable[[], Session],
         namespace: Mapping[str, Any],
         *,
         tab: str = "link",
         command: str | None = None,
     ) -> None:
+        self._commands = commands
         self._session = session
         self._namespace = namespace
         self._forms: dict[str, CommandForm] = {}
-        names = [name for name in tabs.TABS if tabs.commands_of(name, COMMANDS)]
+        names = [name for name in tabs.TABS if tabs.commands_of(name, commands)]
         self._tabs = _chooser(names, tab, "Tab", "dbml-tabs")
         self._tabs.observe(lambda change: self._show_tab(change["new"]), names="value")
         self._inner = widgets.VBox()
@@ -49,11 +50,11 @@ class Panel:
     def form(self, name: str) -> CommandForm:
         """Return a command's form."""
         if name not in self._forms:
-            self._forms[name] = CommandForm(COMMANDS[name], self._session, self._namespace, self._ran)
+            self._forms[name] = CommandForm(self._commands[name], self._session, self._namespace, self._ran)
         return self._forms[name]
 
     def _show_tab(self, tab: str, command: str | None = None) -> None:
-        names = [each.name for each in tabs.commands_of(tab, COMMANDS)]
+        names = [each.name for each in tabs.commands_of(tab, self._commands)]
         self._tell_state()
         chosen = command if command in names else names[0]
         place = widgets.VBox()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dbml_magics.parser import Command, Option
 
 __all__ = ["PRUNES", "TABS", "commands_of", "front", "is_needed", "needs_confirming", "tab_of"]
@@ -33,7 +35,7 @@ PRUNES = frozenset({"sync"})
 """Commands that delete in a workspace what the other one lacks; its name is typed for that."""
 
 
-def commands_of(tab: str, known: dict[str, Command]) -> list[Command]:
+def commands_of(tab: str, known: Mapping[str, Command]) -> list[Command]:
     """Return a tab's commands."""
     return [known[name] for name in TABS[tab] if name in known]
 

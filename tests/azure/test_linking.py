@@ -10,7 +10,6 @@ import pytest
 import requests
 
 import dbml_magics as dbml
-from dbml_magics.core import pages
 from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
@@ -204,7 +203,7 @@ def test_sovereign_clouds_have_a_studio_of_their_own(
     workspace = WorkspaceId(*names.values())
     told = (("studio", str(found.studio)), ("tenant", "t-1"))
     spec = WorkspaceSpec("azureml", workspace.uri(host), settings=told)
-    page = pages.in_studio(spec, "/runs/r-1")
+    page = studio.page(spec, "/runs/r-1")
     assert page == f"{studio}/runs/r-1?wsid={workspace.studio_id}&tid=t-1"
 
 

@@ -25,7 +25,7 @@ from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.overflow import ARTIFACT, Overflow, _item
 from dbml_magics.core.workspaces import limits as table
 from dbml_magics.core.workspaces import rates, rest
-from dbml_magics.core.workspaces.base import connect
+from dbml_magics.core.workspaces.connecting import connect
 from dbml_magics.core.workspaces.limits import BY_KIND, SOURCES, Limits
 from dbml_magics.core.workspaces.rates import RateLimiter, backfill
 from tests.conftest import Proxies, Servers

@@ -295,7 +295,7 @@ def test_choices_that_cannot_be_looked_up_say_why_and_can_be_tried_again(fake: F
 
 def test_the_panel_says_what_is_linked_and_makes_forms_when_they_are_shown(fake: FakeSession) -> None:
     fake.linked = False
-    panel = Panel(lambda: fake, {}, tab="link")  # type: ignore[arg-type,return-value]
+    panel = Panel(COMMANDS, lambda: fake, {}, tab="link")  # type: ignore[arg-type,return-value]
     assert "Not linked" in panel.state.value
     assert set(panel._forms) == {"link"}
     made = panel.form("link")

@@ -184,6 +184,6 @@ def _used(engine: Engine | None, link: Link, role: str) -> Known:
 def _connected(engine: Engine | None, link: Link, role: str) -> Workspace:
     if engine is not None:
         return engine.workspaces[role]
-    from dbml_magics.core.workspaces.base import connect
+    from dbml_magics.core.workspaces.connecting import connect
 
     return connect(link.spec(role))

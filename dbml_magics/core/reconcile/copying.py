@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
@@ -20,6 +20,7 @@ from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_poi
 from dbml_magics.core.reconcile.experiments import contested, experiment_tags
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
+from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import made_for
@@ -31,9 +32,6 @@ from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.differences import ABSENT, Difference
-
-if TYPE_CHECKING:
-    from dbml_magics.core.reconcile.mender import Mender
 
 _PATIENCE_S = 600.0  # for a big run's copy
 _OVERFLOW_S = 60.0  # for the file of what a workspace does not take
@@ -56,12 +54,12 @@ class _UnderWay:
 class Copier:
     """Copies to the target; an earlier try's beginning is gone on with."""
 
-    def __init__(self, mender: Mender) -> None:
-        self.mender = mender
-        self.survey = mender.survey
-        self.state = mender.state
-        self.source = mender.source
-        self.target = mender.target
+    def __init__(self, mending: Mending) -> None:
+        self.mending = mending
+        self.survey = mending.survey
+        self.state = mending.state
+        self.source = mending.source
+        self.target = mending.target
         self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
         self._copying = threading.Lock()
         self._under_way: dict[str, _UnderWay] = {}
@@ -80,7 +78,7 @@ class Copier:
             applier.remember_run(key, self.target.get_run(run_id))
         buried: Buried = []
         for part in within(applier.overflow.sift(key, run_id, batch), applier.limits):
-            self.mender.write(partial(applier._send, key, run_id, part, False, buried))
+            self.mending.write(partial(applier._send, key, run_id, part, False, buried))
         if buried:
             causes = self.causes.setdefault(key, {})
             causes |= {(_ITEMS[op[0]], str(op[1])): cause for op, cause in buried}
@@ -132,7 +130,7 @@ class Copier:
         overflow = self.target.applier.overflow
         if key not in overflow.unwritten():
             return
-        courier = self.mender.engine.couriers[self.target.role]
+        courier = self.mending.engine.couriers[self.target.role]
         with courier._work_lock, call_timeout(_OVERFLOW_S):
             overflow.write_due(lambda run: run != key, at_once=True)
         if key not in overflow.unwritten() and self.state.run(key) is None:
@@ -163,7 +161,7 @@ class Copier:
                 file = file.rename(Path(renamed, posixpath.basename(goal)))
             if file.name == "MLmodel":
                 file.write_text(self._visible_ids(file.read_text(encoding="utf-8")), encoding="utf-8")
-            self.mender.write(lambda: self.target.applier.upload(owner, goal, file))
+            self.mending.write(lambda: self.target.applier.upload(owner, goal, file))
 
     def _visible_ids(self, text: str) -> str:
         """Replace the source's own ids of runs and models in an MLmodel by those that the user knows."""
@@ -228,7 +226,7 @@ class Copier:
             self.state.set_answer(self._awake(key), True)
         if made is None:
             user, start = source.info.user_id, source.info.start_time
-            made = self.mender.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
+            made = self.mending.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
         own = self._runs[key] = str(made.info.run_id)
         applier.remember_run(key, made)
         if not new:
@@ -246,14 +244,14 @@ class Copier:
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
             key, source, made = copies.pop(0)
-            self._mend(lambda: self.attach(key, made, self.mender.lacking(source, made)))  # noqa: B023 - at once
+            self._mend(lambda: self.attach(key, made, self.mending.lacking(source, made)))  # noqa: B023 - at once
             for model in self._models_of(source, key):
                 self._mend(partial(self.send_scores, model, model.points))
             ended.append((key, source, made))
         # The end comes last: a copy that was cut short is known by its status.
         for key, source, made in ended:
             own, status = made.info.run_id, RunStatus.from_string(source.info.status)
-            write, store = self.mender.write, self.target.store
+            write, store = self.mending.write, self.target.store
             write(partial(store.update_run_info, own, status, source.info.end_time, None))
             if source.info.lifecycle_stage == "deleted":
                 write(partial(store.delete_run, own))
@@ -276,11 +274,11 @@ class Copier:
             return
         store = self.target.store
         self.state.set_answer(self._awake(key), True)
-        self.mender.write(lambda: store.restore_run(run_id))
+        self.mending.write(lambda: store.restore_run(run_id))
         try:
             yield
         finally:
-            self.mender.write(lambda: store.delete_run(run_id))
+            self.mending.write(lambda: store.delete_run(run_id))
             self.state.forget_answer(self._awake(key))
 
     # --- what hangs on a run
@@ -297,7 +295,7 @@ class Copier:
         for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
             self.bring_model(model)
         with self.awake(key, run_id):
-            self.mender.write(partial(attach, applier, key, run_id, lacking))
+            self.mending.write(partial(attach, applier, key, run_id, lacking))
 
     def bring_model(self, key: str) -> None:
         """Copy a logged model to the target unless it is known there. Raises MlflowException."""
@@ -306,7 +304,7 @@ class Copier:
         found = self.source.model(self.source.own_model(key))
         if found is None:
             raise MlflowException.invalid_parameter_value(f"{self.source.role} has no logged model {key}")
-        known = self.mender.engine.state.identity
+        known = self.mending.engine.state.identity
         here = [p for p in found.points if not p.run or known(self.target.role, "run", p.run) is not None]
         # A base model has points of many runs, which nobody asked for: they come when their runs do.
         self._copy_with_scores(found, here)
@@ -317,7 +315,7 @@ class Copier:
 
     def _mend(self, do: Any) -> None:
         """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
-        self.mender.mended(lambda: Fix("", do))
+        self.mending.mended(lambda: Fix("", do))
 
     def _tags_there(self, key: str, source: Run) -> dict[str, str]:
         tags = {k: v for k, v in source.data.tags.items() if not k.startswith(("dbml_", "azureml."))}
@@ -336,7 +334,7 @@ class Copier:
             if new or name not in made.data.metrics:
                 lacking[name] = None
                 continue
-            points = self.mender.comparer.points(self.source, source, self.target, made, name)
+            points = self.mending.comparer.points(self.source, source, self.target, made, name)
             if points.only_first:
                 lacking[name] = points.only_first
         self.send_points(key, source, made, lacking, batch)
@@ -344,10 +342,10 @@ class Copier:
     def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
         theirs: Files = {}
         if new:
-            ours = self.mender.comparer.files_of(self.source, source)
+            ours = self.mending.comparer.files_of(self.source, source)
             ours = folded(ours, ()) if self.source.writes_once else ours
         else:
-            ours, theirs = self.mender.files(source, made)
+            ours, theirs = self.mending.files(source, made)
         repository = self.source.applier.workspace.artifacts(source.info.artifact_uri)
         for path, here, _ in unlike_files(ours, theirs):
             if here is not ABSENT:
@@ -389,7 +387,7 @@ class Copier:
                 return str(known)
             self._refuse_contested(pair)
             tags = experiment_tags(origin)
-            made = str(self.mender.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
+            made = str(self.mending.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
             first = self.survey.first
             visible = first.applier.experiments.visible(own[first.role])
@@ -397,7 +395,7 @@ class Copier:
             self.state.set_identity(
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
-            self.mender.engine.remember_experiment(visible, pair.name, tags)
+            self.mending.engine.remember_experiment(visible, pair.name, tags)
             if deleted:
                 self._end_experiment_later(made)
             return made
@@ -410,7 +408,7 @@ class Copier:
         for place in self.state.answers(self._awake("experiment/")):
             own, store = place.rpartition("/")[2], self.target.store
             if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
-                self.mender.write(partial(store.delete_experiment, own))
+                self.mending.write(partial(store.delete_experiment, own))
             self.state.forget_answer(place)
 
     def _refuse_contested(self, pair: ExperimentPair) -> None:
@@ -427,20 +425,20 @@ class Copier:
     def models(self) -> Iterator[Outcomes]:
         """Mend the logged models in scope."""
         for key, first, second in models_in_scope(self.survey):
-            ours, theirs = (first, second) if self.mender.forwards else (second, first)
+            ours, theirs = (first, second) if self.mending.forwards else (second, first)
             either = first or second
             assert either is not None
             try:
-                found = list(self.mender.comparer.model(key, first, second))
+                found = list(self.mending.comparer.model(key, first, second))
             except Exception as error:
                 yield unread(self.survey.unread(either.run, either.name, error))
                 continue
             outcomes: Outcomes = [
-                (difference, self.mender.mended(partial(self._plan_model, difference, ours, theirs)))
+                (difference, self.mending.mended(partial(self._plan_model, difference, ours, theirs)))
                 for difference in found
             ]
-            if first is not None and second is not None and not self.mender.rehearse:
-                self.mender.agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+            if first is not None and second is not None and not self.mending.rehearse:
+                self.mending.agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
             if outcomes:
                 yield outcomes
 
@@ -473,10 +471,10 @@ class Copier:
             status = ours.facts["status"]
             return Fix(
                 said,
-                lambda: self.mender.write(lambda: applier._finalize_model("", [0, "F", key, status], False)),
+                lambda: self.mending.write(lambda: applier._finalize_model("", [0, "F", key, status], False)),
             )
         if kind == "tag":
-            return self.mender.fact(
+            return self.mending.fact(
                 f"model/{key}",
                 Difference(difference.run, difference.name, "model", what, difference.values),
                 (ours.facts.get(what), theirs.facts.get(what)),
@@ -494,27 +492,27 @@ class Copier:
             params = {name: ours.facts[what]}
             return Fix(
                 said,
-                lambda: self.mender.write(lambda: applier._model_params("", [0, "P", key, params], False)),
+                lambda: self.mending.write(lambda: applier._model_params("", [0, "P", key, params], False)),
             )
         return Fix(f"a logged model's {kind} cannot be changed there")
 
     def _put_model_file(self, key: str, path: str) -> None:
-        first, second = self.mender.comparer.model_files(key)
-        ours, theirs = (first, second) if self.mender.forwards else (second, first)
+        first, second = self.mending.comparer.model_files(key)
+        ours, theirs = (first, second) if self.mending.forwards else (second, first)
         self.put(self.source.applier.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
 
     def copy_model(self, model: Model) -> None:
         """Copy a logged model with its files; whoever finds it READY finds it whole."""
         applier, key = self.target.applier, model.key
-        write = self.mender.write
+        write = self.mending.write
         told = self._facts_of(model)
         if model.run:
             self.run_at_target(model.run)
         with self._making:
             write(lambda: applier._create_model("", [0, "L", told], True))
         ours = self.source.applier.repository(f"model:{key}")
-        first, second = self.mender.comparer.model_files(key)
-        files, have = (first, second) if self.mender.forwards else (second, first)
+        first, second = self.mending.comparer.model_files(key)
+        files, have = (first, second) if self.mending.forwards else (second, first)
         for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
             if path not in have:
                 self.put(ours, f"model:{key}", path, files, have)
@@ -527,7 +525,7 @@ class Copier:
         for run, points in points_by_run(lacking, model.key, model.run).items():
             if applier.keeps(model.key):
                 with self._making:
-                    self.mender.write(partial(kept_models.note_metrics, applier, points))
+                    self.mending.write(partial(kept_models.note_metrics, applier, points))
                 continue
             run_id = self.run_at_target(run)
             with self.awake(run, run_id):

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from dbml_magics.core.reconcile.experiments import ExperimentMender
+from dbml_magics.core.reconcile.experiment_mender import ExperimentMender
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
 from dbml_magics.core.reconcile.mender import Mender
-from dbml_magics.core.reconcile.registries import RegistryMender
+from dbml_magics.core.reconcile.registry_mender import RegistryMender
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
 from dbml_magics.core.tracking.engine import Engine

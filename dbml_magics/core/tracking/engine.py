@@ -43,7 +43,8 @@ from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
-from dbml_magics.core.workspaces.base import Workspace, connect
+from dbml_magics.core.workspaces.base import Workspace
+from dbml_magics.core.workspaces.connecting import connect
 from dbml_magics.errors import JournalDamaged
 from dbml_magics.hints import say
 from dbml_magics.log_records import logger

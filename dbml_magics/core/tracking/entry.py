@@ -7,22 +7,10 @@ scheme ``dbml`` name these three functions.
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 from typing import Any
 
-JOB_RUN = os.environ.get("MLFLOW_RUN_ID")
-"""The run that was begun for this process; ``mlflow.start_run`` takes it out of the environment."""
-
-
-def _look_again() -> None:
-    """In a forked child: its parent may have named a run for it since its own beginning."""
-    global JOB_RUN
-    JOB_RUN = os.environ.get("MLFLOW_RUN_ID", JOB_RUN)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_look_again)
+from dbml_magics.core.tracking import job_run  # noqa: F401 - read before MLflow forgets it
 
 
 def tracking_store(store_uri: str | None = None, **_: Any) -> Any:

@@ -8,7 +8,6 @@ it. What is logged goes on to an experiment of the user's name, made anew if nee
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +16,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.core.tracking.faults import is_missing
+from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
 
-PROVISIONAL = "900000"  # experiment ids are numbers to MLflow; no server counts this far
 _FRESH_S = 5.0  # how long a look at an experiment holds, unless the workspace was away since
 _KNOWN_RUNS = 100_000
-
-
-def provisional() -> str:
-    """Return an id for an experiment that its workspace has not named, or whose own id means another one."""
-    return PROVISIONAL + str(secrets.randbelow(10**12)).zfill(12)
 
 
 def name_of(experiment: Experiment) -> str:
@@ -83,7 +77,7 @@ class Experiments:
 
     def _known(self, visible: str) -> Identity | None:
         known = self.state.identity(self.role, "experiment", visible)
-        if known is None and self._is_primary and not visible.startswith(PROVISIONAL):
+        if known is None and self._is_primary and not names_nothing_yet(visible):
             return Identity(visible, {})  # it was the primary that named it
         return known
 

@@ -77,7 +77,7 @@ from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking import ends, entry, kept_models
+from dbml_magics.core.tracking import ends, job_run, kept_models
 from dbml_magics.core.tracking.apply import (
     MODEL_TAG,
     MODEL_VERSIONS_TAG,
@@ -89,10 +89,11 @@ from dbml_magics.core.tracking.apply import (
 from dbml_magics.core.tracking.asked import Answer, ask_primary
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.experiments import PROVISIONAL, own_tags, provisional
+from dbml_magics.core.tracking.experiments import own_tags
 from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
+from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.model_points import as_a_server_keeps, each_once, placed
 from dbml_magics.core.tracking.not_numbers import compared_metrics, with_numbers_in
@@ -126,7 +127,7 @@ def _is_others(run: RunView) -> bool:
 
     A job's own run stays so whatever it says; a run that is over is begun anew by who resumes it.
     """
-    return run.status not in TERMINAL or run.run_id in (entry.JOB_RUN, os.environ.get("AZUREML_RUN_ID"))
+    return run.status not in TERMINAL or run.run_id in (job_run.JOB_RUN, os.environ.get("AZUREML_RUN_ID"))
 
 
 def _check_run_id(run_id: str) -> None:
@@ -521,7 +522,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _is_joined(self, run_id: str, known: dict[str, Any]) -> bool:
         """Tell whether MLFLOW_RUN_ID names a run that is another's to end; found out as it is joined."""
-        if run_id != entry.JOB_RUN:
+        if run_id != job_run.JOB_RUN:
             return False
         if run_id not in self._joined:
             self._joined[run_id] = is_anothers(self.engine.journal, run_id, known)
@@ -673,7 +674,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if known is not None:
             return known.actual or None
         if applier.role == self.engine.link.primary:
-            return None if experiment_id.startswith(PROVISIONAL) else experiment_id
+            return None if names_nothing_yet(experiment_id) else experiment_id
         return None
 
     # --- experiments
@@ -1272,7 +1273,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _as_primary(self, given: Any) -> Any:
         """Return arguments with the ids in them as the primary knows them: they differ after an outage."""
         if isinstance(given, str):
-            kind = "run" if _HEX.fullmatch(given) else "experiment" if given.startswith(PROVISIONAL) else None
+            kind = "run" if _HEX.fullmatch(given) else "experiment" if names_nothing_yet(given) else None
             known = self.engine.state.identity(self.engine.link.primary, kind, given) if kind else None
             return known.actual if known else given
         if isinstance(given, TraceInfo):
@@ -1295,11 +1296,6 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         return build, (self.uri,)
-
-
-def names_nothing_yet(experiment_id: str) -> bool:
-    """Tell whether an experiment's id is provisional: no workspace knows it."""
-    return experiment_id.startswith(PROVISIONAL)
 
 
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")

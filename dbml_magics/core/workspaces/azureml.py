@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,10 @@ from urllib.parse import quote
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.rest_utils import MlflowHostCreds
-from mlflow.utils.search_utils import SearchUtils
 
-from dbml_magics.core import pages
-from dbml_magics.core.azure import diagnosis, finding, names
+from dbml_magics.core.azure import diagnosis, finding, names, studio
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.workspaces import rest
 from dbml_magics.core.workspaces.base import Workspace
@@ -36,9 +31,6 @@ if TYPE_CHECKING:
 Judge = Callable[["SignIn", names.WorkspaceId, Any, str, str], Exception | None]
 
 _HISTORY_TRIES = 3
-_CANNOT = re.compile(r"unsupported|not supported|do not support", re.I)
-_METRIC = re.compile(r"(?<![\w.])metrics?\s*\.", re.I)
-_METRIC_PARAM_TAG = re.compile(r"^\W*(metrics?|params?|parameters?|tags?)\b", re.I)
 
 
 class AzuremlWorkspace(Workspace):
@@ -150,19 +142,19 @@ class AzuremlWorkspace(Workspace):
     def page(self, experiment_id: str, run_id: str) -> str | None:
         """Return the run's page in the workspace's own studio."""
         del experiment_id
-        return pages.in_studio(self.spec, f"/runs/{quote(run_id)}")
+        return studio.page(self.spec, f"/runs/{quote(run_id)}")
 
     def experiment_page(self, experiment_id: str) -> str | None:
         """Return an experiment's page in the studio."""
-        return pages.in_studio(self.spec, f"/experiments/id/{quote(experiment_id)}")
+        return studio.page(self.spec, f"/experiments/id/{quote(experiment_id)}")
 
     def model_page(self, name: str, version: str) -> str | None:
         """Return a registered version's page in the studio."""
-        return pages.in_studio(self.spec, f"/model/{quote(name)}:{quote(version)}/details")
+        return studio.page(self.spec, f"/model/{quote(name)}:{quote(version)}/details")
 
     def endpoint_page(self, name: str) -> str | None:
         """Return an endpoint's page in the studio."""
-        return pages.in_studio(self.spec, f"/endpoints/realtime/{quote(name)}/detail")
+        return studio.page(self.spec, f"/endpoints/realtime/{quote(name)}/detail")
 
     def notes(self) -> list[str]:
         """Return how it is signed in to, and whether the portal links it too."""
@@ -189,45 +181,3 @@ class AzuremlWorkspace(Workspace):
 
             self._object = workspace_object(self.id, self.sign_in)
         return self._object
-
-
-def filtered_runs(
-    fetch: Callable[[str | None, str | None], PagedList],
-    where: str | None,
-    order_by: list[str] | None,
-    max_results: int,
-    page_token: str | None,
-) -> PagedList:
-    """Search runs that the service cannot sort (or filter) itself: fetch all, then sort, filter, page here.
-
-    ``fetch(filter, token)`` returns one page in the service's own order.
-    """
-    runs: list[Run] = []
-    for native in dict.fromkeys((where, None)):
-        try:
-            runs = list(entries(functools.partial(fetch, native)))
-            break
-        except MlflowException as error:
-            if isinstance(error, Away) or native is None or not _CANNOT.search(str(error)):
-                raise
-    if where and native is None:
-        runs = SearchUtils.filter(runs, where)
-    runs = SearchUtils.sort(runs, order_by)
-    page, token = SearchUtils.paginate(runs, page_token, max_results)
-    return PagedList(page, token)
-
-
-def needs_sorting_here(order_by: list[str] | None) -> bool:
-    """Tell whether an order is one that the service refuses."""
-    return any(_METRIC_PARAM_TAG.match(clause) for clause in order_by or [])
-
-
-def asks_for_metrics(where: str | None, order_by: list[str] | None) -> bool:
-    """Tell whether a search's filter or order looks at metrics."""
-    text = re.sub(r"'[^']*'", "''", where or "")
-    return bool(_METRIC.search(text)) or any(_METRIC.search(clause) for clause in order_by or [])
-
-
-def refused_as_unsupported(error: MlflowException) -> bool:
-    """Tell whether the service says that it cannot search so."""
-    return not isinstance(error, Away) and _CANNOT.search(str(error)) is not None

@@ -21,7 +21,7 @@ from dbml_magics.core.paging import Pages, entries
 from dbml_magics.core.tracking.faults import MissingEndpoint
 from dbml_magics.core.workspaces import rest
 from dbml_magics.core.workspaces.aliases import AliasesAsTags
-from dbml_magics.core.workspaces.azureml import (
+from dbml_magics.core.workspaces.azureml_searches import (
     asks_for_metrics,
     filtered_runs,
     needs_sorting_here,

@@ -1,4 +1,4 @@
-"""A workspace as delivery and the stores see it; ``connect`` makes the right one for a URI."""
+"""A workspace as delivery and the stores see it: an MLflow server, a database, or a folder here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from dbml_magics.core import hosts
 from dbml_magics.core.link import WorkspaceSpec, masked, same_place
 from dbml_magics.core.tracking.faults import WouldRefuse
 from dbml_magics.core.workspaces import places, rest
-from dbml_magics.core.workspaces.imports import let_threads_import
 from dbml_magics.core.workspaces.limits import BY_KIND, Limits
 from dbml_magics.core.workspaces.naming import azureml_experiment_name, azureml_model_name, model_name_behind
 from dbml_magics.core.workspaces.rates import limiter_at
@@ -262,24 +261,6 @@ class LocalWorkspace(Workspace):
         root.mkdir(parents=True, exist_ok=True)
         with _making_tables(root / ".making"):
             return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
-
-
-def connect(spec: WorkspaceSpec) -> Workspace:
-    """Return the adapter for one workspace of a link; opens no connection."""
-    let_threads_import()
-    if spec.local:
-        return LocalWorkspace(spec)
-    if spec.kind == "databricks":
-        from dbml_magics.core.workspaces.databricks import DatabricksWorkspace
-
-        return DatabricksWorkspace(spec)
-    if spec.uri.startswith(("http://", "https://")):
-        return HttpWorkspace(spec)
-    if spec.kind == "azureml":
-        from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
-
-        return AzuremlWorkspace(spec)
-    return Workspace(spec)
 
 
 @contextmanager

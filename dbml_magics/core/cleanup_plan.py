@@ -1,0 +1,71 @@
+"""What a clean-up would do, before anything is deleted, and what it needs of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from dbml_magics.cleanup_results import CleanupItem
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.endpoint_results import Endpoint, EndpointsResult, UndeployResult
+    from dbml_magics.results import UnlinkResult
+
+__all__ = ["Plan", "Session", "Step"]
+
+_ID = 8  # characters of a run's id that are enough to mean it
+
+
+class Session(Protocol):
+    """What a clean-up asks of the session."""
+
+    last_run: str | None
+
+    @property
+    def linked(self) -> bool:
+        """Tell whether there is a link."""
+
+    def engine(self, what: str) -> Engine:
+        """Return the engine of the link. Raises NotLinked."""
+
+    def unlink(self) -> UnlinkResult:
+        """End the link."""
+
+    def endpoints(self, name: str | None = None) -> Endpoint | EndpointsResult:
+        """List the endpoints, or look one up."""
+
+    def undeploy(self, name: str, *, target: str | None, confirm: str | None) -> UndeployResult:
+        """Delete an endpoint."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that goes, and how."""
+
+    item: CleanupItem
+    delete: Callable[[], str | None]
+    """Deletes it, and returns None, or why it stays though nothing failed. Raises what the service says."""
+    last: bool = False  # only when everything before it is gone
+
+
+@dataclass
+class Plan:
+    """All that a clean-up would do."""
+
+    kind: str
+    name: str
+    steps: list[Step]
+    kept: list[CleanupItem] = field(default_factory=list)  # what is named because it stays
+    stays: list[str] = field(default_factory=list)  # what stays billed
+    notes: list[str] = field(default_factory=list)
+    options: str = ""  # further words of the line
+    after: Callable[[], list[str]] = list  # called when all is gone; returns notes
+    id: str = ""  # of a run: its beginning confirms as well as its name
+
+    def confirmed_by(self, typed: str | None) -> bool:
+        """Tell whether what was typed names it: its name, or at least eight characters of a run's id."""
+        if typed is None:
+            return False
+        return typed == self.name or (len(typed) >= _ID and self.id.startswith(typed))

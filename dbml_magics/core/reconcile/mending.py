@@ -1,0 +1,146 @@
+"""A repair's sides and rules: whatever is mended is mended through it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.reconcile.agreed import Agreed
+from dbml_magics.core.reconcile.compare import (
+    Comparer,
+)
+from dbml_magics.core.reconcile.files import Files
+from dbml_magics.core.reconcile.fixes import Fix, Outcome
+from dbml_magics.core.reconcile.pairs import RunPair
+from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.survey import Survey
+from dbml_magics.core.tracking.apply import cause_of
+from dbml_magics.core.tracking.attached import Attached
+from dbml_magics.core.tracking.faults import Away, EndlessListing, settle
+from dbml_magics.differences import ABSENT, Difference
+
+
+class Mending:
+    """One repair: what is compared, which side is mended, and how each thing is.
+
+    With ``rehearse`` nothing is done: the outcomes that are good are those that would delete something.
+    """
+
+    def __init__(
+        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, rehearse: bool = False
+    ) -> None:
+        self.survey = survey
+        self.engine = survey.engine
+        self.state = survey.engine.state
+        self.agreed = Agreed(self.state)
+        self.source = next(s for s in survey.sides if s.role == (source or survey.first.role))
+        self.target = next(s for s in survey.sides if s is not self.source)
+        self.one_way = source is not None
+        self.prune = prune
+        self.rehearse = rehearse
+        self.comparer = Comparer(*survey.sides, survey.unread, deep=deep)
+        self.trying = threading.local()  # whether this thread's run will be tried again
+
+    @property
+    def forwards(self) -> bool:
+        """Tell whether the primary is the source."""
+        return self.source is self.survey.first
+
+    def of(self, side: Side, pair: RunPair) -> Run | None:
+        """Return one side's form of a run."""
+        return pair.first if side is self.survey.first else pair.second
+
+    def write(self, write: Callable[[], Any]) -> Any:
+        """Make one write at the target, counted; a write is not tried again before both were compared."""
+        with self.target._lock:
+            self.target.requests += 1
+        return write()
+
+    def mended(self, plan: Callable[[], Fix]) -> Outcome:
+        """Mend one thing; what goes wrong with it does not stop the others.
+
+        Raises Away where a workspace is, and where the run will be tried again from the start.
+        """
+        try:
+            fix = plan()
+            if self.rehearse:
+                return Outcome(fix.deletes, "would be deleted")
+            return fix.carry_out(prune=self.prune)
+        except Exception as error:
+            settled = settle(error)
+            again = getattr(self.trying, "again", False) and not isinstance(settled, EndlessListing)
+            if isinstance(settled, Away) and again:
+                raise settled from error
+            if isinstance(settled, (MlflowException, OSError)) and not isinstance(settled, Away):
+                return Outcome(False, f"{self.target.role} refused it: {cause_of(settled)}")
+            return Outcome(False, self.survey.unread("", "", error).cause)
+
+    def files(self, source: Run, target: Run) -> tuple[Files, Files]:
+        """Return a run's files at the source and at the target."""
+        first, second = (source, target) if self.forwards else (target, source)
+        found = self.comparer.run_files(first, second)
+        return found if self.forwards else (found[1], found[0])
+
+    def lacking(self, source: Run, target: Run) -> Attached:
+        """Return what hangs on the source's form of a run and not on the target's, as they are now.
+
+        A search does not say which models a run took.
+        """
+        source, target = (
+            side.get_run(run.info.run_id) for side, run in ((self.source, source), (self.target, target))
+        )
+        first, second = (source, target) if self.forwards else (target, source)
+        ours, theirs = self.comparer.attached(first, second)
+        return ours.without(theirs) if self.forwards else theirs.without(ours)
+
+    def said(self, back: bool, difference: Difference) -> str:
+        """Return what was done in words; where both differ both values are shown."""
+        if back:
+            return f"edited in {self.target.role}: carried to {self.source.role}"
+        here = difference.values.get(self.source.role, ABSENT)
+        there = difference.values.get(self.target.role, ABSENT)
+        both = f": {here!r} (it was {there!r})" if there is not ABSENT else ""
+        return f"as in {self.source.role}{both}"
+
+    # --- facts of experiments, models and versions
+
+    def fact(
+        self,
+        place: str,
+        difference: Difference,
+        values: tuple[str | None, str | None],
+        write: Callable[[Side, str], Any],
+        delete: Callable[[Side], Any],
+    ) -> Fix:
+        """Plan for something that people edit in either portal: its values at the source and the target.
+
+        An edit at the target alone is carried to the source; where both were edited the source wins.
+        """
+        key, (ours, theirs) = difference.key, values
+        if not self.one_way and self.agreed.edited_there(place, key, ours, theirs):
+            assert theirs is not None
+            return Fix(
+                self.said(True, difference), partial(self._set, place, key, self.source, theirs, write)
+            )
+        if ours is None:
+            too = (self.agreed.of(place) or {}).get(key) is not None
+            why = f"deleted in {self.source.role}" if too else f"in {self.target.role} alone"
+
+            def remove() -> None:
+                self.write(lambda: delete(self.target))
+                self.agreed.set(place, key, None)
+
+            return Fix.deletion(self.target.role, why, remove, too=too)
+        return Fix(self.said(False, difference), partial(self._set, place, key, self.target, ours, write))
+
+    def _set(self, place: str, key: str, side: Side, value: str, write: Callable[[Side, str], Any]) -> None:
+        if side is self.target:
+            self.write(lambda: write(side, value))
+        else:
+            side.ask(lambda: write(side, value))
+        self.agreed.set(place, key, value)

@@ -1,0 +1,251 @@
+"""Mending what differs in registered models and versions, from the source to the target."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from mlflow.entities.model_registry import (
+    ModelVersionTag,
+    RegisteredModelTag,
+)
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
+from dbml_magics.core.reconcile.mender import Mender
+from dbml_magics.core.reconcile.registries import (
+    ModelPair,
+    Registered,
+    Registries,
+    Version,
+    VersionPair,
+    alias_fact,
+    canonical,
+    complete,
+    lone_difference,
+    model_differences,
+    version_differences,
+)
+from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.tracking.registrations import TWIN_TAG, answer_key
+from dbml_magics.differences import Difference
+
+_PAGE = 1000
+_NAMES_PAGE = 100
+_OURS = ("dbml_", "mlflow.", "azureml.")
+_DESCRIPTION = "description"
+_STAGE = "stage"
+_PROMPT_TAG = "mlflow.prompt.is_prompt"
+_OF_MODEL = re.compile(r"^models:/(m-[^/]+)$|/models/(m-[^/]+)/artifacts/?$")
+_OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
+_OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")
+MODEL = "registered model"
+Told = Callable[[str, str, str, str, Any, Any], Difference]
+Facts = dict[str, str | None]
+
+
+class RegistryMender:
+    """Mends registered models and versions, from the source's registry to the target's."""
+
+    def __init__(self, mender: Mender, read: Callable[[], Registries | None]) -> None:
+        self.mender = mender
+        self.source = mender.source
+        self.target = mender.target
+        self.read = read
+
+    def all(self) -> Iterator[Outcomes]:
+        """Mend what is in scope; versions first, for aliases point at them."""
+        found = self.read()
+        if found is None:
+            return
+        mender, told = self.mender, self.mender.comparer.difference
+        yield from map(unread, found.troubles)
+        registered_some = False
+        for pair in found.versions:
+            outcomes = [
+                (d, mender.mended(partial(self._version, d, pair, found)))
+                for d in version_differences(pair, told)
+            ]
+            registered_some |= any(outcome.good and not d.key for d, outcome in outcomes)
+            if outcomes:
+                yield outcomes
+        for one, other in found.lone:
+            difference = lone_difference(one, other, told)
+            outcome = mender.mended(partial(self._lone, one, other))
+            registered_some |= outcome.good
+            yield [(difference, outcome)]
+        if registered_some and not mender.rehearse:
+            found = self.read() or found
+        for model in found.models:
+            outcomes = [
+                (d, mender.mended(partial(self._model, d, model))) for d in model_differences(model, told)
+            ]
+            if outcomes:
+                yield outcomes
+        if not mender.rehearse:
+            found.note_agreed(mender.agreed)
+
+    @staticmethod
+    def _registry(side: Side) -> Any:
+        return side.applier.workspace.registry
+
+    def _lone(self, first: Registered | None, second: Registered | None) -> Fix:
+        ours = first if self.mender.forwards else second
+        role = self.target.role
+        if ours is None:
+            return Fix(f"in {role} alone; --from {role} copies it")
+        registry, write = self._registry(self.target), self.mender.write
+
+        def make() -> None:
+            whole = complete(self.source, ours) or ours
+            tags = [RegisteredModelTag(k, v) for k, v in whole.tags.items()]
+            write(lambda: registry.create_registered_model(whole.name, tags, whole.description or None))
+
+        return Fix(f"made in {role}", make)
+
+    def _version(self, difference: Difference, pair: VersionPair, found: Registries) -> Fix:
+        """Plan for a version; a registry takes none under another's number, so twins only match."""
+        ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+        role, what = self.target.role, difference.key
+        if ours is None:
+            return Fix(f"in {role} alone; --from {role} registers it")
+        if theirs is None:
+            return Fix(f"registered in {role}", partial(self._register, ours, found))
+        if what in ("run", "model", "status"):
+            return Fix(f"a registered version's {what} cannot be changed")
+        at = {self.source: ours, self.target: theirs}
+
+        def write(side: Side, value: str) -> None:
+            own = at[side]
+            if what == _DESCRIPTION:
+                self._registry(side).update_model_version(own.name, own.number, value)
+                return
+            if what == _STAGE:
+                self._registry(side).transition_model_version_stage(own.name, own.number, value, False)
+                return
+            tag = ModelVersionTag(what.removeprefix("tag "), value)
+            self._registry(side).set_model_version_tag(own.name, own.number, tag)
+
+        def delete(side: Side) -> None:
+            own = at[side]
+            if what == _DESCRIPTION:
+                self._registry(side).update_model_version(own.name, own.number, "")
+                return
+            self._registry(side).delete_model_version_tag(own.name, own.number, what.removeprefix("tag "))
+
+        return self.mender.fact(pair.place, difference, (ours.said(what), theirs.said(what)), write, delete)
+
+    def _model(self, difference: Difference, pair: ModelPair) -> Fix:
+        ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+        if difference.kind == "alias":
+            return self._alias(difference, pair, {self.source: ours, self.target: theirs})
+        names, what = {self.source: ours.name, self.target: theirs.name}, difference.key
+
+        def write(side: Side, value: str) -> None:
+            if what == _DESCRIPTION:
+                self._registry(side).update_registered_model(names[side], value)
+                return
+            tag = RegisteredModelTag(what.removeprefix("tag "), value)
+            self._registry(side).set_registered_model_tag(names[side], tag)
+
+        def delete(side: Side) -> None:
+            if what == _DESCRIPTION:
+                self._registry(side).update_registered_model(names[side], "")
+                return
+            self._registry(side).delete_registered_model_tag(names[side], what.removeprefix("tag "))
+
+        return self.mender.fact(
+            pair.place, difference, (ours.facts.get(what), theirs.facts.get(what)), write, delete
+        )
+
+    def _alias(self, difference: Difference, pair: ModelPair, at: dict[Side, Registered]) -> Fix:
+        alias = difference.key
+        first, second = pair.pointed(alias)
+        ours, theirs = (first, second) if self.mender.forwards else (second, first)
+        source, target = self.source.role, self.target.role
+        gone = pair.dangling(alias)[0 if self.mender.forwards else 1]
+        if gone:
+            return Fix(f"points at a version that is gone in {source}: nothing can be carried over")
+        if ours is None and alias in at[self.source].aliases:
+            return Fix(f"points at a version that is in {source} alone")
+        if ours is None and theirs is not None and None in (theirs.first, theirs.second):
+            return Fix(f"in {target} alone, at a version that {source} has not")
+        if ours is not None and None in (ours.first, ours.second):
+            return Fix(f"its version is not registered in {target}")
+        wanted = {p.place: p for p in (ours, theirs) if p is not None}
+
+        def write(side: Side, place: str) -> None:
+            there = wanted[place]
+            own = there.first if side is self.mender.survey.first else there.second
+            assert own is not None
+            self._registry(side).set_registered_model_alias(at[side].name, alias, own.number)
+
+        def delete(side: Side) -> None:
+            self._registry(side).delete_registered_model_alias(at[side].name, alias)
+
+        renamed = Difference(difference.run, difference.name, "alias", alias_fact(alias), difference.values)
+        return self.mender.fact(pair.place, renamed, (canonical(ours), canonical(theirs)), write, delete)
+
+    def _register(self, ours: Version, found: Registries) -> None:
+        """Register a version's twin, its files carried over first if need be."""
+        source, state = self.source, self.mender.state
+        registrations, registry = self.target.applier.registrations, self._registry(source)
+        twin = registrations.place(source.role, ours.name, ours.number)
+        key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
+        made_of = self._source(ours, found)
+        told = {
+            "key": key,
+            "name": ours.name,
+            "tags": ours.tags,
+            "run": ours.run or None,
+            "description": ours.description or None,
+            "source": made_of,
+            "to": [source.role, self.target.role],
+        }
+        if ours.run:
+            self.mender.copier.run_at_target(ours.run)
+        if made_of["kind"] == "model":
+            self.mender.copier.bring_model(made_of["id"])
+        made = self.mender.write(lambda: registrations._register(told, True, twin))
+        if ours.key:
+            state.set_answer(answer_key(ours.key, self.target.role), made)
+        if ours.stage:
+            self._set_stage(made["name"], made["version"], ours.stage)
+        tag = ModelVersionTag(TWIN_TAG, registrations.place(self.target.role, made["name"], made["version"]))
+        source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, tag))
+
+    def _set_stage(self, name: str, number: str, stage: str) -> None:
+        registry = self._registry(self.target)
+        there = registry.get_model_version(name, number).current_stage
+        if there and there != stage:
+            self.mender.write(lambda: registry.transition_model_version_stage(name, number, stage, False))
+
+    def _source(self, ours: Version, found: Registries) -> dict[str, Any]:
+        """Return what a version was made of, as a registration says it. Raises MlflowException."""
+        if ours.model:
+            return {"kind": "model", "id": ours.model}
+        _, artifacts, path = ours.source.partition("/artifacts/")
+        if ours.run and artifacts and path:
+            return {"kind": "run", "run": ours.run, "path": path}
+        copied = _OF_VERSION.fullmatch(ours.source)
+        if copied is not None:
+            return {"kind": "uri", "uri": self._twin_uri(found, copied[1], copied[2])}
+        if ours.source.startswith(_OWN_PLACES):
+            raise MlflowException.invalid_parameter_value(
+                f"its files are {self.source.role}'s own, in no run or model: {ours.source}"
+            )
+        return {"kind": "uri", "uri": ours.source}
+
+    def _twin_uri(self, found: Registries, name: str, number: str) -> str:
+        """Return the target's own URI of the version that another is a copy of. Raises MlflowException."""
+        renewed = self.read() or found  # it may have been registered just now
+        for pair in renewed.versions:
+            ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+            if ours is not None and ours.place == f"{name}/{number}" and theirs is not None:
+                return f"models:/{theirs.place}"
+        raise MlflowException.invalid_parameter_value(
+            f"it is a copy of {name}/{number}, which is not registered in {self.target.role}"
+        )
