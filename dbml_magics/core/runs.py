@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics import results
 from dbml_magics.core import pages
+from dbml_magics.core.destinations.errors import Away, EndlessListing
+from dbml_magics.core.destinations.naming import check_experiment_name
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, EndlessListing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
-from dbml_magics.core.workspaces.naming import check_experiment_name
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import (
     AmbiguousRun,
     BadCommand,

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
         score_results,
     )
     from dbml_magics.core.azure.finding import AzureWish
+    from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.track import Track
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.workspaces.base import Workspace
     from dbml_magics.differences import RepairResult, VerifyResult
 
 _CHECK_S = 5.0
@@ -1103,8 +1103,8 @@ def _folder() -> str:
 
 def _check(engine: Engine, *, may_be_away: bool) -> None:
     """Ask each workspace once whether it is there and is MLflow; all at the same time."""
-    from dbml_magics.core.tracking.faults import Away, settle
-    from dbml_magics.core.workspaces.rest import call_timeout
+    from dbml_magics.core.destinations.errors import Away, settle
+    from dbml_magics.core.destinations.rest import call_timeout
 
     failures: dict[str, Exception] = {}
 
@@ -1138,8 +1138,8 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
 
 
 def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str]) -> DbmlError:
-    from dbml_magics.core.tracking.faults import Away
-    from dbml_magics.core.workspaces.answers import Foreign
+    from dbml_magics.core.destinations.answers import Foreign
+    from dbml_magics.core.destinations.errors import Away
 
     workspace = engine.workspaces[role]
     place = workspace.place if workspace.kind == "azureml" else links.masked(workspace.uri)

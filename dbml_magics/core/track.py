@@ -25,6 +25,7 @@ from mlflow.utils.autologging_utils import (
 
 from dbml_magics import results
 from dbml_magics.core import pages, registry, runs
+from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.status import destination
@@ -34,7 +35,6 @@ from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
-from dbml_magics.core.workspaces.naming import check_experiment_name
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
 from dbml_magics.hints import say
 from dbml_magics.rendering import listing

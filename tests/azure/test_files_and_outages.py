@@ -14,8 +14,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session as sessions
-from dbml_magics.core.tracking.faults import Away
-from dbml_magics.core.workspaces.connecting import connect
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away
 from tests.infra.wait import eventually
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET

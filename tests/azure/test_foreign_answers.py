@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dbml_magics.core import session as sessions
-from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.core.destinations.errors import Away, settle
 from tests.infra.hostile import WRONG, Hostile
 from tests.standins.azure import AzureStandIn
 

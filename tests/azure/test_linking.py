@@ -14,6 +14,7 @@ from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
 from dbml_magics.core.azure.names import WorkspaceId
+from dbml_magics.core.azure.studio import page as page_in_studio
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.errors import (
     BadLink,
@@ -203,7 +204,7 @@ def test_sovereign_clouds_have_a_studio_of_their_own(
     workspace = WorkspaceId(*names.values())
     told = (("studio", str(found.studio)), ("tenant", "t-1"))
     spec = WorkspaceSpec("azureml", workspace.uri(host), settings=told)
-    page = studio.page(spec, "/runs/r-1")
+    page = page_in_studio(spec, "/runs/r-1")
     assert page == f"{studio}/runs/r-1?wsid={workspace.studio_id}&tid=t-1"
 
 

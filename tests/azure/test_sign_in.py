@@ -25,7 +25,7 @@ from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
 from dbml_magics.core.azure.identity_names import METHODS
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.errors import BadLink, DbmlError, NotPermitted
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_ID, CLIENT_SECRET, TENANT

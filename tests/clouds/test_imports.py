@@ -86,7 +86,7 @@ TRAINING = """
     [
         ("", "waits"),
         (
-            "from dbml_magics.core.workspaces.imports import let_threads_import; let_threads_import()",
+            "from dbml_magics.core.destinations.imports import let_threads_import; let_threads_import()",
             "goes on",
         ),
     ],

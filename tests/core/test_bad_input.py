@@ -21,7 +21,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics import config, disks, errors
 from dbml_magics.core import session
-from dbml_magics.core.workspaces.naming import check_experiment_name
+from dbml_magics.core.destinations.naming import check_experiment_name
 from tests.infra.wait import eventually
 
 
@@ -305,7 +305,7 @@ def test_a_connection_that_this_machine_cannot_make_is_told_as_that() -> None:
     code = """
         import contextlib, os, resource
         import mlflow.exceptions, requests
-        from dbml_magics.core.tracking.faults import settle
+        from dbml_magics.core.destinations.errors import settle
         with contextlib.suppress(requests.RequestException):
             requests.get("http://127.0.0.1:1/")  # imports what it needs
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -24,10 +24,10 @@ from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.core.workspaces.base import Workspace
-from dbml_magics.core.workspaces.connecting import connect
 from tests.conftest import Servers
 from tests.core.linking import arrived, dead_letters, sync
 from tests.infra.hostile import HOLLOW, WEB_PAGE, WRONG, Hostile, redirect

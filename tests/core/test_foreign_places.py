@@ -11,9 +11,9 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.faults import WouldRefuse
-from dbml_magics.core.workspaces.connecting import connect
 from tests.conftest import Servers
 from tests.core.linking import dead_letters
 from tests.infra import plain

@@ -18,16 +18,16 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.destinations import limits as table
+from dbml_magics.core.destinations import rates, rest
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.limits import BY_KIND, SOURCES, Limits
+from dbml_magics.core.destinations.rates import RateLimiter, backfill
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.core.tracking.apply import Batch, within
-from dbml_magics.core.tracking.faults import Away
 from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.overflow import ARTIFACT, Overflow, _item
-from dbml_magics.core.workspaces import limits as table
-from dbml_magics.core.workspaces import rates, rest
-from dbml_magics.core.workspaces.connecting import connect
-from dbml_magics.core.workspaces.limits import BY_KIND, SOURCES, Limits
-from dbml_magics.core.workspaces.rates import RateLimiter, backfill
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mlflow.entities import FileInfo
 from mlflow.store.entities.paged_list import PagedList
 
+from dbml_magics.core.destinations.errors import EndlessListing
 from dbml_magics.core.paging import entries, files_below
-from dbml_magics.core.tracking.faults import EndlessListing
 
 _counter = itertools.count()
 ENDLESS: dict[str, Callable[[str | None], PagedList]] = {

@@ -14,9 +14,9 @@ from requests.utils import get_environ_proxies, select_proxy
 import dbml_magics as dbml
 from dbml_magics import errors
 from dbml_magics.core import hosts, session
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.faults import Away
-from dbml_magics.core.workspaces.connecting import connect
 from tests.conftest import Servers
 from tests.core.linking import arrived, sync
 from tests.infra.hostile import WEB_PAGE, Answer, Hostile

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.core.workspaces.connecting import connect
 from tests.databricks.conftest import ADA
 from tests.infra.hostile import HOLLOW, WRONG, Answer, Hostile
 from tests.standins.databricks import Databricks

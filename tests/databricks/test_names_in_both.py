@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbml_magics.core import session as sessions
-from dbml_magics.core.workspaces.naming import azureml_model_name, model_name_behind
+from dbml_magics.core.destinations.naming import azureml_model_name, model_name_behind
 from dbml_magics.errors import Refused
 from tests.azure.test_main_job import natively as natively_at_azure_ml
 from tests.databricks.conftest import ADA

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dbml_magics.core import session as sessions
-from dbml_magics.core.tracking.faults import Away
-from dbml_magics.core.workspaces import databricks_refusals, rest
-from dbml_magics.core.workspaces.connecting import connect
+from dbml_magics.core.destinations import databricks_refusals, rest
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.errors import NotPermitted
 from tests.core.linking import child, finish
 from tests.databricks.conftest import ADA

@@ -17,7 +17,7 @@ import pytest
 import dbml_magics
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.core import session as sessions
-from dbml_magics.core.workspaces.limits import BY_KIND
+from dbml_magics.core.destinations.limits import BY_KIND
 from dbml_magics.errors import NoModel
 from tests.core.linking import sync
 from tests.frontend.conftest import Shell

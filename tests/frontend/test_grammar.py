@@ -65,8 +65,8 @@ def test_every_command_has_help_and_examples_that_parse(command: Command) -> Non
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_found_in_its_own_file(name: str) -> None:
     source = (PACKAGE / "commands" / f"{name}.py").read_text()
-    assert "COMMAND = Command(" in source
-    assert "\ndef run(" in source
+    assert re.search(r"^(COMMAND =|    return) Command\($", source, re.MULTILINE)
+    assert re.search(r"^( {4})?def run\(", source, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)

@@ -28,8 +28,8 @@ def _sending_is_not_noted() -> None:
 
 def _an_outage_loses_a_batch() -> None:
     """Take a batch that could not be sent for delivered."""
+    from dbml_magics.core.destinations.errors import Away
     from dbml_magics.core.tracking.apply import Applier
-    from dbml_magics.core.tracking.faults import Away
 
     real = Applier.batch
 
@@ -60,7 +60,7 @@ def _what_was_left_is_not_in_doubt() -> None:
 
 def _any_answer_counts() -> None:
     """Take whatever is answered with 200 for the service's word."""
-    from dbml_magics.core.workspaces import answers
+    from dbml_magics.core.destinations import answers
 
     answers.read = lambda *_, **__: {}
 

@@ -20,7 +20,7 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
-from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.errors import (
     BadLink,
     DbmlError,

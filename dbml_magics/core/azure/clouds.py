@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dbml_magics.core import hosts
-from dbml_magics.core.tracking.faults import Away, settle
+from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.errors import BadLink
 
 CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"

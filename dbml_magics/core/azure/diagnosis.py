@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException, RestException
 
 from dbml_magics.core.azure import permissions
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 
 if TYPE_CHECKING:
     from dbml_magics.core.azure.identity import SignIn

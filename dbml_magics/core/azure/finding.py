@@ -11,8 +11,8 @@ from dbml_magics.core.azure import clouds, job, names
 from dbml_magics.core.azure.arm import Arm, Found, Progress, Wish
 from dbml_magics.core.azure.identity import SignIn, shared
 from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.link import WorkspaceSpec, checked_uri
-from dbml_magics.core.tracking.faults import Away
 from dbml_magics.errors import BadLink, BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
 
 if TYPE_CHECKING:

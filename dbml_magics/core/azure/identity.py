@@ -21,7 +21,7 @@ from dbml_magics import environment
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.errors import BadLink, NotPermitted
 from dbml_magics.redaction import remember_secrets
 

@@ -16,13 +16,13 @@ import requests
 
 from dbml_magics.config import role_variable
 from dbml_magics.core import hosts
-from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.core.workspaces.answers import Foreign
+from dbml_magics.core.destinations.answers import Foreign
+from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.doctor_results import Finding
 from dbml_magics.errors import DbmlError
 
 if TYPE_CHECKING:
-    from dbml_magics.core.workspaces.base import Workspace
+    from dbml_magics.core.destinations.base import Workspace
 
 __all__ = ["CALL_S", "base_of", "not_fine", "reach", "timed"]
 

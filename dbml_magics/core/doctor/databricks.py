@@ -16,11 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from dbml_magics.core.destinations.errors import EndlessListing
+from dbml_magics.core.destinations.naming import in_catalog
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor.answering import CALL_S, not_fine
 from dbml_magics.core.paging import Pages
-from dbml_magics.core.tracking.faults import EndlessListing
-from dbml_magics.core.workspaces.naming import in_catalog
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.doctor_results import Finding
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from dbml_magics.doctor_results import DoctorResult, Finding
 from dbml_magics.errors import BadUri, NothingRemembered
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.doctor.databricks import Known
     from dbml_magics.core.link import Link
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.workspaces.base import Workspace
 
 __all__ = ["TIME_S", "examine"]
 
@@ -184,6 +184,6 @@ def _used(engine: Engine | None, link: Link, role: str) -> Known:
 def _connected(engine: Engine | None, link: Link, role: str) -> Workspace:
     if engine is not None:
         return engine.workspaces[role]
-    from dbml_magics.core.workspaces.connecting import connect
+    from dbml_magics.core.destinations.connecting import connect
 
     return connect(link.spec(role))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dbml_magics.config import credentials
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor import azure, databricks
 from dbml_magics.core.doctor.answering import CALL_S, base_of, not_fine, reach, timed
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.doctor_results import Finding
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.doctor.databricks import Known
-    from dbml_magics.core.workspaces.base import Workspace
 
 __all__ = ["checks"]
 

@@ -14,16 +14,16 @@ from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.azure.arm import as_error as arm_error
+from dbml_magics.core.destinations.errors import Away, already_exists, is_missing
+from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say, with_option
 from dbml_magics.core.runs import as_error
-from dbml_magics.core.tracking.faults import Away, already_exists, is_missing
 from dbml_magics.core.tracking.registrations import RUN_TAG, TWIN_TAG
-from dbml_magics.core.workspaces.naming import azureml_model_name
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
 
 __all__ = [
     "check_registrable",
@@ -38,7 +38,7 @@ _signatures: dict[str, Mapping[str, Any] | None] = {}  # of a version, which nev
 
 def workspace_of(engine: Engine, written: str) -> AzuremlWorkspace:
     """Return the workspace that is deployed to. Raises BadLink, naming what was ``written``."""
-    from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
     there = engine.workspaces.get("azureml") if "azureml" in engine.link.used else None
     if isinstance(there, AzuremlWorkspace):

@@ -11,9 +11,9 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import registry, runs
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.endpoints.base import Found
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
 
 __all__ = ["fetch", "find", "read_mlmodel"]

@@ -19,12 +19,12 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis
 from dbml_magics.core.azure.arm import as_error
+from dbml_magics.core.destinations.errors import Away, EndlessListing
 from dbml_magics.core.paging import Pages
-from dbml_magics.core.tracking.faults import Away, EndlessListing
 from dbml_magics.errors import DbmlError, Refused, WorkspaceUnreachable
 
 if TYPE_CHECKING:
-    from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
 __all__ = ["API", "Answer", "Rest", "ServiceRefusal", "every", "refused", "words"]
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
 from dbml_magics.core.endpoints.settings import read_config
-from dbml_magics.core.workspaces.naming import azureml_model_name
 from dbml_magics.endpoint_results import (
     Check,
     Deployment,

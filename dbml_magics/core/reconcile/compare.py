@@ -16,11 +16,11 @@ from typing import Any
 
 from mlflow.entities import DatasetInput, Run
 
+from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.sides import Model, Side
 from dbml_magics.core.tracking.attached import Attached, Scored
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.faults import WouldRefuse
 from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
 from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
 from dbml_magics.core.tracking.view import mark

@@ -16,6 +16,8 @@ from typing import Any
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
 from dbml_magics.core.reconcile.experiments import contested, experiment_tags
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
@@ -28,9 +30,7 @@ from dbml_magics.core.reconcile.verify import models_in_scope
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, within
 from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of, points_by_run
-from dbml_magics.core.tracking.faults import Away, settle
 from dbml_magics.core.tracking.view import mark
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.differences import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import runs
+from dbml_magics.core.destinations.rates import backfill
 from dbml_magics.core.reconcile import repair as repairing
 from dbml_magics.core.reconcile import verify as verifying
 from dbml_magics.core.reconcile.survey import Scope
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.workspaces.rates import backfill
 from dbml_magics.differences import Difference, RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, NotConfirmed
 from dbml_magics.foreign_text import one_line

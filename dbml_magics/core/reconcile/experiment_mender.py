@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.entities import Experiment, ExperimentTag
 
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.reconcile.experiments import (
     back,
     differences_of,
@@ -22,7 +23,6 @@ from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
 from dbml_magics.differences import Difference
 
 

@@ -8,13 +8,13 @@ from functools import partial
 
 from mlflow.entities import Experiment
 
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.compare import Comparer
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
 from dbml_magics.differences import ABSENT, LOST, Difference
 from dbml_magics.hints import say
 
@@ -82,7 +82,7 @@ def named_alike(first: Side, one: Experiment, second: Side, other: Experiment) -
     """Tell whether each workspace's naming rule makes one name of the other."""
     if one.name == other.name:
         return True
-    a, b = name_by_rule(first, one), own_name(second, other)
+    a, b = name_by_rule(first, one), name_by_rule(second, other)
     return a == b or other.name in _forms(second, a) or one.name in _forms(first, b)
 
 

@@ -11,6 +11,7 @@ from functools import cache, partial
 from mlflow.entities import Run, RunStatus, RunTag
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.reconcile.agreed import edited_alone
 from dbml_magics.core.reconcile.compare import (
     ALL_FILES,
@@ -29,7 +30,6 @@ from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch
 from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.faults import Away
 from dbml_magics.differences import ABSENT, LOST, UNREAD, Difference
 from dbml_magics.hints import say
 

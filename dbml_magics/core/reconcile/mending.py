@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import Away, EndlessListing, settle
 from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.compare import (
     Comparer,
@@ -21,7 +22,6 @@ from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.attached import Attached
-from dbml_magics.core.tracking.faults import Away, EndlessListing, settle
 from dbml_magics.differences import ABSENT, Difference
 
 

@@ -8,9 +8,9 @@ from functools import partial
 
 from mlflow.entities import Experiment, Run
 
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.experiments import name_of
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 
 
 @dataclass(frozen=True)

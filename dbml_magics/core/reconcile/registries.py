@@ -15,10 +15,10 @@ from mlflow.entities.model_registry import (
 )
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.core.tracking.faults import is_missing
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG
 from dbml_magics.differences import ABSENT, Difference
 
@@ -403,6 +403,7 @@ def alias_fact(alias: str) -> str:
 
 
 def canonical(pair: VersionPair | None) -> str | None:
+    """Return what a version is called alike in both registries."""
     return None if pair is None else pair.place
 
 

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import Away, EndlessListing, MissingEndpoint, is_missing, settle
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
 from dbml_magics.core.tracking.attached import Attached, Scored, attached, scored
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, EndlessListing, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.overflow import ARTIFACT
 
 PAGE = 1000

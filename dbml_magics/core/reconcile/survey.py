@@ -12,11 +12,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.core import runs
+from dbml_magics.core.destinations.errors import Away, EndlessListing, is_missing, settle
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.sides import PAGE, Side
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.faults import Away, EndlessListing, is_missing, settle
 from dbml_magics.core.tracking.kept_models import MODELS_TAG
 from dbml_magics.differences import UNREAD, Difference
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound

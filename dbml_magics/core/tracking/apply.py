@@ -39,20 +39,27 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.destinations.errors import (
+    Away,
+    MissingEndpoint,
+    already_exists,
+    clean,
+    is_missing,
+    settle,
+)
+from dbml_magics.core.destinations.limits import Limits, names_a_limit
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.attached import complete_adopted
 from dbml_magics.core.tracking.experiments import Experiments
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, already_exists, clean, is_missing, settle
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.sendable import is_text, refuse_taken_place
 from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import Mark, dataset_from, mark
-from dbml_magics.core.workspaces.limits import Limits, names_a_limit
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
+from dbml_magics.core.destinations.errors import Away, is_missing, settle
 from dbml_magics.core.paging import standing
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
-from dbml_magics.core.tracking.faults import Away, is_missing, settle
 from dbml_magics.core.tracking.journal import small_file
 from dbml_magics.core.tracking.sendable import (
     refuse_bad_name,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.config import identity_budget_seconds
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.hints import say
 from dbml_magics.log_records import logger
 

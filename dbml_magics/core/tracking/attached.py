@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities import DatasetInput, LoggedModel, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.view import Mark, mark
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics.core.tracking.faults import Blocked
+from dbml_magics.core.destinations.errors import Blocked
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry
 
 if TYPE_CHECKING:

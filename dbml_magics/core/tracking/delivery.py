@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S, linger_seconds, longest_pause_seconds
+from dbml_magics.core.destinations.errors import Away, Blocked, Busy
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
 from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
@@ -30,13 +32,11 @@ from dbml_magics.core.tracking.apply import (
     within,
 )
 from dbml_magics.core.tracking.containers import Containers
-from dbml_magics.core.tracking.faults import Away, Blocked, Busy
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
 from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, answer_key, registration_queue
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL, mark
-from dbml_magics.core.workspaces.rest import call_timeout
 from dbml_magics.errors import JournalError
 from dbml_magics.log_records import logger
 

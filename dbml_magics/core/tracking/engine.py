@@ -27,13 +27,15 @@ from dbml_magics.config import (
     spool_limit_bytes,
     spool_wait_seconds,
 )
+from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
 from dbml_magics.core.tracking.delivery import BATCHED, Courier
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
@@ -43,8 +45,6 @@ from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
-from dbml_magics.core.workspaces.base import Workspace
-from dbml_magics.core.workspaces.connecting import connect
 from dbml_magics.errors import JournalDamaged
 from dbml_magics.hints import say
 from dbml_magics.log_records import logger
@@ -586,7 +586,7 @@ class Engine:
         known = self.state.visible(applier.role, "experiment", actual)
         if known is not None:
             return known
-        from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
+        from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
         there = applier.store.get_experiment(actual)
         name = there.tags.get(EXPERIMENT_TAG, there.name)
@@ -753,7 +753,7 @@ class Engine:
         known = self.state.answer(f"experiment/{experiment_id}")
         if known is None:
             found: Experiment = self.primary.store.get_experiment(experiment_id)
-            from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG
+            from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
             tags = {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
             known = {"name": found.tags.get(EXPERIMENT_TAG, found.name), "tags": tags}

@@ -15,10 +15,10 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from dbml_magics.core.tracking.faults import is_missing
+from dbml_magics.core.destinations.errors import is_missing
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.state import Identity
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, told_apart
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier

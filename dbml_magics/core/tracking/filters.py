@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier

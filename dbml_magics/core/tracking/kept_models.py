@@ -22,8 +22,8 @@ from mlflow.utils.search_utils import SearchLoggedModelsUtils
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.destinations.errors import MissingEndpoint, WouldRefuse, is_missing
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking.faults import MissingEndpoint, WouldRefuse, is_missing
 from dbml_magics.core.tracking.not_numbers import with_numbers
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dbml_magics.config import identity_budget_seconds, longest_pause_seconds
+from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.tracking.faults import Away, settle
-from dbml_magics.core.workspaces.rest import call_timeout
 
 T = TypeVar("T")
 _SHORT_PAUSE_S, _LONG_OUTAGE_S = 4.0, 300.0

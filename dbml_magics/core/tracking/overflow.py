@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, Any
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.tracking.faults import Away, is_missing, settle
-from dbml_magics.core.workspaces.limits import Limits, number_named
+from dbml_magics.core.destinations.errors import Away, is_missing, settle
+from dbml_magics.core.destinations.limits import Limits, number_named
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.destinations.errors import Away, Blocked, Busy, already_exists, is_missing
+from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.attached import attach_output
-from dbml_magics.core.tracking.faults import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import refuse_bad_text
-from dbml_magics.core.workspaces.limits import names_a_limit
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier

@@ -30,10 +30,10 @@ from mlflow.utils.validation import (
 )
 
 from dbml_magics.config import identity_budget_seconds
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.faults import Away, is_missing
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry
 from dbml_magics.core.tracking.registrations import (

@@ -74,6 +74,9 @@ from mlflow.utils.validation import (
 
 from dbml_magics import environment
 from dbml_magics.config import identity_budget_seconds
+from dbml_magics.core.destinations.errors import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.destinations.limits import names_a_limit
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.paging import entries
@@ -90,7 +93,6 @@ from dbml_magics.core.tracking.asked import Answer, ask_primary
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.experiments import own_tags
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
@@ -108,8 +110,6 @@ from dbml_magics.core.tracking.view import (
     status_name,
     tags_of,
 )
-from dbml_magics.core.workspaces.limits import names_a_limit
-from dbml_magics.core.workspaces.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.errors import BadName
 
 _RACE_S = 30.0  # between the question whether an experiment is there, and its creation by who asked

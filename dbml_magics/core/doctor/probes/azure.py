@@ -16,10 +16,10 @@ from dbml_magics.core.azure import permissions
 from dbml_magics.core.azure.arm import Arm, Wish, resources_of
 from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.azure.names import WorkspaceId
+from dbml_magics.core.destinations.azureml_artifacts import AzuremlArtifacts
+from dbml_magics.core.destinations.errors import settle
 from dbml_magics.core.doctor.azure import allowed, may
 from dbml_magics.core.doctor.probes.ground import Ground, Measured, NotMeasured, Probe
-from dbml_magics.core.tracking.faults import settle
-from dbml_magics.core.workspaces.azureml_artifacts import AzuremlArtifacts
 from dbml_magics.errors import DbmlError
 
 __all__ = ["PROBES"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.destinations.errors import settle
 from dbml_magics.core.doctor.probes.ground import Answer, Ground, Measured, NotMeasured, Probe
-from dbml_magics.core.tracking.faults import settle
-from dbml_magics.core.workspaces.base import Workspace
 
 __all__ = ["PROBES"]
 

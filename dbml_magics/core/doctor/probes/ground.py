@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, settle
-from dbml_magics.core.workspaces import rest
-from dbml_magics.core.workspaces.rates import backfill
+from dbml_magics.core.destinations import rest
+from dbml_magics.core.destinations.errors import Away, MissingEndpoint, settle
+from dbml_magics.core.destinations.rates import backfill
 
 if TYPE_CHECKING:
-    from dbml_magics.core.workspaces.base import Workspace
+    from dbml_magics.core.destinations.base import Workspace
 
 __all__ = ["PREFIX", "Answer", "Ground", "Measured", "NotMeasured", "Probe", "rest_message"]
 

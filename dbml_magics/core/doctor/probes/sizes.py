@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.doctor.probes.ground import Ground, Measured, Probe
-from dbml_magics.core.workspaces.base import Workspace
 
 __all__ = ["PROBES"]
 

@@ -17,18 +17,18 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
-from dbml_magics.core.paging import Pages, entries
-from dbml_magics.core.tracking.faults import MissingEndpoint
-from dbml_magics.core.workspaces import rest
-from dbml_magics.core.workspaces.aliases import AliasesAsTags
-from dbml_magics.core.workspaces.azureml_searches import (
+from dbml_magics.core.destinations import rest
+from dbml_magics.core.destinations.aliases import AliasesAsTags
+from dbml_magics.core.destinations.azureml_searches import (
     asks_for_metrics,
     filtered_runs,
     needs_sorting_here,
     refused_as_unsupported,
 )
-from dbml_magics.core.workspaces.limits import AZUREML
-from dbml_magics.core.workspaces.model_names import LegalModelNames
+from dbml_magics.core.destinations.errors import MissingEndpoint
+from dbml_magics.core.destinations.limits import AZUREML
+from dbml_magics.core.destinations.model_names import LegalModelNames
+from dbml_magics.core.paging import Pages, entries
 
 _PAGE = 1000
 _OURS = "here-"  # before the token of a page that was sorted here

@@ -37,14 +37,14 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics import environment
 from dbml_magics.core import hosts
+from dbml_magics.core.destinations import answers, databricks_refusals, rest
+from dbml_magics.core.destinations.aliases import AliasesAsTags
+from dbml_magics.core.destinations.answers import Foreign
+from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing, refusal, settle
+from dbml_magics.core.destinations.naming import in_catalog
+from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import same_place
-from dbml_magics.core.tracking.faults import Away, WouldRefuse, is_missing, refusal, settle
-from dbml_magics.core.workspaces import answers, databricks_refusals, rest
-from dbml_magics.core.workspaces.aliases import AliasesAsTags
-from dbml_magics.core.workspaces.answers import Foreign
-from dbml_magics.core.workspaces.base import Workspace
-from dbml_magics.core.workspaces.naming import in_catalog
-from dbml_magics.core.workspaces.rates import limiter_at
 from dbml_magics.hints import say
 from dbml_magics.redaction import remember_secrets
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.tracking.faults import is_missing
-from dbml_magics.core.workspaces.naming import azureml_model_name, model_name_behind
+from dbml_magics.core.destinations.errors import is_missing
+from dbml_magics.core.destinations.naming import azureml_model_name, model_name_behind
 
 _IN_FILTER = re.compile(r"(\bname\s*=\s*)(['\"])(.*?)\2")
 _IN_SOURCE = re.compile(r"models:/([^/]+)/(\d+)")

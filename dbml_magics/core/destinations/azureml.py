@@ -19,10 +19,10 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.rest_utils import MlflowHostCreds
 
 from dbml_magics.core.azure import diagnosis, finding, names, studio
+from dbml_magics.core.destinations import rest
+from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.faults import Away, is_missing
-from dbml_magics.core.workspaces import rest
-from dbml_magics.core.workspaces.base import Workspace
 from dbml_magics.errors import BadUri
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class AzuremlWorkspace(Workspace):
 
     def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
         """Have the run history service make a run under that id, as azureml-core does."""
-        from dbml_magics.core.workspaces.azureml_history import History
+        from dbml_magics.core.destinations.azureml_history import History
 
         creds = functools.partial(self._creds, "history/v1.0", diagnosis.kept_out)
         try:
@@ -113,18 +113,18 @@ class AzuremlWorkspace(Workspace):
         return found
 
     def _build_tracking(self) -> Any:
-        from dbml_magics.core.workspaces.azureml_stores import AzuremlTracking
+        from dbml_magics.core.destinations.azureml_stores import AzuremlTracking
 
         return AzuremlTracking(self.context, self._creds)
 
     def _build_registry(self) -> Any:
-        from dbml_magics.core.workspaces.azureml_stores import AzuremlRegistry
+        from dbml_magics.core.destinations.azureml_stores import AzuremlRegistry
 
         return AzuremlRegistry(self.context, self._creds)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
         """Return the repository behind one of this workspace's artifact URIs."""
-        from dbml_magics.core.workspaces.azureml_artifacts import AzuremlArtifacts
+        from dbml_magics.core.destinations.azureml_artifacts import AzuremlArtifacts
 
         if uri.startswith("azureml:"):
             return AzuremlArtifacts(uri, self.context, self.id)

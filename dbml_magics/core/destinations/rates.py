@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.tracking.faults import Away
 
 _CALL = re.compile(r"/mlflow/(.+)$")
 _SEARCHES = frozenset({"runs/search", "experiments/search", "experiments/list", "logged-models/search"})

@@ -34,10 +34,10 @@ from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S
 from dbml_magics.core import hosts
-from dbml_magics.core.tracking.faults import REFUSALS, Away, MissingEndpoint, refusal, settle
-from dbml_magics.core.workspaces import answers
-from dbml_magics.core.workspaces.answers import Foreign
-from dbml_magics.core.workspaces.rates import RateLimiter
+from dbml_magics.core.destinations import answers
+from dbml_magics.core.destinations.answers import Foreign
+from dbml_magics.core.destinations.errors import REFUSALS, Away, MissingEndpoint, refusal, settle
+from dbml_magics.core.destinations.rates import RateLimiter
 from dbml_magics.redaction import redacted, remember_secrets
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"

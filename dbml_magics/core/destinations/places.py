@@ -13,8 +13,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from dbml_magics.config import role_variable
 from dbml_magics.core import hosts
+from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.link import WorkspaceSpec, masked
-from dbml_magics.core.tracking.faults import WouldRefuse
 
 __all__ = ["PROXIED", "check", "own_path"]
 

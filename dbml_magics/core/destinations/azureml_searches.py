@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchUtils
 
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking.faults import Away
 
 _CANNOT = re.compile(r"unsupported|not supported|do not support", re.I)
 _METRIC = re.compile(r"(?<![\w.])metrics?\s*\.", re.I)

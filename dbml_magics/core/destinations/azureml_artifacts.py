@@ -35,9 +35,9 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
-from dbml_magics.core.tracking.faults import Away, is_missing, refusal, settle
-from dbml_magics.core.workspaces.answers import Foreign
-from dbml_magics.core.workspaces.rest import retry_after, timeout_left
+from dbml_magics.core.destinations.answers import Foreign
+from dbml_magics.core.destinations.errors import Away, is_missing, refusal, settle
+from dbml_magics.core.destinations.rest import retry_after, timeout_left
 from dbml_magics.log_records import logger
 
 _log = logger(__name__)

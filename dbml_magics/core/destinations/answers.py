@@ -14,7 +14,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from mlflow.utils.proto_json_utils import parse_dict
 
 from dbml_magics.core import hosts
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 
 __all__ = ["Foreign", "check_file", "check_redirect", "entity", "parsed", "read", "says_stored"]
 

@@ -15,8 +15,8 @@ from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import MlflowHostCreds
 
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint, is_missing
-from dbml_magics.core.workspaces import answers, rest
+from dbml_magics.core.destinations import answers, rest
+from dbml_magics.core.destinations.errors import Away, MissingEndpoint, is_missing
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"

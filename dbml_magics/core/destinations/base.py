@@ -22,12 +22,16 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics.config import credentials
 from dbml_magics.core import hosts
+from dbml_magics.core.destinations import places, rest
+from dbml_magics.core.destinations.errors import WouldRefuse
+from dbml_magics.core.destinations.limits import BY_KIND, Limits
+from dbml_magics.core.destinations.naming import (
+    azureml_experiment_name,
+    azureml_model_name,
+    model_name_behind,
+)
+from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import WorkspaceSpec, masked, same_place
-from dbml_magics.core.tracking.faults import WouldRefuse
-from dbml_magics.core.workspaces import places, rest
-from dbml_magics.core.workspaces.limits import BY_KIND, Limits
-from dbml_magics.core.workspaces.naming import azureml_experiment_name, azureml_model_name, model_name_behind
-from dbml_magics.core.workspaces.rates import limiter_at
 
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
 

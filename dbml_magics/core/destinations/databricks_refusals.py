@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 
 
 class Permission(NamedTuple):

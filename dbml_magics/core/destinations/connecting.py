@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dbml_magics.core.destinations.base import HttpWorkspace, LocalWorkspace, Workspace
+from dbml_magics.core.destinations.imports import let_threads_import
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.workspaces.base import HttpWorkspace, LocalWorkspace, Workspace
-from dbml_magics.core.workspaces.imports import let_threads_import
 
 
 def connect(spec: WorkspaceSpec) -> Workspace:
@@ -13,13 +13,13 @@ def connect(spec: WorkspaceSpec) -> Workspace:
     if spec.local:
         return LocalWorkspace(spec)
     if spec.kind == "databricks":
-        from dbml_magics.core.workspaces.databricks import DatabricksWorkspace  # which is slow to import
+        from dbml_magics.core.destinations.databricks import DatabricksWorkspace  # which is slow to import
 
         return DatabricksWorkspace(spec)
     if spec.uri.startswith(("http://", "https://")):
         return HttpWorkspace(spec)
     if spec.kind == "azureml":
-        from dbml_magics.core.workspaces.azureml import AzuremlWorkspace
+        from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
         return AzuremlWorkspace(spec)
     return Workspace(spec)

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.entities.paged_list import PagedList
 
-from dbml_magics.core.tracking.faults import Away, MissingEndpoint
+from dbml_magics.core.destinations.errors import Away, MissingEndpoint
 
 ALIAS_TAG = "dbml_alias_"
 """Before an alias's name, on a registered model of a registry without aliases; the value is the version."""

@@ -1,0 +1,27 @@
+"""Arrows between modules run one way: down the layers, and in no circle."""
+
+from __future__ import annotations
+
+from tests.arrows import arrows, circles, layer_of
+
+# These know each other by Applier, Engine and their parts.
+TRACKING = """
+    acknowledged apply artifacts attached containers delivery ends engine experiments kept_models overflow
+    registrations spill
+"""
+
+
+def test_no_module_imports_one_of_a_layer_above() -> None:
+    upwards = [
+        f"{name} imports {other}"
+        for name, others in arrows().items()
+        for other in others
+        if layer_of(other) > layer_of(name)
+    ]
+    assert not upwards
+
+
+def test_no_modules_import_each_other_in_a_circle_but_those_of_the_list() -> None:
+    known = {f"dbml_magics.core.tracking.{name}" for name in TRACKING.split()}
+    found = circles()
+    assert found == [known], f"one circle is on the list of tests/test_arrows.py, and there are {found}"
