@@ -7,12 +7,21 @@ import importlib
 import re
 import subprocess
 import sys
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dbml_magics import errors
 from tests.arrows import MODULES, PACKAGE, ROOT, imported, layer_of, named
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CORE = [path for path in MODULES if "core" in path.relative_to(PACKAGE).parts]
 ERRORS = [
@@ -21,6 +30,9 @@ ERRORS = [
     if isinstance(value, type) and issubclass(value, errors.DbmlError) and value is not errors.DbmlError
 ]
 
+# Our own, and what is used only where the user has it: a Databricks cluster's, its client for Spark, TOML's
+# reader before the standard library had one.
+OTHERS = ("dbml_magics", "dbruntime", "databricks.connect", "tomli")
 HEAVY = ("mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "sklearn", "azure")
 
 
@@ -95,6 +107,38 @@ def test_results_and_errors_lean_on_nothing_heavy() -> None:
         if layer_of(named(path)) == 0:
             heavy = {m for m in imported(path) if m.split(".")[0] in HEAVY}
             assert heavy <= {"pandas", "numpy"}, "at the first use of a value as theirs, and nothing else"
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """What comes with another library goes with it one day."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["spark"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    missing: dict[str, set[str]] = {}
+    for path in MODULES:
+        for module in set(imported(path)):
+            known = {module, module.partition(".")[0]} & {*OTHERS, *sys.stdlib_module_names}
+            if not known and not declared & providers(module):
+                missing.setdefault(module, set()).add(named(path))
+    assert not missing
+
+
+_distributions = cache(metadata.packages_distributions)
+
+
+@cache
+def providers(module: str) -> set[str]:
+    """Return the installed distributions that have a module."""
+    top = module.partition(".")[0]
+    names: set[str] = {canonicalize_name(name) for name in _distributions().get(top, ())}
+    if len(names) < 2:
+        return names
+    place = module.replace(".", "/")
+    return {
+        name
+        for name in names
+        if any(str(file).startswith((f"{place}/", f"{place}.")) for file in metadata.files(name) or ())
+    }
 
 
 def tracked_files() -> list[Path]:
