@@ -50,6 +50,12 @@ STORIES: dict[str, list[Step]] = {
         lambda c, n, m: c.delete_experiment(m[0]),
         lambda c, n, m: c.rename_experiment(m[0], f"{n}-new"),
     ],
+    "give a deleted experiment the name that it has": [
+        _make,
+        lambda c, n, m: c.delete_experiment(m[0]),
+        lambda c, n, m: c.rename_experiment(m[0], n),
+    ],
+    "give an experiment the name that it has": [_make, lambda c, n, m: c.rename_experiment(m[0], n)],
     "tag a deleted experiment": [
         _make,
         lambda c, n, m: c.delete_experiment(m[0]),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mlflow.entities import (
     ExperimentTag,
+    LifecycleStage,
     LoggedModel,
     LoggedModelInput,
     LoggedModelOutput,
@@ -1035,7 +1036,9 @@ class Applier:
                     raise
         elif what == "rename":
             own_name, found = self.find_experiment(change["name"])
-            if not again or found is None or str(found.experiment_id) != experiment_id:
+            there = found is not None and str(found.experiment_id) == experiment_id
+            # A deleted one cannot be renamed: that it has the name shows nothing.
+            if not again or not there or found.lifecycle_stage == LifecycleStage.DELETED:
                 self.store.rename_experiment(experiment_id, own_name)
             if self.workspace.names_experiments_itself:
                 tag = ExperimentTag(EXPERIMENT_TAG, self._whose(change["name"]))
