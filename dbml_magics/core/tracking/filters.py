@@ -25,11 +25,12 @@ _NAMED = re.compile(
 )
 
 
-def own_filter(applier: Applier, where: str | None) -> str | None:
+def own_filter(applier: Applier, where: str | None, *, places_only: bool = False) -> str | None:
     """Return a filter with the runs, models and places in it as the workspace knows them.
 
     A pattern that every place of the link fits (``'dbml://%'``) fits every place there. What the workspace
-    does not have stays as it is: nothing there fits it.
+    does not have stays as it is: nothing there fits it. With ``places_only`` runs and models keep the ids
+    that the user knows.
     """
     if not where:
         return where
@@ -39,7 +40,7 @@ def own_filter(applier: Applier, where: str | None) -> str | None:
             return _source(applier, found["by"], found["folder"]) or found[0]
         if found["link"] == applier.engine.link.key:
             return _place(applier, found["of"], found["owner"]) or found[0]
-        for kind in ("model", "run"):
+        for kind in () if places_only else ("model", "run"):
             if found[kind]:
                 known = applier.state.identity(applier.role, kind, found[0])
                 return known.actual if known is not None else found[0]

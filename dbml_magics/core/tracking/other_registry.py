@@ -7,33 +7,47 @@ shown, unless it is one that waits for its number in the first.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.prompt.registry_utils import add_prompt_filter_string
-from mlflow.store.entities.paged_list import PagedList
-from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
+from dbml_magics.core.tracking.faults import is_missing
 from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, answer_key, number_key
+from dbml_magics.core.tracking.registry_view import (
+    WAITING,
+    Pointer,
+    RegistryView,
+    changes_to,
+    earlier_name,
+)
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
 T = TypeVar("T")
-_MOST = 1000  # models or versions that one search asks for, and returns where nobody said how many
+_MOST = 1000  # models or versions that one search asks for
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a registry holds and will hold: everything, or what concerns the models that were asked for."""
+
+    role: str
+    view: RegistryView
 
 
 class OtherRegistry:
     """What the link's other registry has, as the user would see it in the first."""
 
-    def __init__(self, engine: Engine, first: str, number: Callable[[str], int | str]) -> None:
+    def __init__(self, engine: Engine, first: str, files_of: Callable[[dict[str, Any]], str]) -> None:
         self.engine = engine
         self.first = first
-        self._number = number
+        self._files_of = files_of
 
     def ask(self, question: Callable[[str, Any], T | None]) -> tuple[str, T] | None:
         """Ask the other registry, once what was written has arrived there; returns (role, its answer)."""
@@ -57,13 +71,31 @@ class OtherRegistry:
             if state.answer(answer_key(place.rpartition("/")[2], role)) is None
         }
 
-    def version(self, name: str, number: str) -> ModelVersion | None:
-        """Return the twin of a version, under the first registry's number."""
-        second = self.twin(name, number)
-        if second is None:
-            return None
-        second[1]._version = self._number(number)
-        return second[1]
+    def seen(self, names: Sequence[str] | None = None) -> Seen | None:
+        """Return what the other registry holds of some models, or of all, and what is on its way there.
+
+        None where it does not answer.
+        """
+
+        def look(role: str, registry: Any) -> Seen:
+            changes = changes_to(self.engine, role)  # before the question: what arrives meanwhile is in both
+            asked = None
+            if names is not None:
+                asked = dict.fromkeys([*(earlier_name(changes, name) for name in names), *names])
+            view = RegistryView(self._files_of)
+            for model, versions in _held(registry, asked):
+                self._add(view, role, model, versions)
+            view.fold(changes)
+            return Seen(role, view)
+
+        found = self.ask(look)
+        return None if found is None else found[1]
+
+    def on_its_way(self) -> RegistryView:
+        """Return what the first registry will be given: of what it holds already, nothing."""
+        view = RegistryView(self._files_of)
+        view.fold(changes_to(self.engine, self.first))
+        return view
 
     def twin(self, name: str, number: str) -> tuple[str, ModelVersion] | None:
         """Return (role, the twin of a version as that workspace numbers it)."""
@@ -75,72 +107,27 @@ class OtherRegistry:
 
         return self.ask(find)
 
-    def behind_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """Return the version that an alias points at."""
-        second = self.ask(lambda _, registry: registry.get_model_version_by_alias(name, alias))
-        return None if second is None else self._as_first(second[1])
+    def _add(
+        self, view: RegistryView, role: str, model: RegisteredModel, versions: Iterable[ModelVersion]
+    ) -> None:
+        """Add a model to a view, its versions and aliases under the first registry's numbers."""
+        shown, pointers = [], self._deleted(role, model.name)
+        for version in versions:
+            number = self._number_of(version)
+            if number is not None:
+                pointers[str(version.version)] = Pointer(number, version.tags.get(KEY_TAG))
+                version._version = number
+                shown.append(version)
+        aliases = {alias: pointers[str(own)] for alias, own in model.aliases.items() if str(own) in pointers}
+        view.add(model, shown, aliases)
 
-    def model(self, name: str) -> RegisteredModel | None:
-        """Return a registered model, its aliases and versions under the first registry's numbers."""
-        second = self.ask(
-            lambda _, registry: (registry.get_registered_model(name), _versions(registry, _named(name)))
-        )
-        return None if second is None else self._model_as_first(*second[1])
-
-    def latest(self, name: str, stages: list[str] | None) -> list[ModelVersion] | None:
-        """Return the newest version of each stage."""
-        second = self.ask(lambda _, registry: registry.get_latest_versions(name, stages))
-        return None if second is None else self._all_as_first(second[1])
-
-    def search_versions(
-        self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
-    ) -> PagedList | None:
-        """Search versions: filtered here, as numbers and runs are other ones there."""
-        second = self.ask(lambda _, registry: _versions(registry, None))
-        if second is None:
-            return None
-        found = SearchModelVersionUtils.filter(
-            self._all_as_first(second[1]), add_prompt_filter_string(where, is_prompt=False)
-        )
-        order = order_by or ["last_updated_timestamp DESC", "name ASC", "version_number DESC"]
-        return _page(SearchModelVersionUtils.sort(found, order), most, token)
-
-    def search_models(
-        self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
-    ) -> PagedList | None:
-        """Search registered models."""
-        second = self.ask(
-            lambda _, registry: (
-                list(
-                    entries(
-                        lambda page: registry.search_registered_models(max_results=_MOST, page_token=page)
-                    )
-                ),
-                _versions(registry, None),
-            )
-        )
-        if second is None:
-            return None
-        models, versions = second[1]
-        shown = [self._model_as_first(m, [v for v in versions if v.name == m.name]) for m in models]
-        found = SearchModelUtils.filter(shown, add_prompt_filter_string(where, is_prompt=False))
-        return _page(SearchModelUtils.sort(found, order_by), most, token)
-
-    def _model_as_first(self, found: RegisteredModel, versions: list[ModelVersion]) -> RegisteredModel:
-        numbers = {str(v.version): first for v in versions if (first := self._number_of(v)) is not None}
-        found.latest_versions = self._all_as_first(found.latest_versions or [])
-        aliases = {alias: numbers.get(str(number)) for alias, number in found.aliases.items()}
-        found._aliases = {alias: str(number) for alias, number in aliases.items() if number is not None}
-        return found
-
-    def _all_as_first(self, versions: list[ModelVersion]) -> list[ModelVersion]:
-        return [shown for found in versions if (shown := self._as_first(found)) is not None]
-
-    def _as_first(self, found: ModelVersion) -> ModelVersion | None:
-        number = self._number_of(found)
-        if number is None:
-            return None
-        found._version = self._number(number)
+    def _deleted(self, role: str, name: str) -> dict[str, Pointer]:
+        """Return {own number: version} of what was registered here: an alias outlives its version."""
+        found, lead = {}, f"registered/{name}/"
+        for place, key in self.engine.state.answers(lead).items():
+            answer = self.engine.state.answer(answer_key(key, role)) or {}
+            if "version" in answer:
+                found[str(answer["version"])] = Pointer(place.removeprefix(lead), key)
         return found
 
     def _number_of(self, found: ModelVersion) -> str | None:
@@ -149,8 +136,33 @@ class OtherRegistry:
         if role == self.first:
             return str(twin.rpartition("/")[2])
         key = found.tags.get(KEY_TAG)
-        waits = key is not None and self.engine.state.answer(f"provisional/{key}") is not None
-        return "0" if waits else None
+        if key is None:
+            return None
+        answer = self.engine.state.answer(answer_key(key, self.first))
+        if answer is not None:
+            return str(answer["version"]) if "version" in answer else None
+        return WAITING if self.engine.state.answer(f"provisional/{key}") is not None else None
+
+
+def _held(registry: Any, names: Iterable[str] | None) -> list[tuple[RegisteredModel, list[ModelVersion]]]:
+    """Return some models of a registry, or all, each with its versions."""
+    if names is not None:
+        models = [model for name in names if (model := _model(registry, name)) is not None]
+        return [(model, _versions(registry, _named(model.name))) for model in models]
+    models = [*entries(lambda page: registry.search_registered_models(max_results=_MOST, page_token=page))]
+    versions: dict[str, list[ModelVersion]] = {}
+    for version in _versions(registry, None):
+        versions.setdefault(version.name, []).append(version)
+    return [(model, versions.get(model.name, [])) for model in models]
+
+
+def _model(registry: Any, name: str) -> RegisteredModel | None:
+    try:
+        return registry.get_registered_model(name)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return None
 
 
 def _named(name: str) -> str:
@@ -159,12 +171,4 @@ def _named(name: str) -> str:
 
 
 def _versions(registry: Any, where: str | None) -> list[ModelVersion]:
-    return list(
-        entries(lambda page: registry.search_model_versions(where, max_results=_MOST, page_token=page))
-    )
-
-
-def _page(found: list[Any], most: int | None, token: str | None) -> PagedList:
-    start = SearchUtils.parse_start_offset_from_page_token(token)
-    end = start + (most or _MOST)
-    return PagedList(found[start:end], SearchUtils.create_page_token(end) if end < len(found) else None)
+    return [*entries(lambda page: registry.search_model_versions(where, max_results=_MOST, page_token=page))]

@@ -61,7 +61,8 @@ def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
     """
     told["after"] = {**(told.get("after") or {}), **asked_before(state, told["name"])}
     source = told["source"]
-    asked = {"queue": queue, "to": told["to"]}
+    kept = {key: value for key, value in told.items() if key != "after"}
+    asked = {"queue": queue, "to": told["to"], "at": time.time_ns(), "told": kept}
     if source["kind"] == "version":
         asked["from"] = [source["name"], str(source["version"])]
     state.forget_answer(f"renamed/{told['name']}")
@@ -139,6 +140,13 @@ def current_name(state: State, name: str) -> str:
             return name
         name = str(renamed)
     return name
+
+
+def newest_waiting(state: State, name: str) -> dict[str, Any] | None:
+    """Return the newest registration of a model that had to wait for its number."""
+    found = state.answers("provisional/").values()
+    kept = [told for told in found if current_name(state, told["name"]) == name]
+    return max(kept, key=lambda told: float(told["at"])) if kept else None
 
 
 class Registrations:
@@ -396,15 +404,12 @@ class Registrations:
         found = {}
         for given in told:
             name, version = str(given["name"]), str(given["version"])
-            key = self.state.answer(number_key(name, version)) if version != "0" else self._provisional(name)
+            waiting = newest_waiting(self.state, name) if version == "0" else None
+            key = waiting["key"] if waiting else self.state.answer(number_key(name, version))
             own = self.own_version(name, version, key)
             if own is not None and own != "0":
                 found[name, own] = {"name": name, "version": int(own)}
         return list(found.values())
-
-    def _provisional(self, name: str) -> str | None:
-        kept = [told for told in self.state.answers("provisional/").values() if told["name"] == name]
-        return str(max(kept, key=lambda told: float(told["at"]))["key"]) if kept else None
 
     def _finish_copy(self, model: str, run_id: str | None) -> None:
         """Finish a logged model whose files were carried over: its status, and its run's output."""

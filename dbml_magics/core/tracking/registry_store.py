@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import posixpath
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
@@ -35,21 +34,22 @@ from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.filters import own_filter
-from dbml_magics.core.tracking.other_registry import OtherRegistry
 from dbml_magics.core.tracking.registrations import (
-    KEY_TAG,
     REGISTRY_QUEUE,
-    RUN_TAG,
     answer_key,
     asked_before,
     check_before,
     copies_before,
     current_name,
     follow_rename,
+    newest_waiting,
     note_asked,
     number_key,
     write_directly,
 )
+from dbml_magics.core.tracking.registry_away import AwayReads
+from dbml_magics.core.tracking.registry_shown import Shown
+from dbml_magics.core.tracking.registry_view import WAITING, model_of, version_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 
 
@@ -66,7 +66,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.link.uri, engine.link.uri)
         self.engine = engine
-        self._other = OtherRegistry(engine, self.first, self._number)
+        self._shown = Shown(engine)
+        self._away = AwayReads(engine, self._shown)
 
     @property
     def first(self) -> str:
@@ -117,6 +118,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 told["tried"] = bool(tried)  # it may have been done there, its answer lost
         if "alias" in told:
             self._remember_alias(told)
+        elif do == "delete_model":
+            for place in state.answers(f"alias/{name}/"):
+                state.forget_answer(place)
         if roles:
             self.engine.write(REGISTRY_QUEUE, "W", {**told, "to": roles, "after": after})
         return result
@@ -136,11 +140,6 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             self.engine.state.set_answer(place, {"version": str(told["version"]), "of": told.get("of")})
         else:
             self.engine.state.forget_answer(place)
-
-    def _number(self, version: Any) -> Any:
-        """Return a version's number as the first registry's own store gives it: a database's counts."""
-        by_rest = self.engine.workspaces[self.first].answers_by_rest
-        return str(version) if by_rest else int(version)
 
     def _has_caught_up(self, after: Mapping[str, str] = MappingProxyType({})) -> bool:
         """Tell whether the first registry has what was written before: writes must not overtake others.
@@ -166,17 +165,12 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return str(known) if known else None
 
     def _provisional_key(self, name: str) -> str:
-        told = self._provisional(name)
+        told = newest_waiting(self.engine.state, name)
         if told is None:
             raise MlflowException(
                 f"Model Version (name={name}, version=0) not found", RESOURCE_DOES_NOT_EXIST
             )
         return str(told["key"])
-
-    def _provisional(self, name: str) -> dict[str, Any] | None:
-        """Return the newest registration of a model that had to wait for its number."""
-        kept = [told for told in self.engine.state.answers("provisional/").values() if told["name"] == name]
-        return max(kept, key=lambda told: float(told["at"])) if kept else None
 
     def create_registered_model(
         self,
@@ -195,10 +189,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         made = self._write("create_model", name, tags=kept, description=description)
         if made is not None:
             return made
-        now = int(time.time() * 1000)
-        return RegisteredModel(
-            name, now, now, description, [], [RegisteredModelTag(k, v) for k, v in kept.items()]
-        )
+        return self._shown.as_first_model(model_of(name, int(time.time() * 1000), description, kept))
 
     def create_model_version(
         self,
@@ -337,26 +328,18 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             raise MlflowException(answer["error"], code)
         if answer is not None:
             with suppress(MlflowException):
-                return self._shown(
+                return self._shown.version(
                     self._ask(lambda: self._native.get_model_version(answer["name"], answer["version"]))
                 )
         else:
             self.engine.state.set_answer(
                 f"provisional/{told['key']}", {**told, "queue": queue, "at": time.time()}
             )
-        now = int(time.time() * 1000)
-        return ModelVersion(
-            name=name_of(answer, told),
-            version=self._number(answer["version"] if answer else "0"),
-            creation_timestamp=now,
-            last_updated_timestamp=now,
-            description=told["description"],
-            source=source,
-            run_id=told["run"] or told.get("foreign_run"),
-            tags=[ModelVersionTag(k, v) for k, v in told["tags"].items()],
-            run_link=told["run_link"],
-            model_id=model_id,
-        )
+        number = answer["version"] if answer else WAITING
+        made = version_of(told, number, int(time.time() * 1000), source)
+        made._name = name_of(answer, told)
+        made._model_id = model_id
+        return self._shown.as_first(made)
 
     def update_registered_model(
         self, name: str, description: str | None, deployment_job_id: str | None = None
@@ -365,18 +348,17 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         del deployment_job_id
         made: RegisteredModel | None = self._write("update_model", name, description=description)
         if made is None:
-            made = self._known_elsewhere(name) or RegisteredModel(name)
-            made.description = description
+            made = self._away.model_after(name)
+            made.description = description or ""
         return made
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
         _validate_model_name(new_name)
         made = self._write("rename_model", name, new_name=new_name)
-        if made is None:
-            made = self._known_elsewhere(name) or RegisteredModel(new_name)
-            made._name = new_name
         follow_rename(self.engine.state, name, new_name)
+        if made is None:
+            made = self._away.model_after(new_name)
         roles = list(self.engine.link.registries)
         if len(roles) > 1:
             told = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
@@ -400,11 +382,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:
         """Change a version's description."""
         found = self._write("version_update", name, version=str(version), description=description)
-        return (
-            self._shown(found)
-            if found is not None
-            else ModelVersion(name, str(version), 0, description=description)
-        )
+        if found is not None:
+            return self._shown.version(found)
+        return self._away.version_after(ModelVersion(name, str(version), 0, description=description))
 
     def transition_model_version_stage(
         self, name: str, version: str, stage: str, archive_existing_versions: bool
@@ -413,11 +393,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         found = self._write(
             "version_stage", name, version=str(version), stage=stage, archive=archive_existing_versions
         )
-        return (
-            self._shown(found)
-            if found is not None
-            else ModelVersion(name, str(version), 0, current_stage=stage)
-        )
+        if found is not None:
+            return self._shown.version(found)
+        return self._away.version_after(ModelVersion(name, str(version), 0, current_stage=stage))
 
     def delete_model_version(self, name: str, version: str) -> None:
         """Delete a version."""
@@ -448,68 +426,15 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     # --- reads
 
-    def _shown(self, found: ModelVersion) -> ModelVersion:
-        """Return a version under the run id that the user knows."""
-        tagged = found.tags.get(RUN_TAG)
-        if tagged:
-            found._run_id = tagged
-        elif found.run_id:
-            found._run_id = self.engine.visible_run(found.run_id)
-        if found.model_id:
-            found._model_id = self.engine.visible_model(found.model_id)
-        lead, _, model = (found.source or "").rpartition("models:/")
-        if model and not lead and "/" not in model:
-            found._source = f"models:/{self.engine.visible_model(model)}"
-        found.tags.pop(KEY_TAG, None)  # by which a registration is found again; nothing to a reader
-        return found
-
     def get_model_version(self, name: str, version: str) -> ModelVersion:
         """Return one version; 0 is the newest that is still provisional."""
-        told = self._provisional(name) if str(version) == "0" else None
+        told, number = self._away.waiting_at(name, str(version))
         if told is not None:
-            answer = self.engine.state.answer(answer_key(told["key"], self.first))
-            if not (answer and "version" in answer):
-                return self._waiting(told)
-            version = answer["version"]
+            return self._away.waiting_version(name, told)
         try:
-            return self._shown(self._read("get_model_version", name, version))
+            return self._shown.version(self._read("get_model_version", name, number))
         except Away:
-            twin = self._other.version(name, str(version))
-            if twin is None:
-                raise
-            return self._shown(twin)
-
-    def _waiting(self, told: dict[str, Any]) -> ModelVersion:
-        at = int(told.get("at", time.time()) * 1000)
-        return ModelVersion(
-            told["name"],
-            self._number("0"),
-            at,
-            at,
-            told["description"],
-            source=self._files_of(told["source"]),
-            run_id=told["run"] or told.get("foreign_run"),
-            tags=[ModelVersionTag(k, v) for k, v in told["tags"].items()],
-            run_link=told["run_link"],
-            model_id=told["source"].get("id"),
-        )
-
-    def _files_of(self, source: dict[str, Any]) -> str:
-        """Return where the files of a version are that has no number yet."""
-        if source["kind"] == "model":
-            return str(self.engine.artifact_uri("model", source["id"]))
-        if source["kind"] == "run":
-            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}".rstrip("/")
-        if source["kind"] == "version":
-            return self._version_files(source["name"], source["version"])
-        return str(source["uri"])
-
-    def _version_files(self, name: str, version: str, role: str | None = None, source: str = "") -> str:
-        """Return the link's own URI of a version's files; its last part is that of the ``source``."""
-        model, number = quote(name, safe=""), quote(str(version), safe="")
-        folder = "" if source.startswith("models:") else posixpath.basename(source.rstrip("/"))
-        lead = f"dbml://{self.engine.link.key}/versions/{role or self.first}/{model}/{number}"
-        return f"{lead}/{folder or 'artifacts'}"
+            return self._away.version(name, number)
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points at."""
@@ -517,34 +442,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         # What was acknowledged counts until the registry has it: a write of an alias may be on its way.
         if told is None or self._has_caught_up():
             try:
-                return self._shown(self._read("get_model_version_by_alias", name, alias))
+                return self._shown.version(self._read("get_model_version_by_alias", name, alias))
             except Away:
                 pass
-        return self._version_behind(name, alias)
-
-    def _version_behind(self, name: str, alias: str) -> ModelVersion:
-        """Return the version that an alias was pointed at, as this machine or the other registry knows."""
-        known = self.engine.state.answer(f"alias/{current_name(self.engine.state, name)}/{alias}")
-        if known is None:
-            found = self._other.behind_alias(name, alias)
-            if found is None:
-                raise Away(self.engine.lines[self.first].reason or "not reachable", sent=False)
-            return self._shown(found)
-        answer = self.engine.state.answer(answer_key(known["of"], self.first)) if known["of"] else None
-        version = self._number_behind(known)
-        try:
-            return self.get_model_version(name, version)
-        except Away:
-            if not answer or "version" not in answer:
-                raise
-            return ModelVersion(
-                answer["name"], self._number(version), 0, source=self._version_files(name, version)
-            )
-
-    def _number_behind(self, alias: dict[str, Any]) -> str:
-        """Return the number of the version that an alias was pointed at, as far as it is known."""
-        answer = self.engine.state.answer(answer_key(alias["of"], self.first)) if alias["of"] else None
-        return str(answer["version"] if answer and "version" in answer else alias["version"])
+        return self._away.behind_alias(name, alias, self.get_model_version)
 
     def get_model_version_download_uri(self, name: str, version: str) -> str:
         """Return the link's own URI of a version's files: they are read with that workspace's credentials."""
@@ -552,10 +453,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if str(found.version) == "0":
             return str(found.source)
         if self.engine.lines[self.first].away:
-            second = self._other.twin(name, str(found.version))
+            second = self._away.other.twin(name, str(found.version))
             if second is not None:
-                return self._version_files(name, second[1].version, second[0], found.source or "")
-        return self._version_files(found.name, found.version, source=found.source or "")
+                return self._shown.version_files(name, second[1].version, second[0], found.source or "")
+        return self._shown.version_files(found.name, found.version, source=found.source or "")
 
     def search_model_versions(
         self,
@@ -565,16 +466,14 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         page_token: str | None = None,
     ) -> Any:
         """Search versions at the first registry, or at the other one while that is away."""
-        where = own_filter(self.engine.applier(self.first), filter_string)
         rest = max_results, order_by, page_token
         try:
+            where = own_filter(self.engine.applier(self.first), filter_string)
             page = self._search("search_model_versions", where, *rest)
         except Away:
-            page = self._other.search_versions(filter_string, *rest)
-            if page is None:
-                raise
+            return self._away.search_versions(filter_string, *rest)
         for found in page:
-            self._shown(found)
+            self._shown.version(found)
         return page
 
     def _search(
@@ -591,26 +490,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def get_registered_model(self, name: str) -> RegisteredModel:
         """Return a registered model, its versions under the run ids that the user knows."""
         try:
-            return self._shown_model(self._read("get_registered_model", name))
+            return self._shown.model(self._read("get_registered_model", name))
         except Away:
-            # MLflow's client asks this before it sets an alias or a tag, and that must not fail.
-            found = self._known_elsewhere(name)
-            if found is None:
-                raise
-            return found
-
-    def _known_elsewhere(self, name: str) -> RegisteredModel | None:
-        """Return a model as the other registry, or this machine, knows it."""
-        state, found = self.engine.state, self._other.model(name)
-        if found is None:
-            known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
-            if not known and self._provisional(name) is None:
-                return None
-            found = RegisteredModel(name, 0, 0)
-        lead = f"alias/{current_name(state, name)}/"
-        for place, told in state.answers(lead).items():  # acknowledged here, and perhaps on its way there
-            found._aliases[place.removeprefix(lead)] = self._number_behind(told)
-        return self._shown_model(found)
+            return self._away.model(name)
 
     def search_registered_models(
         self,
@@ -624,27 +506,17 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             page = self._search("search_registered_models", *asked)
         except Away:
-            page = self._other.search_models(*asked)
-            if page is None:
-                raise
-        for found in page:
-            self._shown_model(found)
+            return self._away.search_models(*asked)
+        for model in page:
+            self._shown.model(model)
         return page
-
-    def _shown_model(self, found: RegisteredModel) -> RegisteredModel:
-        for version in found.latest_versions or []:
-            self._shown(version)
-        return found
 
     def get_latest_versions(self, name: str, stages: list[str] | None = None) -> list[ModelVersion]:
         """Return the newest version of each stage."""
         try:
-            return [self._shown(v) for v in self._read("get_latest_versions", name, stages)]
+            return [self._shown.version(v) for v in self._read("get_latest_versions", name, stages)]
         except Away:
-            found = self._other.latest(name, stages)
-            if found is None:
-                raise
-            return [self._shown(version) for version in found]
+            return self._away.latest(name, stages)
 
     def copy_model_version(self, src_mv: ModelVersion, dst_name: str) -> ModelVersion:
         """Register a version's model under another name."""

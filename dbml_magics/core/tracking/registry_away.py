@@ -1,0 +1,240 @@
+"""What reads of the registry answer while the first registry does not.
+
+The other registry's answer, with what is on its way there folded over it, stands for the first one's. What a
+write that waits for the first registry takes away is not found, whoever else has it; what nobody here can
+know is an outage, told with its cause.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.exceptions import MlflowException
+from mlflow.prompt.registry_utils import add_prompt_filter_string
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
+from mlflow.utils.validation import _validate_model_version
+
+from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.tracking.filters import own_filter
+from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
+from dbml_magics.core.tracking.registrations import (
+    KEY_TAG,
+    answer_key,
+    current_name,
+    newest_waiting,
+    number_key,
+)
+from dbml_magics.core.tracking.registry_view import WAITING, Pointer, RegistryView, version_of
+from dbml_magics.hints import say
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.tracking.registry_shown import Shown
+
+T = TypeVar("T")
+_PAGE = 1000  # models or versions that a search returns where nobody said how many
+
+
+class AwayReads:
+    """Answers for the first registry."""
+
+    def __init__(self, engine: Engine, shown: Shown) -> None:
+        self.engine = engine
+        self.shown = shown
+        self.first = shown.first
+        self.other = OtherRegistry(engine, self.first, shown.files_of)
+
+    def waiting_at(self, name: str, version: str) -> tuple[dict[str, Any] | None, str]:
+        """Return (the registration of a version that waits for its number, the number as far as known)."""
+        told = newest_waiting(self.engine.state, name) if version == WAITING else None
+        answer = self.engine.state.answer(answer_key(told["key"], self.first)) if told else None
+        if answer and "version" in answer:
+            return None, str(answer["version"])
+        return told, version
+
+    def waiting_version(self, name: str, told: dict[str, Any]) -> ModelVersion:
+        """Return a version that the first registry has not numbered yet: all that is said of it is here."""
+        view = self.other.on_its_way()
+        self._refuse_gone(view, name, WAITING, told["key"])
+        found = view.find(name, WAITING, told["key"])
+        if found is None:
+            at = int(told.get("at", time.time()) * 1000)
+            found = version_of(told, WAITING, at, self.shown.files_of(told["source"]))
+        return self.shown.as_first(found, view.aliases_of(found))
+
+    def version(self, name: str, version: str) -> ModelVersion:
+        """Return a version as the other registry, and what is on its way there, says."""
+        _validate_model_version(version)
+        key = self.engine.state.answer(number_key(name, version))
+        seen = self._seen(name, version, key)
+        found = seen.view.find(name, version, key) if seen is not None else None
+        if seen is None or found is None:
+            raise self._unanswered(f"version {version} of {name}", seen)
+        return self.shown.as_first(found, seen.view.aliases_of(found))
+
+    def version_after(self, known: ModelVersion) -> ModelVersion:
+        """Return a version as it stands after a write that the first registry did not answer."""
+        with suppress(MlflowException):
+            told, number = self.waiting_at(known.name, known.version)
+            if told is not None:
+                return self.waiting_version(known.name, told)
+            return self.version(known.name, number)
+        return known
+
+    def model_after(self, name: str) -> RegisteredModel:
+        """Return a model as it stands after a write that the first registry did not answer."""
+        with suppress(MlflowException):
+            return self.model(name)
+        return self.shown.as_first_model(RegisteredModel(name))
+
+    def behind_alias(self, name: str, alias: str, read: Callable[[str, str], ModelVersion]) -> ModelVersion:
+        """Return the version that an alias was pointed at, as this machine or the other registry knows.
+
+        ``read`` gets one whose number is known.
+        """
+        state, coming = self.engine.state, self.other.on_its_way()
+        self._refuse_gone(coming, name)
+        if (name, "alias", alias) in coming.gone:
+            raise MlflowException(f"Registered model alias {alias} not found.", INVALID_PARAMETER_VALUE)
+        known = state.answer(f"alias/{current_name(state, name)}/{alias}")
+        if known is None:
+            return self._behind_others_alias(name, alias)
+        version = self._number_behind(known)
+        told = state.answer(f"provisional/{known['of']}") if version == WAITING else None
+        if told is not None:
+            return self.waiting_version(name, told)
+        answer = state.answer(answer_key(known["of"], self.first)) if known["of"] else None
+        try:
+            return read(name, version)
+        except Away:
+            if not answer or "version" not in answer:
+                raise
+            return ModelVersion(
+                answer["name"], self.shown.number(version), 0, source=self.shown.version_files(name, version)
+            )
+
+    def _behind_others_alias(self, name: str, alias: str) -> ModelVersion:
+        """Return the version that an alias points at as the other registry says."""
+        seen = self.other.seen([name])
+        if seen is not None:
+            view = seen.view
+            at = view.aliases.get(name, {}).get(alias)
+            newest = view.latest(name) if alias.lower() == "latest" else []
+            found = newest[0] if newest else view.find(name, at.number, at.key) if at is not None else None
+            if found is not None:
+                return self.shown.as_first(found, view.aliases_of(found))
+        raise self._unanswered(f"the alias {alias} of {name}", seen)
+
+    def _number_behind(self, alias: dict[str, Any]) -> str:
+        """Return the number of the version that an alias was pointed at, as far as it is known."""
+        answer = self.engine.state.answer(answer_key(alias["of"], self.first)) if alias["of"] else None
+        return str(answer["version"] if answer and "version" in answer else alias["version"])
+
+    def search_versions(
+        self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
+    ) -> PagedList[ModelVersion]:
+        """Search versions at the other registry: filtered here, as numbers and runs are other ones there."""
+        seen = self._seen_all()
+        there: list[ModelVersion] = []
+        coming: list[ModelVersion] = []
+        for version in seen.view.versions:
+            waits = version.tags.get(KEY_TAG) in seen.view.waiting
+            (coming if waits else there).append(self.shown.as_first(version))
+        own = own_filter(self.engine.applier(seen.role), where, places_only=True)
+        found = [
+            each
+            for versions, asked in ((there, own), (coming, where))
+            for each in SearchModelVersionUtils.filter(
+                versions, add_prompt_filter_string(asked, is_prompt=False)
+            )
+        ]
+        order = order_by or ["last_updated_timestamp DESC", "name ASC", "version_number DESC"]
+        return _page(SearchModelVersionUtils.sort(found, order), most, token)
+
+    def search_models(
+        self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
+    ) -> PagedList[RegisteredModel]:
+        """Search registered models at the other registry."""
+        view = self._seen_all().view
+        models = [self.shown.model_in(view, name) for name in view.models]
+        for model in models:  # a database's own order, where it asks for many models at once
+            model.latest_versions.sort(key=lambda version: version.current_stage)
+        found = SearchModelUtils.filter(models, add_prompt_filter_string(where, is_prompt=False))
+        return _page(SearchModelUtils.sort(found, order_by), most, token)
+
+    def latest(self, name: str, stages: list[str] | None) -> list[ModelVersion]:
+        """Return a model's newest version of each stage."""
+        wanted = {get_canonical_stage(stage) for stage in stages or ()}
+        seen = self._seen(name)
+        if seen is None or name not in seen.view.models:
+            raise self._unanswered(f"the model {name}", seen)
+        found = [v for v in seen.view.latest(name) if not wanted or v.current_stage in wanted]
+        return [self.shown.as_first(version, seen.view.aliases_of(version)) for version in found]
+
+    def _seen(self, name: str, *versions: str | None) -> Seen | None:
+        """Return what the other registry holds of a model, unless a write on its way takes it away."""
+        self._refuse_gone(self.other.on_its_way(), name, *versions)
+        seen = self.other.seen([name])
+        if seen is not None:
+            self._refuse_gone(seen.view, name, *versions)
+        return seen
+
+    def _seen_all(self) -> Seen:
+        """Return all that the other registry holds. Raises Away where it does not answer."""
+        seen = self.other.seen()
+        if seen is None:
+            raise self._unanswered("", None)
+        return seen
+
+    def model(self, name: str) -> RegisteredModel:
+        """Return a model as the other registry, or this machine, knows it. Raises Away, or "not found"."""
+        state, seen = self.engine.state, self._seen(name)
+        view = seen.view if seen is not None and name in seen.view.models else self.other.on_its_way()
+        if name not in view.models:
+            # MLflow's client asks this before it sets an alias or a tag, and that must not fail.
+            known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
+            if not known and newest_waiting(state, name) is None:
+                raise self._unanswered(f"the model {name}", seen)
+            view.models[name] = RegisteredModel(name, 0, 0)
+        lead = f"alias/{current_name(state, name)}/"
+        for place, told in state.answers(lead).items():
+            alias, at = place.removeprefix(lead), Pointer(self._number_behind(told), told["of"])
+            view.aliases.setdefault(name, {}).setdefault(alias, at)
+        return self.shown.model_in(view, name)
+
+    def _unanswered(self, what: str, seen: Seen | None) -> Away:
+        """Return the error of a read that nobody can answer: who is away, and who else was asked."""
+        line = self.engine.lines[self.first]
+        reason = line.reason or "not reachable"
+        others = self.engine.link.registries[1:]
+        if seen is not None:
+            said = f"{self.first} does not answer ({reason}), and {seen.role} does not have {what}"
+        elif others:
+            said = f"neither {self.first} nor {' nor '.join(others)} answers: {reason}"
+        else:
+            said = f"{self.first} does not answer: {reason}"
+        shown = f"{said}; {say('%dbml status')} shows what waits"
+        return Away(reason, sent=False, denied=line.denied, shown=shown)
+
+    @staticmethod
+    def _refuse_gone(view: RegistryView, name: str, *versions: str | None) -> None:
+        """Raise MLflow's "not found" for what a write that is on its way to the first registry takes away."""
+        if (name,) in view.gone:
+            raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
+        if any((name, version) in view.gone for version in versions if version is not None):
+            raise MlflowException(
+                f"Model Version (name={name}, version={versions[0]}) not found", RESOURCE_DOES_NOT_EXIST
+            )
+
+
+def _page(found: list[T], most: int | None, token: str | None) -> PagedList[T]:
+    start = SearchUtils.parse_start_offset_from_page_token(token)
+    end = start + (most or _PAGE)
+    return PagedList(found[start:end], SearchUtils.create_page_token(end) if end < len(found) else None)

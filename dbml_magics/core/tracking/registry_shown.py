@@ -1,0 +1,103 @@
+"""How the user sees versions and registered models, whichever registry they were read from.
+
+They have the ids of runs and logged models that the user knows, and what the first registry did not give has
+the form that its own store would give it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.tracking.registry_view import RegistryView
+
+
+class Shown:
+    """Turns what registries and the journal say into what the user is shown."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.first = engine.link.registries[0]
+
+    def number(self, version: Any) -> Any:
+        """Return a version's number as the first registry's own store gives it: a database's counts."""
+        by_rest = self.engine.workspaces[self.first].answers_by_rest
+        return str(version) if by_rest else int(version)
+
+    def version(self, found: ModelVersion) -> ModelVersion:
+        """Return a version under the run id that the user knows."""
+        tagged = found.tags.get(RUN_TAG)
+        if tagged:
+            found._run_id = tagged
+        elif found.run_id:
+            found._run_id = self.engine.visible_run(found.run_id)
+        if found.model_id:
+            found._model_id = self.engine.visible_model(found.model_id)
+        lead, _, model = (found.source or "").rpartition("models:/")
+        if model and not lead and "/" not in model:
+            found._source = f"models:/{self.engine.visible_model(model)}"
+        found.tags.pop(KEY_TAG, None)  # by which a registration is found again; nothing to a reader
+        return found
+
+    def model(self, found: RegisteredModel) -> RegisteredModel:
+        """Return a model with its versions under the run ids that the user knows."""
+        for version in found.latest_versions or []:
+            self.version(version)
+        return found
+
+    def as_first(self, found: ModelVersion, aliases: Sequence[str] = ()) -> ModelVersion:
+        """Return a version that the first registry did not give as its own store would give it."""
+        workspace = self.engine.workspaces[self.first]
+        found._aliases = [*aliases]
+        model_id = found.model_id if workspace.kind == "databricks" else None
+        if workspace.answers_by_rest:
+            found._description, found._run_id = found.description or "", found.run_id or ""
+            found = ModelVersion.from_proto(found.to_proto())
+        found._version = self.number(found.version)
+        found._model_id = model_id
+        return self.version(found)
+
+    def as_first_model(self, found: RegisteredModel) -> RegisteredModel:
+        """Return a model that the first registry did not give as its own store would give it."""
+        latest, found.latest_versions = found.latest_versions or [], []
+        if self.engine.workspaces[self.first].answers_by_rest:
+            found = RegisteredModel.from_proto(found.to_proto())
+        found._aliases = {alias: self.number(number) for alias, number in found.aliases.items()}
+        found.latest_versions = [self.as_first(version) for version in latest]
+        return found
+
+    def model_in(self, view: RegistryView, name: str) -> RegisteredModel:
+        """Return a model of a view."""
+        model = view.models[name]
+        model.latest_versions = view.latest(name)
+        numbers = {}
+        for alias, at in view.aliases.get(name, {}).items():
+            version = view.find(name, at.number, at.key)
+            numbers[alias] = at.number if version is None else str(version.version)
+        model._aliases = numbers
+        return self.as_first_model(model)
+
+    def files_of(self, source: dict[str, Any]) -> str:
+        """Return where the files of a version are that has no number yet."""
+        if source["kind"] == "model":
+            return str(self.engine.artifact_uri("model", source["id"]))
+        if source["kind"] == "run":
+            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}".rstrip("/")
+        if source["kind"] == "version":
+            return self.version_files(source["name"], source["version"])
+        return str(source["uri"])
+
+    def version_files(self, name: str, version: str, role: str | None = None, source: str = "") -> str:
+        """Return the link's own URI of a version's files; its last part is that of the ``source``."""
+        model, number = quote(name, safe=""), quote(str(version), safe="")
+        folder = "" if source.startswith("models:") else posixpath.basename(source.rstrip("/"))
+        lead = f"dbml://{self.engine.link.key}/versions/{role or self.first}/{model}/{number}"
+        return f"{lead}/{folder or 'artifacts'}"

@@ -1,0 +1,280 @@
+"""What a registry holds once everything has arrived that is on its way there.
+
+A view begins with the registry's answer, and folds the waiting registrations and other writes over it in the
+order in which they were made. Its versions stand under the first registry's numbers, "0" where they wait for
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
+from mlflow.entities.model_registry.model_version_stages import (
+    STAGE_ARCHIVED,
+    STAGE_NONE,
+    get_canonical_stage,
+)
+from mlflow.exceptions import MlflowException
+
+from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, answer_key
+
+if TYPE_CHECKING:
+    from dbml_magics.core.tracking.engine import Engine
+
+WAITING = "0"
+"""The number of a version that the first registry has not numbered yet."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A registration, or another registry write, that is on its way."""
+
+    at: int  # in nanoseconds, by which changes are ordered
+    told: dict[str, Any]
+    number: str | None = None  # of a registration's version
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The version that an alias points at."""
+
+    number: str
+    key: str | None
+
+
+def changes_to(engine: Engine, role: str) -> list[Change]:
+    """Return the registrations and other registry writes that a registry has yet to get, in their order."""
+    state, queue = engine.state, REGISTRY_QUEUE
+    found = {}
+    for asked in state.answers("registering/").values():
+        change = _registration(engine, role, asked)
+        if change is not None:
+            found[change.told["key"]] = change
+    delivered = {file: end for file, (end, _) in state.cursors(role, queue).items()}
+    writes = [
+        Change(entry.op[0], entry.op[2])
+        for entry in engine.journal.entries(queue, engine.journal.files(queue), delivered)
+        if entry.op is not None and entry.op[1] == "W" and _concerns(entry.op[2], role)
+    ]
+    return sorted([*found.values(), *writes], key=lambda change: change.at)
+
+
+def _concerns(told: object, role: str) -> bool:
+    return isinstance(told, dict) and role in told.get("to", ()) and not told.get("own")
+
+
+def _registration(engine: Engine, role: str, asked: dict[str, Any]) -> Change | None:
+    """Return a registration that a registry has yet to answer, unless the first one refused it."""
+    told, first = asked.get("told"), engine.link.registries[0]
+    if told is None or not {role, first} <= {*told["to"]}:
+        return None
+    if engine.state.answer(answer_key(told["key"], role)) is not None:
+        return None
+    answer = engine.state.answer(answer_key(told["key"], first)) or {}
+    return None if "error" in answer else Change(asked["at"], told, answer.get("version", WAITING))
+
+
+def earlier_name(changes: Iterable[Change], name: str) -> str:
+    """Return what the registry calls a model that the user calls so, before the changes."""
+    for change in reversed([*changes]):
+        if change.told.get("do") == "rename_model" and change.told["new_name"] == name:
+            name = change.told["name"]
+    return name
+
+
+class RegistryView:
+    """Registered models, their versions and aliases; ``files_of`` names the files of a version's source."""
+
+    def __init__(self, files_of: Callable[[dict[str, Any]], str]) -> None:
+        self._files_of = files_of
+        self.models: dict[str, RegisteredModel] = {}
+        self.versions: list[ModelVersion] = []
+        self.aliases: dict[str, dict[str, Pointer]] = {}
+        self.gone: set[tuple[str, ...]] = set()
+        """What the changes took away: (model), (model, number or key), (model, "alias", alias)."""
+        self.waiting: set[str] = set()
+        """The keys of the versions that the registry does not hold yet."""
+
+    def add(
+        self, model: RegisteredModel, versions: Iterable[ModelVersion], aliases: Mapping[str, Pointer]
+    ) -> None:
+        """Add what the registry holds of a model."""
+        self.models[model.name] = model
+        self.versions += versions
+        self.aliases[model.name] = dict(aliases)
+
+    def fold(self, changes: Iterable[Change]) -> None:
+        """Apply changes; a damaged one is passed over, for delivery puts it aside."""
+        for change in changes:
+            with suppress(KeyError, TypeError, ValueError, AttributeError, MlflowException):
+                told, at = change.told, change.at // 1_000_000
+                if change.number is not None:
+                    self._register(told, change.number, at)
+                elif told["do"] in _FOLDS:
+                    _FOLDS[told["do"]](self, told, at)
+
+    def find(self, name: str, number: str, key: str | None = None) -> ModelVersion | None:
+        """Return a version by its number, or by the key of its registration."""
+        for version in self.versions_of(name):
+            if key is not None and version.tags.get(KEY_TAG) == key:
+                return version
+            if number != WAITING and str(version.version) == number:
+                return version
+        return None
+
+    def versions_of(self, name: str) -> list[ModelVersion]:
+        """Return a model's versions, the newest last."""
+        found = [version for version in self.versions if version.name == name]
+        return sorted(found, key=lambda version: int(version.version) or float("inf"))
+
+    def latest(self, name: str) -> list[ModelVersion]:
+        """Return a model's newest version of each stage."""
+        return [*{version.current_stage: version for version in self.versions_of(name)}.values()]
+
+    def aliases_of(self, version: ModelVersion) -> list[str]:
+        """Return the aliases that point at a version."""
+        pointers = self.aliases.get(version.name, {})
+        return [
+            alias for alias, at in pointers.items() if self.find(version.name, at.number, at.key) is version
+        ]
+
+    def _model(self, told: dict[str, Any], at: int) -> RegisteredModel:
+        """Return the model that a change names, made by it where there is none."""
+        name = told["name"]
+        if name not in self.models:
+            self.models[name] = RegisteredModel(name, at, at)
+            self.aliases[name] = {}
+            self.gone.discard((name,))
+        return self.models[name]
+
+    def _register(self, told: dict[str, Any], number: str, at: int) -> None:
+        name, key = told["name"], told["key"]
+        model = self._model(told, at)
+        if self.find(name, number, key) is None:
+            self.versions.append(version_of(told, number, at, self._files_of(told["source"])))
+            self.waiting.add(key)
+            model._last_updated_timestamp = at
+
+    def _create_model(self, told: dict[str, Any], at: int) -> None:
+        model = self._model(told, at)
+        model._tags.update(told["tags"])
+        model._description = told.get("description") or model.description
+
+    def _update_model(self, told: dict[str, Any], at: int) -> None:
+        model = self.models[told["name"]]
+        model._description, model._last_updated_timestamp = told["description"], at
+
+    def _rename_model(self, told: dict[str, Any], at: int) -> None:
+        name, new_name = told["name"], told["new_name"]
+        moved = {(new_name, *gone[1:]) for gone in self.gone if gone[0] == name and gone[1:]}
+        self.gone = {gone for gone in self.gone if gone[0] not in (name, new_name)} | moved | {(name,)}
+        model = self.models.pop(name)
+        model._name, model._last_updated_timestamp = new_name, at
+        self.models[new_name] = model
+        self.aliases[new_name] = self.aliases.pop(name)
+        for version in self.versions_of(name):
+            version._name, version._last_updated_timestamp = new_name, at
+
+    def _delete_model(self, told: dict[str, Any], at: int) -> None:
+        del at
+        name = told["name"]
+        self.gone = {gone for gone in self.gone if gone[0] != name} | {(name,)}
+        self.models.pop(name, None)
+        self.aliases.pop(name, None)
+        self.versions = [version for version in self.versions if version.name != name]
+
+    def _tag_model(self, told: dict[str, Any], at: int) -> None:
+        del at
+        self.models[told["name"]]._tags[told["key"]] = told["value"]
+
+    def _untag_model(self, told: dict[str, Any], at: int) -> None:
+        del at
+        self.models[told["name"]]._tags.pop(told["key"], None)
+
+    def _version(self, told: dict[str, Any]) -> ModelVersion:
+        found = self.find(told["name"], told["version"], told.get("of"))
+        if found is None:
+            raise KeyError(told["version"])
+        return found
+
+    def _update_version(self, told: dict[str, Any], at: int) -> None:
+        version = self._version(told)
+        version._description, version._last_updated_timestamp = told["description"], at
+
+    def _move_to_stage(self, told: dict[str, Any], at: int) -> None:
+        version, stage = self._version(told), get_canonical_stage(told["stage"])
+        if told["archive"]:
+            for other in self.versions_of(told["name"]):
+                if other.current_stage == stage and other is not version:
+                    other._current_stage, other._last_updated_timestamp = STAGE_ARCHIVED, at
+        version._current_stage, version._last_updated_timestamp = stage, at
+        self.models[told["name"]]._last_updated_timestamp = at
+
+    def _delete_version(self, told: dict[str, Any], at: int) -> None:
+        self.gone.add((told["name"], told.get("of") or told["version"]))
+        version = self._version(told)
+        self.versions = [each for each in self.versions if each is not version]
+        self.models[told["name"]]._last_updated_timestamp = at
+
+    def _tag_version(self, told: dict[str, Any], at: int) -> None:
+        del at
+        self._version(told)._tags[told["key"]] = told["value"]
+
+    def _untag_version(self, told: dict[str, Any], at: int) -> None:
+        del at
+        self._version(told)._tags.pop(told["key"], None)
+
+    def _point(self, told: dict[str, Any], at: int) -> None:
+        del at
+        name, alias = told["name"], told["alias"]
+        self.gone.discard((name, "alias", alias))
+        self.aliases.setdefault(name, {})[alias] = Pointer(told["version"], told.get("of"))
+
+    def _unpoint(self, told: dict[str, Any], at: int) -> None:
+        del at
+        name, alias = told["name"], told["alias"]
+        self.gone.add((name, "alias", alias))
+        self.aliases.get(name, {}).pop(alias, None)
+
+
+_FOLDS: dict[str, Callable[[RegistryView, dict[str, Any], int], None]] = {
+    "create_model": RegistryView._create_model,
+    "update_model": RegistryView._update_model,
+    "rename_model": RegistryView._rename_model,
+    "delete_model": RegistryView._delete_model,
+    "model_tag": RegistryView._tag_model,
+    "model_untag": RegistryView._untag_model,
+    "version_update": RegistryView._update_version,
+    "version_stage": RegistryView._move_to_stage,
+    "version_delete": RegistryView._delete_version,
+    "version_tag": RegistryView._tag_version,
+    "version_untag": RegistryView._untag_version,
+    "alias": RegistryView._point,
+    "unalias": RegistryView._unpoint,
+}
+
+
+def version_of(told: dict[str, Any], number: str, at: int, files: str) -> ModelVersion:
+    """Return the version that a registration makes, at a time (ms), with what the user knows of it."""
+    return ModelVersion(
+        told["name"],
+        number,
+        at,
+        at,
+        told["description"],
+        current_stage=STAGE_NONE,
+        source=files,
+        run_id=told["run"] or told.get("foreign_run"),
+        tags=[ModelVersionTag(k, v) for k, v in {**told["tags"], KEY_TAG: told["key"]}.items()],
+        run_link=told["run_link"],
+        model_id=told["source"].get("id"),
+    )
+
+
+def model_of(name: str, at: int, description: str | None, tags: Mapping[str, str]) -> RegisteredModel:
+    """Return a model that was just made."""
+    return RegisteredModel(name, at, at, description, [], [RegisteredModelTag(k, v) for k, v in tags.items()])
