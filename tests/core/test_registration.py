@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics import results
 from dbml_magics.core import session
 from dbml_magics.core.registry import _paired
+from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
 from tests.core.modelling import (
     ANSWERS,
@@ -615,6 +616,21 @@ def test_a_model_that_is_read_at_the_mirror_names_the_run_that_the_user_knows(
         for uri in (f"runs:/{run_id}/model", f"models:/{experiment_name}/1", f"models:/{model_id}"):
             loaded = mlflow.pyfunc.load_model(uri)
             assert (loaded.metadata.run_id, loaded.metadata.model_id) == (run_id, model_id), uri
+
+
+def test_a_twins_tag_that_is_refused_amid_a_rename_is_tried_again(both: Any, experiment_name: str) -> None:
+    run_id = run_with_model()
+    mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
+    sync()
+    plain.client(both.databricks.uri).rename_registered_model(experiment_name, f"{experiment_name}-new")
+    refused = '{"error_code": "BAD_REQUEST", "message": "FOREIGN KEY constraint failed"}'
+    fault = both.databricks.status(400, body=refused, path="model-versions/set-tag", times=1)
+    tag = {"do": "version_tag", "own": True, "key": "dbml_twin", "value": f"azureml:{experiment_name}/1"}
+    change = {**tag, "name": experiment_name, "version": "1", "to": ["databricks"]}
+    session.current().engine("this test").write(LINK_QUEUE, "W", change)
+    sync()
+    assert fault.hits == 1
+    assert dead() == []
 
 
 def test_a_versions_number_has_the_type_that_the_registry_gives_it(experiment_name: str) -> None:

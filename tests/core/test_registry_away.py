@@ -121,6 +121,9 @@ def reads(client: MlflowClient, experiment: str, run: str, made: str) -> dict[st
         "versions by the run": lambda: list(
             client.search_model_versions(f"run_id = '{run}'", order_by=by_name)
         ),
+        "versions by a number": lambda: list(client.search_model_versions(f"{like} and version_number = 2")),
+        "too many models": lambda: client.search_registered_models(like, max_results=1001),
+        "no versions": lambda: client.search_model_versions(like, max_results=0),
         "versions by a tag": lambda: list(client.search_model_versions(f"{like} and tags.n = 'other'")),
     }
 

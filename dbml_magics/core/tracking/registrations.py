@@ -528,8 +528,21 @@ class Registrations:
                 self.registry.set_model_version_tag(own_name, told["version"], tag)
                 return
             except MlflowException as error:
-                if not is_missing(error):
+                if is_missing(error):
+                    continue
+                if isinstance(error, Away) or not self._is_gone(own_name, told["version"]):
                     raise
+                # A database may refuse so the tag of a version that is renamed in the same moment.
+                raise Away(f"{own_name} is being renamed or deleted", sent=False, elsewhere=True) from error
+
+    def _is_gone(self, name: str, version: str) -> bool:
+        try:
+            self.registry.get_model_version(name, version)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return True
+        return False
 
     def _complete_model(self, told: dict[str, Any]) -> None:
         """Give a model that a registration made here what the user made it with."""

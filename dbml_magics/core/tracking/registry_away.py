@@ -18,6 +18,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.prompt.registry_utils import add_prompt_filter_string
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry import (
+    SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT,
+    SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD,
+    SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT,
+    SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD,
+)
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 from mlflow.utils.validation import _validate_model_version
 
@@ -39,7 +45,6 @@ if TYPE_CHECKING:
     from dbml_magics.core.tracking.registry_shown import Shown
 
 T = TypeVar("T")
-_PAGE = 1000  # models or versions that a search returns where nobody said how many
 
 
 class AwayReads:
@@ -141,12 +146,16 @@ class AwayReads:
         self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
     ) -> PagedList[ModelVersion]:
         """Search versions at the other registry: filtered here, as numbers and runs are other ones there."""
+        if most is not None and not 1 <= most <= SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD:
+            raise _too_many(most, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
         seen = self._seen_all()
         there: list[ModelVersion] = []
         coming: list[ModelVersion] = []
         for version in seen.view.versions:
             waits = version.tags.get(KEY_TAG) in seen.view.waiting
-            (coming if waits else there).append(self.shown.as_first(version))
+            shown = self.shown.as_first(version)
+            shown._version = int(shown.version)  # by which a filter and an order take it
+            (coming if waits else there).append(shown)
         own = own_filter(self.engine.applier(seen.role), where, places_only=True)
         found = [
             each
@@ -156,18 +165,25 @@ class AwayReads:
             )
         ]
         order = order_by or ["last_updated_timestamp DESC", "name ASC", "version_number DESC"]
-        return _page(SearchModelVersionUtils.sort(found, order), most, token)
+        ordered = SearchModelVersionUtils.sort(found, order)
+        page = _page(ordered, SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT if most is None else most, token)
+        for each in page:
+            each._version = self.shown.number(each.version)
+        return page
 
     def search_models(
         self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
     ) -> PagedList[RegisteredModel]:
         """Search registered models at the other registry."""
+        if most is not None and most > SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD:
+            raise _too_many(most, SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD)
         view = self._seen_all().view
         models = [self.shown.model_in(view, name) for name in view.models]
         for model in models:  # a database's own order, where it asks for many models at once
             model.latest_versions.sort(key=lambda version: version.current_stage)
         found = SearchModelUtils.filter(models, add_prompt_filter_string(where, is_prompt=False))
-        return _page(SearchModelUtils.sort(found, order_by), most, token)
+        ordered = SearchModelUtils.sort(found, order_by)
+        return _page(ordered, SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT if most is None else most, token)
 
     def latest(self, name: str, stages: list[str] | None) -> list[ModelVersion]:
         """Return a model's newest version of each stage."""
@@ -234,7 +250,14 @@ class AwayReads:
             )
 
 
-def _page(found: list[T], most: int | None, token: str | None) -> PagedList[T]:
+def _too_many(asked: int, most: int) -> MlflowException:
+    return MlflowException(
+        f"Invalid value for max_results: it must be from 1 to {most}, but got {asked}",
+        INVALID_PARAMETER_VALUE,
+    )
+
+
+def _page(found: list[T], most: int, token: str | None) -> PagedList[T]:
     start = SearchUtils.parse_start_offset_from_page_token(token)
-    end = start + (most or _PAGE)
+    end = start + max(most, 0)
     return PagedList(found[start:end], SearchUtils.create_page_token(end) if end < len(found) else None)

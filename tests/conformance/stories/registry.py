@@ -299,13 +299,14 @@ def _(p: Player) -> None:
     p.client.get_model_version(p.name("a"), "1")
 
 
-@table.story("searches that are refused, and pages")
+@table.story("searches that are refused, and pages", away=True)
 def _(p: Player) -> None:
     _, uri = source(p)
     for letter in "abc":
         p.client.create_registered_model(p.name(letter))
         p.client.create_model_version(p.name(letter), uri)
     named = f"name LIKE '{p.name('%')}'"
+    p.away()
     page = p.client.search_registered_models(named, max_results=2)
     p.client.search_registered_models(named, max_results=2, page_token=page.token)
     page = p.client.search_model_versions(named, max_results=2, order_by=["name"])
