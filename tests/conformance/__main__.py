@@ -106,8 +106,6 @@ def play(places: Places, tables: Sequence[Table], wanted: list[str], known: bool
                 print(f"\n{story.story}")
             for each in shown:
                 print(f"   {each}" + (f"\n      meant: {each.reason}" if each.reason else ""))
-            for fault in story.faults:
-                print(f"{story.story}: {fault}")
         played += len(compared)
     print(f"\n{played} stories played on plain MLflow and through a link; {failed} differ")
     return int(failed > 0)

@@ -298,6 +298,3 @@ KNOWN: list[Known] = [
         "the tags and the points of models",
     ),
 ]
-
-OPEN: list[Known] = []
-"""Deviations that are faults, which nobody has mended yet; each goes when its fault goes."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.conformance import stories as package
-from tests.conformance.judged import KNOWN, OPEN, Known
+from tests.conformance.judged import KNOWN, Known
 from tests.conformance.places import Linked, Places, Standing
 from tests.conformance.player import Noted, Played, Story, Table
 from tests.conformance.values import Frozen, Names, differences
@@ -35,11 +35,6 @@ class Deviation:
         """Return why it is meant; None if nobody has judged it so."""
         return next((known.reason for known in KNOWN if is_of(self, known)), None)
 
-    @property
-    def fault(self) -> str | None:
-        """Return which fault that is yet to be mended it shows; None if it is none of those."""
-        return next((known.reason for known in OPEN if is_of(self, known)), None)
-
 
 @dataclass
 class Compared:
@@ -52,13 +47,7 @@ class Compared:
     @property
     def unjudged(self) -> list[Deviation]:
         """Return the deviations that are none of the known ones."""
-        return [each for each in self.deviations if each.reason is None and each.fault is None]
-
-    @property
-    def faults(self) -> list[str]:
-        """Return the faults that it shows and that are yet to be mended."""
-        found = [each.fault for each in self.deviations if each.reason is None]
-        return sorted({fault for fault in found if fault is not None})
+        return [each for each in self.deviations if each.reason is None]
 
 
 def is_of(deviation: Deviation, known: Known) -> bool:

@@ -47,8 +47,6 @@ def test_the_link_answers_as_plain_mlflow_does(name: str, play: Play) -> None:
     assert not compared.unjudged, f"{name}: {len(compared.unjudged)} differences:\n" + "\n".join(
         f"   {each}" for each in compared.unjudged
     )
-    if compared.faults:
-        pytest.xfail("; ".join(compared.faults))
 
 
 def everything(play: Play) -> Iterator[Compared]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
-from dbml_magics.core.tracking.faults import is_missing
 from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, answer_key, number_key
 from dbml_magics.core.tracking.registry_view import (
     WAITING,

@@ -27,7 +27,7 @@ from mlflow.store.model_registry import (
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 from mlflow.utils.validation import _validate_model_version
 
-from dbml_magics.core.tracking.faults import Away
+from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
 from dbml_magics.core.tracking.registrations import (
