@@ -108,7 +108,9 @@ def tag_experiment(p: Player, made: Made, a: int, b: int, c: int) -> None:
 def create_run(p: Player, made: Made, a: int, b: int, c: int) -> None:
     """Begin a run, perhaps within another."""
     tags = {"mlflow.parentRunId": made.run(b)} if c % 3 == 0 else None
-    run = p.client.create_run(made.experiment(a), start_time=100 + b, tags=tags, run_name=f"run {b}")
+    # Searches order by start and name: no two runs have both.
+    name = f"run {b} of {len(made.runs)}"
+    run = p.client.create_run(made.experiment(a), start_time=100 + b, tags=tags, run_name=name)
     if hasattr(run, "info"):
         made.runs.append(run.info.run_id)
 
