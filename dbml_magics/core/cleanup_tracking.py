@@ -11,7 +11,7 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.cleanup_results import CleanupItem
-from dbml_magics.core import runs
+from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Session, Step
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.paging import entries
@@ -186,14 +186,12 @@ def _experiment(engine: Engine, name: str) -> Plan:
     _let_arrive(engine, [key for key in dict.fromkeys(visible) if engine.journal.files(key)])
 
     def forget() -> list[str]:
-        from mlflow.tracking import fluent
-
         ids = {
             engine.state.visible(s.role, "experiment", str(e.experiment_id)) or str(e.experiment_id)
             for s, e in places
         }
-        if fluent._active_experiment_id in ids:
-            fluent._active_experiment_id = None
+        if mlflow_private.active_experiment_id() in ids:
+            mlflow_private.set_active_experiment_id(None)
             engine.state.forget_answer("active-experiment")
             return ["runs go to the experiment Default until another is set"]
         return []

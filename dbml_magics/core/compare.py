@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics import results
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.view import clamp
 from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
@@ -144,7 +145,7 @@ def _telling(found: Sequence[Run]) -> list[str]:
     """Return the metrics that tell most: with a curve, had by all runs, differing; the system's own last."""
     latest: dict[str, list[Metric]] = {}
     for run in found:
-        for metric in run.data._metric_objs:
+        for metric in metric_points(run):
             latest.setdefault(metric.key, []).append(metric)
 
     def rank(key: str) -> tuple[bool, bool, bool, bool]:

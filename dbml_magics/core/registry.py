@@ -10,16 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.utils.validation import (
-    _validate_model_alias_name,
-    _validate_model_alias_name_reserved,
-    _validate_model_name,
-)
 
 from dbml_magics import results
 from dbml_magics.core import pages
 from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.mlflow_private import (
+    validate_model_alias_name,
+    validate_model_alias_name_reserved,
+    validate_model_name,
+    with_fields,
+)
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
@@ -87,7 +88,7 @@ def register(
 def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%dbml register last") -> None:
     """Raise BadName for a model's name or alias that a registry would refuse."""
     try:
-        _validate_model_name(name)
+        validate_model_name(name)
     except MlflowException as error:
         legal = re.sub(r"[/:]+", "-", name).strip("-. ") or "my-model"
         raise BadName(
@@ -96,8 +97,8 @@ def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%db
         ) from error
     for alias in aliases:
         try:
-            _validate_model_alias_name(alias)
-            _validate_model_alias_name_reserved(alias)
+            validate_model_alias_name(alias)
+            validate_model_alias_name_reserved(alias)
         except MlflowException as error:
             said = " ".join(str(error.message).split())
             raise BadName(
@@ -312,7 +313,8 @@ def _versions(registry: Any, name: str) -> list[Any]:
             raise
         aliases = {}
     for version in found:
-        version._aliases = sorted(a for a, v in aliases.items() if str(v) == str(version.version))
+        own = sorted(a for a, v in aliases.items() if str(v) == str(version.version))
+        with_fields(version, aliases=own)
     return sorted(found, key=lambda v: -int(v.version))
 
 

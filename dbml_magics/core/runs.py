@@ -13,7 +13,7 @@ from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from dbml_magics import results
-from dbml_magics.core import pages
+from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import Away, EndlessListing
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.destinations.rest import call_timeout
@@ -134,9 +134,7 @@ def refuse_deleted(experiment: Experiment | None) -> None:
 
 def active_experiment(engine: Engine) -> tuple[str, str]:
     """Return (id, name) of the experiment that runs go to now."""
-    from mlflow.tracking.fluent import _get_experiment_id
-
-    experiment_id = str(_get_experiment_id())
+    experiment_id = mlflow_private.experiment_id_of_runs()
     return experiment_id, client(engine).get_experiment(experiment_id).name
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dbml_magics import environment, results
 from dbml_magics.config import role_variable
 from dbml_magics.core import link as links
-from dbml_magics.core import status
+from dbml_magics.core import mlflow_private, status
 from dbml_magics.core.spark_tasks import tell_tasks
 from dbml_magics.core.tracking import ends
 from dbml_magics.errors import (
@@ -1017,10 +1017,7 @@ def _signed_in(
 
 def _active_elsewhere() -> Any:
     """Return a run that is active in another thread (forms work in threads of their own), if there is one."""
-    from mlflow.tracking import fluent
-
-    stacks: dict[int, list[Any]] = getattr(fluent._active_run_stack, "get_all_thread_values", dict)()
-    return next((stack[-1] for stack in stacks.values() if stack), None)
+    return next((stack[-1] for stack in mlflow_private.active_runs().values() if stack), None)
 
 
 _PLACEHOLDER = "azureml://it"  # an Azure ML workspace that is yet to be found
@@ -1039,12 +1036,8 @@ class _Before:
 
     @classmethod
     def now(cls) -> _Before:
-        from mlflow.tracking import fluent
-        from mlflow.tracking._model_registry import utils as registry
-        from mlflow.tracking._tracking_service import utils as tracking
-
-        before = cls(tracking._tracking_uri, registry._registry_uri, os.environ.get("MLFLOW_REGISTRY_URI"))
-        before._experiment = fluent._active_experiment_id
+        before = cls(*mlflow_private.global_uris(), os.environ.get("MLFLOW_REGISTRY_URI"))
+        before._experiment = mlflow_private.active_experiment_id()
         return before
 
     def without_link(self) -> _Before:
@@ -1056,7 +1049,6 @@ class _Before:
 
     def restore(self) -> None:
         import mlflow
-        from mlflow.tracking import fluent
 
         mlflow.set_tracking_uri(self._tracking)
         mlflow.set_registry_uri(self._registry)
@@ -1069,26 +1061,20 @@ class _Before:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        fluent._active_experiment_id = self._experiment
+        mlflow_private.set_active_experiment_id(self._experiment)
         tell_tasks()
 
 
 def _uri_of_link() -> str | None:
     """Return the link's URI that MLflow tracks to; its environment alone is asked until it is imported."""
-    tracking = sys.modules.get("mlflow.tracking._tracking_service.utils")
-    uri = getattr(tracking, "_tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    return str(uri) if str(uri).startswith(f"{links.SCHEME}:") else None
+    uri = mlflow_private.tracking_uri_if_imported() or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    return uri if uri.startswith(f"{links.SCHEME}:") else None
 
 
 def _forget_ids() -> None:
     """Forget ids that mean something only under the link (or URI) that is being left."""
-    from mlflow.tracking import fluent
-    from mlflow.tracking._tracking_service import utils
-
-    fluent._active_experiment_id = None
-    fluent._last_active_run_id.set(None)
+    mlflow_private.forget_ids()
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # set_experiment exports it to child processes
-    utils._artifact_repos_cache.clear()
 
 
 def _folder() -> str:
@@ -1225,9 +1211,7 @@ def _azure_workspace(engine: Engine) -> Any:
 
 
 def _active_experiment(engine: Engine) -> str | None:
-    from mlflow.tracking import fluent
-
-    known = fluent._active_experiment_id
+    known = mlflow_private.active_experiment_id()
     if known is None:
         return None
     told = engine.state.answer(f"experiment/{known}")
@@ -1236,15 +1220,13 @@ def _active_experiment(engine: Engine) -> str | None:
 
 def _resume_experiment(engine: Engine) -> None:
     """Make the experiment that runs went to last under this link the active one again."""
-    from mlflow.tracking import fluent
-
-    if fluent._active_experiment_id is None:
+    if mlflow_private.active_experiment_id() is None:
         recent = engine.state.recent_runs(1)
         known = engine.state.answer("active-experiment") or (
             recent[0][1].get("experiment") if recent else None
         )
         if known is not None:
-            fluent._active_experiment_id = str(known)
+            mlflow_private.set_active_experiment_id(str(known))
 
 
 _session = Session()

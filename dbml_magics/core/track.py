@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.fluent import _get_experiment_id
 from mlflow.utils.autologging_utils import (
     AUTOLOGGING_INTEGRATIONS,
     disable_autologging,
@@ -24,7 +23,7 @@ from mlflow.utils.autologging_utils import (
 )
 
 from dbml_magics import results
-from dbml_magics.core import pages, registry, runs
+from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.source import masked_text
@@ -164,7 +163,7 @@ class Track:
         for run in unended:
             runs.client(self._engine).set_terminated(run, status)
         alive = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
-        for thread, stack in mlflow.tracking.fluent._active_run_stack.get_all_thread_values().items():
+        for thread, stack in mlflow_private.active_runs().items():
             if thread not in alive:  # a living thread takes its own out as its block ends
                 stack[:] = [active for active in stack if active.info.run_id not in unended]
 
@@ -174,7 +173,7 @@ class Track:
         A cell may have ended its run itself, and begun others since: those are not ours to end.
         """
         with _own_run_alone():
-            while self.run_id in [run.info.run_id for run in mlflow.tracking.fluent._active_run_stack.get()]:
+            while self.run_id in [run.info.run_id for run in mlflow_private.active_runs_here()]:
                 mlflow.end_run(status)
         try:
             own = str(self._engine.get_run(self.run_id).info.status)
@@ -383,7 +382,7 @@ def _meant_experiment(engine: Engine, name: str | None) -> Experiment | None:
     try:
         if name is not None:
             return runs.client(engine).get_experiment_by_name(name)
-        return runs.client(engine).get_experiment(_get_experiment_id())
+        return runs.client(engine).get_experiment(mlflow_private.experiment_id_of_runs())
     except MlflowException:
         return None
 

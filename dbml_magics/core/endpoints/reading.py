@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dbml_magics.core.endpoints import exact
+from dbml_magics.core.mlflow_private import enforce_type
 
 __all__ = ["FORMS", "BadRequest", "Table", "free", "refuse_other_numbers", "tabular", "typed"]
 
@@ -212,10 +213,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 def _nested(value: Any, kind: Any, required: bool) -> Any:
     """Return a list, an object or a map as MLflow checks it, with the bytes in it."""
     from mlflow.exceptions import MlflowException
-    from mlflow.models.utils import _enforce_type
 
     try:
-        return _enforce_type(_with_bytes(value, kind), kind, required)
+        return enforce_type(_with_bytes(value, kind), kind, required)
     except MlflowException as error:
         raise ValueError(error.message) from None
 

@@ -108,16 +108,18 @@ class _Scorer:
         _hide_unused_plugins()
         import mlflow.pyfunc
         from mlflow.pyfunc import scoring_server
-        from mlflow.utils.proto_json_utils import NumpyEncoder, _get_jsonable_obj
+        from mlflow.utils.proto_json_utils import NumpyEncoder
+
+        from dbml_magics.core import mlflow_private
 
         self._native = scoring_server
-        self._encoder, self._jsonable = NumpyEncoder, _get_jsonable_obj
+        self._encoder, self._jsonable = NumpyEncoder, mlflow_private.jsonable
         self._model = mlflow.pyfunc.load_model(model)
         self._schema = self._model.metadata.get_input_schema()
         params = self._model.metadata.get_params_schema()
         self._signature = {"params": [] if params is None else params.to_dict()}
         # Types that are read from the code of predict are checked by MLflow as it calls it.
-        self._hinted = self._model.metadata._is_signature_from_type_hint()
+        self._hinted = mlflow_private.has_signature_of_type_hints(self._model.metadata)
 
     def answer(self, kind: int, content_type: str, body: bytes) -> tuple[int, str, bytes]:
         """Return (HTTP status, content type, body); a failure is told in it and in the log."""

@@ -17,6 +17,7 @@ from typing import Any
 from mlflow.entities import DatasetInput, Run
 
 from dbml_magics.core.destinations.errors import WouldRefuse
+from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.sides import Model, Side
 from dbml_magics.core.tracking.attached import Attached, Scored
@@ -336,7 +337,7 @@ def user_tags(run: Run) -> dict[str, str]:
 
 def latest_of(run: Run) -> dict[str, Any]:
     """Return each metric's latest point."""
-    return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
+    return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
 
 
 def _living(side: Side, own: Attached, other: Attached) -> Attached:

@@ -51,6 +51,7 @@ from dbml_magics.core.destinations.errors import (
 from dbml_magics.core.destinations.limits import Limits, names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.destinations.rest import call_timeout
+from dbml_magics.core.mlflow_private import metric_points, with_fields
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
@@ -1463,9 +1464,7 @@ def _versions_in(tag: str) -> list[dict[str, Any]]:
 
 def _param(key: str, value: str) -> Param:
     """Make MLflow's entity without its constructor, which looks into a PySpark being imported."""
-    made = Param.__new__(Param)
-    made._key, made._value = key, value
-    return made
+    return with_fields(Param.__new__(Param), key=key, value=value)
 
 
 def _model_of(point: Point) -> str | None:
@@ -1475,7 +1474,7 @@ def _model_of(point: Point) -> str | None:
 
 def latest_of(run: Run) -> dict[str, Mark]:
     """Return the latest point of each metric, as a run's workspace tells it."""
-    return {m.key: mark(m.value, m.timestamp, m.step) for m in run.data._metric_objs}
+    return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
 
 
 _ROLES_AT = {"x": 2, "r": 2, "T": 4, "D": 4, "P": 4, "X": 3}  # where a write says who has yet to get it

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import environment
+from dbml_magics.core import mlflow_private
 from dbml_magics.hints import say
 from dbml_magics.log_records import logger
 
@@ -186,12 +187,9 @@ def end_terminated() -> list[tuple[Engine, list[str]]]:
     """Where SIGTERM came, end the runs of this process that go on, as KILLED; returns them."""
     if not _Termination.came:
         return []
-    from mlflow.tracking import fluent
-
     from dbml_magics.core.tracking.engine import known_engines
 
-    stacks = fluent._active_run_stack.get_all_thread_values().values()
-    active = [run.info.run_id for stack in stacks for run in stack]
+    active = [run.info.run_id for stack in mlflow_private.active_runs().values() for run in stack]
     ended = [(engine, engine.open_runs(active)) for engine in known_engines()]
     for engine, runs in ended:
         for run_id in runs:

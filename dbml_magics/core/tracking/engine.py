@@ -32,6 +32,7 @@ from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
+from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
@@ -577,7 +578,7 @@ class Engine:
                 self.state.set_answer(f"began/{run_id}", role)
                 applier.remember_run(run_id, found)
             found = self.translate_run(found, run_id, role)
-            found.info._experiment_id = experiment
+            with_fields(found.info, experiment_id=experiment)
             return found
         return None
 
@@ -700,18 +701,19 @@ class Engine:
     def translate_run(self, run: Run, run_id: str | None = None, role: str | None = None) -> Run:
         """Return a workspace's run under the ids that the user knows, its files behind the link."""
         visible = run_id or self._visible("run", run.info.run_id, role)
-        run.info._run_id = visible
-        if hasattr(run.info, "_run_uuid"):
-            run.info._run_uuid = visible
-        run.info._experiment_id = self.visible_experiment(run.info.experiment_id, role)
-        run.info._artifact_uri = self.artifact_uri("run", visible)
+        with_fields(
+            run.info,
+            run_id=visible,
+            experiment_id=self.visible_experiment(run.info.experiment_id, role),
+            artifact_uri=self.artifact_uri("run", visible),
+        )
         parent = run.data.tags.get("mlflow.parentRunId")
         if parent:
             run.data.tags["mlflow.parentRunId"] = self._visible("run", parent, role)
         for outputs in (run.outputs.model_outputs if run.outputs else []) or []:
-            outputs._model_id = self._visible("model", outputs.model_id, role)
+            with_fields(outputs, model_id=self._visible("model", outputs.model_id, role))
         for inputs in (run.inputs.model_inputs if run.inputs else []) or []:
-            inputs._model_id = self._visible("model", inputs.model_id, role)
+            with_fields(inputs, model_id=self._visible("model", inputs.model_id, role))
         # What the workspaces keep for us says nothing that the run itself does not say here.
         run.data.tags.pop(RUN_TAG, None)
         kept = run.data.tags.pop(kept_models.MODELS_TAG, None)

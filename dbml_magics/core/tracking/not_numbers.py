@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchUtils
 
+from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.paging import Pages
 from dbml_magics.core.tracking.view import latest_of_each
 
@@ -47,7 +48,8 @@ def with_numbers_in(
 def with_numbers(model: LoggedModel) -> LoggedModel:
     """Return a copy of a logged model without the metrics that are NaN by now, to filter and sort by."""
     shown = copy.copy(model)
-    shown._metrics = [point for point in latest_of_each(model.metrics or []) if not _is_nan(point.value)]
+    points = [point for point in latest_of_each(model.metrics or []) if not _is_nan(point.value)]
+    with_fields(shown, metrics=points)
     return shown
 
 

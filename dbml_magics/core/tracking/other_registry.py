@@ -15,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import is_missing
+from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
 from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, answer_key, number_key
@@ -116,7 +117,7 @@ class OtherRegistry:
             number = self._number_of(version)
             if number is not None:
                 pointers[str(version.version)] = Pointer(number, version.tags.get(KEY_TAG))
-                version._version = number
+                with_fields(version, version=number)
                 shown.append(version)
         aliases = {alias: pointers[str(own)] for alias, own in model.aliases.items() if str(own) in pointers}
         view.add(model, shown, aliases)

@@ -25,9 +25,9 @@ from mlflow.store.model_registry import (
     SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD,
 )
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
-from mlflow.utils.validation import _validate_model_version
 
 from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.mlflow_private import validate_model_version, with_fields
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
 from dbml_magics.core.tracking.registrations import (
@@ -76,7 +76,7 @@ class AwayReads:
 
     def version(self, name: str, version: str) -> ModelVersion:
         """Return a version as the other registry, and what is on its way there, says."""
-        _validate_model_version(version)
+        validate_model_version(version)
         key = self.engine.state.answer(number_key(name, version))
         seen = self._seen(name, version, key)
         found = seen.view.find(name, version, key) if seen is not None else None
@@ -154,7 +154,7 @@ class AwayReads:
         for version in seen.view.versions:
             waits = version.tags.get(KEY_TAG) in seen.view.waiting
             shown = self.shown.as_first(version)
-            shown._version = int(shown.version)  # by which a filter and an order take it
+            with_fields(shown, version=int(shown.version))  # by which a filter and an order take it
             (coming if waits else there).append(shown)
         own = own_filter(self.engine.applier(seen.role), where, places_only=True)
         found = [
@@ -168,7 +168,7 @@ class AwayReads:
         ordered = SearchModelVersionUtils.sort(found, order)
         page = _page(ordered, SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT if most is None else most, token)
         for each in page:
-            each._version = self.shown.number(each.version)
+            with_fields(each, version=self.shown.number(each.version))
         return page
 
     def search_models(

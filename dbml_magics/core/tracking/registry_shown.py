@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ class Shown:
         """Return a version under the run id that the user knows."""
         tagged = found.tags.get(RUN_TAG)
         if tagged:
-            found._run_id = tagged
+            with_fields(found, run_id=tagged)
         elif found.run_id:
-            found._run_id = self.engine.visible_run(found.run_id)
+            with_fields(found, run_id=self.engine.visible_run(found.run_id))
         if found.model_id:
-            found._model_id = self.engine.visible_model(found.model_id)
+            with_fields(found, model_id=self.engine.visible_model(found.model_id))
         lead, _, model = (found.source or "").rpartition("models:/")
         if model and not lead and "/" not in model:
-            found._source = f"models:/{self.engine.visible_model(model)}"
+            with_fields(found, source=f"models:/{self.engine.visible_model(model)}")
         found.tags.pop(KEY_TAG, None)  # by which a registration is found again; nothing to a reader
         return found
 
@@ -56,13 +57,13 @@ class Shown:
     def as_first(self, found: ModelVersion, aliases: Sequence[str] = ()) -> ModelVersion:
         """Return a version that the first registry did not give as its own store would give it."""
         workspace = self.engine.workspaces[self.first]
-        found._aliases = [*aliases]
+        with_fields(found, aliases=[*aliases])
         model_id = found.model_id if workspace.kind == "databricks" else None
         if workspace.answers_by_rest:
-            found._description, found._run_id = found.description or "", found.run_id or ""
+            with_fields(found, description=found.description or "", run_id=found.run_id or "")
             found = ModelVersion.from_proto(found.to_proto())
-        found._version = self.number(found.version)
-        found._model_id = model_id
+        with_fields(found, version=self.number(found.version))
+        with_fields(found, model_id=model_id)
         return self.version(found)
 
     def as_first_model(self, found: RegisteredModel) -> RegisteredModel:
@@ -70,7 +71,7 @@ class Shown:
         latest, found.latest_versions = found.latest_versions or [], []
         if self.engine.workspaces[self.first].answers_by_rest:
             found = RegisteredModel.from_proto(found.to_proto())
-        found._aliases = {alias: self.number(number) for alias, number in found.aliases.items()}
+        with_fields(found, aliases={alias: self.number(number) for alias, number in found.aliases.items()})
         found.latest_versions = [self.as_first(version) for version in latest]
         return found
 
@@ -82,7 +83,7 @@ class Shown:
         for alias, at in view.aliases.get(name, {}).items():
             version = view.find(name, at.number, at.key)
             numbers[alias] = at.number if version is None else str(version.version)
-        model._aliases = numbers
+        with_fields(model, aliases=numbers)
         return self.as_first_model(model)
 
     def files_of(self, source: dict[str, Any]) -> str:

@@ -21,16 +21,17 @@ from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, Regist
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.model_registry.abstract_store import AbstractStore
-from mlflow.utils.validation import (
-    _validate_model_alias_name,
-    _validate_model_name,
-    _validate_model_version_tag,
-    _validate_registered_model_tag,
-)
 
 from dbml_magics.config import identity_budget_seconds
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.mlflow_private import (
+    validate_model_alias_name,
+    validate_model_name,
+    validate_model_version_tag,
+    validate_registered_model_tag,
+    with_fields,
+)
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.filters import own_filter
@@ -180,9 +181,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         deployment_job_id: str | None = None,
     ) -> RegisteredModel:
         """Make a registered model. Raises MLflow's "already exists"."""
-        _validate_model_name(name)
+        validate_model_name(name)
         for tag in tags or []:
-            _validate_registered_model_tag(tag.key, tag.value)
+            validate_registered_model_tag(tag.key, tag.value)
         self._check_tags(name, *(tags or []))
         kept = {t.key: t.value for t in tags or []}
         del deployment_job_id
@@ -203,10 +204,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         model_id: str | None = None,
     ) -> ModelVersion:
         """Register a version in the link's registries; READY with number 0 while the first one is away."""
-        _validate_model_name(name)
+        validate_model_name(name)
         required("source", source)
         for tag in tags or []:
-            _validate_model_version_tag(tag.key, tag.value)
+            validate_model_version_tag(tag.key, tag.value)
         del local_model_path
         told: dict[str, Any] = {
             "key": uuid.uuid4().hex,
@@ -337,8 +338,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             )
         number = answer["version"] if answer else WAITING
         made = version_of(told, number, int(time.time() * 1000), source)
-        made._name = name_of(answer, told)
-        made._model_id = model_id
+        with_fields(made, name=name_of(answer, told))
+        with_fields(made, model_id=model_id)
         return self._shown.as_first(made)
 
     def update_registered_model(
@@ -354,7 +355,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
-        _validate_model_name(new_name)
+        validate_model_name(new_name)
         made = self._write("rename_model", name, new_name=new_name)
         follow_rename(self.engine.state, name, new_name)
         if made is None:
@@ -371,7 +372,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
         """Set a registered model's tag."""
-        _validate_registered_model_tag(tag.key, tag.value)
+        validate_registered_model_tag(tag.key, tag.value)
         self._check_tags(name, tag)
         self._write("model_tag", name, key=tag.key, value=str(tag.value))
 
@@ -403,7 +404,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
         """Set a version's tag."""
-        _validate_model_version_tag(tag.key, tag.value)
+        validate_model_version_tag(tag.key, tag.value)
         self._check_tags(name, tag)
         self._write("version_tag", name, version=str(version), key=tag.key, value=str(tag.value))
 
@@ -417,7 +418,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""
-        _validate_model_alias_name(alias)
+        validate_model_alias_name(alias)
         self._write("alias", name, alias=alias, version=str(version))
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:

@@ -20,6 +20,7 @@ from mlflow.entities.model_registry.model_version_stages import (
 )
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.mlflow_private import own_tags, with_fields
 from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, answer_key
 
 if TYPE_CHECKING:
@@ -157,27 +158,27 @@ class RegistryView:
         if self.find(name, number, key) is None:
             self.versions.append(version_of(told, number, at, self._files_of(told["source"])))
             self.waiting.add(key)
-            model._last_updated_timestamp = at
+            with_fields(model, last_updated_timestamp=at)
 
     def _create_model(self, told: dict[str, Any], at: int) -> None:
         model = self._model(told, at)
-        model._tags.update(told["tags"])
-        model._description = told.get("description") or model.description
+        own_tags(model).update(told["tags"])
+        with_fields(model, description=told.get("description") or model.description)
 
     def _update_model(self, told: dict[str, Any], at: int) -> None:
         model = self.models[told["name"]]
-        model._description, model._last_updated_timestamp = told["description"], at
+        with_fields(model, description=told["description"], last_updated_timestamp=at)
 
     def _rename_model(self, told: dict[str, Any], at: int) -> None:
         name, new_name = told["name"], told["new_name"]
         moved = {(new_name, *gone[1:]) for gone in self.gone if gone[0] == name and gone[1:]}
         self.gone = {gone for gone in self.gone if gone[0] not in (name, new_name)} | moved | {(name,)}
         model = self.models.pop(name)
-        model._name, model._last_updated_timestamp = new_name, at
+        with_fields(model, name=new_name, last_updated_timestamp=at)
         self.models[new_name] = model
         self.aliases[new_name] = self.aliases.pop(name)
         for version in self.versions_of(name):
-            version._name, version._last_updated_timestamp = new_name, at
+            with_fields(version, name=new_name, last_updated_timestamp=at)
 
     def _delete_model(self, told: dict[str, Any], at: int) -> None:
         del at
@@ -189,11 +190,11 @@ class RegistryView:
 
     def _tag_model(self, told: dict[str, Any], at: int) -> None:
         del at
-        self.models[told["name"]]._tags[told["key"]] = told["value"]
+        own_tags(self.models[told["name"]])[told["key"]] = told["value"]
 
     def _untag_model(self, told: dict[str, Any], at: int) -> None:
         del at
-        self.models[told["name"]]._tags.pop(told["key"], None)
+        own_tags(self.models[told["name"]]).pop(told["key"], None)
 
     def _version(self, told: dict[str, Any]) -> ModelVersion:
         found = self.find(told["name"], told["version"], told.get("of"))
@@ -203,30 +204,30 @@ class RegistryView:
 
     def _update_version(self, told: dict[str, Any], at: int) -> None:
         version = self._version(told)
-        version._description, version._last_updated_timestamp = told["description"], at
+        with_fields(version, description=told["description"], last_updated_timestamp=at)
 
     def _move_to_stage(self, told: dict[str, Any], at: int) -> None:
         version, stage = self._version(told), get_canonical_stage(told["stage"])
         if told["archive"]:
             for other in self.versions_of(told["name"]):
                 if other.current_stage == stage and other is not version:
-                    other._current_stage, other._last_updated_timestamp = STAGE_ARCHIVED, at
-        version._current_stage, version._last_updated_timestamp = stage, at
-        self.models[told["name"]]._last_updated_timestamp = at
+                    with_fields(other, current_stage=STAGE_ARCHIVED, last_updated_timestamp=at)
+        with_fields(version, current_stage=stage, last_updated_timestamp=at)
+        with_fields(self.models[told["name"]], last_updated_timestamp=at)
 
     def _delete_version(self, told: dict[str, Any], at: int) -> None:
         self.gone.add((told["name"], told.get("of") or told["version"]))
         version = self._version(told)
         self.versions = [each for each in self.versions if each is not version]
-        self.models[told["name"]]._last_updated_timestamp = at
+        with_fields(self.models[told["name"]], last_updated_timestamp=at)
 
     def _tag_version(self, told: dict[str, Any], at: int) -> None:
         del at
-        self._version(told)._tags[told["key"]] = told["value"]
+        own_tags(self._version(told))[told["key"]] = told["value"]
 
     def _untag_version(self, told: dict[str, Any], at: int) -> None:
         del at
-        self._version(told)._tags.pop(told["key"], None)
+        own_tags(self._version(told)).pop(told["key"], None)
 
     def _point(self, told: dict[str, Any], at: int) -> None:
         del at

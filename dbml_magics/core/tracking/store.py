@@ -55,22 +55,8 @@ from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.tracing.constant import TraceMetadataKey
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION, MLFLOW_RUN_NAME
-from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
-from mlflow.utils.validation import (
-    MAX_PARAM_VAL_LENGTH,
-    _validate_batch_log_data,
-    _validate_batch_log_limits,
-    _validate_dataset_inputs,
-    _validate_experiment_name,
-    _validate_experiment_tag,
-    _validate_logged_model_name,
-    _validate_metric,
-    _validate_param,
-    _validate_param_keys_unique,
-    _validate_run_id,
-    _validate_tag,
-)
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from dbml_magics import environment
 from dbml_magics.config import identity_budget_seconds
@@ -79,6 +65,22 @@ from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link, from_uri
+from dbml_magics.core.mlflow_private import (
+    random_name,
+    raw_point,
+    validate_batch_log_data,
+    validate_batch_log_limits,
+    validate_dataset_inputs,
+    validate_experiment_name,
+    validate_experiment_tag,
+    validate_logged_model_name,
+    validate_metric,
+    validate_param,
+    validate_param_keys_unique,
+    validate_run_id,
+    validate_tag,
+    with_fields,
+)
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import ends, job_run, kept_models
 from dbml_magics.core.tracking.apply import (
@@ -132,7 +134,7 @@ def _is_others(run: RunView) -> bool:
 
 def _check_run_id(run_id: str) -> None:
     required("run_id", run_id)
-    _validate_run_id(run_id)
+    validate_run_id(run_id)
 
 
 def _is_empty_name(tag: RunTag) -> bool:
@@ -174,7 +176,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         live = self.engine._live.get(run_id)
         if live is None or not _is_plain(metric, live.keys):
             _check_run_id(run_id)
-            _validate_metric(key, value, timestamp, step)
+            validate_metric(key, value, timestamp, step)
             refuse_bad_text("a metric's key", key)
             value, step = float(value), whole_number(f"the step of metric '{key}'", step)
             timestamp = whole_number(f"the timestamp of metric '{key}'", timestamp)
@@ -229,7 +231,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def log_param(self, run_id: str, param: Param) -> None:
         """Journal one param. Raises MLflow's error for a changed value."""
         key, value = param.key, str(param.value)
-        _validate_param(key, "")  # its value is kept whole, whatever the workspaces take of it
+        validate_param(key, "")  # its value is kept whole, whatever the workspaces take of it
         run = self._writable(run_id)
         self._refuse_changed_params(run, {key: value})
         if key not in run.params:
@@ -238,7 +240,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
         """Journal one tag."""
-        _validate_tag(tag.key, "")
+        validate_tag(tag.key, "")
         self._writable(run_id)
         if not _is_empty_name(tag):
             self.engine.write(run_id, "g", tag.key, str(tag.value))
@@ -252,10 +254,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if points is None or params or tags:
             _check_run_id(run_id)
             named = [Param(p.key, "") for p in params], [RunTag(t.key, "") for t in tags]
-            _validate_batch_log_data(list(metrics), *named)
-            _validate_param_keys_unique(params)
+            validate_batch_log_data(list(metrics), *named)
+            validate_param_keys_unique(params)
             points = [_point(m) for m in metrics]
-        _validate_batch_log_limits(metrics, params, tags)
+        validate_batch_log_limits(metrics, params, tags)
         run = self._writable(run_id)
         kept_params = {p.key: str(p.value) for p in params}
         kept_tags = tags_of(tag for tag in tags if not _is_empty_name(tag))
@@ -363,7 +365,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 INVALID_PARAMETER_VALUE,
             )
         for key in kept:
-            _validate_tag(key, "")
+            validate_tag(key, "")
         refuse_bad_text("the run's name", run_name)
         refuse_bad_text("tag", kept)
         refuse_bad_text("the run's user", user_id)
@@ -398,7 +400,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             run_id = key
             if tried:  # it may have been made there, its answer lost: look before another one is made
                 engine.state.set_answer(f"creating/{primary}/{run_id}", True)
-            kept[MLFLOW_RUN_NAME] = run_name or kept.get(MLFLOW_RUN_NAME) or _generate_random_name()
+            kept[MLFLOW_RUN_NAME] = run_name or kept.get(MLFLOW_RUN_NAME) or random_name()
         else:
             run_id = made.info.run_id
             kept[MLFLOW_RUN_NAME] = made.info.run_name or made.data.tags.get(MLFLOW_RUN_NAME, "")
@@ -486,7 +488,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         end_time = None if end_time is None else whole_number("the run's end time", end_time)
         change = {"status": status, "end": end_time, "name": run_name or None}
         if run_name:
-            _validate_tag(MLFLOW_RUN_NAME, run_name)
+            validate_tag(MLFLOW_RUN_NAME, run_name)
             refuse_bad_text("the run's name", run_name)
         with deferred():
             run = self._update_run(run_id, change)
@@ -558,7 +560,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal a run's inputs."""
         _check_run_id(run_id)
         for each in datasets or []:
-            _validate_dataset_inputs([each])
+            validate_dataset_inputs([each])
             twice = [key for key, n in Counter(tag.key for tag in each.tags).items() if n > 1]
             if twice:
                 raise MlflowException(
@@ -686,7 +688,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self._check_name(name)
         kept = {t.key: t.value for t in tags or []}
         for key, value in kept.items():
-            _validate_experiment_tag(key, value)
+            validate_experiment_tag(key, value)
         refuse_bad_text("tag", kept)
         tried: list[bool] = []
 
@@ -730,7 +732,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return experiment_id
 
     def _check_name(self, name: str) -> None:
-        _validate_experiment_name(name)
+        validate_experiment_name(name)
         refuse_bad_text("the experiment's name", name)
         try:
             check_experiment_name(name)
@@ -768,13 +770,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self, applier: Applier, found: Experiment, visible: str | None = None
     ) -> Experiment:
         """Return a workspace's experiment under the id and name that the user knows."""
-        found._name = found.tags.get(EXPERIMENT_TAG, found.name)
+        with_fields(found, name=found.tags.get(EXPERIMENT_TAG, found.name))
         if visible is None:
             visible = applier.experiments.seen(found) or self._visible_from_mirror(applier, found)
-        found._experiment_id = visible
+        with_fields(found, experiment_id=visible)
         if applier.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             told = self.engine.state.answer(f"experiment/{visible}")
-            found._name = told["name"] if told else found.name
+            with_fields(found, name=told["name"] if told else found.name)
         return found
 
     def _visible_from_mirror(self, applier: Applier, found: Experiment) -> str:
@@ -821,7 +823,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return None
         applier.experiments.accept(found, name)
         shown = self._visible_experiment(applier, found)
-        shown._name = name  # an experiment that was made without us carries no name of the user's
+        with_fields(shown, name=name)  # an experiment that was made without us carries no name of the user's
         return shown
 
     def search_experiments(
@@ -888,7 +890,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def set_experiment_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
         """Set an experiment's tag."""
-        _validate_experiment_tag(tag.key, tag.value)
+        validate_experiment_tag(tag.key, tag.value)
         refuse_bad_text("tag", {tag.key: str(tag.value)})
         self._change_experiment(experiment_id, "tag", key=tag.key, value=tag.value)
 
@@ -924,12 +926,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         model_type: str | None = None,
     ) -> LoggedModel:
         """Have the primary name a logged model, or name it here where it is away or has none."""
-        _validate_logged_model_name(name or None)
+        validate_logged_model_name(name or None)
         required("experiment_id", str(experiment_id))
         told: dict[str, Any] = {
             "id": "",
             "experiment": str(experiment_id),
-            "name": name or _generate_random_name(),
+            "name": name or random_name(),
             "run": source_run_id,
             "type": model_type,
             "params": {p.key: str(p.value) for p in params or []},
@@ -1009,7 +1011,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         try:
             found = self.engine.read(lambda a: self._model_at(a, model_id, allow_deleted))
             if status is not None:
-                found._status = LoggedModelStatus(status)
+                with_fields(found, status=LoggedModelStatus(status))
             return found
         except MlflowException as error:
             # The mirror may have answered for a primary that is away, and lack what waits for it.
@@ -1028,7 +1030,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 continue
             view = engine.queue_view(queue)
             if view is not None:
-                model._metrics = self._points_of(model.model_id, view, model.metrics or [])
+                with_fields(model, metrics=self._points_of(model.model_id, view, model.metrics or []))
         return model
 
     def _points_of(self, model_id: str, view: QueueView, there: Iterable[Metric] = ()) -> list[Metric]:
@@ -1051,8 +1053,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         metrics = self._points_of(model_id, view)
         found = model.entity(self.engine.artifact_uri("model", model_id), metrics)
         if self.engine.primary.workspace.answers_by_rest:  # which tells what is not set as an empty text
-            found._model_type, found._source_run_id = found.model_type or "", found.source_run_id or ""
-            found._status_message = found.status_message or ""
+            with_fields(found, model_type=found.model_type or "", source_run_id=found.source_run_id or "")
+            with_fields(found, status_message=found.status_message or "")
         return found
 
     def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
@@ -1084,14 +1086,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> LoggedModel:
         role = applier.role
         found.model_id = model_id or self.engine._visible("model", found.model_id, role)
-        found._model_uri = f"models:/{found.model_id}"
+        with_fields(found, model_uri=f"models:/{found.model_id}")
         found.experiment_id = self.engine.visible_experiment(found.experiment_id, role)
         found.artifact_location = self.engine.artifact_uri("model", found.model_id)
         if found.source_run_id:
-            found._source_run_id = self.engine._visible("run", found.source_run_id, role)
+            with_fields(found, source_run_id=self.engine._visible("run", found.source_run_id, role))
         for metric in found.metrics or []:
-            metric._model_id = found.model_id
-            metric._run_id = metric.run_id and self.engine._visible("run", metric.run_id, role)
+            with_fields(metric, model_id=found.model_id)
+            with_fields(metric, run_id=metric.run_id and self.engine._visible("run", metric.run_id, role))
         found.tags.pop(MODEL_TAG, None)  # by which it is found again; nothing to a reader
         return found
 
@@ -1303,13 +1305,14 @@ _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 
 def _is_plain(metric: Metric, known: dict[str, str]) -> bool:
     """Tell whether a point needs no check: a known key and Python's own numbers."""
+    key, value, timestamp, step = raw_point(metric)
     return (
-        metric._key in known
-        and type(metric._value) is float
-        and type(metric._step) is int
-        and LEAST <= metric._step <= MOST
-        and type(metric._timestamp) is int
-        and 0 <= metric._timestamp <= MOST
+        key in known
+        and type(value) is float
+        and type(step) is int
+        and LEAST <= step <= MOST
+        and type(timestamp) is int
+        and 0 <= timestamp <= MOST
     )
 
 

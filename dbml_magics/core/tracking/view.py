@@ -32,6 +32,8 @@ from mlflow.entities import (
     RunTag,
 )
 
+from dbml_magics.core.mlflow_private import metric_points, own_tags
+
 _NAME_TAG = "mlflow.runName"
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
 
@@ -174,7 +176,7 @@ class RunView:
         view.params = dict(run.data.params)
         view.tags = dict(run.data.tags)
         view.name = run.info.run_name
-        view.base_latest = {m.key: m for m in run.data._metric_objs}
+        view.base_latest = {m.key: m for m in metric_points(run)}
         view.from_base = frozenset(view.base_latest)
         if run.inputs:
             view.datasets = list(run.inputs.dataset_inputs)
@@ -240,7 +242,7 @@ class RunView:
                 self._latest.append(latest)
         self._stale.clear()
         data = RunData(list(self._latest), [Param(k, v) for k, v in self.params.items()])
-        data._tags.update(self.tags)
+        own_tags(data).update(self.tags)
         return Run(self.info(), data, self.inputs(), self.run_outputs())
 
     def info(self) -> RunInfo:
