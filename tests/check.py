@@ -2,7 +2,7 @@
 
 python tests/check.py                    in an environment with the extra ``test`` installed
 python tests/check.py -k journal -x      arguments go to pytest
-python tests/check.py --full             what takes hours, too: storms, long lives, random sequences
+python tests/check.py --full             what takes hours, too: benchmarks, storms, long lives, sequences
 
 A few tests that fail among all the others are run once more, by themselves. Where they pass then, the machine
 was crowded or the test is unsteady: the summary names each, as that is a defect to mend, and the run passes.
@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> int:
     install_browser()
     full = "--full" in arguments
     arguments = [argument for argument in arguments if argument != "--full"]
+    if full:
+        os.environ["DBML_TEST_FULL"] = "1"
     colour = ["--color=yes"] if sys.stdout.isatty() else []
     # A file's tests stay in one process, in their order; three keep two cores busy, since tests wait much.
     # The files begin in the order of tests/conftest.py: the longest first.

@@ -36,6 +36,10 @@ SCREENSHOTS = "SCREENSHOTS_OF_THE_TESTS"
 """The variable with the folder for pictures of what the browser showed."""
 
 
+FULL = "DBML_TEST_FULL"
+"""The variable that tests/check.py --full sets."""
+
+
 class Servers(NamedTuple):
     """The two workspaces."""
 
@@ -84,7 +88,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 LONG = (
     "conformance/test_table.py",
-    "infra_tests/test_benchmarks.py",
     "infra_tests/test_azure_standin.py",
     "core/test_edited_histories.py",
     "core/test_histories.py",
@@ -95,8 +98,15 @@ LONG = (
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the others, and each file's tests, keep their order."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others, and each file's tests, keep their order.
+
+    Tests marked ``full`` are left out unless all are wanted, or one of them is asked for by its marker.
+    """
+    if FULL not in os.environ and not config.option.markexpr:
+        left = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     rank = {name: number for number, name in enumerate(LONG)}
     here = Path(__file__).parent
 

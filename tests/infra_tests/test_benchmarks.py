@@ -15,6 +15,7 @@ from tests.benchmarks.report import Figure, Row, Section, markdown, terminal
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.full
 def test_the_quick_run_measures_every_figure() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--quick", "--markdown"],
