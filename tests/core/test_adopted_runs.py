@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from dbml_magics.core import session
-from dbml_magics.core.tracking import entry
+from dbml_magics.core.tracking import job_run
 from dbml_magics.errors import BadCommand
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -268,7 +268,7 @@ def test_a_run_that_cannot_be_joined_is_named_with_the_ways_on(
 ) -> None:
     link(proxies)
     mlflow.set_experiment(experiment_name)
-    monkeypatch.setattr(entry, "JOB_RUN", None)
+    monkeypatch.setattr(job_run, "JOB_RUN", None)
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     for _ in range(2):
         with pytest.raises(

@@ -23,7 +23,7 @@ import pytest
 
 from dbml_magics import hints
 from dbml_magics.core import session as sessions
-from dbml_magics.core.doctor import imports, machine, packages, services
+from dbml_magics.core.doctor import answering, imports, machine, packages
 from dbml_magics.core.endpoints import remembered
 from dbml_magics.doctor_results import DoctorResult, Finding, without_secrets
 from dbml_magics.endpoint_results import Endpoint
@@ -357,7 +357,7 @@ def server_whose_clock_is(off: float) -> Iterator[str]:
 @pytest.mark.parametrize(("off", "level"), [(0, "fine"), (120, "warning"), (-900, "broken")])
 def test_a_clock_that_is_off_is_said(off: float, level: str) -> None:
     with server_whose_clock_is(off) as url:
-        found = {f.what: f for f in services.reach("azureml", "network", url, clock=True)}
+        found = {f.what: f for f in answering.reach("azureml", "network", url, clock=True)}
     assert found["network"].level == "fine"
     assert found["clock"].level == level
     if level == "warning":
