@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import resource
 import shutil
@@ -440,17 +441,20 @@ def test_files_of_any_name_and_place_arrive_as_they_are(
 def test_a_name_that_a_server_refuses_is_told_and_holds_up_nothing_else(
     both: Any, experiment_name: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "hash#1.txt").write_text("MLflow's own server takes no # in a path")
+    (tmp_path / "refused.txt").write_text("its own rule forbids this name")
+    answer = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid path"})
+    for proxy in both:
+        proxy.status(400, body=answer, path="refused.txt", method="PUT")
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
-        mlflow.log_artifact(str(tmp_path / "hash#1.txt"))
+        mlflow.log_artifact(str(tmp_path / "refused.txt"))
         mlflow.log_text("after", "after.txt")
     sync()
     for proxy in both:
         there = str(plain.twin_id(proxy.uri, run.info.run_id, experiment_name))
         assert list(plain.artifacts(proxy.uri, there)) == ["after.txt"]
     assert [d.dead for d in session.current().status().destinations] == [1, 1]
-    assert [entry[3][2]["path"] for entry in dead()] == ["hash#1.txt"] * 2
+    assert [entry[3][2]["path"] for entry in dead()] == ["refused.txt"] * 2
 
 
 def test_what_a_file_held_when_it_was_logged_arrives_whatever_becomes_of_it_then(

@@ -1035,22 +1035,31 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def _points_of(self, model_id: str, view: QueueView, there: Iterable[Metric] = ()) -> list[Metric]:
         """Return a model's points, with those on their way, as after their delivery."""
-        primary, own = self.engine.primary, view.model_metrics(model_id)
-        if primary.keeps(model_id):
+        own = view.model_metrics(model_id)
+        if self.engine.primary.keeps(model_id):
             return latest_of_each([*there, *own])
-        if primary.workspace.kind == "mlflow":
-            own = as_a_server_keeps(own)
-        return each_once([*there, *own])
+        return each_once([*there, *self._as_kept(model_id, own)])
 
-    def _model_here(self, model_id: str, queue: str, allow_deleted: bool = False) -> LoggedModel | None:
-        """Return a model as the journal tells it; None if it tells nothing. Raises for a deleted one."""
+    def _as_kept(self, model_id: str, points: list[Metric]) -> list[Metric]:
+        """Return a model's points as the primary will tell them."""
+        primary = self.engine.primary
+        plain = primary.workspace.kind != "mlflow" or primary.keeps(model_id)
+        return points if plain else as_a_server_keeps(points)
+
+    def _model_here(
+        self, model_id: str, queue: str, allow_deleted: bool = False, *, as_kept: bool = True
+    ) -> LoggedModel | None:
+        """Return a model as the journal tells it; None if it tells nothing. Raises for a deleted one.
+
+        Its points are those that the primary will tell, or (not ``as_kept``) those that were logged.
+        """
         view = self.engine.queue_view(queue)
         model = view.models.get(model_id) if view else None
         if view is None or model is None:
             return None
         if model.deleted and not allow_deleted:
             raise no_such_model(model_id)
-        metrics = self._points_of(model_id, view)
+        metrics = self._points_of(model_id, view) if as_kept else view.model_metrics(model_id)
         found = model.entity(self.engine.artifact_uri("model", model_id), metrics)
         if self.engine.primary.workspace.answers_by_rest:  # which tells what is not set as an empty text
             with_fields(found, model_type=found.model_type or "", source_run_id=found.source_run_id or "")
@@ -1151,7 +1160,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return found
         most = max(len(found) + len(waiting), 1)
         merged = [*found, *kept_models.search(waiting, filter_string, datasets, most, None, None)]
-        return PagedList(kept_models.search(merged, None, None, most, order_by, None), found.token)
+        answer = kept_models.search(merged, None, None, most, order_by, None)
+        own = {model.model_id for model in waiting}
+        for model in answer:
+            if model.model_id in own:  # compared and sorted by what was logged, told as a server tells it
+                with_fields(model, metrics=self._as_kept(model.model_id, model.metrics))
+        return PagedList(answer, found.token)
 
     def _models_on_their_way(self, experiment_ids: set[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {role: (id, queue) of the models logged here of which something is on its way there}."""
@@ -1167,7 +1181,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         found = []
         for model_id, queue in on_their_way:
             try:
-                found.append(self._model_here(model_id, queue) or self.get_logged_model(model_id))
+                here = self._model_here(model_id, queue, as_kept=False)
+                found.append(here or self.get_logged_model(model_id))
             except MlflowException:  # deleted
                 continue
         return found
