@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dbml_magics import results
 from dbml_magics.config import data_home_note, spool_limit_bytes
 from dbml_magics.core import link as links
-from dbml_magics.core import ui
 from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.hints import say
@@ -25,6 +24,8 @@ _NAMED = 3
 
 def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:
     """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
+    from dbml_magics.core import ui  # which needs what Windows lacks
+
     workspace, line = engine.workspaces[role], engine.lines[role]
     if queue is None:
         pending, lag = engine.waiting(role)
@@ -72,6 +73,7 @@ def tracking_elsewhere(engine: Engine) -> str | None:
 
 def notes(engine: Engine, *, fresh: bool) -> list[str]:
     """Return a line about each thing to know about a link; ``fresh`` for one that was made now."""
+    from dbml_magics.core import ui
     from dbml_magics.core.endpoints import service
     from dbml_magics.core.tracking import spill
 
