@@ -23,6 +23,9 @@ LOG_BATCH = "runs/log-batch$"
 
 def link(proxies: Proxies, **wishes: Any) -> results.LinkStatus:
     """Link the two servers, each behind its proxy."""
+    assert "DBML_HOME" in os.environ, (
+        "a test that links asks for the fixture home: a user's own stays as it is"
+    )
     return session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wishes)
 
 

@@ -150,7 +150,7 @@ def test_a_run_on_its_way_answers_as_after_its_delivery_and_as_at_a_server(
 
 
 def test_a_model_tells_its_end_while_that_is_on_its_way_though_its_creation_is_delivered(
-    proxies: Proxies, experiment_name: str
+    home: Path, proxies: Proxies, experiment_name: str
 ) -> None:
     link(proxies)
     mlflow.set_experiment(experiment_name)
