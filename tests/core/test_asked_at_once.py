@@ -70,6 +70,13 @@ STORIES: dict[str, list[Step]] = {
     ],
     "restore an active experiment": [_make, lambda c, n, m: c.restore_experiment(m[0])],
     "delete with its runs": [_make, _run, lambda c, n, m: c.delete_experiment(m[0])],
+    "delete with a model of another experiment's run": [
+        _make,
+        _run,
+        lambda c, n, m: m.append(c.create_experiment(f"{n}-other")),
+        lambda c, n, m: c.create_logged_model(m[-1], "m", m[1]),
+        lambda c, n, m: c.delete_experiment(m[-1]),
+    ],
     "delete and restore with its runs": [
         _make,
         _run,

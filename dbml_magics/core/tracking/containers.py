@@ -32,11 +32,11 @@ class Containers:
         engine = self.engine
         if queue == LINK_QUEUE or not engine.is_waiting(self.role, LINK_QUEUE):
             return None
-        experiment = engine.experiment_of(queue)
+        experiments = engine.experiments_in(queue)
         stamps = (
             entry.order[0]
             for entry in self._waiting(LINK_QUEUE)
-            if entry.op is not None and experiment is not None and _experiment_moved(entry.op) == experiment
+            if entry.op is not None and (moved := _experiment_moved(entry.op)) and moved in experiments
         )
         return min(stamps, default=None)
 

@@ -781,7 +781,11 @@ class Engine:
         """Return the queues of an experiment's runs and models of which something is on its way."""
         role = role or self.link.primary
         waiting = [queue for queue in self.journal.queues() if self.is_waiting(role, queue)]
-        return [queue for queue in waiting if self.experiment_of(queue) == experiment_id]
+        return [queue for queue in waiting if experiment_id in self.experiments_in(queue)]
+
+    def experiments_in(self, queue: str) -> set[str | None]:
+        """Return the experiments of a queue: its run's, and those of the models that began in it."""
+        return {self.experiment_of(queue), *self.state.experiments_of_models(queue)}
 
     def note_experiment_stage(self, experiment_id: str, *, deleted: bool) -> None:
         """Note for the runs that live here what a server does to the runs of such an experiment."""

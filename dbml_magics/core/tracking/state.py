@@ -688,6 +688,11 @@ class State:
         rows = self._all("SELECT visible, info FROM models WHERE queue=?", queue)
         return [(v, json.loads(i)) for v, i in rows]
 
+    def experiments_of_models(self, queue: str) -> set[str]:
+        """Return the experiments of the logged models that were begun in a queue."""
+        found = self._all("SELECT info FROM models WHERE queue = ?", queue)
+        return {str(json.loads(info).get("experiment")) for (info,) in found}
+
     def models(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Return (id, queue, info) of all logged models known on this machine."""
         return [(v, q, json.loads(i)) for v, q, i in self._all("SELECT visible, queue, info FROM models")]
