@@ -361,7 +361,7 @@ class Registrations:
         run_id = applier.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
         if given["kind"] == "model":
             identity = applier.model_at(given["id"])
-            if not applier.has_file(f"model:{given['id']}", "MLmodel"):
+            if self._lacks_files(f"model:{given['id']}", ""):
                 applier.copy_from_primary(f"model:{given['id']}", "")
                 self._finish_copy(given["id"], run_id)
             kept = applier.keeps(given["id"])
