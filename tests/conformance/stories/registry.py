@@ -463,3 +463,15 @@ def _(p: Player) -> None:
     p.client.delete_model_version(name, made.version)
     p.client.get_model_version(name, made.version)
     p.client.search_model_versions(f"name = '{name}'")
+
+
+@table.story("a logged model that is not finished and has no files")
+def _(p: Player) -> None:
+    name, own = p.name("m"), p.client.create_experiment(p.name("a"))
+    run = str(p.client.create_run(own).info.run_id)
+    model = p.client.create_logged_model(own, "model")
+    p.client.create_registered_model(name)
+    p.client.create_model_version(name, f"models:/{model.model_id}", run)
+    p.settle()
+    p.client.get_logged_model(model.model_id)
+    p.client.get_run(run)
