@@ -1,4 +1,4 @@
-"""Experiments that both workspaces have: what differs, how it is mended."""
+"""Experiments that both workspaces have: what differs."""
 
 from __future__ import annotations
 

@@ -25,12 +25,10 @@ from dbml_magics.differences import ABSENT, Difference
 _PAGE = 1000
 _NAMES_PAGE = 100
 _OURS = ("dbml_", "mlflow.", "azureml.")
-_DESCRIPTION = "description"
-_STAGE = "stage"
+DESCRIPTION = "description"
+STAGE = "stage"
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
 _OF_MODEL = re.compile(r"^models:/(m-[^/]+)$|/models/(m-[^/]+)/artifacts/?$")
-_OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
-_OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")
 MODEL = "registered model"
 Told = Callable[[str, str, str, str, Any, Any], Difference]
 Facts = dict[str, str | None]
@@ -60,7 +58,7 @@ class Version:
 
     def said(self, what: str) -> str | None:
         """Return one of the facts, or its stage."""
-        return self.stage if what == _STAGE else self.facts.get(what)
+        return self.stage if what == STAGE else self.facts.get(what)
 
     @property
     def is_ours(self) -> bool:
@@ -70,7 +68,7 @@ class Version:
     @property
     def facts(self) -> Facts:
         """Return what people edit of it."""
-        return {_DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
+        return {DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Registered:
     @property
     def facts(self) -> Facts:
         """Return what people edit of it, its aliases aside."""
-        return {_DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
+        return {DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
 
 
 @dataclass(frozen=True)
@@ -422,7 +420,7 @@ def version_differences(pair: VersionPair, told: Told) -> Iterator[Difference]:
     if a.model and b.model and a.model != b.model:
         yield told(either.run, either.place, "version", "model", a.model, b.model)
     if a.stage and b.stage and a.stage != b.stage:
-        yield told(either.run, either.place, "version", _STAGE, a.stage, b.stage)
+        yield told(either.run, either.place, "version", STAGE, a.stage, b.stage)
     yield from _fact_differences(partial(told, either.run, either.place, "version"), a.facts, b.facts)
 
 

@@ -17,6 +17,8 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mender import Mender
 from dbml_magics.core.reconcile.registries import (
+    DESCRIPTION,
+    STAGE,
     ModelPair,
     Registered,
     Registries,
@@ -33,18 +35,8 @@ from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.registrations import TWIN_TAG, answer_key
 from dbml_magics.differences import Difference
 
-_PAGE = 1000
-_NAMES_PAGE = 100
-_OURS = ("dbml_", "mlflow.", "azureml.")
-_DESCRIPTION = "description"
-_STAGE = "stage"
-_PROMPT_TAG = "mlflow.prompt.is_prompt"
-_OF_MODEL = re.compile(r"^models:/(m-[^/]+)$|/models/(m-[^/]+)/artifacts/?$")
 _OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
 _OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")
-MODEL = "registered model"
-Told = Callable[[str, str, str, str, Any, Any], Difference]
-Facts = dict[str, str | None]
 
 
 class RegistryMender:
@@ -120,10 +112,10 @@ class RegistryMender:
 
         def write(side: Side, value: str) -> None:
             own = at[side]
-            if what == _DESCRIPTION:
+            if what == DESCRIPTION:
                 self._registry(side).update_model_version(own.name, own.number, value)
                 return
-            if what == _STAGE:
+            if what == STAGE:
                 self._registry(side).transition_model_version_stage(own.name, own.number, value, False)
                 return
             tag = ModelVersionTag(what.removeprefix("tag "), value)
@@ -131,7 +123,7 @@ class RegistryMender:
 
         def delete(side: Side) -> None:
             own = at[side]
-            if what == _DESCRIPTION:
+            if what == DESCRIPTION:
                 self._registry(side).update_model_version(own.name, own.number, "")
                 return
             self._registry(side).delete_model_version_tag(own.name, own.number, what.removeprefix("tag "))
@@ -145,14 +137,14 @@ class RegistryMender:
         names, what = {self.source: ours.name, self.target: theirs.name}, difference.key
 
         def write(side: Side, value: str) -> None:
-            if what == _DESCRIPTION:
+            if what == DESCRIPTION:
                 self._registry(side).update_registered_model(names[side], value)
                 return
             tag = RegisteredModelTag(what.removeprefix("tag "), value)
             self._registry(side).set_registered_model_tag(names[side], tag)
 
         def delete(side: Side) -> None:
-            if what == _DESCRIPTION:
+            if what == DESCRIPTION:
                 self._registry(side).update_registered_model(names[side], "")
                 return
             self._registry(side).delete_registered_model_tag(names[side], what.removeprefix("tag "))

@@ -62,8 +62,7 @@ class Shown:
         if workspace.answers_by_rest:
             with_fields(found, description=found.description or "", run_id=found.run_id or "")
             found = ModelVersion.from_proto(found.to_proto())
-        with_fields(found, version=self.number(found.version))
-        with_fields(found, model_id=model_id)
+        with_fields(found, version=self.number(found.version), model_id=model_id)
         return self.version(found)
 
     def as_first_model(self, found: RegisteredModel) -> RegisteredModel:
