@@ -16,6 +16,7 @@ from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 
 HEAVY = ["mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "ipywidgets"]
+MOST_MODULES = 60  # beyond what IPython has imported
 
 LOAD = """
 import json, sys, time
@@ -31,16 +32,16 @@ print()
 print(json.dumps({"modules": sorted({name.partition(".")[0] for name in sys.modules})}))
 """
 
-TIME = """
-import sys, time
+COUNT = """
+import json, sys
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 config = Config()
 config.HistoryManager.enabled = False
 shell = InteractiveShell.instance(config=config)
-before = time.process_time()
+before = set(sys.modules)
 shell.run_line_magic("load_ext", "dbml_magics")
-print(time.process_time() - before)
+print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
@@ -65,9 +66,10 @@ def test_loading_and_help_import_nothing_heavy(folder: Path) -> None:
     assert not set(modules) & set(HEAVY)
 
 
-def test_loading_takes_less_than_50_ms(folder: Path) -> None:
-    # The best of three: what the processor spends on it, whatever else the machine does.
-    assert min(float(_python(TIME, folder)) for _ in range(3)) < 0.05
+def test_loading_imports_few_modules(folder: Path) -> None:
+    # How long it takes is measured by tests/benchmarks (row load_ext): a clock here would measure the machine.
+    imported = json.loads(_python(COUNT, folder))
+    assert len(imported) <= MOST_MODULES, imported
 
 
 def test_importing_the_package_imports_nothing_heavy(folder: Path) -> None:
