@@ -67,7 +67,7 @@ def test_loading_and_help_import_nothing_heavy(folder: Path) -> None:
 
 
 def test_loading_imports_few_modules(folder: Path) -> None:
-    # How long it takes is measured by tests/benchmarks (row load_ext): a clock here would measure the machine.
+    # How long it takes is measured by tests/benchmarks (row load_ext): a clock here measures the machine.
     imported = json.loads(_python(COUNT, folder))
     assert len(imported) <= MOST_MODULES, imported
 
