@@ -204,7 +204,7 @@ def _waiting(engine: Engine, answers: dict[str, Any]) -> tuple[str, ...]:
     """Return why versions have no number yet, a line for each registry that has not answered."""
     found = []
     for role, answer in answers.items():
-        reason = engine.lines[role].reason or engine.couriers[role].trouble
+        reason = engine.lines[role].reason or engine.couriers[role].scheduler.trouble
         if answer is None and reason:
             found.append(f"{role}: {reason}; it is registered by itself once that is over")
     return tuple(found)

@@ -132,11 +132,12 @@ def test_what_is_seen_from_afar_is_not_gathered_long(
 
     def logs_steadily() -> bool:
         mlflow.log_metric("loss", 1.0, step=0, timestamp=1)
-        return all(courier._steady_since is not None for courier in couriers)
+        return all(courier.scheduler.is_steady for courier in couriers)
 
     eventually(logs_steadily, "both couriers see that the run logs nothing but metrics")
     for courier in couriers:
-        courier._steady_since = time.monotonic() - 3600
+        courier.scheduler.unsteady()
+        courier.scheduler.steady(time.monotonic() - 3600)
     monkeypatch.setenv("DBML_LINGER", "60" if seen_from_afar == "somebody waits" else "3")
     mlflow.log_metric("last", 1.0, step=0)
     if seen_from_afar == "somebody waits":

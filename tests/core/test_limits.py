@@ -22,11 +22,11 @@ from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.limits import BY_KIND, SOURCES, Limits
 from dbml_magics.core.destinations.rates import RateLimiter, backfill
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.core.tracking.apply import Batch, within
-from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.overflow import ARTIFACT, Overflow, _item
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -663,7 +663,7 @@ def test_retry_after_without_the_services_time_is_read_by_this_clock() -> None:
 
 
 def test_a_retry_after_of_minutes_is_obeyed_by_delivery() -> None:
-    line = Line("databricks")
+    line = Health()
     line.trouble(Away("answers 503", retry_after=1800.0))
     assert 1700 < line.pause() <= 1800
 

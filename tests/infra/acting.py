@@ -239,9 +239,9 @@ class Actor:
             told[role] = {
                 "lease": courier.has_lease,
                 "waiting": engine.waiting(role),
-                "queues": {queue: courier._pauses.get(queue) for queue in queues[:5]},
+                "queues": {queue: courier.scheduler.paused(queue) for queue in queues[:5]},
                 "line": [courier.line.reason, courier.line.pause()],
-                "trouble": courier.trouble,
+                "trouble": courier.scheduler.trouble,
             }
         return told
 

@@ -93,7 +93,7 @@ def has_arrived(engine: Engine, role: str, queues: Iterable[str]) -> bool:
     while waited and not engine.lines[role].away:
         if engine.wait(role, waited, 0.25, goal):
             break
-        if time.monotonic() > until or any(courier.in_trouble(queue) for queue in waited):
+        if time.monotonic() > until or any(courier.scheduler.in_trouble(queue) for queue in waited):
             return False
     return not engine.lines[role].away
 

@@ -6,18 +6,18 @@ POSIX record lock, which the kernel releases when its holder dies.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.config import DELIVERY_TIMEOUT_S, linger_seconds, longest_pause_seconds
+from dbml_magics.config import DELIVERY_TIMEOUT_S
+from dbml_magics.core.delivery.scheduler import Scheduler
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
@@ -46,24 +46,17 @@ if TYPE_CHECKING:
 _log = logger(__name__)
 
 _SCAN_S = 1.0  # how often queues of other processes are looked for, unless writes are gathered for longer
-_STEADY_TIMES = 10  # how much longer a run is gathered that logs nothing but metrics, params and tags
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _PROBE_S = 5.0
 _IN_FLIGHT_S = 2.0  # how long a request may be under way whose sender is dead
 _NOTHING: dict[str, str] = {}
 _OF_MACHINE = (sqlite3.Error, JournalError)  # this machine's trouble, and no write's: a full disk
-_STUCK_TRIES, _STUCK_S = 5, 15.0  # before a write that fails is tried apart from the others
-_STUCK_PAUSE_S = 4.0  # the longest between these tries
-_ALONE_TRIES, _ALONE_S = 8, 60.0  # before it is put aside though nothing of its kind has passed meanwhile
-_BLOCKED_S = 0.5  # between two looks whether what a write waits for has arrived
 _HELD_S, _HELD_LONGEST_S = 15.0, 600.0  # between two tries of files that are not taken now
 HELD_QUEUE = "held"
 # Writes whose like going through shows that the service does take such writes.
 _KINDS = {**dict.fromkeys("LFTDPX", "model"), **dict.fromkeys("VW", "registry")}
 _OF_RUN = frozenset("Guxrio")
-_RECENT_S = 60.0  # what "of late" is, for the rate of delivery
-_BUG_TRIES = 12  # some minutes: what fails while a library is being imported passes afterwards
 
 
 class _ShortTurns:
@@ -114,13 +107,10 @@ class Courier:
         self.line = engine.lines[role]
         self.applier = Applier(engine, role)
         self.delivered = 0
-        self._recent: deque[tuple[float, int]] = deque()  # when writes arrived, and how many
-        self._dirty: set[str] = set()
+        self.scheduler = Scheduler(LINK_QUEUE)
         # Flags and waiters, as they are set and waited for in the main thread, where an interrupt may come.
         self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
         self._nudge = Flag()  # ends a pause of gathering: it may be over now
-        self._soon = False  # something waits that is no metric, param or tag
-        self._steady_since: float | None = None  # nothing else has come, and without a pause, since then
         self._arrived = Waiters()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -129,14 +119,8 @@ class Courier:
         self.watch = Watch(self.lease)
         self._leased = float("-inf")
         self._begun = False  # what others left is in doubt since the lease was taken
-        self._pauses: dict[str, tuple[int, float]] = {}  # queue -> (tries, not before)
-        self._troubles: dict[str, str] = {}  # queue -> why it is left alone, though the workspace answers
-        self._busy: set[str] = set()  # queues whose next write the workspace takes later, as it says
-        self._bugs: dict[str, int] = {}
         self._work_lock = threading.RLock()
         self._delivered_by_others: int | None = None  # looked at while there is trouble
-        self._stuck: dict[str, _Stuck] = {}
-        self._passed: dict[str, float] = {}  # kind of write -> when the last one went through
         self.held = Held(self)
         self.containers = Containers(engine, role)
 
@@ -144,8 +128,8 @@ class Courier:
 
     def notify(self, queue: str) -> None:
         """Tell that ``queue`` has a new write (called on the path of every log call)."""
-        if queue not in self._dirty:
-            self._dirty.add(queue)
+        if queue not in (due := self.scheduler.due):
+            due.add(queue)
         if not self._wake.is_set():
             self._wake.set()
             if self._thread is None:
@@ -153,7 +137,7 @@ class Courier:
 
     def notify_soon(self, queue: str) -> None:
         """Tell that ``queue`` has a new write that is seen from afar: a begin, an end, a file, a model."""
-        first, self._soon = not self._soon, True
+        first, self.scheduler.soon = not self.scheduler.soon, True
         self.notify(queue)
         if first:  # of those that the next round sends: waking the thread costs the caller some 0.1 ms
             self._nudge.set()
@@ -217,13 +201,11 @@ class Courier:
     def after_fork(self) -> None:
         """In a forked child: no thread, no lease; both come back when the child writes."""
         _short_turns.after_fork()
-        self._dirty = set()
-        self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
-        self._nudge, self._soon, self._steady_since = Flag(), False, None
+        self.scheduler = Scheduler(LINK_QUEUE)
+        self._wake, self._urgent, self._stop, self._nudge = Flag(), Flag(), Flag(), Flag()
         self._arrived, self._start_lock = Waiters(), threading.Lock()
         self._work_lock = threading.RLock()
         self._thread = None
-        self._pauses, self._bugs, self._troubles, self._stuck, self._busy = {}, {}, {}, {}, set()
         self.held = Held(self)
         self.lease.after_fork()
         self._lease_lock = threading.Lock()
@@ -279,7 +261,7 @@ class Courier:
         scanned = 0.0
         while not self._stop.is_set():
             if not self._wake.wait(_SCAN_S):
-                self._steady_since = None
+                self.scheduler.unsteady()
             if self._stop.is_set():
                 return
             try:
@@ -294,15 +276,15 @@ class Courier:
                     self._gather()
                 self._wake.clear()
                 if time.monotonic() - scanned > _SCAN_S:
-                    self._dirty.update(self.engine.journal.queues())
+                    self.scheduler.due.update(self.engine.journal.queues())
                     scanned = time.monotonic()
-                urgent, soon = self._urgent.is_set(), self._soon
-                self._soon = False
+                urgent, soon = self._urgent.is_set(), self.scheduler.soon
+                self.scheduler.soon = False
                 self._round()
                 if urgent or soon:
-                    self._steady_since = None
-                elif self._steady_since is None:
-                    self._steady_since = time.monotonic()
+                    self.scheduler.unsteady()
+                else:
+                    self.scheduler.steady(time.monotonic())
                 self._write_overflow(urgent)
                 if not self.line.away:
                     self.held.try_due()
@@ -314,7 +296,7 @@ class Courier:
 
     def _may_end(self) -> bool:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
-        if self._wake.is_set() or self._dirty or self.engine.waiting(self.role)[0]:
+        if self._wake.is_set() or self.scheduler.due or self.engine.waiting(self.role)[0]:
             return False
         with self._start_lock:
             thread, self._thread = self._thread, None
@@ -326,29 +308,17 @@ class Courier:
         return True
 
     def _gather(self) -> None:
-        """Let writes come together: the longer, the longer nothing but metrics, params and tags has come.
-
-        Each batch costs this machine and the service some milliseconds, however little is in it: a training
-        on all cores waits for them.
-        """
+        """Wait before sending, so that writes batch."""
         began = time.monotonic()
         while True:
             self._nudge.clear()
             if self._urgent.is_set() or self._stop.is_set():
                 return
-            left = began + self._gathering_seconds(began) - time.monotonic()
+            batch = self.applier.limits.metrics
+            left = self.scheduler.gathering_seconds(began, time.monotonic(), batch)
             if left <= 0:
                 return
             self._nudge.wait(left)
-
-    def _gathering_seconds(self, now: float) -> float:
-        shortest = linger_seconds()
-        if self._soon or self._steady_since is None:
-            return shortest
-        longest = min(now - self._steady_since, _STEADY_TIMES * shortest)
-        if rate := self.rate:  # a full batch has nothing to wait for
-            longest = min(longest, self.applier.limits.metrics / rate)
-        return max(shortest, longest)
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
@@ -383,38 +353,28 @@ class Courier:
 
     def _round(self) -> None:
         """Deliver what is there, a part of each queue in turn, until nothing is or the workspace is away."""
-        urgent = self._urgent.is_set()
+        urgent, scheduler = self._urgent.is_set(), self.scheduler
         self._urgent.clear()
-        queues = sorted(self._dirty, key=lambda queue: (queue != LINK_QUEUE, queue))  # experiments, then runs
-        self._dirty.difference_update(queues)
-        while queues and not self._stop.is_set():
-            pause = self.line.pause()
-            if pause > 0:
-                self._dirty.update(queues)
-                self._stop.wait(min(pause, 0.25))
+        pause = self.line.pause()
+        if pause > 0 and scheduler.due:
+            self._stop.wait(min(pause, 0.25))
+            self._wake.set()
+            if urgent:
+                self._urgent.set()
+            return
+        scheduler.begin_round()
+        while not self._stop.is_set() and (queue := scheduler.next(time.monotonic())) is not None:
+            if self.deliver(queue):
+                scheduler.again(queue)
+            if self.line.pause() > 0:
+                scheduler.postpone()
                 self._wake.set()
-                if urgent:
-                    self._urgent.set()
                 return
-            left = []
-            for queue in queues:
-                if self._stop.is_set():
-                    return
-                if self._pauses.get(queue, (0, 0.0))[1] > time.monotonic():
-                    self._dirty.add(queue)
-                elif self.deliver(queue):
-                    left.append(queue)
-                if self.line.pause() > 0:
-                    self._dirty.update(queues)
-                    self._wake.set()
-                    break
-            else:
-                queues = left
-                continue
+        if self._stop.is_set():
             return
         if self.line.reason is not None and self.line.pause() == 0:
             self.answers()
-        if self._dirty:
+        if scheduler.due:
             self._stop.wait(0.05)
             self._wake.set()
 
@@ -431,138 +391,63 @@ class Courier:
                 return True
             except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
                 _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
-                self._pause(queue, 15.0)
+                self.scheduler.stumbled(queue, time.monotonic())
                 return True
-            self._pauses.pop(queue, None)
-            self._troubles.pop(queue, None)
-            self._busy.discard(queue)
+            self.scheduler.delivered(queue)
             if not more:
                 self.applier.there.clear()
                 self.engine.tidy(queue)
             return more
 
     def _when_away(self, queue: str, error: Away) -> None:
-        self._steady_since = None
-        if error.elsewhere:
-            if isinstance(error, Busy):
-                self._busy.add(queue)
-                self._troubles[queue] = error.reason
-            most = _BLOCKED_S if isinstance(error, Blocked) else 4.0
-            self._pause(queue, most, error.retry_after or 0.0)
-            return
-        again = queue in self._pauses
-        self._pauses[queue] = (self._pauses.get(queue, (0, 0.0))[0] + 1, 0.0)
-        self.line.trouble(error)
-        obeyed = again or error.retry_after is None
-        if (error.sent or error.denied) and obeyed and self.answers():
-            # The workspace answers; this queue alone has trouble, and the others shall not wait for it.
-            self._troubles[queue] = error.reason
-            stuck = self._stuck.setdefault(queue, _Stuck())
-            stuck.tries += 1
-            stuck.denied = error.denied
-            most = _STUCK_PAUSE_S if stuck.tries <= _STUCK_TRIES else 15.0
-            self._pause(queue, most, error.retry_after or 0.0)
+        alone = self.scheduler.unavailable(queue, error, time.monotonic())
+        if not error.elsewhere:
+            self.line.trouble(error)
+        if alone and self.answers():
+            self.scheduler.isolate(queue, error, time.monotonic())
 
     def is_stuck(self, queue: str) -> bool:
         """Tell whether the next write of a queue fails time and again though the workspace answers."""
-        stuck = self._stuck.get(queue)
-        return (
-            stuck is not None and stuck.tries >= _STUCK_TRIES and time.monotonic() - stuck.since >= _STUCK_S
-        )
+        return self.scheduler.is_isolated(queue, time.monotonic())
 
     def has_failed_long(self, queue: str, times: int = 1) -> bool:
         """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
-        stuck = self._stuck.get(queue)
-        return (
-            stuck is not None
-            and stuck.tries >= times * _ALONE_TRIES
-            and time.monotonic() - stuck.since >= times * _ALONE_S
-        )
-
-    def moved(self, queue: str, own: bool) -> None:
-        """Note that a queue has come further, by this process's ``own`` writes alone or others' too."""
-        self._stuck.pop(queue, None)
-        if not own:  # whoever waits for them there cannot make this process hurry
-            self._steady_since = None
+        return self.scheduler.has_failed_long(queue, time.monotonic(), times)
 
     def passes(self, code: str, queue: str) -> bool:
         """Tell whether a write of the same kind went through since a queue's next one began to fail."""
-        stuck = self._stuck.get(queue)
-        return stuck is not None and self._passed.get(_KINDS.get(code, code), 0.0) > stuck.since
+        return self.scheduler.passes(_KINDS.get(code, code), queue)
 
     def passed(self, code: str) -> None:
         """Note that a write of a kind went through."""
-        self._passed[_KINDS.get(code, code)] = time.monotonic()
+        self.scheduler.passed(_KINDS.get(code, code), time.monotonic())
 
     @property
     def trouble_since(self) -> float | None:
         """Return since when (s since the epoch) a queue does not move although the workspace answers."""
-        return min(
-            (stuck.at for queue, stuck in list(self._stuck.items()) if self.in_trouble(queue)), default=None
-        )
-
-    def in_trouble(self, queue: str) -> bool:
-        """Tell whether a queue does not move although the workspace answers."""
-        return queue in self._troubles
+        since = self.scheduler.trouble_since
+        return None if since is None else time.time() - (time.monotonic() - since)
 
     def takes_later(self, queue: str) -> bool:
-        """Tell whether a queue's next write has to wait though the workspace answers.
-
-        It is busy, as it says itself; or it denies the write; or the write fails time and again.
-        """
-        stuck = self._stuck.get(queue)
-        denied = stuck is not None and stuck.denied and stuck.tries > 1 and self.in_trouble(queue)
-        return queue in self._busy or denied or self.is_stuck(queue)
-
-    @property
-    def trouble(self) -> str | None:
-        """Return why a queue does not move although the workspace answers, or None."""
-        return next(iter(list(self._troubles.values())), None)
-
-    def _pause(self, queue: str, most: float, least: float = 0.0) -> None:
-        """Leave one queue alone for a while, longer each time."""
-        tries = self._pauses.get(queue, (0, 0.0))[0] + 1
-        pause = min(0.1 * 2 ** min(tries, 8), most, longest_pause_seconds()) * random.uniform(0.7, 1.3)
-        self._pauses[queue] = (tries, time.monotonic() + max(pause, least))
+        """Tell whether a queue's next write has to wait though the workspace answers."""
+        return self.scheduler.takes_later(queue, time.monotonic())
 
     def arrived(self, count: int) -> None:
         """Note that ``count`` writes have arrived, and tell who waits."""
         self.delivered += count
-        self._recent.append((time.monotonic(), count))
-        self._forget_old()
+        self.scheduler.arrived(count, time.monotonic())
         self.line.fine()
         self._arrived.wake()
-
-    def _forget_old(self) -> None:
-        while self._recent and self._recent[0][0] < time.monotonic() - _RECENT_S:
-            self._recent.popleft()
 
     @property
     def rate(self) -> float:
         """Return how many writes a second this process has delivered of late, since the first of them."""
-        recent = list(self._recent)
-        now = time.monotonic()
-        recent = [(when, count) for when, count in recent if when >= now - _RECENT_S]
-        if not recent:
-            return 0.0
-        return sum(count for _, count in recent) / max(now - recent[0][0], 1.0)
+        return self.scheduler.rate(time.monotonic())
 
     def bug(self, queue: str, ends: dict[str, int], error: Exception) -> bool:
         """Count an error that is none of the workspace's; True when its write is to be put aside."""
-        key = f"{queue}/{sorted(ends.items())}"
-        self._bugs[key] = self._bugs.get(key, 0) + 1
         _log.debug("a write could not be delivered to %s", self.role, exc_info=error)
-        return self._bugs[key] >= _BUG_TRIES
-
-
-class _Stuck:
-    """How long the next write of a queue has been failing though the workspace answers."""
-
-    def __init__(self) -> None:
-        self.tries = 0
-        self.denied = False  # until somebody gives a right, or opens a firewall
-        self.since = time.monotonic()
-        self.at = time.time()
+        return self.scheduler.bug(f"{queue}/{sorted(ends.items())}")
 
 
 class Held:
@@ -854,7 +739,7 @@ class _Part:
         """Let a registration that cannot be made now wait in a queue of its own: its run goes on."""
         if op[1] != "V" or self.queue in (REGISTRY_QUEUE, registration_queue(op[2]["key"])):
             return False
-        if not (isinstance(error, (Blocked, Busy)) or self.courier.in_trouble(self.queue)):
+        if not (isinstance(error, (Blocked, Busy)) or self.courier.scheduler.in_trouble(self.queue)):
             return False
         told = {**op[2], "only": self.role, "queue": self.queue}
         self.engine.write(registration_queue(op[2]["key"]), "V", told)
@@ -1024,7 +909,7 @@ class _Part:
         kinds = {kind: amount for kind, amount in self.kinds.items() if amount > 0}
         self.state.mark_delivered(self.role, self.queue, self.ends, self.count, kinds)
         self.kinds.clear()
-        self.courier.moved(self.queue, all(map(self.engine.journal.is_own, self.ends)))
+        self.courier.scheduler.moved(self.queue, all(map(self.engine.journal.is_own, self.ends)))
         self.offsets.update(self.ends)
         self.courier.arrived(self.count)
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0

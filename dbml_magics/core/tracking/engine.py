@@ -30,6 +30,7 @@ from dbml_magics.config import (
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.mlflow_private import with_fields
@@ -40,7 +41,6 @@ from dbml_magics.core.tracking.delivery import BATCHED, Courier
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
-from dbml_magics.core.tracking.lines import Line
 from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.state import State
@@ -141,8 +141,8 @@ class Engine:
         self.workspaces: dict[str, Workspace] = {
             role: connect(link.spec(role)) if own is None else own.workspaces[role] for role in link.used
         }
-        self.lines: dict[str, Line] = {
-            role: Line(role) if own is None else own.lines[role] for role in link.used
+        self.lines: dict[str, Health] = {
+            role: Health() if own is None else own.lines[role] for role in link.used
         }
         self.witnesses = {role: self.journal.witness(role, n) for n, role in enumerate(link.used, start=1)}
         self.state.on_step = lambda role, count: self.witnesses[role].note(count)

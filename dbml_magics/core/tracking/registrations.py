@@ -227,7 +227,7 @@ class Registrations:
         courier = self.applier.engine.couriers[self.role]
         with self._within(queue):
             for _ in range(_PARTS):
-                if not courier.deliver(queue) or queue in courier._pauses:
+                if not courier.deliver(queue) or courier.scheduler.paused(queue):
                     return
 
     def _await_registrations(self, after: dict[str, str]) -> None:

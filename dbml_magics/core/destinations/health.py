@@ -1,14 +1,14 @@
-"""Whether a workspace answers: one outage, one budget, one back-off, for all threads of a process."""
+"""The health of a workspace: one outage, one budget, one back-off, for all threads of a process."""
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from dbml_magics.config import identity_budget_seconds, longest_pause_seconds
+from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import deferred
@@ -19,11 +19,12 @@ _GIVEN_UP_S = 30.0  # how long a kind of question is not asked once it alone has
 _ONCE_MORE_S = 1.0  # and how long it may take then
 
 
-class Line:
-    """The line to one workspace."""
+class Health:
+    """The circuit breaker of one workspace."""
 
-    def __init__(self, role: str) -> None:
-        self.role = role
+    def __init__(self, clock: Clock = SYSTEM, chance: random.Random | None = None) -> None:
+        self._clock = clock
+        self._chance = chance or random.Random()
         self._lock = threading.Lock()
         self._trouble_since: float | None = None
         self._failures = 0
@@ -44,7 +45,7 @@ class Line:
 
     def fine(self) -> None:
         """Note that the workspace answered."""
-        self._fine_at = time.monotonic()
+        self._fine_at = self._clock.monotonic()
         if self._trouble_since is None:
             return
         with self._lock:
@@ -55,9 +56,9 @@ class Line:
     def trouble(self, error: Away) -> None:
         """Note that the workspace did not answer; the second time in a row it counts as away."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             if self._trouble_since is None:
-                self._trouble_since, self.since = now, time.time()
+                self._trouble_since, self.since = now, self._clock.time()
             self._failures += 1
             self.reason, self.denied = error.reason, error.denied
             if self._failures >= 2 or error.denied:
@@ -65,14 +66,14 @@ class Line:
             lasting = now - self._trouble_since > _LONG_OUTAGE_S
             longest = longest_pause_seconds()
             most = longest if lasting else min(longest, _SHORT_PAUSE_S)
-            pause = min(0.2 * 2 ** min(self._failures, 10), most) * random.uniform(0.7, 1.3)
+            pause = min(0.2 * 2 ** min(self._failures, 10), most) * self._chance.uniform(0.7, 1.3)
             if error.retry_after is not None:
                 pause = max(pause, error.retry_after)
             self._next_try = now + pause
 
     def pause(self) -> float:
         """Return how many seconds to wait before the next try."""
-        return max(0.0, self._next_try - time.monotonic())
+        return max(0.0, self._next_try - self._clock.monotonic())
 
     def ask(self, question: Callable[[], T], budget: float | None = None, *, what: str | None = None) -> T:
         """Ask what only the workspace can name, within the outage's budget (s). Raises Away, or a refusal.
@@ -84,7 +85,7 @@ class Line:
             budget = identity_budget_seconds()
         if self.away:
             raise Away(self.reason or "not reachable", sent=False)
-        asked = time.monotonic()
+        asked = self._clock.monotonic()
         gave_up = self._gave_up.get(what) if what else None
         if gave_up is not None:
             if asked - gave_up[0] < _GIVEN_UP_S:
@@ -94,7 +95,7 @@ class Line:
             answer = self._ask(question, budget, asked)
         except Away as error:
             if what and not self.away:
-                self._gave_up[what] = time.monotonic(), error.reason
+                self._gave_up[what] = self._clock.monotonic(), error.reason
             raise
         if gave_up is not None:
             self._gave_up.pop(what or "", None)
@@ -105,7 +106,7 @@ class Line:
             # The outage's budget, and the question's own: what fails here may be this call alone, while the
             # courier hears every now and then that the workspace answers.
             began = min(asked, self._trouble_since or asked)
-            left = began + budget - time.monotonic()
+            left = began + budget - self._clock.monotonic()
             if left <= 0:
                 self._note_away(asked)
                 raise Away(self.reason or "not reachable", sent=False)
@@ -120,10 +121,10 @@ class Line:
                     raise settled from error
                 self._note_in_budget(settled)
                 pause = 0.3 if settled.retry_after is None else settled.retry_after
-                if settled.denied or time.monotonic() - began + max(pause, 0.1) > budget:
+                if settled.denied or self._clock.monotonic() - began + max(pause, 0.1) > budget:
                     self._note_away(asked)
                     raise settled from error
-                time.sleep(min(pause, max(0.05, left - 0.05)))
+                self._clock.sleep(min(pause, max(0.05, left - 0.05)))
             else:
                 self.fine()
                 return answer
@@ -137,5 +138,5 @@ class Line:
     def _note_in_budget(self, error: Away) -> None:
         with self._lock:
             if self._trouble_since is None:
-                self._trouble_since, self.since = time.monotonic(), time.time()
+                self._trouble_since, self.since = self._clock.monotonic(), self._clock.time()
             self.reason, self.denied = error.reason, error.denied

@@ -1,0 +1,38 @@
+"""The time, as delivery sees it: of this machine, or of a test that moves it on by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time and lets it pass."""
+
+    def time(self) -> float:
+        """Return the seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Return the seconds since some moment; never set back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+
+
+class SystemClock:
+    """The machine's own."""
+
+    def time(self) -> float:
+        """Return the seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return the seconds since this machine began, or the like."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        time.sleep(seconds)
+
+
+SYSTEM: Clock = SystemClock()

@@ -1,0 +1,1 @@
+"""How writes reach a destination: what is delivered when, and by whom."""
