@@ -245,7 +245,7 @@ class LinkedPlace:
     def _is_older(self, run_id: str) -> bool:
         """Tell whether a run began before the link was made: in experiment 0 all tests meet."""
         try:
-            return plain.client(self.uris[0]).get_run(run_id).info.start_time < self.began
+            return bool(plain.client(self.uris[0]).get_run(run_id).info.start_time < self.began)
         except MlflowException:
             return False
 
