@@ -20,6 +20,21 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.outbox.answers import Answers
+from dbml_magics.core.outbox.capability_notes import CapabilityNotes
+from dbml_magics.core.outbox.creations import Creations
+from dbml_magics.core.outbox.deferred_uploads import DeferredUploads
+from dbml_magics.core.outbox.emulated_models import EmulatedModels
+from dbml_magics.core.outbox.experiment_notes import ExperimentNotes
+from dbml_magics.core.outbox.link_notes import LinkNotes
+from dbml_magics.core.outbox.merge_base import MergeBase
+from dbml_magics.core.outbox.model_changes import ModelChanges
+from dbml_magics.core.outbox.model_names import ModelNames
+from dbml_magics.core.outbox.model_versions import ModelVersions
+from dbml_magics.core.outbox.overflow_files import OverflowFiles
+from dbml_magics.core.outbox.receipt_notes import ReceiptNotes
+from dbml_magics.core.outbox.renamed_files import RenamedFiles
+from dbml_magics.core.outbox.repairs import Repairs
 from dbml_magics.core.tracking import refuge
 from dbml_magics.core.tracking.journal import private_folder
 from dbml_magics.core.tracking.tables import FORMAT, TABLES, fill, open_at, readable_rows
@@ -91,6 +106,21 @@ class State:
         self._failure: Exception | None = None  # why the state left its own disk
         self._next_look = 0.0
         self._ids: dict[tuple[str, str, str], Identity] = {}
+        self._answers = Answers(self._one, self._all, self._write)
+        self.capabilities = CapabilityNotes(self._answers)
+        self.creations = Creations(self._answers)
+        self.deferred_uploads = DeferredUploads(self._answers)
+        self.emulated_models = EmulatedModels(self._answers)
+        self.experiments = ExperimentNotes(self._answers)
+        self.link_notes = LinkNotes(self._answers)
+        self.merge_base = MergeBase(self._answers)
+        self.model_changes = ModelChanges(self._answers)
+        self.model_names = ModelNames(self._answers)
+        self.model_versions = ModelVersions(self._answers, self.model_names)
+        self.overflow_files = OverflowFiles(self._answers)
+        self.receipt_notes = ReceiptNotes(self._answers)
+        self.renamed_files = RenamedFiles(self._answers)
+        self.repairs = Repairs(self._answers)
 
     # --- the connection
 

@@ -1,0 +1,230 @@
+"""Registrations of model versions: what was asked for, and what each registry answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dbml_magics.core.outbox.answers import Answers, Family, Marks, Texts
+from dbml_magics.core.outbox.model_names import ModelNames
+
+Payload = dict[str, Any]
+"""The payload of a write as the journal has it."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registry's answer to a registration: the version that it made."""
+
+    name: str
+    version: str
+    source: str
+    new: bool
+    """Whether the registered model was made for it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A registry's refusal of a registration."""
+
+    error: str
+
+
+Answer = Registered | Refusal
+
+
+def _answer(value: dict[str, Any]) -> Answer:
+    if "version" not in value:
+        return Refusal(value.get("error", ""))
+    return Registered(value["name"], value["version"], value.get("source", ""), value.get("new", False))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A registration that some registry may not have answered yet."""
+
+    key: str
+    queue: str
+    at: int
+    """In nanoseconds, by which registrations and other registry writes are ordered."""
+    told: Payload | None
+    """What was asked for; None in a state of the first release."""
+
+
+def _asked(place: str, value: Payload) -> Asked:
+    return Asked(place.rpartition("/")[2], value["queue"], value.get("at", 0), value.get("told"))
+
+
+def _payload(value: Any) -> Payload:
+    return dict(value)
+
+
+class ModelVersions:
+    """Registrations by their key, and by the number that the first registry gave."""
+
+    def __init__(self, answers: Answers, names: ModelNames) -> None:
+        self._registering = Family(answers, "registering", _payload)
+        self._answers = Family(answers, "version", _answer, asdict)
+        self._creating = Marks(answers, "creating")
+        self._registered = Texts(answers, "registered")
+        self._provisional = Family(answers, "provisional", _payload)
+        self._owed = Family(answers, "owed", _payload)
+        self._names = names
+
+    # --- what was asked for
+
+    def ask(self, queue: str, told: Payload) -> None:
+        """Note a registration until every registry has answered it."""
+        source = told["source"]
+        kept = {key: value for key, value in told.items() if key != "after"}
+        asked = {"queue": queue, "to": told["to"], "at": time.time_ns(), "told": kept}
+        if source["kind"] == "version":
+            asked["from"] = [source["name"], str(source["version"])]
+        self._names.note_used(told["name"])
+        # A copied version's original, too: the copy goes before it is deleted.
+        for name in {told["name"], source.get("name") or told["name"]}:
+            self._registering.put(asked, name, told["key"])
+
+    def asked(self) -> list[Asked]:
+        """Return the registrations that some registry may not have answered yet."""
+        return [_asked(place, value) for place, value in self._registering.below().items()]
+
+    def open_of(self, name: str) -> dict[str, str]:
+        """Return {key: queue} of a model's registrations that some registry has not answered yet."""
+        found = {}
+        for key, asked in self._registering.below(name).items():
+            if all(self.is_answered(key, role) for role in asked["to"]):
+                self._registering.forget(name, key)
+            else:
+                found[key] = str(asked["queue"])
+        return found
+
+    def copies_of(self, name: str, version: str) -> set[str]:
+        """Return the keys of the registrations that copy one version and are not answered everywhere yet."""
+        asked = self._registering.below(name)
+        return {key for key, value in asked.items() if value.get("from") == [name, version]}
+
+    def is_open(self, key: str, role: str) -> bool:
+        """Tell whether a registry has yet to answer a registration."""
+        return not self.is_answered(key, role) and any(
+            place.endswith(f"/{key}") and role in asked["to"]
+            for place, asked in self._registering.below().items()
+        )
+
+    def knows_model(self, name: str) -> bool:
+        """Tell whether a version of a model was registered, or asked for, on this machine."""
+        return bool(self._registered.below(name)) or bool(self._registering.below(name))
+
+    def model_names(self) -> list[str]:
+        """Return the names of the models of which a version was asked for on this machine."""
+        places = [*self._registering.below(), *self._registered.below()]
+        return [*dict.fromkeys(place.rpartition("/")[0] for place in places)]
+
+    def follow_rename(self, name: str, new_name: str) -> None:
+        """Note that a model was renamed, its registrations and aliases with it."""
+        for number, key in self._registered.below(name).items():
+            self._registered.put(key, new_name, number)
+            self._registered.forget(name, number)
+        for key, asked in self._registering.below(name).items():
+            self._registering.put(asked, new_name, key)
+            self._registering.forget(name, key)
+        self._names.rename(name, new_name)
+
+    # --- a creation whose outcome may be unknown
+
+    def begin(self, key: str, role: str) -> None:
+        """Note before it is sent that a registry is asked to make a version."""
+        self._creating.add(role, "version", key)
+
+    def is_begun(self, key: str, role: str) -> bool:
+        """Tell whether a registry was asked to make a version and its answer was not seen."""
+        return self._creating.has(role, "version", key)
+
+    def settle(self, key: str, role: str) -> None:
+        """Note that a registry answered whether it made a version."""
+        self._creating.forget(role, "version", key)
+
+    # --- what a registry answered
+
+    def answer(self, key: str, role: str) -> Answer | None:
+        """Return a registry's answer to a registration, or None while there is none."""
+        return self._answers.get(key, role)
+
+    def is_answered(self, key: str, role: str) -> bool:
+        """Tell whether a registry has answered a registration."""
+        return self._answers.has(key, role)
+
+    def registered(self, key: str | None, role: str) -> Registered | None:
+        """Return the version that a registry made for a registration, or None."""
+        answer = self.answer(key, role) if key else None
+        return answer if isinstance(answer, Registered) else None
+
+    def registered_names(self) -> set[str]:
+        """Return the names of the models of which a registry has made a version."""
+        return {each.name for each in self._answers.below().values() if isinstance(each, Registered)}
+
+    def note_refusal(self, key: str, role: str, cause: str) -> None:
+        """Note that a registry refused a registration."""
+        self._answers.put(Refusal(cause), key, role)
+
+    def note_registered(self, key: str, role: str, answer: Registered) -> None:
+        """Note the version that a registry made."""
+        self._answers.put(answer, key, role)
+
+    def exchange(self, key: str, role: str, answer: Registered, others: list[str]) -> Mapping[str, Answer]:
+        """Note a version and return what other registries answered, in one transaction.
+
+        Of two registries that answer at the same time, the later one sees the earlier's version.
+        """
+        return self._answers.put_and_read(answer, key, role, others)
+
+    def forget_answer(self, key: str, role: str) -> None:
+        """Forget a registry's refusal: the registration is tried again."""
+        self._answers.forget(key, role)
+
+    # --- the first registry's numbers
+
+    def note_number(self, name: str, version: str, key: str) -> None:
+        """Note which registration is behind the first registry's version of a model."""
+        self._registered.put(key, name, version)
+
+    def key_of(self, name: str, version: str) -> str | None:
+        """Return the registration behind the first registry's version of a model, if made on this machine."""
+        return self._registered.get(name, version)
+
+    def keys_of(self, name: str) -> dict[str, str]:
+        """Return {number: registration} of a model's versions that were registered on this machine."""
+        return self._registered.below(name)
+
+    def note_provisional(self, queue: str, told: Payload) -> None:
+        """Note that the user was given a version before the first registry numbered it."""
+        self._provisional.put({**told, "queue": queue, "at": time.time()}, told["key"])
+
+    def provisional(self, key: str) -> Payload | None:
+        """Return a registration that was given to the user without a number, or None."""
+        return self._provisional.get(key)
+
+    def provisionals(self) -> list[Payload]:
+        """Return the registrations that were given to the user without a number."""
+        return [*self._provisional.below().values()]
+
+    def newest_provisional(self, name: str) -> Payload | None:
+        """Return the newest registration of a model that was given to the user without a number."""
+        kept = [told for told in self.provisionals() if self._names.current(told["name"]) == name]
+        return max(kept, key=lambda told: float(told["at"])) if kept else None
+
+    # --- writes to a version that was refused
+
+    def defer_write(self, key: str, role: str, told: Payload) -> None:
+        """Keep a write to a version that a registry refused, until it is registered after all."""
+        self._owed.put(told, role, key, f"{time.time_ns():020}")
+
+    def deferred_writes(self, key: str, role: str) -> list[tuple[str, Payload]]:
+        """Return (place, write) of the writes to a version that were deferred, oldest first."""
+        return sorted(self._owed.below(role, key).items())
+
+    def drop_deferred(self, key: str, role: str, place: str) -> None:
+        """Forget a deferred write that was made."""
+        self._owed.forget(role, key, place)
