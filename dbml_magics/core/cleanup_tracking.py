@@ -192,7 +192,7 @@ def _experiment(engine: Engine, name: str) -> Plan:
         }
         if mlflow_private.active_experiment_id() in ids:
             mlflow_private.set_active_experiment_id(None)
-            engine.state.forget_answer("active-experiment")
+            engine.state.experiments.forget_active()
             return ["runs go to the experiment Default until another is set"]
         return []
 

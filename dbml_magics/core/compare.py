@@ -109,9 +109,9 @@ def _row(engine: Engine, run: Run) -> results.RunRow:
 
 
 def _experiment(engine: Engine, experiment_id: str) -> str:
-    told = engine.state.answer(f"experiment/{experiment_id}")
-    if told is not None:
-        return str(told["name"])
+    name = engine.state.experiments.name(experiment_id)
+    if name is not None:
+        return name
     try:
         return str(runs.client(engine).get_experiment(experiment_id).name)
     except MlflowException:

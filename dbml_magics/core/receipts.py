@@ -56,7 +56,7 @@ def _delivery(engine: Engine, role: str, run_id: str) -> Delivery:
 
 
 def _sent_again(engine: Engine, role: str, run_id: str) -> list[str]:
-    named = engine.state.answer(f"resent/{role}/{run_id}")
+    named = engine.state.receipt_notes.resent(role, run_id)
     return [f"acknowledged, found missing when the run ended, and sent again: {named}"] if named else []
 
 

@@ -58,7 +58,7 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
         refuse_deleted(known)
         with quiet_mlflow():  # the result says whether it is new
             found = mlflow.set_experiment(name)
-        engine.state.set_answer("active-experiment", str(found.experiment_id))
+        engine.state.experiments.note_active(str(found.experiment_id))
         _accept(engine, name)
         names = {role: _name_there(engine, role, name) for role in engine.link.tracked}
     except MlflowException as error:
@@ -77,7 +77,7 @@ def _accept(engine: Engine, name: str) -> None:
 
     The workspace is asked even where it was away a moment ago.
     """
-    visible = str(engine.state.answer(f"experiment-name/{name}") or "")
+    visible = engine.state.experiments.named(name) or ""
     for role in engine.link.tracked:
         applier = engine.applier(role)
         if applier.experiments.lost(visible) is not None:

@@ -853,8 +853,7 @@ class Session:
         """Return names of registered models for completion."""
         if self._engine is None:
             return []
-        kept = self._engine.state.answers("version/").values()
-        return sorted({str(answer["name"]) for answer in kept if "name" in answer})
+        return sorted(self._engine.state.model_versions.registered_names())
 
     def known_endpoints(self) -> list[str]:
         """Return names of this machine's endpoints, and of those deployed from it, for completion."""
@@ -904,8 +903,7 @@ class Session:
         """Return names of experiments for completion."""
         if self._engine is None:
             return []
-        lead = "experiment-name/"
-        return sorted(key.removeprefix(lead) for key in self._engine.state.answers(lead))
+        return self._engine.state.experiments.names()
 
 
 def _take_up(
@@ -1214,17 +1212,14 @@ def _active_experiment(engine: Engine) -> str | None:
     known = mlflow_private.active_experiment_id()
     if known is None:
         return None
-    told = engine.state.answer(f"experiment/{known}")
-    return told["name"] if told else None
+    return engine.state.experiments.name(known)
 
 
 def _resume_experiment(engine: Engine) -> None:
     """Make the experiment that runs went to last under this link the active one again."""
     if mlflow_private.active_experiment_id() is None:
         recent = engine.state.recent_runs(1)
-        known = engine.state.answer("active-experiment") or (
-            recent[0][1].get("experiment") if recent else None
-        )
+        known = engine.state.experiments.active() or (recent[0][1].get("experiment") if recent else None)
         if known is not None:
             mlflow_private.set_active_experiment_id(str(known))
 

@@ -79,8 +79,8 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
 
     moved = data_home_note()
     notes = [moved] if moved else []
-    mended = engine.state.answer("mended")
-    notes += [mended] if mended else []
+    repaired = engine.state.link_notes.repaired()
+    notes += [repaired] if repaired else []
     if engine.link.newer_home is not None:
         notes.append(
             f"a newer dbml-magics has written {engine.link.newer_home}: what waits there is left to it "

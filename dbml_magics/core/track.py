@@ -416,11 +416,11 @@ def _sum_up(
     run = view.run if view is not None else None
     found = run.run() if run is not None else engine.get_run(run_id)
     metrics = _metrics_of(run) if run is not None else _plain_metrics(engine, found)
-    told = engine.state.answer(f"experiment/{found.info.experiment_id}")
+    experiment = engine.state.experiments.name(found.info.experiment_id)
     return results.TrackSummary(
         run_id=run_id,
         name=found.info.run_name or run_id[:8],
-        experiment=told["name"] if told else found.info.experiment_id,
+        experiment=experiment or found.info.experiment_id,
         status=status,
         seconds=seconds,
         params=dict(found.data.params),
@@ -530,7 +530,6 @@ def _notes(engine: Engine, run_id: str) -> list[str]:
         else:
             notes.append(f"it began while {primary} was away; its id there is {identity.actual}")
     notes += [note for role in engine.link.tracked for note in engine.applier(role).overflow.notes(run_id)]
-    for place, got in engine.state.answers(f"beside/run:{run_id}/").items():
-        role, _, path = place.removeprefix(f"beside/run:{run_id}/").partition("/")
-        notes.append(f"{role} has another {path} already and keeps it; this one is {got} there")
+    for role, path, there in engine.state.renamed_files.of(f"run:{run_id}"):
+        notes.append(f"{role} has another {path} already and keeps it; this one is {there} there")
     return notes + engine.warn_refused(run_id)

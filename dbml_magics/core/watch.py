@@ -38,11 +38,10 @@ class RunWatch:
         if run is None:  # it has ended, all of it is delivered, and its journal is gone
             before = self.last or RunProgress(self._run_id, self._run_id[:8], "", "RUNNING", seconds)
             return replace(before, seconds=seconds, destinations=places)
-        told = self._engine.state.answer(f"experiment/{run.experiment_id}")
         self.last = RunProgress(
             run_id=self._run_id,
             name=run.tags.get("mlflow.runName") or self._run_id[:8],
-            experiment=str(told["name"]) if told else "",
+            experiment=self._engine.state.experiments.name(run.experiment_id) or "",
             status=run.status,
             seconds=seconds,
             params=dict(run.params),

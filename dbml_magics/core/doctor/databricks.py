@@ -89,15 +89,12 @@ class _Caller:
 def known(state: State, link: Link, role: str) -> Known:
     """Return the active experiment's id and the registered models' names at a workspace of the link."""
     recent = state.recent_runs(1)
-    active = state.answer("active-experiment") or (recent[0][1].get("experiment") if recent else None)
+    active = state.experiments.active() or (recent[0][1].get("experiment") if recent else None)
     there = state.identity(role, "experiment", str(active)) if active is not None else None
     experiment = there.actual if there is not None else None
     if experiment is None and role == link.primary and str(active).isdigit():  # a provisional id is no number
         experiment = str(active)
-    names: dict[str, None] = {}
-    for lead in ("registering/", "registered/"):
-        names.update((key.removeprefix(lead).rpartition("/")[0], None) for key in state.answers(lead))
-    own = tuple(names) if link.registries[0] == role else ()
+    own = tuple(state.model_versions.model_names()) if link.registries[0] == role else ()
     return Known(experiment, own)
 
 

@@ -39,7 +39,8 @@ class ModelFacts(TypedDict, total=False):
     updated: int
 
 
-def _facts(value: Any) -> ModelFacts:
+def facts_of(value: Any) -> ModelFacts:
+    """Return the facts that a JSON object holds."""
     facts: ModelFacts = value
     return facts
 
@@ -48,7 +49,7 @@ class EmulatedModels:
     """The facts of each kept model at a workspace, its folder in its run, and models that a run output."""
 
     def __init__(self, answers: Answers) -> None:
-        self._facts = Family(answers, "kept", _facts)
+        self._facts = Family(answers, "kept", facts_of)
         self._paths = Texts(answers, "kept-path")
         self._outputs = Family(answers, "kept-output", int)
 

@@ -25,7 +25,6 @@ from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Model
-from dbml_magics.core.reconcile.survey import made_for
 from dbml_magics.core.reconcile.verify import models_in_scope
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, within
@@ -150,7 +149,7 @@ class Copier:
             while beside(path, number) in taken:
                 number += 1
             goal = beside(path, number)
-            self.state.set_answer(f"beside/{owner}/{self.target.role}/{path}", goal)
+            self.state.renamed_files.note(owner, self.target.role, path, goal)
         self._carry(repository, ours.get(path, Held(None, path)).path, owner, goal)
 
     def _carry(self, repository: Any, path: str, owner: str, goal: str) -> None:
@@ -223,7 +222,7 @@ class Copier:
         made = target.ask(lambda: applier.find_run(experiment_id, key))
         new = made is None
         if source.info.lifecycle_stage == "deleted":
-            self.state.set_answer(self._awake(key), True)
+            self.state.repairs.note_restored_run(target.role, key)
         if made is None:
             user, start = source.info.user_id, source.info.start_time
             made = self.mending.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
@@ -255,16 +254,13 @@ class Copier:
             write(partial(store.update_run_info, own, status, source.info.end_time, None))
             if source.info.lifecycle_stage == "deleted":
                 write(partial(store.delete_run, own))
-                self.state.forget_answer(self._awake(key))
+                self.state.repairs.forget_restored_run(self.target.role, key)
 
     # --- deleted runs
 
-    def _awake(self, key: str) -> str:
-        return f"awake/{self.target.role}/{key}"
-
     def is_awake(self, key: str) -> bool:
         """Tell whether a deleted run is active at the target only because a repair was cut short."""
-        return self.state.answer(self._awake(key)) is not None
+        return self.state.repairs.is_restored_run(self.target.role, key)
 
     @contextmanager
     def awake(self, key: str, run_id: str) -> Iterator[None]:
@@ -272,14 +268,14 @@ class Copier:
         if self.target.get_run(run_id).info.lifecycle_stage != "deleted":
             yield
             return
-        store = self.target.store
-        self.state.set_answer(self._awake(key), True)
+        store, repairs = self.target.store, self.state.repairs
+        repairs.note_restored_run(self.target.role, key)
         self.mending.write(lambda: store.restore_run(run_id))
         try:
             yield
         finally:
             self.mending.write(lambda: store.delete_run(run_id))
-            self.state.forget_answer(self._awake(key))
+            repairs.forget_restored_run(self.target.role, key)
 
     # --- what hangs on a run
 
@@ -384,14 +380,14 @@ class Copier:
         with self._copying:
             known = self.survey.made(1 - number, pair)
             if known is not None:
-                return str(known)
+                return known
             self._refuse_contested(pair)
             tags = experiment_tags(origin)
             made = str(self.mending.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
             first = self.survey.first
             visible = first.applier.experiments.visible(own[first.role])
-            self.state.set_answer(made_for(self.target.role, origin), made)
+            self.state.repairs.note_made(self.target.role, origin.experiment_id, origin.creation_time, made)
             self.state.set_identity(
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
@@ -401,15 +397,15 @@ class Copier:
             return made
 
     def _end_experiment_later(self, own: str) -> None:
-        self.state.set_answer(self._awake(f"experiment/{own}"), True)
+        self.state.repairs.note_restored_experiment(self.target.role, own)
 
     def end_experiments(self) -> None:
         """Delete the target's experiments that are active only for what was copied into them."""
-        for place in self.state.answers(self._awake("experiment/")):
-            own, store = place.rpartition("/")[2], self.target.store
+        repairs, store = self.state.repairs, self.target.store
+        for own in repairs.restored_experiments(self.target.role):
             if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
                 self.mending.write(partial(store.delete_experiment, own))
-            self.state.forget_answer(place)
+            repairs.forget_restored_experiment(self.target.role, own)
 
     def _refuse_contested(self, pair: ExperimentPair) -> None:
         """Refuse to mix runs into another experiment of a name, where one workspace lost the user's own."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from mlflow.entities import Experiment, ExperimentTag
 
@@ -125,9 +124,9 @@ class ExperimentMender:
         """Let the link call the experiment by its new name from now on."""
         engine, own = self.mender.engine, str(experiment.experiment_id)
         visible = engine.state.visible(side.role, "experiment", own) or own
-        known: Any = engine.state.answer(f"experiment/{visible}")
+        known = engine.state.experiments.facts(visible)
         if known is not None:
-            engine.remember_experiment(visible, name, known["tags"])
+            engine.remember_experiment(visible, name, known.tags)
 
 
 def _tag(side: Side, experiment: Experiment, tag: ExperimentTag) -> None:

@@ -7,7 +7,7 @@ import posixpath
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -305,7 +305,7 @@ class Side:
         return replace(model, key=key)
 
 
-def _facts(name: str, status: str, kind: str | None, told: dict[str, Any]) -> dict[str, Any]:
+def _facts(name: str, status: str, kind: str | None, told: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": name, "status": status.rpartition(".")[2], "type": kind or ""}
     facts |= {f"param {k}": v for k, v in (told.get("params") or {}).items()}
     facts |= {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
@@ -227,7 +227,10 @@ class Survey:
     def made(self, number: int, pair: ExperimentPair) -> str | None:
         """Return one workspace's experiment that was made for the other's, and is perhaps not listed yet."""
         other = pair.at(1 - number)
-        return None if other is None else self.engine.state.answer(made_for(self.sides[number].role, other))
+        if other is None:
+            return None
+        repairs, role = self.engine.state.repairs, self.sides[number].role
+        return repairs.made_for(role, other.experiment_id, other.creation_time)
 
     def _is_meant(self, pair: RunPair) -> bool:
         if pair.first is not None and pair.second is not None:
@@ -251,14 +254,6 @@ class Survey:
         """
         pages = 2 * max(1, -(-compared // PAGE))
         return 2 + pages + (2 * compared if files else 0) + 2 * looked_at + histories
-
-
-def made_for(role: str, other: Experiment) -> str:
-    """Return where it stands what was made at a workspace for an experiment of the other one.
-
-    An id alone is given again by a server that was restored from a backup.
-    """
-    return f"made/{role}/{other.experiment_id}@{other.creation_time}"
 
 
 def _names(pair: ExperimentPair) -> Sequence[str]:

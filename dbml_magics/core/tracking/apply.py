@@ -200,16 +200,15 @@ class Applier:
 
     def note_lack(self, capability: str) -> None:
         """Remember that the service answered that it has no such call, until the next link."""
-        self.state.set_answer(f"lacks/{self.role}/{capability}", True)
+        self.state.capabilities.note_lack(self.role, capability)
 
     def lacks(self, capability: str) -> bool:
         """Tell whether the service answered so: ``logged-models``, ``outputs`` or ``inputs`` of runs."""
-        return self.state.answer(f"lacks/{self.role}/{capability}") is not None
+        return self.state.capabilities.lacks(self.role, capability)
 
     def look_again(self) -> None:
         """Forget what the service lacked: it may have learned it since, and is asked at the next use."""
-        for key in self.state.answers(f"lacks/{self.role}/"):
-            self.state.forget_answer(key)
+        self.state.capabilities.forget_lacks(self.role)
 
     def keeps(self, model: str) -> bool:
         """Tell whether we keep a logged model, whatever the service has learned since it was logged."""
@@ -551,7 +550,7 @@ class Applier:
             return known if "artifacts" in known.extra else self._placed("run", run, known)
         creation = self.engine.creation_of(run)
         if creation is not None and self.tracked:
-            if (cause := self.state.answer(f"unmade/{self.role}/{run}")) is not None:
+            if (cause := self.state.creations.refusal_of_run(self.role, run)) is not None:
                 raise MlflowException.invalid_parameter_value(f"its run could not be made here: {cause}")
             self._create_run(run, creation, True)
             known = self.state.identity(self.role, "run", run)
@@ -581,7 +580,7 @@ class Applier:
                 raise
             return None
         if RUN_TAG not in found.data.tags:
-            self.state.set_answer(f"began/{own}", self.role)
+            self.state.creations.note_began_at(own, self.role)
             self.remember_run(own, found)
         return str(found.data.tags.get(RUN_TAG, own))
 
@@ -592,27 +591,25 @@ class Applier:
         experiment_id = self.experiment_at(info["experiment"])
         told = {**self.own_tags(info["tags"]), RUN_TAG: queue}
         tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
-        trying = f"creating/{self.role}/{queue}"
-        if self._was_tried(trying) or doubt:
+        creations = self.state.creations
+        if self._was_tried(queue) or doubt:
             found = self._run_under_its_id(queue) or self.find_run(experiment_id, queue)
             if found is not None:
                 self._complete_tags(queue, found, tags)
                 self.remember_run(queue, found)
-                self.state.forget_answer(trying)
-                self.state.forget_answer(f"unmade/{self.role}/{queue}")
+                creations.settle_run(self.role, queue)
                 return
-        self.state.set_answer(trying, True)
+        creations.begin(self.role, queue)
         user = info["user"] if is_text(info["user"]) else ""
         try:
             made = self._make_run(queue, experiment_id, user, info["start"], tags)
         except Exception as error:
             settled = settle(error)
             if isinstance(settled, Away) and not settled.sent:
-                self.state.forget_answer(trying)
+                creations.settle(self.role, queue)
             raise settled from error
         self.remember_run(queue, made)
-        self.state.forget_answer(trying)
-        self.state.forget_answer(f"unmade/{self.role}/{queue}")
+        creations.settle_run(self.role, queue)
         for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
             self.state.bury(self.role, queue, [0, "g", key, told[key]], "this is no Unicode text")
 
@@ -630,11 +627,11 @@ class Applier:
 
     def give_up_run(self, run: str, cause: str) -> None:
         """Remember that a run cannot be made here: what is logged to it is put aside with it."""
-        self.state.set_answer(f"unmade/{self.role}/{run}", cause)
+        self.state.creations.refuse_run(self.role, run, cause)
 
-    def _was_tried(self, trying: str) -> bool:
+    def _was_tried(self, visible: str) -> bool:
         """Tell whether a creation was begun before, and its answer not seen; it may be under way yet."""
-        tried = self.state.answer(trying) is not None
+        tried = self.state.creations.is_begun(self.role, visible)
         if tried:
             self.engine.couriers[self.role].let_settle()
         return tried
@@ -668,19 +665,16 @@ class Applier:
                 raise
             made, whole = make(few), False
         if self._asks_for_ids and not any(tags.get(key) for key in RUN_ID_TAGS):
-            self.state.set_answer(self._ids_key, False)  # it makes runs, but none under an id of ours
+            # It makes runs, but none under an id of ours.
+            self.state.capabilities.note_takes_run_ids(self.role, False)
         self.overflow.begin(run, made.data.tags)
         if not whole:
             self._complete_tags(run, made, tags)
         return made
 
     @property
-    def _ids_key(self) -> str:
-        return f"takes/{self.role}/run-ids"
-
-    @property
     def _asks_for_ids(self) -> bool:
-        return self.workspace.takes_run_ids and self.state.answer(self._ids_key) is not False
+        return self.workspace.takes_run_ids and self.state.capabilities.takes_run_ids(self.role) is not False
 
     def _make_under_its_id(
         self, run: str, experiment_id: str, start: int, tags: dict[str, str]
@@ -696,12 +690,12 @@ class Applier:
             self.store.restore_experiment(experiment_id)  # as in _in_living_experiment
             made = self.workspace.make_run_as(run, experiment_id, start, tags)
         if made is not None:
-            self.state.set_answer(self._ids_key, made.info.run_id == run)
+            self.state.capabilities.note_takes_run_ids(self.role, made.info.run_id == run)
         return made
 
     def about_ids(self) -> str | None:
         """Return under which ids this workspace keeps the runs that another one named, once it is known."""
-        taken, primary = self.state.answer(self._ids_key), self.engine.link.primary
+        taken, primary = self.state.capabilities.takes_run_ids(self.role), self.engine.link.primary
         if taken is None or self.role == primary:
             return None
         if taken:
@@ -762,17 +756,17 @@ class Applier:
                 self.engine.visible_experiment(source.info.experiment_id, other.role)
             )
             found = self.find_run(experiment_id, run)
-            begun = f"adopting/{self.role}/{run}"
-            if found is None and self.state.answer(begun) is None:
+            creations = self.state.creations
+            if found is None and not creations.is_adopting(self.role, run):
                 self._leave_to_its_process(run, source)
-            if found is None or self.state.answer(begun) is not None:
+            if found is None or creations.is_adopting(self.role, run):
                 with self._asking(began) as other:
                     points: list[Point] = [
                         (m.key, m.value, m.timestamp, m.step)
                         for key in source.data.metrics
                         for m in other.history(source.info.run_id, key)
                     ]
-                self.state.set_answer(begun, True)
+                creations.begin_adoption(self.role, run)
                 found = self._copy_run(run, source, experiment_id, points, found)
                 if self.tracked:  # its files travel as a write does, behind what is on its way
                     self.engine.write(run, "K", self.role)
@@ -780,7 +774,7 @@ class Applier:
             # What was on its way when the run was copied may have been copied with it.
             self.state.mark_sending(self.role, run, self.engine.journal.files(run))
             self.adopted.add(run)
-            self.state.forget_answer(begun)
+            creations.end_adoption(self.role, run)
             return known
         finally:
             self._adopting.discard(run)
@@ -981,13 +975,12 @@ class Applier:
         there = next((w for w in engine.workspaces.values() if w.kind == "databricks"), None)
         if there is None or there.role not in engine.link.tracked or name.startswith("/"):
             return name
-        place = f"experiment-path/{there.role}/{name}"
-        known = self.state.answer(place)
+        known = self.state.experiments.full_name(there.role, name)
         if known is None:  # asked for once: that workspace may be away when it is wanted again
             with self._asking_primary():
                 known = there.experiment_name(name)
-            self.state.set_answer(place, known)
-        return str(known)
+            self.state.experiments.note_full_name(there.role, name, known)
+        return known
 
     def create_experiment(
         self, own_name: str, name: str, tags: dict[str, str], files: str | None = None
@@ -1002,7 +995,7 @@ class Applier:
 
     def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         told = op[2]
-        if "name" in told and self.state.answer(f"experiment/{told['id']}") is None:  # the state was lost
+        if "name" in told and not self.state.experiments.is_known(told["id"]):  # the state was lost
             self.engine.remember_experiment(told["id"], told["name"], told["tags"])
         self.experiment_at(told["id"])
 
@@ -1140,7 +1133,7 @@ class Applier:
     def _note_beside(self, owner: str, path: str, got: str | None) -> None:
         """Remember that a file had to go beside another content of its name: the summary says so."""
         if got is not None:
-            self.state.set_answer(f"beside/{owner}/{self.role}/{path}", got)
+            self.state.renamed_files.note(owner, self.role, path, got)
 
     def _own_mlmodel(self, owner: str, path: str, file: Path) -> str | None:
         """Return an MLmodel as this workspace shall have it; None where it stays byte for byte.
@@ -1281,14 +1274,13 @@ class Applier:
         model = told["id"]
         experiment_id = self.experiment_at(told["experiment"])
         run_id = self.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
-        trying = f"creating/{self.role}/{model}"
-        if self._was_tried(trying) or doubt:
+        if self._was_tried(model) or doubt:
             for found in self._models_of(experiment_id, told["name"]):
                 if model in (found.tags.get(MODEL_TAG), found.model_id):
                     self.remember_model(model, found)
-                    self.state.forget_answer(trying)
+                    self.state.creations.settle(self.role, model)
                     return
-        self.state.set_answer(trying, True)
+        self.state.creations.begin(self.role, model)
         tags = {**(told.get("tags") or {}), MODEL_TAG: model}
         made = self._in_living_experiment(
             experiment_id,
@@ -1302,7 +1294,7 @@ class Applier:
             ),
         )
         self.remember_model(model, made)
-        self.state.forget_answer(trying)
+        self.state.creations.settle(self.role, model)
 
     def _models_of(self, experiment_id: str, name: str) -> Iterable[Any]:
         return entries(

@@ -34,13 +34,14 @@ from dbml_magics.core.tracking.apply import (
 from dbml_magics.core.tracking.containers import Containers
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
-from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, answer_key, registration_queue
+from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL, mark
 from dbml_magics.errors import JournalError
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
+    from dbml_magics.core.outbox.deferred_uploads import DeferredUploads
     from dbml_magics.core.tracking.engine import Engine
 
 _log = logger(__name__)
@@ -466,29 +467,28 @@ class Held:
         self._loaded = False
 
     @property
-    def _lead(self) -> str:
-        return f"held/{self._courier.role}/"
+    def _deferred(self) -> DeferredUploads:
+        return self._courier.engine.state.deferred_uploads
 
     def numbers(self) -> list[int]:
         """Return the numbers of the dead letters that are tried again by themselves."""
-        state = self._courier.engine.state
-        return sorted(int(key.removeprefix(self._lead)) for key in state.answers(self._lead))
+        return self._deferred.numbers(self._courier.role)
 
     def add(self, number: int) -> None:
         """Hold a dead letter for another try."""
-        self._courier.engine.state.set_answer(f"{self._lead}{number}", True)
+        self._deferred.add(self._courier.role, number)
         self._load()
         self._next[number] = time.monotonic() + self._pause_s
         self.closed = True
 
     def has(self, number: int) -> bool:
         """Tell whether a dead letter is one of these."""
-        return self._courier.engine.state.answer(f"{self._lead}{number}") is not None
+        return self._deferred.has(self._courier.role, number)
 
     def settled(self, number: int, arrived: bool) -> None:
         """Note what came of another try."""
         if arrived:
-            self._courier.engine.state.forget_answer(f"{self._lead}{number}")
+            self._deferred.discard(self._courier.role, number)
             self._next.pop(number, None)
             return
         self._pause_s = min(2 * self._pause_s, _HELD_LONGEST_S)
@@ -760,7 +760,7 @@ class _Part:
                 )
                 self._send_missing(missing, op)
                 left = self.applier.missing_at_end(self.queue)
-                self.state.set_answer(f"resent/{self.role}/{self.queue}", str(missing))
+                self.state.receipt_notes.note_resent(self.role, self.queue, str(missing))
                 if left:
                     self._bury_missing(left)
         except Away:
@@ -847,7 +847,7 @@ class _Part:
         queue = op[2].get("queue", self.queue) if op[1] == "V" else self.queue  # of its run
         self.state.bury(self.role, queue, op, cause)
         if op[1] == "V":
-            self.state.set_answer(answer_key(op[2]["key"], self.role), {"error": cause})
+            self.state.model_versions.note_refusal(op[2]["key"], self.role, cause)
 
     def _again(self, op: list[Any]) -> None:
         """Try a dead letter of this workspace once more; what is refused again stays one, with its new cause.
@@ -876,7 +876,7 @@ class _Part:
                     raise Away(f"a write could not be applied ({cause_of(error)})") from error
                 refused = [(letter, cause_of(error))]
                 if letter[1] == "V":
-                    self.state.set_answer(answer_key(letter[2]["key"], self.role), {"error": cause_of(error)})
+                    self.state.model_versions.note_refusal(letter[2]["key"], self.role, cause_of(error))
             own = self.state.dead_queue(number) or self.queue
             self.state.settle_dead(number, refused)
             if self.courier.held.has(number):
@@ -893,7 +893,7 @@ class _Part:
         items = _items_of(letter, self.role)
         if items is None:
             if letter[1] == "V":
-                self.state.forget_answer(answer_key(letter[2]["key"], self.role))  # it was the refusal
+                self.state.model_versions.forget_answer(letter[2]["key"], self.role)  # it was the refusal
             if letter[1] == "u" and not _ends(letter) and (self.state.run(self.queue) or {}).get("ended"):
                 # MLflow's rename says RUNNING too: what came after it shall stand.
                 letter = [*letter[:2], {**letter[2], "status": None, "end": None}]

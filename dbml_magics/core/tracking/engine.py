@@ -34,6 +34,7 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
@@ -181,7 +182,7 @@ class Engine:
                 witness.note(0)
             self._doubt_all()
             told = f"{error.message[:-1]}: it is {aside} now, and a new one was begun with what could be read"
-            self.state.set_answer("mended", told)
+            self.state.link_notes.note_repaired(told)
             _log.warning("dbml_magics: %s; whether a write that waits has arrived is asked first", told)
 
     def _doubt_all(self) -> None:
@@ -200,14 +201,14 @@ class Engine:
         if not self.journal.queues():
             return
         place, noted = place_of(self.link.home, self.state.path), self.witnesses[role].noted()
-        known = self.state.answer(f"place/{role}")
+        known = self.state.link_notes.place(role)
         restored = noted > self.state.steps(role)
         if restored:
             told = (
                 f"the link's folder {self.link.home} is older than what was delivered from it (was it "
                 "restored, or a part of it lost?): workspaces are asked what they have before more is sent"
             )
-            self.state.set_answer("mended", told)
+            self.state.link_notes.note_repaired(told)
             _log.warning("dbml_magics: %s", told)
         everything = restored or known not in (None, place)
         cursors = self.state.all_cursors(role)
@@ -223,17 +224,17 @@ class Engine:
             if left:
                 self.state.mark_sending(role, queue, left)
         if known != place:
-            self.state.set_answer(f"place/{role}", place)
+            self.state.link_notes.note_place(role, place)
 
     # --- parts
 
     def link_began(self) -> float:
         """Return when this link was made on this machine, in seconds since the epoch."""
-        began = self.state.answer("link-began")
+        began = self.state.link_notes.began()
         if began is None:
             began = self.began
-            self.state.set_answer("link-began", began)
-        return float(began)
+            self.state.link_notes.note_began(began)
+        return began
 
     def applier(self, role: str) -> Applier:
         """Return what applies writes at a workspace (and knows its ids)."""
@@ -497,7 +498,7 @@ class Engine:
             view.tags = {"mlflow.runName": known["name"]}
             return view
         if self.state.run(run_id) is None:
-            self.state.set_answer(f"experiment-of/{run_id}", run.info.experiment_id)
+            self.state.experiments.note_queue(run_id, run.info.experiment_id)
         return RunView.from_run(run, self.artifact_uri("run", run_id))
 
     def _known_at(self, applier: Applier, run_id: str) -> str:
@@ -575,7 +576,7 @@ class Engine:
             except MlflowException:
                 continue
             if self.state.identity(role, "run", run_id) is None:
-                self.state.set_answer(f"began/{run_id}", role)
+                self.state.creations.note_began_at(run_id, role)
                 applier.remember_run(run_id, found)
             found = self.translate_run(found, run_id, role)
             with_fields(found.info, experiment_id=experiment)
@@ -591,16 +592,16 @@ class Engine:
 
         there = applier.store.get_experiment(actual)
         name = there.tags.get(EXPERIMENT_TAG, there.name)
-        visible = self.state.answer(f"experiment-name/{name}")
+        visible = self.state.experiments.named(name)
         if visible is None:
             visible = self.ask_primary(lambda primary: primary.own_experiment(name))
             self.remember_experiment(visible, name, {})
         self.state.set_identity(applier.role, "experiment", visible, actual)
-        return str(visible)
+        return visible
 
     def began_at(self, run_id: str) -> str:
         """Return the role of the workspace that has a run which began without the link."""
-        return str(self.state.answer(f"began/{run_id}") or self.link.primary)
+        return self.state.creations.began_at(run_id) or self.link.primary
 
     def view_of(self, run_id: str) -> RunView | None:
         """Return the run's view where the run is read from it, else None."""
@@ -747,25 +748,24 @@ class Engine:
 
     def remember_experiment(self, experiment_id: str, name: str, tags: dict[str, str]) -> None:
         """Remember what the other workspace needs to have the experiment too."""
-        self.state.set_answer(f"experiment/{experiment_id}", {"name": name, "tags": tags})
-        self.state.set_answer(f"experiment-name/{name}", experiment_id)
+        self.state.experiments.note(experiment_id, name, tags)
+        self.state.experiments.note_name(name, experiment_id)
 
-    def experiment_facts(self, experiment_id: str) -> tuple[str, dict[str, str]]:
+    def experiment_facts(self, experiment_id: str) -> ExperimentFacts:
         """Return the user's name of an experiment and its tags, asking the primary if need be."""
-        known = self.state.answer(f"experiment/{experiment_id}")
+        known = self.state.experiments.facts(experiment_id)
         if known is None:
             found: Experiment = self.primary.store.get_experiment(experiment_id)
             from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
             tags = {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
-            known = {"name": found.tags.get(EXPERIMENT_TAG, found.name), "tags": tags}
-            self.remember_experiment(experiment_id, known["name"], tags)
-        return known["name"], known["tags"]
+            known = ExperimentFacts(found.tags.get(EXPERIMENT_TAG, found.name), tags)
+            self.remember_experiment(experiment_id, known.name, tags)
+        return known
 
     def note_renamed(self, experiment_id: str, name: str) -> None:
         """Remember that an experiment had a name that may be another one's from now on."""
-        self.state.set_answer(f"experiment-was/{experiment_id}/{name}", True)
-        self.state.forget_answer(f"experiment-name/{name}")
+        self.state.experiments.retire_name(experiment_id, name)
 
     def experiment_of(self, queue: str) -> str | None:
         """Return the experiment of a run's or model's queue, as far as this machine knows."""
@@ -774,7 +774,7 @@ class Engine:
             return live.view.run.experiment_id
         model = self.state.model(queue)
         known = self.state.run(queue) or (model[1] if model else None) or {}
-        found = known.get("experiment") or self.state.answer(f"experiment-of/{queue}")
+        found = known.get("experiment") or self.state.experiments.of_queue(queue)
         return str(found) if found else None
 
     def contents_of(self, experiment_id: str, role: str | None = None) -> list[str]:
@@ -798,8 +798,7 @@ class Engine:
 
     def queues_naming(self, model_id: str) -> list[str]:
         """Return the queues that may hold writes to a logged model: its own, and of runs that name it."""
-        lead = f"names/{model_id}/"
-        others = [key.removeprefix(lead) for key in self.state.answers(lead)]
+        others = self.state.model_changes.queues_naming(model_id)
         return list(dict.fromkeys([self.model_queue(model_id), *others]))
 
     def note_model_named(self, queue: str, model_id: str) -> None:
@@ -808,7 +807,7 @@ class Engine:
         if model_id not in live.models:
             known = self.state.model(model_id)
             if known is None or known[0] != queue:
-                self.state.set_answer(f"names/{model_id}/{queue}", True)
+                self.state.model_changes.note_named(model_id, queue)
             live.models.add(model_id)
 
     def model_queue(self, model_id: str) -> str:
@@ -820,7 +819,7 @@ class Engine:
             role, found = self.answered(lambda a: a.store.get_logged_model(self.model_known_at(a, model_id)))
             queue = self.visible_run(found.source_run_id) if found.source_run_id else model_id
             experiment_id = self.visible_experiment(found.experiment_id, role)
-            self.state.set_answer(f"experiment-of/{queue}", experiment_id)
+            self.state.experiments.note_queue(queue, experiment_id)
         except MlflowException as error:
             queue = model_id
             if is_missing(error):
@@ -846,7 +845,7 @@ class Engine:
         """Return what a model was created with, as the primary says."""
         primary = self.primary
         if primary.keeps(model_id):
-            return kept_models.get(primary, model_id)[0]
+            return dict(kept_models.get(primary, model_id)[0])
         found = primary.store.get_logged_model(self.model_known_at(primary, model_id))
         run = self.visible_run(found.source_run_id) if found.source_run_id else None
         return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)
@@ -1058,7 +1057,7 @@ class Engine:
             tags = {k: v for k, v in run.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
             if NOTE_TAG in run.tags:
                 tags[NOTE_TAG] = run.tags[NOTE_TAG]
-            self.state.set_answer(f"agreed/{queue}", {"name": run.tags.get("mlflow.runName"), "tags": tags})
+            self.state.merge_base.note_run(queue, {"name": run.tags.get("mlflow.runName"), "tags": tags})
 
     def _release_spool_of(self, queue: str, file: str) -> None:
         """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""

@@ -17,6 +17,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.state import Identity
 
@@ -55,20 +56,20 @@ class Experiments:
             if self._is_fresh(visible):
                 return known.actual
             found = self._ask(known.actual)
-            if found is None and known.extra == {} and self.state.answer(f"experiment/{visible}") is None:
+            if found is None and known.extra == {} and not self.state.experiments.is_known(visible):
                 raise MlflowException(f"No Experiment with id={visible} exists", RESOURCE_DOES_NOT_EXIST)
             if found is not None and self._recognised(visible, known, found):
                 return known.actual
             known = self._lose(visible, known, found)
         applier = self.applier
-        if known is not None and self.state.answer(f"experiment/{visible}") is None:
-            name, tags = str(known.extra["name"]), dict[str, str]()
+        if known is not None and not self.state.experiments.is_known(visible):
+            facts = ExperimentFacts(str(known.extra["name"]), {})
         else:
-            if self.state.answer(f"experiment/{visible}") is None:
+            if not self.state.experiments.is_known(visible):
                 with applier._asking_primary():
                     applier.engine.experiment_facts(visible)
-            name, tags = applier.engine.experiment_facts(visible)
-        actual = applier._make_experiment(name, tags)
+            facts = applier.engine.experiment_facts(visible)
+        actual = applier._make_experiment(facts.name, facts.tags)
         made = self.state.set_identity(self.role, "experiment", visible, actual)
         self._looked[visible] = time.monotonic()
         if (found := self._ask(actual)) is not None:
@@ -111,7 +112,7 @@ class Experiments:
         if visible is None and self._is_primary:
             if self._is_taken(actual):
                 return self._named(found)
-            if self.state.answer(f"experiment/{actual}") is None:
+            if not self.state.experiments.is_known(actual):
                 return actual  # the link has nothing to do with it
             visible = actual
         if visible is None:
@@ -132,18 +133,20 @@ class Experiments:
 
     def accept(self, found: Experiment, name: str) -> None:
         """Take the experiment that the user calls by its name for the user's own, whatever was before."""
-        actual, visible = str(found.experiment_id), self.state.answer(f"experiment-name/{name}")
-        known = self.state.identity(self.role, "experiment", str(visible)) if visible is not None else None
+        actual, visible = str(found.experiment_id), self.state.experiments.named(name)
+        if visible is None:
+            return
+        known = self.state.identity(self.role, "experiment", visible)
         if known is None or known.actual not in ("", actual):
             return
-        if known.actual and self._recognised(str(visible), known, found):
+        if known.actual and self._recognised(visible, known, found):
             return
         if known.actual:
-            self._lose(str(visible), known, None)
+            self._lose(visible, known, None)
         other = self.state.visible(self.role, "experiment", actual)
         if other is not None:
             self.state.forget_identity(self.role, "experiment", other)
-        self._remember(str(visible), Identity(actual, {}), found)
+        self._remember(visible, Identity(actual, {}), found)
 
     def lost(self, visible: str) -> Identity | None:
         """Return what is remembered of an experiment that this workspace had and has no more, or None."""
@@ -171,8 +174,8 @@ class Experiments:
         return same
 
     def _is_called_so(self, visible: str, known: Identity, found: Experiment) -> bool:
-        told = self.state.answer(f"experiment/{visible}")
-        name = known.extra.get("name") or (told["name"] if told else None)
+        noted = self.state.experiments.name(visible)
+        name = known.extra.get("name") or noted
         called = {found.name, name_of(found)}
         if name is None or name in called:
             return True
@@ -182,9 +185,8 @@ class Experiments:
         return EXPERIMENT_TAG not in found.tags and found.name in self.forms(name)
 
     def _was_called(self, visible: str, name: str) -> bool:
-        state = self.state
-        now = state.answer(f"experiment-name/{name}") == visible
-        return now or state.answer(f"experiment-was/{visible}/{name}") is not None
+        experiments = self.state.experiments
+        return experiments.named(name) == visible or experiments.had_name(visible, name)
 
     def _is_old_enough(self, visible: str, found: Experiment) -> bool:
         """Tell whether one of another name was there before the runs in it began: then it was renamed."""
@@ -211,12 +213,11 @@ class Experiments:
     def _lose(self, visible: str, known: Identity, found: Experiment | None) -> Identity:
         """Remember that an id means the user's experiment no more; ``found`` is what it means now."""
         self._looked.pop(visible, None)
-        told = self.state.answer(f"experiment/{visible}")
-        extra = {"name": (told or {}).get("name") or visible, **known.extra, "was": known.actual}
+        name = self.state.experiments.name(visible) or visible
+        extra = {"name": name, **known.extra, "was": known.actual}
         lost = self.state.set_identity(self.role, "experiment", visible, "", **extra)
         if self._is_primary:  # what was agreed stands under the primary's own id
-            for place in (f"agreed/experiment/{known.actual}", f"agreed/experiment/{known.actual}/names"):
-                self.state.forget_answer(place)
+            self.state.merge_base.forget(f"experiment/{known.actual}")
             if found is not None:
                 self._named(found)
         return lost
@@ -232,7 +233,7 @@ class Experiments:
         self.state.set_identity(
             self.role, "experiment", visible, str(found.experiment_id), name=name, created=found.creation_time
         )
-        self.state.set_answer(f"experiment/{visible}", {"name": name, "tags": own_tags(found)})
-        if self.state.answer(f"experiment-name/{name}") is None:  # else the user's own is called so
-            self.state.set_answer(f"experiment-name/{name}", visible)
+        self.state.experiments.note(visible, name, own_tags(found))
+        if not self.state.experiments.is_name_taken(name):  # else the user's own is called so
+            self.state.experiments.note_name(name, visible)
         return visible

@@ -23,6 +23,7 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.destinations.errors import MissingEndpoint, WouldRefuse, is_missing
+from dbml_magics.core.outbox.emulated_models import ModelFacts, ModelPoint, facts_of
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.not_numbers import with_numbers
 
@@ -45,15 +46,13 @@ _SINCE = (
 
 def create(applier: Applier, told: dict[str, Any]) -> None:
     """Keep a new logged model at a service that has none."""
-    model = told["id"]
+    model, kept = told["id"], applier.state.emulated_models
     run = told.get("run") or _carrier(applier, told)
     identity = applier.run_identity(run)
     path = _free_path(applier, run, model, told["name"])
-    applier.state.set_answer(f"kept-path/{applier.role}/{run}/{path}", model)
-    applier.state.set_answer(
-        f"kept/{applier.role}/{model}",
-        {**told, "run_at": identity.actual, "path": path, "status": "PENDING", "updated": told["created"]},
-    )
+    kept.take_path(applier.role, run, path, model)
+    since = {"run_at": identity.actual, "path": path, "status": "PENDING", "updated": told["created"]}
+    kept.note(applier.role, model, facts_of({**told, **since}))
     applier.state.set_identity(
         applier.role,
         "model",
@@ -83,9 +82,9 @@ def _carrier(applier: Applier, told: dict[str, Any]) -> str:
 
 
 def _free_path(applier: Applier, run: str, model: str, name: str) -> str:
-    taken = applier.state.answers(f"kept-path/{applier.role}/{run}/")
+    taken = applier.state.emulated_models.paths(applier.role, run)
     number, path = 1, name
-    while taken.get(f"kept-path/{applier.role}/{run}/{path}", model) != model:
+    while taken.get(path, model) != model:
         number += 1
         path = f"{name}-{number}"
     return path
@@ -93,27 +92,27 @@ def _free_path(applier: Applier, run: str, model: str, name: str) -> str:
 
 def is_kept(applier: Applier, model: str) -> bool:
     """Tell whether a model is known to be one that we keep; asks nobody."""
-    return applier.state.answer(f"kept/{applier.role}/{model}") is not None
+    return applier.state.emulated_models.has(applier.role, model)
 
 
 def may_keep(applier: Applier) -> bool:
     """Tell whether a workspace may have models that we keep: those that lacked them once; asks nobody."""
     if not applier.has_logged_models or applier.workspace.kind == "azureml":
         return True
-    return bool(applier.state.answers(f"kept/{applier.role}/"))
+    return applier.state.emulated_models.has_any(applier.role)
 
 
 def note_outputs(applier: Applier, run: str, run_id: str, outputs: dict[str, int]) -> None:
     """Keep which models of the service a run made, where it has them but no call to say so."""
     for model, step in outputs.items():
-        applier.state.set_answer(f"kept-output/{applier.role}/{run}/{model}", step)
+        applier.state.emulated_models.note_output(applier.role, run, model, step)
     _write_tag(applier, run, run_id)
 
 
 def _write_tag(applier: Applier, run: str, run_id: str) -> None:
-    kept, made = (f"kept-{what}/{applier.role}/{run}/" for what in ("path", "output"))
-    entries = [f"{model}={key.removeprefix(kept)} " for key, model in applier.state.answers(kept).items()]
-    entries += [f"{key.removeprefix(made)} " for key in applier.state.answers(made)]
+    kept = applier.state.emulated_models
+    entries = [f"{model}={path} " for path, model in kept.paths(applier.role, run).items()]
+    entries += [f"{model} " for model in kept.outputs(applier.role, run)]
     value = ""
     for entry in entries:
         if len(value) + len(entry) + len(_MORE) > _TAG_ROOM:
@@ -131,7 +130,7 @@ def change(
     tags: dict[str, str] | None = None,
     untag: str | None = None,
     params: dict[str, str] | None = None,
-    metrics: list[dict[str, Any]] | None = None,
+    metrics: list[ModelPoint] | None = None,
     deleted: bool | None = None,
 ) -> None:
     """Change what is kept of a logged model."""
@@ -149,15 +148,15 @@ def change(
         told["metrics"] = list(latest.values())
     told["deleted"] = told.get("deleted", False) if deleted is None else deleted
     told["updated"] = get_current_time_millis()
-    applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+    applier.state.emulated_models.note(applier.role, model, told)
     _write_facts(applier, model)
 
 
 def note_metrics(applier: Applier, points: list[tuple[Any, ...]]) -> None:
     """Keep the newest points that were logged for kept models: the run's own points do not say for which."""
-    of_model: dict[str, list[dict[str, Any]]] = {}
+    of_model: dict[str, list[ModelPoint]] = {}
     for key, value, time, step, (model, dataset, digest) in points:
-        point = {"key": key, "value": value, "time": time, "step": step, "dataset": dataset, "digest": digest}
+        point = ModelPoint(key=key, value=value, time=time, step=step, dataset=dataset, digest=digest)
         of_model.setdefault(model, []).append(point)
     for model, metrics in of_model.items():
         applier.model_at(model)
@@ -172,10 +171,10 @@ def _write_facts(applier: Applier, model: str) -> None:
         file.write_text(json.dumps(told), encoding="utf-8")
         repository = applier.workspace.artifacts(_run_artifacts(applier, told))
         applier.workspace.upload(repository, file, f"{FOLDER}/{model}")
-    applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+    applier.state.emulated_models.note(applier.role, model, told)
 
 
-def _run_artifacts(applier: Applier, told: dict[str, Any]) -> str:
+def _run_artifacts(applier: Applier, told: ModelFacts) -> str:
     return str(applier.store.get_run(told["run_at"]).info.artifact_uri)
 
 
@@ -192,11 +191,11 @@ def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
         return
 
 
-def _facts(applier: Applier, model: str) -> dict[str, Any]:
-    told = applier.state.answer(f"kept/{applier.role}/{model}")
+def _facts(applier: Applier, model: str) -> ModelFacts:
+    told = applier.state.emulated_models.facts(applier.role, model)
     if told is None:
         told = _search_facts(applier, model)
-        applier.state.set_answer(f"kept/{applier.role}/{model}", told)
+        applier.state.emulated_models.note(applier.role, model, told)
         applier.state.set_identity(
             applier.role,
             "model",
@@ -206,10 +205,10 @@ def _facts(applier: Applier, model: str) -> dict[str, Any]:
             run=told["run_at"],
             path=told["path"],
         )
-    return dict(told)
+    return told
 
 
-def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
+def _search_facts(applier: Applier, model: str) -> ModelFacts:
     """Find a model that another machine logged: by the run's tag, else in every run that has the tag."""
     experiments = [e.experiment_id for e in applier.store.search_experiments(max_results=1000)]
     for where in (f"tags.`{MODELS_TAG}` LIKE '%{model}%'", f"tags.`{MODELS_TAG}` != ''"):
@@ -224,7 +223,7 @@ def _search_facts(applier: Applier, model: str) -> dict[str, Any]:
     raise MlflowException(f"Logged model with ID '{model}' not found.", error_code=RESOURCE_DOES_NOT_EXIST)
 
 
-def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, Any] | None:
+def _read_facts(applier: Applier, artifact_uri: str, model: str) -> ModelFacts | None:
     try:
         repository = applier.workspace.artifacts(artifact_uri)
     except WouldRefuse:  # another run's trouble: its files are where they have no business to be
@@ -238,16 +237,17 @@ def _read_facts(applier: Applier, artifact_uri: str, model: str) -> dict[str, An
     if not files:
         return None
     with tempfile.TemporaryDirectory() as temporary:
-        return dict(json.loads(Path(repository.download_artifacts(files[-1], temporary)).read_text("utf-8")))
+        file = Path(repository.download_artifacts(files[-1], temporary))
+        return facts_of(json.loads(file.read_text("utf-8")))
 
 
-def get(applier: Applier, model: str) -> tuple[dict[str, Any], str]:
+def get(applier: Applier, model: str) -> tuple[ModelFacts, str]:
     """Return (facts, the files' URI) of a kept model. Raises RESOURCE_DOES_NOT_EXIST."""
     told = _facts(applier, model)
     return told, str(applier.model_at(model).extra["artifacts"])
 
 
-def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
+def entity(told: ModelFacts, artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
     """Return a kept model as MLflow's entity, under the ids that the user knows."""
     return LoggedModel(
         experiment_id=experiment,
@@ -265,7 +265,7 @@ def entity(told: dict[str, Any], artifact_location: str, experiment: str, run: s
     )
 
 
-def points(told: dict[str, Any], run: str | None = None) -> list[Metric]:
+def points(told: ModelFacts, run: str | None = None) -> list[Metric]:
     """Return a kept model's points, the latest of each metric, as MLflow's entities."""
     return [
         Metric(
@@ -284,9 +284,9 @@ def points(told: dict[str, Any], run: str | None = None) -> list[Metric]:
 
 def of_runs(
     applier: Applier, experiment_ids: list[str], view: int = ViewType.ACTIVE_ONLY
-) -> list[dict[str, Any]]:
+) -> list[ModelFacts]:
     """Return the facts of all models kept in some experiments (the workspace's own ids)."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ModelFacts] = {}
     for run in entries(
         lambda token: applier.store.search_runs(
             experiment_ids,
@@ -297,7 +297,7 @@ def of_runs(
         )
     ):
         for model in _models_in(applier, run):
-            told = applier.state.answer(f"kept/{applier.role}/{model}") or _read_facts(
+            told = applier.state.emulated_models.facts(applier.role, model) or _read_facts(
                 applier, run.info.artifact_uri, model
             )
             if told is not None and not told.get("deleted"):
@@ -315,7 +315,7 @@ def in_tag(tag: str) -> list[str]:
     return [entry.partition("=")[0] for entry in tag.split() if entry != _MORE]
 
 
-def created_as(told: dict[str, Any]) -> dict[str, Any]:
+def created_as(told: ModelFacts) -> dict[str, Any]:
     """Return what a kept model was created with."""
     return {k: v for k, v in told.items() if k not in _SINCE}
 

@@ -25,6 +25,7 @@ from dbml_magics.core.destinations.limits import Limits, number_named
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
+    from dbml_magics.core.outbox.overflow_files import OverflowFile
     from dbml_magics.core.tracking.apply import Applier, Batch, Point
     from dbml_magics.core.tracking.state import State
 
@@ -344,29 +345,24 @@ class Overflow:
 
     def _to_write(self, run: str) -> None:
         if run not in self._unwritten:
-            told = self._told(run)
-            self._state.set_answer(self._key(run), {**told, "written": False})
+            self._note(run, {**self._file(run), "written": False})
             self._unwritten.add(run)
 
-    def _key(self, run: str) -> str:
-        return f"overflow/{self.role}/{run}"
+    def _file(self, run: str) -> OverflowFile:
+        return self._state.overflow_files.of(self.role, run)
 
-    def _told(self, run: str) -> dict[str, Any]:
-        return dict(self._state.answer(self._key(run)) or {})
+    def _note(self, run: str, file: OverflowFile) -> None:
+        self._state.overflow_files.note(self.role, run, file)
 
     def unwritten(self) -> set[str]:
         """Return the runs whose artifact lacks something."""
         if not self.applier.engine.couriers[self.role].has_lease:  # another process writes them
             self._loaded = False
-            return self._said_unwritten()
+            return self._state.overflow_files.unwritten(self.role)
         if not self._loaded:
-            self._unwritten |= self._said_unwritten()
+            self._unwritten |= self._state.overflow_files.unwritten(self.role)
             self._loaded = True
         return self._unwritten
-
-    def _said_unwritten(self) -> set[str]:
-        lead = f"overflow/{self.role}/"
-        return {k.removeprefix(lead) for k, v in self._state.answers(lead).items() if not v["written"]}
 
     def on_their_way(self) -> set[str]:
         """Return the runs whose artifact can be waited for: those that were not taken are tried later."""
@@ -392,8 +388,7 @@ class Overflow:
                 self._write(run)
             except Exception as error:
                 settled = settle(error)
-                told = self._told(run)
-                self._state.set_answer(self._key(run), {**told, "trouble": str(settled)[:300]})
+                self._note(run, {**self._file(run), "trouble": str(settled)[:300]})
                 self._next_write[run] = time.monotonic() + _PAUSE_S
                 self._failed.add(run)
                 if isinstance(settled, Away) and not settled.denied:
@@ -408,9 +403,9 @@ class Overflow:
                     self.clear(run)
 
     def _write(self, run: str) -> None:
-        told = self._told(run)
-        number = told.get("number", 0) + 1
-        once = self.applier.limits.artifacts_once or told.get("once", False)
+        earlier = self._file(run)
+        number = earlier.get("number", 0) + 1
+        once = self.applier.limits.artifacts_once or earlier.get("once", False)
         with tempfile.TemporaryDirectory() as folder:
             while True:
                 path = ARTIFACT if number == 1 or not once else f"dbml/overflow-{number}.json"
@@ -426,11 +421,11 @@ class Overflow:
                     if once or "exist" not in str(error).lower():
                         raise
                     once, number = True, number + 1  # a file that is there cannot be written again
-        keys = [[*each] for each in self._state.overflow_keys(self.role, run)]
+        keys = self._state.overflow_keys(self.role, run)
         with self._keeping:
             whole = self._kept.get(run) == before  # else it is written again, with what came meanwhile
-            self._state.set_answer(
-                self._key(run),
+            self._note(
+                run,
                 {"written": whole, "number": number, "path": path, "once": once, "keys": keys[:_KEYS_KEPT]},
             )
             if whole:
@@ -464,13 +459,13 @@ class Overflow:
 
     def _restore(self, run: str) -> None:
         """Take up what an earlier artifact holds, once its rows were cleared away: each one is complete."""
-        told = self._told(run)
-        if not told.get("cleared"):
+        known = self._file(run)
+        if not known.get("cleared"):
             return
         repository = self.applier.repository(f"run:{run}")
         with tempfile.TemporaryDirectory() as folder:
-            held = json.loads(Path(repository.download_artifacts(told["path"], folder)).read_text("utf-8"))
-        whys = {(kind, key): why for kind, key, why, _ in told["keys"]}
+            held = json.loads(Path(repository.download_artifacts(known["path"], folder)).read_text("utf-8"))
+        whys = {(kind, key): why for kind, key, why, _ in known["keys"]}
         rows: list[Row] = []
         for kind, name in (("p", "params"), ("g", "tags")):
             rows += [_item(kind, k, v, whys.get((kind, k), "")) for k, v in held[name].items()]
@@ -478,35 +473,34 @@ class Overflow:
             why = whys.get(("m", key), "")
             rows += [_row_of((key, p[2], p[1], p[0], *p[3:]), why) for p in points]
         self._state.overflow_add(self.role, run, rows)
-        self._state.set_answer(self._key(run), {**told, "cleared": False})
+        self._note(run, {**known, "cleared": False})
 
     def clear(self, run: str) -> None:
         """Give back the space of a run that is over and whose artifact is whole."""
         self._books.pop(run, None)
-        told = self._state.answer(self._key(run))
-        if told and told.get("written") and not told.get("cleared"):
+        file = self._file(run)
+        if file.get("written") and not file.get("cleared"):
             self._state.overflow_clear(self.role, run)
-            self._state.set_answer(self._key(run), {**told, "cleared": True})
+            self._note(run, {**file, "cleared": True})
 
     # --- in words
 
     def notes(self, run: str) -> list[str]:
         """Return a line for each limit that a run has overflowed here."""
-        told = self._told(run)
-        keys = told["keys"] if told.get("cleared") else self._state.overflow_keys(self.role, run)
+        file = self._file(run)
+        keys = file["keys"] if file.get("cleared") else self._state.overflow_keys(self.role, run)
         by_why: dict[str, list[tuple[str, str, int]]] = {}
         for kind, key, why, count in keys:
             by_why.setdefault(why, []).append((kind, key, count))
-        path = told.get("path", ARTIFACT)
-        where = f"in its file {path} there" if told.get("written") else f"kept for its file {path} there"
-        if told.get("trouble") and not told.get("written"):
-            where += f" ({told['trouble']})"
+        path = file.get("path", ARTIFACT)
+        where = f"in its file {path} there" if file.get("written") else f"kept for its file {path} there"
+        if file.get("trouble") and not file.get("written"):
+            where += f" ({file['trouble']})"
         return [f"{self.role} takes {why}: {_listed(items)} {where}" for why, items in by_why.items()]
 
     def summary(self) -> list[str]:
         """Return what the link's status says: runs that overflowed, and live ones that soon will."""
-        lead = f"overflow/{self.role}/"
-        runs = [key.removeprefix(lead) for key in self._state.answers(lead)]
+        runs = self._state.overflow_files.runs(self.role)
         names = [str((self._state.run(run) or {}).get("name") or run[:8]) for run in runs]
         if not names:
             return self.near()

@@ -113,7 +113,7 @@ def put(engine: Engine) -> Path | None:
             for role in engine.link.used:
                 for run in engine.applier(role).overflow.unwritten():
                     engine.state.overflow_clear(role, run)
-                    engine.state.forget_answer(f"overflow/{role}/{run}")
+                    engine.state.overflow_files.forget(role, run)
         finally:
             if not path.exists() or not any(journal.path(q, f).exists() for q in files for f in files[q]):
                 note.unlink(missing_ok=True)
@@ -195,9 +195,9 @@ def _forget(journal: Journal, state: State, moved: dict[str, Any]) -> None:
     for name in moved["copies"]:
         journal.unspool(name)
     state.discard_dead(moved["held"])
-    for key in state.answers("held/"):
-        if int(key.rpartition("/")[2]) in moved["held"]:
-            state.forget_answer(key)
+    for role, number in state.deferred_uploads.all_numbers():
+        if number in moved["held"]:
+            state.deferred_uploads.discard(role, number)
 
 
 def settle(engine: Engine) -> None:
@@ -461,7 +461,7 @@ def _unpack(package: Package, link: links.Link) -> None:
     journal, kept = Journal(link.home), State(link.home / "state.db")
     try:
         kept.load(state)
-        held = {int(key.rpartition("/")[2]) for key in kept.answers("held/")}
+        held = {number for _, number in kept.deferred_uploads.all_numbers()}
         kept.discard_dead(n for role in link.used for n in kept.dead_numbers(role) - held)
         for role in link.used:
             for queue in journal.queues():

@@ -399,7 +399,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         except Away:
             run_id = key
             if tried:  # it may have been made there, its answer lost: look before another one is made
-                engine.state.set_answer(f"creating/{primary}/{run_id}", True)
+                engine.state.creations.begin(primary, run_id)
             kept[MLFLOW_RUN_NAME] = run_name or kept.get(MLFLOW_RUN_NAME) or random_name()
         else:
             run_id = made.info.run_id
@@ -720,8 +720,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             experiment_id = engine.ask_primary(ask)
             engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
         except Away:
-            known = engine.state.answer(f"experiment-name/{name}")
-            if known is not None:
+            if engine.state.experiments.is_name_taken(name):
                 raise MlflowException(
                     f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
                 ) from None
@@ -747,12 +746,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         try:
             return self.engine.read(lambda a: self._experiment_at(a, experiment_id))
         except (Away, MlflowException) as error:
-            known = self.engine.state.answer(f"experiment/{experiment_id}")
+            known = self.engine.state.experiments.facts(experiment_id)
             if known is None or not (isinstance(error, Away) or is_missing(error)):
                 raise
-            return _experiment(
-                experiment_id, known["name"], known["tags"], self._experiment_files(experiment_id)
-            )
+            return _experiment(experiment_id, known.name, known.tags, self._experiment_files(experiment_id))
 
     def _experiment_at(self, applier: Applier, experiment_id: str) -> Experiment:
         known = self._experiment_known_at(applier, experiment_id)
@@ -775,8 +772,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             visible = applier.experiments.seen(found) or self._visible_from_mirror(applier, found)
         with_fields(found, experiment_id=visible)
         if applier.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
-            told = self.engine.state.answer(f"experiment/{visible}")
-            with_fields(found, name=told["name"] if told else found.name)
+            with_fields(found, name=self.engine.state.experiments.name(visible) or found.name)
         return found
 
     def _visible_from_mirror(self, applier: Applier, found: Experiment) -> str:
@@ -785,10 +781,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         The mirror's own number would mean another experiment at the primary.
         """
         state, actual = self.engine.state, str(found.experiment_id)
-        known = state.visible(applier.role, "experiment", actual) or state.answer(
-            f"experiment-name/{found.name}"
-        )
-        visible = str(known) if known else provisional()
+        known = state.visible(applier.role, "experiment", actual) or state.experiments.named(found.name)
+        visible = known or provisional()
         there = state.identity(applier.role, "experiment", visible)
         if there is None or not there.actual:
             state.set_identity(applier.role, "experiment", visible, actual)
@@ -807,10 +801,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         except Away:
             pass
         if not told:
-            known = self.engine.state.answer(f"experiment-name/{experiment_name}")
+            known = self.engine.state.experiments.named(experiment_name)
             if known is not None:
-                kept = self.engine.state.answer(f"experiment/{known}") or {"tags": {}}
-                return _experiment(known, experiment_name, kept["tags"], self._experiment_files(known))
+                facts = self.engine.state.experiments.facts(known)
+                tags = facts.tags if facts is not None else {}
+                return _experiment(known, experiment_name, tags, self._experiment_files(known))
         if shown is None:
             self._missed[experiment_name] = time.monotonic()
             return None
@@ -991,7 +986,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         except MissingEndpoint:
             self.engine.primary.note_no_logged_models()
         except Away:
-            self.engine.state.set_answer(f"creating/{self.engine.link.primary}/{key}", True)
+            self.engine.state.creations.begin(self.engine.link.primary, key)
         return None
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
@@ -1220,10 +1215,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         engine = self.engine
         primary, queue = engine.primary, engine.model_queue(model_id)
         refuse_bad_text("the logged model's", fields)
-        unanswered = f"unanswered/{model_id}"
         # A tag that names versions goes behind their registration, of which it needs the numbers.
         after = code == "T" and MODEL_VERSIONS_TAG in fields[0]
-        behind = [queue] if after or engine.state.answer(unanswered) else []
+        changes = engine.state.model_changes
+        behind = [queue] if after or changes.is_unanswered(model_id) else []
         if code == "X":
             behind = engine.queues_naming(model_id)
 
@@ -1239,9 +1234,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         else:
             asked = ask_primary(engine, "change of a logged model", behind, ask)
         if primary.role not in asked.to:
-            engine.state.forget_answer(unanswered)
+            changes.settle(model_id)
         else:
-            engine.state.set_answer(unanswered, True)
+            changes.note_unanswered(model_id)
         engine.begin_queue(queue)
         engine.write(queue, code, model_id, *fields, asked.to)
         self._after_write(queue)
