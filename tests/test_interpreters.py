@@ -59,8 +59,8 @@ local = links.from_uri("dbml://x?track=both&registry=databricks&mode=journal&fol
 links.remember(local)
 assert links.remembered("/tmp").key == local.key
 journal, state = Journal(local.home, ()), State(local.home / "state.db")
-state.set_answer("k", {"v": [1, None, "x"]})
-assert state.answer("k") == {"v": [1, None, "x"]}
+state.experiments.note("7", "iris", {"a": "ü"})
+assert state.experiments.name("7") == "iris"
 assert journal.queues() == [] or not list(journal.queues())
 state.close()
 print("ALONE")

@@ -6,6 +6,7 @@ import difflib
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from dbml_magics.core.mlflow_private import (
     validate_model_name,
     with_fields,
 )
+from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
@@ -28,7 +30,6 @@ from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
     RUN_TAG,
     TWIN_TAG,
-    answer_key,
     check_before,
     note_asked,
     registration_queue,
@@ -77,9 +78,9 @@ def register(
             engine.write(REGISTRY_QUEUE, "W", {**change, "after": {key: run_id}})
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
-        engine.state.set_answer(f"provisional/{key}", {**told, "queue": run_id, "at": time.time()})
+        engine.state.model_versions.note_provisional(run_id, told)
     versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
-    new = any(answer and answer.get("new") for answer in answers.values())
+    new = any(answer is not None and answer.new for answer in answers.values())
     return results.RegisterResult(
         name=name, run_id=run_id, versions=versions, new_model=new, notes=_waiting(engine, answers)
     )
@@ -177,14 +178,14 @@ def _listed(engine: Engine, run_id: str, folder: str | None) -> list[Any]:
     return list(engine.files_of(f"run:{run_id}").list_artifacts(folder))
 
 
-def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | None:
+def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None:
     """Wait for a registry's answer for as long as it is there to give one. Raises Refused."""
     until = time.monotonic() + _PATIENCE_S
     while True:
-        answer = engine.state.answer(answer_key(key, role))
-        if answer is not None and "error" in answer:
+        answer = engine.state.model_versions.answer(key, role)
+        if isinstance(answer, Refusal):
             raise Refused(
-                f"{role} refused the registration: {answer['error']}",
+                f"{role} refused the registration: {answer.error}",
                 remedies=[
                     ("%dbml models", "shows what is registered"),
                     ("%dbml status", "shows refused writes"),
@@ -192,7 +193,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
             )
         if answer is not None:
             engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
-            return dict(answer)
+            return answer
         queues = [queue, registration_queue(key)]
         later = engine.lines[role].away or any(map(engine.couriers[role].takes_later, queues))
         if later or time.monotonic() > until:
@@ -200,7 +201,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> dict[str, Any] | 
         engine.wait(role, queues, 0.5)
 
 
-def _waiting(engine: Engine, answers: dict[str, Any]) -> tuple[str, ...]:
+def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[str, ...]:
     """Return why versions have no number yet, a line for each registry that has not answered."""
     found = []
     for role, answer in answers.items():
@@ -211,12 +212,16 @@ def _waiting(engine: Engine, answers: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _version(
-    engine: Engine, role: str, told: dict[str, Any], answers: dict[str, Any], aliases: tuple[str, ...]
+    engine: Engine,
+    role: str,
+    told: dict[str, Any],
+    answers: Mapping[str, Registered | None],
+    aliases: tuple[str, ...],
 ) -> results.ModelVersion:
     answer = answers[role]
     twin = next(
         (
-            engine.applier(other).registrations.place(other, a["name"], a["version"])
+            engine.applier(other).registrations.place(other, a.name, a.version)
             for other, a in answers.items()
             if other != role and a is not None
         ),
@@ -224,16 +229,16 @@ def _version(
     )
     return results.ModelVersion(
         workspace=role,
-        name=engine.workspaces[role].model_name(answer["name"] if answer else told["name"]),
-        version=answer["version"] if answer else "0",
+        name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
+        version=answer.version if answer else "0",
         run_id=told["run"],
         aliases=aliases,
         tags=told["tags"],
         twin=twin,
         created=int(time.time() * 1000),
         status="READY" if answer else "PROVISIONAL",
-        source=answer["source"] if answer else "",
-        page=pages.of_version(engine, role, answer["name"], answer["version"]) if answer else None,
+        source=answer.source if answer else "",
+        page=pages.of_version(engine, role, answer.name, answer.version) if answer else None,
     )
 
 

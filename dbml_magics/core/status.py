@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import results
 from dbml_magics.config import data_home_note, spool_limit_bytes
 from dbml_magics.core import link as links
+from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.hints import say
@@ -94,15 +95,16 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
         notes.append(
             f"MLflow itself tracks to {elsewhere} now: {say('%dbml link --again')} brings it back to the link"
         )
-    for key, told in engine.state.answers("provisional/").items():
-        answer = engine.state.answer(f"version/{key.removeprefix('provisional/')}/{told['to'][0]}")
+    for told in engine.state.model_versions.provisionals():
+        answer = engine.state.model_versions.answer(told["key"], told["to"][0])
         if answer is None:
             notes.append(
                 f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers"
             )
-        elif "version" in answer and told["at"] >= engine.began:  # news to who saw version 0, to nobody else
+        # News to who saw version 0, to nobody else.
+        elif isinstance(answer, Registered) and told["at"] >= engine.began:
             notes.append(
-                f"{told['name']} version 0 (provisional) is version {answer['version']} in {told['to'][0]}"
+                f"{told['name']} version 0 (provisional) is version {answer.version} in {told['to'][0]}"
             )
     for role in engine.link.tracked:
         applier = engine.applier(role)

@@ -26,12 +26,12 @@ from dbml_magics import results
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.status import destination
 from dbml_magics.core.tracking import job_run
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.holders import is_anothers
-from dbml_magics.core.tracking.registrations import answer_key
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
@@ -501,19 +501,17 @@ def _registered(engine: Engine, run_id: str) -> tuple[results.ModelVersion, ...]
     found = []
     for key, told in engine.registrations_of(run_id).items():
         for role in told["to"]:
-            answer = engine.state.answer(answer_key(key, role))
-            if answer is not None and "error" in answer:
+            answer = engine.state.model_versions.answer(key, role)
+            if isinstance(answer, Refusal):
                 continue
             found.append(
                 results.ModelVersion(
                     workspace=role,
-                    name=engine.workspaces[role].model_name(answer["name"] if answer else told["name"]),
-                    version=answer["version"] if answer else "0",
+                    name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
+                    version=answer.version if answer else "0",
                     run_id=run_id,
                     status="READY" if answer else "PROVISIONAL",
-                    page=pages.of_version(engine, role, answer["name"], answer["version"])
-                    if answer
-                    else None,
+                    page=pages.of_version(engine, role, answer.name, answer.version) if answer else None,
                 )
             )
     return tuple(found)

@@ -565,7 +565,7 @@ def test_what_can_be_read_of_a_damaged_state_is_kept(tmp_path: Path) -> None:
     kept = state.State(tmp_path / "state.db")
     for number in range(2000):
         kept.set_identity("azureml", "run", f"visible{number}", f"actual{number}")
-    kept.set_answer("known", {"a": 1})
+    kept.experiments.note_active("7")
     kept.close()
     with sqlite3.connect(tmp_path / "state.db") as db:
         db.execute("PRAGMA journal_mode=DELETE")

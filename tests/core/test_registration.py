@@ -576,7 +576,8 @@ def test_what_was_said_of_a_version_that_was_refused_is_made_up_when_it_is_regis
     sync()
     (found,) = versions(both.azureml, name)
     assert (found["aliases"], found["tags"]["checked"]) == (["champion"], "yes")
-    assert session.current().engine("this test").state.answers("owed/") == {}
+    tables = session.current().engine("this test").state.dump()["tables"]
+    assert [key for key, _ in tables["answers"] if key.startswith("owed/")] == []
 
 
 def test_an_alias_that_was_acknowledged_is_read_whoever_is_away(proxies: Any, experiment_name: str) -> None:

@@ -61,7 +61,7 @@ def state(tmp_path: Path, spare: Path) -> Iterator[State]:
     """Return the state of a link that has one other disk."""
     spare.parents[2].mkdir()
     made = State(tmp_path / "home" / "state.db", (spare,))
-    made.set_answer("before", 1)
+    made._answers.put("before", 1)
     yield made
     made.close()
 
@@ -76,34 +76,34 @@ def test_a_write_that_the_disk_does_not_take_is_kept_on_another_disk(
     state: State, spare: Path, said: str
 ) -> None:
     fail(state, said)
-    state.set_answer("after", 2)
+    state._answers.put("after", 2)
     assert state.set_identity("azureml", "run", "seen", "actual") == Identity("actual", {})
     state.mark_sending("azureml", "run", {"file": 10})
     state.mark_delivered("azureml", "run", {"file": 10}, 3, {"points": 3})
-    assert state.answers("") == {"before": 1, "after": 2}
+    assert state._answers.below("") == {"before": 1, "after": 2}
     assert len([name for name in copies(spare) if name.endswith(".db")]) == 1
     assert (spare / copies(spare)[0]).stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_read_while_the_disk_does_not_read_comes_from_another_disk(state: State) -> None:
     fail(state, "disk I/O error", "SELECT", "INSERT")
-    assert state.answer("before") == 1
+    assert state._answers.get("before") == 1
 
 
 def test_another_process_goes_on_where_the_first_one_went(tmp_path: Path, state: State, spare: Path) -> None:
     other = State(state.path, (spare,))
-    assert other.answer("before") == 1
+    assert other._answers.get("before") == 1
     fail(state, FAILURES[0])
-    state.set_answer("mine", 1)
-    other.set_answer("theirs", 2)  # its own disk does not fail it, and must not have a second truth
-    assert state.answers("") == {"before": 1, "mine": 1, "theirs": 2}
+    state._answers.put("mine", 1)
+    other._answers.put("theirs", 2)  # its own disk does not fail it, and must not have a second truth
+    assert state._answers.below("") == {"before": 1, "mine": 1, "theirs": 2}
     state.close()  # it dies
     later = State(state.path, (spare,))
-    assert later.answers("") == {"before": 1, "mine": 1, "theirs": 2}
+    assert later._answers.below("") == {"before": 1, "mine": 1, "theirs": 2}
     later.come_back(at_once=True)
     assert copies(spare) == []
-    other.set_answer("theirs", 3)
-    assert State(state.path).answers("") == {"before": 1, "mine": 1, "theirs": 3}
+    other._answers.put("theirs", 3)
+    assert State(state.path)._answers.below("") == {"before": 1, "mine": 1, "theirs": 3}
     for each in (other, later):
         each.close()
 
@@ -112,10 +112,10 @@ def test_the_state_comes_back_with_all_that_was_written_and_deleted_elsewhere(
     state: State, spare: Path
 ) -> None:
     first, second = (state.bury("azureml", "run", [0, "m", n], "refused") for n in range(2))
-    state.set_answer("goes", True)
+    state._answers.put("goes", True)
     state.mark_delivered("azureml", "run", {"file": 5}, 1, {"points": 1})
     fail(state, FAILURES[2])
-    state.forget_answer("goes")
+    state._answers.forget("goes")
     state.discard_dead([second])
     third = state.bury("azureml", "run", [0, "m", 3], "refused")
     state.mark_delivered("azureml", "run", {"file": 10}, 1, {"points": 1})
@@ -125,7 +125,7 @@ def test_the_state_comes_back_with_all_that_was_written_and_deleted_elsewhere(
     state.come_back(at_once=True)
     assert copies(spare) == []
     found = State(state.path)
-    assert found.answers("") == {"before": 1}
+    assert found._answers.below("") == {"before": 1}
     assert found.dead_numbers("azureml") == {first, third}
     assert found.bury("azureml", "run", [0, "m", 4], "refused") > third, "no number is given twice"
     assert found.cursors("azureml", "run") == {"file": (10, 0)}
@@ -137,7 +137,7 @@ def test_without_another_disk_the_users_call_passes_and_nothing_is_sent_that_can
     tmp_path: Path,
 ) -> None:
     state = State(tmp_path / "state.db")
-    state.set_answer("before", 1)
+    state._answers.put("before", 1)
     fail(state, FAILURES[2])
     state.remember_run("run", {"name": "n"})
     assert state.run("run") == {"name": "n"}
@@ -162,7 +162,7 @@ def test_a_state_of_which_only_a_part_can_be_read_is_doubted_and_not_written_bac
     state.mark_delivered("azureml", "run", {"file": 5}, 1)
     monkeypatch.setattr(refuge, "read_only", unreadable)
     fail(state, FAILURES[0])
-    state.set_answer("after", 2)
+    state._answers.put("after", 2)
     assert doubted == [True]
     assert state.cursors("azureml", "run") == {}
     heal(state)
@@ -171,7 +171,7 @@ def test_a_state_of_which_only_a_part_can_be_read_is_doubted_and_not_written_bac
     state.close()
     later = State(state.path, (spare,))
     later.come_back(at_once=True)
-    assert later.answer("after") == 2
+    assert later._answers.get("after") == 2
     assert copies(spare)
     later.close()
 
@@ -181,24 +181,24 @@ def test_a_full_disk_has_the_reserve_given_before_the_state_leaves_it(state: Sta
     assert reserve.exists()
     fail(state, FAILURES[2])
     state._has_reserve = True
-    state.set_answer("after", 2)
+    state._answers.put("after", 2)
     assert not reserve.exists()
-    assert state.answer("after") == 2
+    assert state._answers.get("after") == 2
 
 
 def test_a_copy_that_cannot_be_read_is_said_and_not_passed_over(state: State, spare: Path) -> None:
     fail(state, FAILURES[0])
-    state.set_answer("after", 2)
+    state._answers.put("after", 2)
     state.close()
     for name in copies(spare):
         (spare / name).write_bytes(b"no database at all" * 400)
     with pytest.raises(JournalError, match="cannot be read"):
-        State(state.path, (spare,)).answer("after")
+        State(state.path, (spare,))._answers.get("after")
 
 
 def test_a_wal_stays_small(state: State) -> None:
     for number in range(2000):
-        state.set_answer(f"answer{number}", "a" * 500)
+        state._answers.put(f"answer{number}", "a" * 500)
     assert Path(f"{state.path}-wal").stat().st_size < 2 << 20
 
 

@@ -72,7 +72,10 @@ class MergeBase:
         Where nothing was agreed, what is only there was added there, as far as anybody can tell: nothing is
         lost by keeping it.
         """
-        return theirs is not None and edited_alone(self.facts(place), key, ours)
+        if theirs is None:
+            return False
+        base = self.facts(place)
+        return ours is None if base is None else base.get(key) == ours
 
     # --- names of experiments
 
@@ -89,8 +92,3 @@ class MergeBase:
         """Forget what both said of an experiment."""
         self._facts.forget(place)
         self._names.forget(place, "names")
-
-
-def edited_alone(base: Facts | None, key: str, ours: str | None) -> bool:
-    """Tell whether the source still says what both said before, so that the other one was edited."""
-    return ours is None if base is None else base.get(key) == ours

@@ -60,6 +60,11 @@ class ModelNames:
         """Note where an alias points."""
         self._aliases.put(target, name, alias)
 
+    def drop_aliases(self, name: str) -> None:
+        """Forget all aliases of a model."""
+        for alias in self._aliases.below(name):
+            self._aliases.forget(name, alias)
+
     def drop_alias(self, name: str, alias: str) -> None:
         """Forget an alias."""
         self._aliases.forget(name, alias)

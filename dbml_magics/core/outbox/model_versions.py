@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -173,7 +173,9 @@ class ModelVersions:
         """Note the version that a registry made."""
         self._answers.put(answer, key, role)
 
-    def exchange(self, key: str, role: str, answer: Registered, others: list[str]) -> Mapping[str, Answer]:
+    def exchange(
+        self, key: str, role: str, answer: Registered, others: Iterable[str]
+    ) -> Mapping[str, Answer]:
         """Note a version and return what other registries answered, in one transaction.
 
         Of two registries that answer at the same time, the later one sees the earlier's version.

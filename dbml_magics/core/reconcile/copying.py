@@ -434,7 +434,7 @@ class Copier:
                 for difference in found
             ]
             if first is not None and second is not None and not self.mending.rehearse:
-                self.mending.agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+                self.mending.merge_base.note_facts(f"model/{key}", tags_of(first), tags_of(second))
             if outcomes:
                 yield outcomes
 

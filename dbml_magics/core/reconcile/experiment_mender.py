@@ -15,7 +15,7 @@ from dbml_magics.core.reconcile.experiments import (
     experiments_in_scope,
     lost_differences,
     name_by_rule,
-    note_agreed,
+    note_alike,
     place_of,
 )
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
@@ -45,7 +45,7 @@ class ExperimentMender:
                 continue
             outcomes = [(d, mender.mended(partial(self._plan, d, first, second))) for d in found]
             if not mender.rehearse:
-                note_agreed(mender.agreed, first, second, found)
+                note_alike(mender.merge_base, first, second, found)
             if outcomes:
                 yield outcomes
 
@@ -86,8 +86,8 @@ class ExperimentMender:
 
     def _name(self, difference: Difference, first: Experiment, ours: Experiment, theirs: Experiment) -> Fix:
         mender = self.mender
-        agreed = mender.agreed.of(f"{place_of(first)}/names")
-        back = not mender.one_way and agreed is not None and agreed[0 if mender.forwards else 1] == ours.name
+        names = mender.merge_base.names(place_of(first))
+        back = not mender.one_way and names is not None and names[0 if mender.forwards else 1] == ours.name
         if back:
             return self._renamed(difference, mender.source, ours, mender.target, theirs, back=True)
         return self._renamed(difference, mender.target, theirs, mender.source, ours, back=False)

@@ -9,7 +9,7 @@ from functools import partial
 from mlflow.entities import Experiment
 
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
-from dbml_magics.core.reconcile.agreed import Agreed
+from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.reconcile.compare import Comparer
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
@@ -36,7 +36,7 @@ def experiment_differences(survey: Survey, comparer: Comparer) -> Iterator[Diffe
         except Exception as error:
             yield survey.unread("", pair.name, error)
             continue
-        note_agreed(Agreed(survey.engine.state), first, second, found)
+        note_alike(survey.engine.state.merge_base, first, second, found)
         yield from found
 
 
@@ -55,17 +55,17 @@ def differences_of(
             yield told(f"tag {key}", ours.get(key, ABSENT), theirs.get(key, ABSENT))
 
 
-def note_agreed(agreed: Agreed, first: Experiment, second: Experiment, found: list[Difference]) -> None:
+def note_alike(base: MergeBase, first: Experiment, second: Experiment, found: list[Difference]) -> None:
     """Remember what two experiments say alike; each has a name of its own."""
     place = place_of(first)
     ours: dict[str, str | None] = {f"tag {k}": v for k, v in experiment_tags(first).items()}
-    agreed.note_facts(place, ours, {f"tag {k}": v for k, v in experiment_tags(second).items()})
+    base.note_facts(place, ours, {f"tag {k}": v for k, v in experiment_tags(second).items()})
     if not any(d.key == "name" for d in found):
-        agreed.note(f"{place}/names", [first.name, second.name])
+        base.note_names(place, [first.name, second.name])
 
 
 def place_of(first: Experiment) -> str:
-    """Return where what is agreed of an experiment stands, by the primary's id of it."""
+    """Return an experiment's place in the merge base, by the primary's id of it."""
     return f"experiment/{first.experiment_id}"
 
 

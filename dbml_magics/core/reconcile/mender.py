@@ -12,7 +12,7 @@ from mlflow.entities import Run, RunStatus, RunTag
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core.destinations.errors import Away
-from dbml_magics.core.reconcile.agreed import edited_alone
+from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.compare import (
     ALL_FILES,
     PARENT,
@@ -83,7 +83,7 @@ class Mender(Mending):
                 if self.rehearse:
                     return list(before.values())
                 if not found and not before:
-                    self._note_agreed(pair)
+                    self._note_alike(pair)
                 if not any(outcome.good for _, outcome in before.values()):
                     return list(before.values())
                 return self._checked(pair, before)
@@ -104,24 +104,26 @@ class Mender(Mending):
             return nullcontext()
         return self.copier.awake(pair.key, target.info.run_id)
 
-    def _note_agreed(self, pair: RunPair) -> None:
+    def _note_alike(self, pair: RunPair) -> None:
         """Remember what both workspaces say alike of what people edit: whoever differs later was edited."""
         if pair.first is None or pair.second is None:
             return
-        before = self.agreed.of(pair.key) or {"name": None, "tags": {}}
+        known = self.merge_base.of_run(pair.key)
+        before = known or RunBase(name=None, tags={})
         ours, theirs = edited_tags(pair.first), edited_tags(pair.second)
         tags = {k: v for k, v in before["tags"].items() if ours.get(k) != theirs.get(k)}
         tags |= {k: v for k, v in ours.items() if theirs.get(k) == v}
         name = name_of(pair.first)
-        name = name if name == name_of(pair.second) else before["name"]
-        self.agreed.note(pair.key, {"name": name, "tags": tags})
+        base = RunBase(name=name if name == name_of(pair.second) else before["name"], tags=tags)
+        if base != known:  # that both still say it costs no write
+            self.merge_base.note_run(pair.key, base)
 
     def _checked(self, pair: RunPair, done: dict[tuple[str, str], tuple[Difference, Outcome]]) -> Outcomes:
         """Believe only what both workspaces say afterwards."""
         self.copier.write_overflow(pair.key)
         pair = self._again(pair)
         left = {(d.kind, d.key): d for d in differences(self.comparer, pair)}
-        self._note_agreed(pair)
+        self._note_alike(pair)
         outcomes: Outcomes = []
         for key, (difference, outcome) in done.items():
             if outcome.good and key in left:
@@ -271,10 +273,10 @@ class Mender(Mending):
         """Tell whether a value was edited at the target alone, and so is to be carried to the source."""
         if self.one_way or theirs is None:
             return False
-        agreed = self.agreed.of(key)
-        if agreed is None:
+        base = self.merge_base.of_run(key)
+        if base is None:
             return ours is None  # added there, as far as anybody can tell: nothing is lost by keeping it
-        return edited_alone(agreed["tags"] if kind == "tags" else agreed, name or kind, ours)
+        return ours == (base["tags"].get(name) if kind == "tags" else base["name"])
 
     def _metric(self, case: Case) -> Fix:
         name, role = case.difference.key, self.target.role

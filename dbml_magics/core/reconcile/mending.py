@@ -11,7 +11,6 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, EndlessListing, settle
-from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.compare import (
     Comparer,
 )
@@ -37,7 +36,7 @@ class Mending:
         self.survey = survey
         self.engine = survey.engine
         self.state = survey.engine.state
-        self.agreed = Agreed(self.state)
+        self.merge_base = self.state.merge_base
         self.source = next(s for s in survey.sides if s.role == (source or survey.first.role))
         self.target = next(s for s in survey.sides if s is not self.source)
         self.one_way = source is not None
@@ -122,18 +121,18 @@ class Mending:
         An edit at the target alone is carried to the source; where both were edited the source wins.
         """
         key, (ours, theirs) = difference.key, values
-        if not self.one_way and self.agreed.edited_there(place, key, ours, theirs):
+        if not self.one_way and self.merge_base.is_edited_there(place, key, ours, theirs):
             assert theirs is not None
             return Fix(
                 self.said(True, difference), partial(self._set, place, key, self.source, theirs, write)
             )
         if ours is None:
-            too = (self.agreed.of(place) or {}).get(key) is not None
+            too = (self.merge_base.facts(place) or {}).get(key) is not None
             why = f"deleted in {self.source.role}" if too else f"in {self.target.role} alone"
 
             def remove() -> None:
                 self.write(lambda: delete(self.target))
-                self.agreed.set(place, key, None)
+                self.merge_base.note_fact(place, key, None)
 
             return Fix.deletion(self.target.role, why, remove, too=too)
         return Fix(self.said(False, difference), partial(self._set, place, key, self.target, ours, write))
@@ -143,4 +142,4 @@ class Mending:
             self.write(lambda: write(side, value))
         else:
             side.ask(lambda: write(side, value))
-        self.agreed.set(place, key, value)
+        self.merge_base.note_fact(place, key, value)

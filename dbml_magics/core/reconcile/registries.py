@@ -16,8 +16,8 @@ from mlflow.entities.model_registry import (
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import is_missing
+from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.paging import entries
-from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG
 from dbml_magics.differences import ABSENT, Difference
@@ -108,7 +108,7 @@ class VersionPair:
 
     @property
     def place(self) -> str:
-        """Return where what is agreed of it stands."""
+        """Return its place in the merge base."""
         return f"version/{self.either.key or self.either.place}"
 
 
@@ -123,7 +123,7 @@ class ModelPair:
 
     @property
     def place(self) -> str:
-        """Return where what is agreed of it stands."""
+        """Return its place in the merge base."""
         return f"registered/{self.first.name}"
 
     def pointed(self, alias: str) -> tuple[VersionPair | None, VersionPair | None]:
@@ -370,18 +370,18 @@ class Registries:
                         where = f"version {own.aliases[alias]}, which is gone in {side.role}"
                         yield f"alias {alias} of {own.name} points at {where}"
 
-    def note_agreed(self, agreed: Agreed) -> None:
+    def note_alike(self, merge_base: MergeBase) -> None:
         """Remember what both registries say alike: what differs later was edited in one of them."""
         for pair in self.versions:
             if pair.first is not None and pair.second is not None:
-                agreed.note_facts(pair.place, pair.first.facts, pair.second.facts)
+                merge_base.note_facts(pair.place, pair.first.facts, pair.second.facts)
         for model in self.models:
             ours, theirs = (dict(side.facts) for side in (model.first, model.second))
             for alias in model.aliases():
                 first, second = model.pointed(alias)
                 ours[alias_fact(alias)] = canonical(first)
                 theirs[alias_fact(alias)] = canonical(second)
-            agreed.note_facts(model.place, ours, theirs)
+            merge_base.note_facts(model.place, ours, theirs)
 
 
 def _twin_of(version: Version) -> tuple[str, ...]:

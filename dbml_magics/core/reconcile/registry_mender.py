@@ -32,7 +32,7 @@ from dbml_magics.core.reconcile.registries import (
     version_differences,
 )
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.core.tracking.registrations import TWIN_TAG, answer_key
+from dbml_magics.core.tracking.registrations import TWIN_TAG
 from dbml_magics.differences import Difference
 
 _OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
@@ -78,7 +78,7 @@ class RegistryMender:
             if outcomes:
                 yield outcomes
         if not mender.rehearse:
-            found.note_agreed(mender.agreed)
+            found.note_alike(mender.merge_base)
 
     @staticmethod
     def _registry(side: Side) -> Any:
@@ -183,7 +183,7 @@ class RegistryMender:
 
     def _register(self, ours: Version, found: Registries) -> None:
         """Register a version's twin, its files carried over first if need be."""
-        source, state = self.source, self.mender.state
+        source, versions = self.source, self.mender.state.model_versions
         registrations, registry = self.target.applier.registrations, self._registry(source)
         twin = registrations.place(source.role, ours.name, ours.number)
         key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
@@ -203,10 +203,10 @@ class RegistryMender:
             self.mender.copier.bring_model(made_of["id"])
         made = self.mender.write(lambda: registrations._register(told, True, twin))
         if ours.key:
-            state.set_answer(answer_key(ours.key, self.target.role), made)
+            versions.note_registered(ours.key, self.target.role, made)
         if ours.stage:
-            self._set_stage(made["name"], made["version"], ours.stage)
-        tag = ModelVersionTag(TWIN_TAG, registrations.place(self.target.role, made["name"], made["version"]))
+            self._set_stage(made.name, made.version, ours.stage)
+        tag = ModelVersionTag(TWIN_TAG, registrations.place(self.target.role, made.name, made.version))
         source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, tag))
 
     def _set_stage(self, name: str, number: str, stage: str) -> None:

@@ -10,7 +10,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from dbml_magics.core.reconcile.agreed import Agreed
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
 from dbml_magics.core.reconcile.pairs import RunPair
@@ -31,7 +30,7 @@ def verify(
     """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Away."""
     began = time.monotonic()
     survey = Survey(engine, scope)
-    comparer, agreed = Comparer(*survey.sides, survey.unread, deep=deep), Agreed(engine.state)
+    comparer, merge_base = Comparer(*survey.sides, survey.unread, deep=deep), engine.state.merge_base
     found: list[Difference] = []
     differing = 0
 
@@ -48,7 +47,7 @@ def verify(
         assert either is not None
         found += safely(survey, either.run, either.name, partial(comparer.model, key, first, second))
         if first is not None and second is not None:
-            agreed.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+            merge_base.note_facts(f"model/{key}", tags_of(first), tags_of(second))
     # Which models a run took only the run itself says, where the services have models at all.
     looked_at = survey.seen if comparer.has_models else differing
     registries = registries_in_scope(survey)
@@ -56,7 +55,7 @@ def verify(
     if registries is not None:
         dangling = tuple(registries.dangling())
         found += registries.differences(comparer.difference)
-        registries.note_agreed(agreed)
+        registries.note_alike(merge_base)
     found += experiment_differences(survey, comparer)
     found += survey.troubles
     return VerifyResult(

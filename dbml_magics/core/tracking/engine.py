@@ -1037,7 +1037,7 @@ class Engine:
         live = known is not None and not known.get("ended")
         if live and (own_live or not all(self.journal.is_left(queue, file) for file in files)):
             return  # a live run is read from its files, here or in the process that holds one of them open
-        self._note_agreed(queue)
+        self._note_alike(queue)
         for file, size in files.items():
             self._release_spool_of(queue, file)
             if self.journal.delete_if_done(queue, file, size):
@@ -1049,7 +1049,7 @@ class Engine:
             if self.journal.has_spooled():
                 self.journal.drop_orphans(self.state.is_dead_copy)
 
-    def _note_agreed(self, queue: str) -> None:
+    def _note_alike(self, queue: str) -> None:
         """Remember what both workspaces were given of what people edit later, in one portal or the other."""
         live = self._live.get(queue)
         run = live.view.run if live is not None else None

@@ -16,9 +16,10 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG, answer_key, number_key
+from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG
 from dbml_magics.core.tracking.registry_view import (
     WAITING,
     Pointer,
@@ -50,6 +51,10 @@ class OtherRegistry:
         self.first = first
         self._files_of = files_of
 
+    @property
+    def _versions(self) -> ModelVersions:
+        return self.engine.state.model_versions
+
     def ask(self, question: Callable[[str, Any], T | None]) -> tuple[str, T] | None:
         """Ask the other registry, once what was written has arrived there; returns (role, its answer)."""
         for role in self.engine.link.registries[1:]:
@@ -65,12 +70,8 @@ class OtherRegistry:
 
     def _registering(self, role: str) -> set[str]:
         """Return the queues of the registrations that a workspace has not answered yet."""
-        state = self.engine.state
-        return {
-            asked["queue"]
-            for place, asked in state.answers("registering/").items()
-            if state.answer(answer_key(place.rpartition("/")[2], role)) is None
-        }
+        versions = self._versions
+        return {asked.queue for asked in versions.asked() if not versions.is_answered(asked.key, role)}
 
     def seen(self, names: Sequence[str] | None = None) -> Seen | None:
         """Return what the other registry holds of some models, or of all, and what is on its way there.
@@ -102,7 +103,7 @@ class OtherRegistry:
         """Return (role, the twin of a version as that workspace numbers it)."""
 
         def find(role: str, registry: Any) -> ModelVersion | None:
-            key = self.engine.state.answer(number_key(name, number))
+            key = self._versions.key_of(name, number)
             own = self.engine.applier(role).registrations.own_version(name, number, key)
             return None if own is None else registry.get_model_version(name, own)
 
@@ -124,11 +125,11 @@ class OtherRegistry:
 
     def _deleted(self, role: str, name: str) -> dict[str, Pointer]:
         """Return {own number: version} of what was registered here: an alias outlives its version."""
-        found, lead = {}, f"registered/{name}/"
-        for place, key in self.engine.state.answers(lead).items():
-            answer = self.engine.state.answer(answer_key(key, role)) or {}
-            if "version" in answer:
-                found[str(answer["version"])] = Pointer(place.removeprefix(lead), key)
+        found = {}
+        for number, key in self._versions.keys_of(name).items():
+            made = self._versions.registered(key, role)
+            if made is not None:
+                found[made.version] = Pointer(number, key)
         return found
 
     def _number_of(self, found: ModelVersion) -> str | None:
@@ -139,10 +140,10 @@ class OtherRegistry:
         key = found.tags.get(KEY_TAG)
         if key is None:
             return None
-        answer = self.engine.state.answer(answer_key(key, self.first))
+        answer = self._versions.answer(key, self.first)
         if answer is not None:
-            return str(answer["version"]) if "version" in answer else None
-        return WAITING if self.engine.state.answer(f"provisional/{key}") is not None else None
+            return answer.version if isinstance(answer, Registered) else None
+        return WAITING if self._versions.provisional(key) is not None else None
 
 
 def _held(registry: Any, names: Iterable[str] | None) -> list[tuple[RegisteredModel, list[ModelVersion]]]:

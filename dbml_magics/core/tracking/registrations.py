@@ -11,7 +11,7 @@ import posixpath
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
+from dbml_magics.core.outbox.model_versions import Answer, Refusal, Registered
 from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.attached import attach_output
 from dbml_magics.core.tracking.journal import LINK_QUEUE
@@ -44,11 +45,6 @@ _PENDING_S = 5.0  # between two tries while a workspace has too many versions in
 _PARTS = 10_000
 
 
-def answer_key(key: str, role: str) -> str:
-    """Return where the answer to a registration stands."""
-    return f"version/{key}/{role}"
-
-
 def registration_queue(key: str) -> str:
     """Return the queue in which a registration waits apart from its run."""
     return f"registration-{key}"
@@ -59,18 +55,8 @@ def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
 
     Versions of a model are numbered in the order in which they were asked for, in every registry.
     """
-    told["after"] = {**(told.get("after") or {}), **asked_before(state, told["name"])}
-    source = told["source"]
-    kept = {key: value for key, value in told.items() if key != "after"}
-    asked = {"queue": queue, "to": told["to"], "at": time.time_ns(), "told": kept}
-    if source["kind"] == "version":
-        asked["from"] = [source["name"], str(source["version"])]
-    state.forget_answer(f"renamed/{told['name']}")
-    for name in {
-        told["name"],
-        source.get("name") or told["name"],
-    }:  # a copy, before its original goes
-        state.set_answer(f"registering/{name}/{told['key']}", asked)
+    told["after"] = {**(told.get("after") or {}), **state.model_versions.open_of(told["name"])}
+    state.model_versions.ask(queue, told)
 
 
 def check_before(engine: Engine, told: dict[str, Any]) -> None:
@@ -99,56 +85,6 @@ def _mlmodel(engine: Engine, source: dict[str, Any]) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def asked_before(state: State, name: str) -> dict[str, str]:
-    """Return {key: queue} of a model's registrations that some registry has not answered yet."""
-    found = {}
-    for place, asked in state.answers(f"registering/{name}/").items():
-        key = place.rpartition("/")[2]
-        if all(state.answer(answer_key(key, role)) is not None for role in asked["to"]):
-            state.forget_answer(place)
-        else:
-            found[key] = asked["queue"]
-    return found
-
-
-def copies_before(state: State, name: str, version: str) -> set[str]:
-    """Return the keys of the registrations that copy one version and are not answered everywhere yet."""
-    asked = state.answers(f"registering/{name}/")
-    return {place.rpartition("/")[2] for place, of in asked.items() if of.get("from") == [name, version]}
-
-
-def number_key(name: str, version: str) -> str:
-    """Return where the registration behind the first registry's version of a model stands."""
-    return f"registered/{name}/{version}"
-
-
-def follow_rename(state: State, name: str, new_name: str) -> None:
-    """Keep knowing a renamed model's registrations."""
-    for lead in ("registered", "registering", "alias"):
-        for place, told in state.answers(f"{lead}/{name}/").items():
-            state.set_answer(f"{lead}/{new_name}/{place.rpartition('/')[2]}", told)
-            state.forget_answer(place)
-    state.set_answer(f"renamed/{name}", new_name)
-    state.forget_answer(f"renamed/{new_name}")
-
-
-def current_name(state: State, name: str) -> str:
-    """Return what a model is called now."""
-    for _ in range(100):
-        renamed = state.answer(f"renamed/{name}")
-        if renamed is None:
-            return name
-        name = str(renamed)
-    return name
-
-
-def newest_waiting(state: State, name: str) -> dict[str, Any] | None:
-    """Return the newest registration of a model that had to wait for its number."""
-    found = state.answers("provisional/").values()
-    kept = [told for told in found if current_name(state, told["name"]) == name]
-    return max(kept, key=lambda told: float(told["at"])) if kept else None
-
-
 class Registrations:
     """Registers versions and makes registry writes at one workspace."""
 
@@ -156,6 +92,7 @@ class Registrations:
         self.applier = applier
         self.role = applier.role
         self.state = applier.state
+        self.versions = applier.state.model_versions
         self._under_way: set[str] = set()
         self._goals: dict[str, dict[str, int]] = {}
 
@@ -178,37 +115,32 @@ class Registrations:
         if not self.applier.tracked:
             self._await_primary(source_queue, told["key"])
         self._await_files(source_queue, told)
-        key = answer_key(told["key"], self.role)
-        others = {r: answer_key(told["key"], r) for r in told["to"] if r != self.role}
-        answer = self.state.answer(key)
-        if answer is None or "error" in answer:  # or refused before, and tried again
-            twin = next((self._twin(r, self.state.answer(k)) for r, k in others.items()), None)
-            answer = self._register(told, doubt, twin)
-        found = self._note_answer(told, answer, others.values())
-        for role, other_key in others.items():
-            if other_key in found and "version" in found[other_key]:
-                self._exchange(told, answer, role, found[other_key])
-        self._pay(queue, told["key"])
-        asked_before(self.state, told["name"])
+        key, others = told["key"], [role for role in told["to"] if role != self.role]
+        made = self.versions.registered(key, self.role)
+        if made is None:  # or refused before, and tried again
+            twin = next((self._twin(role, self.versions.registered(key, role)) for role in others), None)
+            made = self._register(told, doubt, twin)
+        for role, other in self._note_registered(key, made, others).items():
+            if isinstance(other, Registered):
+                self._exchange(told, made, role, other)
+        self._pay(queue, key)
+        self.versions.open_of(told["name"])  # which forgets what all have answered
 
     def register_now(self, told: dict[str, Any], within: float) -> None:
         """Register one version at the call that asks for it. Raises the registry's refusal, or Away."""
         try:
-            answer = self._register(told, False, None, within)
+            made = self._register(told, False, None, within)
         except MlflowException as error:
             if not isinstance(error, Away):
-                self.state.forget_answer(self._trying(told))
+                self.versions.settle(told["key"], self.role)
             raise
-        self._note_answer(told, answer, ())
+        self._note_registered(told["key"], made, ())
 
-    def _note_answer(self, told: dict[str, Any], answer: dict[str, Any], others: Iterable[str]) -> Any:
-        """Keep a registry's answer to a registration; returns what ``others`` answered before."""
+    def _note_registered(self, key: str, made: Registered, others: Iterable[str]) -> Mapping[str, Answer]:
+        """Keep the version that was made for a registration; returns what ``others`` answered before."""
         if self.role == self.applier.engine.link.registries[0]:
-            self.state.set_answer(number_key(answer["name"], answer["version"]), told["key"])
-        return self.state.set_answer_and_read(answer_key(told["key"], self.role), answer, others)
-
-    def _trying(self, told: dict[str, Any]) -> str:
-        return f"creating/{self.role}/version/{told['key']}"
+            self.versions.note_number(made.name, made.version, key)
+        return self.versions.exchange(key, self.role, made, others)
 
     @contextmanager
     def _within(self, queue: str) -> Iterator[None]:
@@ -234,9 +166,9 @@ class Registrations:
         """Let registrations go first that a write comes after. Raises Away while they cannot."""
         for key, queue in after.items():
             for each in (queue, registration_queue(key)):
-                if self._is_open(key):
+                if self.versions.is_open(key, self.role):
                     self._deliver_first(each)
-            if self._is_open(key):
+            if self.versions.is_open(key, self.role):
                 raise Blocked("waits for the registration of a version", on=registration_queue(key))
 
     def _await_primary(self, queue: str, key: str) -> None:
@@ -257,26 +189,19 @@ class Registrations:
             if number in waiting and op[2]["owner"] == owner and op[2]["path"].startswith(lead):
                 raise Blocked("waits for the model's files to arrive there", on=queue)
 
-    def _is_open(self, key: str) -> bool:
-        return self.state.answer(answer_key(key, self.role)) is None and any(
-            place.endswith(f"/{key}") and self.role in asked["to"]
-            for place, asked in self.state.answers("registering/").items()
-        )
-
     def _register(
         self, told: dict[str, Any], doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
-    ) -> dict[str, Any]:
-        name = told["name"]
+    ) -> Registered:
+        name, key = told["name"], told["key"]
         source, run_id, model_id = self._source(told)
         self._check_files(told["source"])
         new = self._make_model(name)
-        trying = self._trying(told)
         made = None
-        if doubt or self.state.answer(trying) is not None:
-            made = self._find(name, told["key"])
+        if doubt or self.versions.is_begun(key, self.role):
+            made = self._find(name, key)
         if made is None:
-            self.state.set_answer(trying, True)
-            tags = {**told["tags"], KEY_TAG: told["key"]}
+            self.versions.begin(key, self.role)
+            tags = {**told["tags"], KEY_TAG: key}
             if told.get("run"):
                 tags[RUN_TAG] = told["run"]
             if twin:
@@ -294,15 +219,15 @@ class Registrations:
             except MlflowException as error:
                 if not self._are_too_many_pending(error):
                     raise
-                self.state.forget_answer(trying)
+                self.versions.settle(key, self.role)
                 most = self.applier.limits.pending_versions
                 raise Busy(
                     f"takes no version while {most or 'too many'} are being registered: {error.message}",
                     retry_after=_PENDING_S,
                 ) from error
         made = self._ready(made, ready_within)
-        self.state.forget_answer(trying)
-        return {"name": made.name, "version": str(made.version), "source": made.source, "new": new}
+        self.versions.settle(key, self.role)
+        return Registered(made.name, str(made.version), made.source, new)
 
     @staticmethod
     def _are_too_many_pending(error: MlflowException) -> bool:
@@ -404,8 +329,8 @@ class Registrations:
         found = {}
         for given in told:
             name, version = str(given["name"]), str(given["version"])
-            waiting = newest_waiting(self.state, name) if version == "0" else None
-            key = waiting["key"] if waiting else self.state.answer(number_key(name, version))
+            waiting = self.versions.newest_provisional(name) if version == "0" else None
+            key = waiting["key"] if waiting else self.versions.key_of(name, version)
             own = self.own_version(name, version, key)
             if own is not None and own != "0":
                 found[name, own] = {"name": name, "version": int(own)}
@@ -418,10 +343,8 @@ class Registrations:
         if run_id and not applier.keeps(model):
             attach_output(applier, self.state.visible(self.role, "run", run_id) or run_id, run_id, model)
 
-    def _twin(self, role: str, answer: Any) -> str | None:
-        if not (answer and "version" in answer):
-            return None
-        return self.place(role, answer["name"], answer["version"])
+    def _twin(self, role: str, made: Registered | None) -> str | None:
+        return None if made is None else self.place(role, made.name, made.version)
 
     def place(self, role: str, name: str, version: str) -> str:
         """Return a version as its twin's tag names it: under the name that its own workspace shows."""
@@ -434,19 +357,19 @@ class Registrations:
         there = self.applier.engine.workspaces.get(role)
         return role, there.model_name_behind(name) if there is not None else name, number
 
-    def _exchange(self, told: dict[str, Any], own: dict[str, Any], role: str, other: dict[str, Any]) -> None:
+    def _exchange(self, told: dict[str, Any], own: Registered, role: str, other: Registered) -> None:
         """Give each of two versions the other's name; the later of two registrations does it for both."""
         first = told["to"][0]
         a, b = (own, other) if first == self.role else (other, own)
         second = role if first == self.role else self.role
-        self.state.set_identity(second, "version", f"{a['name']}/{a['version']}", b["version"])
+        self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
         twin = self._twin(role, other)
-        self.registry.set_model_version_tag(own["name"], own["version"], ModelVersionTag(TWIN_TAG, twin))
+        self.registry.set_model_version_tag(own.name, own.version, ModelVersionTag(TWIN_TAG, twin))
         change = {
             "to": [role],
             "do": "version_tag",
-            "name": other["name"],
-            "version": other["version"],
+            "name": other.name,
+            "version": other.version,
             "own": True,
             "key": TWIN_TAG,
             "value": self._twin(self.role, own),
@@ -456,8 +379,8 @@ class Registrations:
     def own_version(self, name: str, version: str, key: str | None) -> str | None:
         """Return this registry's number for a version that the user knows by the first registry's."""
         if key is not None:
-            answer = self.state.answer(answer_key(key, self.role))
-            return answer["version"] if answer and "version" in answer else None
+            made = self.versions.registered(key, self.role)
+            return None if made is None else made.version
         first = self.applier.engine.link.registries[0]
         if self.role == first:
             return str(version)
@@ -510,20 +433,20 @@ class Registrations:
     def _owe(self, told: dict[str, Any]) -> None:
         """Keep what was written to a version that was refused here, until it is registered after all."""
         key = told.get("of")
-        answer = self.state.answer(answer_key(key, self.role)) if key else None
-        if answer is not None and "error" in answer:
-            self.state.set_answer(f"owed/{self.role}/{key}/{time.time_ns():020}", told)
+        if key and isinstance(self.versions.answer(key, self.role), Refusal):
+            self.versions.defer_write(key, self.role, told)
 
     def _pay(self, queue: str, key: str) -> None:
-        for place, told in sorted(self.state.answers(f"owed/{self.role}/{key}/").items()):
+        for place, told in self.versions.deferred_writes(key, self.role):
             self.write(queue, [0, "W", {**told, "after": {}}], True)
-            self.state.forget_answer(place)
+            self.versions.drop_deferred(key, self.role, place)
 
     def _tag_twin(self, told: dict[str, Any]) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
         role, name, number = self.read_place(told["value"])
-        tag = ModelVersionTag(TWIN_TAG, self.place(role, current_name(self.state, name), number))
-        for own_name in dict.fromkeys([current_name(self.state, told["name"]), told["name"]]):
+        current = self.state.model_names.current
+        tag = ModelVersionTag(TWIN_TAG, self.place(role, current(name), number))
+        for own_name in dict.fromkeys([current(told["name"]), told["name"]]):
             try:
                 self.registry.set_model_version_tag(own_name, told["version"], tag)
                 return

@@ -30,17 +30,13 @@ from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
-from dbml_magics.core.tracking.registrations import (
-    KEY_TAG,
-    answer_key,
-    current_name,
-    newest_waiting,
-    number_key,
-)
+from dbml_magics.core.tracking.registrations import KEY_TAG
 from dbml_magics.core.tracking.registry_view import WAITING, Pointer, RegistryView, version_of
 from dbml_magics.hints import say
 
 if TYPE_CHECKING:
+    from dbml_magics.core.outbox.model_names import AliasTarget
+    from dbml_magics.core.outbox.model_versions import ModelVersions
     from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.core.tracking.registry_shown import Shown
 
@@ -56,13 +52,15 @@ class AwayReads:
         self.first = shown.first
         self.other = OtherRegistry(engine, self.first, shown.files_of)
 
+    @property
+    def _versions(self) -> ModelVersions:
+        return self.engine.state.model_versions
+
     def waiting_at(self, name: str, version: str) -> tuple[dict[str, Any] | None, str]:
         """Return (the registration of a version that waits for its number, the number as far as known)."""
-        told = newest_waiting(self.engine.state, name) if version == WAITING else None
-        answer = self.engine.state.answer(answer_key(told["key"], self.first)) if told else None
-        if answer and "version" in answer:
-            return None, str(answer["version"])
-        return told, version
+        told = self._versions.newest_provisional(name) if version == WAITING else None
+        made = self._versions.registered(told["key"], self.first) if told else None
+        return (told, version) if made is None else (None, made.version)
 
     def waiting_version(self, name: str, told: dict[str, Any]) -> ModelVersion:
         """Return a version that the first registry has not numbered yet: all that is said of it is here."""
@@ -77,7 +75,7 @@ class AwayReads:
     def version(self, name: str, version: str) -> ModelVersion:
         """Return a version as the other registry, and what is on its way there, says."""
         validate_model_version(version)
-        key = self.engine.state.answer(number_key(name, version))
+        key = self._versions.key_of(name, version)
         seen = self._seen(name, version, key)
         found = seen.view.find(name, version, key) if seen is not None else None
         if seen is None or found is None:
@@ -104,25 +102,25 @@ class AwayReads:
 
         ``read`` gets one whose number is known.
         """
-        state, coming = self.engine.state, self.other.on_its_way()
+        coming, names = self.other.on_its_way(), self.engine.state.model_names
         self._refuse_gone(coming, name)
         if (name, "alias", alias) in coming.gone:
             raise MlflowException(f"Registered model alias {alias} not found.", INVALID_PARAMETER_VALUE)
-        known = state.answer(f"alias/{current_name(state, name)}/{alias}")
+        known = names.alias(names.current(name), alias)
         if known is None:
             return self._behind_others_alias(name, alias)
         version = self._number_behind(known)
-        told = state.answer(f"provisional/{known['of']}") if version == WAITING else None
+        told = self._versions.provisional(known.of) if known.of and version == WAITING else None
         if told is not None:
             return self.waiting_version(name, told)
-        answer = state.answer(answer_key(known["of"], self.first)) if known["of"] else None
+        made = self._versions.registered(known.of, self.first)
         try:
             return read(name, version)
         except Away:
-            if not answer or "version" not in answer:
+            if made is None:
                 raise
             return ModelVersion(
-                answer["name"], self.shown.number(version), 0, source=self.shown.version_files(name, version)
+                made.name, self.shown.number(version), 0, source=self.shown.version_files(name, version)
             )
 
     def _behind_others_alias(self, name: str, alias: str) -> ModelVersion:
@@ -137,10 +135,10 @@ class AwayReads:
                 return self.shown.as_first(found, view.aliases_of(found))
         raise self._unanswered(f"the alias {alias} of {name}", seen)
 
-    def _number_behind(self, alias: dict[str, Any]) -> str:
+    def _number_behind(self, alias: AliasTarget) -> str:
         """Return the number of the version that an alias was pointed at, as far as it is known."""
-        answer = self.engine.state.answer(answer_key(alias["of"], self.first)) if alias["of"] else None
-        return str(answer["version"] if answer and "version" in answer else alias["version"])
+        made = self._versions.registered(alias.of, self.first)
+        return alias.version if made is None else made.version
 
     def search_versions(
         self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
@@ -211,17 +209,15 @@ class AwayReads:
 
     def model(self, name: str) -> RegisteredModel:
         """Return a model as the other registry, or this machine, knows it. Raises Away, or "not found"."""
-        state, seen = self.engine.state, self._seen(name)
+        seen, names = self._seen(name), self.engine.state.model_names
         view = seen.view if seen is not None and name in seen.view.models else self.other.on_its_way()
         if name not in view.models:
             # MLflow's client asks this before it sets an alias or a tag, and that must not fail.
-            known = state.answers(f"registered/{name}/") or state.answers(f"registering/{name}/")
-            if not known and newest_waiting(state, name) is None:
+            if not self._versions.knows_model(name) and self._versions.newest_provisional(name) is None:
                 raise self._unanswered(f"the model {name}", seen)
             view.models[name] = RegisteredModel(name, 0, 0)
-        lead = f"alias/{current_name(state, name)}/"
-        for place, told in state.answers(lead).items():
-            alias, at = place.removeprefix(lead), Pointer(self._number_behind(told), told["of"])
+        for alias, target in names.aliases(names.current(name)).items():
+            at = Pointer(self._number_behind(target), target.of)
             view.aliases.setdefault(name, {}).setdefault(alias, at)
         return self.shown.model_in(view, name)
 

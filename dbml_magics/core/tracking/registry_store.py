@@ -32,20 +32,15 @@ from dbml_magics.core.mlflow_private import (
     validate_registered_model_tag,
     with_fields,
 )
+from dbml_magics.core.outbox.model_names import AliasTarget
+from dbml_magics.core.outbox.model_versions import ModelVersions, Refusal, Registered
 from dbml_magics.core.tracking.asked import ask, has_arrived
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
-    answer_key,
-    asked_before,
     check_before,
-    copies_before,
-    current_name,
-    follow_rename,
-    newest_waiting,
     note_asked,
-    number_key,
     write_directly,
 )
 from dbml_magics.core.tracking.registry_away import AwayReads
@@ -76,6 +71,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return self.engine.link.registries[0]
 
     @property
+    def _versions(self) -> ModelVersions:
+        return self.engine.state.model_versions
+
+    @property
     def _native(self) -> Any:
         return self.engine.workspaces[self.first].registry
 
@@ -95,17 +94,17 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def _write(self, do: str, name: str, **fields: Any) -> Any:
         told = {"do": do, "name": name, **fields}
         refuse_bad_text(f"the change ({do}) of a registered model:", told)
-        state, roles = self.engine.state, list(self.engine.link.registries)
-        after = asked_before(state, name)
+        versions, roles = self._versions, list(self.engine.link.registries)
+        after = versions.open_of(name)
         provisional = False
         if "version" in told:
             told["of"] = key = self._registration(name, told["version"])
-            copies = copies_before(state, name, told["version"]) if do == "version_delete" else set()
+            copies = versions.copies_of(name, told["version"]) if do == "version_delete" else set()
             after = {k: queue for k, queue in after.items() if k == key or k in copies}
-            answer = state.answer(answer_key(key, self.first)) if key else None
+            answer = versions.answer(key, self.first) if key else None
             if told["version"] == "0":
                 provisional = answer is None
-                told["version"] = answer["version"] if answer and "version" in answer else "0"
+                told["version"] = answer.version if isinstance(answer, Registered) else "0"
             elif answer is None:
                 del told["of"]  # registered from elsewhere: its number says which it is
         result = None
@@ -120,8 +119,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if "alias" in told:
             self._remember_alias(told)
         elif do == "delete_model":
-            for place in state.answers(f"alias/{name}/"):
-                state.forget_answer(place)
+            self.engine.state.model_names.drop_aliases(name)
         if roles:
             self.engine.write(REGISTRY_QUEUE, "W", {**told, "to": roles, "after": after})
         return result
@@ -136,22 +134,20 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _remember_alias(self, told: dict[str, Any]) -> None:
         """Remember where an alias points: it was acknowledged, also while nobody can be asked for it."""
-        place = f"alias/{told['name']}/{told['alias']}"
+        names, name, alias = self.engine.state.model_names, told["name"], told["alias"]
         if told["do"] == "alias":
-            self.engine.state.set_answer(place, {"version": str(told["version"]), "of": told.get("of")})
+            names.point(name, alias, AliasTarget(str(told["version"]), told.get("of")))
         else:
-            self.engine.state.forget_answer(place)
+            names.drop_alias(name, alias)
 
     def _has_caught_up(self, after: Mapping[str, str] = MappingProxyType({})) -> bool:
         """Tell whether the first registry has what was written before: writes must not overtake others.
 
         ``after`` are the registrations (key -> queue) that a write comes after, as its model's versions.
         """
-        open_ones = {
-            k: q for k, q in after.items() if self.engine.state.answer(answer_key(k, self.first)) is None
-        }
+        open_ones = {k: q for k, q in after.items() if not self._versions.is_answered(k, self.first)}
         return has_arrived(self.engine, self.first, [REGISTRY_QUEUE, *open_ones.values()]) and all(
-            self.engine.state.answer(answer_key(key, self.first)) is not None for key in open_ones
+            self._versions.is_answered(key, self.first) for key in open_ones
         )
 
     def _wait_for(self, queue: str) -> bool:
@@ -162,11 +158,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Return the key of the registration behind a version, if this machine made it."""
         if version == "0":
             return self._provisional_key(name)
-        known = self.engine.state.answer(number_key(name, version))
-        return str(known) if known else None
+        return self._versions.key_of(name, version)
 
     def _provisional_key(self, name: str) -> str:
-        told = newest_waiting(self.engine.state, name)
+        told = self._versions.newest_provisional(name)
         if told is None:
             raise MlflowException(
                 f"Model Version (name={name}, version=0) not found", RESOURCE_DOES_NOT_EXIST
@@ -238,7 +233,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         While it is away, or lacks the model's files, the registration goes there behind them; so it does
         where it takes as long as a copy of the files.
         """
-        after = {**(told.get("after") or {}), **asked_before(self.engine.state, told["name"])}
+        after = {**(told.get("after") or {}), **self._versions.open_of(told["name"])}
         applier = self.engine.applier(self.first)
         if not applier.tracked or applier.workspace.copies_registered_files:
             return
@@ -315,7 +310,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 told["run"] = source["run"]
             return str(source["run"])
         if source["kind"] == "version":
-            told["after"] = asked_before(self.engine.state, source["name"])
+            told["after"] = self._versions.open_of(source["name"])
             source["of"] = self._registration(source["name"], source["version"])
             if source["of"] is None or not told["after"].keys() & {source["of"]}:
                 told["after"] = {}
@@ -323,20 +318,18 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def _answered(self, told: dict[str, Any], queue: str, source: str, model_id: str | None) -> ModelVersion:
         self._wait_for(queue)
-        answer = self.engine.state.answer(answer_key(told["key"], self.first))
-        if answer is not None and "error" in answer:
-            code = dict(ErrorCode.items()).get(answer["error"].partition(":")[0], INVALID_PARAMETER_VALUE)
-            raise MlflowException(answer["error"], code)
+        answer = self._versions.answer(told["key"], self.first)
+        if isinstance(answer, Refusal):
+            code = dict(ErrorCode.items()).get(answer.error.partition(":")[0], INVALID_PARAMETER_VALUE)
+            raise MlflowException(answer.error, code)
         if answer is not None:
             with suppress(MlflowException):
                 return self._shown.version(
-                    self._ask(lambda: self._native.get_model_version(answer["name"], answer["version"]))
+                    self._ask(lambda: self._native.get_model_version(answer.name, answer.version))
                 )
         else:
-            self.engine.state.set_answer(
-                f"provisional/{told['key']}", {**told, "queue": queue, "at": time.time()}
-            )
-        number = answer["version"] if answer else WAITING
+            self._versions.note_provisional(queue, told)
+        number = answer.version if answer else WAITING
         made = version_of(told, number, int(time.time() * 1000), source)
         with_fields(made, name=name_of(answer, told))
         with_fields(made, model_id=model_id)
@@ -357,7 +350,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Rename a registered model."""
         validate_model_name(new_name)
         made = self._write("rename_model", name, new_name=new_name)
-        follow_rename(self.engine.state, name, new_name)
+        self._versions.follow_rename(name, new_name)
         if made is None:
             made = self._away.model_after(new_name)
         roles = list(self.engine.link.registries)
@@ -439,9 +432,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points at."""
-        told = self.engine.state.answer(f"alias/{current_name(self.engine.state, name)}/{alias}")
+        names = self.engine.state.model_names
+        known = names.alias(names.current(name), alias)
         # What was acknowledged counts until the registry has it: a write of an alias may be on its way.
-        if told is None or self._has_caught_up():
+        if known is None or self._has_caught_up():
             try:
                 return self._shown.version(self._read("get_model_version_by_alias", name, alias))
             except Away:

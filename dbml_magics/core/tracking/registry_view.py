@@ -21,7 +21,8 @@ from mlflow.entities.model_registry.model_version_stages import (
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.mlflow_private import own_tags, with_fields
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, answer_key
+from dbml_magics.core.outbox.model_versions import Asked, Refusal
+from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -51,7 +52,7 @@ def changes_to(engine: Engine, role: str) -> list[Change]:
     """Return the registrations and other registry writes that a registry has yet to get, in their order."""
     state, queue = engine.state, REGISTRY_QUEUE
     found = {}
-    for asked in state.answers("registering/").values():
+    for asked in state.model_versions.asked():
         change = _registration(engine, role, asked)
         if change is not None:
             found[change.told["key"]] = change
@@ -68,15 +69,17 @@ def _concerns(told: object, role: str) -> bool:
     return isinstance(told, dict) and role in told.get("to", ()) and not told.get("own")
 
 
-def _registration(engine: Engine, role: str, asked: dict[str, Any]) -> Change | None:
+def _registration(engine: Engine, role: str, asked: Asked) -> Change | None:
     """Return a registration that a registry has yet to answer, unless the first one refused it."""
-    told, first = asked.get("told"), engine.link.registries[0]
+    told, first, versions = asked.told, engine.link.registries[0], engine.state.model_versions
     if told is None or not {role, first} <= {*told["to"]}:
         return None
-    if engine.state.answer(answer_key(told["key"], role)) is not None:
+    if versions.is_answered(told["key"], role):
         return None
-    answer = engine.state.answer(answer_key(told["key"], first)) or {}
-    return None if "error" in answer else Change(asked["at"], told, answer.get("version", WAITING))
+    answer = versions.answer(told["key"], first)
+    if isinstance(answer, Refusal):
+        return None
+    return Change(asked.at, told, WAITING if answer is None else answer.version)
 
 
 def earlier_name(changes: Iterable[Change], name: str) -> str:

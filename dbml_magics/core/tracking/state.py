@@ -654,40 +654,6 @@ class State:
         """Forget what stands in a run's file."""
         self._do("DELETE FROM overflow WHERE dest=? AND queue=?", dest, run)
 
-    # --- answers: what an operation's workspace said, by the operation's key
-
-    def answer(self, key: str) -> Any | None:
-        """Return what was answered under ``key``, or None."""
-        row = self._one("SELECT v FROM answers WHERE k=?", key)
-        return None if row is None else json.loads(row[0])
-
-    def set_answer(self, key: str, value: Any) -> None:
-        """Remember an answer."""
-        self._do("INSERT OR REPLACE INTO answers VALUES (?,?)", key, json.dumps(value))
-
-    def set_answer_and_read(self, key: str, value: Any, others: Iterable[str]) -> dict[str, Any]:
-        """Remember an answer and return the others' in one transaction: the later of two sees the earlier."""
-        found, asked = {}, list(others)
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO answers VALUES (?,?)", (key, json.dumps(value)))
-            for other in asked:
-                row = db.execute("SELECT v FROM answers WHERE k=?", (other,)).fetchone()
-                if row is not None:
-                    found[other] = json.loads(row[0])
-
-        self._write(work)
-        return found
-
-    def answers(self, prefix: str) -> dict[str, Any]:
-        """Return all answers whose key begins with ``prefix``."""
-        rows = self._all("SELECT k, v FROM answers WHERE substr(k, 1, ?)=?", len(prefix), prefix)
-        return {k: json.loads(v) for k, v in rows}
-
-    def forget_answer(self, key: str) -> None:
-        """Forget an answer."""
-        self._do("DELETE FROM answers WHERE k=?", key)
-
     # --- runs and models known on this machine
 
     def remember_run(self, visible: str, info: dict[str, Any]) -> None:
