@@ -24,7 +24,9 @@ __all__ = [
     "is_own",
     "is_remote",
     "make_base",
+    "make_own",
     "of_databricks",
+    "private_folder",
     "spare_folders",
     "why_unfit",
 ]
@@ -130,6 +132,20 @@ def make_base(base: Path) -> None:
         os.mkdir(base, 0o700)
     if not is_own(base):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(base))
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for the user's own eyes."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+
+
+def make_own(folder: Path) -> None:
+    """Make one of the user's folders on a disk that others have folders on too. Raises OSError."""
+    make_base(folder.parent.parent)  # <place>/dbml-magics-<uid>/links/<key>
+    private_folder(folder)
 
 
 def spare_folders() -> Iterator[Path]:

@@ -25,3 +25,23 @@ def test_no_modules_import_each_other_in_a_circle_but_those_of_the_list() -> Non
     known = {f"dbml_magics.core.tracking.{name}" for name in TRACKING.split()}
     found = circles()
     assert found == [known], f"one circle is on the list of tests/test_arrows.py, and there are {found}"
+
+
+OUTBOX = "dbml_magics.core.outbox"
+
+
+def test_the_outbox_knows_neither_workspaces_nor_delivery() -> None:
+    """Of the core it takes what holds signals back, and nothing else."""
+    found = {
+        (name, other)
+        for name, others in arrows().items()
+        for other in others
+        if name.startswith(OUTBOX) and other.startswith("dbml_magics.core.") and not other.startswith(OUTBOX)
+    }
+    assert {other for _, other in found} == {"dbml_magics.core.interrupts"}, found
+
+
+def test_the_keys_of_the_state_belong_to_the_outbox() -> None:
+    table = f"{OUTBOX}.answers"
+    users = {name for name, others in arrows().items() if table in others}
+    assert all(name.startswith(OUTBOX) for name in users), users

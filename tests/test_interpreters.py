@@ -38,7 +38,7 @@ from dbml_magics import config, disks, errors, hints, parser, rendering, results
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.core import link as links
 from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.state import State
+from dbml_magics.core.outbox.state import State
 
 for command in (*COMMANDS.values(), TRACK):
     assert parser.command_help(command)

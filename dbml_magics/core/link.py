@@ -203,7 +203,7 @@ def _beside_newer(place: Path) -> Path:
     state = place / "state.db"
     if not state.exists():
         return place
-    from dbml_magics.core.tracking.tables import FORMAT, format_of
+    from dbml_magics.core.outbox.tables import FORMAT, format_of
 
     return place.with_name(f"{place.name}-{FORMAT}") if format_of(state) > FORMAT else place
 
@@ -673,8 +673,8 @@ def remembered_hint(folder: str) -> str | None:
 
 def waiting_by_role(link: Link) -> dict[str, int]:
     """Return how many writes wait for each workspace, from the files alone."""
+    from dbml_magics.core.outbox.state import State
     from dbml_magics.core.tracking.journal import Journal
-    from dbml_magics.core.tracking.state import State
 
     if not (link.home / "state.db").exists():
         return {}

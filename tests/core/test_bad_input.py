@@ -619,7 +619,7 @@ def test_a_journal_of_a_newer_release(home: Path, local: Any) -> None:
     engine = session.current().engine("test")
     path = engine.state.path
     session.current().sync(60)
-    from dbml_magics.core.tracking.state import State
+    from dbml_magics.core.outbox.state import State
 
     other = State(path)
     other._one("SELECT 1")

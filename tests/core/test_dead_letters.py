@@ -11,9 +11,9 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.outbox.state import State
 from dbml_magics.core.tracking.delivery import AGAIN
 from dbml_magics.core.tracking.journal import SMALL
-from dbml_magics.core.tracking.state import State
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,

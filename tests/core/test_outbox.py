@@ -14,7 +14,7 @@ import pytest
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import Asked, Refusal, Registered
-from dbml_magics.core.tracking.state import State
+from dbml_magics.core.outbox.state import State
 
 AT, AT_NS = 1700000000.5, 1700000000500000000
 TOLD = {

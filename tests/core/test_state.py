@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.core.tracking import refuge
-from dbml_magics.core.tracking.state import Identity, State
+from dbml_magics.core.outbox import fallback
+from dbml_magics.core.outbox.state import Identity, State
 from dbml_magics.errors import JournalError, JournalFull
 
 FAILURES = ("disk I/O error", "attempt to write a readonly database", "database or disk is full")
@@ -160,7 +160,7 @@ def test_a_state_of_which_only_a_part_can_be_read_is_doubted_and_not_written_bac
         raise sqlite3.OperationalError(f"disk I/O error: {path}")
 
     state.mark_delivered("azureml", "run", {"file": 5}, 1)
-    monkeypatch.setattr(refuge, "read_only", unreadable)
+    monkeypatch.setattr(fallback, "read_only", unreadable)
     fail(state, FAILURES[0])
     state._answers.put("after", 2)
     assert doubted == [True]

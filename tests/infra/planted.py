@@ -21,7 +21,7 @@ def _doubt_is_not_settled() -> None:
 
 def _sending_is_not_noted() -> None:
     """Have no note of a request that is under way, so that a successor knows nothing of it."""
-    from dbml_magics.core.tracking.state import State
+    from dbml_magics.core.outbox.state import State
 
     State.mark_sending = lambda *_: None  # type: ignore[method-assign]
 

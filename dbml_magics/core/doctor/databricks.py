@@ -25,7 +25,7 @@ from dbml_magics.doctor_results import Finding
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link
-    from dbml_magics.core.tracking.state import State
+    from dbml_magics.core.outbox.state import State
 
 __all__ = ["Known", "checks", "known"]
 

@@ -168,7 +168,7 @@ def _workspace(
 def _used(engine: Engine | None, link: Link, role: str) -> Known:
     """Return what of a workspace the link has used, from the files alone where nobody has taken it up."""
     from dbml_magics.core.doctor.databricks import Known, known
-    from dbml_magics.core.tracking.state import State
+    from dbml_magics.core.outbox.state import State
 
     if engine is not None:
         return known(engine.state, link, role)

@@ -132,7 +132,7 @@ def _existing(path: Path) -> Path:
 
 def _waiting(link: Link, linked: bool) -> Iterator[Finding]:
     from dbml_magics.core import link as links
-    from dbml_magics.core.tracking.state import State
+    from dbml_magics.core.outbox.state import State
     from dbml_magics.errors import JournalError
 
     if not (link.home / "state.db").exists():

@@ -52,6 +52,7 @@ from dbml_magics.core.destinations.limits import Limits, names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.mlflow_private import metric_points, with_fields
+from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
@@ -60,7 +61,6 @@ from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.sendable import is_text, refuse_taken_place
-from dbml_magics.core.tracking.state import Identity
 from dbml_magics.core.tracking.view import Mark, dataset_from, mark
 from dbml_magics.log_records import logger
 

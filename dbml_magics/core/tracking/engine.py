@@ -35,6 +35,8 @@ from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
+from dbml_magics.core.outbox.state import State
+from dbml_magics.core.outbox.tables import FORMAT, format_of
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
@@ -44,8 +46,6 @@ from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, ke
 from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text, required
-from dbml_magics.core.tracking.state import State
-from dbml_magics.core.tracking.tables import FORMAT, format_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.errors import JournalDamaged
 from dbml_magics.hints import say

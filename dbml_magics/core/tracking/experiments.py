@@ -18,8 +18,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
+from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
-from dbml_magics.core.tracking.state import Identity
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier

@@ -39,7 +39,7 @@ from dbml_magics.config import spool_limit_bytes
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
-from dbml_magics.disks import is_own, make_base
+from dbml_magics.disks import is_own, make_own, private_folder
 from dbml_magics.errors import JournalError, JournalFull
 from dbml_magics.log_records import logger
 
@@ -745,20 +745,6 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for the user's own eyes."""
-    if not path.is_dir():
-        private_folder(path.parent)
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-
-
-def make_own(folder: Path) -> None:
-    """Make one of the user's folders on a disk that others have folders on too. Raises OSError."""
-    make_base(folder.parent.parent)  # <place>/dbml-magics-<uid>/links/<key>
-    private_folder(folder)
 
 
 def _decode(line: bytes, checked: bool) -> list[Any] | None:

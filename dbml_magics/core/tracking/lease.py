@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.tracking.journal import private_folder
+from dbml_magics.disks import private_folder
 
 __all__ = ["STILL_S", "Lease", "Watch"]
 

@@ -26,8 +26,8 @@ from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.overflow_files import OverflowFile
+    from dbml_magics.core.outbox.state import State
     from dbml_magics.core.tracking.apply import Applier, Batch, Point
-    from dbml_magics.core.tracking.state import State
 
 _log = logger(__name__)
 

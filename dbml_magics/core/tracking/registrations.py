@@ -32,9 +32,9 @@ from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.sendable import refuse_bad_text
 
 if TYPE_CHECKING:
+    from dbml_magics.core.outbox.state import State
     from dbml_magics.core.tracking.apply import Applier
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.tracking.state import State
 
 REGISTRY_QUEUE = "registry"
 KEY_TAG = "dbml_key"

@@ -30,9 +30,9 @@ from urllib.parse import quote
 
 from dbml_magics.config import data_home
 from dbml_magics.core import link as links
-from dbml_magics.core.tracking.journal import Journal, copy_of, private_folder
+from dbml_magics.core.outbox.state import State
+from dbml_magics.core.tracking.journal import Journal, copy_of
 from dbml_magics.core.tracking.provenance import place_of
-from dbml_magics.core.tracking.state import State
 from dbml_magics.core.tracking.unpacking import (
     END,
     FORMAT,
@@ -43,6 +43,7 @@ from dbml_magics.core.tracking.unpacking import (
     opened,
     unpack,
 )
+from dbml_magics.disks import private_folder
 from dbml_magics.errors import BadLink
 from dbml_magics.log_records import logger
 

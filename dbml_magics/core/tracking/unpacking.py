@@ -23,15 +23,15 @@ from typing import IO, Any, BinaryIO, TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
 from dbml_magics.core import link as links
-from dbml_magics.core.tracking import tables
+from dbml_magics.core.outbox import tables
 from dbml_magics.core.tracking.journal import (
     OLD_SUFFIX,
     SUFFIX,
     Journal,
     is_copys_name,
-    private_folder,
     small_file,
 )
+from dbml_magics.disks import private_folder
 from dbml_magics.errors import DbmlError
 
 FORMAT = 1

@@ -17,9 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbml_magics.core.tracking.journal import make_own
-from dbml_magics.core.tracking.tables import TABLES, fill, make_tables, open_at, read_only, readable_rows
-from dbml_magics.disks import is_own
+from dbml_magics.core.outbox.tables import TABLES, fill, make_tables, open_at, read_only, readable_rows
+from dbml_magics.disks import is_own, make_own
 from dbml_magics.errors import JournalError
 
 _LEAD, _END = "state-", ".db"  # a new name each time: SQLite deletes the -wal of a file by its name
@@ -33,7 +32,7 @@ def is_of_disk(error: sqlite3.OperationalError) -> bool:
 
 
 @dataclass
-class Refuge:
+class Fallback:
     """The state in another place; ``path`` is None where that is this process's memory."""
 
     path: Path | None
@@ -63,8 +62,8 @@ class Refuge:
                     Path(f"{self.path}{end}").unlink(missing_ok=True)
 
 
-def find(spares: Sequence[Path]) -> Refuge | None:
-    """Return the refuge that a process of the link has made and nobody has left, or None.
+def find(spares: Sequence[Path]) -> Fallback | None:
+    """Return the fallback that a process of the link has made and nobody has left, or None.
 
     Raises JournalError for one that cannot be read: the state's own file is older than it.
     """
@@ -86,8 +85,8 @@ def find(spares: Sequence[Path]) -> Refuge | None:
     return None
 
 
-def make(path: Path, own: sqlite3.Connection, spares: Sequence[Path]) -> Refuge:
-    """Return a refuge with what is in ``path``; the one of another process that was first."""
+def make(path: Path, own: sqlite3.Connection, spares: Sequence[Path]) -> Fallback:
+    """Return a fallback with what is in ``path``; the one of another process that was first."""
     with _kept_out(own):
         for spare in spares:
             try:
@@ -97,16 +96,16 @@ def make(path: Path, own: sqlite3.Connection, spares: Sequence[Path]) -> Refuge:
             except (OSError, sqlite3.Error, JournalError):
                 continue
         db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        return Refuge(None, db, partial=not _fill(path, db))
+        return Fallback(None, db, partial=not _fill(path, db))
 
 
-def _opened(path: Path) -> Refuge:
+def _opened(path: Path) -> Fallback:
     db = open_at(path)
     if not path.exists():  # brought back in between, and made anew by the look at it
         db.close()
         raise FileNotFoundError(path)
     (partial,) = db.execute("SELECT count(*) FROM meta WHERE k='partial'").fetchone()
-    return Refuge(path, db, bool(partial))
+    return Fallback(path, db, bool(partial))
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -186,7 +185,7 @@ def _kept_out(own: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep another process from making a refuge in the folder at the same time."""
+    """Keep another process from making a fallback in the folder at the same time."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
 """What delivery knows for good: ids at each workspace, cursors, dead letters, answers.
 
 One SQLite file a link, shared by all its processes. Nothing here is on the path of a ``log_*`` call; the
-journal is. While the file's disk takes nothing, everything goes on in a copy elsewhere (``refuge.py``).
+journal is. While the file's disk takes nothing, everything goes on in a copy elsewhere (``fallback.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.outbox import fallback
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations
@@ -35,9 +36,8 @@ from dbml_magics.core.outbox.overflow_files import OverflowFiles
 from dbml_magics.core.outbox.receipt_notes import ReceiptNotes
 from dbml_magics.core.outbox.renamed_files import RenamedFiles
 from dbml_magics.core.outbox.repairs import Repairs
-from dbml_magics.core.tracking import refuge
-from dbml_magics.core.tracking.journal import private_folder
-from dbml_magics.core.tracking.tables import FORMAT, TABLES, fill, open_at, readable_rows
+from dbml_magics.core.outbox.tables import FORMAT, TABLES, fill, open_at, readable_rows
+from dbml_magics.disks import private_folder
 from dbml_magics.errors import JournalDamaged, JournalError, JournalFull
 from dbml_magics.redaction import redacted
 
@@ -102,7 +102,7 @@ class State:
         self._has_reserve = False
         self.lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
-        self._refuge: refuge.Refuge | None = None
+        self._fallback: fallback.Fallback | None = None
         self._failure: Exception | None = None  # why the state left its own disk
         self._next_look = 0.0
         self._ids: dict[tuple[str, str, str], Identity] = {}
@@ -155,36 +155,36 @@ class State:
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection to where the state is now."""
-        if self._refuge is not None and not self._refuge.stands:
-            self._leave_refuge()
-        if self._refuge is None:
-            self._refuge = refuge.find(self._spares)
-        return self._connect() if self._refuge is None else self._refuge.db
+        if self._fallback is not None and not self._fallback.stands:
+            self._leave_fallback()
+        if self._fallback is None:
+            self._fallback = fallback.find(self._spares)
+        return self._connect() if self._fallback is None else self._fallback.db
 
-    def _leave_refuge(self) -> None:
-        if self._refuge is not None:
+    def _leave_fallback(self) -> None:
+        if self._fallback is not None:
             with suppress(sqlite3.Error):
-                self._refuge.db.close()
-        self._refuge = None
+                self._fallback.db.close()
+        self._fallback = None
 
     def _go_elsewhere(self, error: sqlite3.OperationalError) -> None:
         """Leave a disk that takes nothing for another. Raises JournalFull, JournalError where none is."""
-        if self._refuge is not None:
-            raise _not_written(error, self._refuge.path or self.path) from error
+        if self._fallback is not None:
+            raise _not_written(error, self._fallback.path or self.path) from error
         if "full" in str(error) and self._give_reserve(at_once=True):
             return  # which makes room for some thousand runs
         try:
-            self._refuge = refuge.make(self.path, self._connect(), self._spares)
+            self._fallback = fallback.make(self.path, self._connect(), self._spares)
         except (sqlite3.Error, OSError) as trouble:
             raise _not_written(error, self.path) from trouble
         self._failure, self._next_look = error, time.monotonic() + _LOOK_S
-        if self._refuge.partial and self._refuge.path is not None and self.on_loss is not None:
+        if self._fallback.partial and self._fallback.path is not None and self.on_loss is not None:
             self.on_loss()
 
     def come_back(self, *, at_once: bool = False) -> None:
         """Bring the state back to its own disk once that takes writes again; looked at every few seconds."""
         with self.lock:
-            found = self._refuge
+            found = self._fallback
             if found is None or found.partial or (not at_once and time.monotonic() < self._next_look):
                 return
             self._next_look = time.monotonic() + _LOOK_S
@@ -192,7 +192,7 @@ class State:
                 room = _ROOM + (found.path.stat().st_size if found.path is not None else 0)
                 if _free(self.path.parent) >= room:
                     found.give_back(self._connect())
-                    self._leave_refuge()
+                    self._leave_fallback()
                     self._keep_reserve()
             except (sqlite3.Error, OSError, JournalError):
                 return  # it stays where it is
@@ -246,7 +246,7 @@ class State:
         No other process may have the file open.
         """
         with self.lock:
-            place = (self._refuge.path if self._refuge is not None else None) or self.path
+            place = (self._fallback.path if self._fallback is not None else None) or self.path
             self.close()
             self._ids = {}
             aside = place.with_name(f"{place.name}.damaged-{int(time.time())}")
@@ -259,14 +259,14 @@ class State:
     def forget_connection(self) -> None:
         """Drop the connection without closing it: in a forked child it is still the parent's."""
         self.lock = threading.RLock()
-        _parents.append((self._db, self._refuge))
-        self._db, self._refuge = None, None
+        _parents.append((self._db, self._fallback))
+        self._db, self._fallback = None, None
         self._ids = {}
 
     def close(self) -> None:
         """Close the connection."""
         with self.lock:
-            self._leave_refuge()
+            self._leave_fallback()
             if self._db is not None:
                 self._db.close()
                 self._db = None
@@ -274,7 +274,7 @@ class State:
     def rest(self) -> None:
         """Close the connection until the state is asked again; one whose state is elsewhere stays open."""
         with self.lock:
-            if self._refuge is None:
+            if self._fallback is None:
                 self.close()
 
     def _write(self, work: Callable[[sqlite3.Connection], T], *, lasting: bool = False) -> T:
@@ -295,7 +295,7 @@ class State:
             except _Moved:
                 continue
             except sqlite3.OperationalError as error:
-                if not refuge.is_of_disk(error):
+                if not fallback.is_of_disk(error):
                     raise
                 self._go_elsewhere(error)
         raise JournalError(
@@ -306,9 +306,9 @@ class State:
     def _in_transaction(
         self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], lasting: bool
     ) -> T:
-        if self._refuge is None:
+        if self._fallback is None:
             self._give_reserve()
-        elif lasting and self._refuge.path is None:
+        elif lasting and self._fallback.path is None:
             failure = self._failure or OSError("no disk takes it")
             raise _not_written(failure, self.path) from failure
         try:
@@ -318,7 +318,7 @@ class State:
             done = work(db)
             db.execute("COMMIT")
         except BaseException:
-            refuge.roll_back(db)
+            fallback.roll_back(db)
             raise
         return done
 
@@ -327,10 +327,10 @@ class State:
 
     def _is_elsewhere(self) -> bool:
         """Tell whether another process moved the state before this transaction began."""
-        if self._refuge is not None:
-            return not self._refuge.stands
-        self._refuge = refuge.find(self._spares)
-        return self._refuge is not None
+        if self._fallback is not None:
+            return not self._fallback.stands
+        self._fallback = fallback.find(self._spares)
+        return self._fallback is not None
 
     def _one(self, sql: str, *args: Any) -> Any:
         with self.lock:
