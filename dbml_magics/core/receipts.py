@@ -37,18 +37,18 @@ def _receipt(engine: Engine, run_id: str) -> Receipt:
 
 
 def _delivery(engine: Engine, role: str, run_id: str) -> Delivery:
-    noted = engine.state.receipt(role, run_id)
+    noted = engine.state.receipts.arrived(role, run_id)
     cursors = {file: offset for file, (offset, _) in engine.state.cursors(role, run_id).items()}
     waiting, _ = engine.journal.count_waiting(run_id, cursors)
     known = engine.state.identity(role, "run", run_id)
     there = known.actual if known is not None else run_id if noted else None
-    arrived = {kind: noted[kind][0] for kind in sorted(noted, key=_rank)}
+    arrived = {kind: noted[kind].count for kind in sorted(noted, key=_rank)}
     return Delivery(
         role,
         there,
         arrived,
-        int(min(first for _, first, _ in noted.values()) * 1000) if noted else None,
-        int(max(last for *_, last in noted.values()) * 1000) if noted else None,
+        int(min(each.first for each in noted.values()) * 1000) if noted else None,
+        int(max(each.last for each in noted.values()) * 1000) if noted else None,
         waiting,
         len(engine.state.dead_numbers(role, run_id)),
         (*engine.applier(role).overflow.notes(run_id), *_sent_again(engine, role, run_id)) if noted else (),
@@ -56,7 +56,7 @@ def _delivery(engine: Engine, role: str, run_id: str) -> Delivery:
 
 
 def _sent_again(engine: Engine, role: str, run_id: str) -> list[str]:
-    named = engine.state.receipt_notes.resent(role, run_id)
+    named = engine.state.receipts.resent(role, run_id)
     return [f"acknowledged, found missing when the run ended, and sent again: {named}"] if named else []
 
 

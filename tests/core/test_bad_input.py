@@ -622,15 +622,15 @@ def test_a_journal_of_a_newer_release(home: Path, local: Any) -> None:
     from dbml_magics.core.outbox.state import State
 
     other = State(path)
-    other._one("SELECT 1")
-    other._do("UPDATE meta SET v='999' WHERE k='format'")
+    other.one("SELECT 1")
+    other.execute("UPDATE meta SET v='999' WHERE k='format'")
     newer = State(path)
     try:
         shown = refused(errors.JournalDamaged, lambda: newer.identity("a", "b", "c"))
         assert "newer dbml-magics" in shown
         assert "pip install --upgrade dbml-magics" in shown
     finally:
-        other._do("UPDATE meta SET v='1' WHERE k='format'")
+        other.execute("UPDATE meta SET v='1' WHERE k='format'")
         other.close()
         newer.close()
 

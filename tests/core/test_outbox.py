@@ -163,7 +163,7 @@ def write_all(state: State) -> None:
         },
     )
     state.overflow_files.note("azureml", "r2", {"written": False})
-    state.receipt_notes.note_resent("azureml", "r1", "2 metrics")
+    state.receipts.note_resent("azureml", "r1", "2 metrics")
     versions.ask("r1", {**TOLD, "after": {"k0": "r0"}})
     versions.begin("k1", "azureml")
     versions.note_provisional("r1", TOLD)
@@ -233,7 +233,7 @@ def test_what_stands_on_disk_is_read_by_its_owner(filled: State) -> None:
     assert filled.overflow_files.of("azureml", "r9") == {}
     assert filled.overflow_files.runs("azureml") == ["r1", "r2"]
     assert filled.overflow_files.unwritten("azureml") == {"r2"}
-    assert filled.receipt_notes.resent("azureml", "r1") == "2 metrics"
+    assert filled.receipts.resent("azureml", "r1") == "2 metrics"
     assert versions.asked() == [Asked("k1", "r1", AT_NS, TOLD)] * 2
     assert versions.copies_of("grape", "3") == {"k1"}
     assert versions.model_names() == ["grape", "wine"]

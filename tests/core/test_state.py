@@ -129,7 +129,7 @@ def test_the_state_comes_back_with_all_that_was_written_and_deleted_elsewhere(
     assert found.dead_numbers("azureml") == {first, third}
     assert found.bury("azureml", "run", [0, "m", 4], "refused") > third, "no number is given twice"
     assert found.cursors("azureml", "run") == {"file": (10, 0)}
-    assert found.receipt("azureml", "run")["points"][0] == 2
+    assert found.receipts.arrived("azureml", "run")["points"].count == 2
     found.close()
 
 
@@ -206,10 +206,10 @@ def test_receipts_go_with_the_state_to_another_machine_and_into_a_mended_file(
     state: State, tmp_path: Path
 ) -> None:
     state.mark_delivered("azureml", "run", {"file": 10}, 5, {"points": 4, "params": 1})
-    told = state.receipt("azureml", "run")
+    told = state.receipts.arrived("azureml", "run")
     elsewhere = State(tmp_path / "elsewhere" / "state.db")
     elsewhere.load(json.loads(json.dumps(state.dump())))
-    assert elsewhere.receipt("azureml", "run") == told
+    assert elsewhere.receipts.arrived("azureml", "run") == told
     elsewhere.close()
     state.mend()
-    assert state.receipt("azureml", "run") == told
+    assert state.receipts.arrived("azureml", "run") == told

@@ -8,35 +8,27 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
+
+from dbml_magics.core.outbox.state_file import StateFile
 
 T = TypeVar("T")
-
-
-class Reads(Protocol):
-    """Runs one query and returns what it found."""
-
-    def __call__(self, sql: str, /, *args: Any) -> Any: ...
 
 
 class Answers:
     """Keys and JSON values in one table; each call is one statement or one transaction."""
 
-    def __init__(
-        self, one: Reads, all_rows: Reads, write: Callable[[Callable[[sqlite3.Connection], None]], None]
-    ) -> None:
-        self._one = one
-        self._all = all_rows
-        self._write = write
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or None."""
-        row = self._one("SELECT v FROM answers WHERE k=?", key)
+        row = self._file.one("SELECT v FROM answers WHERE k=?", key)
         return None if row is None else json.loads(row[0])
 
     def below(self, lead: str) -> dict[str, Any]:
         """Return {rest of the key: value} of all keys that begin with ``lead``."""
-        rows = self._all("SELECT k, v FROM answers WHERE substr(k, 1, ?)=?", len(lead), lead)
+        rows = self._file.rows("SELECT k, v FROM answers WHERE substr(k, 1, ?)=?", len(lead), lead)
         return {key[len(lead) :]: json.loads(value) for key, value in rows}
 
     def put(self, key: str, value: object) -> None:
@@ -54,16 +46,12 @@ class Answers:
                 if row is not None:
                     found[other] = json.loads(row[0])
 
-        self._write(work)
+        self._file.write(work)
         return found
 
     def forget(self, key: str) -> None:
         """Delete a key."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM answers WHERE k=?", (key,))
-
-        self._write(work)
+        self._file.execute("DELETE FROM answers WHERE k=?", key)
 
 
 class Family(Generic[T]):

@@ -760,7 +760,7 @@ class _Part:
                 )
                 self._send_missing(missing, op)
                 left = self.applier.missing_at_end(self.queue)
-                self.state.receipt_notes.note_resent(self.role, self.queue, str(missing))
+                self.state.receipts.note_resent(self.role, self.queue, str(missing))
                 if left:
                     self._bury_missing(left)
         except Away:

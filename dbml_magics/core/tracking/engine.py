@@ -190,7 +190,7 @@ class Engine:
         for queue in self.journal.queues():
             for role in self.link.used:
                 self.state.mark_sending(role, queue, self.journal.files(queue))
-            self.state.forget_receipts(queue)
+            self.state.receipts.forget(queue)
 
     def begin_delivery(self, role: str) -> None:
         """Put in doubt what this process has not written itself and delivers from now on to a workspace.

@@ -22,10 +22,12 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, is_missing, settle
 from dbml_magics.core.destinations.limits import Limits, number_named
+from dbml_magics.core.outbox.overflow_rows import Row
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.overflow_files import OverflowFile
+    from dbml_magics.core.outbox.overflow_rows import OverflowRows
     from dbml_magics.core.outbox.state import State
     from dbml_magics.core.tracking.apply import Applier, Batch, Point
 
@@ -39,8 +41,6 @@ _PAUSE_S = 15.0  # between two versions of the artifact of a live run
 _BOOKS = 256
 _NEAR = 0.9
 _KEYS_KEPT = 200  # names of what overflowed that are remembered once the rows are cleared away
-
-Row = tuple[str, str, int, int, str, str, str]  # kind (m, p, g), key, step, time, extra, value, why
 
 
 def limit_words(name: str, number: int | None) -> str:
@@ -105,6 +105,10 @@ class Overflow:
     @property
     def _state(self) -> State:
         return self.applier.state
+
+    @property
+    def _rows(self) -> OverflowRows:
+        return self._state.overflow_rows
 
     # --- what fits
 
@@ -235,7 +239,7 @@ class Overflow:
 
     def _fit_after_all(self, run: str, tags: dict[str, str]) -> None:
         """Forget what was kept of tags that are sent whole; what was cut before is sent again as it is."""
-        if not tags or not self._state.overflow_any(self.role, run):
+        if not tags or not self._rows.has_any(self.role, run):
             return
         limit = self.applier.limits.tag_value
         self._drop(
@@ -244,7 +248,7 @@ class Overflow:
         )
 
     def _drop(self, run: str, tags: list[str]) -> None:
-        if self._state.overflow_any(self.role, run) and self._state.overflow_drop(self.role, run, "g", tags):
+        if self._rows.has_any(self.role, run) and self._rows.drop(self.role, run, "g", tags):
             self._to_write(run)
 
     # --- what a refusal teaches
@@ -296,7 +300,7 @@ class Overflow:
 
     def _whole(self, run: str, kind: str, key: str, value: str) -> str:
         """Return a refused value as it was before it was cut: what is kept of it already."""
-        kept = (v for k, _, _, _, v in self._state.overflow_rows(self.role, run, kind) if k == key)
+        kept = (v for k, _, _, _, v in self._rows.of_kind(self.role, run, kind) if k == key)
         return next((whole for whole in kept if whole.startswith(value)), value)
 
     def _make_room(self, run: str, run_id: str, book: Book, named: int | None) -> bool:
@@ -326,7 +330,7 @@ class Overflow:
     def keep(self, run: str, rows: list[Row]) -> None:
         """Keep what does not fit until it stands in the run's artifact."""
         self._restore(run)
-        self._state.overflow_add(self.role, run, rows)
+        self._rows.add(self.role, run, rows)
         with self._keeping:
             self._kept[run] = self._kept.get(run, 0) + 1
             self._to_write(run)
@@ -421,7 +425,7 @@ class Overflow:
                     if once or "exist" not in str(error).lower():
                         raise
                     once, number = True, number + 1  # a file that is there cannot be written again
-        keys = self._state.overflow_keys(self.role, run)
+        keys = self._rows.keys(self.role, run)
         with self._keeping:
             whole = self._kept.get(run) == before  # else it is written again, with what came meanwhile
             self._note(
@@ -433,7 +437,7 @@ class Overflow:
         self._next_write[run] = time.monotonic() + _PAUSE_S
 
     def _compose(self, run: str, out: IO[str]) -> None:
-        keys = self._state.overflow_keys(self.role, run)
+        keys = self._rows.keys(self.role, run)
         head = {
             "about": f"What {self.role} does not take of this run, or takes only cut: here it is whole, and "
             "stands in this file alone.",
@@ -442,11 +446,11 @@ class Overflow:
         }
         out.write(json.dumps(head, indent=1, ensure_ascii=False)[:-2])
         for kind, name in (("p", "params"), ("g", "tags")):
-            found = {key: value for key, _, _, _, value in self._state.overflow_rows(self.role, run, kind)}
+            found = {key: value for key, _, _, _, value in self._rows.of_kind(self.role, run, kind)}
             out.write(f",\n {json.dumps(name)}: {json.dumps(found, indent=2, ensure_ascii=False)}")
         out.write(',\n "columns": ["step", "timestamp", "value"],\n "metrics": {')
         last = None
-        for key, step, stamp, extra, value in self._state.overflow_rows(self.role, run, "m"):
+        for key, step, stamp, extra, value in self._rows.of_kind(self.role, run, "m"):
             if key != last:
                 out.write("" if last is None else "\n  ],")
                 out.write(f"\n  {json.dumps(key, ensure_ascii=False)}: [")
@@ -472,7 +476,7 @@ class Overflow:
         for key, points in held["metrics"].items():
             why = whys.get(("m", key), "")
             rows += [_row_of((key, p[2], p[1], p[0], *p[3:]), why) for p in points]
-        self._state.overflow_add(self.role, run, rows)
+        self._rows.add(self.role, run, rows)
         self._note(run, {**known, "cleared": False})
 
     def clear(self, run: str) -> None:
@@ -480,7 +484,7 @@ class Overflow:
         self._books.pop(run, None)
         file = self._file(run)
         if file.get("written") and not file.get("cleared"):
-            self._state.overflow_clear(self.role, run)
+            self._rows.clear(self.role, run)
             self._note(run, {**file, "cleared": True})
 
     # --- in words
@@ -488,7 +492,7 @@ class Overflow:
     def notes(self, run: str) -> list[str]:
         """Return a line for each limit that a run has overflowed here."""
         file = self._file(run)
-        keys = file["keys"] if file.get("cleared") else self._state.overflow_keys(self.role, run)
+        keys = file["keys"] if file.get("cleared") else self._rows.keys(self.role, run)
         by_why: dict[str, list[tuple[str, str, int]]] = {}
         for kind, key, why, count in keys:
             by_why.setdefault(why, []).append((kind, key, count))

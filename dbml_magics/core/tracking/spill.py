@@ -113,7 +113,7 @@ def put(engine: Engine) -> Path | None:
             _forget(engine.journal, engine.state, moved)
             for role in engine.link.used:
                 for run in engine.applier(role).overflow.unwritten():
-                    engine.state.overflow_clear(role, run)
+                    engine.state.overflow_rows.clear(role, run)
                     engine.state.overflow_files.forget(role, run)
         finally:
             if not path.exists() or not any(journal.path(q, f).exists() for q in files for f in files[q]):
