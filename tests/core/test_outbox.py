@@ -189,7 +189,7 @@ def test_what_stands_on_disk_is_read_by_its_owner(filled: State) -> None:
     assert (experiments.name("7"), experiments.name("8")) == ("/Users/me/iris", None)
     assert (experiments.is_known("7"), experiments.is_known("8")) == (True, False)
     assert experiments.named("/Users/me/iris") == "7"
-    assert experiments.is_name_taken("/Users/me/iris")
+    assert experiments.named("/Users/me/other") is None
     assert experiments.names() == ["/Users/me/iris"]
     assert experiments.had_name("7", "/Users/me/old")
     assert experiments.of_queue("r6") == "7"

@@ -54,10 +54,6 @@ class ExperimentNotes:
         """Return the id of the experiment that the user calls so, or None."""
         return self._by_name.get(name)
 
-    def is_name_taken(self, name: str) -> bool:
-        """Tell whether the user calls an experiment so."""
-        return self._by_name.has(name)
-
     def note_name(self, name: str, visible: str) -> None:
         """Note which experiment the user calls so."""
         self._by_name.put(visible, name)

@@ -234,6 +234,6 @@ class Experiments:
             self.role, "experiment", visible, str(found.experiment_id), name=name, created=found.creation_time
         )
         self.state.experiments.note(visible, name, own_tags(found))
-        if not self.state.experiments.is_name_taken(name):  # else the user's own is called so
+        if self.state.experiments.named(name) is None:  # else the user's own is called so
             self.state.experiments.note_name(name, visible)
         return visible

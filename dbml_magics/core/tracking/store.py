@@ -720,7 +720,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             experiment_id = engine.ask_primary(ask)
             engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
         except Away:
-            if engine.state.experiments.is_name_taken(name):
+            if engine.state.experiments.named(name) is not None:
                 raise MlflowException(
                     f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
                 ) from None
