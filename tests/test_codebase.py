@@ -211,7 +211,9 @@ def test_the_drawing_of_the_errors_is_complete(name: str) -> None:
 
 
 def test_everything_public_has_a_docstring() -> None:
+    """A class that implements a protocol takes the docstrings of its methods from there."""
     missing = []
+    documented = protocol_methods()
     for path in MODULES:
         tree = ast.parse(path.read_text())
         if not ast.get_docstring(tree) and tree.body:
@@ -222,6 +224,8 @@ def test_everything_public_has_a_docstring() -> None:
             owner = "" if node is tree else f"{node.name}."  # type: ignore[attr-defined]
             if owner.startswith("_"):
                 continue
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            inherited = set().union(*(documented.get(base, ()) for base in bases))
             for child in node.body:  # type: ignore[attr-defined]
                 if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                     continue
@@ -229,5 +233,21 @@ def test_everything_public_has_a_docstring() -> None:
                     "property" in ast.unparse(d) or "overload" in ast.unparse(d) for d in child.decorator_list
                 )
                 if not child.name.startswith("_") and not ast.get_docstring(child) and not overload:
+                    if child.name in inherited:
+                        continue
                     missing.append(f"{named(path)}.{owner}{child.name}")
     assert missing == []
+
+
+def protocol_methods() -> dict[str, set[str]]:
+    """Return the documented methods of each protocol of the package, those of the protocols below it too."""
+    found: dict[str, set[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            bases = [ast.unparse(base) for base in node.bases]
+            if "Protocol" in bases:
+                own = {m.name for m in node.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)}
+                found[node.name] = own.union(*(found.get(base, ()) for base in bases))
+    return found

@@ -89,7 +89,7 @@ def _accept(engine: Engine, name: str) -> None:
 
 def _name_there(engine: Engine, role: str, name: str) -> str:
     applier = engine.applier(role)
-    if not applier.workspace.names_experiments_itself:
+    if not applier.workspace.capabilities.names_experiments_itself:
         try:
             return str(engine.lines[role].ask(lambda: applier.workspace.experiment_name(name)))
         except Away:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from dbml_magics.core.azure import diagnosis, finding, names, studio
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.errors import BadUri
 
@@ -35,8 +37,6 @@ _HISTORY_TRIES = 3
 
 class AzuremlWorkspace(Workspace):
     """An Azure ML workspace at an ``azureml://`` URI."""
-
-    checks_file_names = False
 
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
@@ -86,7 +86,10 @@ class AzuremlWorkspace(Workspace):
         )
         return rest.paced(creds, self.limiter)
 
-    takes_run_ids = True
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the workspace does that others do not."""
+        return replace(super().capabilities, checks_file_names=False, takes_run_ids=True)
 
     def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
         """Have the run history service make a run under that id, as azureml-core does."""

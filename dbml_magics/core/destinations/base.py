@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -25,18 +24,20 @@ from dbml_magics.core import hosts
 from dbml_magics.core.destinations import places, rest
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.destinations.limits import BY_KIND, Limits
+from dbml_magics.core.destinations.mlflow import MlflowCalls
 from dbml_magics.core.destinations.naming import (
     azureml_experiment_name,
     azureml_model_name,
     model_name_behind,
 )
+from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import WorkspaceSpec, masked, same_place
 
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
 
 
-class Workspace:
+class Workspace(MlflowCalls):
     """One workspace of a link; stores are built at first use, once a process."""
 
     def __init__(self, spec: WorkspaceSpec) -> None:
@@ -51,9 +52,13 @@ class Workspace:
         self._registry: Any = None
 
     @property
-    def answers_by_rest(self) -> bool:
-        """Tell whether answers come over HTTP, where MLflow's messages have no None and versions are text."""
-        return self.uri.startswith(_BY_REST)
+    def capabilities(self) -> Capabilities:
+        """Return what the workspace does that others do not."""
+        return Capabilities(
+            answers_by_rest=self.uri.startswith(_BY_REST),
+            copies_registered_files=self.kind == "databricks",
+            names_experiments_itself=self.kind == "azureml" or (self.role == "azureml" and self.spec.local),
+        )
 
     # --- stores
 
@@ -104,9 +109,6 @@ class Workspace:
         except MlflowException as error:  # to MLflow it is an internal error, which would be tried for ever
             raise WouldRefuse(f"{self.role}: {error.message}") from error
 
-    checks_file_names = True
-    """Whether MLflow's own check of paths stands between a file's name and its storage."""
-
     def upload(self, repository: ArtifactRepository, file: Path, folder: str | None) -> str | None:
         """Upload one file under its own name into ``folder``; returns its path where it got another."""
         repository.log_artifact(str(file), folder)
@@ -139,31 +141,11 @@ class Workspace:
             if pool is not None:
                 pool.dispose()
 
-    # --- ids
-
-    takes_run_ids = False
-    """Whether the service may be asked to keep a run under an id that the caller chose."""
-
-    def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
-        """Make a run under that id, or return None where the service makes none so. Raises Away."""
-        del run_id, experiment_id, start, tags
-        return None
-
     # --- names and places
-
-    @property
-    def names_experiments_itself(self) -> bool:
-        """Tell whether the workspace has a naming rule of its own: ``iris`` for ``/Users/me/folder/iris``."""
-        return self.kind == "azureml" or (self.role == "azureml" and self.spec.local)
-
-    @property
-    def copies_registered_files(self) -> bool:
-        """Tell whether a registration copies the model's files, and takes as long as they take."""
-        return self.kind == "databricks"
 
     def experiment_name(self, name: str) -> str:
         """Return what this workspace calls the experiment that the user calls ``name``."""
-        return azureml_experiment_name(name) if self.names_experiments_itself else name
+        return azureml_experiment_name(name) if self.capabilities.names_experiments_itself else name
 
     def model_name(self, name: str) -> str:
         """Return what this workspace's pages call the registered model that the link calls ``name``."""

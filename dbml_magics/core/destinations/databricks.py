@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -43,6 +44,7 @@ from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing, refusal, settle
 from dbml_magics.core.destinations.naming import in_catalog
+from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import same_place
 from dbml_magics.hints import say
@@ -68,8 +70,6 @@ _CATALOG_VALUE = 1000
 class DatabricksWorkspace(Workspace):
     """A Databricks workspace by notebook, environment or profile."""
 
-    checks_file_names = False
-
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
         self._config: Any = None
@@ -78,6 +78,11 @@ class DatabricksWorkspace(Workspace):
         self._signing = threading.Lock()
         # Address and id; they outlive the sign-in, since pages are named in outages too.
         self._home: tuple[str, str | None] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the workspace does that others do not."""
+        return replace(super().capabilities, checks_file_names=False)
 
     def forget_connections(self) -> None:
         """Drop the sign-in too: its threads are the parent's."""

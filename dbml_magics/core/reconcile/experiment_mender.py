@@ -113,7 +113,7 @@ class ExperimentMender:
         def rename() -> None:
             side.ask(lambda: side.store.rename_experiment(experiment.experiment_id, own_name))
             for each, own in ((side, experiment), (other, model)):
-                if each.applier.workspace.names_experiments_itself:
+                if each.applier.workspace.capabilities.names_experiments_itself:
                     tag = ExperimentTag(EXPERIMENT_TAG, each.applier._whose(name))
                     each.ask(partial(_tag, each, own, tag))
             self._remember(side, experiment, name)

@@ -157,7 +157,7 @@ def registered(
     ``troubled`` takes those of which the versions cannot be read. Without ``older`` nobody is asked for the
     runs of versions that were registered without a link.
     """
-    registry = side.applier.workspace.registry
+    registry = side.engine.workspaces[side.role].registry
 
     def page(token: str | None) -> Any:
         return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
@@ -188,7 +188,7 @@ def registered_as(model: RegisteredModel, versions: tuple[Version, ...]) -> Regi
 def complete(side: Side, model: Registered) -> Registered | None:
     """Return a registered model with all that is said of it, which a search leaves out in part."""
     try:
-        found = side.ask(partial(side.applier.workspace.registry.get_registered_model, model.name))
+        found = side.ask(partial(side.engine.workspaces[side.role].registry.get_registered_model, model.name))
     except MlflowException as error:
         if not is_missing(error):
             raise

@@ -82,7 +82,7 @@ class RegistryMender:
 
     @staticmethod
     def _registry(side: Side) -> Any:
-        return side.applier.workspace.registry
+        return side.engine.workspaces[side.role].registry
 
     def _lone(self, first: Registered | None, second: Registered | None) -> Fix:
         ours = first if self.mender.forwards else second

@@ -30,7 +30,6 @@ from mlflow.entities import (
     LoggedModelStatus,
     LoggedModelTag,
     Metric,
-    Param,
     Run,
     RunStatus,
     RunTag,
@@ -50,8 +49,9 @@ from dbml_magics.core.destinations.errors import (
 )
 from dbml_magics.core.destinations.limits import Limits, names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.destinations.protocol import Destination, Point
 from dbml_magics.core.destinations.rest import call_timeout
-from dbml_magics.core.mlflow_private import metric_points, with_fields
+from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
@@ -81,8 +81,6 @@ _INSISTENCE = 3  # times that a write is tried alone, each after another that we
 _INSISTENCE_PAUSE_S = 0.3
 _UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 _MANY = 8  # items failing alone, none of the others arriving: the service's trouble, not the items'
-
-Point = tuple[Any, ...]  # key, value, time, step and perhaps (model, dataset name, dataset digest)
 
 
 @dataclass
@@ -129,7 +127,7 @@ class Applier:
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
         self.role = role
-        self.workspace = engine.workspaces[role]
+        self.workspace: Destination = engine.workspaces[role]
         self.state = engine.state
         self.limits = self.workspace.limits
         self.experiments = Experiments(self)
@@ -168,7 +166,7 @@ class Applier:
     @property
     def store(self) -> Any:
         """Return the workspace's tracking store."""
-        return self.workspace.tracking
+        return self.engine.workspaces[self.role].tracking
 
     @property
     def tracked(self) -> bool:
@@ -381,57 +379,16 @@ class Applier:
 
     def _send_once(self, run_id: str, batch: Batch) -> None:
         try:
-            self._request(run_id, batch)
+            points = [self._own_point(point) for point in batch.metrics]
+            self.workspace.log_batch(run_id, points, batch.params, batch.tags)
         except Exception as error:
             settled = settle(error)
             self._sent = self._sent or not isinstance(settled, Away) or settled.sent
             raise settled from error
         self._sent = True
 
-    def _request(self, run_id: str, batch: Batch) -> None:
-        send_batch = getattr(self.store, "send_batch", None)
-        if send_batch is None:
-            self.store.log_batch(
-                run_id,
-                metrics=[self._metric(point) for point in batch.metrics],
-                params=[_param(k, v) for k, v in batch.params.items()],
-                tags=[RunTag(k, v) for k, v in batch.tags.items()],
-            )
-            return
-        body: dict[str, Any] = {"run_id": run_id}
-        if batch.metrics:
-            body["metrics"] = [self._wire(point) for point in batch.metrics]
-        if batch.params:
-            body["params"] = [{"key": k, "value": v} for k, v in batch.params.items()]
-        if batch.tags:
-            body["tags"] = [{"key": k, "value": v} for k, v in batch.tags.items()]
-        send_batch(body)
-
-    def _wire(self, point: Point) -> dict[str, Any]:
-        value = point[1]
-        if len(point) == 4 and value - value == 0:
-            return {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
-        if value != value or value in (float("inf"), float("-inf")):
-            value = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # protobuf's JSON
-        wire = {"key": point[0], "value": value, "timestamp": point[2], "step": point[3]}
-        for name, extra in zip(
-            ("model_id", "dataset_name", "dataset_digest"), self._extra(point), strict=True
-        ):
-            if extra is not None:
-                wire[name] = extra
-        return wire
-
-    def _metric(self, point: Point) -> Metric:
-        model_id, name, digest = self._extra(point)
-        return Metric(
-            point[0],
-            point[1],
-            point[2],
-            point[3],
-            model_id=model_id,
-            dataset_name=name,
-            dataset_digest=digest,
-        )
+    def _own_point(self, point: Point) -> Point:
+        return point if len(point) == 4 else (*point[:4], self._extra(point))
 
     def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
         if len(point) < 5 or point[4] is None:
@@ -615,7 +572,7 @@ class Applier:
 
     def _run_under_its_id(self, run: str) -> Run | None:
         """Return the run that this workspace itself named, though the state does not know of it any more."""
-        if self.role != self.engine.link.primary and not self.workspace.takes_run_ids:
+        if self.role != self.engine.link.primary and not self.workspace.capabilities.takes_run_ids:
             return None
         try:
             found: Run = self.store.get_run(run)
@@ -674,7 +631,8 @@ class Applier:
 
     @property
     def _asks_for_ids(self) -> bool:
-        return self.workspace.takes_run_ids and self.state.capabilities.takes_run_ids(self.role) is not False
+        takes = self.state.capabilities.takes_run_ids(self.role)
+        return self.workspace.capabilities.takes_run_ids and takes is not False
 
     def _make_under_its_id(
         self, run: str, experiment_id: str, start: int, tags: dict[str, str]
@@ -945,7 +903,7 @@ class Applier:
                 assert found is not None
         if found.lifecycle_stage == "deleted":
             self.store.restore_experiment(found.experiment_id)
-        if self.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+        if self.workspace.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             # It was made without us; from now on it is this name's, and nobody else's of the same last part.
             tag = ExperimentTag(EXPERIMENT_TAG, self._whose(name))
             self.store.set_experiment_tag(found.experiment_id, tag)
@@ -959,7 +917,7 @@ class Applier:
         """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
         own_name = self.workspace.experiment_name(name)
         found = self.store.get_experiment_by_name(own_name)
-        if found is None or not self.workspace.names_experiments_itself:
+        if found is None or not self.workspace.capabilities.names_experiments_itself:
             return own_name, found
         tagged, whose = found.tags.get(EXPERIMENT_TAG, name), self._whose(name)
         # Where nothing else is tracked to, a plain name is this workspace's own, whoever made it.
@@ -988,7 +946,11 @@ class Applier:
         """Make an experiment under ``own_name`` that says what the user calls it; returns its id here."""
         kept = {
             **tags,
-            **({EXPERIMENT_TAG: self._whose(name)} if self.workspace.names_experiments_itself else {}),
+            **(
+                {EXPERIMENT_TAG: self._whose(name)}
+                if self.workspace.capabilities.names_experiments_itself
+                else {}
+            ),
         }
         made = self.store.create_experiment(own_name, files, [ExperimentTag(k, v) for k, v in kept.items()])
         return str(made)
@@ -1034,7 +996,7 @@ class Applier:
             # A deleted one cannot be renamed: that it has the name shows nothing.
             if not again or not there or found.lifecycle_stage == LifecycleStage.DELETED:
                 self.store.rename_experiment(experiment_id, own_name)
-            if self.workspace.names_experiments_itself:
+            if self.workspace.capabilities.names_experiments_itself:
                 tag = ExperimentTag(EXPERIMENT_TAG, self._whose(change["name"]))
                 self.store.set_experiment_tag(experiment_id, tag)
         elif again and self._is_in_stage(change):
@@ -1452,11 +1414,6 @@ def _versions_in(tag: str) -> list[dict[str, Any]]:
         return [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
     except (TypeError, ValueError):
         return []
-
-
-def _param(key: str, value: str) -> Param:
-    """Make MLflow's entity without its constructor, which looks into a PySpark being imported."""
-    return with_fields(Param.__new__(Param), key=key, value=value)
 
 
 def _model_of(point: Point) -> str | None:

@@ -148,7 +148,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
         stands = self._standing(queue, owner)
-        checked = any(self.engine.workspaces[role].checks_file_names for role in self.engine.link.used)
+        checked = any(
+            self.engine.workspaces[role].capabilities.checks_file_names for role in self.engine.link.used
+        )
         for _, _, path in placed:
             refuse_bad_name(path)
             if checked:
@@ -216,8 +218,8 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             if kind == "version":
                 role, model, version = (unquote(p) for p in name.split("/"))
                 applier = self.engine.applier(role)
-                uri = applier.workspace.registry.get_model_version_download_uri(model, version)
-                return applier.workspace.artifacts(uri)
+                workspace = self.engine.workspaces[role]
+                return workspace.artifacts(workspace.registry.get_model_version_download_uri(model, version))
             if applier.state.identity(applier.role, kind, name) is None:
                 if kind == "run":
                     if self.engine.creation_of(name) is not None:

@@ -20,7 +20,8 @@ from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.view import Mark, mark
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Applier, Point
+    from dbml_magics.core.destinations.protocol import Point
+    from dbml_magics.core.tracking.apply import Applier
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.config import DELIVERY_TIMEOUT_S
 from dbml_magics.core.delivery.scheduler import Scheduler
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy
+from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
 from dbml_magics.core.tracking.acknowledged import Missing
@@ -26,7 +27,6 @@ from dbml_magics.core.tracking.apply import (
     Applier,
     Batch,
     Buried,
-    Point,
     cause_of,
     time_and_again,
     within,

@@ -26,10 +26,11 @@ from dbml_magics.core.outbox.overflow_rows import Row
 from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.protocol import Point
     from dbml_magics.core.outbox.overflow_files import OverflowFile
     from dbml_magics.core.outbox.overflow_rows import OverflowRows
     from dbml_magics.core.outbox.state import State
-    from dbml_magics.core.tracking.apply import Applier, Batch, Point
+    from dbml_magics.core.tracking.apply import Applier, Batch
 
 _log = logger(__name__)
 

@@ -99,7 +99,7 @@ class Registrations:
     @property
     def registry(self) -> Any:
         """Return the workspace's registry store."""
-        return self.applier.workspace.registry
+        return self.applier.engine.workspaces[self.role].registry
 
     # --- versions
 

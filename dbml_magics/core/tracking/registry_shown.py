@@ -30,7 +30,7 @@ class Shown:
 
     def number(self, version: Any) -> Any:
         """Return a version's number as the first registry's own store gives it: a database's counts."""
-        by_rest = self.engine.workspaces[self.first].answers_by_rest
+        by_rest = self.engine.workspaces[self.first].capabilities.answers_by_rest
         return str(version) if by_rest else int(version)
 
     def version(self, found: ModelVersion) -> ModelVersion:
@@ -59,7 +59,7 @@ class Shown:
         workspace = self.engine.workspaces[self.first]
         with_fields(found, aliases=[*aliases])
         model_id = found.model_id if workspace.kind == "databricks" else None
-        if workspace.answers_by_rest:
+        if workspace.capabilities.answers_by_rest:
             with_fields(found, description=found.description or "", run_id=found.run_id or "")
             found = ModelVersion.from_proto(found.to_proto())
         with_fields(found, version=self.number(found.version), model_id=model_id)
@@ -68,7 +68,7 @@ class Shown:
     def as_first_model(self, found: RegisteredModel) -> RegisteredModel:
         """Return a model that the first registry did not give as its own store would give it."""
         latest, found.latest_versions = found.latest_versions or [], []
-        if self.engine.workspaces[self.first].answers_by_rest:
+        if self.engine.workspaces[self.first].capabilities.answers_by_rest:
             found = RegisteredModel.from_proto(found.to_proto())
         with_fields(found, aliases={alias: self.number(number) for alias, number in found.aliases.items()})
         found.latest_versions = [self.as_first(version) for version in latest]

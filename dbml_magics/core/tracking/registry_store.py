@@ -235,7 +235,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """
         after = {**(told.get("after") or {}), **self._versions.open_of(told["name"])}
         applier = self.engine.applier(self.first)
-        if not applier.tracked or applier.workspace.copies_registered_files:
+        if not applier.tracked or applier.workspace.capabilities.copies_registered_files:
             return
         if not self._has_caught_up(after) or not self._wait_for(queue):
             return

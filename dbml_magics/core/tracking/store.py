@@ -771,7 +771,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if visible is None:
             visible = applier.experiments.seen(found) or self._visible_from_mirror(applier, found)
         with_fields(found, experiment_id=visible)
-        if applier.workspace.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+        if applier.workspace.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             with_fields(found, name=self.engine.state.experiments.name(visible) or found.name)
         return found
 
@@ -834,7 +834,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.wait_for_reads("search_experiments")
 
         def ask(applier: Applier) -> Any:
-            if applier.workspace.names_experiments_itself and (filter_string or order_by):
+            if applier.workspace.capabilities.names_experiments_itself and (filter_string or order_by):
                 return self._search_by_own_names(
                     applier, view_type, max_results, filter_string, order_by, page_token
                 )
@@ -1056,7 +1056,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             raise no_such_model(model_id)
         metrics = self._points_of(model_id, view) if as_kept else view.model_metrics(model_id)
         found = model.entity(self.engine.artifact_uri("model", model_id), metrics)
-        if self.engine.primary.workspace.answers_by_rest:  # which tells what is not set as an empty text
+        if (
+            self.engine.primary.workspace.capabilities.answers_by_rest
+        ):  # which tells what is not set as an empty text
             with_fields(found, model_type=found.model_type or "", source_run_id=found.source_run_id or "")
             with_fields(found, status_message=found.status_message or "")
         return found
