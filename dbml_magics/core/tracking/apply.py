@@ -21,22 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from mlflow.entities import (
-    ExperimentTag,
+    DatasetInput,
+    Experiment,
     LifecycleStage,
     LoggedModel,
-    LoggedModelInput,
-    LoggedModelOutput,
-    LoggedModelParameter,
     LoggedModelStatus,
-    LoggedModelTag,
     Metric,
     Run,
     RunStatus,
-    RunTag,
     ViewType,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.destinations.errors import (
@@ -133,7 +130,7 @@ class Applier:
         self.experiments = Experiments(self)
         self.registrations = Registrations(self)
         self.overflow = Overflow(self)
-        self._repositories: dict[str, Any] = {}
+        self._repositories: dict[str, ArtifactRepository] = {}
         self._adopting: set[str] = set()
         self._awaited: dict[str, float] = {}  # run that another process shall make here -> since when
         self.there: dict[str, dict[str, set[Mark]]] = {}
@@ -145,8 +142,8 @@ class Applier:
             "c": self._create_run,
             "G": self._delete_tag,
             "u": self._update_run,
-            "x": lambda queue, _op, _doubt: self.store.delete_run(self.run_at(queue)),
-            "r": lambda queue, _op, _doubt: self.store.restore_run(self.run_at(queue)),
+            "x": lambda queue, _op, _doubt: self.workspace.delete_run(self.run_at(queue)),
+            "r": lambda queue, _op, _doubt: self.workspace.restore_run(self.run_at(queue)),
             "i": self._inputs,
             "o": self._outputs,
             "a": self._artifact,
@@ -188,7 +185,7 @@ class Applier:
         The id stands in the request's path: one that the service reads otherwise gets the same answer.
         """
         try:
-            self.store.search_logged_models(["0"], max_results=1)
+            self.workspace.search_logged_models(["0"], most=1)
         except MissingEndpoint:
             self.note_no_logged_models()
         except MlflowException as error:
@@ -263,7 +260,7 @@ class Applier:
     def missing_at_end(self, queue: str) -> Missing:
         """Return what of a run was acknowledged here and is not here; asks once. Raises Away."""
         try:
-            found = self.store.get_run(self.run_at(queue))
+            found = self.workspace.get_run(self.run_at(queue))
             return self.acknowledged.missing(found, latest_of(found))
         except Exception as error:
             raise settle(error) from error
@@ -465,7 +462,7 @@ class Applier:
         there, known = self.there.setdefault(run_id, {}), dict[str, set[Mark]]()
         asked = [key for key in given if key not in there]
         # get_run, for a search lags behind on metrics (azure-sdk-for-python#39198).
-        latest = latest_of(self.store.get_run(run_id)) if asked else {}
+        latest = latest_of(self.workspace.get_run(run_id)) if asked else {}
         for key in asked:
             if given[key] == {latest.get(key)}:
                 known[key] = given[key]
@@ -482,7 +479,7 @@ class Applier:
         while True:
             most = self.limits.history_page
             try:
-                page = self.store.get_metric_history(run_id, key, max_results=most, page_token=token)
+                page = self.workspace.get_metric_history(run_id, key, most, token)
             except MlflowException as error:
                 lowered = self.limits.lowered_page(str(error))
                 if isinstance(settle(error), Away) or lowered is None:
@@ -514,7 +511,7 @@ class Applier:
             assert known is not None
             return known
         if self.role == self.engine.began_at(run):
-            return self.remember_run(run, self.store.get_run(run))
+            return self.remember_run(run, self.workspace.get_run(run))
         return self._adopt(run)
 
     def remember_run(self, run: str, found: Run) -> Identity:
@@ -531,7 +528,7 @@ class Applier:
         if known is not None:
             return known
         try:
-            found = self.store.get_run(own)
+            found = self.workspace.get_run(own)
         except MlflowException as error:
             if isinstance(settle(error), Away) or not is_missing(error):
                 raise
@@ -575,7 +572,7 @@ class Applier:
         if self.role != self.engine.link.primary and not self.workspace.capabilities.takes_run_ids:
             return None
         try:
-            found: Run = self.store.get_run(run)
+            found: Run = self.workspace.get_run(run)
         except MlflowException as error:
             if isinstance(settle(error), Away):
                 raise
@@ -606,9 +603,7 @@ class Applier:
         def make(given: dict[str, str]) -> Run:
             return self._in_living_experiment(
                 experiment_id,
-                lambda: self.store.create_run(
-                    experiment_id, user, start, [RunTag(k, v) for k, v in given.items()], name
-                ),
+                lambda: self.workspace.create_run(experiment_id, user, start, given, name),
             )
 
         few = {key: value for key, value in tags.items() if key in (RUN_TAG, "mlflow.runName")}
@@ -644,8 +639,8 @@ class Applier:
         if not self._asks_for_ids:
             return None
         made = self.workspace.make_run_as(run, experiment_id, start, tags)
-        if made is None and self.store.get_experiment(experiment_id).lifecycle_stage == "deleted":
-            self.store.restore_experiment(experiment_id)  # as in _in_living_experiment
+        if made is None and self.workspace.get_experiment(experiment_id).lifecycle_stage == "deleted":
+            self.workspace.restore_experiment(experiment_id)  # as in _in_living_experiment
             made = self.workspace.make_run_as(run, experiment_id, start, tags)
         if made is not None:
             self.state.capabilities.note_takes_run_ids(self.role, made.info.run_id == run)
@@ -689,16 +684,14 @@ class Applier:
             # Somebody deleted the experiment there: what is logged to it must not be lost.
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "INVALID_STATE"):
                 raise
-            if self.store.get_experiment(experiment_id).lifecycle_stage != "deleted":
+            if self.workspace.get_experiment(experiment_id).lifecycle_stage != "deleted":
                 raise
-            self.store.restore_experiment(experiment_id)
+            self.workspace.restore_experiment(experiment_id)
             return make()
 
     def find_run(self, experiment_id: str, run: str) -> Run | None:
         """Return the run that carries the user's id in its tag, whatever its life-cycle stage."""
-        found = self.store.search_runs(
-            [experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, max_results=2, order_by=None
-        )
+        found = self.workspace.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, 2)
         return found[0] if found else None
 
     def _adopt(self, run: str) -> Identity:
@@ -709,7 +702,7 @@ class Applier:
         try:
             began = self.engine.began_at(run)
             with self._asking(began) as other:
-                source = other.store.get_run(other.run_at(run))
+                source = other.workspace.get_run(other.run_at(run))
             experiment_id = self.experiment_at(
                 self.engine.visible_experiment(source.info.experiment_id, other.role)
             )
@@ -789,7 +782,9 @@ class Applier:
         ):  # where runs are not tracked, nothing will end it
             ended = source.info.status if source.info.status != "RUNNING" else "FINISHED"
             status = RunStatus.from_string(ended)
-            self.store.update_run_info(run_id, status, source.info.end_time or int(time.time() * 1000), None)
+            self.workspace.update_run_info(
+                run_id, status, source.info.end_time or int(time.time() * 1000), None
+            )
         return found
 
     def own_tags(self, tags: dict[str, str]) -> dict[str, str]:
@@ -808,7 +803,7 @@ class Applier:
     def _delete_tag(self, queue: str, op: list[Any], _doubt: bool) -> None:
         run_id = self.run_at(queue)
         try:
-            self.store.delete_tag(run_id, op[2])
+            self.workspace.delete_tag(run_id, op[2])
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -819,7 +814,7 @@ class Applier:
         change = op[2]
         status = RunStatus.from_string(change["status"]) if change.get("status") else None
         run_id = self.run_at(queue)
-        self.store.update_run_info(run_id, status, change.get("end"), change.get("name"))
+        self.workspace.update_run_info(run_id, status, change.get("end"), change.get("name"))
         if change.get("status"):
             self.acknowledged.status(run_id, change["status"])
 
@@ -830,21 +825,19 @@ class Applier:
         datasets = [dataset_from(d) for d in op[2]["datasets"]]
         models = list(self._native(op[2]["models"]))
         if doubt:
-            there = self.store.get_run(run_id).inputs
+            there = self.workspace.get_run(run_id).inputs
             if there:
                 have = {(d.dataset.name, d.dataset.digest) for d in there.dataset_inputs}
                 datasets = [d for d in datasets if (d.dataset.name, d.dataset.digest) not in have]
                 models = [m for m in models if m not in {i.model_id for i in there.model_inputs}]
         self.log_inputs(run_id, datasets, models)
 
-    def log_inputs(self, run_id: str, datasets: list[Any], models: list[str]) -> None:
+    def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput], models: list[str]) -> None:
         """Log a run's inputs; a service that takes none has the rest of the run."""
         if not (datasets or models) or self.lacks("inputs"):
             return
         try:
-            self.store.log_inputs(
-                run_id, datasets=datasets or None, models=[LoggedModelInput(m) for m in models] or None
-            )
+            self.workspace.log_inputs(run_id, datasets, models)
         except MissingEndpoint:
             self.note_lack("inputs")
 
@@ -868,7 +861,7 @@ class Applier:
         run_id = self.run_at(queue)
         outputs = {actual: op[2][model] for actual, model in self._native(op[2]).items()}
         if doubt:
-            there = self.store.get_run(run_id).outputs
+            there = self.workspace.get_run(run_id).outputs
             have = {o.model_id for o in there.model_outputs} if there else set()
             outputs = {m: s for m, s in outputs.items() if m not in have}
         self.log_outputs(queue, run_id, outputs)
@@ -879,7 +872,7 @@ class Applier:
             return
         if not self.lacks("outputs"):
             try:
-                self.store.log_outputs(run_id, [LoggedModelOutput(m, s) for m, s in outputs.items()])
+                self.workspace.log_outputs(run_id, outputs)
                 return
             except MissingEndpoint:
                 self.note_lack("outputs")
@@ -899,24 +892,23 @@ class Applier:
             except MlflowException as error:
                 if not already_exists(error):
                     raise
-                found = self.store.get_experiment_by_name(own_name)
+                found = self.workspace.get_experiment_by_name(own_name)
                 assert found is not None
         if found.lifecycle_stage == "deleted":
-            self.store.restore_experiment(found.experiment_id)
+            self.workspace.restore_experiment(found.experiment_id)
         if self.workspace.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             # It was made without us; from now on it is this name's, and nobody else's of the same last part.
-            tag = ExperimentTag(EXPERIMENT_TAG, self._whose(name))
-            self.store.set_experiment_tag(found.experiment_id, tag)
+            self.workspace.set_experiment_tag(found.experiment_id, EXPERIMENT_TAG, self._whose(name))
         return str(found.experiment_id)
 
     def own_experiment(self, name: str) -> str:
         """Return this workspace's id of the experiment that the user calls ``name``, made if need be."""
         return self._make_experiment(name, {})
 
-    def find_experiment(self, name: str) -> tuple[str, Any]:
+    def find_experiment(self, name: str) -> tuple[str, Experiment | None]:
         """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
         own_name = self.workspace.experiment_name(name)
-        found = self.store.get_experiment_by_name(own_name)
+        found = self.workspace.get_experiment_by_name(own_name)
         if found is None or not self.workspace.capabilities.names_experiments_itself:
             return own_name, found
         tagged, whose = found.tags.get(EXPERIMENT_TAG, name), self._whose(name)
@@ -924,7 +916,7 @@ class Applier:
         plain = self.engine.link.tracked == (self.role,) and tagged.rpartition("/")[2] == name
         if tagged not in (name, whose) and not plain:
             own_name = told_apart(whose, own_name)  # two people's "iris"
-            found = self.store.get_experiment_by_name(own_name)
+            found = self.workspace.get_experiment_by_name(own_name)
         return own_name, found
 
     def _whose(self, name: str) -> str:
@@ -952,8 +944,7 @@ class Applier:
                 else {}
             ),
         }
-        made = self.store.create_experiment(own_name, files, [ExperimentTag(k, v) for k, v in kept.items()])
-        return str(made)
+        return self.workspace.create_experiment(own_name, kept, files)
 
     def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         told = op[2]
@@ -972,7 +963,7 @@ class Applier:
                 raise
 
     def _is_in_stage(self, change: dict[str, Any]) -> bool:
-        found = self.store.get_experiment(self.experiment_at(change["id"]))
+        found = self.workspace.get_experiment(self.experiment_at(change["id"]))
         stage = "deleted" if change["do"] == "delete" else "active"
         return bool(found.lifecycle_stage == stage)
 
@@ -983,43 +974,43 @@ class Applier:
         """
         experiment_id, what = self.experiment_at(change["id"]), change["do"]
         if what == "tag":
-            self.store.set_experiment_tag(experiment_id, ExperimentTag(change["key"], change["value"]))
+            self.workspace.set_experiment_tag(experiment_id, change["key"], change["value"])
         elif what == "untag":
             try:
-                self.store.delete_experiment_tag(experiment_id, change["key"])
+                self.workspace.delete_experiment_tag(experiment_id, change["key"])
             except MlflowException as error:
                 if not again or not is_missing(error):
                     raise
         elif what == "rename":
             own_name, found = self.find_experiment(change["name"])
-            there = found is not None and str(found.experiment_id) == experiment_id
+            there = found if found is not None and str(found.experiment_id) == experiment_id else None
             # A deleted one cannot be renamed: that it has the name shows nothing.
-            if not again or not there or found.lifecycle_stage == LifecycleStage.DELETED:
-                self.store.rename_experiment(experiment_id, own_name)
+            if not again or there is None or there.lifecycle_stage == LifecycleStage.DELETED:
+                self.workspace.rename_experiment(experiment_id, own_name)
             if self.workspace.capabilities.names_experiments_itself:
-                tag = ExperimentTag(EXPERIMENT_TAG, self._whose(change["name"]))
-                self.store.set_experiment_tag(experiment_id, tag)
+                whose = self._whose(change["name"])
+                self.workspace.set_experiment_tag(experiment_id, EXPERIMENT_TAG, whose)
         elif again and self._is_in_stage(change):
             return
         elif what == "delete":
-            self.store.delete_experiment(experiment_id)
+            self.workspace.delete_experiment(experiment_id)
         else:
-            self.store.restore_experiment(experiment_id)
+            self.workspace.restore_experiment(experiment_id)
 
     # --- artifacts
 
     def _placed(self, kind: str, visible: str, known: Identity) -> Identity:
         """Ask where the files of a run or model are: another machine's word for that is not taken."""
         if kind == "run":
-            return self.remember_run(visible, self.store.get_run(known.actual))
+            return self.remember_run(visible, self.workspace.get_run(known.actual))
         if not known.extra.get("path"):
-            return self.remember_model(visible, self.store.get_logged_model(known.actual))
-        run = self.store.get_run(known.extra["run"])
+            return self.remember_model(visible, self.workspace.get_logged_model(known.actual))
+        run = self.workspace.get_run(known.extra["run"])
         place = append_to_uri_path(run.info.artifact_uri, known.extra["path"])
         extra = {**known.extra, "artifacts": place}
         return self.state.set_identity(self.role, kind, visible, known.actual, **extra)
 
-    def repository(self, owner: str) -> Any:
+    def repository(self, owner: str) -> ArtifactRepository:
         """Return this workspace's repository of ``run:<id>`` or ``model:<id>``."""
         found = self._repositories.get(owner)
         if found is None:
@@ -1194,7 +1185,7 @@ class Applier:
         """
         if not is_model_id(own):
             raise no_such_model(own)
-        return self.store.get_logged_model(own)
+        return self.workspace.get_logged_model(own)
 
     def visible_model(self, own: str) -> str:
         """Return the id that the user knows of a logged model by this workspace's own."""
@@ -1207,7 +1198,7 @@ class Applier:
                     raise
         return known or own
 
-    def remember_model(self, model: str, found: Any) -> Identity:
+    def remember_model(self, model: str, found: LoggedModel) -> Identity:
         """Remember what this workspace calls a logged model."""
         self._repositories.pop(f"model:{model}", None)
         return self.state.set_identity(
@@ -1246,21 +1237,16 @@ class Applier:
         tags = {**(told.get("tags") or {}), MODEL_TAG: model}
         made = self._in_living_experiment(
             experiment_id,
-            lambda: self.store.create_logged_model(
-                experiment_id=experiment_id,
-                name=told["name"],
-                source_run_id=run_id,
-                tags=[LoggedModelTag(k, v) for k, v in tags.items()],
-                params=[LoggedModelParameter(k, v) for k, v in (told.get("params") or {}).items()],
-                model_type=told.get("type"),
+            lambda: self.workspace.create_logged_model(
+                experiment_id, told["name"], run_id, tags, told.get("params") or {}, told.get("type")
             ),
         )
         self.remember_model(model, made)
         self.state.creations.settle(self.role, model)
 
-    def _models_of(self, experiment_id: str, name: str) -> Iterable[Any]:
+    def _models_of(self, experiment_id: str, name: str) -> Iterable[LoggedModel]:
         return entries(
-            lambda token: self.store.search_logged_models(
+            lambda token: self.workspace.search_logged_models(
                 [experiment_id], f"name = '{name}'", page_token=token
             )
         )
@@ -1268,7 +1254,7 @@ class Applier:
     def _finalize_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
         if not self.keeps(op[2]):
-            self.store.finalize_logged_model(identity.actual, LoggedModelStatus(op[3]))
+            self.workspace.finalize_logged_model(identity.actual, LoggedModelStatus(op[3]))
         else:
             kept_models.change(self, op[2], status=op[3])
 
@@ -1317,22 +1303,20 @@ class Applier:
         if code == "T":
             if not fields[0]:
                 return
-            self.store.set_logged_model_tags(actual, [LoggedModelTag(k, v) for k, v in fields[0].items()])
+            self.workspace.set_logged_model_tags(actual, fields[0])
         elif code == "P":
             params = dict(fields[0])
             if again:
-                there = self.store.get_logged_model(actual).params
+                there = self.workspace.get_logged_model(actual).params
                 params = {key: value for key, value in params.items() if there.get(key) != value}
             if params:
-                self.store.log_logged_model_params(
-                    actual, [LoggedModelParameter(k, v) for k, v in params.items()]
-                )
+                self.workspace.log_logged_model_params(actual, params)
         else:
             try:
                 if code == "D":
-                    self.store.delete_logged_model_tag(actual, fields[0])
+                    self.workspace.delete_logged_model_tag(actual, fields[0])
                 else:
-                    self.store.delete_logged_model(actual)
+                    self.workspace.delete_logged_model(actual)
             except MlflowException as error:
                 if not again or not is_missing(error):
                     raise
