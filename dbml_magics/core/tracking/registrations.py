@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
+from dbml_magics.core.destinations.protocol import Registry
 from dbml_magics.core.outbox.model_versions import Answer, Refusal, Registered
 from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.attached import attach_output
@@ -97,9 +98,9 @@ class Registrations:
         self._goals: dict[str, dict[str, int]] = {}
 
     @property
-    def registry(self) -> Any:
-        """Return the workspace's registry store."""
-        return self.applier.engine.workspaces[self.role].registry
+    def registry(self) -> Registry:
+        """Return the destination as a registry."""
+        return self.applier.workspace
 
     # --- versions
 
@@ -211,10 +212,10 @@ class Registrations:
                     name,
                     source,
                     run_id,
-                    [ModelVersionTag(k, v) for k, v in tags.items()],
+                    tags,
                     told.get("run_link"),
                     told.get("description"),
-                    model_id=model_id,
+                    model_id,
                 )
             except MlflowException as error:
                 if not self._are_too_many_pending(error):
@@ -261,17 +262,17 @@ class Registrations:
 
     def _make_model(self, name: str) -> bool:
         try:
-            self.registry.create_registered_model(name)
+            self.registry.create_registered_model(name, {})
         except MlflowException as error:
             if not already_exists(error):
                 raise
             return False
         return True
 
-    def _find(self, name: str, key: str) -> Any:
+    def _find(self, name: str, key: str) -> ModelVersion | None:
         return next((found for found in self._all(name) if found.tags.get(KEY_TAG) == key), None)
 
-    def _ready(self, made: Any, within: float) -> Any:
+    def _ready(self, made: ModelVersion, within: float) -> ModelVersion:
         until = time.monotonic() + within
         while made.status == "PENDING_REGISTRATION":
             if time.monotonic() > until:
@@ -364,7 +365,7 @@ class Registrations:
         second = role if first == self.role else self.role
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
         twin = self._twin(role, other)
-        self.registry.set_model_version_tag(own.name, own.version, ModelVersionTag(TWIN_TAG, twin))
+        self.registry.set_model_version_tag(own.name, own.version, TWIN_TAG, twin)
         change = {
             "to": [role],
             "do": "version_tag",
@@ -397,9 +398,9 @@ class Registrations:
             None,
         )
 
-    def _all(self, name: str) -> list[Any]:
+    def _all(self, name: str) -> list[ModelVersion]:
         quoted = name.replace("'", "\\'")
-        return list(self.registry.search_model_versions(f"name='{quoted}'", max_results=1000))
+        return list(self.registry.search_model_versions(f"name='{quoted}'"))
 
     # --- other writes
 
@@ -445,10 +446,10 @@ class Registrations:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
         role, name, number = self.read_place(told["value"])
         current = self.state.model_names.current
-        tag = ModelVersionTag(TWIN_TAG, self.place(role, current(name), number))
+        twin = self.place(role, current(name), number)
         for own_name in dict.fromkeys([current(told["name"]), told["name"]]):
             try:
-                self.registry.set_model_version_tag(own_name, told["version"], tag)
+                self.registry.set_model_version_tag(own_name, told["version"], TWIN_TAG, twin)
                 return
             except MlflowException as error:
                 if is_missing(error):
@@ -470,7 +471,7 @@ class Registrations:
     def _complete_model(self, told: dict[str, Any]) -> None:
         """Give a model that a registration made here what the user made it with."""
         for key, value in told["tags"].items():
-            self.registry.set_registered_model_tag(told["name"], RegisteredModelTag(key, value))
+            self.registry.set_registered_model_tag(told["name"], key, value)
         if told.get("description"):
             self.registry.update_registered_model(told["name"], told["description"])
 
@@ -479,14 +480,14 @@ class Registrations:
         for found in self._all(told["name"]):
             role, name, number = self.read_place(found.tags.get(TWIN_TAG, ""))
             if name == told["old_name"]:
-                tag = ModelVersionTag(TWIN_TAG, self.place(role, told["name"], number))
-                self.registry.set_model_version_tag(told["name"], str(found.version), tag)
+                twin = self.place(role, told["name"], number)
+                self.registry.set_model_version_tag(told["name"], str(found.version), TWIN_TAG, twin)
 
 
 _REMOVALS = frozenset({"delete_model", "model_untag", "version_delete", "version_untag", "unalias"})
 
 
-def _is_done(registry: Any, told: dict[str, Any], error: MlflowException, again: bool) -> bool:
+def _is_done(registry: Registry, told: dict[str, Any], error: MlflowException, again: bool) -> bool:
     """Tell whether a refusal says that there is nothing left to do."""
     if is_missing(error):
         if told["do"] == "rename_model" and again:
@@ -495,7 +496,7 @@ def _is_done(registry: Any, told: dict[str, Any], error: MlflowException, again:
     return False
 
 
-def _has_model(registry: Any, name: str) -> bool:
+def _has_model(registry: Registry, name: str) -> bool:
     try:
         registry.get_registered_model(name)
     except MlflowException as error:
@@ -505,22 +506,16 @@ def _has_model(registry: Any, name: str) -> bool:
     return True
 
 
-_WRITES: dict[str, Callable[[Any, dict[str, Any], Any], Any]] = {
-    "create_model": lambda r, t, _: r.create_registered_model(
-        t["name"], [RegisteredModelTag(k, v) for k, v in t["tags"].items()], t.get("description")
-    ),
+_WRITES: dict[str, Callable[[Registry, dict[str, Any], Any], Any]] = {
+    "create_model": lambda r, t, _: r.create_registered_model(t["name"], t["tags"], t.get("description")),
     "update_model": lambda r, t, _: r.update_registered_model(t["name"], t["description"]),
     "rename_model": lambda r, t, _: r.rename_registered_model(t["name"], t["new_name"]),
     "delete_model": lambda r, t, _: r.delete_registered_model(t["name"]),
-    "model_tag": lambda r, t, _: r.set_registered_model_tag(
-        t["name"], RegisteredModelTag(t["key"], t["value"])
-    ),
+    "model_tag": lambda r, t, _: r.set_registered_model_tag(t["name"], t["key"], t["value"]),
     "model_untag": lambda r, t, _: r.delete_registered_model_tag(t["name"], t["key"]),
     "version_update": lambda r, t, v: r.update_model_version(t["name"], v, t["description"]),
     "version_delete": lambda r, t, v: r.delete_model_version(t["name"], v),
-    "version_tag": lambda r, t, v: r.set_model_version_tag(
-        t["name"], v, ModelVersionTag(t["key"], t["value"])
-    ),
+    "version_tag": lambda r, t, v: r.set_model_version_tag(t["name"], v, t["key"], t["value"]),
     "version_untag": lambda r, t, v: r.delete_model_version_tag(t["name"], v, t["key"]),
     "version_stage": lambda r, t, v: r.transition_model_version_stage(t["name"], v, t["stage"], t["archive"]),
     "alias": lambda r, t, v: r.set_registered_model_alias(t["name"], t["alias"], v),
@@ -528,7 +523,7 @@ _WRITES: dict[str, Callable[[Any, dict[str, Any], Any], Any]] = {
 }
 
 
-def write_directly(registry: Any, told: dict[str, Any], again: bool) -> Any:
+def write_directly(registry: Registry, told: dict[str, Any], again: bool) -> Any:
     """Make one registry write at a registry and return its answer; ``again`` where one was lost before."""
     try:
         return _WRITES[told["do"]](registry, told, told.get("version"))

@@ -128,7 +128,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         def once() -> Any:
             again = bool(tried)
             tried.append(True)
-            return write_directly(self._native, told, again)
+            return write_directly(self.engine.workspaces[self.first], told, again)
 
         return ask(self.engine, self.first, "registry write", once)
 
