@@ -73,10 +73,10 @@ def attach(applier: Applier, run: str, run_id: str, lacking: Attached) -> None:
 
 def attach_output(applier: Applier, run: str, run_id: str, model: str) -> None:
     """Let a run name a logged model that it made, at the step that it has where the run began."""
-    here = attached(applier.store.get_run(run_id), applier.visible_model)
+    here = attached(applier.workspace.get_run(run_id), applier.visible_model)
     if model not in here.outputs:
         with applier._asking(applier.engine.began_at(run)) as other:
-            there = attached(other.store.get_run(other.run_at(run)), other.visible_model)
+            there = attached(other.workspace.get_run(other.run_at(run)), other.visible_model)
         attach(applier, run, run_id, Attached(outputs={model: there.outputs.get(model, 0)}))
 
 
@@ -157,7 +157,7 @@ def complete_adopted(applier: Applier, run: str, role: str) -> None:
     """
     own = applier.run_at(run)
     with applier._asking(role) as other:
-        source = other.store.get_run(other.run_at(run))
+        source = other.workspace.get_run(other.run_at(run))
         there = attached(source, other.visible_model)
         models = list(_models_at(other, source))
     refusals: list[MlflowException] = []
@@ -169,7 +169,7 @@ def complete_adopted(applier: Applier, run: str, role: str) -> None:
                 raise
             refusals.append(error)
     named = {model.facts["id"] for model in models}
-    here = attached(applier.store.get_run(own), applier.visible_model)
+    here = attached(applier.workspace.get_run(own), applier.visible_model)
     lacking = there.without(here)
     wanted = Attached(
         lacking.datasets,
@@ -181,7 +181,7 @@ def complete_adopted(applier: Applier, run: str, role: str) -> None:
     applier.state.mark_sending(applier.role, run, applier.engine.journal.files(run))
     applier.adopted.add(run)
     if source.info.lifecycle_stage == "deleted":
-        applier.store.delete_run(own)
+        applier.workspace.delete_run(own)
     if refusals:
         raise refusals[0]
 
@@ -197,7 +197,7 @@ def _models_at(other: Applier, source: Run) -> Iterable[_Model]:
     outputs = (source.outputs.model_outputs if source.outputs else None) or []
     inputs = (source.inputs.model_inputs if source.inputs else None) or []
     made = entries(
-        lambda token: other.store.search_logged_models(
+        lambda token: other.workspace.search_logged_models(
             [source.info.experiment_id], f"source_run_id = '{source.info.run_id}'", page_token=token
         )
     )

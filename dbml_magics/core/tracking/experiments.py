@@ -88,7 +88,7 @@ class Experiments:
 
     def _ask(self, actual: str) -> Experiment | None:
         try:
-            found: Experiment = self.applier.store.get_experiment(actual)
+            found: Experiment = self.applier.workspace.get_experiment(actual)
             return found
         except MlflowException as error:
             if not is_missing(error):

@@ -175,7 +175,7 @@ def _write_facts(applier: Applier, model: str) -> None:
 
 
 def _run_artifacts(applier: Applier, told: ModelFacts) -> str:
-    return str(applier.store.get_run(told["run_at"]).info.artifact_uri)
+    return str(applier.workspace.get_run(told["run_at"]).info.artifact_uri)
 
 
 def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
@@ -186,7 +186,7 @@ def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
     told = _facts(applier, model)
     try:
         flavour = {**yaml.safe_load(text), "artifact_path": told["path"], "run_id": told["run_at"]}
-        applier.store.record_logged_model(told["run_at"], Model.from_dict(flavour))
+        applier.workspace.record_logged_model(told["run_at"], Model.from_dict(flavour))
     except MissingEndpoint:  # nobody reads the history there
         return
 
@@ -210,10 +210,10 @@ def _facts(applier: Applier, model: str) -> ModelFacts:
 
 def _search_facts(applier: Applier, model: str) -> ModelFacts:
     """Find a model that another machine logged: by the run's tag, else in every run that has the tag."""
-    experiments = [e.experiment_id for e in applier.store.search_experiments(max_results=1000)]
+    experiments = [e.experiment_id for e in applier.workspace.search_experiments()]
     for where in (f"tags.`{MODELS_TAG}` LIKE '%{model}%'", f"tags.`{MODELS_TAG}` != ''"):
         try:
-            runs = applier.store.search_runs(experiments, where, ViewType.ALL, max_results=1000)
+            runs = applier.workspace.search_runs(experiments, where, ViewType.ALL)
         except MlflowException:
             continue  # no LIKE there: look at all
         for run in runs:
@@ -288,12 +288,8 @@ def of_runs(
     """Return the facts of all models kept in some experiments (the workspace's own ids)."""
     found: dict[str, ModelFacts] = {}
     for run in entries(
-        lambda token: applier.store.search_runs(
-            experiment_ids,
-            f"tags.`{MODELS_TAG}` != ''",
-            view,
-            max_results=1000,
-            page_token=token,
+        lambda token: applier.workspace.search_runs(
+            experiment_ids, f"tags.`{MODELS_TAG}` != ''", view, page_token=token
         )
     ):
         for model in _models_in(applier, run):

@@ -126,7 +126,7 @@ class Overflow:
 
     def _book(self, run: str, run_id: str) -> Book:
         known = self._books.get(run)
-        return known or self._put(run, Book.of(self.applier.store.get_run(run_id)))
+        return known or self._put(run, Book.of(self.applier.workspace.get_run(run_id)))
 
     def sift(self, run: str, run_id: str, batch: Batch) -> Batch:
         """Return what of a batch fits; the rest is kept for the run's artifact."""
@@ -306,7 +306,7 @@ class Overflow:
 
     def _make_room(self, run: str, run_id: str, book: Book, named: int | None) -> bool:
         """Move one of the user's tags into the artifact; False where there is none."""
-        tags = self.applier.store.get_run(run_id).data.tags
+        tags = self.applier.workspace.get_run(run_id).data.tags
         movable = sorted(key for key in tags if not key.startswith(("mlflow.", "dbml_")))
         if not movable:
             return False
@@ -321,7 +321,7 @@ class Overflow:
     def _untag(self, run_id: str, key: str) -> None:
         try:
             self.applier.acknowledged.untagged(run_id, key)
-            self.applier.store.delete_tag(run_id, key)
+            self.applier.workspace.delete_tag(run_id, key)
         except MlflowException as error:
             if not is_missing(error):
                 raise
