@@ -224,7 +224,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 if kind == "run":
                     if self.engine.creation_of(name) is not None:
                         raise MlflowException(f"run {name} is on its way", RESOURCE_DOES_NOT_EXIST)
-                    applier.remember_run(name, applier.store.get_run(self.engine._known_at(applier, name)))
+                    applier.remember_run(
+                        name, applier.workspace.get_run(self.engine._known_at(applier, name))
+                    )
                 else:
                     applier.find_model(name)
             return applier.repository(owner)

@@ -549,7 +549,7 @@ class Engine:
 
     def _run_at(self, applier: Applier, run_id: str) -> Run:
         try:
-            found = applier.store.get_run(self._known_at(applier, run_id))
+            found = applier.workspace.get_run(self._known_at(applier, run_id))
         except MlflowException as error:
             if applier.role != self.link.primary or not is_missing(error):
                 raise
@@ -569,7 +569,7 @@ class Engine:
             if self.lines[role].away or self.state.visible(role, "run", run_id) not in (None, run_id):
                 continue
             try:
-                found = self.lines[role].ask(partial(applier.store.get_run, run_id), _SECOND_ASK_S)
+                found = self.lines[role].ask(partial(applier.workspace.get_run, run_id), _SECOND_ASK_S)
                 if RUN_TAG in found.data.tags and found.data.tags[RUN_TAG] != run_id:
                     continue
                 experiment = self._experiment_begun_at(applier, found.info.experiment_id)
@@ -590,7 +590,7 @@ class Engine:
             return known
         from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
-        there = applier.store.get_experiment(actual)
+        there = applier.workspace.get_experiment(actual)
         name = there.tags.get(EXPERIMENT_TAG, there.name)
         visible = self.state.experiments.named(name)
         if visible is None:
@@ -755,7 +755,7 @@ class Engine:
         """Return the user's name of an experiment and its tags, asking the primary if need be."""
         known = self.state.experiments.facts(experiment_id)
         if known is None:
-            found: Experiment = self.primary.store.get_experiment(experiment_id)
+            found: Experiment = self.primary.workspace.get_experiment(experiment_id)
             from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
             tags = {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
@@ -816,7 +816,9 @@ class Engine:
         if known is not None:
             return known[0]
         try:
-            role, found = self.answered(lambda a: a.store.get_logged_model(self.model_known_at(a, model_id)))
+            role, found = self.answered(
+                lambda a: a.workspace.get_logged_model(self.model_known_at(a, model_id))
+            )
             queue = self.visible_run(found.source_run_id) if found.source_run_id else model_id
             experiment_id = self.visible_experiment(found.experiment_id, role)
             self.state.experiments.note_queue(queue, experiment_id)
@@ -846,7 +848,7 @@ class Engine:
         primary = self.primary
         if primary.keeps(model_id):
             return dict(kept_models.get(primary, model_id)[0])
-        found = primary.store.get_logged_model(self.model_known_at(primary, model_id))
+        found = primary.workspace.get_logged_model(self.model_known_at(primary, model_id))
         run = self.visible_run(found.source_run_id) if found.source_run_id else None
         return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)
 

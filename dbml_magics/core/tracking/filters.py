@@ -67,8 +67,8 @@ def _place(applier: Applier, kind: str, name: str) -> str | None:
     actual = known.actual if known is not None else name
     try:
         if kind == "run":
-            return str(applier.store.get_run(actual).info.artifact_uri)
-        return str(applier.store.get_logged_model(actual).artifact_location)
+            return str(applier.workspace.get_run(actual).info.artifact_uri)
+        return str(applier.workspace.get_logged_model(actual).artifact_location)
     except MlflowException as error:
         if isinstance(error, Away):
             raise
