@@ -40,7 +40,7 @@ def destination(request: pytest.FixtureRequest) -> Destination:
     if request.param == "memory":
         return MemoryDestination()
     uri = request.getfixturevalue("servers").databricks.uri
-    return HttpWorkspace(WorkspaceSpec("databricks", uri, "mlflow"))
+    return HttpWorkspace(WorkspaceSpec("databricks", uri))
 
 
 @contextmanager

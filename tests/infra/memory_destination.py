@@ -337,6 +337,10 @@ class MemoryDestination(Destination):
         """Let the call ``number`` from now fail, counting all or those named ``of``; an error stops it."""
         self._faults.append((fault if isinstance(fault, Fault) else Fault(fault), of, number))
 
+    def heal(self) -> None:
+        """Answer from now on as it should: no fault is left, and no read lags."""
+        self._faults, self.lag = [], 0
+
     def forget(self, writes: int) -> None:
         """Go back to what was held so many writes ago."""
         assert 0 < writes <= len(self._past), f"{len(self._past)} writes are remembered"

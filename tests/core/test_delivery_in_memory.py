@@ -1,0 +1,132 @@
+"""Delivery to two destinations in memory: the engine's own code, without a server, a thread or a pause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from dbml_magics.core.destinations.errors import Busy
+from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.tracking import engine as engines
+from dbml_magics.core.tracking.apply import RUN_TAG, Applier
+from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.ids import provisional
+from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
+
+ROLES = "databricks", "azureml"
+
+
+class Both(NamedTuple):
+    """A link to two destinations in memory."""
+
+    engine: Engine
+    there: dict[str, MemoryDestination]
+
+    def begin(self) -> str:
+        """Journal the begin of a run that the primary has not named."""
+        run = provisional()
+        creation = {"experiment": "0", "user": "me", "start": 1000, "tags": {"mlflow.runName": "first"}}
+        self.engine.begin_queue(run)
+        self.engine.write_all(run, [("c", creation)])
+        return run
+
+    def deliver(self, run: str, tries: int = 20) -> None:
+        """Deliver a run's queue to both, at once after each failure."""
+        for role in ROLES:
+            courier = self.engine.couriers[role]
+            done = any(not courier.deliver(run) for _ in range(tries))
+            assert done, f"{role} did not get the run in {tries} tries: {courier.line.reason}"
+
+    def held(self, run: str) -> list[dict[str, object]]:
+        """Return what each destination holds of a run, which each has once."""
+        found = []
+        for there in self.there.values():
+            there.heal()
+            runs = there.search_runs(["0"], f"tags.`{RUN_TAG}` = '{run}'")
+            assert len(runs) == 1, f"{there.role} has it {len(runs)} times"
+            info, data = runs[0].info, runs[0].data
+            points = {key: len(there.get_metric_history(info.run_id, key)) for key in data.metrics}
+            found.append({"status": info.status, "params": data.params, "points": points, "tags": data.tags})
+        return found
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
+    """Return a link whose couriers do nothing until they are told to."""
+    there = {role: MemoryDestination(role) for role in ROLES}
+    monkeypatch.setattr(engines, "connect", lambda spec: there[spec.role])
+    monkeypatch.setattr(Courier, "start", lambda _: None)
+    monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
+    specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
+    engine = Engine(Link(str(home), specs))
+    yield Both(engine, there)
+    engine.journal.close()
+    engine.state.rest()
+
+
+WHOLE = {"status": "FINISHED", "params": {"p": "1"}, "points": {"m": 30, "n": 1}}
+
+
+def a_whole_run(both: Both) -> str:
+    run = both.begin()
+    for step in range(30):
+        both.engine.log_metric(run, "m", 1 / (step + 1), 1000 + step, step, None)
+    both.engine.write_all(run, [("p", "p", "1"), ("m", "n", 2.0, 1000, 0), ("g", "t", "1")])
+    both.engine.end_run(run, "FINISHED")
+    return run
+
+
+def assert_whole(both: Both, run: str) -> None:
+    for found in both.held(run):
+        tags = found.pop("tags")
+        assert found == WHOLE
+        assert tags == {"mlflow.runName": "first", RUN_TAG: run, "t": "1"}
+    assert not list(both.engine.state.dead(None))
+
+
+def test_a_run_arrives_whole_in_both(both: Both) -> None:
+    run = a_whole_run(both)
+    both.deliver(run)
+    assert_whole(both, run)
+
+
+@pytest.mark.parametrize("fault", [LOST, HALF, UNSENT, Fault(lambda: Busy("not now", retry_after=1.0))])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_run_arrives_once_whichever_call_fails(both: Both, fault: Fault, number: int) -> None:
+    run = a_whole_run(both)
+    for there in both.there.values():
+        there.fail(fault, number)
+    both.deliver(run)
+    assert_whole(both, run)
+
+
+@pytest.mark.parametrize("fault", [LOST, HALF])
+def test_a_courier_that_does_not_ask_makes_two_of_one(
+    both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """What the tests above would say if delivery did not settle its doubts."""
+    monkeypatch.setattr(Applier, "find_run", lambda *_: None)
+    run = a_whole_run(both)
+    both.there["azureml"].fail(fault, of="create_run")
+    both.deliver(run)
+    with pytest.raises(AssertionError, match="azureml has it 2 times"):
+        both.held(run)
+
+
+def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both) -> None:
+    run = a_whole_run(both)
+    there = both.there["azureml"]
+    both.deliver(run)
+    own = both.engine.applier("azureml").run_at(run)
+    there.log_batch(own, [], {"q": "there already"}, {})
+    both.engine.write_all(run, [("p", "q", "another"), ("p", "r", "3"), ("m", "o", 1.0, 1, 1)])
+    both.deliver(run)
+    primary, mirror = both.held(run)
+    assert primary["params"] == {"p": "1", "q": "another", "r": "3"}
+    assert mirror["params"] == {"p": "1", "q": "there already", "r": "3"}
+    assert mirror["points"] == primary["points"] == {"m": 30, "n": 1, "o": 1}
+    assert [op[1:] for _, _, _, op, _, _ in both.engine.state.dead("azureml")] == [["p", "q", "another"]]
