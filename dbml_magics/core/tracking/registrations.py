@@ -364,7 +364,7 @@ class Registrations:
         a, b = (own, other) if first == self.role else (other, own)
         second = role if first == self.role else self.role
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
-        twin = self._twin(role, other)
+        twin = self.place(role, other.name, other.version)
         self.registry.set_model_version_tag(own.name, own.version, TWIN_TAG, twin)
         change = {
             "to": [role],
