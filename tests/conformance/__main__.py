@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def play_sequences(places: Places, examples: int) -> int:
             sequences.search(examples, fixed=False)
             differs = ""
         except Exception as error:  # an assertion, or that the same sequence differs and does not
-            differs = str(error)
+            differs = "".join(traceback.format_exception(error, limit=0, chain=False))
     seconds = time.monotonic() - began
     print(f"{sequences.played} sequences of {sequences.steps} steps in {seconds:.0f} s", differs, sep="\n")
     return int(bool(differs))
