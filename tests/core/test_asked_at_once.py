@@ -13,7 +13,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import session
-from dbml_magics.core.tracking import delivery
+from dbml_magics.core.delivery import scheduler
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, link, sync
 from tests.infra import plain
@@ -271,7 +271,7 @@ def test_a_container_waits_for_its_contents_and_they_for_it(
 ) -> None:
     """The mirror gets runs late: deletion and restoration go between what came before and after them."""
     # A run that a workspace refuses for a minute is put aside, and a busy machine takes as long for the rest.
-    monkeypatch.setattr(delivery, "_ALONE_S", 3600.0)
+    monkeypatch.setattr(scheduler, "_ALONE_S", 3600.0)
     link(proxies)
     client = MlflowClient()
     made = [client.create_experiment(experiment_name)]
@@ -301,9 +301,9 @@ def test_a_container_waits_for_its_contents_and_they_for_it(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a write that fails time and again be put aside after two seconds."""
-    monkeypatch.setattr(delivery, "_STUCK_S", 1.0)
-    monkeypatch.setattr(delivery, "_STUCK_PAUSE_S", 0.2)
-    monkeypatch.setattr(delivery, "_ALONE_S", 2.0)
+    monkeypatch.setattr(scheduler, "_ISOLATED_S", 1.0)
+    monkeypatch.setattr(scheduler, "_ISOLATED_PAUSE_S", 0.2)
+    monkeypatch.setattr(scheduler, "_ALONE_S", 2.0)
 
 
 def test_a_poisonous_write_in_any_queue_is_put_aside(

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import delivery
+from dbml_magics.core.delivery import scheduler
 from dbml_magics.core.tracking.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -52,8 +52,8 @@ def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a write that fails time and again be looked at after two seconds instead of fifteen."""
-    monkeypatch.setattr(delivery, "_STUCK_S", 2.0)
-    monkeypatch.setattr(delivery, "_STUCK_PAUSE_S", 0.5)
+    monkeypatch.setattr(scheduler, "_ISOLATED_S", 2.0)
+    monkeypatch.setattr(scheduler, "_ISOLATED_PAUSE_S", 0.5)
 
 
 def train(first: int, last: int) -> None:
