@@ -21,8 +21,9 @@ from mlflow import MlflowClient
 from dbml_magics import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.link import remembered
-from dbml_magics.core.tracking import journal, state
-from dbml_magics.errors import JournalFull
+from dbml_magics.core.outbox.state import State
+from dbml_magics.core.tracking import journal
+from dbml_magics.errors import JournalDamaged, JournalFull
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,
@@ -309,7 +310,7 @@ def test_runs_begin_and_end_on_a_disk_that_stays_full(
     sync()
     arrived(servers, after.info.run_id, experiment_name)
     (own,) = small.glob("links/*/state.db")
-    kept = state.State(own)
+    kept = State(own)
     assert {long.info.run_id, after.info.run_id, *begun} <= {run for run, _ in kept.recent_runs(2000)}
     kept.close()
     session.current().unlink()
@@ -353,7 +354,7 @@ def test_a_disk_that_turns_read_only_in_the_middle_of_a_run_costs_nothing(
     session.current().unlink()
 
 
-def turn_read_only(folder: Path, own: state.State, monkeypatch: pytest.MonkeyPatch) -> None:
+def turn_read_only(folder: Path, own: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be written below a folder from now on, by the journal or by the state."""
 
     def refuse(path: str) -> None:
@@ -562,7 +563,7 @@ def forget_engines() -> None:
 
 
 def test_what_can_be_read_of_a_damaged_state_is_kept(tmp_path: Path) -> None:
-    kept = state.State(tmp_path / "state.db")
+    kept = State(tmp_path / "state.db")
     for number in range(2000):
         kept.set_identity("azureml", "run", f"visible{number}", f"actual{number}")
     kept.experiments.note_active("7")
@@ -574,8 +575,8 @@ def test_what_can_be_read_of_a_damaged_state_is_kept(tmp_path: Path) -> None:
     with open(tmp_path / "state.db", "r+b") as file:  # a bad block in the middle
         file.seek(size // 2 // 4096 * 4096)
         file.write(os.urandom(4096))
-    other = state.State(tmp_path / "state.db")
-    with pytest.raises(state.JournalDamaged, match="cannot be read"):
+    other = State(tmp_path / "state.db")
+    with pytest.raises(JournalDamaged, match="cannot be read"):
         other.check()
     aside = other.mend()
     other.check()
