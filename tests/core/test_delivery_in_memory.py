@@ -1,10 +1,16 @@
-"""Delivery to two destinations in memory: the engine's own code, without a server, a thread or a pause."""
+"""Delivery to two destinations in memory: the engine's own code, without a server, a thread or a pause.
+
+A test that fails names its seed; ``DBML_HISTORIES=1000`` plays more of them than the usual ones.
+"""
 
 from __future__ import annotations
 
+import os
+import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,11 +26,29 @@ from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDest
 ROLES = "databricks", "azureml"
 
 
-class Both(NamedTuple):
+class Killed(BaseException):
+    """The process is killed in the middle of a call."""
+
+
+@dataclass
+class Both:
     """A link to two destinations in memory."""
 
-    engine: Engine
+    link: Link
     there: dict[str, MemoryDestination]
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.link)
+
+    def close(self) -> None:
+        """Close the link's files."""
+        self.engine.journal.close()
+        self.engine.state.rest()
+
+    def start_again(self) -> None:
+        """Do what a new process does that finds the folder of one that was killed."""
+        self.close()
+        self.engine = Engine(self.link)
 
     def begin(self) -> str:
         """Journal the begin of a run that the primary has not named."""
@@ -35,17 +59,22 @@ class Both(NamedTuple):
         return run
 
     def deliver(self, run: str, tries: int = 20) -> None:
-        """Deliver a run's queue to both, at once after each failure."""
+        """Deliver a run's queue to both, at once after each failure; what did not fail yet will not."""
         for role in ROLES:
-            courier = self.engine.couriers[role]
-            done = any(not courier.deliver(run) for _ in range(tries))
-            assert done, f"{role} did not get the run in {tries} tries: {courier.line.reason}"
+            for _ in range(tries):
+                try:
+                    if not self.engine.couriers[role].deliver(run):
+                        break
+                except Killed:
+                    self.start_again()
+            else:
+                raise AssertionError(f"{role} did not get the run in {tries} tries")
+            self.there[role].heal()
 
     def held(self, run: str) -> list[dict[str, object]]:
         """Return what each destination holds of a run, which each has once."""
         found = []
         for there in self.there.values():
-            there.heal()
             runs = there.search_runs(["0"], f"tags.`{RUN_TAG}` = '{run}'")
             assert len(runs) == 1, f"{there.role} has it {len(runs)} times"
             info, data = runs[0].info, runs[0].data
@@ -62,10 +91,9 @@ def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
     monkeypatch.setattr(Courier, "start", lambda _: None)
     monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
     specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
-    engine = Engine(Link(str(home), specs))
-    yield Both(engine, there)
-    engine.journal.close()
-    engine.state.rest()
+    made = Both(Link(str(home), specs), there)
+    yield made
+    made.close()
 
 
 WHOLE = {"status": "FINISHED", "params": {"p": "1"}, "points": {"m": 30, "n": 1}}
@@ -130,3 +158,30 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     assert mirror["params"] == {"p": "1", "q": "there already", "r": "3"}
     assert mirror["points"] == primary["points"] == {"m": 30, "n": 1, "o": 1}
     assert [op[1:] for _, _, _, op, _, _ in both.engine.state.dead("azureml")] == [["p", "q", "another"]]
+
+
+FAULTS = LOST, HALF, UNSENT, Fault(Killed), Fault(Killed, does=1.0), Fault(Killed, does=0.5)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DBML_HISTORIES", "40"))))
+def test_any_history_arrives_once(both: Both, seed: int) -> None:
+    chance = random.Random(seed)
+    run, params, points = both.begin(), dict[str, str](), Counter[str]()
+    for step in range(chance.randrange(1, 6)):
+        for number in range(chance.randrange(1, 40)):
+            key = chance.choice("mno")
+            both.engine.log_metric(run, key, chance.random(), step, number, None)
+            points[key] += 1
+        params[f"p{step}"] = str(step)
+        both.engine.write_all(run, [("p", f"p{step}", str(step)), ("g", "t", str(step))])
+        for there in both.there.values():
+            for _ in range(chance.randrange(3)):
+                there.fail(chance.choice(FAULTS), chance.randrange(1, 7))
+        both.deliver(run)
+    both.engine.end_run(run, "FINISHED")
+    both.deliver(run)
+    for found in both.held(run):
+        tags = found.pop("tags")
+        assert found == {"status": "FINISHED", "params": params, "points": points}
+        assert tags == {"mlflow.runName": "first", RUN_TAG: run, "t": str(len(params) - 1)}
+    assert not list(both.engine.state.dead(None))

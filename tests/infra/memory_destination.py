@@ -90,7 +90,7 @@ Row = tuple[str, int, int, float, bool]  # key, time, step, value as it is store
 class Fault:
     """What one call comes to instead of its answer."""
 
-    error: Callable[[], Exception]
+    error: Callable[[], BaseException]
     does: float = 0.0
     """How much of the call is done all the same: nothing, half of a batch, or all."""
 
@@ -333,7 +333,7 @@ class MemoryDestination(Destination):
 
     # --- what goes wrong
 
-    def fail(self, fault: Fault | Callable[[], Exception], number: int = 1, *, of: str = "") -> None:
+    def fail(self, fault: Fault | Callable[[], BaseException], number: int = 1, *, of: str = "") -> None:
         """Let the call ``number`` from now fail, counting all or those named ``of``; an error stops it."""
         self._faults.append((fault if isinstance(fault, Fault) else Fault(fault), of, number))
 
