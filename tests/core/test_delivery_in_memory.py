@@ -86,7 +86,7 @@ class Both:
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
     """Return a link whose couriers do nothing until they are told to."""
-    there = {role: MemoryDestination(role) for role in ROLES}
+    there = {role: MemoryDestination(role, appends=True) for role in ROLES}
     monkeypatch.setattr(engines, "connect", lambda spec: there[spec.role])
     monkeypatch.setattr(Courier, "start", lambda _: None)
     monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
@@ -143,6 +143,18 @@ def test_a_courier_that_does_not_ask_makes_two_of_one(
     both.deliver(run)
     with pytest.raises(AssertionError, match="azureml has it 2 times"):
         both.held(run)
+
+
+@pytest.mark.parametrize("fault", [LOST, HALF])
+def test_a_courier_that_does_not_compare_sends_points_twice(
+    both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(Applier, "_missing_points", lambda _, _run_id, points: points)
+    run = a_whole_run(both)
+    both.there["azureml"].fail(fault, of="log_batch")
+    both.deliver(run)
+    with pytest.raises(AssertionError):
+        assert_whole(both, run)
 
 
 def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both) -> None:

@@ -20,6 +20,7 @@ import math
 import posixpath
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,7 @@ class _Run:
     end: int | None = None
     stage: str = _ACTIVE
     params: dict[str, str] = field(default_factory=dict)
-    rows: set[Row] = field(default_factory=set)
+    rows: Counter[Row] = field(default_factory=Counter)
     latest: dict[str, Row] = field(default_factory=dict)
     datasets: dict[tuple[str, str], DatasetInput] = field(default_factory=dict)
     models: dict[str, None] = field(default_factory=dict)
@@ -299,7 +300,11 @@ _read, _write = _call(writes=False), _call(writes=True)
 
 
 class MemoryDestination(Destination):
-    """An MLflow server of one process's memory; ``remembers`` is how many writes can be lagged behind."""
+    """An MLflow server of one process's memory.
+
+    ``remembers`` is how many writes can be lagged behind or forgotten. One that ``appends`` keeps a point
+    twice that it is sent twice, which MLflow's own databases do not.
+    """
 
     def __init__(
         self,
@@ -307,6 +312,7 @@ class MemoryDestination(Destination):
         *,
         seed: int = 0,
         remembers: int = 0,
+        appends: bool = False,
         limits: Limits = MLFLOW,
         capabilities: Capabilities = Capabilities(answers_by_rest=True),  # noqa: B008 - it is frozen
     ) -> None:
@@ -324,6 +330,7 @@ class MemoryDestination(Destination):
         self._done = 1.0  # how much of the call under way is to be done
         self._past: list[_State] = []
         self._remembers = remembers
+        self._appends = appends
         self._now = _State()
         self._now.experiments["0"] = _Experiment("0", "Default", f"{self.uri}/0", 0, 0, {})
 
@@ -574,10 +581,10 @@ class MemoryDestination(Destination):
     def _log_points(self, run: _Run, metrics: Sequence[Metric]) -> None:
         seen = {tuple(dict(m).values()): m for m in metrics if m.value == m.value}
         distinct = [m for m in metrics if m.value != m.value or seen[tuple(dict(m).values())] is m]
-        rows = [_row(metric) for metric in distinct]
-        if run.rows & set(rows) or len(set(rows)) < len(rows):
+        rows = [_row(metric) for metric in (metrics if self._appends else distinct)]
+        if not self._appends and (run.rows.keys() & set(rows) or len(set(rows)) < len(rows)):
             rows = [row for row in rows if row[4] or row not in run.rows]  # no NaN is equal to another
-            if run.rows & set(rows) or len(set(rows)) < len(rows):
+            if run.rows.keys() & set(rows) or len(set(rows)) < len(rows):
                 raise _refused(codes.BAD_REQUEST, "UNIQUE constraint failed: metrics.key, metrics.timestamp")
         run.rows.update(rows)
         for row in rows:
@@ -658,7 +665,7 @@ class MemoryDestination(Destination):
         self, run_id: str, key: str, most: int | None = None, page_token: str | None = None
     ) -> PagedList[Metric]:
         run = self._now.runs.get(run_id)
-        rows = sorted(row for row in run.rows if row[0] == key) if run is not None else []
+        rows = sorted(row for row in run.rows.elements() if row[0] == key) if run is not None else []
         found = [_sent(_metric(row)) for row in rows]
         return _page(found, len(found) if most is None else most, page_token)
 
