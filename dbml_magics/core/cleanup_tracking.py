@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.entities import LifecycleStage, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
 
 from dbml_magics.cleanup_results import CleanupItem
 from dbml_magics.core import mlflow_private, runs
@@ -89,7 +91,7 @@ def _find(side: Side, run_id: str) -> Run | None:
     known = side.engine.state.identity(side.role, "run", run_id)
     own = known.actual if known is not None else run_id
     try:
-        found: Run = side.ask(lambda: side.store.get_run(own))
+        found: Run = side.ask(lambda: side.workspace.get_run(own))
     except MlflowException as error:
         if is_missing(error):
             return None
@@ -103,7 +105,7 @@ def _label(run: Run, run_id: str) -> str:
 
 def _deleter(side: Side, own: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: side.store.delete_run(own))
+        side.ask(lambda: side.workspace.delete_run(own))
 
     return delete
 
@@ -220,7 +222,7 @@ def _places(engine: Engine, sides: list[Side], name: str) -> Iterator[tuple[Side
 
 def _experiment_deleter(side: Side, own: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: side.store.delete_experiment(own))
+        side.ask(lambda: side.workspace.delete_experiment(own))
 
     return delete
 
@@ -233,14 +235,13 @@ def _model(engine: Engine, name: str) -> Plan:
     stays: list[str] = []
     for role in engine.link.registries:
         side = Side(engine, role)
-        store = engine.workspaces[role].registry
-        if not _has_model(side, store, name):
+        if not _has_model(side, name):
             continue
-        for number in _versions(side, store, name):
+        for number in _versions(side, name):
             item = CleanupItem(role, "version", f"{name}/{number}")
-            steps.append(Step(item, _version_deleter(side, store, name, number)))
+            steps.append(Step(item, _version_deleter(side, name, number)))
         item = CleanupItem(role, "model", name)
-        steps.append(Step(item, _model_deleter(side, store, name), last=True))
+        steps.append(Step(item, _model_deleter(side, name), last=True))
         stays.append(f"{role}: the files of the runs that the versions came from")
     if not steps:
         from dbml_magics.core import registry
@@ -251,9 +252,9 @@ def _model(engine: Engine, name: str) -> Plan:
     return Plan("model", name, steps, [], stays, notes)
 
 
-def _has_model(side: Side, store: Any, name: str) -> bool:
+def _has_model(side: Side, name: str) -> bool:
     try:
-        side.ask(lambda: store.get_registered_model(name))
+        side.ask(lambda: side.workspace.get_registered_model(name))
     except MlflowException as error:
         if is_missing(error):
             return False
@@ -261,26 +262,26 @@ def _has_model(side: Side, store: Any, name: str) -> bool:
     return True
 
 
-def _versions(side: Side, store: Any, name: str) -> list[str]:
-    def page(token: str | None) -> Any:
-        return side.ask(partial(store.search_model_versions, f"name='{name}'", 200, None, token))
+def _versions(side: Side, name: str) -> list[str]:
+    def page(token: str | None) -> PagedList[ModelVersion]:
+        return side.ask(partial(side.workspace.search_model_versions, f"name='{name}'", 200, token))
 
     return [str(version.version) for version in entries(page)]
 
 
-def _version_deleter(side: Side, store: Any, name: str, number: str) -> Callable[[], None]:
+def _version_deleter(side: Side, name: str, number: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: store.delete_model_version(name, number))
+        side.ask(lambda: side.workspace.delete_model_version(name, number))
 
     return delete
 
 
-def _model_deleter(side: Side, store: Any, name: str) -> Callable[[], str | None]:
+def _model_deleter(side: Side, name: str) -> Callable[[], str | None]:
     """Return what deletes a model without versions: Azure ML has no call for that."""
 
     def delete() -> str | None:
         try:
-            side.ask(lambda: store.delete_registered_model(name))
+            side.ask(lambda: side.workspace.delete_registered_model(name))
         except MlflowException as error:
             if error.error_code != "FEATURE_DISABLED":
                 raise

@@ -141,7 +141,7 @@ def test_what_azure_ml_does_not_take_is_no_difference_in_its_histories_either(li
     assert same.least > 100, "each history had to be read"
     assert same.requests >= same.least
     # What was edited since is one, also where the file has it.
-    store = side("databricks").store
+    store = side("databricks").applier.store
     store.set_tag(run_id, RunTag("long", "y" * 3000))
     store.log_param(run_id, Param("p999", "late"))
     found = verified(linked)
@@ -188,7 +188,7 @@ def test_edits_in_azure_mls_registry_alone_reach_databricks(both: Clouds, experi
     session.register(run.info.run_id, name)
     session.sync(timeout=60)
     assert verified(experiment_name).equal, str(verified(experiment_name))
-    here, there = (side(role).applier.workspace.registry for role in ("databricks", "azureml"))
+    here, there = (side(role).engine.workspaces[role].registry for role in ("databricks", "azureml"))
     there.update_model_version(name, "1", "said in the studio")
     there.update_registered_model(name, "a model of wine")
     there.set_registered_model_alias(name, "champion", "1")
@@ -229,8 +229,8 @@ class Edits:
             return  # Azure ML shows no logged models that somebody could edit
         self.done.add(kind)
         there = side(role)
-        own, store = there.applier.run_at(self.run_id), there.store
-        registry = there.applier.workspace.registry
+        own, store = there.applier.run_at(self.run_id), there.applier.store
+        registry = there.engine.workspaces[role].registry
         stays, told = False, f"{kind} {kind}"
         if kind in ("tag", "long tag"):
             store.set_tag(own, RunTag(kind.replace(" ", "_"), kind if kind == "tag" else "x" * 900))

@@ -27,6 +27,7 @@ from dbml_magics.core.destinations.base import HttpWorkspace
 from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.paging import entries
 from tests.infra.memory_destination import MemoryDestination
 
 NOBODY = "0" * 32
@@ -82,6 +83,14 @@ def test_an_experiment_is_found_by_its_id_and_its_name(destination: Destination)
         assert found.creation_time == found.last_update_time
     assert destination.get_experiment_by_name(named("nobody")) is None
     assert made in [e.experiment_id for e in destination.search_experiments()]
+
+
+def test_experiments_come_in_pages(destination: Destination) -> None:
+    made = {an_experiment(destination) for _ in range(3)}
+    found = list(entries(lambda token: destination.search_experiments(ViewType.ALL, 2, token)))
+    ids = [e.experiment_id for e in found]
+    assert made < set(ids)
+    assert len(ids) == len(set(ids))
 
 
 def test_an_experiments_name_is_taken_as_long_as_it_is_there(destination: Destination) -> None:
@@ -208,6 +217,7 @@ RUN_CALLS: list[Callable[[Destination, str], Any]] = [
     lambda d, r: d.log_batch(r, [("m", 1.0, 1, 1)], {}, {}),
     lambda d, r: d.log_batch(r, [], {"p": "1"}, {}),
     lambda d, r: d.log_batch(r, [], {}, {"t": "1"}),
+    lambda d, r: d.set_tag(r, "t", "1"),
     lambda d, r: d.delete_tag(r, "mlflow.runName"),
     lambda d, r: d.update_run_info(r, RunStatus.FINISHED, 1, None),
     lambda d, r: d.log_inputs(r, [a_dataset()], []),
@@ -255,6 +265,8 @@ def test_runs_are_searched_page_by_page_the_latest_first(destination: Destinatio
     second = destination.search_runs([experiment], "", most=2, page_token=first.token)
     assert [r.info.run_id for r in (*first, *second)] == [runs[1], runs[2], runs[0]]
     assert not second.token
+    oldest = destination.search_runs([experiment], "", most=1, order_by=["attributes.start_time ASC"])
+    assert [r.info.run_id for r in oldest] == [runs[0]]
     everything = destination.search_runs([experiment], "tags.`k` != ''", ViewType.ALL)
     assert {r.info.run_id for r in everything} == set(runs)
     gone = destination.search_runs([experiment], "", ViewType.DELETED_ONLY)
@@ -338,6 +350,10 @@ def test_a_tag_has_its_last_value(destination: Destination) -> None:
     run = a_run(destination, t="1")
     destination.log_batch(run, [], {}, {"t": "2"})
     assert destination.get_run(run).data.tags["t"] == "2"
+    destination.set_tag(run, "t", "x" * 8001)
+    assert len(destination.get_run(run).data.tags["t"]) == 8000
+    with refused("INVALID_PARAMETER_VALUE"):
+        destination.set_tag(run, "k" * 251, "1")
 
 
 def test_long_values_are_cut(destination: Destination) -> None:
@@ -550,6 +566,13 @@ def test_a_registered_model(destination: Destination) -> None:
         destination.get_registered_model(name)
 
 
+def test_registered_models_come_in_pages_by_their_names(destination: Destination) -> None:
+    made = {a_registered_model(destination) for _ in range(3)}
+    found = [m.name for m in entries(lambda token: destination.search_registered_models(2, token))]
+    assert made < {*found, "none"}
+    assert found == sorted(found)
+
+
 def test_a_renamed_model_takes_its_versions_along(destination: Destination) -> None:
     name, new = a_registered_model(destination), named("model")
     version = a_version(destination, name, a="1")
@@ -598,7 +621,9 @@ def test_versions_are_numbered_and_no_number_is_given_twice(destination: Destina
     assert a_version(destination, name) == "4"
     with refused("RESOURCE_DOES_NOT_EXIST"):
         destination.delete_model_version(name, "3")
-    assert [str(v.version) for v in destination.search_model_versions(f"name='{name}'")] == ["4", "2", "1"]
+    where = f"name='{name}'"
+    found = list(entries(lambda token: destination.search_model_versions(where, 2, token)))
+    assert [str(v.version) for v in found] == ["4", "2", "1"]
 
 
 def test_a_version_is_made_as_it_is_asked_for(destination: Destination) -> None:

@@ -441,11 +441,13 @@ class MemoryDestination(Destination):
         return None if found is None else found.entity()
 
     @_read
-    def search_experiments(self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000) -> PagedList[Experiment]:
+    def search_experiments(
+        self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[Experiment]:
         stages = LifecycleStage.view_type_to_stages(view)
         found = [each for each in self._now.experiments.values() if each.stage in stages]
         found.sort(key=lambda each: -each.created)
-        return _page([each.entity() for each in found], most, None)
+        return _page([each.entity() for each in found], most, page_token)
 
     @_write
     def rename_experiment(self, experiment_id: str, name: str) -> None:
@@ -545,6 +547,7 @@ class MemoryDestination(Destination):
         where: str,
         view: int = ViewType.ACTIVE_ONLY,
         most: int = 1000,
+        order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> PagedList[Run]:
         stages = LifecycleStage.view_type_to_stages(view)
@@ -553,7 +556,7 @@ class MemoryDestination(Destination):
             for run in self._now.runs.values()
             if run.experiment in experiment_ids and run.stage in stages
         ]
-        return _page(SearchUtils.sort(SearchUtils.filter(runs, where), []), most, page_token)
+        return _page(SearchUtils.sort(SearchUtils.filter(runs, where), order_by), most, page_token)
 
     @_write
     def log_batch(
@@ -621,6 +624,11 @@ class MemoryDestination(Destination):
             run.tags[tag.key] = tag.value
             if tag.key == _NAME:
                 run.name = tag.value
+
+    @_write
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        tag = validation._validate_tag(key, value)
+        self._set_tags(self._active_run(run_id), [tag])
 
     @_write
     def delete_tag(self, run_id: str, key: str) -> None:
@@ -780,6 +788,13 @@ class MemoryDestination(Destination):
     def get_registered_model(self, name: str) -> RegisteredModel:
         return self._registered(name).entity()
 
+    @_read
+    def search_registered_models(
+        self, most: int = 100, page_token: str | None = None
+    ) -> PagedList[RegisteredModel]:
+        found = sorted(self._now.registered.values(), key=lambda model: model.name)
+        return _page([model.entity() for model in found], most, page_token)
+
     @_write
     def update_registered_model(self, name: str, description: str | None) -> RegisteredModel:
         model = self._registered(name)
@@ -885,10 +900,12 @@ class MemoryDestination(Destination):
         return _sent(model.version(found))
 
     @_read
-    def search_model_versions(self, where: str, most: int = 1000) -> PagedList[ModelVersion]:
+    def search_model_versions(
+        self, where: str, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[ModelVersion]:
         versions = [m.version(v) for m in self._now.registered.values() for v in m.versions.values()]
         found = SearchModelVersionUtils.sort(SearchModelVersionUtils.filter(versions, where), _ORDER)
-        return _page([_sent(version) for version in found], most, None)
+        return _page([_sent(version) for version in found], most, page_token)
 
     @_write
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:

@@ -55,8 +55,10 @@ class MlflowCalls(Tracking, Registry):
     def get_experiment_by_name(self, name: str) -> Experiment | None:
         return self.tracking.get_experiment_by_name(name)
 
-    def search_experiments(self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000) -> PagedList[Experiment]:
-        return self.tracking.search_experiments(view, max_results=most)
+    def search_experiments(
+        self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[Experiment]:
+        return self.tracking.search_experiments(view, max_results=most, page_token=page_token)
 
     def rename_experiment(self, experiment_id: str, name: str) -> None:
         self.tracking.rename_experiment(experiment_id, name)
@@ -93,11 +95,10 @@ class MlflowCalls(Tracking, Registry):
         where: str,
         view: int = ViewType.ACTIVE_ONLY,
         most: int = 1000,
+        order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> PagedList[Run]:
-        return self.tracking.search_runs(
-            list(experiment_ids), where, view, max_results=most, page_token=page_token
-        )
+        return self.tracking.search_runs(list(experiment_ids), where, view, most, order_by, page_token)
 
     def log_batch(
         self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]
@@ -119,6 +120,9 @@ class MlflowCalls(Tracking, Registry):
         if tags:
             body["tags"] = [{"key": k, "value": v} for k, v in tags.items()]
         send_batch(body)
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.tracking.set_tag(run_id, RunTag(key, value))
 
     def delete_tag(self, run_id: str, key: str) -> None:
         self.tracking.delete_tag(run_id, key)
@@ -206,6 +210,11 @@ class MlflowCalls(Tracking, Registry):
     def get_registered_model(self, name: str) -> RegisteredModel:
         return self.registry.get_registered_model(name)
 
+    def search_registered_models(
+        self, most: int = 100, page_token: str | None = None
+    ) -> PagedList[RegisteredModel]:
+        return self.registry.search_registered_models(max_results=most, page_token=page_token)
+
     def update_registered_model(self, name: str, description: str | None) -> RegisteredModel:
         return self.registry.update_registered_model(name, description)
 
@@ -247,8 +256,10 @@ class MlflowCalls(Tracking, Registry):
     def get_model_version(self, name: str, version: str) -> ModelVersion:
         return self.registry.get_model_version(name, version)
 
-    def search_model_versions(self, where: str, most: int = 1000) -> PagedList[ModelVersion]:
-        return self.registry.search_model_versions(where, max_results=most)
+    def search_model_versions(
+        self, where: str, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[ModelVersion]:
+        return self.registry.search_model_versions(where, max_results=most, page_token=page_token)
 
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:
         return self.registry.update_model_version(name, version, description)

@@ -56,8 +56,10 @@ class Tracking(Protocol):
     def get_experiment_by_name(self, name: str) -> Experiment | None:
         """Return the experiment of a name, a deleted one too, or None."""
 
-    def search_experiments(self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000) -> PagedList[Experiment]:
-        """Return experiments, the newest first."""
+    def search_experiments(
+        self, view: int = ViewType.ACTIVE_ONLY, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[Experiment]:
+        """Return one page of the experiments, the newest first."""
 
     def rename_experiment(self, experiment_id: str, name: str) -> None:
         """Rename an active experiment."""
@@ -93,6 +95,7 @@ class Tracking(Protocol):
         where: str,
         view: int = ViewType.ACTIVE_ONLY,
         most: int = 1000,
+        order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> PagedList[Run]:
         """Return one page of the runs that a filter fits."""
@@ -101,6 +104,9 @@ class Tracking(Protocol):
         self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
         """Log points, params and tags of a run; what was refused may have been logged in part."""
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Set a tag of a run."""
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Delete a tag of a run."""
@@ -180,6 +186,11 @@ class Registry(Protocol):
     def get_registered_model(self, name: str) -> RegisteredModel:
         """Return a registered model."""
 
+    def search_registered_models(
+        self, most: int = 100, page_token: str | None = None
+    ) -> PagedList[RegisteredModel]:
+        """Return one page of the registered models by their names; not all say all that is said of them."""
+
     def update_registered_model(self, name: str, description: str | None) -> RegisteredModel:
         """Set a registered model's description."""
 
@@ -216,8 +227,10 @@ class Registry(Protocol):
     def get_model_version(self, name: str, version: str) -> ModelVersion:
         """Return a version."""
 
-    def search_model_versions(self, where: str, most: int = 1000) -> PagedList[ModelVersion]:
-        """Return the versions that a filter fits, the newest first."""
+    def search_model_versions(
+        self, where: str, most: int = 1000, page_token: str | None = None
+    ) -> PagedList[ModelVersion]:
+        """Return one page of the versions that a filter fits, the newest first."""
 
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:
         """Set a version's description."""

@@ -250,7 +250,7 @@ class Copier:
         # The end comes last: a copy that was cut short is known by its status.
         for key, source, made in ended:
             own, status = made.info.run_id, RunStatus.from_string(source.info.status)
-            write, store = self.mending.write, self.target.store
+            write, store = self.mending.write, self.target.workspace
             write(partial(store.update_run_info, own, status, source.info.end_time, None))
             if source.info.lifecycle_stage == "deleted":
                 write(partial(store.delete_run, own))
@@ -268,7 +268,7 @@ class Copier:
         if self.target.get_run(run_id).info.lifecycle_stage != "deleted":
             yield
             return
-        store, repairs = self.target.store, self.state.repairs
+        store, repairs = self.target.workspace, self.state.repairs
         repairs.note_restored_run(self.target.role, key)
         self.mending.write(lambda: store.restore_run(run_id))
         try:
@@ -401,7 +401,7 @@ class Copier:
 
     def end_experiments(self) -> None:
         """Delete the target's experiments that are active only for what was copied into them."""
-        repairs, store = self.state.repairs, self.target.store
+        repairs, store = self.state.repairs, self.target.workspace
         for own in repairs.restored_experiments(self.target.role):
             if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
                 self.mending.write(partial(store.delete_experiment, own))

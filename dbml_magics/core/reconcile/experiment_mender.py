@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterator
 from functools import partial
 
-from mlflow.entities import Experiment, ExperimentTag
+from mlflow.entities import Experiment
 
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.reconcile.experiments import (
@@ -62,8 +62,8 @@ class ExperimentMender:
             place_of(first),
             difference,
             (ours.tags.get(name), theirs.tags.get(name)),
-            lambda side, value: side.store.set_experiment_tag(ids[side], ExperimentTag(name, value)),
-            lambda side: side.store.delete_experiment_tag(ids[side], name),
+            lambda side, value: side.workspace.set_experiment_tag(ids[side], name, value),
+            lambda side: side.workspace.delete_experiment_tag(ids[side], name),
         )
 
     def _plan_lost(self, pair: ExperimentPair) -> Fix:
@@ -73,7 +73,7 @@ class ExperimentMender:
         return Fix(back(pair.lost, pair.name, mender.target.role))
 
     def _stage(self, ours: Experiment, theirs: Experiment) -> Fix:
-        mender, store, own = self.mender, self.mender.target.store, theirs.experiment_id
+        mender, store, own = self.mender, self.mender.target.workspace, theirs.experiment_id
         role = mender.target.role
         if ours.lifecycle_stage == "active":
             return Fix(f"restored in {role}", lambda: mender.write(lambda: store.restore_experiment(own)))
@@ -111,11 +111,11 @@ class ExperimentMender:
             return Fix(f"{side.role} has another experiment {own_name}")
 
         def rename() -> None:
-            side.ask(lambda: side.store.rename_experiment(experiment.experiment_id, own_name))
+            side.ask(lambda: side.workspace.rename_experiment(experiment.experiment_id, own_name))
             for each, own in ((side, experiment), (other, model)):
                 if each.applier.workspace.capabilities.names_experiments_itself:
-                    tag = ExperimentTag(EXPERIMENT_TAG, each.applier._whose(name))
-                    each.ask(partial(_tag, each, own, tag))
+                    tag = EXPERIMENT_TAG, each.applier._whose(name)
+                    each.ask(partial(each.workspace.set_experiment_tag, own.experiment_id, *tag))
             self._remember(side, experiment, name)
 
         return Fix(self.mender.said(back, difference), rename)
@@ -127,7 +127,3 @@ class ExperimentMender:
         known = engine.state.experiments.facts(visible)
         if known is not None:
             engine.remember_experiment(visible, name, known.tags)
-
-
-def _tag(side: Side, experiment: Experiment, tag: ExperimentTag) -> None:
-    side.store.set_experiment_tag(experiment.experiment_id, tag)

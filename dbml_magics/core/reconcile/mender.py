@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-from mlflow.entities import Run, RunStatus, RunTag
+from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core.destinations.errors import Away
@@ -185,7 +185,7 @@ class Mender(Mending):
         back = f"; --from {self.target.role} copies it" if "no such" in why else ""
         return Fix(
             f"deleted in {self.target.role}",
-            lambda: self.write(lambda: self.target.store.delete_run(run.info.run_id)),
+            lambda: self.write(lambda: self.target.workspace.delete_run(run.info.run_id)),
             f"{why}: {PRUNE}{back}",
         )
 
@@ -196,7 +196,7 @@ class Mender(Mending):
 
         def update() -> None:
             self.write(
-                lambda: self.target.store.update_run_info(
+                lambda: self.target.workspace.update_run_info(
                     case.target.info.run_id, status, case.source.info.end_time, None
                 )
             )
@@ -209,14 +209,14 @@ class Mender(Mending):
         side, run, name = (self.source, case.source, theirs) if back else (self.target, case.target, ours)
         return Fix(
             self.said(back, case.difference),
-            lambda: side.ask(lambda: side.store.update_run_info(run.info.run_id, None, None, name)),
+            lambda: side.ask(lambda: side.workspace.update_run_info(run.info.run_id, None, None, name)),
         )
 
     def _start(self, _case: Case) -> Fix:
         return Fix("a run's start cannot be changed")
 
     def _stage(self, case: Case) -> Fix:
-        store, own, role = self.target.store, case.target.info.run_id, self.target.role
+        store, own, role = self.target.workspace, case.target.info.run_id, self.target.role
         if case.source.info.lifecycle_stage == "active":
             return Fix(f"restored in {role}", lambda: self.write(lambda: store.restore_run(own)))
         why = f"deleted in {self.source.role}"
@@ -231,8 +231,7 @@ class Mender(Mending):
 
         def nest() -> None:
             own = self.copier.run_at_target(parent)
-            tag = RunTag(PARENT, own)
-            self.write(lambda: self.target.store.set_tag(case.target.info.run_id, tag))
+            self.write(lambda: self.target.workspace.set_tag(case.target.info.run_id, PARENT, own))
 
         return Fix(f"nested as in {self.source.role}", nest)
 
@@ -251,17 +250,17 @@ class Mender(Mending):
         ours, theirs = case.source.data.tags.get(name), case.target.data.tags.get(name)
         back = self._edited_there(case.key, "tags", name, ours, theirs)
         if back:
-            own, tag = case.source.info.run_id, RunTag(name, str(theirs))
+            own = case.source.info.run_id
             return Fix(
                 self.said(back, case.difference),
-                lambda: self.source.ask(lambda: self.source.store.set_tag(own, tag)),
+                lambda: self.source.ask(lambda: self.source.workspace.set_tag(own, name, str(theirs))),
             )
         if ours is None:
             own = case.target.info.run_id
             return Fix.deletion(
                 self.target.role,
                 f"deleted in {self.source.role}",
-                lambda: self.write(lambda: self.target.store.delete_tag(own, name)),
+                lambda: self.write(lambda: self.target.workspace.delete_tag(own, name)),
                 too=True,
             )
         return Fix(

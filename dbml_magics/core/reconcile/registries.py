@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import (
     RegisteredModel,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
 
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.outbox.merge_base import MergeBase
@@ -157,17 +158,16 @@ def registered(
     ``troubled`` takes those of which the versions cannot be read. Without ``older`` nobody is asked for the
     runs of versions that were registered without a link.
     """
-    registry = side.engine.workspaces[side.role].registry
 
-    def page(token: str | None) -> Any:
-        return side.ask(partial(registry.search_registered_models, max_results=_NAMES_PAGE, page_token=token))
+    def page(token: str | None) -> PagedList[RegisteredModel]:
+        return side.ask(partial(side.workspace.search_registered_models, _NAMES_PAGE, token))
 
     for model in entries(page):
         tags = model.tags  # of Unity Catalog's searches a method, which says that they are not told
         if isinstance(tags, dict) and str(tags.get(_PROMPT_TAG)).lower() == "true":
             continue  # prompts go to the primary alone
         try:
-            versions = sorted(_versions(side, registry, model.name), key=lambda v: int(v.version))
+            versions = sorted(_versions(side, model.name), key=lambda v: int(v.version))
             told = tuple(version_of(side, each, older=older) for each in versions)
             yield Registered(model.name, "", {}, {}, told)
         except Exception as error:
@@ -188,7 +188,7 @@ def registered_as(model: RegisteredModel, versions: tuple[Version, ...]) -> Regi
 def complete(side: Side, model: Registered) -> Registered | None:
     """Return a registered model with all that is said of it, which a search leaves out in part."""
     try:
-        found = side.ask(partial(side.engine.workspaces[side.role].registry.get_registered_model, model.name))
+        found = side.ask(partial(side.workspace.get_registered_model, model.name))
     except MlflowException as error:
         if not is_missing(error):
             raise
@@ -196,13 +196,11 @@ def complete(side: Side, model: Registered) -> Registered | None:
     return registered_as(found, model.versions)
 
 
-def _versions(side: Side, registry: Any, name: str) -> Iterator[Any]:
+def _versions(side: Side, name: str) -> Iterator[ModelVersion]:
     quoted = name.replace("'", "\\'")
 
-    def page(token: str | None) -> Any:
-        return side.ask(
-            partial(registry.search_model_versions, f"name='{quoted}'", max_results=_PAGE, page_token=token)
-        )
+    def page(token: str | None) -> PagedList[ModelVersion]:
+        return side.ask(partial(side.workspace.search_model_versions, f"name='{quoted}'", _PAGE, token))
 
     return entries(page)
 

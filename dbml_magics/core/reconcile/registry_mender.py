@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from mlflow.entities.model_registry import (
-    ModelVersionTag,
-    RegisteredModelTag,
-)
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.destinations.protocol import Registry
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mender import Mender
 from dbml_magics.core.reconcile.registries import (
@@ -81,8 +78,8 @@ class RegistryMender:
             found.note_alike(mender.merge_base)
 
     @staticmethod
-    def _registry(side: Side) -> Any:
-        return side.engine.workspaces[side.role].registry
+    def _registry(side: Side) -> Registry:
+        return side.workspace
 
     def _lone(self, first: Registered | None, second: Registered | None) -> Fix:
         ours = first if self.mender.forwards else second
@@ -93,8 +90,8 @@ class RegistryMender:
 
         def make() -> None:
             whole = complete(self.source, ours) or ours
-            tags = [RegisteredModelTag(k, v) for k, v in whole.tags.items()]
-            write(lambda: registry.create_registered_model(whole.name, tags, whole.description or None))
+            about = whole.description or None
+            write(lambda: registry.create_registered_model(whole.name, whole.tags, about))
 
         return Fix(f"made in {role}", make)
 
@@ -118,8 +115,8 @@ class RegistryMender:
             if what == STAGE:
                 self._registry(side).transition_model_version_stage(own.name, own.number, value, False)
                 return
-            tag = ModelVersionTag(what.removeprefix("tag "), value)
-            self._registry(side).set_model_version_tag(own.name, own.number, tag)
+            name = what.removeprefix("tag ")
+            self._registry(side).set_model_version_tag(own.name, own.number, name, value)
 
         def delete(side: Side) -> None:
             own = at[side]
@@ -140,8 +137,7 @@ class RegistryMender:
             if what == DESCRIPTION:
                 self._registry(side).update_registered_model(names[side], value)
                 return
-            tag = RegisteredModelTag(what.removeprefix("tag "), value)
-            self._registry(side).set_registered_model_tag(names[side], tag)
+            self._registry(side).set_registered_model_tag(names[side], what.removeprefix("tag "), value)
 
         def delete(side: Side) -> None:
             if what == DESCRIPTION:
@@ -206,8 +202,8 @@ class RegistryMender:
             versions.note_registered(ours.key, self.target.role, made)
         if ours.stage:
             self._set_stage(made.name, made.version, ours.stage)
-        tag = ModelVersionTag(TWIN_TAG, registrations.place(self.target.role, made.name, made.version))
-        source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, tag))
+        there = registrations.place(self.target.role, made.name, made.version)
+        source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, TWIN_TAG, there))
 
     def _set_stage(self, name: str, number: str, stage: str) -> None:
         registry = self._registry(self.target)

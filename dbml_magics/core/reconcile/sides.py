@@ -17,6 +17,7 @@ from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, View
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, EndlessListing, MissingEndpoint, is_missing, settle
+from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
@@ -61,9 +62,9 @@ class Side:
         self._asked_for_models = False
 
     @property
-    def store(self) -> Any:
-        """Return the workspace's tracking store."""
-        return self.applier.store
+    def workspace(self) -> Destination:
+        """Return what is asked."""
+        return self.applier.workspace
 
     def ask(self, question: Callable[[], T]) -> T:
         """Ask one question, and again after a while when nobody answers: reading twice is harmless."""
@@ -115,7 +116,7 @@ class Side:
         if known is not None:
             return known
         try:
-            found = self.key(self.ask(lambda: self.store.get_run(run_id)))
+            found = self.key(self.ask(lambda: self.workspace.get_run(run_id)))
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -130,21 +131,15 @@ class Side:
 
     def experiments(self) -> list[Experiment]:
         """Return all experiments, deleted ones too."""
-        return list(
-            self._pages(
-                lambda token: self.store.search_experiments(
-                    view_type=ViewType.ALL, max_results=PAGE, page_token=token
-                )
-            )
-        )
+        return list(self._pages(lambda token: self.workspace.search_experiments(ViewType.ALL, PAGE, token)))
 
     def runs(self, experiment_ids: Sequence[str], since: int | None = None) -> Iterator[Run]:
         """Yield the runs of some experiments, the newest first, deleted ones too."""
         if not experiment_ids:
             return
         for run in self._pages(
-            lambda token: self.store.search_runs(
-                list(experiment_ids), "", ViewType.ALL, PAGE, _NEWEST_FIRST, token
+            lambda token: self.workspace.search_runs(
+                experiment_ids, "", ViewType.ALL, PAGE, _NEWEST_FIRST, token
             )
         ):
             if since is not None and run.info.start_time < since:
@@ -156,15 +151,13 @@ class Side:
 
     def get_run(self, run_id: str) -> Run:
         """Return one run, complete: a search may lag behind (azure-sdk-for-python#39198)."""
-        found: Run = self.ask(lambda: self.store.get_run(run_id))
+        found: Run = self.ask(lambda: self.workspace.get_run(run_id))
         return found
 
     def history(self, run_id: str, key: str) -> Iterator[Metric]:
         """Yield all points of a metric, a page in memory at a time."""
         yield from self._pages(
-            lambda token: self.store.get_metric_history(
-                run_id, key, max_results=_HISTORY_PAGE, page_token=token
-            )
+            lambda token: self.workspace.get_metric_history(run_id, key, _HISTORY_PAGE, token)
         )
 
     # --- files
@@ -222,8 +215,8 @@ class Side:
         if self.applier.has_logged_models:
             try:
                 for found in self._pages(
-                    lambda token: self.store.search_logged_models(
-                        list(experiment_ids), max_results=50, page_token=token
+                    lambda token: self.workspace.search_logged_models(
+                        experiment_ids, most=50, page_token=token
                     )
                 ):
                     yield self.as_model(found)
@@ -267,7 +260,7 @@ class Side:
         """Tell whether the service has logged models, asking it once."""
         if not self._asked_for_models and self.applier.has_logged_models:
             try:
-                self.ask(lambda: self.store.search_logged_models([experiment_id], max_results=1))
+                self.ask(lambda: self.workspace.search_logged_models([experiment_id], most=1))
             except MissingEndpoint:
                 self.applier.note_no_logged_models()
         self._asked_for_models = True

@@ -101,7 +101,7 @@ class Survey:
         """Raise an error again if a workspace answers nothing: then it is not the trouble of one thing."""
         for side in self.sides:
             try:
-                side.ask(lambda: side.store.search_experiments(max_results=1))  # noqa: B023 - asked at once
+                side.ask(lambda: side.workspace.search_experiments(most=1))  # noqa: B023 - asked at once
             except Away:
                 raise error from None
 
