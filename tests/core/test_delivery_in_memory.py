@@ -21,6 +21,8 @@ from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
+from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.tracking.registrations import Registrations
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 
 ROLES = "databricks", "azureml"
@@ -91,7 +93,7 @@ def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
     monkeypatch.setattr(Courier, "start", lambda _: None)
     monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
     specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
-    made = Both(Link(str(home), specs), there)
+    made = Both(Link(str(home), specs, registry="both"), there)
     yield made
     made.close()
 
@@ -130,6 +132,43 @@ def test_a_run_arrives_once_whichever_call_fails(both: Both, fault: Fault, numbe
         there.fail(fault, number)
     both.deliver(run)
     assert_whole(both, run)
+
+
+def register(both: Both) -> str:
+    """Journal a registration in both registries."""
+    run, source = both.begin(), {"kind": "uri", "uri": "s3://bucket/model"}
+    told = {"key": "1", "name": "wine", "tags": {"a": "1"}, "run": run, "source": source, "to": [*ROLES]}
+    both.engine.write_all(run, [("V", told)])
+    return run
+
+
+def assert_twins(both: Both, run: str) -> None:
+    """Deliver a registration, and check that each registry has one version that names the other's."""
+    both.deliver(run)
+    both.deliver(LINK_QUEUE)
+    twins = "azureml:wine/1", "databricks:wine/1"
+    for there, twin in zip(both.there.values(), twins, strict=True):
+        versions = there.search_model_versions("name='wine'")
+        assert [(v.tags["a"], v.tags["dbml_twin"]) for v in versions] == [("1", twin)]
+
+
+@pytest.mark.parametrize("fault", [LOST, UNSENT, Fault(Killed), Fault(Killed, does=1.0)])
+@pytest.mark.parametrize("number", range(1, 11))
+def test_a_version_is_registered_once_whichever_call_fails(both: Both, fault: Fault, number: int) -> None:
+    run = register(both)
+    for there in both.there.values():
+        there.fail(fault, number)
+    assert_twins(both, run)
+
+
+def test_a_courier_that_does_not_look_for_its_version_registers_two(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Registrations, "_find", lambda *_: None)
+    run = register(both)
+    both.there["azureml"].fail(LOST, of="create_model_version")
+    with pytest.raises(AssertionError):
+        assert_twins(both, run)
 
 
 @pytest.mark.parametrize("fault", [LOST, HALF])
