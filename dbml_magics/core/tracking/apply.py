@@ -376,16 +376,14 @@ class Applier:
 
     def _send_once(self, run_id: str, batch: Batch) -> None:
         try:
-            points = [self._own_point(point) for point in batch.metrics]
+            # In place, without a call for each: of 1,000 points nearly all have nothing to translate.
+            points = [p if len(p) == 4 else (*p[:4], self._extra(p)) for p in batch.metrics]
             self.workspace.log_batch(run_id, points, batch.params, batch.tags)
         except Exception as error:
             settled = settle(error)
             self._sent = self._sent or not isinstance(settled, Away) or settled.sent
             raise settled from error
         self._sent = True
-
-    def _own_point(self, point: Point) -> Point:
-        return point if len(point) == 4 else (*point[:4], self._extra(point))
 
     def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
         if len(point) < 5 or point[4] is None:
