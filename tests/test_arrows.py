@@ -45,3 +45,15 @@ def test_the_keys_of_the_state_belong_to_the_outbox() -> None:
     table = f"{OUTBOX}.answers"
     users = {name for name, others in arrows().items() if table in others}
     assert all(name.startswith(OUTBOX) for name in users), users
+
+
+def test_the_model_imports_nothing_of_the_core() -> None:
+    """It is what all of the core speaks of."""
+    model = "dbml_magics.core.model"
+    found = {
+        (name, other)
+        for name, others in arrows().items()
+        for other in others
+        if name.startswith(model) and layer_of(other) > 0 and not other.startswith(model)
+    }
+    assert not found

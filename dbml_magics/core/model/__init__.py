@@ -1,0 +1,1 @@
+"""What the rest of the core speaks of: the operations of a link."""
