@@ -12,6 +12,7 @@ from typing import Any
 
 from dbml_magics import results
 from dbml_magics.core import runs
+from dbml_magics.core.model.operations import RetryDeadLetter
 from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
@@ -48,7 +49,7 @@ def retry(
     for number, letter in tried.items():
         if not letter.trying:
             role, own = places[number]
-            engine.write(own, AGAIN, role, number)
+            engine.write(own, RetryDeadLetter(role, number))
     waits = _wait(engine, {number: places[number] for number in tried}, timeout, progress)
     left = {letter.number: letter for letter in _letters(engine, queue)}
     waiting = tuple(letter for number, letter in left.items() if number in tried and letter.trying)

@@ -22,6 +22,13 @@ from dbml_magics.core.mlflow_private import (
     validate_model_name,
     with_fields,
 )
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    RegisterVersion,
+    RegistryChange,
+    VersionFacts,
+    VersionSource,
+)
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
@@ -54,7 +61,7 @@ def register(
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
     key = uuid.uuid4().hex
-    told = {
+    told: VersionFacts = {
         "key": key,
         "name": name,
         "source": source,
@@ -72,10 +79,18 @@ def register(
     with deferred():
         engine.note_registration(run_id, told)
         note_asked(engine.state, run_id, told)
-        engine.write(run_id, "V", told)
+        engine.write(run_id, RegisterVersion(told))
         for alias in aliases:
-            change = {"do": "alias", "name": name, "alias": alias, "version": "0", "of": key, "to": roles}
-            engine.write(REGISTRY_QUEUE, "W", {**change, "after": {key: run_id}})
+            change: RegistryChange = {
+                "do": "alias",
+                "name": name,
+                "alias": alias,
+                "version": "0",
+                "of": key,
+                "to": roles,
+                "after": {key: run_id},
+            }
+            engine.write(REGISTRY_QUEUE, ChangeRegistry(change))
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.model_versions.note_provisional(run_id, told)
@@ -121,7 +136,7 @@ def _roles(engine: Engine, to: str | None) -> list[str]:
     return roles
 
 
-def model_of(engine: Engine, run_id: str, path: str | None) -> dict[str, Any]:
+def model_of(engine: Engine, run_id: str, path: str | None) -> VersionSource:
     """Return where a run's model is. Raises NoModel."""
     try:
         candidates = models_of(engine, run_id)
@@ -157,10 +172,10 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> dict[str, Any]:
     return candidates[-1][1]
 
 
-def models_of(engine: Engine, run_id: str) -> list[tuple[str, dict[str, Any]]]:
+def models_of(engine: Engine, run_id: str) -> list[tuple[str, VersionSource]]:
     """Return (name, where it is) of each model of a run: logged models, then folders with an MLmodel."""
     run = client(engine).get_run(run_id)
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[str, VersionSource]] = []
     for output in run.outputs.model_outputs if run.outputs else []:
         model = client(engine).get_logged_model(output.model_id)
         found.append((model.name, {"kind": "model", "id": output.model_id}))
@@ -214,7 +229,7 @@ def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[
 def _version(
     engine: Engine,
     role: str,
-    told: dict[str, Any],
+    told: VersionFacts,
     answers: Mapping[str, Registered | None],
     aliases: tuple[str, ...],
 ) -> results.ModelVersion:

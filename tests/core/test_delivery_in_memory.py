@@ -16,6 +16,7 @@ import pytest
 
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.operations import CreateRun, LogMetric, LogParam, SetTag
 from dbml_magics.core.tracking import engine as engines
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
@@ -55,9 +56,8 @@ class Both:
     def begin(self) -> str:
         """Journal the begin of a run that the primary has not named."""
         run = provisional()
-        creation = {"experiment": "0", "user": "me", "start": 1000, "tags": {"mlflow.runName": "first"}}
         self.engine.begin_queue(run)
-        self.engine.write_all(run, [("c", creation)])
+        self.engine.write(run, CreateRun("0", "me", 1000, {"mlflow.runName": "first"}))
         return run
 
     def deliver(self, run: str, tries: int = 20) -> None:
@@ -105,7 +105,7 @@ def a_whole_run(both: Both) -> str:
     run = both.begin()
     for step in range(30):
         both.engine.log_metric(run, "m", 1 / (step + 1), 1000 + step, step, None)
-    both.engine.write_all(run, [("p", "p", "1"), ("m", "n", 2.0, 1000, 0), ("g", "t", "1")])
+    both.engine.write_all(run, [LogParam("p", "1"), LogMetric("n", 2.0, 1000, 0), SetTag("t", "1")])
     both.engine.end_run(run, "FINISHED")
     return run
 
@@ -202,7 +202,7 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     both.deliver(run)
     own = both.engine.applier("azureml").run_at(run)
     there.log_batch(own, [], {"q": "there already"}, {})
-    both.engine.write_all(run, [("p", "q", "another"), ("p", "r", "3"), ("m", "o", 1.0, 1, 1)])
+    both.engine.write_all(run, [LogParam("q", "another"), LogParam("r", "3"), LogMetric("o", 1.0, 1, 1)])
     both.deliver(run)
     primary, mirror = both.held(run)
     assert primary["params"] == {"p": "1", "q": "another", "r": "3"}

@@ -170,7 +170,7 @@ def test_a_view_shows_what_was_written_last_in_whichever_order_it_is_folded() ->
     for order in (writes, [*writes[10:11], *reversed(writes)]):
         view = QueueView("r")
         for number, op in enumerate([creation, *order]):
-            view.fold(json.loads(json.dumps(op)), "dbml://x", (f"file-{number}", 0, 1))
+            view.fold_line(Entry(f"file-{number}", 0, 1, json.loads(json.dumps(op))), "dbml://x")
         run = view.run
         assert run is not None
         told.append(

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics import results
 from dbml_magics.core import session
+from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.registry import _paired
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
@@ -628,7 +629,7 @@ def test_a_twins_tag_that_is_refused_amid_a_rename_is_tried_again(both: Any, exp
     fault = both.databricks.status(400, body=refused, path="model-versions/set-tag", times=1)
     tag = {"do": "version_tag", "own": True, "key": "dbml_twin", "value": f"azureml:{experiment_name}/1"}
     change = {**tag, "name": experiment_name, "version": "1", "to": ["databricks"]}
-    session.current().engine("this test").write(LINK_QUEUE, "W", change)
+    session.current().engine("this test").write(LINK_QUEUE, ChangeRegistry(change))
     sync()
     assert fault.hits == 1
     assert dead() == []

@@ -23,11 +23,11 @@ Point = Sequence[Any]
 """A metric's key, value, time and step; of a logged model's point [model, dataset name, digest], too."""
 
 _NAMED = 3  # keys that words for a batch name
-_DAMAGED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
+DAMAGED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
 """What reading the fields of a damaged line raises."""
 
 
-class Dataset(TypedDict):
+class DatasetFacts(TypedDict):
     """A dataset input of a run: the fields of MLflow's entity that are set, and its tags."""
 
     dataset: dict[str, str]
@@ -107,7 +107,7 @@ class RegistryChange(TypedDict, total=False):
     tags: dict[str, str]
     description: str | None
     key: str
-    value: str | None
+    value: str
     version: str
     of: str | None
     """The key of the registration behind ``version``."""
@@ -153,7 +153,7 @@ class Operation:
         """Return the operation in words, without its values: a param may be long, or private."""
         try:
             return self._words()
-        except _DAMAGED:
+        except DAMAGED:
             return self._plain()
 
     def label(self) -> str:
@@ -170,7 +170,7 @@ class Operation:
 
     @classmethod
     def _read(cls, given: list[Any]) -> Operation:
-        """Return the operation with these fields. Raises one of _DAMAGED where they are not this kind's."""
+        """Return the operation with these fields. Raises one of DAMAGED where they are not this kind's."""
         return cls(*given[: len(dataclasses.fields(cls))])  # type: ignore[arg-type]
 
     def _meant_for(self, role: str) -> bool:
@@ -380,7 +380,7 @@ class LogInputs(Operation):
     code = "i"
     words = "the run's inputs"
 
-    datasets: list[Dataset]
+    datasets: list[DatasetFacts]
     models: list[str]
 
     def _fields(self) -> list[Any]:
@@ -691,8 +691,13 @@ def decode(line: Line) -> Operation:
         return Unknown(code, rest)
     try:
         return kind._read(rest)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         return Malformed(kind, rest, str(error))
+
+
+def stamp_of(line: Line) -> int:
+    """Return what orders a line among its queue's."""
+    return line[0] if isinstance(line[0], int) else 0
 
 
 def read_as(kind: type[K], line: Line | None) -> K | None:

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dbml_magics.core.model.operations import RegistryChange, VersionFacts
 from dbml_magics.core.outbox.answers import Answers, Family, Marks, Texts
 from dbml_magics.core.outbox.model_names import ModelNames
-
-Payload = dict[str, Any]
-"""The payload of a write as the journal has it."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,30 @@ class Asked:
     queue: str
     at: int
     """In nanoseconds, by which registrations and other registry writes are ordered."""
-    told: Payload | None
+    told: VersionFacts | None
     """What was asked for; None in a state of the first release."""
 
 
-def _asked(place: str, value: Payload) -> Asked:
+def _asked(place: str, value: dict[str, Any]) -> Asked:
     return Asked(place.rpartition("/")[2], value["queue"], value.get("at", 0), value.get("told"))
 
 
-def _payload(value: Any) -> Payload:
+def _payload(value: Any) -> dict[str, Any]:
     return dict(value)
+
+
+class WaitingVersion(VersionFacts, total=False):
+    """A registration that had to wait for its number, and since when (s)."""
+
+    at: float
+
+
+def _waiting(value: WaitingVersion) -> WaitingVersion:
+    return value.copy()
+
+
+def _change(value: RegistryChange) -> RegistryChange:
+    return value.copy()
 
 
 class ModelVersions:
@@ -69,13 +81,13 @@ class ModelVersions:
         self._answers = Family(answers, "version", _answer, asdict)
         self._creating = Marks(answers, "creating")
         self._registered = Texts(answers, "registered")
-        self._provisional = Family(answers, "provisional", _payload)
-        self._owed = Family(answers, "owed", _payload)
+        self._provisional = Family(answers, "provisional", _waiting)
+        self._owed = Family(answers, "owed", _change)
         self._names = names
 
     # --- what was asked for
 
-    def ask(self, queue: str, told: Payload) -> None:
+    def ask(self, queue: str, told: VersionFacts) -> None:
         """Note a registration until every registry has answered it."""
         source = told["source"]
         kept = {key: value for key, value in told.items() if key != "after"}
@@ -200,32 +212,32 @@ class ModelVersions:
         """Return {number: registration} of a model's versions that were registered on this machine."""
         return self._registered.below(name)
 
-    def note_provisional(self, queue: str, told: Payload) -> None:
+    def note_provisional(self, queue: str, told: VersionFacts) -> None:
         """Note that the user was given a version before the first registry numbered it."""
         self._provisional.put({**told, "queue": queue, "at": time.time()}, told["key"])
 
-    def provisional(self, key: str) -> Payload | None:
+    def provisional(self, key: str) -> WaitingVersion | None:
         """Return a registration that was given to the user without a number, or None."""
         return self._provisional.get(key)
 
-    def provisionals(self) -> list[Payload]:
+    def provisionals(self) -> list[WaitingVersion]:
         """Return the registrations that were given to the user without a number."""
         return [*self._provisional.below().values()]
 
-    def newest_provisional(self, name: str) -> Payload | None:
+    def newest_provisional(self, name: str) -> WaitingVersion | None:
         """Return the newest registration of a model that was given to the user without a number."""
         kept = [told for told in self.provisionals() if self._names.current(told["name"]) == name]
-        return max(kept, key=lambda told: float(told["at"])) if kept else None
+        return max(kept, key=lambda told: told["at"]) if kept else None
 
     # --- writes to a version that was refused
 
-    def defer_write(self, key: str, role: str, told: Payload) -> None:
+    def defer_write(self, key: str, role: str, told: RegistryChange) -> None:
         """Keep a write to a version that a registry refused, until it is registered after all."""
         self._owed.put(told, role, key, f"{time.time_ns():020}")
 
-    def deferred_writes(self, key: str, role: str) -> list[tuple[str, Payload]]:
+    def deferred_writes(self, key: str, role: str) -> list[tuple[str, RegistryChange]]:
         """Return (place, write) of the writes to a version that were deferred, oldest first."""
-        return sorted(self._owed.below(role, key).items())
+        return sorted(self._owed.below(role, key).items(), key=lambda each: each[0])
 
     def drop_deferred(self, key: str, role: str, place: str) -> None:
         """Forget a deferred write that was made."""

@@ -308,7 +308,7 @@ class State(StateFile):
         rows = self.rows("SELECT visible, info FROM runs ORDER BY at DESC LIMIT ?", limit)
         return [(v, json.loads(i)) for v, i in rows]
 
-    def remember_model(self, visible: str, queue: str, info: dict[str, Any]) -> None:
+    def remember_model(self, visible: str, queue: str, info: Mapping[str, Any]) -> None:
         """Remember a logged model and the queue that its writes travel in."""
         self.execute("INSERT OR REPLACE INTO models VALUES (?,?,?)", visible, queue, json.dumps(info))
 

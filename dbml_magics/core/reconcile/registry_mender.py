@@ -11,6 +11,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.protocol import Registry
+from dbml_magics.core.model.operations import VersionFacts, VersionSource
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mender import Mender
 from dbml_magics.core.reconcile.registries import (
@@ -184,7 +185,7 @@ class RegistryMender:
         twin = registrations.place(source.role, ours.name, ours.number)
         key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
         made_of = self._source(ours, found)
-        told = {
+        told: VersionFacts = {
             "key": key,
             "name": ours.name,
             "tags": ours.tags,
@@ -211,7 +212,7 @@ class RegistryMender:
         if there and there != stage:
             self.mender.write(lambda: registry.transition_model_version_stage(name, number, stage, False))
 
-    def _source(self, ours: Version, found: Registries) -> dict[str, Any]:
+    def _source(self, ours: Version, found: Registries) -> VersionSource:
         """Return what a version was made of, as a registration says it. Raises MlflowException."""
         if ours.model:
             return {"kind": "model", "id": ours.model}

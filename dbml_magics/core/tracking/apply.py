@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from mlflow.entities import (
@@ -49,6 +49,15 @@ from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.destinations.protocol import Destination, Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.mlflow_private import metric_points
+from dbml_magics.core.model.operations import (
+    ChangeExperiment,
+    CopyFiles,
+    DeleteModel,
+    DeleteModelTag,
+    LogModelParams,
+    ModelChange,
+    SetModelTags,
+)
 from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import kept_models
@@ -156,8 +165,8 @@ class Applier:
             "X": self._delete_model,
             "E": self._create_experiment,
             "e": self._change_experiment,
-            "V": self.registrations.version,
-            "W": self.registrations.write,
+            "V": lambda queue, op, doubt: self.registrations.version(queue, op[2], doubt),
+            "W": lambda queue, op, doubt: self.registrations.write(queue, op[2], doubt),
         }
 
     @property
@@ -504,7 +513,7 @@ class Applier:
         if creation is not None and self.tracked:
             if (cause := self.state.creations.refusal_of_run(self.role, run)) is not None:
                 raise MlflowException.invalid_parameter_value(f"its run could not be made here: {cause}")
-            self._create_run(run, creation, True)
+            self._create_run(run, creation.encode(), True)
             known = self.state.identity(self.role, "run", run)
             assert known is not None
             return known
@@ -718,7 +727,7 @@ class Applier:
                 creations.begin_adoption(self.role, run)
                 found = self._copy_run(run, source, experiment_id, points, found)
                 if self.tracked:  # its files travel as a write does, behind what is on its way
-                    self.engine.write(run, "K", self.role)
+                    self.engine.write(run, CopyFiles(self.role))
             known = self.remember_run(run, found)
             # What was on its way when the run was copied may have been copied with it.
             self.state.mark_sending(self.role, run, self.engine.journal.files(run))
@@ -951,43 +960,41 @@ class Applier:
         self.experiment_at(told["id"])
 
     def _change_experiment(self, _queue: str, op: list[Any], doubt: bool) -> None:
-        change = op[2]
-        if change["do"] in ("delete", "restore") and self._is_in_stage(change):
+        change = ChangeExperiment._read(op[2:])
+        if change.do in ("delete", "restore") and self._is_in_stage(change):
             return
         try:
-            self.change_experiment(change, doubt or bool(change.get("tried")))
+            self.change_experiment(change, doubt or bool(change.tried))
         except MlflowException as error:
-            if change["do"] != "untag" or not is_missing(error):
+            if change.do != "untag" or not is_missing(error):
                 raise
 
-    def _is_in_stage(self, change: dict[str, Any]) -> bool:
-        found = self.workspace.get_experiment(self.experiment_at(change["id"]))
-        stage = "deleted" if change["do"] == "delete" else "active"
+    def _is_in_stage(self, change: ChangeExperiment) -> bool:
+        found = self.workspace.get_experiment(self.experiment_at(change.id))
+        stage = "deleted" if change.do == "delete" else "active"
         return bool(found.lifecycle_stage == stage)
 
-    def change_experiment(self, change: dict[str, Any], again: bool) -> None:
+    def change_experiment(self, change: ChangeExperiment, again: bool) -> None:
         """Change an experiment as the user asked; ``again`` where it may have been done before.
 
         Raises Away, or the workspace's refusal.
         """
-        experiment_id, what = self.experiment_at(change["id"]), change["do"]
+        experiment_id, what = self.experiment_at(change.id), change.do
         if what == "tag":
-            self.workspace.set_experiment_tag(experiment_id, change["key"], change["value"])
+            value = cast(str, change.value)  # the service refuses none
+            self.workspace.set_experiment_tag(experiment_id, change.key or "", value)
         elif what == "untag":
-            try:
-                self.workspace.delete_experiment_tag(experiment_id, change["key"])
-            except MlflowException as error:
-                if not again or not is_missing(error):
-                    raise
+            remove = partial(self.workspace.delete_experiment_tag, experiment_id, change.key or "")
+            self._remove(remove, again)
         elif what == "rename":
-            own_name, found = self.find_experiment(change["name"])
+            name = change.name or ""
+            own_name, found = self.find_experiment(name)
             there = found if found is not None and str(found.experiment_id) == experiment_id else None
             # A deleted one cannot be renamed: that it has the name shows nothing.
             if not again or there is None or there.lifecycle_stage == LifecycleStage.DELETED:
                 self.workspace.rename_experiment(experiment_id, own_name)
             if self.workspace.capabilities.names_experiments_itself:
-                whose = self._whose(change["name"])
-                self.workspace.set_experiment_tag(experiment_id, EXPERIMENT_TAG, whose)
+                self.workspace.set_experiment_tag(experiment_id, EXPERIMENT_TAG, self._whose(name))
         elif again and self._is_in_stage(change):
             return
         elif what == "delete":
@@ -1260,7 +1267,7 @@ class Applier:
         identity = self.model_at(op[2])
         tags = self.own_model_tags(op[3])
         if not self.keeps(op[2]):
-            self.change_model("T", identity.actual, [tags], True)
+            self.change_model(identity.actual, SetModelTags(op[2], tags), True)
         elif tags:
             kept_models.change(self, op[2], tags=tags)
 
@@ -1277,47 +1284,50 @@ class Applier:
         if self.keeps(op[2]):
             kept_models.change(self, op[2], untag=op[3])
         else:
-            self.change_model("D", identity.actual, op[3:4], True)
+            self.change_model(identity.actual, DeleteModelTag(op[2], op[3]), True)
 
     def _model_params(self, _queue: str, op: list[Any], doubt: bool) -> None:
         identity = self.model_at(op[2])
         if self.keeps(op[2]):
             kept_models.change(self, op[2], params=op[3])
         else:
-            self.change_model("P", identity.actual, op[3:4], doubt)
+            self.change_model(identity.actual, LogModelParams(op[2], op[3]), doubt)
 
     def _delete_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
         identity = self.model_at(op[2])
         if self.keeps(op[2]):
             kept_models.change(self, op[2], deleted=True)
         else:
-            self.change_model("X", identity.actual, (), True)
+            self.change_model(identity.actual, DeleteModel(op[2]), True)
 
-    def change_model(self, code: str, actual: str, fields: Sequence[Any], again: bool) -> None:
+    def change_model(self, actual: str, change: ModelChange, again: bool) -> None:
         """Change a logged model of the service's; ``again`` where it may have been done before.
 
         Raises Away, or the workspace's refusal.
         """
-        if code == "T":
-            if not fields[0]:
-                return
-            self.workspace.set_logged_model_tags(actual, fields[0])
-        elif code == "P":
-            params = dict(fields[0])
-            if again:
-                there = self.workspace.get_logged_model(actual).params
-                params = {key: value for key, value in params.items() if there.get(key) != value}
-            if params:
-                self.workspace.log_logged_model_params(actual, params)
-        else:
-            try:
-                if code == "D":
-                    self.workspace.delete_logged_model_tag(actual, fields[0])
-                else:
-                    self.workspace.delete_logged_model(actual)
-            except MlflowException as error:
-                if not again or not is_missing(error):
-                    raise
+        match change:
+            case SetModelTags():
+                if change.tags:
+                    self.workspace.set_logged_model_tags(actual, change.tags)
+            case LogModelParams():
+                params = change.params
+                if again:
+                    there = self.workspace.get_logged_model(actual).params
+                    params = {key: value for key, value in params.items() if there.get(key) != value}
+                if params:
+                    self.workspace.log_logged_model_params(actual, params)
+            case DeleteModelTag():
+                self._remove(partial(self.workspace.delete_logged_model_tag, actual, change.key), again)
+            case DeleteModel():
+                self._remove(partial(self.workspace.delete_logged_model, actual), again)
+
+    def _remove(self, remove: Callable[[], None], again: bool) -> None:
+        """Remove something; ``again`` where it may be gone already."""
+        try:
+            remove()
+        except MlflowException as error:
+            if not again or not is_missing(error):
+                raise
 
 
 def is_model_id(text: str) -> bool:

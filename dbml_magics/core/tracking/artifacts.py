@@ -23,6 +23,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
 from dbml_magics.core.destinations.errors import Away, is_missing, settle
+from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.paging import standing
 from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
@@ -156,10 +157,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             if checked:
                 refuse_unsafe_name(path)
             refuse_taken_place(path, stands)
-        writes = [
-            ("a", {"owner": owner, "path": path, **self.engine.keep(local)}) for local, owner, path in placed
-        ]
-        self.engine.write_all(queue, writes)
+        self.engine.write_all(
+            queue, [LogArtifact(owner, path, self.engine.keep(local)) for local, owner, path in placed]
+        )
         if self.engine.link.mode == "sync":
             self.engine.wait_for_primary(queue)
 
@@ -324,7 +324,8 @@ def _still_waiting(engine: Engine, queue: str, files: Mapping[str, Held]) -> dic
     if small:
         sizes = engine.journal.files(queue)
         passed = [engine.state.cursors(role, queue) for role in engine.link.used]
-        dead = {op[2]["path"] for _, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "a"}
+        letters = [line for _, _, _, line, _, _ in engine.state.dead(queue=queue)]
+        dead = {upload.path for line in letters if (upload := read_as(LogArtifact, line)) is not None}
         for path, held in small.items():
             file, _, end = held.place
             waits = path in dead or any(cursors.get(file, (0, 0))[0] < end for cursors in passed)
@@ -343,9 +344,9 @@ def _copy_held(engine: Engine, queue: str, owner: str, path: str, held: Held, ta
                 return True
         return False
     for entry in engine.journal.read(queue, *held.place):
-        if entry.op is not None and entry.op[1] == "a":
-            kept = entry.op[2]
-            data = small_file(kept) if (kept["owner"], kept["path"]) == (owner, path) else None
+        upload = read_as(LogArtifact, entry.op)
+        if upload is not None and (upload.owner, upload.path) == (owner, path):
+            data = small_file(upload.file)
             if data is not None:
                 Path(target).write_bytes(data)
                 return True

@@ -22,6 +22,7 @@ from dbml_magics.core.destinations.errors import Away, Blocked, Busy
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
+from dbml_magics.core.model.operations import RegisterVersion, RetryDeadLetter, VersionFacts
 from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
@@ -525,7 +526,7 @@ class Held:
             self.settled(number, True)
         else:
             # A queue of its own: in its run's, a registration may wait for this very file.
-            engine.write(HELD_QUEUE, AGAIN, role, number)
+            engine.write(HELD_QUEUE, RetryDeadLetter(role, number))
 
 
 class _Part:
@@ -741,8 +742,9 @@ class _Part:
             return False
         if not (isinstance(error, (Blocked, Busy)) or self.courier.scheduler.in_trouble(self.queue)):
             return False
-        told = {**op[2], "only": self.role, "queue": self.queue}
-        self.engine.write(registration_queue(op[2]["key"]), "V", told)
+        told: VersionFacts = op[2].copy()
+        told.update({"only": self.role, "queue": self.queue})
+        self.engine.write(registration_queue(told["key"]), RegisterVersion(told))
         return True
 
     def _check_end(self, op: list[Any]) -> None:

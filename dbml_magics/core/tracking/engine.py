@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,13 +35,25 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, from_uri
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.model.operations import (
+    BATCHED,
+    CreateRun,
+    LogBatch,
+    Operation,
+    StoredFile,
+    UpdateRun,
+    VersionFacts,
+    decode,
+    encoded_point,
+    read_as,
+)
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
 from dbml_magics.core.tracking import ends, kept_models, spill
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
-from dbml_magics.core.tracking.delivery import BATCHED, Courier
+from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
@@ -156,7 +169,7 @@ class Engine:
         self._gave_up = float("-inf")  # when a search waited for the primary in vain
         self._refusals_before = 0  # dead letters up to this one are older than the sync mode of this process
         self._refusals_told: dict[str, int] = {}
-        self._registrations: dict[str, dict[str, dict[str, Any]]] = {}
+        self._registrations: dict[str, dict[str, VersionFacts]] = {}
         self._pid = os.getpid()
         self.begun: list[str] = []
         """The runs that this process began, the oldest first."""
@@ -283,12 +296,12 @@ class Engine:
 
     # --- writing
 
-    def write(self, queue: str, code: str, *fields: Any) -> None:
+    def write(self, queue: str, op: Operation) -> None:
         """Journal one write of any kind, and fold it into the queue's view."""
-        self.write_all(queue, [(code, *fields)])
+        self.write_all(queue, [op])
 
-    def write_all(self, queue: str, writes: Sequence[tuple[Any, ...]], *, lasting: bool = False) -> None:
-        """Journal writes, each ``(code, …)``, with one append; fold them into the view; wake delivery.
+    def write_all(self, queue: str, ops: Sequence[Operation], *, lasting: bool = False) -> None:
+        """Journal writes with one append; fold them into the view; wake delivery.
 
         ``lasting`` ones are on the disk itself when this returns: what names something to the user must
         outlive the machine's power.
@@ -298,18 +311,18 @@ class Engine:
             with self._lock:  # a view that is being folded right now must not miss these lines
                 live = self._live.get(queue)
                 if live is None:
-                    self._append(queue, writes)
+                    self._append(queue, ops)
         if live is not None:
             with live.lock:
-                file, start, end, ops = self._append(queue, writes)
+                file, start, end, stamps = self._append(queue, ops)
                 if start != live.end or file != live.file:
                     self._catch_up(live, file, start)
-                for op in ops:
-                    live.view.fold(op, self.artifact_uri("run", queue), (file, start, end))
+                for op, stamp in zip(ops, stamps, strict=True):
+                    live.view.fold(op, stamp, self.artifact_uri("run", queue), (file, start, end))
                 live.end = end
         if lasting:
             self.journal.sync_to_disk()
-        gathered = all(code in BATCHED for code, *_ in writes)
+        gathered = all(isinstance(op, BATCHED) for op in ops)
         for courier in self._couriers:
             if gathered:
                 courier.notify(queue)
@@ -318,17 +331,17 @@ class Engine:
         if self._disk_thread is None:
             self._start_disk_thread()
 
-    def _append(self, queue: str, writes: Sequence[tuple[Any, ...]]) -> tuple[str, int, int, list[list[Any]]]:
-        """Stamp and append writes; returns (file, from byte, to byte, the writes as they stand there)."""
-        ops = [[self.journal.next_stamp(queue), *write] for write in writes]
+    def _append(self, queue: str, ops: Sequence[Operation]) -> tuple[str, int, int, list[int]]:
+        """Stamp and append writes; returns (file, from byte, to byte, their stamps)."""
+        stamps = [self.journal.next_stamp(queue) for _ in ops]
         try:
-            data = b"".join(map(line_of, ops))
+            data = b"".join(line_of(op.encode(stamp)) for op, stamp in zip(ops, stamps, strict=True))
         except UnicodeEncodeError:
             for op in ops:
-                refuse_bad_text(short(op), op[2:])
+                refuse_bad_text(op.label(), op.fields())
             raise
         file, end = self.journal.append(queue, data)
-        return file, end - len(data), end, ops
+        return file, end - len(data), end, stamps
 
     def log_metric(
         self, run_id: str, key: str, value: float, timestamp: int, step: int, extra: tuple[Any, ...] | None
@@ -338,12 +351,7 @@ class Engine:
         if live is None or live.view.run is None:
             live = self.take_up(run_id)
         encoded = live.keys.get(key) or self.know_key(run_id, key)
-        if value - value == 0.0:
-            text = repr(value)
-        else:
-            text = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-        tail = "]" if extra is None else f",{json.dumps(extra)}]"
-        tail = f',"m",{encoded},{text},{timestamp},{step}{tail}'
+        tail = encoded_point(encoded, value, timestamp, step, extra)
         run, journal = live.view.run, self.journal
         assert run is not None
         with live.lock:
@@ -381,11 +389,13 @@ class Engine:
             return
         view = live.view
         for entry in self.journal.read(view.queue, file, live.end, end):
-            op = entry.op
-            if op is not None:
-                if op[1] == "b" and view.run is not None:
-                    op = [*op[:2], view.run.lacking(op[2]), *op[3:]]  # it may be there in part
-                view.fold(op, self.artifact_uri("run", view.queue), (file, entry.start, entry.end))
+            batch = read_as(LogBatch, entry.op)
+            if batch is not None and view.run is not None:
+                batch = replace(batch, points=view.run.lacking(batch.points))  # it may be there in part
+                place = (file, entry.start, entry.end)
+                view.fold(batch, entry.stamp, self.artifact_uri("run", view.queue), place)
+            else:
+                view.fold_line(entry, self.artifact_uri("run", view.queue))
             live.end = entry.end
 
     def _start_disk_thread(self) -> None:
@@ -440,9 +450,7 @@ class Engine:
         """
         for entry in self.journal.entries(view.queue, sizes, view.read_to):
             with deferred() if lives else nullcontext():
-                if entry.op is not None:
-                    place = (entry.file, entry.start, entry.end)
-                    view.fold(entry.op, self.artifact_uri("run", view.queue), place)
+                view.fold_line(entry, self.artifact_uri("run", view.queue))
                 view.read_to[entry.file] = entry.end
 
     def _refresh(self, live: _LiveQueue) -> None:
@@ -623,11 +631,11 @@ class Engine:
         self._refresh(live)
         return live.view
 
-    def registrations_of(self, run_id: str) -> dict[str, dict[str, Any]]:
+    def registrations_of(self, run_id: str) -> dict[str, VersionFacts]:
         """Return {key: what was asked} of the registrations of a run's models made through this process."""
         return dict(self._registrations.get(run_id, {}))
 
-    def note_registration(self, queue: str, told: dict[str, Any]) -> None:
+    def note_registration(self, queue: str, told: VersionFacts) -> None:
         """Remember a registration for the run's summary."""
         self._registrations.setdefault(queue, {})[told["key"]] = told
 
@@ -652,17 +660,15 @@ class Engine:
 
     def end_run(self, run_id: str, status: str) -> None:
         """End a run that this process began, now."""
-        change = {"status": status, "end": int(time.time() * 1000), "name": None}
-        self.write(run_id, "u", change)
+        self.write(run_id, UpdateRun(status, int(time.time() * 1000)))
         self.note_ended(run_id, True)
 
-    def creation_of(self, run_id: str) -> list[Any] | None:
+    def creation_of(self, run_id: str) -> CreateRun | None:
         """Return the write that began a run, if it is in the journal."""
         for file, size in self.journal.files(run_id).items():
-            for entry in self.journal.read(run_id, file, 0, size):
-                if entry.op is not None and entry.op[1] == "c":
-                    return entry.op
-                break
+            first = next(self.journal.read(run_id, file, 0, size), None)
+            if first is not None and (creation := read_as(CreateRun, first.op)) is not None:
+                return creation
         return None
 
     # --- asking
@@ -861,7 +867,7 @@ class Engine:
         kind, _, name = owner.partition(":")
         return DbmlArtifactRepository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
 
-    def keep(self, source: str | os.PathLike[str]) -> dict[str, Any]:
+    def keep(self, source: str | os.PathLike[str]) -> StoredFile:
         """Copy a file; returns what its line says of the copy. While the spool is full, wait for room.
 
         Nobody waits for a workspace that is away, nor for a file that is larger than the spool. Raises
@@ -1149,30 +1155,10 @@ class Engine:
     def warn_refused(self, queue: str) -> list[str]:
         """Return one line for each write of a queue that a workspace refused for good."""
         return [
-            f"{role} refused {short(op)}: {cause}"
-            for _, role, found, op, cause, _ in self.state.dead(queue=queue)
+            f"{role} refused {decode(line).label()}: {cause}"
+            for _, role, found, line, cause, _ in self.state.dead(queue=queue)
             if found == queue
         ]
-
-
-def short(op: list[Any]) -> str:
-    """Return a write in a few words."""
-    names = {
-        "m": "metric",
-        "p": "param",
-        "g": "tag",
-        "a": "artifact",
-        "K": "the earlier files of the run for",
-        "V": "the registration of",
-        "L": "model",
-    }
-    if op[1] == "b":  # a whole batch, whose run the workspace would not have
-        return f"{len(op[2]) + len(op[3]) + len(op[4]):,} metrics, params and tags"
-    what = names.get(op[1], f"a write ({op[1]})")
-    name = op[2] if len(op) > 2 else ""
-    if isinstance(name, dict):
-        name = name.get("path") or name.get("name") or ""
-    return f"{what} {name}".strip()
 
 
 def _add_outputs(run: Run, models: list[str]) -> None:

@@ -32,11 +32,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import BinaryIO, TypeGuard
 from urllib.parse import quote, unquote
 
 from dbml_magics.config import spool_limit_bytes
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.model.operations import (
+    Line,
+    LogArtifact,
+    Operation,
+    StoredFile,
+    decode,
+    read_as,
+    stamp_of,
+)
 from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
 from dbml_magics.disks import is_own, make_own, private_folder
@@ -72,14 +81,23 @@ class Entry:
     file: str
     start: int
     end: int
-    op: list[Any] | None
+    op: Line | None
     text: str = ""
+
+    @property
+    def stamp(self) -> int:
+        """Return what orders the write among its queue's, 0 for a line that cannot be read."""
+        return stamp_of(self.op) if self.op else 0
 
     @property
     def order(self) -> tuple[int, str, int]:
         """Return the key that merges several processes' writes."""
-        stamp = self.op[0] if self.op else 0
-        return (stamp if isinstance(stamp, int) else 0, self.file, self.start)
+        return self.stamp, self.file, self.start
+
+    @property
+    def operation(self) -> Operation | None:
+        """Return the write, or None for a line that cannot be read."""
+        return None if self.op is None else decode(self.op)
 
 
 class _Writer:
@@ -604,7 +622,7 @@ class Journal:
         return None
 
     @contextmanager
-    def lent(self, kept: Mapping[str, Any], name: str, role: str) -> Iterator[Path | None]:
+    def lent(self, kept: StoredFile, name: str, role: str) -> Iterator[Path | None]:
         """Lend what was kept of a file to a role's courier, under the name that it shall have where it goes.
 
         None where it is gone.
@@ -695,7 +713,7 @@ class Journal:
         return used
 
 
-def kept_small(source: str | os.PathLike[str]) -> dict[str, Any] | None:
+def kept_small(source: str | os.PathLike[str]) -> StoredFile | None:
     """Return what a line keeps of a small file, its content with it; None for a larger one."""
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -707,16 +725,15 @@ def kept_small(source: str | os.PathLike[str]) -> dict[str, Any] | None:
     return {"data": base64.b64encode(data).decode("ascii"), "size": len(data)}
 
 
-def small_file(kept: Mapping[str, Any]) -> bytes | None:
+def small_file(kept: StoredFile) -> bytes | None:
     """Return the content of a file that its line keeps; None where that is a copy in the spool."""
     return base64.b64decode(kept["data"]) if "data" in kept else None
 
 
-def copy_of(op: list[Any] | None) -> str | None:
+def copy_of(line: Line | None) -> str | None:
     """Return the name of the spool's copy that a write needs, if it is of an artifact that has one."""
-    if op is None or op[1] != "a" or len(op) < 3 or not isinstance(op[2], dict):
-        return None
-    name = op[2].get("spool")
+    upload = read_as(LogArtifact, line)
+    name = upload.file.get("spool") if upload is not None else None
     return name if is_copys_name(name) else None
 
 
@@ -747,7 +764,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _decode(line: bytes, checked: bool) -> list[Any] | None:
+def _decode(line: bytes, checked: bool) -> Line | None:
     """Return the write in a line, or None where the line is damaged."""
     if checked:
         body = line[_CHECKSUM:]
@@ -795,6 +812,6 @@ def frame(body: bytes) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
-def line_of(op: list[Any]) -> bytes:
+def line_of(op: Line) -> bytes:
     """Encode one write, ``[stamp, code, …]``, as a journal line. Raises UnicodeEncodeError."""
     return frame(_to_json(op).encode())

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.model.operations import VersionSource
 from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.asked import has_arrived
@@ -46,7 +47,7 @@ class Seen:
 class OtherRegistry:
     """What the link's other registry has, as the user would see it in the first."""
 
-    def __init__(self, engine: Engine, first: str, files_of: Callable[[dict[str, Any]], str]) -> None:
+    def __init__(self, engine: Engine, first: str, files_of: Callable[[VersionSource], str]) -> None:
         self.engine = engine
         self.first = first
         self._files_of = files_of

@@ -26,6 +26,14 @@ from mlflow.utils.uri import append_to_uri_path
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Registry
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    LogArtifact,
+    RegistryChange,
+    VersionFacts,
+    VersionSource,
+    read_as,
+)
 from dbml_magics.core.outbox.model_versions import Answer, Refusal, Registered
 from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.attached import attach_output
@@ -51,7 +59,7 @@ def registration_queue(key: str) -> str:
     return f"registration-{key}"
 
 
-def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
+def note_asked(state: State, queue: str, told: VersionFacts) -> None:
     """Remember a registration until every registry has answered it, and which ones of its model go first.
 
     Versions of a model are numbered in the order in which they were asked for, in every registry.
@@ -60,7 +68,7 @@ def note_asked(state: State, queue: str, told: dict[str, Any]) -> None:
     state.model_versions.ask(queue, told)
 
 
-def check_before(engine: Engine, told: dict[str, Any]) -> None:
+def check_before(engine: Engine, told: VersionFacts) -> None:
     """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it.
 
     Raises MLflow's refusal for text that no workspace can be sent.
@@ -71,7 +79,7 @@ def check_before(engine: Engine, told: dict[str, Any]) -> None:
         workspace.check_version(told["name"], told["tags"], lambda: _mlmodel(engine, told["source"]))
 
 
-def _mlmodel(engine: Engine, source: dict[str, Any]) -> dict[str, Any] | None:
+def _mlmodel(engine: Engine, source: VersionSource) -> dict[str, Any] | None:
     """Return the content of a model's file MLmodel, or None where it cannot be read now."""
     if source["kind"] not in ("model", "run"):
         return None
@@ -104,9 +112,8 @@ class Registrations:
 
     # --- versions
 
-    def version(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def version(self, queue: str, told: VersionFacts, doubt: bool) -> None:
         """Register one version, once, and exchange twins with the other registry."""
-        told = op[2]
         if self.role not in told["to"] or told.get("only", self.role) != self.role:
             return
         source_queue = told.get("queue", queue)
@@ -127,7 +134,7 @@ class Registrations:
         self._pay(queue, key)
         self.versions.open_of(told["name"])  # which forgets what all have answered
 
-    def register_now(self, told: dict[str, Any], within: float) -> None:
+    def register_now(self, told: VersionFacts, within: float) -> None:
         """Register one version at the call that asks for it. Raises the registry's refusal, or Away."""
         try:
             made = self._register(told, False, None, within)
@@ -180,18 +187,19 @@ class Registrations:
             raise Blocked(f"waits for the run to arrive in {engine.link.primary}", on=queue)
         del self._goals[key]
 
-    def _await_files(self, queue: str, told: dict[str, Any]) -> None:
+    def _await_files(self, queue: str, told: VersionFacts) -> None:
         """Let a model's files be there first that the workspace does not take now. Raises Away."""
         source, held = told["source"], self.applier.engine.couriers[self.role].held
         waiting = set(held.numbers())
         owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
         lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
-        for number, _, _, op, _, _ in self.state.dead(self.role, queue) if waiting else ():
-            if number in waiting and op[2]["owner"] == owner and op[2]["path"].startswith(lead):
+        for number, _, _, line, _, _ in self.state.dead(self.role, queue) if waiting else ():
+            upload = read_as(LogArtifact, line) if number in waiting else None
+            if upload is not None and upload.owner == owner and upload.path.startswith(lead):
                 raise Blocked("waits for the model's files to arrive there", on=queue)
 
     def _register(
-        self, told: dict[str, Any], doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
+        self, told: VersionFacts, doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
     ) -> Registered:
         name, key = told["name"], told["key"]
         source, run_id, model_id = self._source(told)
@@ -203,8 +211,8 @@ class Registrations:
         if made is None:
             self.versions.begin(key, self.role)
             tags = {**told["tags"], KEY_TAG: key}
-            if told.get("run"):
-                tags[RUN_TAG] = told["run"]
+            if run := told.get("run"):
+                tags[RUN_TAG] = run
             if twin:
                 tags[TWIN_TAG] = twin
             try:
@@ -243,7 +251,7 @@ class Registrations:
             and names_a_limit(said, error.error_code)
         )
 
-    def _check_files(self, source: dict[str, Any]) -> None:
+    def _check_files(self, source: VersionSource) -> None:
         """Refuse a version that has more files than the service takes: it would fail half-way there."""
         most = self.applier.limits.model_files
         if most is None or source["kind"] not in ("model", "run"):
@@ -281,10 +289,11 @@ class Registrations:
             made = self.registry.get_model_version(made.name, made.version)
         return made
 
-    def _source(self, told: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    def _source(self, told: VersionFacts) -> tuple[str, str | None, str | None]:
         """Return (source, run, model) under this workspace's own names, its files there."""
         given, applier = told["source"], self.applier
-        run_id = applier.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
+        run = told.get("run")
+        run_id = applier.run_at(run) if run else told.get("foreign_run")
         if given["kind"] == "model":
             identity = applier.model_at(given["id"])
             if self._lacks_files(f"model:{given['id']}", ""):
@@ -358,7 +367,7 @@ class Registrations:
         there = self.applier.engine.workspaces.get(role)
         return role, there.model_name_behind(name) if there is not None else name, number
 
-    def _exchange(self, told: dict[str, Any], own: Registered, role: str, other: Registered) -> None:
+    def _exchange(self, told: VersionFacts, own: Registered, role: str, other: Registered) -> None:
         """Give each of two versions the other's name; the later of two registrations does it for both."""
         first = told["to"][0]
         a, b = (own, other) if first == self.role else (other, own)
@@ -366,16 +375,16 @@ class Registrations:
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
         twin = self.place(role, other.name, other.version)
         self.registry.set_model_version_tag(own.name, own.version, TWIN_TAG, twin)
-        change = {
+        change: RegistryChange = {
             "to": [role],
             "do": "version_tag",
             "name": other.name,
             "version": other.version,
             "own": True,
             "key": TWIN_TAG,
-            "value": self._twin(self.role, own),
+            "value": self.place(self.role, own.name, own.version),
         }
-        self.applier.engine.write(LINK_QUEUE, "W", change)
+        self.applier.engine.write(LINK_QUEUE, ChangeRegistry(change))
 
     def own_version(self, name: str, version: str, key: str | None) -> str | None:
         """Return this registry's number for a version that the user knows by the first registry's."""
@@ -404,9 +413,8 @@ class Registrations:
 
     # --- other writes
 
-    def write(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def write(self, queue: str, told: RegistryChange, doubt: bool) -> None:
         """Make one registry write here; writes that say a state are harmless when made twice."""
-        told = op[2]
         if self.role not in told["to"]:
             return
         with self._within(queue):
@@ -431,7 +439,7 @@ class Registrations:
             elif not _is_done(self.registry, told, error, doubt or bool(told.get("tried"))):
                 raise
 
-    def _owe(self, told: dict[str, Any]) -> None:
+    def _owe(self, told: RegistryChange) -> None:
         """Keep what was written to a version that was refused here, until it is registered after all."""
         key = told.get("of")
         if key and isinstance(self.versions.answer(key, self.role), Refusal):
@@ -439,10 +447,12 @@ class Registrations:
 
     def _pay(self, queue: str, key: str) -> None:
         for place, told in self.versions.deferred_writes(key, self.role):
-            self.write(queue, [0, "W", {**told, "after": {}}], True)
+            change = told.copy()
+            change["after"] = {}
+            self.write(queue, change, True)
             self.versions.drop_deferred(key, self.role, place)
 
-    def _tag_twin(self, told: dict[str, Any]) -> None:
+    def _tag_twin(self, told: RegistryChange) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
         role, name, number = self.read_place(told["value"])
         current = self.state.model_names.current
@@ -468,14 +478,14 @@ class Registrations:
             return True
         return False
 
-    def _complete_model(self, told: dict[str, Any]) -> None:
+    def _complete_model(self, told: RegistryChange) -> None:
         """Give a model that a registration made here what the user made it with."""
         for key, value in told["tags"].items():
             self.registry.set_registered_model_tag(told["name"], key, value)
         if told.get("description"):
             self.registry.update_registered_model(told["name"], told["description"])
 
-    def _rename_twins(self, told: dict[str, Any]) -> None:
+    def _rename_twins(self, told: RegistryChange) -> None:
         """Let a renamed model's versions here name their twins by the new name."""
         for found in self._all(told["name"]):
             role, name, number = self.read_place(found.tags.get(TWIN_TAG, ""))
@@ -487,7 +497,7 @@ class Registrations:
 _REMOVALS = frozenset({"delete_model", "model_untag", "version_delete", "version_untag", "unalias"})
 
 
-def _is_done(registry: Registry, told: dict[str, Any], error: MlflowException, again: bool) -> bool:
+def _is_done(registry: Registry, told: RegistryChange, error: MlflowException, again: bool) -> bool:
     """Tell whether a refusal says that there is nothing left to do."""
     if is_missing(error):
         if told["do"] == "rename_model" and again:
@@ -506,7 +516,7 @@ def _has_model(registry: Registry, name: str) -> bool:
     return True
 
 
-_WRITES: dict[str, Callable[[Registry, dict[str, Any], Any], Any]] = {
+_WRITES: dict[str, Callable[[Registry, RegistryChange, Any], Any]] = {
     "create_model": lambda r, t, _: r.create_registered_model(t["name"], t["tags"], t.get("description")),
     "update_model": lambda r, t, _: r.update_registered_model(t["name"], t["description"]),
     "rename_model": lambda r, t, _: r.rename_registered_model(t["name"], t["new_name"]),
@@ -523,7 +533,7 @@ _WRITES: dict[str, Callable[[Registry, dict[str, Any], Any], Any]] = {
 }
 
 
-def write_directly(registry: Registry, told: dict[str, Any], again: bool) -> Any:
+def write_directly(registry: Registry, told: RegistryChange, again: bool) -> Any:
     """Make one registry write at a registry and return its answer; ``again`` where one was lost before."""
     try:
         return _WRITES[told["do"]](registry, told, told.get("version"))

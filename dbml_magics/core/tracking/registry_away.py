@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
@@ -36,7 +36,7 @@ from dbml_magics.hints import say
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.model_names import AliasTarget
-    from dbml_magics.core.outbox.model_versions import ModelVersions
+    from dbml_magics.core.outbox.model_versions import ModelVersions, WaitingVersion
     from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.core.tracking.registry_shown import Shown
 
@@ -56,13 +56,13 @@ class AwayReads:
     def _versions(self) -> ModelVersions:
         return self.engine.state.model_versions
 
-    def waiting_at(self, name: str, version: str) -> tuple[dict[str, Any] | None, str]:
+    def waiting_at(self, name: str, version: str) -> tuple[WaitingVersion | None, str]:
         """Return (the registration of a version that waits for its number, the number as far as known)."""
         told = self._versions.newest_provisional(name) if version == WAITING else None
         made = self._versions.registered(told["key"], self.first) if told else None
         return (told, version) if made is None else (None, made.version)
 
-    def waiting_version(self, name: str, told: dict[str, Any]) -> ModelVersion:
+    def waiting_version(self, name: str, told: WaitingVersion) -> ModelVersion:
         """Return a version that the first registry has not numbered yet: all that is said of it is here."""
         view = self.other.on_its_way()
         self._refuse_gone(view, name, WAITING, told["key"])

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.model.operations import VersionSource
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Shown:
         with_fields(model, aliases=numbers)
         return self.as_first_model(model)
 
-    def files_of(self, source: dict[str, Any]) -> str:
+    def files_of(self, source: VersionSource) -> str:
         """Return where the files of a version are that has no number yet."""
         if source["kind"] == "model":
             return str(self.engine.artifact_uri("model", source["id"]))

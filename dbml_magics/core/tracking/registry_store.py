@@ -32,6 +32,13 @@ from dbml_magics.core.mlflow_private import (
     validate_registered_model_tag,
     with_fields,
 )
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    RegisterVersion,
+    RegistryChange,
+    VersionFacts,
+    VersionSource,
+)
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import ModelVersions, Refusal, Registered
 from dbml_magics.core.tracking.asked import ask, has_arrived
@@ -91,8 +98,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     # --- writes
 
-    def _write(self, do: str, name: str, **fields: Any) -> Any:
-        told = {"do": do, "name": name, **fields}
+    def _write(self, told: RegistryChange) -> Any:
+        do, name = told["do"], told["name"]
         refuse_bad_text(f"the change ({do}) of a registered model:", told)
         versions, roles = self._versions, list(self.engine.link.registries)
         after = versions.open_of(name)
@@ -121,10 +128,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         elif do == "delete_model":
             self.engine.state.model_names.drop_aliases(name)
         if roles:
-            self.engine.write(REGISTRY_QUEUE, "W", {**told, "to": roles, "after": after})
+            self.engine.write(REGISTRY_QUEUE, ChangeRegistry({**told, "to": roles, "after": after}))
         return result
 
-    def _tell_first(self, told: dict[str, Any], tried: list[bool]) -> Any:
+    def _tell_first(self, told: RegistryChange, tried: list[bool]) -> Any:
         def once() -> Any:
             again = bool(tried)
             tried.append(True)
@@ -132,7 +139,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
         return ask(self.engine, self.first, "registry write", once)
 
-    def _remember_alias(self, told: dict[str, Any]) -> None:
+    def _remember_alias(self, told: RegistryChange) -> None:
         """Remember where an alias points: it was acknowledged, also while nobody can be asked for it."""
         names, name, alias = self.engine.state.model_names, told["name"], told["alias"]
         if told["do"] == "alias":
@@ -182,7 +189,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         self._check_tags(name, *(tags or []))
         kept = {t.key: t.value for t in tags or []}
         del deployment_job_id
-        made = self._write("create_model", name, tags=kept, description=description)
+        made = self._write({"do": "create_model", "name": name, "tags": kept, "description": description})
         if made is not None:
             return made
         return self._shown.as_first_model(model_of(name, int(time.time() * 1000), description, kept))
@@ -204,7 +211,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         for tag in tags or []:
             validate_model_version_tag(tag.key, tag.value)
         del local_model_path
-        told: dict[str, Any] = {
+        told: VersionFacts = {
             "key": uuid.uuid4().hex,
             "name": name,
             "source": self._source(source, model_id),
@@ -224,10 +231,10 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             self._register_at_first(queue, told)
             self.engine.note_registration(queue, told)
             note_asked(self.engine.state, queue, told)
-            self.engine.write(queue, "V", told)
+            self.engine.write(queue, RegisterVersion(told))
         return self._answered(told, queue, source, model_id)
 
-    def _register_at_first(self, queue: str, told: dict[str, Any]) -> None:
+    def _register_at_first(self, queue: str, told: VersionFacts) -> None:
         """Register a version at the first registry where it has what was before. Raises its refusal.
 
         While it is away, or lacks the model's files, the registration goes there behind them; so it does
@@ -270,7 +277,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return isinstance(error, Away)
         return True
 
-    def _source(self, source: str, model_id: str | None) -> dict[str, Any]:
+    def _source(self, source: str, model_id: str | None) -> VersionSource:
         # Not urlsplit: a folder's name may have a # or ? in it.
         scheme, _, rest = source.partition(":")
         parts = [p for p in rest.split("/") if p]
@@ -298,7 +305,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 return {"kind": "version", "name": unquote(parts[2]), "version": parts[3]}
         return {"kind": "uri", "uri": source}
 
-    def _queue_for(self, told: dict[str, Any]) -> str:
+    def _queue_for(self, told: VersionFacts) -> str:
         source, runless = told["source"], told["run"] is None and "foreign_run" not in told
         if source["kind"] == "model":
             queue = self.engine.model_queue(source["id"])
@@ -316,7 +323,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 told["after"] = {}
         return told["run"] or REGISTRY_QUEUE
 
-    def _answered(self, told: dict[str, Any], queue: str, source: str, model_id: str | None) -> ModelVersion:
+    def _answered(self, told: VersionFacts, queue: str, source: str, model_id: str | None) -> ModelVersion:
         self._wait_for(queue)
         answer = self._versions.answer(told["key"], self.first)
         if isinstance(answer, Refusal):
@@ -340,7 +347,9 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> RegisteredModel:
         """Change a registered model's description."""
         del deployment_job_id
-        made: RegisteredModel | None = self._write("update_model", name, description=description)
+        made: RegisteredModel | None = self._write(
+            {"do": "update_model", "name": name, "description": description}
+        )
         if made is None:
             made = self._away.model_after(name)
             made.description = description or ""
@@ -349,33 +358,35 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
         validate_model_name(new_name)
-        made = self._write("rename_model", name, new_name=new_name)
+        made = self._write({"do": "rename_model", "name": name, "new_name": new_name})
         self._versions.follow_rename(name, new_name)
         if made is None:
             made = self._away.model_after(new_name)
         roles = list(self.engine.link.registries)
         if len(roles) > 1:
-            told = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
-            self.engine.write(REGISTRY_QUEUE, "W", told)
+            twins: RegistryChange = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
+            self.engine.write(REGISTRY_QUEUE, ChangeRegistry(twins))
         return made
 
     def delete_registered_model(self, name: str) -> None:
         """Delete a registered model."""
-        self._write("delete_model", name)
+        self._write({"do": "delete_model", "name": name})
 
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
         """Set a registered model's tag."""
         validate_registered_model_tag(tag.key, tag.value)
         self._check_tags(name, tag)
-        self._write("model_tag", name, key=tag.key, value=str(tag.value))
+        self._write({"do": "model_tag", "name": name, "key": tag.key, "value": str(tag.value)})
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Delete a registered model's tag."""
-        self._write("model_untag", name, key=key)
+        self._write({"do": "model_untag", "name": name, "key": key})
 
     def update_model_version(self, name: str, version: str, description: str | None) -> ModelVersion:
         """Change a version's description."""
-        found = self._write("version_update", name, version=str(version), description=description)
+        found = self._write(
+            {"do": "version_update", "name": name, "version": str(version), "description": description}
+        )
         if found is not None:
             return self._shown.version(found)
         return self._away.version_after(ModelVersion(name, str(version), 0, description=description))
@@ -385,7 +396,13 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> ModelVersion:
         """Move a version to a stage."""
         found = self._write(
-            "version_stage", name, version=str(version), stage=stage, archive=archive_existing_versions
+            {
+                "do": "version_stage",
+                "name": name,
+                "version": str(version),
+                "stage": stage,
+                "archive": archive_existing_versions,
+            }
         )
         if found is not None:
             return self._shown.version(found)
@@ -393,17 +410,25 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
 
     def delete_model_version(self, name: str, version: str) -> None:
         """Delete a version."""
-        self._write("version_delete", name, version=str(version))
+        self._write({"do": "version_delete", "name": name, "version": str(version)})
 
     def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
         """Set a version's tag."""
         validate_model_version_tag(tag.key, tag.value)
         self._check_tags(name, tag)
-        self._write("version_tag", name, version=str(version), key=tag.key, value=str(tag.value))
+        self._write(
+            {
+                "do": "version_tag",
+                "name": name,
+                "version": str(version),
+                "key": tag.key,
+                "value": str(tag.value),
+            }
+        )
 
     def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
         """Delete a version's tag."""
-        self._write("version_untag", name, version=str(version), key=key)
+        self._write({"do": "version_untag", "name": name, "version": str(version), "key": key})
 
     def _check_tags(self, name: str, *tags: Any) -> None:
         for role in self.engine.link.registries:
@@ -412,11 +437,11 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""
         validate_model_alias_name(alias)
-        self._write("alias", name, alias=alias, version=str(version))
+        self._write({"do": "alias", "name": name, "alias": alias, "version": str(version)})
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Delete an alias."""
-        self._write("unalias", name, alias=alias)
+        self._write({"do": "unalias", "name": name, "alias": alias})
 
     # --- reads
 
@@ -527,7 +552,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return functools.partial(self._read, name) if callable(found) else found
 
 
-def name_of(answer: Any, told: dict[str, Any]) -> str:
+def name_of(answer: Any, told: VersionFacts) -> str:
     """Return a registration's model name: the registry's own once it has answered."""
     return str(answer["name"]) if answer else str(told["name"])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
 from mlflow.entities.model_registry.model_version_stages import (
@@ -21,6 +21,14 @@ from mlflow.entities.model_registry.model_version_stages import (
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.mlflow_private import own_tags, with_fields
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    RegisterVersion,
+    RegistryChange,
+    VersionFacts,
+    VersionSource,
+    read_as,
+)
 from dbml_magics.core.outbox.model_versions import Asked, Refusal
 from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE
 
@@ -36,7 +44,7 @@ class Change:
     """A registration, or another registry write, that is on its way."""
 
     at: int  # in nanoseconds, by which changes are ordered
-    told: dict[str, Any]
+    op: RegisterVersion | ChangeRegistry
     number: str | None = None  # of a registration's version
 
 
@@ -55,12 +63,12 @@ def changes_to(engine: Engine, role: str) -> list[Change]:
     for asked in state.model_versions.asked():
         change = _registration(engine, role, asked)
         if change is not None:
-            found[change.told["key"]] = change
+            found[asked.key] = change
     delivered = {file: end for file, (end, _) in state.cursors(role, queue).items()}
     writes = [
-        Change(entry.op[0], entry.op[2])
+        Change(entry.stamp, op)
         for entry in engine.journal.entries(queue, engine.journal.files(queue), delivered)
-        if entry.op is not None and entry.op[1] == "W" and _concerns(entry.op[2], role)
+        if (op := read_as(ChangeRegistry, entry.op)) is not None and _concerns(op.change, role)
     ]
     return sorted([*found.values(), *writes], key=lambda change: change.at)
 
@@ -79,21 +87,24 @@ def _registration(engine: Engine, role: str, asked: Asked) -> Change | None:
     answer = versions.answer(told["key"], first)
     if isinstance(answer, Refusal):
         return None
-    return Change(asked.at, told, WAITING if answer is None else answer.version)
+    return Change(asked.at, RegisterVersion(told), WAITING if answer is None else answer.version)
 
 
 def earlier_name(changes: Iterable[Change], name: str) -> str:
     """Return what the registry calls a model that the user calls so, before the changes."""
     for change in reversed([*changes]):
-        if change.told.get("do") == "rename_model" and change.told["new_name"] == name:
-            name = change.told["name"]
+        if not isinstance(change.op, ChangeRegistry):
+            continue
+        told = change.op.change
+        if told.get("do") == "rename_model" and told["new_name"] == name:
+            name = told["name"]
     return name
 
 
 class RegistryView:
     """Registered models, their versions and aliases; ``files_of`` names the files of a version's source."""
 
-    def __init__(self, files_of: Callable[[dict[str, Any]], str]) -> None:
+    def __init__(self, files_of: Callable[[VersionSource], str]) -> None:
         self._files_of = files_of
         self.models: dict[str, RegisteredModel] = {}
         self.versions: list[ModelVersion] = []
@@ -115,11 +126,11 @@ class RegistryView:
         """Apply changes; a damaged one is passed over, for delivery puts it aside."""
         for change in changes:
             with suppress(KeyError, TypeError, ValueError, AttributeError, MlflowException):
-                told, at = change.told, change.at // 1_000_000
-                if change.number is not None:
-                    self._register(told, change.number, at)
-                elif told["do"] in _FOLDS:
-                    _FOLDS[told["do"]](self, told, at)
+                op, at = change.op, change.at // 1_000_000
+                if isinstance(op, RegisterVersion):
+                    self._register(op.facts, change.number or WAITING, at)
+                elif (do := op.change["do"]) in _FOLDS:
+                    _FOLDS[do](self, op.change, at)
 
     def find(self, name: str, number: str, key: str | None = None) -> ModelVersion | None:
         """Return a version by its number, or by the key of its registration."""
@@ -146,33 +157,32 @@ class RegistryView:
             alias for alias, at in pointers.items() if self.find(version.name, at.number, at.key) is version
         ]
 
-    def _model(self, told: dict[str, Any], at: int) -> RegisteredModel:
+    def _model(self, name: str, at: int) -> RegisteredModel:
         """Return the model that a change names, made by it where there is none."""
-        name = told["name"]
         if name not in self.models:
             self.models[name] = RegisteredModel(name, at, at)
             self.aliases[name] = {}
             self.gone.discard((name,))
         return self.models[name]
 
-    def _register(self, told: dict[str, Any], number: str, at: int) -> None:
+    def _register(self, told: VersionFacts, number: str, at: int) -> None:
         name, key = told["name"], told["key"]
-        model = self._model(told, at)
+        model = self._model(name, at)
         if self.find(name, number, key) is None:
             self.versions.append(version_of(told, number, at, self._files_of(told["source"])))
             self.waiting.add(key)
             with_fields(model, last_updated_timestamp=at)
 
-    def _create_model(self, told: dict[str, Any], at: int) -> None:
-        model = self._model(told, at)
+    def _create_model(self, told: RegistryChange, at: int) -> None:
+        model = self._model(told["name"], at)
         own_tags(model).update(told["tags"])
         with_fields(model, description=told.get("description") or model.description)
 
-    def _update_model(self, told: dict[str, Any], at: int) -> None:
+    def _update_model(self, told: RegistryChange, at: int) -> None:
         model = self.models[told["name"]]
         with_fields(model, description=told["description"], last_updated_timestamp=at)
 
-    def _rename_model(self, told: dict[str, Any], at: int) -> None:
+    def _rename_model(self, told: RegistryChange, at: int) -> None:
         name, new_name = told["name"], told["new_name"]
         moved = {(new_name, *gone[1:]) for gone in self.gone if gone[0] == name and gone[1:]}
         self.gone = {gone for gone in self.gone if gone[0] not in (name, new_name)} | moved | {(name,)}
@@ -183,7 +193,7 @@ class RegistryView:
         for version in self.versions_of(name):
             with_fields(version, name=new_name, last_updated_timestamp=at)
 
-    def _delete_model(self, told: dict[str, Any], at: int) -> None:
+    def _delete_model(self, told: RegistryChange, at: int) -> None:
         del at
         name = told["name"]
         self.gone = {gone for gone in self.gone if gone[0] != name} | {(name,)}
@@ -191,25 +201,25 @@ class RegistryView:
         self.aliases.pop(name, None)
         self.versions = [version for version in self.versions if version.name != name]
 
-    def _tag_model(self, told: dict[str, Any], at: int) -> None:
+    def _tag_model(self, told: RegistryChange, at: int) -> None:
         del at
         own_tags(self.models[told["name"]])[told["key"]] = told["value"]
 
-    def _untag_model(self, told: dict[str, Any], at: int) -> None:
+    def _untag_model(self, told: RegistryChange, at: int) -> None:
         del at
         own_tags(self.models[told["name"]]).pop(told["key"], None)
 
-    def _version(self, told: dict[str, Any]) -> ModelVersion:
+    def _version(self, told: RegistryChange) -> ModelVersion:
         found = self.find(told["name"], told["version"], told.get("of"))
         if found is None:
             raise KeyError(told["version"])
         return found
 
-    def _update_version(self, told: dict[str, Any], at: int) -> None:
+    def _update_version(self, told: RegistryChange, at: int) -> None:
         version = self._version(told)
         with_fields(version, description=told["description"], last_updated_timestamp=at)
 
-    def _move_to_stage(self, told: dict[str, Any], at: int) -> None:
+    def _move_to_stage(self, told: RegistryChange, at: int) -> None:
         version, stage = self._version(told), get_canonical_stage(told["stage"])
         if told["archive"]:
             for other in self.versions_of(told["name"]):
@@ -218,34 +228,34 @@ class RegistryView:
         with_fields(version, current_stage=stage, last_updated_timestamp=at)
         with_fields(self.models[told["name"]], last_updated_timestamp=at)
 
-    def _delete_version(self, told: dict[str, Any], at: int) -> None:
+    def _delete_version(self, told: RegistryChange, at: int) -> None:
         self.gone.add((told["name"], told.get("of") or told["version"]))
         version = self._version(told)
         self.versions = [each for each in self.versions if each is not version]
         with_fields(self.models[told["name"]], last_updated_timestamp=at)
 
-    def _tag_version(self, told: dict[str, Any], at: int) -> None:
+    def _tag_version(self, told: RegistryChange, at: int) -> None:
         del at
         own_tags(self._version(told))[told["key"]] = told["value"]
 
-    def _untag_version(self, told: dict[str, Any], at: int) -> None:
+    def _untag_version(self, told: RegistryChange, at: int) -> None:
         del at
         own_tags(self._version(told)).pop(told["key"], None)
 
-    def _point(self, told: dict[str, Any], at: int) -> None:
+    def _point(self, told: RegistryChange, at: int) -> None:
         del at
         name, alias = told["name"], told["alias"]
         self.gone.discard((name, "alias", alias))
         self.aliases.setdefault(name, {})[alias] = Pointer(told["version"], told.get("of"))
 
-    def _unpoint(self, told: dict[str, Any], at: int) -> None:
+    def _unpoint(self, told: RegistryChange, at: int) -> None:
         del at
         name, alias = told["name"], told["alias"]
         self.gone.add((name, "alias", alias))
         self.aliases.get(name, {}).pop(alias, None)
 
 
-_FOLDS: dict[str, Callable[[RegistryView, dict[str, Any], int], None]] = {
+_FOLDS: dict[str, Callable[[RegistryView, RegistryChange, int], None]] = {
     "create_model": RegistryView._create_model,
     "update_model": RegistryView._update_model,
     "rename_model": RegistryView._rename_model,
@@ -262,7 +272,7 @@ _FOLDS: dict[str, Callable[[RegistryView, dict[str, Any], int], None]] = {
 }
 
 
-def version_of(told: dict[str, Any], number: str, at: int, files: str) -> ModelVersion:
+def version_of(told: VersionFacts, number: str, at: int, files: str) -> ModelVersion:
     """Return the version that a registration makes, at a time (ms), with what the user knows of it."""
     return ModelVersion(
         told["name"],

@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 from dbml_magics.config import data_home
 from dbml_magics.core import link as links
+from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.tracking.journal import Journal, copy_of
 from dbml_magics.core.tracking.provenance import place_of
@@ -504,11 +505,10 @@ def deliver(
 
 def refused(engine: Engine) -> list[str]:
     """Return a line for each write of a package that a workspace refused for good."""
-    from dbml_magics.core.tracking.engine import short
-
     return [
-        f"{role} refused {short(op)} of run {(engine.state.run(queue) or {}).get('name') or queue}: {cause}"
-        for _, role, queue, op, cause, _ in engine.state.dead()
+        f"{role} refused {decode(line).label()} of run "
+        f"{(engine.state.run(queue) or {}).get('name') or queue}: {cause}"
+        for _, role, queue, line, cause, _ in engine.state.dead()
     ]
 
 

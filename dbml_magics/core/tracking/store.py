@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -80,6 +81,29 @@ from dbml_magics.core.mlflow_private import (
     validate_run_id,
     validate_tag,
     with_fields,
+)
+from dbml_magics.core.model.operations import (
+    ChangeExperiment,
+    CreateExperiment,
+    CreateModel,
+    CreateRun,
+    DeleteModel,
+    DeleteModelTag,
+    DeleteRun,
+    DeleteTag,
+    FinalizeModel,
+    LogBatch,
+    LogInputs,
+    LogModelParams,
+    LogOutputs,
+    LogParam,
+    ModelChange,
+    ModelFacts,
+    RestoreRun,
+    SetModelTags,
+    SetTag,
+    SetTagAt,
+    UpdateRun,
 )
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import ends, job_run, kept_models
@@ -235,7 +259,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         run = self._writable(run_id)
         self._refuse_changed_params(run, {key: value})
         if key not in run.params:
-            self.engine.write(run_id, "p", key, value)
+            self.engine.write(run_id, LogParam(key, value))
             self._after_write(run_id)
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
@@ -243,7 +267,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         validate_tag(tag.key, "")
         self._writable(run_id)
         if not _is_empty_name(tag):
-            self.engine.write(run_id, "g", tag.key, str(tag.value))
+            self.engine.write(run_id, SetTag(tag.key, str(tag.value)))
             self._after_write(run_id)
 
     def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
@@ -272,7 +296,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             if models:
                 points = self._placed(live.view, points)
             if points or kept_params or kept_tags:
-                self.engine.write(run_id, "b", points, kept_params, kept_tags)
+                self.engine.write(run_id, LogBatch(points, kept_params, kept_tags))
         if points or kept_params or kept_tags:
             for point in points:
                 self.engine.know_key(run_id, point[0])
@@ -339,7 +363,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             raise MlflowException(
                 f"No tag with name: {key} in run with id {run_id}", error_code=RESOURCE_DOES_NOT_EXIST
             )
-        self.engine.write(run_id, "G", key)
+        self.engine.write(run_id, DeleteTag(key))
         self._after_write(run_id)
 
     def _has_tag_by_now(self, run_id: str, key: str) -> bool:
@@ -375,7 +399,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def end() -> None:  # who asked for the run never hears of it: nobody else would end it
             for run_id in begun:
-                self._update_run(run_id, {"status": "KILLED", "end": _now(), "name": None})
+                self._update_run(run_id, UpdateRun("KILLED", _now()))
 
         with deferred(end):
             run = self._begin_run(experiment_id, user_id, start_time, kept, run_name, key)
@@ -409,11 +433,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             _, over = engine.primary.overflow.split_tags(kept)
             # What it was not made with, or not whole.
             late = {k: v for k, v in kept.items() if k not in made.data.tags or k in over}
-        creation = {"experiment": experiment_id, "user": user_id, "start": start_time, "tags": kept}
         engine.begin_queue(run_id)
         own = {} if run_id == key else {RUN_TAG: run_id, **late}
-        writes = [("c", creation), *(("t", [primary], tag, value) for tag, value in own.items())]
-        engine.write_all(run_id, writes, lasting=True)
+        creation = CreateRun(experiment_id, user_id, start_time, kept)
+        tags = [SetTagAt([primary], tag, value) for tag, value in own.items()]
+        engine.write_all(run_id, [creation, *tags], lasting=True)
         engine.state.remember_run(
             run_id,
             {
@@ -486,7 +510,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Journal a run's new status or name."""
         status = status_name(run_status) if run_status is not None else None
         end_time = None if end_time is None else whole_number("the run's end time", end_time)
-        change = {"status": status, "end": end_time, "name": run_name or None}
+        change = UpdateRun(status, end_time, run_name or None)
         if run_name:
             validate_tag(MLFLOW_RUN_NAME, run_name)
             refuse_bad_text("the run's name", run_name)
@@ -495,10 +519,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self._after_write(run_id)
         return run.info()
 
-    def _update_run(self, run_id: str, change: dict[str, Any]) -> RunView:
-        if change["status"] in TERMINAL and ends.is_terminated():
-            change["status"] = "KILLED"
-        run, status = self._writable(run_id), change["status"]
+    def _update_run(self, run_id: str, change: UpdateRun) -> RunView:
+        if change.status in TERMINAL and ends.is_terminated():
+            change = replace(change, status="KILLED")
+        run, status = self._writable(run_id), change.status
         known = self.engine.state.run(run_id)
         if known is None:
             known = {
@@ -513,11 +537,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.state.remember_run(run_id, known)
         joined = self._is_joined(run_id, known)
         if known.get("others") or joined:  # who began it ends it
-            change.update(status=None, end=None)
-            if joined and status is not None:  # mlflow.start_run() gives its own name beside the status
-                change["name"] = None
-        if any(change.values()):
-            self.engine.write(run_id, "u", change)
+            # mlflow.start_run() gives its own name beside the status.
+            change = UpdateRun(name=None if joined and status is not None else change.name)
+        if change.status or change.end or change.name:
+            self.engine.write(run_id, change)
         if status is not None and (not joined or known.get("others")):
             self.engine.note_ended(run_id, status in TERMINAL)
         return run
@@ -532,13 +555,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
     def delete_run(self, run_id: str) -> None:
         """Have the primary delete a run; journal it for the mirror."""
-        self._change_life(run_id, "x", lambda store, actual: store.delete_run(actual))
+        self._change_life(run_id, DeleteRun, lambda store, actual: store.delete_run(actual))
 
     def restore_run(self, run_id: str) -> None:
         """Have the primary restore a run; journal it for the mirror."""
-        self._change_life(run_id, "r", lambda store, actual: store.restore_run(actual))
+        self._change_life(run_id, RestoreRun, lambda store, actual: store.restore_run(actual))
 
-    def _change_life(self, run_id: str, code: str, change: Callable[[Any, str], None]) -> None:
+    def _change_life(
+        self, run_id: str, kind: type[DeleteRun | RestoreRun], change: Callable[[Any, str], None]
+    ) -> None:
         engine = self.engine
         engine.take_up(run_id)
 
@@ -548,7 +573,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             change(primary.store, engine._known_at(primary, run_id))
 
         asked = ask_primary(engine, "deletion or restoration of a run", [run_id], ask)
-        engine.write(run_id, code, asked.to)
+        engine.write(run_id, kind(asked.to))
         self._after_write(run_id)
 
     def log_inputs(
@@ -569,11 +594,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 )
         self._writable(run_id)
         named = [m.model_id or "" for m in models or []]  # as None stands in a request
-        given = {"datasets": [dataset_to(d) for d in datasets or []], "models": named}
-        refuse_bad_text("input", given)
+        inputs = LogInputs([dataset_to(d) for d in datasets or []], named)
+        refuse_bad_text("input", inputs.fields())
         for model_id in named:
             self.engine.note_model_named(run_id, model_id)
-        self.engine.write(run_id, "i", given)
+        self.engine.write(run_id, inputs)
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
@@ -591,7 +616,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             outputs[model_id] = step
         for model_id in outputs:
             self.engine.note_model_named(run_id, model_id)
-        self.engine.write(run_id, "o", outputs)
+        self.engine.write(run_id, LogOutputs(outputs))
         self._after_write(run_id)
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
@@ -726,8 +751,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 ) from None
             experiment_id = provisional()
         engine.remember_experiment(experiment_id, name, kept)
-        made = {"id": experiment_id, "name": name, "tags": kept}
-        engine.write_all(LINK_QUEUE, [("E", made)], lasting=True)
+        engine.write_all(LINK_QUEUE, [CreateExperiment(experiment_id, name, kept)], lasting=True)
         return experiment_id
 
     def _check_name(self, name: str) -> None:
@@ -865,11 +889,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
         return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
 
-    def _change_experiment(self, experiment_id: str, do: str, **fields: Any) -> None:
+    def _change_experiment(self, change: ChangeExperiment) -> None:
         """Have the primary change an experiment, behind its contents; journal it for the mirror."""
-        change = {"do": do, "id": str(experiment_id), **fields}
-        required("experiment_id", change["id"])
-        behind = [LINK_QUEUE, *(self.engine.contents_of(change["id"]) if do in MOVES_CONTENTS else ())]
+        required("experiment_id", change.id)
+        behind = [LINK_QUEUE, *(self.engine.contents_of(change.id) if change.do in MOVES_CONTENTS else ())]
 
         def ask(primary: Applier, again: bool) -> None:
             primary.change_experiment(change, again)
@@ -877,37 +900,37 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         asked = ask_primary(self.engine, "change of an experiment", behind, ask)
         if self.engine.link.primary in asked.to:
             with suppress(Away):  # nobody can say whether there is such an experiment
-                self.get_experiment(change["id"])
-        if do in ("delete", "restore"):
-            self.engine.note_experiment_stage(change["id"], deleted=do == "delete")
-        self.engine.write(LINK_QUEUE, "e", {**change, "to": asked.to, "tried": asked.tried})
+                self.get_experiment(change.id)
+        if change.do in ("delete", "restore"):
+            self.engine.note_experiment_stage(change.id, deleted=change.do == "delete")
+        self.engine.write(LINK_QUEUE, replace(change, to=asked.to, tried=asked.tried))
         self._after_write(LINK_QUEUE)
 
     def set_experiment_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
         """Set an experiment's tag."""
         validate_experiment_tag(tag.key, tag.value)
         refuse_bad_text("tag", {tag.key: str(tag.value)})
-        self._change_experiment(experiment_id, "tag", key=tag.key, value=tag.value)
+        self._change_experiment(ChangeExperiment("tag", str(experiment_id), key=tag.key, value=tag.value))
 
     def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
         """Delete an experiment's tag."""
-        self._change_experiment(experiment_id, "untag", key=key)
+        self._change_experiment(ChangeExperiment("untag", str(experiment_id), key=key))
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
         """Rename an experiment."""
         self._check_name(new_name)
         found = self.get_experiment(experiment_id)
-        self._change_experiment(experiment_id, "rename", name=new_name)
+        self._change_experiment(ChangeExperiment("rename", str(experiment_id), name=new_name))
         self.engine.note_renamed(str(experiment_id), found.name)
         self.engine.remember_experiment(str(experiment_id), new_name, own_tags(found))
 
     def delete_experiment(self, experiment_id: str) -> None:
         """Delete an experiment and its runs."""
-        self._change_experiment(experiment_id, "delete")
+        self._change_experiment(ChangeExperiment("delete", str(experiment_id)))
 
     def restore_experiment(self, experiment_id: str) -> None:
         """Restore an experiment and its runs."""
-        self._change_experiment(experiment_id, "restore")
+        self._change_experiment(ChangeExperiment("restore", str(experiment_id)))
 
     # --- logged models
 
@@ -923,7 +946,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Have the primary name a logged model, or name it here where it is away or has none."""
         validate_logged_model_name(name or None)
         required("experiment_id", str(experiment_id))
-        told: dict[str, Any] = {
+        told: ModelFacts = {
             "id": "",
             "experiment": str(experiment_id),
             "name": name or random_name(),
@@ -933,12 +956,13 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             "tags": {t.key: str(t.value) for t in tags or []},
             "created": _now(),
         }
-        refuse_bad_text("the logged model's", {k: told[k] for k in ("name", "type", "params", "tags")})
+        given = {k: v for k, v in told.items() if k in ("name", "type", "params", "tags")}
+        refuse_bad_text("the logged model's", given)
         with deferred():
             model_id = self._begin_model(told)
         return self.get_logged_model(model_id)
 
-    def _begin_model(self, told: dict[str, Any]) -> str:
+    def _begin_model(self, told: ModelFacts) -> str:
         key, source_run_id = "m-" + uuid.uuid4().hex, told["run"]
         if source_run_id:
             try:  # what fails after the primary has named the model would leave it there alone
@@ -956,10 +980,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         queue = source_run_id or model_id
         self.engine.state.remember_model(model_id, queue, told)
         self.engine.begin_queue(queue)
-        self.engine.write_all(queue, [("L", told)], lasting=True)
+        self.engine.write_all(queue, [CreateModel(told)], lasting=True)
         return str(model_id)
 
-    def _model_named_by_primary(self, told: dict[str, Any], key: str) -> LoggedModel | None:
+    def _model_named_by_primary(self, told: ModelFacts, key: str) -> LoggedModel | None:
         if not self.engine.primary.has_logged_models or self._is_on_its_way(told["run"]):
             return None
         tried: list[bool] = []
@@ -1190,45 +1214,46 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if self._model_here(model_id, queue, allow_deleted=True) is None:
             self.get_logged_model(model_id, allow_deleted=True)
         self.engine.begin_queue(queue)
-        self.engine.write(queue, "F", model_id, str(LoggedModelStatus(status)))
+        self.engine.write(queue, FinalizeModel(model_id, str(LoggedModelStatus(status))))
         self._after_write(queue)
         return self.get_logged_model(model_id, allow_deleted=True)
 
     def set_logged_model_tags(self, model_id: str, tags: list[LoggedModelTag]) -> None:
         """Set a logged model's tags."""
-        kept = {t.key: str(t.value) for t in tags}
-        self._change_model("T", model_id, kept)
+        self._change_model(SetModelTags(model_id, {t.key: str(t.value) for t in tags}))
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
         """Delete a logged model's tag."""
-        self._change_model("D", model_id, key)
+        self._change_model(DeleteModelTag(model_id, key))
 
     def log_logged_model_params(self, model_id: str, params: list[LoggedModelParameter]) -> None:
         """Log a logged model's params."""
-        kept = {p.key: str(p.value) for p in params}
-        self._change_model("P", model_id, kept)
+        self._change_model(LogModelParams(model_id, {p.key: str(p.value) for p in params}))
 
     def delete_logged_model(self, model_id: str) -> None:
         """Delete a logged model, behind what is on its way to it."""
-        self._change_model("X", model_id)
+        self._change_model(DeleteModel(model_id))
 
-    def _change_model(self, code: str, model_id: str, *fields: Any) -> None:
+    def _change_model(self, change: ModelChange) -> None:
         """Have the primary change a logged model; journal it for the mirror. Raises MLflow's refusal."""
-        engine = self.engine
+        engine, model_id = self.engine, change.model
         primary, queue = engine.primary, engine.model_queue(model_id)
-        refuse_bad_text("the logged model's", fields)
+        _, *given = change.fields()
+        refuse_bad_text("the logged model's", given)
         # A tag that names versions goes behind their registration, of which it needs the numbers.
-        after = code == "T" and MODEL_VERSIONS_TAG in fields[0]
+        after = isinstance(change, SetModelTags) and MODEL_VERSIONS_TAG in change.tags
         changes = engine.state.model_changes
         behind = [queue] if after or changes.is_unanswered(model_id) else []
-        if code == "X":
+        if isinstance(change, DeleteModel):
             behind = engine.queues_naming(model_id)
 
         def ask(applier: Applier, again: bool) -> None:
             if applier.keeps(model_id):
                 raise Away("the model is kept by the link there", sent=False)
-            own = [applier.own_model_tags(fields[0])] if code == "T" else fields
-            applier.change_model(code, engine.model_known_at(applier, model_id), own, again)
+            own: ModelChange = change
+            if isinstance(change, SetModelTags):
+                own = replace(change, tags=applier.own_model_tags(change.tags))
+            applier.change_model(engine.model_known_at(applier, model_id), own, again)
 
         if primary.keeps(model_id) or self._is_model_on_its_way(model_id, queue):
             self.get_logged_model(model_id)
@@ -1240,7 +1265,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         else:
             changes.note_unanswered(model_id)
         engine.begin_queue(queue)
-        engine.write(queue, code, model_id, *fields, asked.to)
+        engine.write(queue, replace(change, to=asked.to))
         self._after_write(queue)
 
     def _is_model_on_its_way(self, model_id: str, queue: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -33,6 +33,34 @@ from mlflow.entities import (
 )
 
 from dbml_magics.core.mlflow_private import metric_points, own_tags
+from dbml_magics.core.model.operations import (
+    DAMAGED,
+    CreateModel,
+    CreateRun,
+    DatasetFacts,
+    DeleteModel,
+    DeleteModelTag,
+    DeleteRun,
+    DeleteTag,
+    FinalizeModel,
+    LogArtifact,
+    LogBatch,
+    LogInputs,
+    LogMetric,
+    LogModelParams,
+    LogOutputs,
+    LogParam,
+    ModelChange,
+    ModelFacts,
+    Operation,
+    Point,
+    RestoreRun,
+    SetModelTags,
+    SetTag,
+    UpdateRun,
+    point_of,
+)
+from dbml_magics.core.tracking.journal import Entry
 
 _NAME_TAG = "mlflow.runName"
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
@@ -114,12 +142,29 @@ class Series:
 class ModelView:
     """A logged model as its writes say."""
 
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, info: ModelFacts) -> None:
         self.info = info
         self.params: dict[str, str] = dict(info.get("params") or {})
         self.tags: dict[str, str] = dict(info.get("tags") or {})
         self.status = "PENDING"
         self.deleted = False
+
+    def fold(self, op: FinalizeModel | ModelChange, is_latest: IsLatest) -> None:
+        """Apply one write to the model, where no later one has been folded already."""
+        match op:
+            case FinalizeModel():
+                if is_latest("model", op.model, "status"):
+                    self.status = op.status
+            case SetModelTags():
+                self.tags.update({k: v for k, v in op.tags.items() if is_latest("model", op.model, "tag", k)})
+            case DeleteModelTag():
+                if is_latest("model", op.model, "tag", op.key):
+                    self.tags.pop(op.key, None)
+            case LogModelParams():
+                params = op.params.items()
+                self.params.update({k: v for k, v in params if is_latest("model", op.model, "param", k)})
+            case DeleteModel():
+                self.deleted = True
 
     def entity(self, artifact_location: str, metrics: list[Metric]) -> LoggedModel:
         """Return the model as MLflow's entity."""
@@ -206,9 +251,9 @@ class RunView:
             return time + 1
         return max(series.times[series.last], time) + 1
 
-    def lacking(self, points: list[list[Any]]) -> list[list[Any]]:
+    def lacking(self, points: Sequence[Point]) -> list[Point]:
         """Return those of a batch's points whose folding an interrupt may have kept away."""
-        keys: dict[str, list[list[Any]]] = {}
+        keys: dict[str, list[Point]] = {}
         for point in points:
             keys.setdefault(point[0], []).append(point)
         there: dict[str, int] = {}
@@ -267,50 +312,53 @@ class RunView:
         """Return the run's outputs as MLflow's entity."""
         return RunOutputs([LoggedModelOutput(m, step) for m, step in self.outputs.items()])
 
-    def fold(self, code: str, op: list[Any], is_latest: IsLatest) -> None:
+    def fold(self, op: Operation, is_latest: IsLatest) -> None:
         """Apply one write of the run's own kind, where no later one has been folded already."""
-        if code == "m":
-            self.add_metric(op[2], op[3], op[4], op[5], tuple(op[6]) if len(op) > 6 else None)
-        elif code == "p":
-            self.params.setdefault(op[2], op[3])
-        elif code == "g":
-            self._set_tag(op[2], op[3], is_latest)
-        elif code == "b":
-            for key, value, time, step, *extra in op[2]:
-                self.add_metric(key, value, time, step, tuple(extra[0]) if extra else None)
-            for key, value in op[3].items():
-                self.params.setdefault(key, value)
-            for key, value in op[4].items():
-                self._set_tag(key, value, is_latest)
-        elif code == "G":
-            if is_latest("tag", op[2]):
-                value = self.tags.pop(op[2], None)
-                if op[2] == _NAME_TAG and value is not None:
-                    self.name = value
-        elif code == "u":
-            self._update(op[2], is_latest)
-        elif code in ("x", "r"):
-            if is_latest("life"):
-                self.deleted = code == "x"
-        elif code == "i":
-            for given in op[2]["datasets"]:
-                found = dataset_from(given)
-                if not any(_same_dataset(found, d) for d in self.datasets):
-                    self.datasets.append(found)
-            self.model_inputs.update(dict.fromkeys(op[2]["models"]))
-        elif code == "o":
-            self.outputs.update(op[2])
+        match op:
+            case LogMetric():
+                self.add_metric(op.key, op.value, op.time, op.step, tuple(op.extra) if op.extra else None)
+            case LogParam():
+                self.params.setdefault(op.key, op.value)
+            case SetTag():
+                self._set_tag(op.key, op.value, is_latest)
+            case LogBatch():
+                self._add_batch(op, is_latest)
+            case DeleteTag():
+                if is_latest("tag", op.key):
+                    value = self.tags.pop(op.key, None)
+                    if op.key == _NAME_TAG and value is not None:
+                        self.name = value
+            case UpdateRun():
+                self._update(op, is_latest)
+            case DeleteRun() | RestoreRun():
+                if is_latest("life"):
+                    self.deleted = isinstance(op, DeleteRun)
+            case LogInputs():
+                for given in op.datasets:
+                    found = dataset_from(given)
+                    if not any(_same_dataset(found, d) for d in self.datasets):
+                        self.datasets.append(found)
+                self.model_inputs.update(dict.fromkeys(op.models))
+            case LogOutputs():
+                self.outputs.update(op.steps)
+
+    def _add_batch(self, op: LogBatch, is_latest: IsLatest) -> None:
+        for key, value, time, step, *extra in op.points:
+            self.add_metric(key, value, time, step, tuple(extra[0]) if extra else None)
+        for name, param in op.params.items():
+            self.params.setdefault(name, param)
+        for name, tag in op.tags.items():
+            self._set_tag(name, tag, is_latest)
 
     def _set_tag(self, key: str, value: str, is_latest: IsLatest) -> None:
         if is_latest("tag", key):
             self.tags[key] = value
 
-    def _update(self, change: dict[str, Any], is_latest: IsLatest) -> None:
-        if change.get("status") and is_latest("status"):
-            self.status = change["status"]
-            self.end = change.get("end")
-        if change.get("name"):
-            self._set_tag(_NAME_TAG, change["name"], is_latest)
+    def _update(self, op: UpdateRun, is_latest: IsLatest) -> None:
+        if op.status and is_latest("status"):
+            self.status, self.end = op.status, op.end
+        if op.name:
+            self._set_tag(_NAME_TAG, op.name, is_latest)
 
 
 class Held(NamedTuple):
@@ -340,17 +388,24 @@ class QueueView:
             tuple[str, ...], tuple[int, str, int]
         ] = {}  # what was set -> the last write's order
 
-    def fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
-        """Apply one write, whose line is at ``place`` (file, from byte, to byte), perhaps among others.
+    def fold_line(self, entry: Entry, artifact_uri: str) -> None:
+        """Apply the write in a line; a damaged one is passed over, for delivery puts it aside."""
+        point = point_of(entry.op) if entry.op is not None else None
+        if point is None:
+            if (op := entry.operation) is not None:
+                self.fold(op, entry.stamp, artifact_uri, (entry.file, entry.start, entry.end))
+        elif self.run is not None:
+            with suppress(*DAMAGED):
+                key, value, time, step, *extra = point
+                self.run.add_metric(key, value, time, step, tuple(extra[0]) if extra else None)
 
-        A damaged one is passed over, for delivery puts it aside.
-        """
-        with suppress(IndexError, KeyError, TypeError, ValueError, AttributeError):
-            self._fold(op, artifact_uri, place)
+    def fold(self, op: Operation, stamp: int, artifact_uri: str, place: tuple[str, int, int]) -> None:
+        """Apply one write, whose line is at ``place`` (file, from byte, to byte), perhaps among others."""
+        with suppress(*DAMAGED):
+            self._fold(op, stamp, artifact_uri, place)
 
-    def _fold(self, op: list[Any], artifact_uri: str, place: tuple[str, int, int]) -> None:
-        code = op[1]
-        order = (op[0], place[0], place[1])
+    def _fold(self, op: Operation, stamp: int, artifact_uri: str, place: tuple[str, int, int]) -> None:
+        order = stamp, place[0], place[1]
 
         def is_latest(*what: str) -> bool:
             if order < self._written.get(what, order):
@@ -358,36 +413,38 @@ class QueueView:
             self._written[what] = order
             return True
 
-        if code == "c":
-            self._create(op[2], artifact_uri)
-        elif code == "a":
-            owner, path = op[2]["owner"], op[2]["path"]
-            above = posixpath.dirname(path)
-            folders = self.folders.setdefault(owner, set())
-            while above and above not in folders:
-                folders.add(above)
-                above = posixpath.dirname(above)
-            if is_latest("file", owner, path):
-                self.artifacts.setdefault(owner, {})[path] = Held(
-                    op[2]["size"], op[2].get("spool", ""), place
-                )
-        elif code == "L":
-            self.models[op[2]["id"]] = ModelView(op[2])
-        elif code in ("F", "T", "D", "P", "X"):
-            model = self.models.get(op[2])
-            if model is not None:
-                _fold_model(model, code, op, is_latest)
-            elif code == "F" and is_latest("model", op[2], "status"):
-                self.statuses[op[2]] = op[3]
-        elif self.run is not None:
-            self.run.fold(code, op, is_latest)
+        match op:
+            case CreateRun():
+                self._create(op, artifact_uri)
+            case LogArtifact():
+                self._add_file(op, place, is_latest)
+            case CreateModel():
+                self.models[op.facts["id"]] = ModelView(op.facts)
+            case FinalizeModel() | SetModelTags() | DeleteModelTag() | LogModelParams() | DeleteModel():
+                model = self.models.get(op.model)
+                if model is not None:
+                    model.fold(op, is_latest)
+                elif isinstance(op, FinalizeModel) and is_latest("model", op.model, "status"):
+                    self.statuses[op.model] = op.status
+            case _ if self.run is not None:
+                self.run.fold(op, is_latest)
 
-    def _create(self, info: dict[str, Any], artifact_uri: str) -> None:
+    def _add_file(self, op: LogArtifact, place: tuple[str, int, int], is_latest: IsLatest) -> None:
+        above = posixpath.dirname(op.path)
+        folders = self.folders.setdefault(op.owner, set())
+        while above and above not in folders:
+            folders.add(above)
+            above = posixpath.dirname(above)
+        if is_latest("file", op.owner, op.path):
+            held = Held(op.file["size"], op.file.get("spool", ""), place)
+            self.artifacts.setdefault(op.owner, {})[op.path] = held
+
+    def _create(self, op: CreateRun, artifact_uri: str) -> None:
         self.created = True
         if self.run is not None:
             return
-        run = RunView(self.queue, info["experiment"], artifact_uri, info["user"], info["start"])
-        run.tags = dict(info["tags"])
+        run = RunView(self.queue, op.experiment, artifact_uri, op.user, op.start)
+        run.tags = dict(op.tags)
         self.run = run
 
     def model_metrics(self, model_id: str) -> list[Metric]:
@@ -412,22 +469,7 @@ class QueueView:
         ]
 
 
-def _fold_model(model: ModelView, code: str, op: list[Any], is_latest: IsLatest) -> None:
-    if code == "F":
-        if is_latest("model", op[2], "status"):
-            model.status = op[3]
-    elif code == "T":
-        model.tags.update({k: v for k, v in op[3].items() if is_latest("model", op[2], "tag", k)})
-    elif code == "D":
-        if is_latest("model", op[2], "tag", op[3]):
-            model.tags.pop(op[3], None)
-    elif code == "P":
-        model.params.update({k: v for k, v in op[3].items() if is_latest("model", op[2], "param", k)})
-    else:
-        model.deleted = True
-
-
-def dataset_to(given: DatasetInput) -> dict[str, Any]:
+def dataset_to(given: DatasetInput) -> DatasetFacts:
     """Return a dataset input as plain data."""
     return {
         "dataset": {k: v for k, v in dict(given.dataset).items() if v is not None},
@@ -435,7 +477,7 @@ def dataset_to(given: DatasetInput) -> dict[str, Any]:
     }
 
 
-def dataset_from(given: dict[str, Any]) -> DatasetInput:
+def dataset_from(given: DatasetFacts) -> DatasetInput:
     """Return a dataset input from plain data."""
     kept = {"name": None, "digest": None, "source_type": None, "source": None, **given["dataset"]}
     return DatasetInput(Dataset(**kept), [InputTag(k, v) for k, v in given["tags"].items()])
