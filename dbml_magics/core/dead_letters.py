@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from dbml_magics import results
 from dbml_magics.core import runs
-from dbml_magics.core.model.operations import RetryDeadLetter
-from dbml_magics.core.tracking.delivery import AGAIN, HELD_QUEUE
+from dbml_magics.core.model.operations import (
+    DamagedLine,
+    Line,
+    RegisterVersion,
+    RetryDeadLetter,
+    decode,
+    read_as,
+)
+from dbml_magics.core.tracking.delivery import HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.core.tracking.registrations import registration_queue
@@ -39,11 +45,13 @@ def retry(
     queue = _queue(engine, run, last, "retry")
     newest = engine.state.last_dead()
     letters = _letters(engine, queue)
-    damaged = {number for number, _, _, op, _, _ in engine.state.dead(queue=queue) if op[1] == "?"}
+    damaged = {
+        number for number, _, _, line, _, _ in engine.state.dead(queue=queue) if read_as(DamagedLine, line)
+    }
     held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
     places = {
-        number: (role, HELD_QUEUE if number in held else _own_queue(q, op))
-        for number, role, q, op, _, _ in engine.state.dead(queue=queue)
+        number: (role, HELD_QUEUE if number in held else _own_queue(q, line))
+        for number, role, q, line, _, _ in engine.state.dead(queue=queue)
     }
     tried = {letter.number: letter for letter in letters if letter.number not in damaged}
     for number, letter in tried.items():
@@ -98,8 +106,8 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
         raise _unconfirmed(letters, run, confirm)
     copies = [
         (own, name)
-        for number, _, own, op, _, _ in engine.state.dead(queue=queue)
-        if (name := copy_of(op)) and any(letter.number == number for letter in letters)
+        for number, _, own, line, _, _ in engine.state.dead(queue=queue)
+        if (name := copy_of(line)) and any(letter.number == number for letter in letters)
     ]
     engine.state.discard_dead(letter.number for letter in letters)
     for own, spool in copies:
@@ -141,7 +149,7 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
     trying = _on_their_way(engine)
     held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
     found = []
-    for number, role, own, op, cause, at in engine.state.dead(queue=queue):
+    for number, role, own, line, cause, at in engine.state.dead(queue=queue):
         known = engine.state.run(own)
         run_id = own if known is not None or len(own) == 32 else None
         found.append(
@@ -150,7 +158,7 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
                 workspace=role,
                 run_id=run_id,
                 run=str((known or {}).get("name", "")),
-                what=_what(op),
+                what=decode(line).describe(),
                 cause=cause,
                 at=int(at * 1000),
                 trying=number in trying,
@@ -160,81 +168,22 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
     return found
 
 
-def _own_queue(queue: str, op: list[Any]) -> str:
+def _own_queue(queue: str, line: Line) -> str:
     """Return the queue in which a dead letter is tried again: a registration keeps its run from nothing."""
-    return registration_queue(op[2]["key"]) if op[1] == "V" else queue
+    registration = read_as(RegisterVersion, line)
+    return queue if registration is None else registration_queue(registration.facts["key"])
 
 
 def _on_their_way(engine: Engine) -> set[int]:
     """Return the numbers of the dead letters that are being tried again."""
     found = set()
-    places = {(role, _own_queue(queue, op)) for _, role, queue, op, _, _ in engine.state.dead()}
+    places = {(role, _own_queue(queue, line)) for _, role, queue, line, _, _ in engine.state.dead()}
     for role, queue in places | {(role, HELD_QUEUE) for role, _ in places}:
         cursors = engine.state.cursors(role, queue)
         for file, size in engine.journal.files(queue).items():
             start, _ = cursors.get(file, (0, 0))
             for entry in engine.journal.read(queue, file, start, size) if size > start else ():
-                if entry.op is not None and entry.op[1] == AGAIN and entry.op[2] == role:
-                    found.add(int(entry.op[3]))
+                again = read_as(RetryDeadLetter, entry.op)
+                if again is not None and again.role == role:
+                    found.add(again.number)
     return found
-
-
-_WORDS: dict[str, str] = {
-    "c": "the run itself",
-    "u": "the run's status or name",
-    "x": "the run's deletion",
-    "r": "the run's restoration",
-    "i": "the run's inputs",
-    "o": "the run's outputs",
-    "F": "the status of a model",
-    "T": "tags of a model",
-    "D": "a tag's removal from a model",
-    "P": "params of a model",
-    "X": "the deletion of a model",
-    "E": "an experiment",
-    "?": "a damaged line of the journal",
-}
-
-
-def _what(op: list[Any]) -> str:
-    """Return a write in words; values are not repeated, a param may be long or private."""
-    code = op[1]
-    try:
-        if code == "m":
-            return f"metric {op[2]} at step {op[5]}"
-        if code in ("p", "g", "G"):
-            return {"p": "param", "g": "tag", "G": "the removal of tag"}[code] + f" {op[2]}"
-        if code == "t":
-            return f"tag {op[3]}"
-        if code == "b":
-            return _batch(op)
-        if code == "a":
-            return f"artifact {op[2]['path']}"
-        if code == "L":
-            return f"model {op[2]['name']}"
-        if code == "V":
-            return f"the registration of {op[2]['name']}"
-        if code == "W":
-            return f"{str(op[2]['do']).replace('_', ' ')} of model {op[2]['name']}"
-        if code == "e":
-            return f"{op[2]['do']} of an experiment"
-    except (IndexError, KeyError, TypeError):
-        pass
-    return _WORDS.get(code, f"a write ({code})")
-
-
-def _batch(op: list[Any]) -> str:
-    points, params, tags = op[2:5]
-    keys = list(dict.fromkeys(point[0] for point in points))
-    parts = (
-        [f"{count(len(points), 'point')} of {', '.join(keys[:3])}{', …' if keys[3:] else ''}"]
-        if points
-        else []
-    )
-    parts += [f"param {key}" for key in list(params)[:3]] + (
-        [f"{len(params) - 3} more params"] if len(params) > 3 else []
-    )
-    parts += [f"tag {key}" for key in list(tags)[:3]] + (
-        [f"{len(tags) - 3} more tags"] if len(tags) > 3 else []
-    )
-    return ", ".join(parts)

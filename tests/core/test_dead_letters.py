@@ -11,7 +11,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.model.operations import RetryDeadLetter
+from dbml_magics.core.model.operations import RetryDeadLetter, decode
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.tracking.journal import SMALL
 from tests.conftest import Proxies, Servers
@@ -274,11 +274,9 @@ def test_a_damaged_line_cannot_be_tried_again_and_says_so(linked: Proxies) -> No
         ([0, "u", {}], "the run's status or name"),
         ([0, "L", {"name": "net"}], "model net"),
         ([0, "W", {"do": "version_tag", "name": "wine"}], "version tag of model wine"),
-        ([0, "e", {"do": "rename"}], "rename of an experiment"),
+        ([0, "e", {"do": "rename", "id": "900"}], "rename of an experiment"),
         ([0, "m"], "a write (m)"),
     ],
 )
 def test_every_write_has_words(op: list[Any], words: str) -> None:
-    from dbml_magics.core.dead_letters import _what
-
-    assert _what(op) == words
+    assert decode(op).describe() == words

@@ -9,7 +9,6 @@ object of its own; both are tested against :class:`LogMetric`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,9 +123,9 @@ class RegistryChange(TypedDict, total=False):
 class Operation:
     """A write to a link; subclasses are its kinds."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
-    code: ClassVar[str]
+    code: str
     words: ClassVar[str] = ""
     """Words for a kind whose operations differ in nothing that a reader looks for."""
     noun: ClassVar[str] = ""
@@ -143,7 +142,7 @@ class Operation:
 
     def encode(self, stamp: int = 0) -> Line:
         """Return the operation as the journal holds it."""
-        return [stamp, self._code(), *self._fields()]
+        return [stamp, self.code, *self._fields()]
 
     def meant_for(self, role: str) -> bool:
         """Tell whether a workspace has yet to get the write."""
@@ -162,16 +161,13 @@ class Operation:
 
     # --- what kinds do otherwise
 
-    def _code(self) -> object:
-        return self.kind.code
-
     def _fields(self) -> list[Any]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return [getattr(self, name) for name in self.__slots__]
 
     @classmethod
     def _read(cls, given: list[Any]) -> Operation:
         """Return the operation with these fields. Raises one of DAMAGED where they are not this kind's."""
-        return cls(*given[: len(dataclasses.fields(cls))])  # type: ignore[arg-type]
+        return cls(*given[: len(cls.__slots__)])
 
     def _meant_for(self, role: str) -> bool:
         del role
@@ -181,13 +177,13 @@ class Operation:
         return self._plain()
 
     def _plain(self) -> str:
-        return self.kind.words or f"a write ({self._code()})"
+        return self.kind.words or f"a write ({self.code})"
 
     def _label(self) -> str:
         name = next(iter(self._fields()), "")
         if isinstance(name, dict):
             name = name.get("path") or name.get("name") or ""
-        return f"{self.kind.noun or f'a write ({self._code()})'} {name}".strip()
+        return f"{self.kind.noun or f'a write ({self.code})'} {name}".strip()
 
 
 class _Addressed(Operation):
@@ -621,13 +617,13 @@ class DamagedLine(Operation):
 class Malformed(Operation):
     """A write of a known kind whose fields are not that kind's."""
 
-    meant: type[Operation]
+    code: str
     rest: list[Any]
     cause: str
 
     @property
     def kind(self) -> type[Operation]:
-        return self.meant
+        return _BY_CODE[self.code]
 
     def _fields(self) -> list[Any]:
         return self.rest
@@ -637,11 +633,8 @@ class Malformed(Operation):
 class Unknown(Operation):
     """A write of a kind that this release does not know: a newer one made it."""
 
-    named: object
+    code: Any
     rest: list[Any]
-
-    def _code(self) -> object:
-        return self.named
 
     def _fields(self) -> list[Any]:
         return self.rest
@@ -692,7 +685,7 @@ def decode(line: Line) -> Operation:
     try:
         return kind._read(rest)
     except DAMAGED as error:
-        return Malformed(kind, rest, str(error))
+        return Malformed(code, rest, str(error))
 
 
 def stamp_of(line: Line) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.outbox.answers import Answers, Family, Texts
 
 
@@ -18,30 +19,20 @@ class ModelPoint(TypedDict):
     digest: str | None
 
 
-class ModelFacts(TypedDict, total=False):
+class EmulatedFacts(ModelFacts, total=False):
     """All that is kept of a logged model: what it was created with, and what changed since."""
 
-    id: str
-    name: str
-    type: str | None
-    run: str | None
-    foreign_run: str | None
-    experiment: str
-    created: int
-    params: dict[str, str]
-    tags: dict[str, str]
     run_at: str
     path: str
     number: int
     status: str
     metrics: list[ModelPoint]
     deleted: bool
-    updated: int
 
 
-def facts_of(value: Any) -> ModelFacts:
+def facts_of(value: Any) -> EmulatedFacts:
     """Return the facts that a JSON object holds."""
-    facts: ModelFacts = value
+    facts: EmulatedFacts = value
     return facts
 
 
@@ -53,11 +44,11 @@ class EmulatedModels:
         self._paths = Texts(answers, "kept-path")
         self._outputs = Family(answers, "kept-output", int)
 
-    def facts(self, role: str, model: str) -> ModelFacts | None:
+    def facts(self, role: str, model: str) -> EmulatedFacts | None:
         """Return what is kept of a model, or None where the workspace's files have to be read."""
         return self._facts.get(role, model)
 
-    def note(self, role: str, model: str, facts: ModelFacts) -> None:
+    def note(self, role: str, model: str, facts: EmulatedFacts) -> None:
         """Note what is kept of a model."""
         self._facts.put(facts, role, model)
 

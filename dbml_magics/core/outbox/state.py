@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations
@@ -312,7 +313,7 @@ class State(StateFile):
         """Remember a logged model and the queue that its writes travel in."""
         self.execute("INSERT OR REPLACE INTO models VALUES (?,?,?)", visible, queue, json.dumps(info))
 
-    def model(self, visible: str) -> tuple[str, dict[str, Any]] | None:
+    def model(self, visible: str) -> tuple[str, ModelFacts] | None:
         """Return (queue, info) of a logged model."""
         row = self.one("SELECT queue, info FROM models WHERE visible=?", visible)
         return None if row is None else (row[0], json.loads(row[1]))

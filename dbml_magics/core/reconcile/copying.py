@@ -18,6 +18,16 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.core.destinations.rest import call_timeout
+from dbml_magics.core.model.operations import (
+    DeleteModelTag,
+    LogMetric,
+    LogModelParams,
+    LogParam,
+    ModelFacts,
+    Operation,
+    SetModelTags,
+    SetTag,
+)
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
 from dbml_magics.core.reconcile.experiments import contested, experiment_tags
 from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
@@ -34,7 +44,7 @@ from dbml_magics.differences import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
 _OVERFLOW_S = 60.0  # for the file of what a workspace does not take
-_ITEMS = {"m": "metric", "p": "param", "g": "tag"}
+_ITEMS: dict[type[Operation], str] = {LogMetric: "metric", LogParam: "param", SetTag: "tag"}
 
 
 class _UnderWay:
@@ -80,7 +90,7 @@ class Copier:
             self.mending.write(partial(applier._send, key, run_id, part, False, buried))
         if buried:
             causes = self.causes.setdefault(key, {})
-            causes |= {(_ITEMS[op[0]], str(op[1])): cause for op, cause in buried}
+            causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in buried}
             raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in buried))
 
     def send_points(
@@ -467,15 +477,15 @@ class Copier:
             status = ours.facts["status"]
             return Fix(
                 said,
-                lambda: self.mending.write(lambda: applier._finalize_model("", [0, "F", key, status], False)),
+                lambda: self.mending.write(lambda: applier.finalize_model(key, status)),
             )
         if kind == "tag":
             return self.mending.fact(
                 f"model/{key}",
                 Difference(difference.run, difference.name, "model", what, difference.values),
                 (ours.facts.get(what), theirs.facts.get(what)),
-                lambda side, value: side.applier._tag_model("", [0, "T", key, {name: value}], False),
-                lambda side: side.applier._untag_model("", [0, "D", key, name], False),
+                lambda side, value: side.applier.change_known_model(SetModelTags(key, {name: value}), False),
+                lambda side: side.applier.change_known_model(DeleteModelTag(key, name), False),
             )
         if kind == "metric":
             place = next((p.place for p in ours.points if metric_words(p.place) == name), None)
@@ -488,7 +498,9 @@ class Copier:
             params = {name: ours.facts[what]}
             return Fix(
                 said,
-                lambda: self.mending.write(lambda: applier._model_params("", [0, "P", key, params], False)),
+                lambda: self.mending.write(
+                    lambda: applier.change_known_model(LogModelParams(key, params), False)
+                ),
             )
         return Fix(f"a logged model's {kind} cannot be changed there")
 
@@ -505,7 +517,7 @@ class Copier:
         if model.run:
             self.run_at_target(model.run)
         with self._making:
-            write(lambda: applier._create_model("", [0, "L", told], True))
+            write(lambda: applier.create_model(told, True))
         ours = self.source.applier.repository(f"model:{key}")
         first, second = self.mending.comparer.model_files(key)
         files, have = (first, second) if self.mending.forwards else (second, first)
@@ -513,7 +525,7 @@ class Copier:
             if path not in have:
                 self.put(ours, f"model:{key}", path, files, have)
         if model.facts["status"] != LoggedModelStatus.PENDING.value:
-            write(lambda: applier._finalize_model("", [0, "F", key, model.facts["status"]], False))
+            write(lambda: applier.finalize_model(key, model.facts["status"]))
 
     def send_scores(self, model: Model, lacking: Iterable[Scored]) -> None:
         """Send points of a logged model's metrics, each in the run in which it was logged."""
@@ -527,7 +539,7 @@ class Copier:
             with self.awake(run, run_id):
                 self.send(run, run_id, Batch(points))
 
-    def _facts_of(self, model: Model) -> dict[str, Any]:
+    def _facts_of(self, model: Model) -> ModelFacts:
         """Return what a logged model was created with, under the ids that the user knows."""
         if model.native is None:
             return kept_models.created_as(kept_models.get(self.source.applier, model.key)[0])

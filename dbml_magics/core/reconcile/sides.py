@@ -7,7 +7,7 @@ import posixpath
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, EndlessListing, MissingEndpoint, is_missing, settle
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, Held
 from dbml_magics.core.tracking import kept_models
@@ -285,7 +286,7 @@ class Side:
         known = self.engine.state.visible(self.role, "model", own)
         key = known or (own if self.role == self.engine.link.primary else tag or own)
         run = self.key_of(found.source_run_id) if found.source_run_id else ""
-        told = {"params": found.params, "tags": found.tags}
+        told: ModelFacts = {"params": found.params, "tags": found.tags}
         facts = _facts(found.name, str(found.status), found.model_type, told)
         points = scored(found.metrics, self.key_of)
         model = Model(key, found.name, "" if run in self._gone else run, facts, points, tag or "", found)
@@ -298,7 +299,7 @@ class Side:
         return replace(model, key=key)
 
 
-def _facts(name: str, status: str, kind: str | None, told: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(name: str, status: str, kind: str | None, told: ModelFacts) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": name, "status": status.rpartition(".")[2], "type": kind or ""}
     facts |= {f"param {k}": v for k, v in (told.get("params") or {}).items()}
     facts |= {

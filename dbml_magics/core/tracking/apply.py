@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -50,13 +50,37 @@ from dbml_magics.core.destinations.protocol import Destination, Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.model.operations import (
+    BATCHED,
     ChangeExperiment,
+    ChangeRegistry,
     CopyFiles,
+    CreateExperiment,
+    CreateModel,
+    CreateRun,
+    DamagedLine,
     DeleteModel,
     DeleteModelTag,
+    DeleteRun,
+    DeleteTag,
+    FinalizeModel,
+    Item,
+    LogArtifact,
+    LogInputs,
+    LogMetric,
     LogModelParams,
+    LogOutputs,
+    LogParam,
+    Malformed,
     ModelChange,
+    ModelFacts,
+    Operation,
+    RegisterVersion,
+    RestoreRun,
+    RetryDeadLetter,
     SetModelTags,
+    SetTag,
+    Unknown,
+    UpdateRun,
 )
 from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
@@ -116,15 +140,15 @@ class Batch:
             return Batch(params=first), Batch(params=second)
         return Batch(tags=first), Batch(tags=second)
 
-    def one(self) -> list[Any]:
-        """Return a batch of one as a journal write, for the dead letters."""
+    def one(self) -> Item:
+        """Return a batch of one as a write, for the dead letters."""
         if self.metrics:
-            return ["m", *self.metrics[0]]
-        code, items = ("p", self.params) if self.params else ("g", self.tags)
-        return [code, *next(iter(items.items()))]
+            return LogMetric(*self.metrics[0])
+        kind, items = (LogParam, self.params) if self.params else (SetTag, self.tags)
+        return kind(*next(iter(items.items())))
 
 
-Buried = list[tuple[list[Any], str]]
+Buried = list[tuple[Item, str]]
 
 
 class Applier:
@@ -147,27 +171,6 @@ class Applier:
         self.acknowledged = Acknowledged()
         self.adopted: set[str] = set()  # runs that were copied just now: what is on its way is in doubt
         self._sent = False  # something of the batch on its way has left this machine
-        self._ops: dict[str, Callable[[str, list[Any], bool], None]] = {
-            "c": self._create_run,
-            "G": self._delete_tag,
-            "u": self._update_run,
-            "x": lambda queue, _op, _doubt: self.workspace.delete_run(self.run_at(queue)),
-            "r": lambda queue, _op, _doubt: self.workspace.restore_run(self.run_at(queue)),
-            "i": self._inputs,
-            "o": self._outputs,
-            "a": self._artifact,
-            "K": self._copy_files,
-            "L": self._create_model,
-            "F": self._finalize_model,
-            "T": self._tag_model,
-            "D": self._untag_model,
-            "P": self._model_params,
-            "X": self._delete_model,
-            "E": self._create_experiment,
-            "e": self._change_experiment,
-            "V": lambda queue, op, doubt: self.registrations.version(queue, op[2], doubt),
-            "W": lambda queue, op, doubt: self.registrations.write(queue, op[2], doubt),
-        }
 
     @property
     def store(self) -> Any:
@@ -218,19 +221,56 @@ class Applier:
         """Tell whether we keep a logged model, whatever the service has learned since it was logged."""
         return not self.has_logged_models or kept_models.is_kept(self, model)
 
-    def apply(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def apply(self, queue: str, op: Operation, doubt: bool) -> None:
         """Apply one write that is no part of a batch. Raises Away, or the workspace's refusal."""
-        code = op[1]
-        if code not in self._ops:
+        if isinstance(op, Unknown) or op.kind in _NOT_APPLIED:
             raise MlflowException(
-                f"a write of an unknown kind ({code!r}): was it made by a newer dbml-magics?"
+                f"a write of an unknown kind ({op.code!r}): was it made by a newer dbml-magics?"
             )
-        if (not self.tracked and code not in ("V", "W")) or self.role not in meant_for(op, self.role):
+        of_registry = issubclass(op.kind, (RegisterVersion, ChangeRegistry))
+        if not (self.tracked or of_registry) or not op.meant_for(self.role):
             return
         try:
-            self._ops[code](queue, op, doubt)
+            self._carry_out(queue, op, doubt)
         except Exception as error:
             raise settle(error) from error
+
+    def _carry_out(self, queue: str, op: Operation, doubt: bool) -> None:
+        match op:
+            case CreateRun():
+                self._create_run(queue, op, doubt)
+            case UpdateRun():
+                self._update_run(queue, op)
+            case DeleteRun():
+                self.workspace.delete_run(self.run_at(queue))
+            case RestoreRun():
+                self.workspace.restore_run(self.run_at(queue))
+            case DeleteTag():
+                self._delete_tag(queue, op.key)
+            case LogInputs():
+                self._inputs(queue, op, doubt)
+            case LogOutputs():
+                self._outputs(queue, op.steps, doubt)
+            case LogArtifact():
+                self._artifact(op)
+            case CopyFiles():
+                self._copy_files(queue, op.role)
+            case CreateModel():
+                self.create_model(op.facts, doubt)
+            case FinalizeModel():
+                self.finalize_model(op.model, op.status)
+            case SetModelTags() | DeleteModelTag() | LogModelParams() | DeleteModel():
+                self.change_known_model(op, doubt)
+            case CreateExperiment():
+                self._create_experiment(op)
+            case ChangeExperiment():
+                self._change_experiment(op, doubt)
+            case RegisterVersion():
+                self.registrations.version(queue, op.facts, doubt)
+            case ChangeRegistry():
+                self.registrations.write(queue, op.change, doubt)
+            case Malformed():
+                raise ValueError(op.cause)
 
     # --- batches
 
@@ -513,7 +553,7 @@ class Applier:
         if creation is not None and self.tracked:
             if (cause := self.state.creations.refusal_of_run(self.role, run)) is not None:
                 raise MlflowException.invalid_parameter_value(f"its run could not be made here: {cause}")
-            self._create_run(run, creation.encode(), True)
+            self._create_run(run, creation, True)
             known = self.state.identity(self.role, "run", run)
             assert known is not None
             return known
@@ -545,12 +585,11 @@ class Applier:
             self.remember_run(own, found)
         return str(found.data.tags.get(RUN_TAG, own))
 
-    def _create_run(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def _create_run(self, queue: str, op: CreateRun, doubt: bool) -> None:
         if self.state.identity(self.role, "run", queue) is not None:
             return
-        info = op[2]
-        experiment_id = self.experiment_at(info["experiment"])
-        told = {**self.own_tags(info["tags"]), RUN_TAG: queue}
+        experiment_id = self.experiment_at(op.experiment)
+        told = {**self.own_tags(op.tags), RUN_TAG: queue}
         tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
         creations = self.state.creations
         if self._was_tried(queue) or doubt:
@@ -561,9 +600,9 @@ class Applier:
                 creations.settle_run(self.role, queue)
                 return
         creations.begin(self.role, queue)
-        user = info["user"] if is_text(info["user"]) else ""
+        user = op.user if is_text(op.user) else ""
         try:
-            made = self._make_run(queue, experiment_id, user, info["start"], tags)
+            made = self._make_run(queue, experiment_id, user, op.start, tags)
         except Exception as error:
             settled = settle(error)
             if isinstance(settled, Away) and not settled.sent:
@@ -572,7 +611,7 @@ class Applier:
         self.remember_run(queue, made)
         creations.settle_run(self.role, queue)
         for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
-            self.state.bury(self.role, queue, [0, "g", key, told[key]], "this is no Unicode text")
+            self.state.bury(self.role, queue, SetTag(key, told[key]).encode(), "this is no Unicode text")
 
     def _run_under_its_id(self, run: str) -> Run | None:
         """Return the run that this workspace itself named, though the state does not know of it any more."""
@@ -676,7 +715,7 @@ class Applier:
         for part in within(self.overflow.sift(run, run_id, batch), self.limits):
             self._send(run, run_id, part, doubt, buried)
         for op, cause in buried:
-            self.state.bury(self.role, run, [0, *op], cause)
+            self.state.bury(self.role, run, op.encode(), cause)
 
     def add_points(self, run: str, points: list[Point]) -> None:
         """Add those of some points of a run, or of its models, that are not here."""
@@ -807,30 +846,29 @@ class Applier:
                     _log.debug("no run %s at %s for tag %s", found[key], self.role, key)
         return found
 
-    def _delete_tag(self, queue: str, op: list[Any], _doubt: bool) -> None:
+    def _delete_tag(self, queue: str, key: str) -> None:
         run_id = self.run_at(queue)
         try:
-            self.workspace.delete_tag(run_id, op[2])
+            self.workspace.delete_tag(run_id, key)
         except MlflowException as error:
             if not is_missing(error):
                 raise
-        self.acknowledged.untagged(run_id, op[2])
-        self.overflow.untagged(queue, op[2])
+        self.acknowledged.untagged(run_id, key)
+        self.overflow.untagged(queue, key)
 
-    def _update_run(self, queue: str, op: list[Any], _doubt: bool) -> None:
-        change = op[2]
-        status = RunStatus.from_string(change["status"]) if change.get("status") else None
+    def _update_run(self, queue: str, op: UpdateRun) -> None:
+        status = RunStatus.from_string(op.status) if op.status else None
         run_id = self.run_at(queue)
-        self.workspace.update_run_info(run_id, status, change.get("end"), change.get("name"))
-        if change.get("status"):
-            self.acknowledged.status(run_id, change["status"])
+        self.workspace.update_run_info(run_id, status, op.end, op.name)
+        if op.status:
+            self.acknowledged.status(run_id, op.status)
 
-    def _inputs(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def _inputs(self, queue: str, op: LogInputs, doubt: bool) -> None:
         if self.lacks("inputs"):
             return
         run_id = self.run_at(queue)
-        datasets = [dataset_from(d) for d in op[2]["datasets"]]
-        models = list(self._native(op[2]["models"]))
+        datasets = [dataset_from(d) for d in op.datasets]
+        models = list(self._native(op.models))
         if doubt:
             there = self.workspace.get_run(run_id).inputs
             if there:
@@ -862,11 +900,11 @@ class Applier:
                 found[model] = model  # a server takes the id of a model that it does not have
         return {actual: model for actual, model in found.items() if not self.keeps(model)}
 
-    def _outputs(self, queue: str, op: list[Any], doubt: bool) -> None:
+    def _outputs(self, queue: str, steps: dict[str, int], doubt: bool) -> None:
         if not self.has_logged_models:
             return
         run_id = self.run_at(queue)
-        outputs = {actual: op[2][model] for actual, model in self._native(op[2]).items()}
+        outputs = {actual: steps[model] for actual, model in self._native(steps).items()}
         if doubt:
             there = self.workspace.get_run(run_id).outputs
             have = {o.model_id for o in there.model_outputs} if there else set()
@@ -953,14 +991,12 @@ class Applier:
         }
         return self.workspace.create_experiment(own_name, kept, files)
 
-    def _create_experiment(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        told = op[2]
-        if "name" in told and not self.state.experiments.is_known(told["id"]):  # the state was lost
-            self.engine.remember_experiment(told["id"], told["name"], told["tags"])
-        self.experiment_at(told["id"])
+    def _create_experiment(self, op: CreateExperiment) -> None:
+        if op.name is not None and not self.state.experiments.is_known(op.id):  # the state was lost
+            self.engine.remember_experiment(op.id, op.name, op.tags or {})
+        self.experiment_at(op.id)
 
-    def _change_experiment(self, _queue: str, op: list[Any], doubt: bool) -> None:
-        change = ChangeExperiment._read(op[2:])
+    def _change_experiment(self, change: ChangeExperiment, doubt: bool) -> None:
         if change.do in ("delete", "restore") and self._is_in_stage(change):
             return
         try:
@@ -1030,19 +1066,16 @@ class Applier:
             found = self._repositories[owner] = self.workspace.artifacts(uri)
         return found
 
-    def _artifact(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        told = op[2]
-        with self.engine.journal.lent(told, posixpath.basename(told["path"]), self.role) as lent:
+    def _artifact(self, op: LogArtifact) -> None:
+        with self.engine.journal.lent(op.file, posixpath.basename(op.path), self.role) as lent:
             if lent is None:
-                raise MlflowException.invalid_parameter_value(
-                    f"the copy of {told['path']} is gone from the spool"
-                )
+                raise MlflowException.invalid_parameter_value(f"the copy of {op.path} is gone from the spool")
             try:
-                self.upload(told["owner"], told["path"], lent)
+                self.upload(op.owner, op.path, lent)
             except Exception as error:
                 settled = settle(error)
                 if isinstance(settled, Away) and settled.sent and not settled.elsewhere:
-                    self._refuse_taken_place(told["owner"], told["path"])
+                    self._refuse_taken_place(op.owner, op.path)
                 raise
 
     def _refuse_taken_place(self, owner: str, path: str) -> None:
@@ -1053,9 +1086,9 @@ class Applier:
         repository = self.repository(owner)
         refuse_taken_place(path, standing(lambda folder: repository.list_artifacts(folder or None)))
 
-    def _copy_files(self, run: str, op: list[Any], _doubt: bool) -> None:
+    def _copy_files(self, run: str, to: str) -> None:
         """Copy what a run had before the link: its files, then what else hangs on it."""
-        if op[2] == self.role:
+        if to == self.role:
             role = self.engine.began_at(run)
             self.copy_missing_files(f"run:{run}", role)
             complete_adopted(self, run, role)
@@ -1161,7 +1194,7 @@ class Applier:
                 return self.find_model(model)
             with self._asking_primary():
                 told = self.engine.model_facts_from_primary(model)
-        self._create_model("", [0, "L", told], True)
+        self.create_model(told, True)
         known = self.state.identity(self.role, "model", model)
         assert known is not None
         return known
@@ -1215,8 +1248,8 @@ class Applier:
             run=found.source_run_id,
         )
 
-    def _create_model(self, _queue: str, op: list[Any], doubt: bool) -> None:
-        told = op[2]
+    def create_model(self, told: ModelFacts, doubt: bool) -> None:
+        """Create a logged model, at the service or among those that the link keeps there."""
         model = told["id"]
         if self.state.identity(self.role, "model", model) is not None:
             return
@@ -1228,10 +1261,10 @@ class Applier:
                 self.note_no_logged_models()
         kept_models.create(self, told)
 
-    def _create_native_model(self, told: dict[str, Any], doubt: bool) -> None:
+    def _create_native_model(self, told: ModelFacts, doubt: bool) -> None:
         model = told["id"]
         experiment_id = self.experiment_at(told["experiment"])
-        run_id = self.run_at(told["run"]) if told.get("run") else told.get("foreign_run")
+        run_id = self.run_at(run) if (run := told.get("run")) else told.get("foreign_run")
         if self._was_tried(model) or doubt:
             for found in self._models_of(experiment_id, told["name"]):
                 if model in (found.tags.get(MODEL_TAG), found.model_id):
@@ -1256,20 +1289,23 @@ class Applier:
             )
         )
 
-    def _finalize_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        if not self.keeps(op[2]):
-            self.workspace.finalize_logged_model(identity.actual, LoggedModelStatus(op[3]))
+    def finalize_model(self, model: str, status: str) -> None:
+        """Set a logged model's final status, at the service or where the link keeps the model."""
+        identity = self.model_at(model)
+        if self.keeps(model):
+            kept_models.change(self, model, status=status)
         else:
-            kept_models.change(self, op[2], status=op[3])
+            self.workspace.finalize_logged_model(identity.actual, LoggedModelStatus(status))
 
-    def _tag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        tags = self.own_model_tags(op[3])
-        if not self.keeps(op[2]):
-            self.change_model(identity.actual, SetModelTags(op[2], tags), True)
-        elif tags:
-            kept_models.change(self, op[2], tags=tags)
+    def change_known_model(self, change: ModelChange, doubt: bool) -> None:
+        """Change a logged model by the user's id, at the service or where the link keeps the model."""
+        identity = self.model_at(change.model)
+        if isinstance(change, SetModelTags):
+            change = replace(change, tags=self.own_model_tags(change.tags))
+        if self.keeps(change.model):
+            kept_models.apply_change(self, change)
+        else:
+            self.change_model(identity.actual, change, doubt or not isinstance(change, LogModelParams))
 
     def own_model_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return a logged model's tags with its versions under this workspace's own numbers."""
@@ -1278,27 +1314,6 @@ class Applier:
         if versions and (numbers := self.registrations.numbers(_versions_in(versions))):
             own[MODEL_VERSIONS_TAG] = json.dumps(numbers)
         return own
-
-    def _untag_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        if self.keeps(op[2]):
-            kept_models.change(self, op[2], untag=op[3])
-        else:
-            self.change_model(identity.actual, DeleteModelTag(op[2], op[3]), True)
-
-    def _model_params(self, _queue: str, op: list[Any], doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        if self.keeps(op[2]):
-            kept_models.change(self, op[2], params=op[3])
-        else:
-            self.change_model(identity.actual, LogModelParams(op[2], op[3]), doubt)
-
-    def _delete_model(self, _queue: str, op: list[Any], _doubt: bool) -> None:
-        identity = self.model_at(op[2])
-        if self.keeps(op[2]):
-            kept_models.change(self, op[2], deleted=True)
-        else:
-            self.change_model(identity.actual, DeleteModel(op[2]), True)
 
     def change_model(self, actual: str, change: ModelChange, again: bool) -> None:
         """Change a logged model of the service's; ``again`` where it may have been done before.
@@ -1418,16 +1433,7 @@ def latest_of(run: Run) -> dict[str, Mark]:
     return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
 
 
-_ROLES_AT = {"x": 2, "r": 2, "T": 4, "D": 4, "P": 4, "X": 3}  # where a write says who has yet to get it
-
-
-def meant_for(op: Sequence[Any], role: str) -> Sequence[str]:
-    """Return the workspaces that a write is meant for; ``role`` is one where it does not say so."""
-    code = op[1]
-    if code == "e":
-        return list(op[2].get("to", [role]))
-    place = _ROLES_AT.get(code)
-    return list(op[place]) if place is not None and len(op) > place else [role]
+_NOT_APPLIED = (*BATCHED, RetryDeadLetter, DamagedLine)
 
 
 def time_and_again(failure: Away, *, alone: bool = True) -> str:

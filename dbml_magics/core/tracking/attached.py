@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow.entities import DatasetInput, LoggedModel, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.view import Mark, mark
@@ -124,7 +125,7 @@ def points_by_run(points: Iterable[Scored], model: str, run: str) -> dict[str, l
     return found
 
 
-def facts_of(found: LoggedModel, key: str, experiment: str, run: str | None) -> dict[str, Any]:
+def facts_of(found: LoggedModel, key: str, experiment: str, run: str | None) -> ModelFacts:
     """Return what a logged model was created with, under the ids that the user knows."""
     return {
         "id": key,
@@ -145,7 +146,7 @@ def facts_of(found: LoggedModel, key: str, experiment: str, run: str | None) -> 
 class _Model:
     """A logged model as the workspace tells it where its run began."""
 
-    facts: dict[str, Any]
+    facts: ModelFacts
     status: str
     points: frozenset[Scored]
 
@@ -223,10 +224,10 @@ def _carry(applier: Applier, role: str, run: str, model: _Model) -> None:
     key = model.facts["id"]
     if applier.engine.model_facts(key) is not None:
         return
-    applier._create_model("", [0, "L", model.facts], True)
+    applier.create_model(model.facts, True)
     applier.copy_missing_files(f"model:{key}", role)
     if model.status != LoggedModelStatus.PENDING.value:
-        applier._finalize_model("", [0, "F", key, model.status], False)
+        applier.finalize_model(key, model.status)
     for each, points in points_by_run(model.points, key, model.facts["run"] or run).items():
         if applier.keeps(key):
             kept_models.note_metrics(applier, points)

@@ -9,9 +9,10 @@ later one of theirs goes before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.core.destinations.errors import Blocked
+from dbml_magics.core.model.operations import ChangeExperiment, DeleteModel, Operation, read_as
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry
 
 if TYPE_CHECKING:
@@ -32,25 +33,25 @@ class Containers:
         engine = self.engine
         if queue == LINK_QUEUE or not engine.is_waiting(self.role, LINK_QUEUE):
             return None
-        experiments = engine.experiments_in(queue)
+        moved = engine.experiments_in(queue) - {None}
         stamps = (
-            entry.order[0]
+            entry.stamp
             for entry in self._waiting(LINK_QUEUE)
-            if entry.op is not None and (moved := _experiment_moved(entry.op)) and moved in experiments
+            if _experiment_moved(read_as(ChangeExperiment, entry.op)) in moved
         )
         return min(stamps, default=None)
 
-    def await_contents(self, queue: str, op: list[Any]) -> None:
+    def await_contents(self, queue: str, op: Operation, stamp: int) -> None:
         """Let what a write contains go first. Raises Blocked while it cannot."""
         experiment = _experiment_moved(op)
         if experiment is not None:
             contents: Iterable[str] = self.engine.contents_of(experiment, self.role)
-        elif op[1] == "X":
-            contents = [q for q in self.engine.queues_naming(op[2]) if q != queue]
+        elif isinstance(op, DeleteModel):
+            contents = [q for q in self.engine.queues_naming(op.model) if q != queue]
         else:
             return
         for other in contents:
-            if any(entry.order[0] < op[0] for entry in self._waiting(other)):
+            if any(entry.stamp < stamp for entry in self._waiting(other)):
                 raise Blocked(f"waits for what was written before it to {_name(other)}", on=other)
 
     def _waiting(self, queue: str) -> Iterator[Entry]:
@@ -59,12 +60,9 @@ class Containers:
         return iter(self.engine.journal.entries(queue, self.engine.journal.files(queue), reached))
 
 
-def _experiment_moved(op: list[Any]) -> str | None:
+def _experiment_moved(op: Operation | None) -> str | None:
     """Return the experiment that a write deletes, restores or renames."""
-    try:
-        return str(op[2]["id"]) if op[1] == "e" and op[2]["do"] in MOVES_CONTENTS else None
-    except (IndexError, KeyError, TypeError):  # a damaged line, which delivery puts aside
-        return None
+    return op.id if isinstance(op, ChangeExperiment) and op.do in MOVES_CONTENTS else None
 
 
 def _name(queue: str) -> str:

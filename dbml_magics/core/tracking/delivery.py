@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
@@ -22,7 +22,36 @@ from dbml_magics.core.destinations.errors import Away, Blocked, Busy
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
-from dbml_magics.core.model.operations import RegisterVersion, RetryDeadLetter, VersionFacts
+from dbml_magics.core.model.operations import (
+    BATCHED,
+    ChangeRegistry,
+    CreateModel,
+    CreateRun,
+    DamagedLine,
+    DeleteModel,
+    DeleteModelTag,
+    DeleteRun,
+    DeleteTag,
+    FinalizeModel,
+    Line,
+    LogArtifact,
+    LogBatch,
+    LogInputs,
+    LogMetric,
+    LogModelParams,
+    LogOutputs,
+    LogParam,
+    Operation,
+    RegisterVersion,
+    RestoreRun,
+    RetryDeadLetter,
+    SetModelTags,
+    SetTag,
+    SetTagAt,
+    UpdateRun,
+    decode,
+    point_of,
+)
 from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
@@ -56,9 +85,9 @@ _NOTHING: dict[str, str] = {}
 _OF_MACHINE = (sqlite3.Error, JournalError)  # this machine's trouble, and no write's: a full disk
 _HELD_S, _HELD_LONGEST_S = 15.0, 600.0  # between two tries of files that are not taken now
 HELD_QUEUE = "held"
-# Writes whose like going through shows that the service does take such writes.
-_KINDS = {**dict.fromkeys("LFTDPX", "model"), **dict.fromkeys("VW", "registry")}
-_OF_RUN = frozenset("Guxrio")
+_OF_MODEL = (CreateModel, FinalizeModel, SetModelTags, DeleteModelTag, LogModelParams, DeleteModel)
+_OF_REGISTRY = (RegisterVersion, ChangeRegistry)
+_OF_RUN = (DeleteTag, UpdateRun, DeleteRun, RestoreRun, LogInputs, LogOutputs)
 
 
 class _ShortTurns:
@@ -416,13 +445,13 @@ class Courier:
         """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
         return self.scheduler.has_failed_long(queue, time.monotonic(), times)
 
-    def passes(self, code: str, queue: str) -> bool:
+    def passes(self, op: Operation, queue: str) -> bool:
         """Tell whether a write of the same kind went through since a queue's next one began to fail."""
-        return self.scheduler.passes(_KINDS.get(code, code), queue)
+        return self.scheduler.passes(_family(op.kind), queue)
 
-    def passed(self, code: str) -> None:
+    def passed(self, op: Operation) -> None:
         """Note that a write of a kind went through."""
-        self.scheduler.passed(_KINDS.get(code, code), time.monotonic())
+        self.scheduler.passed(_family(op.kind), time.monotonic())
 
     @property
     def trouble_since(self) -> float | None:
@@ -582,12 +611,12 @@ class _Part:
                 self.offsets[file] = size
 
     def _add_to_batch(self, entry: Entry) -> bool:
-        op = entry.op
-        if op is None:
+        if entry.op is None:
             return False
-        if len(op) == 6 and op[1] == "m" and type(op[3]) is float and _is_plain(op[2], op[4], op[5]):
-            return self._add_point(entry, op)
-        found = _items_of(op, self.role)
+        point = point_of(entry.op)
+        if point is not None and _is_plain(point):
+            return self._add_point(entry, point)
+        found = _items_of(decode(entry.op), self.role)
         if found is None:
             return False
         points, params, tags = found
@@ -600,11 +629,11 @@ class _Part:
         self._took(entry)
         return True
 
-    def _add_point(self, entry: Entry, op: list[Any]) -> bool:
+    def _add_point(self, entry: Entry, point: Point) -> bool:
         """Add the usual write, one point, in few steps: a training's every step is one."""
         size = entry.end - entry.start
         self._make_room(1, 0, 0, size, _NOTHING)
-        self.batch.metrics.append((op[2], op[3], op[4], op[5]))
+        self.batch.metrics.append(point)
         self._took(entry)
         return True
 
@@ -648,6 +677,7 @@ class _Part:
             self.batch.metrics = list(
                 {(p if len(p) == 4 and p[1] - p[1] == 0 else _identity(p)): p for p in points}.values()
             )
+            buried: Sequence[tuple[Operation, str]]
             try:
                 buried = self._send_batch()
             except (Away, OSError, *_OF_MACHINE):
@@ -658,12 +688,12 @@ class _Part:
                 ):
                     raise Away(f"writes could not be applied ({cause_of(error)})") from error
                 # Not an item is refused but all of them: the run cannot be made there, say.
-                whole = ["b", self.batch.metrics, self.batch.params, self.batch.tags]
+                whole = LogBatch(self.batch.metrics, self.batch.params, self.batch.tags)
                 buried = [(whole, cause_of(error))]
             self.kinds.update(_counted(self.batch.metrics, self.batch.params, self.batch.tags))
             for op, cause in buried:
-                self.state.bury(self.role, self.queue, [0, *op], cause)
-                items = _items_of([0, *op], self.role)
+                self.state.bury(self.role, self.queue, op.encode(), cause)
+                items = _items_of(op, self.role)
                 if items is not None:
                     self.kinds.subtract(_counted(*items))
         self._done()
@@ -691,63 +721,67 @@ class _Part:
     def _apply(self, entry: Entry) -> None:
         self._go_on()
         self._took(entry)
-        if entry.op is None:
+        op = entry.operation
+        if entry.op is None or op is None:
             self._bury_damaged(entry.text)
             return
-        if entry.op[1] in BATCHED:
+        if op.kind in BATCHED:
             self._bury_damaged(str(entry.op)[:500])
             return
-        if entry.op[1] == AGAIN:
-            self._again(entry.op)
+        if isinstance(op, RetryDeadLetter):
+            self._again(op)
             return
-        if not self._await_contents(entry.op):
+        if not self._await_contents(op, entry):
             self._done()
             return
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
         doubt = self._doubt()
         try:
-            self.applier.apply(self.queue, entry.op, doubt)
+            self.applier.apply(self.queue, op, doubt)
         except Away as error:
             if not error.sent and not error.denied:
                 self.state.unmark_sending(self.role, self.queue, before)
-            if not self._goes_apart(entry.op, error):
-                self._put_aside(entry.op, error)
+            if not self._goes_apart(op, error):
+                self._put_aside(op, entry.op, error)
         except _OF_MACHINE:
             raise
         except Exception as error:
-            self._refused(entry.op, error)
+            self._refused(op, entry.op, error)
         else:
-            if _ends(entry.op):
-                self._check_end(entry.op)
-            self._passed(entry.op[1])
-            self.kinds[_RECEIVED.get(entry.op[1], "changes")] += 1
+            if _ends(op):
+                self._check_end(op)
+            self._passed(op)
+            self.kinds[_RECEIVED.get(op.kind, "changes")] += 1
         self._done()
         self.engine.release_spool(self.queue, entry)
 
-    def _await_contents(self, op: list[Any]) -> bool:
+    def _await_contents(self, op: Operation, entry: Entry) -> bool:
         """Let what a write contains go first; False when it is put aside since that never arrives."""
         try:
-            self.courier.containers.await_contents(self.queue, op)
+            self.courier.containers.await_contents(self.queue, op, entry.stamp)
         except Blocked as error:
             if not self.courier.has_failed_long(error.on, 2):
                 raise
-            self.state.bury(self.role, self.queue, op, error.reason)
+            self.state.bury(self.role, self.queue, entry.op, error.reason)
             return False
         return True
 
-    def _goes_apart(self, op: list[Any], error: Away) -> bool:
+    def _goes_apart(self, op: Operation, error: Away) -> bool:
         """Let a registration that cannot be made now wait in a queue of its own: its run goes on."""
-        if op[1] != "V" or self.queue in (REGISTRY_QUEUE, registration_queue(op[2]["key"])):
+        if not isinstance(op, RegisterVersion):
+            return False
+        own = registration_queue(op.facts["key"])
+        if self.queue in (REGISTRY_QUEUE, own):
             return False
         if not (isinstance(error, (Blocked, Busy)) or self.courier.scheduler.in_trouble(self.queue)):
             return False
-        told: VersionFacts = op[2].copy()
+        told = op.facts.copy()
         told.update({"only": self.role, "queue": self.queue})
-        self.engine.write(registration_queue(told["key"]), RegisterVersion(told))
+        self.engine.write(own, RegisterVersion(told))
         return True
 
-    def _check_end(self, op: list[Any]) -> None:
+    def _check_end(self, op: Operation) -> None:
         """Compare an ended run with what was acknowledged, and send what is missing again. Raises Away."""
         if not self.applier.tracked:
             return
@@ -772,7 +806,7 @@ class _Part:
             _log.debug("run %s at %s could not be compared: %s", self.queue, self.role, error)
         self.applier.acknowledged.forget(self.applier.run_at(self.queue))
 
-    def _send_missing(self, missing: Missing, op: list[Any]) -> None:
+    def _send_missing(self, missing: Missing, op: Operation) -> None:
         for points in self._points_of(missing.metrics):
             self._send_again(Batch(metrics=points))
         for part in within(Batch([], dict(missing.params), dict(missing.tags)), self.applier.limits):
@@ -784,7 +818,7 @@ class _Part:
         """Yield what the journal has of some metrics of the run, as many points at a time as fit a batch."""
         journal, points, limit = self.engine.journal, list[Point](), self.applier.limits.metrics
         for entry in journal.entries(self.queue, journal.files(self.queue), {}) if metrics else ():
-            items = None if entry.op is None else _items_of(entry.op, self.role)
+            items = None if entry.op is None else _items_of(decode(entry.op), self.role)
             points += [point for point in items[0] if point[0] in metrics] if items else []
             while len(points) >= limit:
                 yield points[:limit]
@@ -794,75 +828,79 @@ class _Part:
 
     def _send_again(self, part: Batch) -> None:
         for op, cause in self.applier.batch(self.queue, part, True):
-            self.state.bury(self.role, self.queue, [0, *op], cause)
+            self.state.bury(self.role, self.queue, op.encode(), cause)
 
     def _bury_missing(self, missing: Missing) -> None:
         """Put aside what a workspace goes on acknowledging without having it."""
         cause = f"{self.role} acknowledged it twice and did not have it when the run ended"
         if missing.params or missing.tags:
-            self.state.bury(self.role, self.queue, [0, "b", [], missing.params, missing.tags], cause)
+            lacking = LogBatch([], dict(missing.params), dict(missing.tags))
+            self.state.bury(self.role, self.queue, lacking.encode(), cause)
         for points in self._points_of(missing.metrics):
             if absent := self.applier.absent(self.queue, points):
-                self.state.bury(self.role, self.queue, [0, "b", absent, {}, {}], cause)
+                self.state.bury(self.role, self.queue, LogBatch(absent, {}, {}).encode(), cause)
 
-    def _passed(self, code: str) -> None:
-        self.courier.passed(code)
-        if code == "a":
+    def _passed(self, op: Operation) -> None:
+        self.courier.passed(op)
+        if isinstance(op, LogArtifact):
             self.courier.held.went_through()
 
-    def _put_aside(self, op: list[Any], error: Away) -> None:
+    def _put_aside(self, op: Operation, line: Line, error: Away) -> None:
         """Put a write aside that fails time and again while others go through. Raises Away if they fail."""
-        courier, code = self.courier, op[1]
+        courier = self.courier
         if error.elsewhere or not (error.sent or error.denied):
             raise error
-        if code == "a":
+        if isinstance(op, LogArtifact):
             known = error.apart or courier.is_stuck(self.queue) or courier.held.closed
             if not known or not courier.answers():
                 raise error
-            courier.held.add(self.state.bury(self.role, self.queue, op, cause_of(error)))
+            courier.held.add(self.state.bury(self.role, self.queue, line, cause_of(error)))
             return
         if not courier.is_stuck(self.queue):
             raise error
         failure, alone = error, True
-        if code in _OF_RUN:
+        if isinstance(op, _OF_RUN):
             failed = self.applier.insist(self.queue, lambda: self.applier.apply(self.queue, op, True))
             if failed is None:
                 return
             failure = failed
-        elif not courier.passes(code, self.queue):
+        elif not courier.passes(op, self.queue):
             alone = False
-            if not courier.has_failed_long(self.queue) or (code == "c" and error.denied):
+            if not courier.has_failed_long(self.queue) or (isinstance(op, CreateRun) and error.denied):
                 raise error
         cause = time_and_again(failure, alone=alone)
-        if code == "c":
+        if isinstance(op, CreateRun):
             self.applier.give_up_run(self.queue, cause)
-        self._refused(op, MlflowException(cause))
+        self._refused(op, line, MlflowException(cause))
 
     def _bury_damaged(self, text: str) -> None:
-        self.state.bury(self.role, self.queue, [0, "?", text], "this line of the journal is damaged")
+        cause = "this line of the journal is damaged"
+        self.state.bury(self.role, self.queue, DamagedLine(text).encode(), cause)
         self._done()
 
-    def _refused(self, op: list[Any], error: Exception) -> None:
+    def _refused(self, op: Operation, line: Line, error: Exception) -> None:
         if not isinstance(error, MlflowException) and not self.courier.bug(self.queue, self.ends, error):
             raise Away(f"a write could not be applied ({cause_of(error)})") from error
         cause = cause_of(error)
-        queue = op[2].get("queue", self.queue) if op[1] == "V" else self.queue  # of its run
-        self.state.bury(self.role, queue, op, cause)
-        if op[1] == "V":
-            self.state.model_versions.note_refusal(op[2]["key"], self.role, cause)
+        if isinstance(op, RegisterVersion):
+            self.state.bury(self.role, op.facts.get("queue", self.queue), line, cause)  # of its run
+            self.state.model_versions.note_refusal(op.facts["key"], self.role, cause)
+        else:
+            self.state.bury(self.role, self.queue, line, cause)
 
-    def _again(self, op: list[Any]) -> None:
+    def _again(self, again: RetryDeadLetter) -> None:
         """Try a dead letter of this workspace once more; what is refused again stays one, with its new cause.
 
         The letter itself stays until then, and says by its absence that a line was obeyed before: a crash in
         between neither loses nor doubles it.
         """
-        role, number = op[2:4]
-        letter = self.state.dead_letter(number) if role == self.role else None
+        number = again.number
+        letter = self.state.dead_letter(number) if again.role == self.role else None
         if letter is not None:
+            op = decode(letter)
             self.state.mark_sending(self.role, self.queue, self.ends)
             try:
-                refused = self._try_again(letter)
+                refused = [(item.encode(), cause) for item, cause in self._try_again(op)]
             except Away as error:
                 fails = (error.sent or error.denied) and not error.elsewhere
                 held = self.courier.held.has(number)
@@ -877,35 +915,36 @@ class _Part:
                 ):
                     raise Away(f"a write could not be applied ({cause_of(error)})") from error
                 refused = [(letter, cause_of(error))]
-                if letter[1] == "V":
-                    self.state.model_versions.note_refusal(letter[2]["key"], self.role, cause_of(error))
+                if isinstance(op, RegisterVersion):
+                    self.state.model_versions.note_refusal(op.facts["key"], self.role, cause_of(error))
             own = self.state.dead_queue(number) or self.queue
             self.state.settle_dead(number, refused)
             if self.courier.held.has(number):
                 self.courier.held.settled(number, not refused)
             if not refused:
-                self._passed(letter[1])
-                items = _items_of(letter, self.role)
-                self.kinds.update(_counted(*items) if items else [_RECEIVED.get(letter[1], "changes")])
+                self._passed(op)
+                items = _items_of(op, self.role)
+                self.kinds.update(_counted(*items) if items else [_RECEIVED.get(op.kind, "changes")])
         self._done()
         if name := copy_of(letter):
             self.engine.release_copy(own, name)
 
-    def _try_again(self, letter: list[Any]) -> Buried:
-        items = _items_of(letter, self.role)
+    def _try_again(self, op: Operation) -> Buried:
+        items = _items_of(op, self.role)
         if items is None:
-            if letter[1] == "V":
-                self.state.model_versions.forget_answer(letter[2]["key"], self.role)  # it was the refusal
-            if letter[1] == "u" and not _ends(letter) and (self.state.run(self.queue) or {}).get("ended"):
+            if isinstance(op, RegisterVersion):
+                self.state.model_versions.forget_answer(op.facts["key"], self.role)  # it was the refusal
+            ended = (self.state.run(self.queue) or {}).get("ended")
+            if isinstance(op, UpdateRun) and not _ends(op) and ended:
                 # MLflow's rename says RUNNING too: what came after it shall stand.
-                letter = [*letter[:2], {**letter[2], "status": None, "end": None}]
-            self.applier.apply(self.queue, letter, True)
+                op = UpdateRun(name=op.name)
+            self.applier.apply(self.queue, op, True)
             return []
         refused: Buried = []
         # Always in doubt: a part of it may have arrived before it was refused, or another way since.
         for part in within(Batch(*items), self.applier.limits):
             refused += self.applier.batch(self.queue, part, True)
-        return [([0, *op], cause) for op, cause in refused]
+        return refused
 
     def _done(self) -> None:
         kinds = {kind: amount for kind, amount in self.kinds.items() if amount > 0}
@@ -917,27 +956,36 @@ class _Part:
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0
 
 
-BATCHED = frozenset("mpgbt")
-"""The writes that travel in batches: metrics, params and tags."""
-_RECEIVED = {"c": "runs", "a": "files", "L": "models", "V": "registrations"}  # others are changes
-AGAIN = "d"
-"""The write ``[t, "d", role, number]``: try that dead letter of that workspace once more."""
+# What a run's receipt counts; others are changes.
+_RECEIVED: dict[type[Operation], str] = {
+    CreateRun: "runs",
+    LogArtifact: "files",
+    CreateModel: "models",
+    RegisterVersion: "registrations",
+}
 
 
-def _items_of(op: list[Any], role: str) -> tuple[list[Point], dict[str, str], dict[str, str]] | None:
+def _family(kind: type[Operation]) -> str:
+    """Return the name of the kinds of which one going through shows that the service takes the others."""
+    if issubclass(kind, _OF_MODEL):
+        return "model"
+    return "registry" if issubclass(kind, _OF_REGISTRY) else kind.__name__
+
+
+def _items_of(op: Operation, role: str) -> tuple[list[Point], dict[str, str], dict[str, str]] | None:
     """Return (points, params, tags) of a write that travels in batches; None for another or a damaged one."""
-    code = op[1]
     try:
-        if code == "m":
-            return [_point(op[2:])], {}, {}
-        if code == "p":
-            return [], _texts({op[2]: op[3]}), {}
-        if code == "g":
-            return [], {}, _texts({op[2]: op[3]})
-        if code == "b":
-            return [_point(p) for p in op[2]], _texts(op[3]), _texts(op[4])
-        if code == "t":
-            return [], {}, _texts({op[3]: op[4]}) if role in op[2] else {}
+        match op:
+            case LogMetric():
+                return [_point(op.fields())], {}, {}
+            case LogParam():
+                return [], _texts({op.key: op.value}), {}
+            case SetTag():
+                return [], {}, _texts({op.key: op.value})
+            case LogBatch():
+                return [_point(p) for p in op.points], _texts(op.params), _texts(op.tags)
+            case SetTagAt():
+                return [], {}, _texts({op.key: op.value}) if role in op.to else {}
     except (IndexError, TypeError, ValueError, OverflowError):
         pass
     return None
@@ -949,9 +997,9 @@ def _texts(given: Mapping[str, str]) -> dict[str, str]:
     return dict(given)
 
 
-def _ends(op: list[Any]) -> bool:
+def _ends(op: Operation) -> bool:
     """Tell whether a write ends its run."""
-    return op[1] == "u" and op[2].get("status") in TERMINAL
+    return isinstance(op, UpdateRun) and op.status in TERMINAL
 
 
 def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) -> dict[str, int]:
@@ -959,7 +1007,7 @@ def _counted(points: list[Point], params: dict[str, str], tags: dict[str, str]) 
     return {"points": len(points), "params": len(params), "tags": len(tags)}
 
 
-def _point(fields: list[Any]) -> Point:
+def _point(fields: Sequence[Any]) -> Point:
     key, value, stamp, step, *extra = fields
     if not (
         is_text(key)
@@ -971,11 +1019,15 @@ def _point(fields: list[Any]) -> Point:
     return (key, float(value), stamp, step, *extra)
 
 
-def _is_plain(key: object, stamp: object, step: object) -> bool:
+def _is_plain(point: Point) -> bool:
     """Tell in few steps whether a point can be sent as it is; False where a closer look is needed."""
+    if len(point) != 4:
+        return False
+    key, value, stamp, step = point
     return (
         type(key) is str
         and key.isascii()
+        and type(value) is float
         and type(stamp) is int
         and type(step) is int
         and 0 <= stamp <= MOST

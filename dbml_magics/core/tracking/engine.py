@@ -39,6 +39,7 @@ from dbml_magics.core.model.operations import (
     BATCHED,
     CreateRun,
     LogBatch,
+    ModelFacts,
     Operation,
     StoredFile,
     UpdateRun,
@@ -314,10 +315,10 @@ class Engine:
                     self._append(queue, ops)
         if live is not None:
             with live.lock:
-                file, start, end, stamps = self._append(queue, ops)
+                file, start, end, stamped = self._append(queue, ops)
                 if start != live.end or file != live.file:
                     self._catch_up(live, file, start)
-                for op, stamp in zip(ops, stamps, strict=True):
+                for op, stamp in stamped:
                     live.view.fold(op, stamp, self.artifact_uri("run", queue), (file, start, end))
                 live.end = end
         if lasting:
@@ -331,17 +332,19 @@ class Engine:
         if self._disk_thread is None:
             self._start_disk_thread()
 
-    def _append(self, queue: str, ops: Sequence[Operation]) -> tuple[str, int, int, list[int]]:
-        """Stamp and append writes; returns (file, from byte, to byte, their stamps)."""
-        stamps = [self.journal.next_stamp(queue) for _ in ops]
+    def _append(
+        self, queue: str, ops: Sequence[Operation]
+    ) -> tuple[str, int, int, list[tuple[Operation, int]]]:
+        """Stamp and append writes; returns (file, from byte, to byte, the writes with their stamps)."""
+        stamped = [(op, self.journal.next_stamp(queue)) for op in ops]
         try:
-            data = b"".join(line_of(op.encode(stamp)) for op, stamp in zip(ops, stamps, strict=True))
+            data = b"".join([line_of(op.encode(stamp)) for op, stamp in stamped])
         except UnicodeEncodeError:
             for op in ops:
                 refuse_bad_text(op.label(), op.fields())
             raise
         file, end = self.journal.append(queue, data)
-        return file, end - len(data), end, stamps
+        return file, end - len(data), end, stamped
 
     def log_metric(
         self, run_id: str, key: str, value: float, timestamp: int, step: int, extra: tuple[Any, ...] | None
@@ -844,16 +847,16 @@ class Engine:
             return model_id
         raise no_such_model(model_id)
 
-    def model_facts(self, model_id: str) -> dict[str, Any] | None:
+    def model_facts(self, model_id: str) -> ModelFacts | None:
         """Return what a model was created with, if this machine knows."""
         known = self.state.model(model_id)
         return known[1] or None if known else None
 
-    def model_facts_from_primary(self, model_id: str) -> dict[str, Any]:
+    def model_facts_from_primary(self, model_id: str) -> ModelFacts:
         """Return what a model was created with, as the primary says."""
         primary = self.primary
         if primary.keeps(model_id):
-            return dict(kept_models.get(primary, model_id)[0])
+            return kept_models.get(primary, model_id)[0].copy()
         found = primary.workspace.get_logged_model(self.model_known_at(primary, model_id))
         run = self.visible_run(found.source_run_id) if found.source_run_id else None
         return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, ViewType
@@ -23,7 +23,17 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.destinations.errors import MissingEndpoint, WouldRefuse, is_missing
-from dbml_magics.core.outbox.emulated_models import ModelFacts, ModelPoint, facts_of
+from dbml_magics.core.model.operations import (
+    CreateRun,
+    DeleteModel,
+    DeleteModelTag,
+    LogModelParams,
+    ModelChange,
+    ModelFacts,
+    SetModelTags,
+    UpdateRun,
+)
+from dbml_magics.core.outbox.emulated_models import EmulatedFacts, ModelPoint, facts_of
 from dbml_magics.core.paging import entries
 from dbml_magics.core.tracking.not_numbers import with_numbers
 
@@ -44,7 +54,7 @@ _SINCE = (
 )  # what is told of a model and was not then
 
 
-def create(applier: Applier, told: dict[str, Any]) -> None:
+def create(applier: Applier, told: ModelFacts) -> None:
     """Keep a new logged model at a service that has none."""
     model, kept = told["id"], applier.state.emulated_models
     run = told.get("run") or _carrier(applier, told)
@@ -66,18 +76,13 @@ def create(applier: Applier, told: dict[str, Any]) -> None:
     _write_facts(applier, model)
 
 
-def _carrier(applier: Applier, told: dict[str, Any]) -> str:
+def _carrier(applier: Applier, told: ModelFacts) -> str:
     """Make a run for a model that was logged without one: the service has no other place for its files."""
     run = told["id"].removeprefix("m-")
     if applier.state.identity(applier.role, "run", run) is None:
-        info = {
-            "experiment": told["experiment"],
-            "user": "",
-            "start": told["created"],
-            "tags": {"mlflow.runName": told["name"]},
-        }
-        applier.apply(run, [0, "c", info], True)
-        applier.apply(run, [0, "u", {"status": "FINISHED", "end": told["created"]}], False)
+        begun = told["created"]
+        applier.apply(run, CreateRun(told["experiment"], "", begun, {"mlflow.runName": told["name"]}), True)
+        applier.apply(run, UpdateRun("FINISHED", begun), False)
     return str(run)
 
 
@@ -152,6 +157,20 @@ def change(
     _write_facts(applier, model)
 
 
+def apply_change(applier: Applier, op: ModelChange) -> None:
+    """Apply one write to a model that is kept."""
+    match op:
+        case SetModelTags():
+            if op.tags:
+                change(applier, op.model, tags=op.tags)
+        case DeleteModelTag():
+            change(applier, op.model, untag=op.key)
+        case LogModelParams():
+            change(applier, op.model, params=op.params)
+        case DeleteModel():
+            change(applier, op.model, deleted=True)
+
+
 def note_metrics(applier: Applier, points: list[tuple[Any, ...]]) -> None:
     """Keep the newest points that were logged for kept models: the run's own points do not say for which."""
     of_model: dict[str, list[ModelPoint]] = {}
@@ -174,7 +193,7 @@ def _write_facts(applier: Applier, model: str) -> None:
     applier.state.emulated_models.note(applier.role, model, told)
 
 
-def _run_artifacts(applier: Applier, told: ModelFacts) -> str:
+def _run_artifacts(applier: Applier, told: EmulatedFacts) -> str:
     return str(applier.workspace.get_run(told["run_at"]).info.artifact_uri)
 
 
@@ -191,7 +210,7 @@ def note_model_file(applier: Applier, owner: str, path: str, text: str) -> None:
         return
 
 
-def _facts(applier: Applier, model: str) -> ModelFacts:
+def _facts(applier: Applier, model: str) -> EmulatedFacts:
     told = applier.state.emulated_models.facts(applier.role, model)
     if told is None:
         told = _search_facts(applier, model)
@@ -208,7 +227,7 @@ def _facts(applier: Applier, model: str) -> ModelFacts:
     return told
 
 
-def _search_facts(applier: Applier, model: str) -> ModelFacts:
+def _search_facts(applier: Applier, model: str) -> EmulatedFacts:
     """Find a model that another machine logged: by the run's tag, else in every run that has the tag."""
     experiments = [e.experiment_id for e in applier.workspace.search_experiments()]
     for where in (f"tags.`{MODELS_TAG}` LIKE '%{model}%'", f"tags.`{MODELS_TAG}` != ''"):
@@ -223,7 +242,7 @@ def _search_facts(applier: Applier, model: str) -> ModelFacts:
     raise MlflowException(f"Logged model with ID '{model}' not found.", error_code=RESOURCE_DOES_NOT_EXIST)
 
 
-def _read_facts(applier: Applier, artifact_uri: str, model: str) -> ModelFacts | None:
+def _read_facts(applier: Applier, artifact_uri: str, model: str) -> EmulatedFacts | None:
     try:
         repository = applier.workspace.artifacts(artifact_uri)
     except WouldRefuse:  # another run's trouble: its files are where they have no business to be
@@ -241,13 +260,13 @@ def _read_facts(applier: Applier, artifact_uri: str, model: str) -> ModelFacts |
         return facts_of(json.loads(file.read_text("utf-8")))
 
 
-def get(applier: Applier, model: str) -> tuple[ModelFacts, str]:
+def get(applier: Applier, model: str) -> tuple[EmulatedFacts, str]:
     """Return (facts, the files' URI) of a kept model. Raises RESOURCE_DOES_NOT_EXIST."""
     told = _facts(applier, model)
     return told, str(applier.model_at(model).extra["artifacts"])
 
 
-def entity(told: ModelFacts, artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
+def entity(told: EmulatedFacts, artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
     """Return a kept model as MLflow's entity, under the ids that the user knows."""
     return LoggedModel(
         experiment_id=experiment,
@@ -265,7 +284,7 @@ def entity(told: ModelFacts, artifact_location: str, experiment: str, run: str |
     )
 
 
-def points(told: ModelFacts, run: str | None = None) -> list[Metric]:
+def points(told: EmulatedFacts, run: str | None = None) -> list[Metric]:
     """Return a kept model's points, the latest of each metric, as MLflow's entities."""
     return [
         Metric(
@@ -284,9 +303,9 @@ def points(told: ModelFacts, run: str | None = None) -> list[Metric]:
 
 def of_runs(
     applier: Applier, experiment_ids: list[str], view: int = ViewType.ACTIVE_ONLY
-) -> list[ModelFacts]:
+) -> list[EmulatedFacts]:
     """Return the facts of all models kept in some experiments (the workspace's own ids)."""
-    found: dict[str, ModelFacts] = {}
+    found: dict[str, EmulatedFacts] = {}
     for run in entries(
         lambda token: applier.workspace.search_runs(
             experiment_ids, f"tags.`{MODELS_TAG}` != ''", view, page_token=token
@@ -311,9 +330,9 @@ def in_tag(tag: str) -> list[str]:
     return [entry.partition("=")[0] for entry in tag.split() if entry != _MORE]
 
 
-def created_as(told: ModelFacts) -> dict[str, Any]:
+def created_as(told: EmulatedFacts) -> ModelFacts:
     """Return what a kept model was created with."""
-    return {k: v for k, v in told.items() if k not in _SINCE}
+    return cast(ModelFacts, {k: v for k, v in told.items() if k not in _SINCE})
 
 
 def _models_in(applier: Applier, run: Any) -> list[str]:

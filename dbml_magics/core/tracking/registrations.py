@@ -349,7 +349,7 @@ class Registrations:
     def _finish_copy(self, model: str, run_id: str | None) -> None:
         """Finish a logged model whose files were carried over: its status, and its run's output."""
         applier = self.applier
-        applier._finalize_model(LINK_QUEUE, [0, "F", model, "READY"], False)
+        applier.finalize_model(model, "READY")
         if run_id and not applier.keeps(model):
             attach_output(applier, self.state.visible(self.role, "run", run_id) or run_id, run_id, model)
 

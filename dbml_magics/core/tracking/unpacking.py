@@ -23,6 +23,16 @@ from typing import IO, Any, BinaryIO, TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
 from dbml_magics.core import link as links
+from dbml_magics.core.model.operations import (
+    CopyFiles,
+    CreateModel,
+    LogArtifact,
+    Malformed,
+    Operation,
+    RegisterVersion,
+    VersionSource,
+    decode,
+)
 from dbml_magics.core.outbox import tables
 from dbml_magics.core.tracking.journal import (
     OLD_SUFFIX,
@@ -236,48 +246,44 @@ def check_write(op: Any) -> None:
     try:
         if not isinstance(op, list) or not _is_count(op[0]) or not _CODE.fullmatch(op[1]):
             raise Unfit("a write in it has no form of ours")
-        look = _LOOKS.get(op[1])
-        if look is not None:
-            look(op)
+        _look_at(decode(op))
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unfit("a write in it has no form of ours") from error
 
 
-def _look_at_artifact(op: list[Any]) -> None:
-    told = op[2]
-    _need(_OWNER.fullmatch(told["owner"]), "names no run or model", told["owner"])
-    _need(is_safe_path(told["path"]), "names a path that leads out of its run", told["path"])
-    _need(_is_count(told["size"]), "names a size that cannot be", told["size"])
-    if "spool" in told:
-        _need(is_copys_name(told["spool"]) and "data" not in told, "names a file elsewhere", told["spool"])
+def _look_at(op: Operation) -> None:
+    match op:
+        case LogArtifact():
+            _look_at_artifact(op)
+        case CreateModel(facts=facts):
+            _need(_ID.fullmatch(facts["id"]), "names no model", facts["id"])
+            name = facts["name"]
+            _need(is_safe_path(name) and "/" not in name, "names no model", name)
+        case RegisterVersion(facts=facts):
+            _look_at_source(facts["source"])
+        case CopyFiles(role=role):
+            _need(role in links.ROLES, "names no workspace", role)
+        case Malformed() if op.kind in (LogArtifact, CreateModel, RegisterVersion, CopyFiles):
+            raise Unfit("a write in it has no form of ours")
+
+
+def _look_at_artifact(op: LogArtifact) -> None:
+    _need(_OWNER.fullmatch(op.owner), "names no run or model", op.owner)
+    _need(is_safe_path(op.path), "names a path that leads out of its run", op.path)
+    _need(_is_count(op.file["size"]), "names a size that cannot be", op.file["size"])
+    if "spool" in op.file:
+        own = is_copys_name(op.file["spool"]) and "data" not in op.file
+        _need(own, "names a file elsewhere", op.file["spool"])
     else:
-        small_file(told)
+        small_file(op.file)
 
 
-def _look_at_model(op: list[Any]) -> None:
-    _need(_ID.fullmatch(op[2]["id"]), "names no model", op[2]["id"])
-    _need(is_safe_path(op[2]["name"]) and "/" not in op[2]["name"], "names no model", op[2]["name"])
-
-
-def _look_at_version(op: list[Any]) -> None:
-    source = op[2]["source"]
+def _look_at_source(source: VersionSource) -> None:
     if source.get("path"):
         _need(is_safe_path(source["path"]), "names a path that leads out of its run", source["path"])
     if source.get("uri") is not None:  # some registries upload what stands there
         scheme = urlsplit(source["uri"]).scheme
         _need(scheme not in ("", "file"), "registers files of this machine", source["uri"])
-
-
-def _look_at_role(op: list[Any]) -> None:
-    _need(op[2] in links.ROLES, "names no workspace", op[2])
-
-
-_LOOKS: dict[str, Callable[[list[Any]], None]] = {
-    "a": _look_at_artifact,
-    "L": _look_at_model,
-    "V": _look_at_version,
-    "K": _look_at_role,
-}
 
 
 def _need(holds: object, what: str, value: object) -> None:

@@ -34,6 +34,7 @@ from mlflow.entities import (
 
 from dbml_magics.core.mlflow_private import metric_points, own_tags
 from dbml_magics.core.model.operations import (
+    BATCHED,
     DAMAGED,
     CreateModel,
     CreateRun,
@@ -413,6 +414,9 @@ class QueueView:
             self._written[what] = order
             return True
 
+        if self.run is not None and isinstance(op, BATCHED):  # the usual writes
+            self.run.fold(op, is_latest)
+            return
         match op:
             case CreateRun():
                 self._create(op, artifact_uri)
