@@ -183,7 +183,7 @@ def _on_their_way(engine: Engine) -> set[int]:
         for file, size in engine.journal.files(queue).items():
             start, _ = cursors.get(file, (0, 0))
             for entry in engine.journal.read(queue, file, start, size) if size > start else ():
-                again = read_as(RetryDeadLetter, entry.op)
+                again = read_as(RetryDeadLetter, entry.line)
                 if again is not None and again.role == role:
                     found.add(again.number)
     return found

@@ -56,14 +56,14 @@ def test_no_flipped_bit_makes_another_write_of_a_line(
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         found = entries(journal, path)
-        read = [entry.op for entry in found if entry.op is not None]
+        read = [entry.line for entry in found if entry.line is not None]
         assert [op for op in ops if op in read] == read, f"bit {bit} made another write: {read}"
         assert len(read) >= len(ops) - 1, f"bit {bit} cost {len(ops) - len(read)} writes"
         places = [(entry.start, entry.end) for entry in found]
         assert places == sorted(places)
         assert all(before[1] == after[0] for before, after in pairwise(places))
         if len(read) < len(ops):
-            assert any(entry.op is None for entry in found), f"bit {bit}: a write is gone and nothing says so"
+            assert any(entry.line is None for entry in found), f"bit {bit}: a write is gone, nothing says so"
 
 
 def test_a_file_cut_at_any_byte_has_the_whole_lines_before_it(
@@ -75,7 +75,7 @@ def test_a_file_cut_at_any_byte_has_the_whole_lines_before_it(
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         found = entries(journal, path)
-        assert [entry.op for entry in found] == ops[: sum(end <= length for end in ends)]
+        assert [entry.line for entry in found] == ops[: sum(end <= length for end in ends)]
 
 
 def test_files_of_the_first_release_are_read(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_files_of_the_first_release_are_read(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / f"1-ab-1{OLD_SUFFIX}").write_bytes(b'[17,"p","a","1"]\n[18,"p","b"\n[19,"p","c","3"]\n')
     (found,) = journal.files("run")
-    assert [entry.op for entry in journal.read("run", found, 0)] == [
+    assert [entry.line for entry in journal.read("run", found, 0)] == [
         [17, "p", "a", "1"],
         None,
         [19, "p", "c", "3"],
@@ -97,7 +97,7 @@ def test_deep_nesting_is_a_damaged_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     name, _ = journal.append("run", frame(b'[17,"g","k",' + b"[" * 100_000 + b"]" * 100_000 + b"]"))
     (entry,) = journal.read("run", name, 0)
-    assert entry.op is None
+    assert entry.line is None
 
 
 def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_writes_of_several_files_come_in_the_order_of_their_stamps(tmp_path: Pat
         (folder / name).write_bytes(
             b"".join(line_of([1000 + 2 * n + number, "g", "k", f"{name} {n}"]) for n in range(5))
         )
-    order = [entry.op[0] for entry in journal.entries("run", journal.files("run"), {}) if entry.op]
+    order = [entry.line[0] for entry in journal.entries("run", journal.files("run"), {}) if entry.line]
     assert order == list(range(1000, 1010))
 
 
@@ -210,7 +210,7 @@ def test_a_line_that_was_acknowledged_outlives_an_interrupt_and_a_full_disk_afte
         found = [
             line for file, size in journal.files("q").items() for line in journal.read("q", file, 0, size)
         ]
-        kept = [entry.op[0] if entry.op else None for entry in found]
+        kept = [entry.line[0] if entry.line else None for entry in found]
         assert kept in ([1, 2, 3, 4], *([[1, 3, 4]] if cut else [])), (
             f"after an interrupt at {interrupter.where}"
         )

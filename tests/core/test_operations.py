@@ -10,6 +10,7 @@ import pytest
 from dbml_magics.core.model import operations
 from dbml_magics.core.model.operations import (
     KINDS,
+    CreateRun,
     LogArtifact,
     LogMetric,
     LogParam,
@@ -21,7 +22,8 @@ from dbml_magics.core.model.operations import (
     point_of,
     read_as,
 )
-from dbml_magics.core.tracking.journal import line_of
+from dbml_magics.core.tracking.journal import Entry, line_of
+from dbml_magics.core.tracking.view import QueueView
 
 # Lines as release 0.2 writes them, without their checksums.
 GOLDEN = [
@@ -154,6 +156,20 @@ def test_the_short_way_of_a_point_is_the_long_one(line: str) -> None:
     tail = encoded_point(json.dumps(found.key), *given[3:6], given[6] if len(given) > 6 else None)
     assert repr(json.loads(f"[17{tail}")) == repr(found.encode(17))
     assert point_of(given) == tuple(given[2:])
+
+
+def test_a_view_shows_a_point_alike_whichever_way_it_was_folded() -> None:
+    points = [json.loads(line) for line in GOLDEN if '"m",' in line]
+    views = QueueView("r"), QueueView("r")
+    for view in views:
+        view.fold(CreateRun("1", "me", 5, {}), 1, "dbml://x", ("file", 0, 1))
+    for number, line in enumerate(points):
+        views[0].fold_line(Entry("file", number, number + 1, line), "dbml://x")
+        views[1].fold(decode(line), 17, "dbml://x", ("file", number, number + 1))
+    runs = [view.run for view in views if view.run is not None]
+    shown = [{k: [*map(repr, s.values), *s.steps, s.extras] for k, s in run.series.items()} for run in runs]
+    assert [*shown[0]] == ["loss", "acc"]
+    assert shown[0] == shown[1]
 
 
 def test_only_lines_of_a_kind_are_read_as_one() -> None:

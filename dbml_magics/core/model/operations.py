@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeGuard, TypeVar
 
 from dbml_magics.rendering import count
 
@@ -146,7 +146,8 @@ class Operation:
 
     def meant_for(self, role: str) -> bool:
         """Tell whether a workspace has yet to get the write."""
-        return self._meant_for(role)
+        del role
+        return True
 
     def describe(self) -> str:
         """Return the operation in words, without its values: a param may be long, or private."""
@@ -157,7 +158,10 @@ class Operation:
 
     def label(self) -> str:
         """Return the operation in a few words, for the message of a refusal."""
-        return self._label()
+        name = next(iter(self._fields()), "")
+        if isinstance(name, dict):
+            name = name.get("path") or name.get("name") or ""
+        return f"{self.kind.noun or f'a write ({self.code})'} {name}".strip()
 
     # --- what kinds do otherwise
 
@@ -169,21 +173,11 @@ class Operation:
         """Return the operation with these fields. Raises one of DAMAGED where they are not this kind's."""
         return cls(*given[: len(cls.__slots__)])
 
-    def _meant_for(self, role: str) -> bool:
-        del role
-        return True
-
     def _words(self) -> str:
         return self._plain()
 
     def _plain(self) -> str:
         return self.kind.words or f"a write ({self.code})"
-
-    def _label(self) -> str:
-        name = next(iter(self._fields()), "")
-        if isinstance(name, dict):
-            name = name.get("path") or name.get("name") or ""
-        return f"{self.kind.noun or f'a write ({self.code})'} {name}".strip()
 
 
 class _Addressed(Operation):
@@ -197,7 +191,7 @@ class _Addressed(Operation):
         found = Operation._fields(self)
         return found[:-1] if self.to is None else found
 
-    def _meant_for(self, role: str) -> bool:
+    def meant_for(self, role: str) -> bool:
         return self.to is None or role in self.to
 
 
@@ -283,7 +277,8 @@ class LogBatch(Operation):
         parts = [f"{count(len(self.points), 'point')} of {named}"] if self.points else []
         return ", ".join([*parts, *_some("param", self.params), *_some("tag", self.tags)])
 
-    def _label(self) -> str:
+    def label(self) -> str:
+        """Return how many things the batch holds."""
         amount = len(self.points) + len(self.params) + len(self.tags)
         return f"{amount:,} metrics, params and tags"
 
@@ -310,7 +305,7 @@ class DeleteTag(Operation):
 
 @dataclass(frozen=True, slots=True)
 class CreateRun(Operation):
-    """A run's begin."""
+    """A run's creation."""
 
     code = "c"
     words = "the run itself"
@@ -688,9 +683,15 @@ def decode(line: Line) -> Operation:
         return Malformed(code, rest, str(error))
 
 
+def is_line(value: object) -> TypeGuard[Line]:
+    """Tell whether this is a stamp with a code and perhaps fields, whatever these are."""
+    return isinstance(value, list) and len(value) >= 2 and isinstance(value[0], int)
+
+
 def stamp_of(line: Line) -> int:
     """Return what orders a line among its queue's."""
-    return line[0] if isinstance(line[0], int) else 0
+    stamp: int = line[0]
+    return stamp
 
 
 def read_as(kind: type[K], line: Line | None) -> K | None:

@@ -344,7 +344,7 @@ def _copy_held(engine: Engine, queue: str, owner: str, path: str, held: Held, ta
                 return True
         return False
     for entry in engine.journal.read(queue, *held.place):
-        upload = read_as(LogArtifact, entry.op)
+        upload = read_as(LogArtifact, entry.line)
         if upload is not None and (upload.owner, upload.path) == (owner, path):
             data = small_file(upload.file)
             if data is not None:

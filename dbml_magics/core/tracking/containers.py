@@ -37,7 +37,7 @@ class Containers:
         stamps = (
             entry.stamp
             for entry in self._waiting(LINK_QUEUE)
-            if _experiment_moved(read_as(ChangeExperiment, entry.op)) in moved
+            if _experiment_moved(read_as(ChangeExperiment, entry.line)) in moved
         )
         return min(stamps, default=None)
 

@@ -611,12 +611,12 @@ class _Part:
                 self.offsets[file] = size
 
     def _add_to_batch(self, entry: Entry) -> bool:
-        if entry.op is None:
+        if entry.line is None:
             return False
-        point = point_of(entry.op)
+        point = point_of(entry.line)
         if point is not None and _is_plain(point):
             return self._add_point(entry, point)
-        found = _items_of(decode(entry.op), self.role)
+        found = _items_of(decode(entry.line), self.role)
         if found is None:
             return False
         points, params, tags = found
@@ -722,11 +722,11 @@ class _Part:
         self._go_on()
         self._took(entry)
         op = entry.operation
-        if entry.op is None or op is None:
+        if entry.line is None or op is None:
             self._bury_damaged(entry.text)
             return
         if op.kind in BATCHED:
-            self._bury_damaged(str(entry.op)[:500])
+            self._bury_damaged(str(entry.line)[:500])
             return
         if isinstance(op, RetryDeadLetter):
             self._again(op)
@@ -743,11 +743,11 @@ class _Part:
             if not error.sent and not error.denied:
                 self.state.unmark_sending(self.role, self.queue, before)
             if not self._goes_apart(op, error):
-                self._put_aside(op, entry.op, error)
+                self._put_aside(op, entry.line, error)
         except _OF_MACHINE:
             raise
         except Exception as error:
-            self._refused(op, entry.op, error)
+            self._refused(op, entry.line, error)
         else:
             if _ends(op):
                 self._check_end(op)
@@ -763,7 +763,7 @@ class _Part:
         except Blocked as error:
             if not self.courier.has_failed_long(error.on, 2):
                 raise
-            self.state.bury(self.role, self.queue, entry.op, error.reason)
+            self.state.bury(self.role, self.queue, entry.line, error.reason)
             return False
         return True
 
@@ -818,7 +818,7 @@ class _Part:
         """Yield what the journal has of some metrics of the run, as many points at a time as fit a batch."""
         journal, points, limit = self.engine.journal, list[Point](), self.applier.limits.metrics
         for entry in journal.entries(self.queue, journal.files(self.queue), {}) if metrics else ():
-            items = None if entry.op is None else _items_of(decode(entry.op), self.role)
+            items = None if entry.line is None else _items_of(decode(entry.line), self.role)
             points += [point for point in items[0] if point[0] in metrics] if items else []
             while len(points) >= limit:
                 yield points[:limit]

@@ -392,7 +392,7 @@ class Engine:
             return
         view = live.view
         for entry in self.journal.read(view.queue, file, live.end, end):
-            batch = read_as(LogBatch, entry.op)
+            batch = read_as(LogBatch, entry.line)
             if batch is not None and view.run is not None:
                 batch = replace(batch, points=view.run.lacking(batch.points))  # it may be there in part
                 place = (file, entry.start, entry.end)
@@ -670,7 +670,7 @@ class Engine:
         """Return the write that began a run, if it is in the journal."""
         for file, size in self.journal.files(run_id).items():
             first = next(self.journal.read(run_id, file, 0, size), None)
-            if first is not None and (creation := read_as(CreateRun, first.op)) is not None:
+            if first is not None and (creation := read_as(CreateRun, first.line)) is not None:
                 return creation
         return None
 
@@ -893,7 +893,7 @@ class Engine:
 
     def release_spool(self, queue: str, entry: Entry) -> None:
         """Delete the copy that a write has in the spool, if any, once every workspace is beyond it."""
-        spool = copy_of(entry.op)
+        spool = copy_of(entry.line)
         if spool is None:
             return
         for role in self.link.used:
@@ -907,7 +907,7 @@ class Engine:
         """Delete an artifact's copy that a dead letter needed, unless it is on its way elsewhere."""
         for file in self.journal.files(queue):
             for entry in self.journal.read(queue, file, 0):
-                if copy_of(entry.op) == spool:
+                if copy_of(entry.line) == spool:
                     self.release_spool(queue, entry)
                     return
         if not self.state.is_dead_copy(spool):

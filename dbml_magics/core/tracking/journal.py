@@ -43,6 +43,7 @@ from dbml_magics.core.model.operations import (
     Operation,
     StoredFile,
     decode,
+    is_line,
     read_as,
     stamp_of,
 )
@@ -76,18 +77,18 @@ _COPYS_NAME = re.compile(r"[0-9a-f]{1,20}-[0-9]{1,10}-[0-9a-f]{8}")
 
 @dataclass(slots=True)  # not frozen: delivery makes one a line, and freezing is two thirds of what that costs
 class Entry:
-    """One write as it stands in a journal file; ``op`` is None where the line cannot be read."""
+    """One write as it stands in a journal file; ``line`` is None where it cannot be read."""
 
     file: str
     start: int
     end: int
-    op: Line | None
+    line: Line | None
     text: str = ""
 
     @property
     def stamp(self) -> int:
         """Return what orders the write among its queue's, 0 for a line that cannot be read."""
-        return stamp_of(self.op) if self.op else 0
+        return stamp_of(self.line) if self.line else 0
 
     @property
     def order(self) -> tuple[int, str, int]:
@@ -97,7 +98,7 @@ class Entry:
     @property
     def operation(self) -> Operation | None:
         """Return the write, or None for a line that cannot be read."""
-        return None if self.op is None else decode(self.op)
+        return None if self.line is None else decode(self.line)
 
 
 class _Writer:
@@ -775,10 +776,10 @@ def _decode(line: bytes, checked: bool) -> Line | None:
             return None
         line = body
     try:
-        op = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return op if isinstance(op, list) and len(op) >= 2 and isinstance(op[0], int) else None
+    return found if is_line(found) else None
 
 
 def _damaged(file: str, position: int, line: bytes, checked: bool) -> Iterator[Entry]:

@@ -68,7 +68,7 @@ def changes_to(engine: Engine, role: str) -> list[Change]:
     writes = [
         Change(entry.stamp, op)
         for entry in engine.journal.entries(queue, engine.journal.files(queue), delivered)
-        if (op := read_as(ChangeRegistry, entry.op)) is not None and _concerns(op.change, role)
+        if (op := read_as(ChangeRegistry, entry.line)) is not None and _concerns(op.change, role)
     ]
     return sorted([*found.values(), *writes], key=lambda change: change.at)
 

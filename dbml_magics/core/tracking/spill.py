@@ -129,7 +129,7 @@ def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
         for queue, sizes in files.items()
         for file, size in sizes.items()
         for entry in journal.read(queue, file, 0, size)
-        if (name := copy_of(entry.op)) and journal.spooled(name) is not None
+        if (name := copy_of(entry.line)) and journal.spooled(name) is not None
     }
 
 

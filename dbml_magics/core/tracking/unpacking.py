@@ -32,6 +32,8 @@ from dbml_magics.core.model.operations import (
     RegisterVersion,
     VersionSource,
     decode,
+    is_line,
+    stamp_of,
 )
 from dbml_magics.core.outbox import tables
 from dbml_magics.core.tracking.journal import (
@@ -158,8 +160,8 @@ def unpack(path: Path, home: Path) -> dict[str, Any]:
     for queue, sizes in files.items():
         for file, size in sizes.items():
             for entry in journal.read(queue, file, 0, size):
-                if entry.op is not None:  # a damaged line becomes a dead letter
-                    check_write(entry.op)
+                if entry.line is not None:  # a damaged line becomes a dead letter
+                    check_write(entry.line)
     return _checked_state(state, files)
 
 
@@ -241,12 +243,15 @@ def _parsed(data: bytes | str) -> Any:
 # --- what a write may say
 
 
-def check_write(op: Any) -> None:
+def check_write(line: object) -> None:
     """Look at what a write names: files, owners, places. Raises Unfit."""
+    if not is_line(line):
+        raise Unfit("a write in it has no form of ours")
     try:
-        if not isinstance(op, list) or not _is_count(op[0]) or not _CODE.fullmatch(op[1]):
+        op = decode(line)
+        if not _is_count(stamp_of(line)) or not _CODE.fullmatch(op.code):
             raise Unfit("a write in it has no form of ours")
-        _look_at(decode(op))
+        _look_at(op)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unfit("a write in it has no form of ours") from error
 

@@ -391,7 +391,7 @@ class QueueView:
 
     def fold_line(self, entry: Entry, artifact_uri: str) -> None:
         """Apply the write in a line; a damaged one is passed over, for delivery puts it aside."""
-        point = point_of(entry.op) if entry.op is not None else None
+        point = point_of(entry.line) if entry.line is not None else None
         if point is None:
             if (op := entry.operation) is not None:
                 self.fold(op, entry.stamp, artifact_uri, (entry.file, entry.start, entry.end))
