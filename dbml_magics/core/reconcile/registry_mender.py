@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 from mlflow.exceptions import MlflowException
 
