@@ -288,14 +288,18 @@ def _step(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> Step:
     return Step(CleanupItem("azure", kind, _short(path)), lambda: _delete(arm, where, path, kind))
 
 
+def _wait(deletion: Any) -> None:
+    """Wait for a deletion; one that failed raises what the service said of it."""
+    deletion.wait(_DELETION_S)
+    if deletion.done():
+        deletion.result()
+
+
 def _delete(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> None:
     api = _api(arm, where, kind)
 
     def delete(client: Any) -> None:
-        operation = client.resources.begin_delete_by_id(path, api, polling_interval=_POLL_S)
-        operation.wait(_DELETION_S)
-        if operation.done():
-            operation.result()  # raises what the service said of a deletion that failed
+        _wait(client.resources.begin_delete_by_id(path, api, polling_interval=_POLL_S))
 
     arm.ask(delete, where, f"{kind}/delete")
     if _get(arm, where, path, api, kind) is not None:
@@ -304,10 +308,7 @@ def _delete(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> None:
 
 def _delete_group(arm: Arm, where: names.WorkspaceId, name: str) -> None:
     def delete(client: Any) -> None:
-        operation = client.resource_groups.begin_delete(name, polling_interval=_POLL_S)
-        operation.wait(_DELETION_S)
-        if operation.done():
-            operation.result()
+        _wait(client.resource_groups.begin_delete(name, polling_interval=_POLL_S))
 
     arm.ask(delete, where, "Microsoft.Resources/subscriptions/resourceGroups/delete")
     read = "Microsoft.Resources/subscriptions/resourceGroups/read"

@@ -59,6 +59,20 @@ class Found:
         return self.id.uri(self.host)
 
 
+def client_settings(sign_in: SignIn) -> dict[str, Any]:
+    """Return how azure-mgmt-resource's clients ask: the cloud's own host, once, following no redirect."""
+    host = sign_in.cloud.resource_manager
+    return {
+        "base_url": host,
+        "credential_scopes": [sign_in.cloud.scope],
+        "retry_total": 0,
+        "permit_redirects": False,
+        "proxies": hosts.past_proxies(host) or None,
+        "connection_timeout": _TIMEOUT_S,
+        "read_timeout": _TIMEOUT_S,
+    }
+
+
 class Arm:
     """The resource manager, for one subscription and one sign-in."""
 
@@ -74,15 +88,7 @@ class Arm:
             from azure.mgmt.resource import ResourceManagementClient
 
             self._client = ResourceManagementClient(
-                self.sign_in,
-                self.subscription,
-                base_url=self.sign_in.cloud.resource_manager,
-                credential_scopes=[self.sign_in.cloud.scope],
-                retry_total=0,
-                permit_redirects=False,
-                proxies=hosts.past_proxies(self.sign_in.cloud.resource_manager) or None,
-                connection_timeout=_TIMEOUT_S,
-                read_timeout=_TIMEOUT_S,
+                self.sign_in, self.subscription, **client_settings(self.sign_in)
             )
         return self._client
 
@@ -313,29 +319,39 @@ class Arm:
         if not plan.steps[0].kind:
             return  # a group that is not there yet has no deleted workspace either
         try:
-            said = self.validate(plan, f"dbml-{hashlib.sha256(workspace.path.encode()).hexdigest()[:12]}")
-        except (Away, requests.RequestException):
+            why = self.validate(plan, f"dbml-{hashlib.sha256(workspace.path.encode()).hexdigest()[:12]}")
+        except DbmlError:
             return
-        if _SOFT in said.message:
+        if _SOFT in why:
             raise BadLink(
                 f"the Azure ML workspace {workspace.name} cannot be made: {_kept_by_deleted(workspace)}. "
                 "Nothing was made.",
                 remedies=_other_name(plan.wish),
             )
 
-    def validate(self, plan: Plan, name: str) -> diagnosis.Said:
-        """Have Resource Manager check a plan as the template ``name``; makes nothing. Raises Away."""
+    def validate(self, plan: Plan, name: str) -> str:
+        """Return why Resource Manager would refuse a plan as the template ``name``, or nothing.
+
+        Nothing is made. Raises NotPermitted, WorkspaceUnreachable.
+        """
         workspace = plan.wish.workspace
-        response = hosts.session().post(
-            f"{self.sign_in.cloud.resource_manager.rstrip('/')}{workspace.group_path}"
-            f"/providers/Microsoft.Resources/deployments/{name}/validate",
-            params={"api-version": _DEPLOYMENTS},
-            json={"properties": {"mode": "Incremental", "template": template_of(plan)}},
-            headers={"Authorization": f"Bearer {self.sign_in.get_token(self.sign_in.cloud.scope).token}"},
-            timeout=_TIMEOUT_S,
-            allow_redirects=False,
-        )
-        return diagnosis.Said.by(response.status_code, response.text)
+        deployment = {"properties": {"mode": "Incremental", "template": template_of(plan)}}
+
+        def check(client: Any) -> Any:
+            begun = client.deployments.begin_validate(
+                workspace.group, name, deployment, polling_interval=_POLL_S
+            )
+            begun.wait(_TIMEOUT_S)
+            return begun.result() if begun.done() else None
+
+        try:
+            checked = self.ask(check, workspace, "Microsoft.Resources/deployments/validate/action")
+        except BadLink as error:
+            return error.message
+        if checked is None:
+            return "it did not say in time, or the resource group is not there"
+        refusal = checked.error
+        return f"{refusal.code}: {refusal.message}" if refusal is not None else ""
 
     def _make(self, step: Step, wish: Wish, made: Sequence[Step]) -> None:
         workspace = wish.workspace
@@ -439,7 +455,6 @@ class Plan:
 
 
 _SOFT = "oft-deleted workspace"  # aka.ms/wsoftdelete
-_DEPLOYMENTS = "2021-04-01"
 _KINDS = {
     "--storage-account": "Microsoft.Storage/storageAccounts",
     "--key-vault": "Microsoft.KeyVault/vaults",
@@ -515,11 +530,6 @@ def _steps(wish: Wish, location: str, tenant: str | None) -> list[Step]:
         sku={"name": "Basic", "tier": "Basic"},
     )
     return steps
-
-
-def resources_of(arm: Arm, wish: Wish) -> dict[str, Any]:
-    """Return what making a workspace makes as a template of Resource Manager's, which can check it."""
-    return template_of(arm.plan(wish))
 
 
 def template_of(plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbml_magics.core.azure import permissions
-from dbml_magics.core.azure.arm import Arm
+from dbml_magics.core.azure.arm import Arm, client_settings
 from dbml_magics.core.azure.finding import AzureWish, signed_in
 from dbml_magics.core.azure.names import WorkspaceId
 
@@ -18,12 +18,7 @@ def subscriptions(wish: AzureWish) -> list[str]:
     from azure.mgmt.resource import SubscriptionClient
 
     sign_in = signed_in(wish)
-    client = SubscriptionClient(
-        sign_in,
-        base_url=sign_in.cloud.resource_manager,
-        credential_scopes=[sign_in.cloud.scope],
-        retry_total=0,
-    )
+    client = SubscriptionClient(sign_in, **client_settings(sign_in))
     listed = Arm(sign_in, "").ask(
         lambda _: list(client.subscriptions.list()), WorkspaceId("", "", ""), _SUBSCRIPTIONS
     )

@@ -387,11 +387,9 @@ class OnlineTarget(Target):
     def _next(self, record: Record, pending: dict[str, Any]) -> _Step | None:
         if pending.get("operation"):
             answer = self.rest.operation(pending["operation"])
-            state = str(answer.body.get("status") or "").lower() if answer is not None else "succeeded"
-            if state in ("failed", "canceled"):
-                told = (answer.body if answer else {}).get("error") or {"message": state}
-                raise self._given_up(record, pending, words(told))
-            if state != "succeeded":
+            if answer is not None and answer.failure:
+                raise self._given_up(record, pending, words(answer.failure))
+            if answer is not None and answer.state != "succeeded":
                 return _Step(pending["doing"], pending["pause"])
             pending["operation"] = None
             record.put("pending", pending["deployment"], pending)

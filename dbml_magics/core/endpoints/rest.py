@@ -63,6 +63,17 @@ class Answer:
         return self.headers.get("Azure-AsyncOperation") or self.headers.get("Location")
 
     @property
+    def state(self) -> str:
+        """Return how far an operation is: ``succeeded``, ``failed`` and ``canceled`` end it."""
+        return str(self.body.get("status") or "").lower()
+
+    @property
+    def failure(self) -> dict[str, str] | None:
+        """Return the error of an operation that failed or was canceled."""
+        ended = self.state in ("failed", "canceled")
+        return dict(self.body.get("error") or {"message": self.state}) if ended else None
+
+    @property
     def pause(self) -> float:
         """Return how long the service wants to be left alone (seconds)."""
         for name, unit in (("x-ms-retry-after-ms", 1000), ("retry-after-ms", 1000), ("Retry-After", 1)):
@@ -176,11 +187,8 @@ class Rest:
         while answer is not None and address is not None:
             every(answer.pause, say)
             answer = self.operation(address)
-            state = str(answer.body.get("status") or "").lower() if answer is not None else "succeeded"
-            if state in ("failed", "canceled"):
-                return dict((answer.body if answer else {}).get("error") or {"message": state})
-            if state == "succeeded":
-                return None
+            if answer is not None and (answer.failure or answer.state == "succeeded"):
+                return answer.failure
         return None
 
 

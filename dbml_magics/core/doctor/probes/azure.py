@@ -13,19 +13,18 @@ from azure.storage.blob import BlobBlock
 
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import permissions
-from dbml_magics.core.azure.arm import Arm, Wish, resources_of
+from dbml_magics.core.azure.arm import Arm, Wish
 from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.azureml_artifacts import AzuremlArtifacts
 from dbml_magics.core.destinations.errors import settle
 from dbml_magics.core.doctor.azure import allowed, may
 from dbml_magics.core.doctor.probes.ground import Ground, Measured, NotMeasured, Probe
-from dbml_magics.errors import DbmlError
+from dbml_magics.errors import DbmlError, NotPermitted
 
 __all__ = ["PROBES"]
 
 _CALL_S = 30.0
-_DEPLOYMENTS = "2021-04-01"
 
 
 def _run_id_chosen(ground: Ground) -> Measured:
@@ -117,29 +116,17 @@ def _studio_pages(ground: Ground) -> Measured:
 
 def _create_shape(ground: Ground) -> Measured:
     """Have Resource Manager check what ``--create`` would make; validating makes nothing."""
-    workspace = ground.workspace
-    made = WorkspaceId(workspace.id.subscription, workspace.id.group, ground.name)
-    sign_in = workspace.sign_in
+    own = ground.workspace.id
+    arm = Arm(ground.workspace.sign_in, own.subscription)
     try:
-        template = resources_of(Arm(sign_in, made.subscription), Wish(made))
+        plan = arm.plan(Wish(WorkspaceId(own.subscription, own.group, ground.name)))
     except DbmlError as error:
         raise NotMeasured(error.message) from error
-    response = hosts.session().post(
-        f"{sign_in.cloud.resource_manager.rstrip('/')}{made.group_path}"
-        f"/providers/Microsoft.Resources/deployments/{ground.name}/validate",
-        params={"api-version": _DEPLOYMENTS},
-        json={"properties": {"mode": "Incremental", "template": template}},
-        headers={"Authorization": f"Bearer {sign_in.get_token(sign_in.cloud.scope).token}"},
-        timeout=_CALL_S,
-        allow_redirects=False,
-    )
-    said = Said.by(response.status_code, response.text)
-    if said.status == 403:
-        raise NotMeasured("this sign-in may not validate a deployment in the group")
-    fine = said.status == 200 and not said.code
-    return Measured(
-        "Resource Manager finds it valid" if fine else f"{said.status} {said.code}: {said.message}", fine
-    )
+    try:
+        why = arm.validate(plan, ground.name)
+    except NotPermitted as error:
+        raise NotMeasured("this sign-in may not validate a deployment in the group") from error
+    return Measured(why or "Resource Manager finds it valid", not why)
 
 
 def _storage_words(ground: Ground) -> Measured:
