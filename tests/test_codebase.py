@@ -30,6 +30,13 @@ ERRORS = [
     if isinstance(value, type) and issubclass(value, errors.DbmlError) and value is not errors.DbmlError
 ]
 
+# What is private of a library (all of azureml-mlflow is) is touched by these modules, and a test of each says
+# what is relied on; MLflow's is tests/core/test_mlflow_private.py.
+PRIVATE_PARTS = {
+    "azureml": ("core.azure.azureml_mlflow_private", "core.azure.core_auth"),
+    "databricks": ("core.destinations.databricks_private",),
+}
+
 # Our own, and what is used only where the user has it: a Databricks cluster's, its client for Spark, TOML's
 # reader before the standard library had one.
 OTHERS = ("dbml_magics", "dbruntime", "databricks.connect", "tomli")
@@ -251,3 +258,33 @@ def protocol_methods() -> dict[str, set[str]]:
                 own = {m.name for m in node.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)}
                 found[node.name] = own.union(*(found.get(base, ()) for base in bases))
     return found
+
+
+def private(name: str) -> bool:
+    """Tell whether a name is private; IPython's ``_repr_html_`` and the like are protocols."""
+    return name.startswith("_") and not name.endswith("_")
+
+
+def short(path: Path) -> str:
+    """Return a module's name within the package."""
+    return named(path).removeprefix("dbml_magics.")
+
+
+@pytest.mark.parametrize("library", PRIVATE_PARTS)
+def test_what_is_private_of_a_library_is_imported_in_one_place(library: str) -> None:
+    owners = PRIVATE_PARTS[library]
+    for path in MODULES:
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = [*imported(path), *(f"{node.module}.{alias.name}" for node in nodes for alias in node.names)]
+        of_it = [name for name in names if name.split(".")[0] == library]
+        if short(path) not in owners:
+            assert [name for name in of_it if any(map(private, name.split(".")))] == []
+
+
+@pytest.mark.parametrize("library", PRIVATE_PARTS)
+def test_every_use_of_what_is_private_of_a_library_has_a_contract_test(library: str) -> None:
+    test = (ROOT / "tests" / "core" / f"test_{library}_private.py").read_text()
+    for owner in PRIVATE_PARTS[library]:
+        module = importlib.import_module(f"dbml_magics.{owner}")
+        public = [name for name in vars(module).get("__all__", ()) if name not in test]
+        assert public == [], f"tests/core/test_{library}_private.py says nothing of them"

@@ -124,26 +124,23 @@ def _by_host(host: str | None) -> str:
 
 def _known() -> dict[str, Cloud]:
     """Return the SDK's clouds, or those of ARM_CLOUD_METADATA_URL, which the SDK then knows too."""
-    from azureml.mlflow._common._cloud import cloud as sdk
+    from dbml_magics.core.azure import azureml_mlflow_private
 
     with _lock:
         url = os.environ.get(METADATA_VARIABLE)
         if url in _read:
             return _read[url]
         if not url:
-            listed = dict(sdk.KNOWN_CLOUDS)
-            for plain in sdk.HARD_CODED_CLOUD_LIST:
-                listed.setdefault(plain.name, plain)
+            listed = azureml_mlflow_private.known_clouds()
         else:
             try:
                 answer = hosts.session().get(url, timeout=_METADATA_TIMEOUT_S)
                 answer.raise_for_status()
-                listed = sdk._convert_arm_to_cli(answer.json())
+                listed = azureml_mlflow_private.add_clouds(answer.json())
             except (requests.RequestException, ValueError, KeyError, TypeError) as error:
                 settled = settle(error)
                 reason = settled.reason if isinstance(settled, Away) else f"cannot be read ({error})"
                 raise Away(f"not known: the list of clouds at {url} is {reason}", sent=False) from error
-            sdk.KNOWN_CLOUDS.update(listed)
         _read[url] = {name: _cloud(found) for name, found in listed.items()}
         return _read[url]
 

@@ -57,7 +57,7 @@ class AzuremlWorkspace(Workspace):
     def context(self) -> Any:
         """Return azureml-mlflow's service context, with the link's own sign-in."""
         if self._context is None:
-            from azureml.mlflow._internal.utils import ServiceContext
+            from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
 
             sign_in = self.sign_in
             self._context = ServiceContext(

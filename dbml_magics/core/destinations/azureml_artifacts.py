@@ -19,14 +19,6 @@ from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, HttpResponseError
 from azure.storage.blob import BlobBlock, BlobClient
-from azureml.mlflow._client.artifact.local_artifact_client import LocalArtifactClient
-from azureml.mlflow._client.artifact.run_artifact_client import RunArtifactsClient
-from azureml.mlflow._restclient.artifact._azure_machine_learning_workspaces import (
-    AzureMachineLearningWorkspaces as ArtifactService,
-)
-from azureml.mlflow._restclient.artifact.models import ArtifactPath, ArtifactPathList
-from azureml.mlflow._store.artifact.artifact_repo import AzureMLflowArtifactRepository
-from azureml.mlflow._store.artifact.utils import artifact_uri_decomp
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
@@ -34,6 +26,16 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
+from dbml_magics.core.azure.azureml_mlflow_private import (
+    ArtifactPath,
+    ArtifactPathList,
+    AzureMLflowArtifactRepository,
+    LocalArtifactClient,
+    RunArtifactsClient,
+    artifact_uri_decomp,
+    container_operations,
+    operations,
+)
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Away, is_missing, refusal, settle
@@ -64,25 +66,23 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         if run:
             self.artifacts = RunArtifactsClient(context, told["experiment"], run, path)
             self._origin, self._container = _RUN_ORIGIN, f"dcid.{run}"
+            self._names = {"experiment_name": told["experiment"], "run_id": run}
         else:
             self.artifacts = LocalArtifactClient(context, told["origin"], told["container"], path)
             self._origin, self._container = told["origin"], told["container"]
+            self._names = {"origin": self._origin, "container": self._container}
 
     # --- asking the services, once
 
     def _scope(self) -> dict[str, Any]:
         context = self._context
-        where = {
+        return {
             "subscription_id": context.subscription_id,
             "resource_group_name": context.resource_group_name,
             "workspace_name": context.workspace_name,
             **self._once(str(context.host_url)),
+            **self._names,
         }
-        if self._origin == _RUN_ORIGIN and isinstance(self.artifacts, RunArtifactsClient):
-            where |= {"experiment_name": self.artifacts._experiment_name, "run_id": self.artifacts._run_id}
-        else:
-            where |= {"origin": self._origin, "container": self._container}
-        return where
 
     @staticmethod
     def _once(url: str) -> dict[str, Any]:
@@ -98,8 +98,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
     @property
     def _service(self) -> Any:
-        client = self.artifacts._client
-        return client.run_artifacts if isinstance(self.artifacts, RunArtifactsClient) else client.artifacts
+        return operations(self.artifacts)
 
     def _ask(self, question: Callable[[], T], *, writing: bool) -> T:
         try:
@@ -217,13 +216,9 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
     def _by_container(self) -> tuple[Any, dict[str, Any]]:
         """Return the artifact service, which knows a run's files by their container, and where they are."""
-        service = ArtifactService(
-            credential=self._context.auth,
-            base_url=self._context.host_url,
-            credential_scopes=[self._context.cloud._get_default_scope()],
-        )
         scope = {k: v for k, v in self._scope().items() if k not in ("experiment_name", "run_id")}
-        return service.artifacts, scope | {"origin": self._origin, "container": self._container}
+        scope |= {"origin": self._origin, "container": self._container}
+        return container_operations(self._context), scope
 
     def _renew(self, path: str) -> str:
         """Return a new link to write a name whose bytes never came, or whose link has run out.

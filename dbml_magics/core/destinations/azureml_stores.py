@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from azureml.mlflow._store.model_registry.model_registry import AzureMLflowModelRegistry
-from azureml.mlflow._store.tracking.store import AzureMLRestStore
 from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -17,6 +15,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
+from dbml_magics.core.azure.azureml_mlflow_private import AzureMLflowModelRegistry, AzureMLRestStore
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.aliases import AliasesAsTags
 from dbml_magics.core.destinations.azureml_searches import (

@@ -38,7 +38,7 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics import environment
 from dbml_magics.core import hosts
-from dbml_magics.core.destinations import answers, databricks_refusals, rest
+from dbml_magics.core.destinations import answers, databricks_private, databricks_refusals, rest
 from dbml_magics.core.destinations.aliases import AliasesAsTags
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.base import Workspace
@@ -361,11 +361,9 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
 
         self._workspace._signed_in()  # bounded in time, which the SDK's own signing in is not
         client = WorkspaceClient(config=self._workspace.config)
-        own = hosts.harden(client.api_client._api_client._session)
-        own.hooks["response"].append(_check_stored)
-        for made in ("_cloud_provider_session", "_authenticated_session"):  # of its uploads in parts
-            if (session := getattr(client.files, made, None)) is not None:
-                hosts.harden(session()).hooks["response"].append(_check_stored)
+        own = databricks_private.session(client)
+        for session in (own, *databricks_private.upload_sessions(client)):
+            hosts.harden(session).hooks["response"].append(_check_stored)
         return _DirectFiles(self._root, client)
 
     def _through(self, method: str, *args: Any) -> Any:

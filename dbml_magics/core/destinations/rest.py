@@ -34,7 +34,7 @@ from mlflow.utils.uri import validate_path_is_safe
 
 from dbml_magics.config import DELIVERY_TIMEOUT_S
 from dbml_magics.core import hosts
-from dbml_magics.core.destinations import answers
+from dbml_magics.core.destinations import answers, databricks_private
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import REFUSALS, Away, MissingEndpoint, refusal, settle
 from dbml_magics.core.destinations.rates import RateLimiter
@@ -159,7 +159,7 @@ def _harden_client(creds: MlflowHostCreds) -> None:
         retry_timeout_seconds=_SDK_RETRIES_S,
         timeout=DELIVERY_TIMEOUT_S,
     )
-    hosts.harden(client.api_client._api_client._session)
+    hosts.harden(databricks_private.session(client))
 
 
 def _says_why(response: Any) -> bool:

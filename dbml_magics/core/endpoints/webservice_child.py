@@ -54,14 +54,12 @@ def main() -> None:
 
 
 def _deploy(order: dict[str, Any], credential: _Asking) -> None:
-    from azureml.mlflow._internal.service_context_loader import _AzureMLServiceContextLoader
-    from azureml.mlflow._internal.utils import ServiceContext
     from mlflow.deployments import get_deploy_client
 
-    from dbml_magics.core.azure import clouds
+    from dbml_magics.core.azure import azureml_mlflow_private, clouds
 
     uri = order["uri"]
-    context = ServiceContext(
+    context = azureml_mlflow_private.ServiceContext(
         host_url=order["host_url"],
         subscription_id=order["subscription"],
         workspace_name=order["workspace"],
@@ -69,7 +67,7 @@ def _deploy(order: dict[str, Any], credential: _Asking) -> None:
         auth=credential,
         cloud=clouds.named(order["cloud"]).sdk,
     )
-    _AzureMLServiceContextLoader.add_service_context(uri, context)
+    azureml_mlflow_private.register_context(uri, context)
     config = Path("config.json")
     with os.fdopen(os.open(config, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
         json.dump(order["config"], file)
