@@ -424,8 +424,8 @@ def _argparse(command: Command, namespace: Mapping[str, Any]) -> _Parser:
 
 
 def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mapping[str, Any]) -> None:
-    given = list(parsed._values or [])
-    del parsed._values, parsed._command
+    given = list(vars(parsed).pop("_values") or [])
+    del vars(parsed)["_command"]
     required = [value for value in command.values if not value.optional_value]
     if len(given) > len(command.values) and not command.takes_more:
         if any(value.takes_any for value in command.values) and any(word[:1] in "{[" for word in given):

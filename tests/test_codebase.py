@@ -36,6 +36,32 @@ PRIVATE_PARTS = {
     "azureml": ("core.azure.azureml_mlflow_private", "core.azure.core_auth"),
     "databricks": ("core.destinations.databricks_private",),
 }
+OWNERS = {"core.mlflow_private", *(module for modules in PRIVATE_PARTS.values() for module in modules)}
+# What modules touch that another one, or another library, keeps private. It only shrinks.
+PRIVATE_ELSEWHERE = {
+    "callers": "_getframe",
+    "cells": "_getframe",
+    "core.destinations.aliases": "_add_alias _aliases _tags",
+    "core.destinations.imports": "_create_import_hook_from_string",
+    "core.destinations.rest": "_content",
+    "core.endpoints.webservice_child": "_exit",
+    "core.endpoints.worker": "_exit",
+    "core.interrupts": "_getframe",
+    "core.reconcile.copying": (
+        "_complete_tags _create_model _finalize_model _make_experiment _make_run _model_params "
+        "_send _tag_model _untag_model _work_lock"
+    ),
+    "core.reconcile.experiment_mender": "_whose",
+    "core.scoring.outputs": "_jsc _jvm",
+    "core.scoring.spark": "_jsc",
+    "core.tracking.artifacts": "_known_at _path",
+    "core.tracking.attached": "_asking _create_model _finalize_model _native _visible",
+    "core.tracking.engine": "_outputs",
+    "core.tracking.experiments": "_asking_primary _make_experiment _whose",
+    "core.tracking.registrations": "_finalize_model _left",
+    "core.tracking.store": "_known_at _live _refresh _visible",
+    "live": "_reply_subshell_id",
+}
 
 # Our own, and what is used only where the user has it: a Databricks cluster's, its client for Spark, TOML's
 # reader before the standard library had one.
@@ -268,6 +294,23 @@ def private(name: str) -> bool:
 def short(path: Path) -> str:
     """Return a module's name within the package."""
     return named(path).removeprefix("dbml_magics.")
+
+
+def touched(path: Path) -> set[str]:
+    """Return the private attributes that a module uses and that it does not have itself."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and private(node.attr)]
+    of_self = [node for node in attributes if ast.unparse(node.value) in ("self", "cls", "super()")]
+    own |= {node.attr for node in of_self if isinstance(node.ctx, ast.Store)}
+    return {node.attr for node in attributes if node not in of_self and node.attr not in own}
+
+
+def test_no_module_touches_what_another_one_keeps_private() -> None:
+    found = {short(path): " ".join(sorted(touched(path))) for path in MODULES if short(path) not in OWNERS}
+    found = {module: names for module, names in found.items() if names}
+    assert found == PRIVATE_ELSEWHERE, "give it a public name, or move what needs it to its owner"
 
 
 @pytest.mark.parametrize("library", PRIVATE_PARTS)

@@ -631,7 +631,7 @@ def test_two_sign_ins_to_one_databricks_workspace_share_its_limiter(
     path.write_text(f"[ada]\n{one}[job]\n{one}")
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(path))
     found = [connect(WorkspaceSpec("databricks", f"databricks://{name}")) for name in ("ada", "job")]
-    assert [workspace._creds().limiter for workspace in found] == [found[0].limiter] * 2
+    assert [workspace.creds().limiter for workspace in found] == [found[0].limiter] * 2
     assert found[0].limiter._rates == dict(BY_KIND["databricks"].rates)
 
 

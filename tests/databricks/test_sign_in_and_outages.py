@@ -114,11 +114,11 @@ def test_a_sign_in_that_does_not_answer_costs_no_more_than_the_call_may_take(
     adb.switches.token_delay = 3.0
     began = time.monotonic()
     with rest.call_timeout(0.3), pytest.raises(Away, match="does not answer"):
-        workspace._creds()
+        workspace.creds()
     assert time.monotonic() - began < 2.5
     adb.switches.token_delay = 0.0
     with rest.call_timeout(20):
-        assert workspace._creds().token.startswith("eyJ"), "the attempt that was under way is taken up"
+        assert workspace.creds().token.startswith("eyJ"), "the attempt that was under way is taken up"
 
 
 @pytest.mark.parametrize(

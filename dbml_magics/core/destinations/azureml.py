@@ -76,7 +76,8 @@ class AzuremlWorkspace(Workspace):
             self._context = None
         super().reach(spec)
 
-    def _creds(self, service: str = "mlflow/v2.0", judge: Judge = diagnosis.judge) -> MlflowHostCreds:
+    def creds(self, service: str = "mlflow/v2.0", judge: Judge = diagnosis.judge) -> MlflowHostCreds:
+        """Return the sign-in's credentials for one of the workspace's services. Raises Away."""
         sign_in = self.sign_in
         token = sign_in.get_token(sign_in.cloud.scope).token
         creds = rest.JudgedCreds(
@@ -95,7 +96,7 @@ class AzuremlWorkspace(Workspace):
         """Have the run history service make a run under that id, as azureml-core does."""
         from dbml_magics.core.destinations.azureml_history import History
 
-        creds = functools.partial(self._creds, "history/v1.0", diagnosis.kept_out)
+        creds = functools.partial(self.creds, "history/v1.0", diagnosis.kept_out)
         try:
             made = History(creds, self.tracking).make_run(run_id, experiment_id, start, tags)
         except Away as error:
@@ -118,12 +119,12 @@ class AzuremlWorkspace(Workspace):
     def _build_tracking(self) -> Any:
         from dbml_magics.core.destinations.azureml_stores import AzuremlTracking
 
-        return AzuremlTracking(self.context, self._creds)
+        return AzuremlTracking(self.context, self.creds)
 
     def _build_registry(self) -> Any:
         from dbml_magics.core.destinations.azureml_stores import AzuremlRegistry
 
-        return AzuremlRegistry(self.context, self._creds)
+        return AzuremlRegistry(self.context, self.creds)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
         """Return the repository behind one of this workspace's artifact URIs."""

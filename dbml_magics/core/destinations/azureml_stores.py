@@ -71,7 +71,7 @@ class Lately:
             return all(known.get(key) == at[2] for key, at in latest.items())
 
 
-class AzuremlTracking(rest._TrackingCalls, AzureMLRestStore):  # type: ignore[misc]
+class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[misc]
     """Azure ML's tracking store."""
 
     def __init__(self, context: Any, creds: Callable[[], MlflowHostCreds]) -> None:
@@ -188,7 +188,7 @@ class AzuremlTracking(rest._TrackingCalls, AzureMLRestStore):  # type: ignore[mi
                 return PagedList(found, token)
 
 
-class _Registry(rest._RegistryCalls, AzureMLflowModelRegistry):  # type: ignore[misc]
+class _Registry(rest.RegistryCalls, AzureMLflowModelRegistry):  # type: ignore[misc]
     """azureml-mlflow's registry, each call made once."""
 
 

@@ -203,9 +203,10 @@ class HttpWorkspace(Workspace):
 
     def identify(self) -> None:
         """Ask for an experiment in a way that nothing but MLflow answers."""
-        rest.identify(self._creds())
+        rest.identify(self.creds())
 
-    def _creds(self, host: str | None = None) -> MlflowHostCreds:
+    def creds(self, host: str | None = None) -> MlflowHostCreds:
+        """Return the role's own credentials, for the workspace's host. Raises WouldRefuse for another one."""
         if host is not None and hosts.origin(host) != hosts.origin(self.uri):
             raise WouldRefuse(
                 f"{self.role}'s credentials go to {masked(self.uri)} alone, not to {masked(host)}"
@@ -224,16 +225,16 @@ class HttpWorkspace(Workspace):
         return rest.paced(creds, self.limiter)
 
     def _build_tracking(self) -> Any:
-        return rest.TrackingStore(self._creds)
+        return rest.TrackingStore(self.creds)
 
     def _build_registry(self) -> Any:
-        return rest.RegistryStore(self._creds)
+        return rest.RegistryStore(self.creds)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
         """Return the repository; proxied artifacts go with the role's own credentials."""
         if uri.partition(":")[0].lower() in ("mlflow-artifacts", "http", "https"):
             path = places.own_path(self.spec, uri)
-            return rest.ProxiedArtifacts(f"mlflow-artifacts:/{path}", self.uri, self._creds)
+            return rest.ProxiedArtifacts(f"mlflow-artifacts:/{path}", self.uri, self.creds)
         return super().artifacts(uri)
 
 

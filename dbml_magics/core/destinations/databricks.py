@@ -120,17 +120,18 @@ class DatabricksWorkspace(Workspace):
                     self._home = found.host.rstrip("/"), getattr(found, "workspace_id", None)
         return found
 
-    def _creds(self) -> MlflowHostCreds:
+    def creds(self) -> MlflowHostCreds:
+        """Return credentials for a call, judged and paced as this workspace's are. Raises Away."""
         if ":" in self.uri.removeprefix("databricks://"):  # databricks://scope:prefix, from dbutils.secrets
             creds = get_databricks_host_creds(self.uri)
         else:
-            creds = self._signed_in()
+            creds = self.signed_in()
         creds.judge = self._judge
         # Two profiles, or one and the environment, may name one workspace.
         self.limiter = limiter_at(same_place(creds.host), self.limits.rates)
         return rest.paced(creds, self.limiter)
 
-    def _signed_in(self) -> MlflowHostCreds:
+    def signed_in(self) -> MlflowHostCreds:
         """Return credentials with a token that lives. Raises Away, within the call's time."""
         known = self._config
         if known is not None and known.auth_type == "pat":
@@ -173,17 +174,22 @@ class DatabricksWorkspace(Workspace):
         return away
 
     def _build_tracking(self) -> Any:
-        return _Tracking(self._creds)
+        return _Tracking(self.creds)
 
     def _build_registry(self) -> Any:
         return _Registries(self)
 
     # --- names
 
+    @property
+    def known_user(self) -> str | None:
+        """Return the user's name where it was asked for already."""
+        return self._me
+
     def me(self) -> str:
         """Return the user's name, as the service says. Raises Away."""
         if self._me is None:
-            self._me = str(rest.own_call(self._creds(), _ME, "GET", "userName")["userName"])
+            self._me = str(rest.own_call(self.creds(), _ME, "GET", "userName")["userName"])
         return self._me
 
     def experiment_name(self, name: str) -> str:
@@ -359,7 +365,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
     def _direct(self) -> _DirectFiles:
         from databricks.sdk import WorkspaceClient
 
-        self._workspace._signed_in()  # bounded in time, which the SDK's own signing in is not
+        self._workspace.signed_in()  # bounded in time, which the SDK's own signing in is not
         client = WorkspaceClient(config=self._workspace.config)
         own = databricks_private.session(client)
         for session in (own, *databricks_private.upload_sessions(client)):
@@ -451,7 +457,7 @@ class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]
         endpoint, method = _SERVICE_AND_METHOD_TO_INFO[service][api]
         if path_params:
             endpoint = endpoint.format(**path_params)
-        return rest.call(self._workspace._creds(), endpoint, method, json_body, api.Response())
+        return rest.call(self._workspace.creds(), endpoint, method, json_body, api.Response())
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Upload one file and look whether it is there: MLflow takes any status below 400 for done."""
@@ -493,14 +499,14 @@ class _WorkspaceRegistry(AliasesAsTags, rest.RegistryStore):
         return f"models:/{name}/{version}"
 
 
-class _Catalog(rest._RegistryCalls, UcModelRegistryStore):  # type: ignore[misc]
+class _Catalog(rest.RegistryCalls, UcModelRegistryStore):  # type: ignore[misc]
     """Models in Unity Catalog, registered from this workspace's runs."""
 
     def __init__(self, workspace: DatabricksWorkspace) -> None:
         super().__init__(workspace.catalog_uri, workspace.uri)
         self.workspace = workspace
-        self.get_host_creds = workspace._creds
-        self.get_tracking_host_creds = workspace._creds
+        self.get_host_creds = workspace.creds
+        self.get_tracking_host_creds = workspace.creds
 
     def get_model_version_download_uri(self, name: str, version: str) -> str:
         """Return the version itself: its files are reached with its own temporary credentials."""
@@ -539,7 +545,7 @@ class _Registries:
     """The workspace's registry and Unity Catalog as one: a three-level name is the catalog's."""
 
     def __init__(self, workspace: DatabricksWorkspace) -> None:
-        self.own = _WorkspaceRegistry(workspace._creds)
+        self.own = _WorkspaceRegistry(workspace.creds)
         self.catalog = _Catalog(workspace)
 
     def _of(self, name: str) -> Any:

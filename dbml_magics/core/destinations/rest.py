@@ -292,7 +292,7 @@ def identify(creds: MlflowHostCreds) -> None:
         raise Foreign(f"asked for an experiment, it answers {response.status_code} with {kind}")
 
 
-class _TrackingCalls:
+class TrackingCalls:
     """RestStore's calls through :func:`call`, and log-batch bodies as plain JSON.
 
     Encoding 1,000 points through protobuf holds the GIL for 15 ms, plain JSON for 1 ms.
@@ -331,7 +331,9 @@ class _TrackingCalls:
             answers.parsed(told, response, "POST", _LOG_BATCH, LogBatch.Response(), loose)
 
 
-class _RegistryCalls:
+class RegistryCalls:
+    """The registry's RestStore's calls through :func:`call`."""
+
     get_host_creds: Callable[[], MlflowHostCreds]
     _get_response_from_method: Callable[[Any], Any]
     _get_all_endpoints_from_method: Callable[[Any], list[tuple[str, str]]]
@@ -358,15 +360,15 @@ class _RegistryCalls:
         raise AssertionError("MLflow lists no endpoint for this call")
 
 
-class TrackingStore(_TrackingCalls, RestStore):  # type: ignore[misc]
+class TrackingStore(TrackingCalls, RestStore):  # type: ignore[misc]
     """An MLflow server's tracking store."""
 
 
-class DatabricksStore(_TrackingCalls, DatabricksTracingRestStore):  # type: ignore[misc]
+class DatabricksStore(TrackingCalls, DatabricksTracingRestStore):  # type: ignore[misc]
     """A Databricks workspace's tracking store."""
 
 
-class RegistryStore(_RegistryCalls, RegistryRestStore):  # type: ignore[misc]
+class RegistryStore(RegistryCalls, RegistryRestStore):  # type: ignore[misc]
     """An MLflow server's registry."""
 
 

@@ -106,7 +106,7 @@ def checks(workspace: Any, used: Callable[[], Known]) -> list[tuple[str, Callabl
 def _permissions(workspace: Any, used: Known) -> Iterator[Finding]:
     try:
         with call_timeout(CALL_S):
-            workspace._signed_in()  # bounded in time, which the SDK's own signing in is not
+            workspace.signed_in()  # bounded in time, which the SDK's own signing in is not
         ask = _asker(workspace)
         told = ask(_ME)
     except Exception as error:

@@ -56,8 +56,7 @@ class Mending:
 
     def write(self, write: Callable[[], Any]) -> Any:
         """Make one write at the target, counted; a write is not tried again before both were compared."""
-        with self.target._lock:
-            self.target.requests += 1
+        self.target.count_request()
         return write()
 
     def mended(self, plan: Callable[[], Fix]) -> Outcome:

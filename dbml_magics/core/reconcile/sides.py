@@ -67,11 +67,15 @@ class Side:
         """Return what is asked."""
         return self.applier.workspace
 
+    def count_request(self) -> None:
+        """Count one request more, from any thread."""
+        with self._lock:
+            self.requests += 1
+
     def ask(self, question: Callable[[], T]) -> T:
         """Ask one question, and again after a while when nobody answers: reading twice is harmless."""
         for tries in range(_TRIES):
-            with self._lock:
-                self.requests += 1
+            self.count_request()
             try:
                 return question()
             except Exception as error:

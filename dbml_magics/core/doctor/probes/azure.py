@@ -64,7 +64,7 @@ def _refusal_words(ground: Ground) -> Measured:
             lacking = f"{permissions.ML}/workspaces/models/write"
     except Exception as error:
         raise NotMeasured(f"the permissions cannot be listed: {settle(error)}") from error
-    creds = workspace._creds()
+    creds = workspace.creds()
     token = creds.token if lacking else "none.of.yours"
     response = hosts.session().post(
         f"{creds.host}/api/2.0/mlflow/registered-models/create",

@@ -88,7 +88,7 @@ class Ground:
         for pause in (1.0, 4.0, None):
             try:
                 with backfill(), rest.call_timeout(_CALL_S):
-                    response = rest.request(self.workspace._creds(), _API + call, method, **kwargs)
+                    response = rest.request(self.workspace.creds(), _API + call, method, **kwargs)
                 break
             except MissingEndpoint:
                 return Answer(404, "ENDPOINT_NOT_FOUND", "")
@@ -170,6 +170,21 @@ class Ground:
                 left.append(f"{what} at {self.workspace.role} ({' '.join(str(error).split())[:160]})")
         self._undo = []
         return left
+
+    def without_names(self, text: str) -> str:
+        """Return a text without the names of workspaces, people and runs."""
+        workspace = self.workspace
+        named = {self.name: "PROBE", str(self._run): "RUN", str(self._experiment): "EXPERIMENT"}
+        if workspace.kind == "azureml":
+            own = workspace.id
+            named |= {own.subscription: "SUBSCRIPTION", workspace.host: "HOST"}
+            named |= {f"/{own.group}": "/GROUP", f"'{own.name}'": "'WORKSPACE'", f"/{own.name}": "/WORKSPACE"}
+        if workspace.kind == "databricks":
+            named |= {str(workspace.known_user): "USER", str(workspace.config.host): "HOST"}
+        for name, word in named.items():
+            if len(name) > 3 and name != "None":
+                text = text.replace(name, word)
+        return text
 
     # --- searching for a limit
 

@@ -82,26 +82,10 @@ def _probed(ground: Ground, each: Probe) -> Probed:
         each.name,
         each.asks,
         each.assumed(workspace),
-        _nameless(words, ground),
+        ground.without_names(words),
         agrees,
         time.monotonic() - began,
     )
-
-
-def _nameless(text: str, ground: Ground) -> str:
-    """Return a text without the names of workspaces, people and runs."""
-    workspace = ground.workspace
-    named = {ground.name: "PROBE", str(ground._run): "RUN", str(ground._experiment): "EXPERIMENT"}
-    if workspace.kind == "azureml":
-        told = workspace.id
-        named |= {told.subscription: "SUBSCRIPTION", workspace.host: "HOST"}
-        named |= {f"/{told.group}": "/GROUP", f"'{told.name}'": "'WORKSPACE'", f"/{told.name}": "/WORKSPACE"}
-    if workspace.kind == "databricks":
-        named |= {str(workspace._me): "USER", str(workspace.config.host): "HOST"}
-    for name, word in named.items():
-        if len(name) > 3 and name != "None":
-            text = text.replace(name, word)
-    return text
 
 
 def _written(report: ProbeReport, folder: str) -> str:
