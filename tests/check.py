@@ -29,12 +29,14 @@ TYPED = [
     "tests.standins",
     "tests.browser",
     "tests.conformance",
+    "tests.simulation",
 ]
 FULL = {
     "histories": [
         *("env", "DBML_TEST_EXAMPLES=200", "pytest"),
         *("tests/core/test_histories.py", "tests/core/test_edited_histories.py"),
     ],
+    "simulation": [sys.executable, "-m", "tests.simulation", "10000"],
     "interrupts": [sys.executable, "-m", "tests.interrupts"],
     "endurance": [sys.executable, "-m", "tests.endurance"],
     "sequences": [sys.executable, "-m", "tests.conformance", "--examples", "2000"],

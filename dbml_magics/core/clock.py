@@ -6,6 +6,13 @@ import time
 from typing import Protocol
 
 
+class Waitable(Protocol):
+    """Something that can be waited for."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most so many seconds; returns whether it has come."""
+
+
 class Clock(Protocol):
     """Tells the time and lets it pass."""
 
@@ -17,6 +24,9 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
+
+    def wait(self, event: Waitable, seconds: float) -> bool:
+        """Wait for an event, at most so many seconds; returns whether it has come."""
 
 
 class SystemClock:
@@ -33,6 +43,10 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
         time.sleep(seconds)
+
+    def wait(self, event: Waitable, seconds: float) -> bool:
+        """Wait for an event, at most so many seconds; returns whether it has come."""
+        return event.wait(seconds)
 
 
 SYSTEM: Clock = SystemClock()

@@ -1,23 +1,25 @@
-"""Delivery to two destinations in memory: the engine's own code, without a server, a thread or a pause.
-
-A test that fails names its seed; ``DBML_HISTORIES=1000`` plays more of them than the usual ones.
-"""
+"""Delivery to two destinations in memory: the engine's own code, without a server, a thread or a pause."""
 
 from __future__ import annotations
 
-import os
-import random
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
-from dbml_magics.core.model.operations import CreateRun, LogMetric, LogParam, SetTag
-from dbml_magics.core.tracking import engine as engines
+from dbml_magics.core.model.operations import (
+    CreateRun,
+    LogMetric,
+    LogParam,
+    RegisterVersion,
+    SetTag,
+    VersionFacts,
+    VersionSource,
+)
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.delivery import Courier
 from dbml_magics.core.tracking.engine import Engine
@@ -41,7 +43,11 @@ class Both:
     there: dict[str, MemoryDestination]
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self.link)
+        self.engine = self._start()
+
+    def _start(self) -> Engine:
+        connect: Callable[[WorkspaceSpec], Any] = lambda spec: self.there[spec.role]  # noqa: E731
+        return Engine(self.link, connect=connect)
 
     def close(self) -> None:
         """Close the link's files."""
@@ -51,7 +57,7 @@ class Both:
     def start_again(self) -> None:
         """Do what a new process does that finds the folder of one that was killed."""
         self.close()
-        self.engine = Engine(self.link)
+        self.engine = self._start()
 
     def begin(self) -> str:
         """Journal the begin of a run that the primary has not named."""
@@ -89,7 +95,6 @@ class Both:
 def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
     """Return a link whose couriers do nothing until they are told to."""
     there = {role: MemoryDestination(role, appends=True) for role in ROLES}
-    monkeypatch.setattr(engines, "connect", lambda spec: there[spec.role])
     monkeypatch.setattr(Courier, "start", lambda _: None)
     monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
     specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
@@ -136,9 +141,10 @@ def test_a_run_arrives_once_whichever_call_fails(both: Both, fault: Fault, numbe
 
 def register(both: Both) -> str:
     """Journal a registration in both registries."""
-    run, source = both.begin(), {"kind": "uri", "uri": "s3://bucket/model"}
-    told = {"key": "1", "name": "wine", "tags": {"a": "1"}, "run": run, "source": source, "to": [*ROLES]}
-    both.engine.write_all(run, [("V", told)])
+    run = both.begin()
+    source: VersionSource = {"kind": "uri", "uri": "s3://bucket/model"}
+    facts: VersionFacts = {"key": "1", "name": "wine", "tags": {"a": "1"}, "run": run, "source": source}
+    both.engine.write(run, RegisterVersion({**facts, "to": [*ROLES]}))
     return run
 
 
@@ -209,30 +215,3 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     assert mirror["params"] == {"p": "1", "q": "there already", "r": "3"}
     assert mirror["points"] == primary["points"] == {"m": 30, "n": 1, "o": 1}
     assert [op[1:] for _, _, _, op, _, _ in both.engine.state.dead("azureml")] == [["p", "q", "another"]]
-
-
-FAULTS = LOST, HALF, UNSENT, Fault(Killed), Fault(Killed, does=1.0), Fault(Killed, does=0.5)
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("DBML_HISTORIES", "40"))))
-def test_any_history_arrives_once(both: Both, seed: int) -> None:
-    chance = random.Random(seed)
-    run, params, points = both.begin(), dict[str, str](), Counter[str]()
-    for step in range(chance.randrange(1, 6)):
-        for number in range(chance.randrange(1, 40)):
-            key = chance.choice("mno")
-            both.engine.log_metric(run, key, chance.random(), step, number, None)
-            points[key] += 1
-        params[f"p{step}"] = str(step)
-        both.engine.write_all(run, [("p", f"p{step}", str(step)), ("g", "t", str(step))])
-        for there in both.there.values():
-            for _ in range(chance.randrange(3)):
-                there.fail(chance.choice(FAULTS), chance.randrange(1, 7))
-        both.deliver(run)
-    both.engine.end_run(run, "FINISHED")
-    both.deliver(run)
-    for found in both.held(run):
-        tags = found.pop("tags")
-        assert found == {"status": "FINISHED", "params": params, "points": points}
-        assert tags == {"mlflow.runName": "first", RUN_TAG: run, "t": str(len(params) - 1)}
-    assert not list(both.engine.state.dead(None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dbml_magics.core.clock import Waitable
+
 
 class FakeClock:
     """Stands still until it is told to move, or somebody sleeps."""
@@ -20,3 +22,10 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         """Move on by so many seconds."""
         self.now += seconds
+
+    def wait(self, event: Waitable, seconds: float) -> bool:
+        """Move on by so many seconds, unless the event has come."""
+        if event.wait(0):
+            return True
+        self.now += seconds
+        return event.wait(0)

@@ -11,7 +11,6 @@ import json
 import posixpath
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -335,7 +334,7 @@ class Applier:
         failure = None
         for again in range(_INSISTENCE):
             if again:
-                time.sleep(_INSISTENCE_PAUSE_S)
+                self.engine.clock.sleep(_INSISTENCE_PAUSE_S)
             self.probe(queue)
             try:
                 attempt()
@@ -784,8 +783,8 @@ class Applier:
         """
         if source.data.tags.get(RUN_TAG) != run or source.info.status != "RUNNING":
             return
-        first = self._awaited.setdefault(run, time.monotonic())
-        if time.monotonic() - first < _OTHERS_S:
+        first = self._awaited.setdefault(run, self.engine.clock.monotonic())
+        if self.engine.clock.monotonic() - first < _OTHERS_S:
             reason = "the process that began its run has yet to make it there"
             raise Away(reason, sent=False, elsewhere=True)
 
@@ -829,7 +828,7 @@ class Applier:
             ended = source.info.status if source.info.status != "RUNNING" else "FINISHED"
             status = RunStatus.from_string(ended)
             self.workspace.update_run_info(
-                run_id, status, source.info.end_time or int(time.time() * 1000), None
+                run_id, status, source.info.end_time or int(self.engine.clock.time() * 1000), None
             )
         return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -135,10 +134,11 @@ class Courier:
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
         self.role = role
+        self.clock = engine.clock
         self.line = engine.lines[role]
         self.applier = Applier(engine, role)
         self.delivered = 0
-        self.scheduler = Scheduler(LINK_QUEUE)
+        self.scheduler = Scheduler(LINK_QUEUE, engine.chance)
         # Flags and waiters, as they are set and waited for in the main thread, where an interrupt may come.
         self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
         self._nudge = Flag()  # ends a pause of gathering: it may be over now
@@ -148,7 +148,7 @@ class Courier:
         self.lease = Lease(engine.link.home / f"{role}.lease")
         self._lease_lock = threading.Lock()
         self.watch = Watch(self.lease)
-        self._leased = float("-inf")
+        self._leased = self._scanned = float("-inf")
         self._begun = False  # what others left is in doubt since the lease was taken
         self._work_lock = threading.RLock()
         self._delivered_by_others: int | None = None  # looked at while there is trouble
@@ -222,17 +222,17 @@ class Courier:
         """Wait for the halted thread's end until then (monotonic); True when the lease is ours."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, until - self.clock.monotonic()))
         while not self.take_lease():
-            if time.monotonic() >= until:
+            if self.clock.monotonic() >= until:
                 return False
-            time.sleep(0.05)
+            self.clock.sleep(0.05)
         return True
 
     def after_fork(self) -> None:
         """In a forked child: no thread, no lease; both come back when the child writes."""
         _short_turns.after_fork()
-        self.scheduler = Scheduler(LINK_QUEUE)
+        self.scheduler = Scheduler(LINK_QUEUE, self.engine.chance)
         self._wake, self._urgent, self._stop, self._nudge = Flag(), Flag(), Flag(), Flag()
         self._arrived, self._start_lock = Waiters(), threading.Lock()
         self._work_lock = threading.RLock()
@@ -260,7 +260,7 @@ class Courier:
                 return True
             if not self.lease.take():
                 return False
-            self._leased = time.monotonic()
+            self._leased = self.clock.monotonic()
             self._begun = False
             self.engine.journal.drop_lent(self.role)
             return True
@@ -280,7 +280,7 @@ class Courier:
         The last holder may have been killed with a request at the service; asked too soon, the service does
         not know of it yet. Raises Away.
         """
-        left = self._leased + _IN_FLIGHT_S - time.monotonic()
+        left = self._leased + _IN_FLIGHT_S - self.clock.monotonic()
         if left > 0:
             raise Away(
                 "waits for what an earlier process had sent", sent=False, elsewhere=True, retry_after=left
@@ -289,41 +289,44 @@ class Courier:
     # --- the thread
 
     def _run(self) -> None:
-        scanned = 0.0
+        self._scanned = float("-inf")
         while not self._stop.is_set():
-            if not self._wake.wait(_SCAN_S):
+            if not self.clock.wait(self._wake, _SCAN_S):
                 self.scheduler.unsteady()
-            if self._stop.is_set():
+            if self._stop.is_set() or not self.step():
                 return
-            try:
-                if not self.take_lease():
-                    self._look_after_line()
-                    self._stop.wait(0.2)
-                    continue
-                if not self._begun:
-                    self.engine.begin_delivery(self.role)
-                    self._begun = True
-                if self._wake.is_set() and not self._urgent.is_set():
-                    self._gather()
-                self._wake.clear()
-                if time.monotonic() - scanned > _SCAN_S:
-                    self.scheduler.due.update(self.engine.journal.queues())
-                    scanned = time.monotonic()
-                urgent, soon = self._urgent.is_set(), self.scheduler.soon
-                self.scheduler.soon = False
-                self._round()
-                if urgent or soon:
-                    self.scheduler.unsteady()
-                else:
-                    self.scheduler.steady(time.monotonic())
-                self._write_overflow(urgent)
-                if not self.line.away:
-                    self.held.try_due()
-                if self.engine.retired and self._may_end():
-                    return
-            except Exception:
-                _log.exception("delivery to %s stumbled; it goes on", self.role)
-                self._stop.wait(1.0)
+
+    def step(self) -> bool:
+        """Deliver what is due, if the lease is ours; False when a link that was left needs it no more."""
+        try:
+            if not self.take_lease():
+                self._look_after_line()
+                self.clock.wait(self._stop, 0.2)
+                return True
+            if not self._begun:
+                self.engine.begin_delivery(self.role)
+                self._begun = True
+            if self._wake.is_set() and not self._urgent.is_set():
+                self._gather()
+            self._wake.clear()
+            if self.clock.monotonic() - self._scanned > _SCAN_S:
+                self.scheduler.due.update(self.engine.journal.queues())
+                self._scanned = self.clock.monotonic()
+            urgent, soon = self._urgent.is_set(), self.scheduler.soon
+            self.scheduler.soon = False
+            self._round()
+            if urgent or soon:
+                self.scheduler.unsteady()
+            else:
+                self.scheduler.steady(self.clock.monotonic())
+            self._write_overflow(urgent)
+            if not self.line.away:
+                self.held.try_due()
+            return not (self.engine.retired and self._may_end())
+        except Exception:
+            _log.exception("delivery to %s stumbled; it goes on", self.role)
+            self.clock.wait(self._stop, 1.0)
+            return True
 
     def _may_end(self) -> bool:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
@@ -340,16 +343,16 @@ class Courier:
 
     def _gather(self) -> None:
         """Wait before sending, so that writes batch."""
-        began = time.monotonic()
+        began = self.clock.monotonic()
         while True:
             self._nudge.clear()
             if self._urgent.is_set() or self._stop.is_set():
                 return
             batch = self.applier.limits.metrics
-            left = self.scheduler.gathering_seconds(began, time.monotonic(), batch)
+            left = self.scheduler.gathering_seconds(began, self.clock.monotonic(), batch)
             if left <= 0:
                 return
-            self._nudge.wait(left)
+            self.clock.wait(self._nudge, left)
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
@@ -388,13 +391,13 @@ class Courier:
         self._urgent.clear()
         pause = self.line.pause()
         if pause > 0 and scheduler.due:
-            self._stop.wait(min(pause, 0.25))
+            self.clock.wait(self._stop, min(pause, 0.25))
             self._wake.set()
             if urgent:
                 self._urgent.set()
             return
         scheduler.begin_round()
-        while not self._stop.is_set() and (queue := scheduler.next(time.monotonic())) is not None:
+        while not self._stop.is_set() and (queue := scheduler.next(self.clock.monotonic())) is not None:
             if self.deliver(queue):
                 scheduler.again(queue)
             if self.line.pause() > 0:
@@ -406,7 +409,7 @@ class Courier:
         if self.line.reason is not None and self.line.pause() == 0:
             self.answers()
         if scheduler.due:
-            self._stop.wait(0.05)
+            self.clock.wait(self._stop, 0.05)
             self._wake.set()
 
     # --- one queue
@@ -422,7 +425,7 @@ class Courier:
                 return True
             except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
                 _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
-                self.scheduler.stumbled(queue, time.monotonic())
+                self.scheduler.stumbled(queue, self.clock.monotonic())
                 return True
             self.scheduler.delivered(queue)
             if not more:
@@ -431,19 +434,19 @@ class Courier:
             return more
 
     def _when_away(self, queue: str, error: Away) -> None:
-        alone = self.scheduler.unavailable(queue, error, time.monotonic())
+        alone = self.scheduler.unavailable(queue, error, self.clock.monotonic())
         if not error.elsewhere:
             self.line.trouble(error)
         if alone and self.answers():
-            self.scheduler.isolate(queue, error, time.monotonic())
+            self.scheduler.isolate(queue, error, self.clock.monotonic())
 
     def is_stuck(self, queue: str) -> bool:
         """Tell whether the next write of a queue fails time and again though the workspace answers."""
-        return self.scheduler.is_isolated(queue, time.monotonic())
+        return self.scheduler.is_isolated(queue, self.clock.monotonic())
 
     def has_failed_long(self, queue: str, times: int = 1) -> bool:
         """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
-        return self.scheduler.has_failed_long(queue, time.monotonic(), times)
+        return self.scheduler.has_failed_long(queue, self.clock.monotonic(), times)
 
     def passes(self, op: Operation, queue: str) -> bool:
         """Tell whether a write of the same kind went through since a queue's next one began to fail."""
@@ -451,29 +454,29 @@ class Courier:
 
     def passed(self, op: Operation) -> None:
         """Note that a write of a kind went through."""
-        self.scheduler.passed(_family(op.kind), time.monotonic())
+        self.scheduler.passed(_family(op.kind), self.clock.monotonic())
 
     @property
     def trouble_since(self) -> float | None:
         """Return since when (s since the epoch) a queue does not move although the workspace answers."""
         since = self.scheduler.trouble_since
-        return None if since is None else time.time() - (time.monotonic() - since)
+        return None if since is None else self.clock.time() - (self.clock.monotonic() - since)
 
     def takes_later(self, queue: str) -> bool:
         """Tell whether a queue's next write has to wait though the workspace answers."""
-        return self.scheduler.takes_later(queue, time.monotonic())
+        return self.scheduler.takes_later(queue, self.clock.monotonic())
 
     def arrived(self, count: int) -> None:
         """Note that ``count`` writes have arrived, and tell who waits."""
         self.delivered += count
-        self.scheduler.arrived(count, time.monotonic())
+        self.scheduler.arrived(count, self.clock.monotonic())
         self.line.fine()
         self._arrived.wake()
 
     @property
     def rate(self) -> float:
         """Return how many writes a second this process has delivered of late, since the first of them."""
-        return self.scheduler.rate(time.monotonic())
+        return self.scheduler.rate(self.clock.monotonic())
 
     def bug(self, queue: str, ends: dict[str, int], error: Exception) -> bool:
         """Count an error that is none of the workspace's; True when its write is to be put aside."""
@@ -508,7 +511,7 @@ class Held:
         """Hold a dead letter for another try."""
         self._deferred.add(self._courier.role, number)
         self._load()
-        self._next[number] = time.monotonic() + self._pause_s
+        self._next[number] = self._courier.clock.monotonic() + self._pause_s
         self.closed = True
 
     def has(self, number: int) -> bool:
@@ -522,7 +525,7 @@ class Held:
             self._next.pop(number, None)
             return
         self._pause_s = min(2 * self._pause_s, _HELD_LONGEST_S)
-        self._next[number] = time.monotonic() + self._pause_s
+        self._next[number] = self._courier.clock.monotonic() + self._pause_s
 
     def went_through(self) -> None:
         """Note that an upload went through: all are due."""
@@ -533,12 +536,12 @@ class Held:
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
-            self._next = dict.fromkeys(self.numbers(), time.monotonic() + self._pause_s)
+            self._next = dict.fromkeys(self.numbers(), self._courier.clock.monotonic() + self._pause_s)
 
     def try_due(self) -> None:
         """Try again what is due: one while none goes through, else all."""
         self._load()
-        now = time.monotonic()
+        now = self._courier.clock.monotonic()
         due = [number for number, at in self._next.items() if at <= now]
         for number in due[:1] if self.closed else due:
             self._again(number)
@@ -584,7 +587,7 @@ class _Part:
             self.engine.journal.entries(self.queue, sizes, self.offsets), start=1
         ):
             if handled % _SLICE == 0:
-                time.sleep(_BREATH_S)  # the interpreter's lock goes to the training for a moment
+                self.courier.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock for a moment
             if waits_from is not None and entry.order[0] > waits_from:
                 self._flush()
                 raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)

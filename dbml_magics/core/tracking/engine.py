@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 import weakref
@@ -28,12 +29,13 @@ from dbml_magics.config import (
     spool_limit_bytes,
     spool_wait_seconds,
 )
+from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import deferred, is_held_back
-from dbml_magics.core.link import Link, from_uri
+from dbml_magics.core.link import Link, WorkspaceSpec, from_uri
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.operations import (
     BATCHED,
@@ -147,8 +149,17 @@ class Engine:
     ``own``.
     """
 
-    def __init__(self, link: Link, own: Engine | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        own: Engine | None = None,
+        *,
+        connect: Callable[[WorkspaceSpec], Workspace] = connect,
+        clock: Clock = SYSTEM,
+        chance: random.Random | None = None,
+    ) -> None:
         self.link = link
+        self.clock, self.chance = clock, chance or random.Random()
         self.began = time.time()
         self._key = link.key  # a hash, which is not to be made at each call
         self.journal = Journal(link.home, link.spares)
@@ -157,7 +168,7 @@ class Engine:
             role: connect(link.spec(role)) if own is None else own.workspaces[role] for role in link.used
         }
         self.lines: dict[str, Health] = {
-            role: Health() if own is None else own.lines[role] for role in link.used
+            role: Health(clock, self.chance) if own is None else own.lines[role] for role in link.used
         }
         self.witnesses = {role: self.journal.witness(role, n) for n, role in enumerate(link.used, start=1)}
         self.state.on_step = lambda role, count: self.witnesses[role].note(count)

@@ -8,7 +8,6 @@ it. What is logged goes on to an experiment of the user's name, made anew if nee
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Experiment
@@ -71,7 +70,7 @@ class Experiments:
             facts = applier.engine.experiment_facts(visible)
         actual = applier._make_experiment(facts.name, facts.tags)
         made = self.state.set_identity(self.role, "experiment", visible, actual)
-        self._looked[visible] = time.monotonic()
+        self._looked[visible] = self.applier.engine.clock.monotonic()
         if (found := self._ask(actual)) is not None:
             self._remember(visible, made, found)
         return actual
@@ -98,7 +97,7 @@ class Experiments:
     def _is_fresh(self, visible: str) -> bool:
         looked = self._looked.get(visible, float("-inf"))
         line = self.applier.engine.lines[self.role]
-        return looked > line.back_at and time.monotonic() - looked < _FRESH_S
+        return looked > line.back_at and self.applier.engine.clock.monotonic() - looked < _FRESH_S
 
     # --- for whoever reads
 
@@ -208,7 +207,7 @@ class Experiments:
         extra: dict[str, Any] = {**known.extra, "name": name_of(found), "created": found.creation_time}
         if self.state.identity(self.role, "experiment", visible) != Identity(known.actual, extra):
             self.state.set_identity(self.role, "experiment", visible, known.actual, **extra)
-        self._looked[visible] = time.monotonic()
+        self._looked[visible] = self.applier.engine.clock.monotonic()
 
     def _lose(self, visible: str, known: Identity, found: Experiment | None) -> Identity:
         """Remember that an id means the user's experiment no more; ``found`` is what it means now."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -385,7 +384,7 @@ class Overflow:
         """
         for run in list(self.unwritten()):
             ended = (self._state.run(run) or {}).get("ended", False)
-            due = self._next_write.get(run, 0.0) <= time.monotonic()
+            due = self._next_write.get(run, 0.0) <= self.applier.engine.clock.monotonic()
             soon = due or (run not in self._failed and (ended or at_once))
             if not soon or is_waiting(run):
                 continue
@@ -394,7 +393,7 @@ class Overflow:
             except Exception as error:
                 settled = settle(error)
                 self._note(run, {**self._file(run), "trouble": str(settled)[:300]})
-                self._next_write[run] = time.monotonic() + _PAUSE_S
+                self._next_write[run] = self.applier.engine.clock.monotonic() + _PAUSE_S
                 self._failed.add(run)
                 if isinstance(settled, Away) and not settled.denied:
                     return
@@ -435,7 +434,7 @@ class Overflow:
             )
             if whole:
                 self._unwritten.discard(run)
-        self._next_write[run] = time.monotonic() + _PAUSE_S
+        self._next_write[run] = self.applier.engine.clock.monotonic() + _PAUSE_S
 
     def _compose(self, run: str, out: IO[str]) -> None:
         keys = self._rows.keys(self.role, run)

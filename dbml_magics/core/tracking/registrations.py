@@ -10,7 +10,6 @@ from __future__ import annotations
 import posixpath
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -281,11 +280,12 @@ class Registrations:
         return next((found for found in self._all(name) if found.tags.get(KEY_TAG) == key), None)
 
     def _ready(self, made: ModelVersion, within: float) -> ModelVersion:
-        until = time.monotonic() + within
+        clock = self.applier.engine.clock
+        until = clock.monotonic() + within
         while made.status == "PENDING_REGISTRATION":
-            if time.monotonic() > until:
+            if clock.monotonic() > until:
                 raise Away(f"version {made.version} of {made.name} is still being registered there")
-            time.sleep(1.0)
+            clock.sleep(1.0)
             made = self.registry.get_model_version(made.name, made.version)
         return made
 

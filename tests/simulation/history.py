@@ -1,0 +1,203 @@
+"""What a seed draws: a training, what befalls it, and peace at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dbml_magics.core.model.operations import (
+    DeleteRun,
+    DeleteTag,
+    LogArtifact,
+    LogBatch,
+    LogParam,
+    RestoreRun,
+    SetTag,
+    UpdateRun,
+)
+from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.journal import SMALL
+from tests.simulation.world import FAULTS, ROLES, Expected, World
+
+ACTS: dict[Callable[[World], None], int] = {}
+"""What may happen next, and how often it does."""
+
+
+def act(weight: int) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    """Add something that may happen."""
+
+    def add(happens: Callable[[World], None]) -> Callable[[World], None]:
+        ACTS[happens] = weight
+        return happens
+
+    return add
+
+
+def of_a_run(weight: int) -> Callable[[Callable[[World, Expected], None]], Callable[[World], None]]:
+    """Add something that a process does to a run, if there is one."""
+
+    def add(does: Callable[[World, Expected], None]) -> Callable[[World], None]:
+        def happens(world: World) -> None:
+            if runs := world.known():
+                does(world, world.chance.choice(runs))
+
+        return act(weight)(happens)
+
+    return add
+
+
+@act(2)
+def _begin(world: World) -> None:
+    if len(world.runs) < 4:
+        world.begin()
+
+
+@of_a_run(6)
+def _points(world: World, run: Expected) -> None:
+    world.points(run, world.chance.choice(["loss", "acc"]), world.chance.choice([1, 2, 5, 30]))
+
+
+@of_a_run(3)
+def _batch(world: World, run: Expected) -> None:
+    steps = [world.number() for _ in range(world.chance.randrange(4))]
+    points = [("m", float(step), 1000 + step, step) for step in steps]
+    params, tags = {f"p{world.number()}": "1"}, {"t": f"{world.number()}"}
+    for step in steps:
+        run.points["m", 1000 + step, step] = False
+    changes = [("param", key, value) for key, value in params.items()]
+    crashes = world.crashes
+    world.write(run, LogBatch(points, params, tags), *changes, ("tag", "t", tags["t"]))
+    if world.crashes == crashes:
+        run.points.update({("m", 1000 + step, step): True for step in steps})
+
+
+@of_a_run(2)
+def _param(world: World, run: Expected) -> None:
+    key = f"p{world.number()}"
+    world.write(run, LogParam(key, "1"), ("param", key, "1"))
+
+
+@of_a_run(3)
+def _tag(world: World, run: Expected) -> None:
+    key, value = world.chance.choice("tu"), str(world.number())
+    world.write(run, SetTag(key, value), ("tag", key, value))
+
+
+@of_a_run(1)
+def _untag(world: World, run: Expected) -> None:
+    if None not in run.may_be("tag", "t"):
+        world.write(run, DeleteTag("t"), ("tag", "t", None))
+
+
+@of_a_run(2)
+def _file(world: World, run: Expected) -> None:
+    path, size = world.chance.choice(["a.txt", "b.txt"]), world.chance.choice([1, 10, 2 * SMALL])
+    size += world.number() % 10
+    source = world.folder / "written.txt"
+    source.write_bytes(b"x" * size)
+    with world.may_crash():
+        kept = world.engine.keep(source)
+        world.write(run, LogArtifact(f"run:{run.id}", path, kept), ("file", path, str(size)))
+
+
+@of_a_run(2)
+def _end(world: World, run: Expected) -> None:
+    status = world.chance.choice(["FINISHED", "FAILED", "KILLED"])
+    world.write(run, UpdateRun(status, 2000 + world.number()), ("status", "", status))
+
+
+@of_a_run(1)
+def _rename(world: World, run: Expected) -> None:
+    name = f"name {world.number()}"
+    world.write(run, SetTag("mlflow.runName", name), ("name", "", name))
+
+
+@of_a_run(1)
+def _delete(world: World, run: Expected) -> None:
+    world.write(run, DeleteRun(), ("stage", "", "deleted"))
+
+
+@act(1)
+def _restore(world: World) -> None:
+    if deleted := [run for run in world.runs if run.is_surely("stage", "deleted")]:
+        world.write(world.chance.choice(deleted), RestoreRun(), ("stage", "", "active"))
+
+
+@act(10)
+def _deliver(world: World) -> None:
+    world.deliver(world.chance.choice(ROLES), urgent=world.chance.random() < 0.5)
+
+
+@act(4)
+def _fault(world: World) -> None:
+    role, what = world.chance.choice(ROLES), world.chance.choice([*FAULTS])
+    number, of = world.chance.randint(1, 6), world.chance.choice(["", "", "log_batch", "create_run"])
+    world.say(f"{role}: {what} at call {number}" + (f" of {of}" if of else ""))
+    world.there[role].fail(FAULTS[what], number, of=of)
+
+
+@act(1)
+def _outage(world: World) -> None:
+    role, seconds = world.chance.choice(ROLES), world.chance.choice([1.0, 10.0, 100.0])
+    world.say(f"{role} is away for {seconds:g} s")
+    world.there[role].away_until = world.clock.now + seconds
+
+
+@act(3)
+def _time(world: World) -> None:
+    world.clock.sleep(world.chance.choice([0.1, 1.0, 5.0, 60.0]))
+
+
+@act(3)
+def _crash(world: World) -> None:
+    steps = world.chance.randrange(40)
+    world.say(f"the process has {steps} more steps")
+    world.steps.left = steps
+
+
+@act(1)
+def _restart(world: World) -> None:
+    world.restart("the process ends, and another begins")
+
+
+@contextmanager
+def stillness() -> Iterator[None]:
+    """Have engines without threads: a world takes their steps."""
+    real = Courier.start, Engine._start_disk_thread
+    Courier.start = lambda self: None  # type: ignore[method-assign]
+    Engine._start_disk_thread = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Courier.start, Engine._start_disk_thread = real  # type: ignore[method-assign]
+
+
+def play(seed: int, acts: int = 40) -> list[str]:
+    """Play the history of a seed, and return it.
+
+    Raises AssertionError, with the history, where it goes wrong.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dbml-simulation-", dir=_quick()))
+    world = World(folder, seed)
+    happenings, weights = [*ACTS], [*ACTS.values()]
+    try:
+        world.begin()
+        for happens in world.chance.choices(happenings, weights, k=acts):
+            happens(world)
+        world.peace()
+    except Exception as error:
+        story = "\n".join(world.story)
+        raise AssertionError(f"seed {seed}: {error!r}\n\nthe history:\n{story}") from error
+    finally:
+        world.close()
+        shutil.rmtree(folder)
+    return world.story
+
+
+def _quick() -> str | None:
+    """Return a folder in memory, where this machine has one."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

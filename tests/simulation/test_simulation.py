@@ -1,0 +1,51 @@
+"""Whatever befalls a link, what was acknowledged stands at both destinations, once.
+
+``python -m tests.simulation 10000`` plays more histories than these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dbml_magics.core.outbox.state import State
+from dbml_magics.core.tracking.apply import Applier
+from tests.infra.planted import BUGS
+from tests.simulation.history import play, stillness
+
+HISTORIES = 400
+FOUND_WITHIN = 100  # histories, of a bug that is planted
+PLANTED = ["an outage loses a batch", "doubt is not settled", "sending is not noted"]
+"""Bugs that lie in what is simulated; tests/core/test_histories.py finds the others."""
+
+
+@pytest.fixture(autouse=True)
+def _still() -> Iterator[None]:
+    with stillness():
+        yield
+
+
+@pytest.mark.parametrize("first", range(0, HISTORIES, 50))
+def test_nothing_is_lost_doubled_or_left(first: int) -> None:
+    for seed in range(first, first + 50):
+        play(seed)
+
+
+def test_a_seed_plays_the_same_history_again() -> None:
+    assert play(7) == play(7)
+
+
+def test_processes_are_killed_at_many_steps() -> None:
+    stories = [line for seed in range(20) for line in play(seed)]
+    assert sum(line.endswith("the process was killed") for line in stories) > 10
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, names in ((Applier, ["_send", "batch"]), (State, ["mark_sending"])):
+        for name in names:  # put back at the end
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    BUGS[bug]()
+    with pytest.raises(AssertionError, match="the history:"):
+        any(play(seed) == [] for seed in range(FOUND_WITHIN))

@@ -1,0 +1,280 @@
+"""A link to two destinations in memory, which a history drives step by step and may end at any of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from random import Random
+from typing import ParamSpec, TypeVar
+
+from mlflow.entities import Run, ViewType
+
+from dbml_magics.core.destinations.errors import Away, Busy
+from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.operations import CreateRun, Operation
+from dbml_magics.core.tracking.apply import RUN_TAG
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.ids import provisional
+from tests.infra.clock import FakeClock
+from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
+
+P = ParamSpec("P")
+T = TypeVar("T")
+ROLES = "databricks", "azureml"
+FAULTS = {
+    "the answer is lost": LOST,
+    "half a batch arrives": HALF,
+    "the call never arrives": UNSENT,
+    "it is busy": Fault(lambda: Busy("not now", retry_after=1.0)),
+    "it answers 503": Fault(lambda: Away("answers 503", retry_after=2.0)),
+    "it answers 500": Fault(lambda: Away("answers 500")),
+}
+PATIENCE_S = 3600.0  # of the world's own time, until everything has arrived
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Steps:
+    """Counts the steps of a process, and ends it at one of them."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    def step(self) -> None:
+        """Take one step. Raises Crash at the one at which the process ends."""
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Crash
+
+    def around(self, call: Callable[P, T]) -> Callable[P, T]:
+        """Return a call before and after which the process may end."""
+
+        @wraps(call)
+        def stepped(*args: P.args, **kwargs: P.kwargs) -> T:
+            self.step()
+            answer = call(*args, **kwargs)
+            self.step()
+            return answer
+
+        return stepped
+
+
+class Destination(MemoryDestination):
+    """A destination that may be away for a while, and that keeps a point twice which arrives twice."""
+
+    def __init__(self, role: str, seed: int, clock: FakeClock, steps: Steps) -> None:
+        super().__init__(role, seed=seed, appends=True)
+        self._clock, self._steps = clock, steps
+        self.away_until = 0.0
+
+    def serve(self, name: str, writes: bool, call: Callable[[], T]) -> T:
+        """Serve a call; the process may end before it, and before it reads the answer."""
+        self._steps.step()
+        if self._clock.now < self.away_until:
+            raise UNSENT.error()
+        answer = super().serve(name, writes, call)
+        self._steps.step()
+        return answer
+
+
+@dataclass
+class Expected:
+    """What may stand of a run: of each thing what was acknowledged last, and what was under way since."""
+
+    id: str
+    label: str
+    sure: bool = False  # its creation was acknowledged
+    facts: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
+    """(status, name, stage, param, tag or file; its key) -> what may stand there, None: nothing."""
+    points: dict[tuple[str, int, int], bool] = field(default_factory=dict)
+    """(key, time, step) -> whether it was acknowledged."""
+
+    def may_be(self, kind: str, key: str = "") -> list[str | None]:
+        """Return what may stand in one place."""
+        return self.facts.setdefault((kind, key), [None])
+
+    def is_surely(self, kind: str, value: str) -> bool:
+        """Tell whether one value stands in a place, whatever happened."""
+        return self.may_be(kind) == [value]
+
+
+class World:
+    """One link, the process that uses it, and what it was told."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.chance = Random(seed)
+        self.clock, self.steps = FakeClock(), Steps()
+        self.there = {role: Destination(role, seed, self.clock, self.steps) for role in ROLES}
+        self.folder = folder
+        self.runs: list[Expected] = []
+        self.story: list[str] = []
+        self.crashes = 0
+        self._number = 0
+        self.engine = self._start()
+
+    def say(self, what: str) -> None:
+        """Add a line to the history that a failure shows."""
+        self.story.append(f"{self.clock.now:9.2f}  {what}")
+
+    def number(self) -> int:
+        """Return a number that nothing else has."""
+        self._number += 1
+        return self._number
+
+    # --- the process
+
+    def _start(self) -> Engine:
+        specs = tuple(WorkspaceSpec(role, self.there[role].uri) for role in ROLES)
+        engine = Engine(
+            Link(str(self.folder), specs),
+            connect=lambda spec: self.there[spec.role],  # type: ignore[arg-type,return-value]
+            clock=self.clock,
+            chance=self.chance,
+        )
+        engine.state.write = self.steps.around(engine.state.write)  # type: ignore[method-assign]
+        engine.journal.append = self.steps.around(engine.journal.append)  # type: ignore[method-assign]
+        return engine
+
+    def close(self) -> None:
+        """End the process as a kill does: what it had open is closed, and nothing else is done."""
+        self.steps.left = None
+        for courier in self.engine.couriers.values():
+            courier.lease.release()
+        for witness in self.engine.witnesses.values():
+            witness.close()
+        self.engine.journal.close()
+        self.engine.state.close()
+
+    def restart(self, why: str) -> None:
+        """End the process, and begin another on the same link."""
+        self.say(why)
+        self.close()
+        self.engine = self._start()
+
+    @contextlib.contextmanager
+    def may_crash(self) -> Iterator[None]:
+        """Go on with another process where this one ends."""
+        try:
+            yield
+        except Crash:
+            self.crashes += 1
+            self.restart("the process was killed")
+
+    # --- what it is told
+
+    def begin(self) -> None:
+        """Begin a run that nobody has named yet."""
+        run = Expected(provisional(), f"run{self.number()}")
+        run.facts = {("status", ""): ["RUNNING"], ("name", ""): [run.label], ("stage", ""): ["active"]}
+        self.runs.append(run)
+        self.say(f"{run.label} begins")
+        with self.may_crash():
+            self.engine.begin_queue(run.id)
+            tags = {"mlflow.runName": run.label, "label": run.label}
+            self.engine.write(run.id, CreateRun("0", "me", 1000, tags))
+            run.sure = True
+
+    def write(self, run: Expected, op: Operation, *changes: tuple[str, str, str | None]) -> None:
+        """Write to a run; ``changes`` are (kind, key, value) that stand there afterwards."""
+        self.say(f"{run.label}: {op.describe()}")
+        before = {(kind, key): [*run.may_be(kind, key)] for kind, key, _ in changes}
+        for kind, key, value in changes:  # under way until it is acknowledged
+            run.facts[kind, key] = [*before[kind, key], value]
+        with self.may_crash():
+            self.engine.write(run.id, op)
+            for kind, key, value in changes:
+                run.facts[kind, key] = [value]
+
+    def points(self, run: Expected, key: str, count: int) -> None:
+        """Log points, each by a call of its own."""
+        self.say(f"{run.label}: {count} points of {key}")
+        with self.may_crash():
+            self.engine.begin_queue(run.id)
+            for _ in range(count):
+                step = self.number()
+                run.points[key, 1000 + step, step] = False
+                self.engine.log_metric(run.id, key, float(step), 1000 + step, step, None)
+                run.points[key, 1000 + step, step] = True
+
+    def known(self) -> list[Expected]:
+        """Return the runs that can be logged to."""
+        return [run for run in self.runs if run.sure and run.is_surely("stage", "active")]
+
+    # --- delivery
+
+    def deliver(self, role: str, *, urgent: bool = False) -> None:
+        """Let one destination's worker do what its thread does when it is woken."""
+        with self.may_crash():
+            courier = self.engine.couriers[role]
+            if urgent:
+                courier.hurry()
+            courier.step()
+
+    def peace(self) -> None:
+        """End all faults, have everything delivered, and compare."""
+        self.say("peace")
+        self.steps.left = None
+        for there in self.there.values():
+            there.heal()
+            there.away_until = 0.0
+        until = self.clock.now + PATIENCE_S
+        while any(self.engine.waiting(role)[0] for role in ROLES):
+            assert self.clock.now < until, f"after an hour without a fault {self._left()} waits"
+            for role in ROLES:
+                self.deliver(role, urgent=True)
+            self.clock.sleep(0.5)
+        dead = [(role, op, cause) for _, role, _, op, cause, _ in self.engine.state.dead(None)]
+        assert not dead, f"put aside: {dead}"
+        for role, there in self.there.items():
+            self._compare(role, there)
+        self.say("equal")
+
+    def _left(self) -> str:
+        return ", ".join(f"{self.engine.waiting(role)[0]} for {role}" for role in ROLES)
+
+    def _compare(self, role: str, there: Destination) -> None:
+        found: dict[str, Run] = {}
+        for each in there.search_runs(["0"], "", ViewType.ALL):
+            label = each.data.tags["label"]
+            assert label not in found, f"{role} has {label} twice"
+            found[label] = each
+        for run in self.runs:
+            if (held := found.pop(run.label, None)) is None:
+                assert not run.sure, f"{role} lacks {run.label}"
+            else:
+                self._compare_run(f"{role}, {run.label}", there, run, held)
+        assert not found, f"{role} has runs that nobody began: {[*found]}"
+
+    def _compare_run(self, what: str, there: Destination, run: Expected, held: Run) -> None:
+        own = ("mlflow.", "dbml_", "label")
+        files = there.artifacts(held.info.artifact_uri)
+        stands: dict[tuple[str, str], str | None] = {
+            ("status", ""): held.info.status,
+            ("name", ""): held.info.run_name,
+            ("stage", ""): held.info.lifecycle_stage,
+            **{("param", key): value for key, value in held.data.params.items()},
+            **{("tag", key): value for key, value in held.data.tags.items() if not key.startswith(own)},
+            **{("file", each.path): str(each.file_size) for each in files.list_artifacts()},
+        }
+        for place in {*stands, *run.facts}:
+            expected = run.facts.get(place, [None])
+            kind = " ".join(place).strip()
+            assert stands.get(place) in expected, f"{what}: {kind} is {stands.get(place)!r}, not {expected}"
+        there_are = [
+            (each.key, each.timestamp, each.step)
+            for key in held.data.metrics
+            for each in there.get_metric_history(held.info.run_id, key)
+        ]
+        points = set(there_are)
+        assert len(points) == len(there_are), f"{what}: {len(there_are) - len(points)} points arrived twice"
+        lost = {point for point, sure in run.points.items() if sure} - points
+        assert not lost, f"{what}: {len(lost)} points are lost: {sorted(lost)[:3]}"
+        assert points <= run.points.keys(), f"{what}: points that nobody logged"
+        assert held.data.tags[RUN_TAG] == run.id, f"{what}: {held.data.tags[RUN_TAG]} of {run.id}"
