@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dbml_magics import display, hints
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS
-from dbml_magics.differences import RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
 from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
-from dbml_magics.results import DeadLetters, LinkStatus, RetryResult, SyncResult
+from dbml_magics.results.delivery import DeadLetters, RetryResult, SyncResult
+from dbml_magics.results.link import LinkStatus
+from dbml_magics.results.reconcile import RepairResult, VerifyResult
 from dbml_magics.secrecy import refuse_secrets
 
 _PROG = "dbml-magics"

@@ -11,20 +11,32 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import results
 from dbml_magics.errors import BadCommand, DbmlError, NotLinked
+from dbml_magics.results.compare import CompareResult
+from dbml_magics.results.delivery import DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.link import ExperimentResult, LinkStatus, UiResult, UnlinkResult
+from dbml_magics.results.registry import ModelsResult, RegisterResult
+from dbml_magics.results.runs import RunsResult, TrackSummary
 
 if TYPE_CHECKING:
-    from dbml_magics import endpoint_results, score_results
-    from dbml_magics.cleanup_results import CleanupResult
     from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
-    from dbml_magics.differences import RepairResult, VerifyResult
-    from dbml_magics.doctor_results import DoctorResult
-    from dbml_magics.panel_result import PanelResult
-    from dbml_magics.probe_results import ProbeReport
-    from dbml_magics.receipt_results import Receipt
+    from dbml_magics.results.cleanup import CleanupResult
+    from dbml_magics.results.delivery import Receipt
+    from dbml_magics.results.doctor import DoctorResult
+    from dbml_magics.results.endpoints import (
+        DeployResult,
+        Endpoint,
+        EndpointsResult,
+        InvokeResult,
+        LogsResult,
+        UndeployResult,
+    )
+    from dbml_magics.results.panel import PanelResult
+    from dbml_magics.results.probes import ProbeReport
+    from dbml_magics.results.reconcile import RepairResult, VerifyResult
+    from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 __all__ = [
     "TrackedRun",
@@ -92,7 +104,7 @@ def link(
     confirm: str | None = None,
     prompt: Callable[[str], None] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> results.LinkStatus:
+) -> LinkStatus:
     """Make two workspaces one tracking URI and set it as MLflow's.
 
     ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the link
@@ -136,12 +148,12 @@ def link(
     )
 
 
-def unlink() -> results.UnlinkResult:
+def unlink() -> UnlinkResult:
     """Restore the tracking and registry URIs that were there before the link."""
     return _session("dbml.unlink()").unlink()
 
 
-def status() -> results.LinkStatus:
+def status() -> LinkStatus:
     """Return where tracking goes and what is still on its way; asks no workspace."""
     return _session("dbml.status()").status()
 
@@ -151,7 +163,7 @@ def receipt(run: str = "last") -> Receipt:
     return _session("dbml.receipt()").receipt(run)
 
 
-def experiment(name: str) -> results.ExperimentResult:
+def experiment(name: str) -> ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
     return _session("dbml.experiment()").experiment(name)
 
@@ -162,12 +174,12 @@ def runs(
     filter: str = "",  # noqa: A002 - the MLflow CLI's own word
     order_by: Sequence[str] = (),
     max_results: int = 20,
-) -> results.RunsResult:
+) -> RunsResult:
     """List the experiment's runs (the active experiment's by default)."""
     return _session("dbml.runs()").runs(experiment, filter=filter, order_by=order_by, max_results=max_results)
 
 
-def compare(*given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
     """Set two runs or more side by side (each an id, the beginning of one, or ``last``).
 
     ``metrics`` are those to show; by default those that tell most. ``to_pandas()`` of the result has all.
@@ -184,7 +196,7 @@ def register(
     aliases: Iterable[str] = (),
     tags: Mapping[str, str] | None = None,
     require_delivered: bool = False,
-) -> results.RegisterResult:
+) -> RegisterResult:
     """Register a run's model (``run``: an id, the beginning of one, or ``last``) in one registry or both.
 
     ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
@@ -194,7 +206,7 @@ def register(
     )
 
 
-def models(name: str | None = None) -> results.ModelsResult:
+def models(name: str | None = None) -> ModelsResult:
     """List the registered models, or one model's versions at each workspace."""
     return _session("dbml.models()").models(name)
 
@@ -204,7 +216,7 @@ def sync(
     *,
     spill: str | os.PathLike[str] | None = None,
     progress: Callable[[Mapping[str, int], float], None] | None = None,
-) -> results.SyncResult:
+) -> SyncResult:
     """Wait until everything is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
     ``spill`` is the folder where other processes of such a link (``dbml.link(spill=…)``) left what they could
@@ -272,7 +284,7 @@ def repair(
     )
 
 
-def dead_letters(run: str | None = None) -> results.DeadLetters:
+def dead_letters(run: str | None = None) -> DeadLetters:
     """List the writes that a workspace refused for good (of one run, or all), with their causes."""
     return _session("dbml.dead_letters()").dead_letters(run)
 
@@ -282,7 +294,7 @@ def retry_dead_letters(
     *,
     timeout: float | None = None,
     progress: Callable[[Mapping[str, int], float], None] | None = None,
-) -> results.RetryResult:
+) -> RetryResult:
     """Try refused writes again, and wait for what becomes of them (60 seconds at most by default).
 
     What is refused again is a dead letter with its new cause; what waits for a workspace goes on waiting.
@@ -290,7 +302,7 @@ def retry_dead_letters(
     return _session("dbml.retry_dead_letters()").retry_dead_letters(run, timeout=timeout, progress=progress)
 
 
-def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> results.DiscardResult:
+def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
     """Forget refused writes; ``confirm`` is how many there are.
 
     Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
@@ -298,7 +310,7 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
     return _session("dbml.discard_dead_letters()").discard_dead_letters(confirm, run=run)
 
 
-def ui(*, stop: bool = False) -> results.UiResult:
+def ui(*, stop: bool = False) -> UiResult:
     """Return each workspace's page, starting MLflow's UI for those in a file; ``stop`` ends what was started.
 
     Raises ServerFailed with the last lines of the log.
@@ -338,7 +350,7 @@ def deploy(
     wait: bool = True,
     require_delivered: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> endpoint_results.DeployResult:
+) -> DeployResult:
     """Serve a model at an endpoint: ``dbml.deploy("wine/1", to="local", name="wine")``.
 
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
@@ -366,9 +378,7 @@ def deploy(
     )
 
 
-def endpoints(
-    name: str | None = None, *, target: str | None = None
-) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+def endpoints(name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
     """Return the endpoints, or the named one; those of this machine need no link.
 
     ``target`` (local, aci, aks, online) narrows it. Raises EndpointNotFound.
@@ -378,7 +388,7 @@ def endpoints(
 
 def logs(
     name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
-) -> endpoint_results.LogsResult:
+) -> LogsResult:
     """Return the last lines of the log of an endpoint's deployment. Raises EndpointNotFound."""
     return _session().logs(name, deployment=deployment, lines=lines, target=target)
 
@@ -391,7 +401,7 @@ def invoke(
     target: str | None = None,
     params: Mapping[str, Any] | str | None = None,
     progress: Callable[[str], None] | None = None,
-) -> endpoint_results.InvokeResult:
+) -> InvokeResult:
     """Return an endpoint's predictions; ``.predictions`` has the shape of the data.
 
     ``data``: a DataFrame, Series, array, list, dict, JSON text or a file (.json, .jsonl, .csv, .parquet). It
@@ -411,7 +421,7 @@ def undeploy(
     deployment: str | None = None,
     confirm: str | None = None,
     progress: Callable[[str], None] | None = None,
-) -> endpoint_results.UndeployResult:
+) -> UndeployResult:
     """End an endpoint, or one ``deployment`` of it.
 
     For a cloud endpoint ``confirm`` is its name again. Raises EndpointNotFound, NotConfirmed, BadCommand.
@@ -486,7 +496,7 @@ def score(
     available_now: bool = False,
     params: Mapping[str, Any] | str | None = None,
     progress: Callable[[str], None] | None = None,
-) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+) -> ScoreResult | StreamResult | UdfResult:
     """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
 
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or any URI. ``data``: a
@@ -524,7 +534,7 @@ class TrackedRun:
         self._settings = settings
         self._track: Track | None = None
         self._guard: Guard | None = None
-        self.summary: results.TrackSummary | None = None
+        self.summary: TrackSummary | None = None
 
     @property
     def run_id(self) -> str:

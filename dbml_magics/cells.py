@@ -27,7 +27,7 @@ from dbml_magics.parser import HelpRequested, parse, split, wants_help, without_
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
-    from dbml_magics.results import TrackSummary
+    from dbml_magics.results.runs import TrackSummary
 
 __all__ = ["CellTracker", "TrackedCellFailed", "magic_body", "transform"]
 

@@ -21,7 +21,7 @@ from dbml_magics.foreign_text import one_line, visible
 from dbml_magics.redaction import redacted
 
 if TYPE_CHECKING:
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 __all__ = [
     "DisplayHookFilter",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # A name, since importing the results takes a third of the time that loading the extension may take.
-_RESULT = "dbml_magics.results.Result"
+_RESULT = "dbml_magics.results.base.Result"
 
 _PLAIN_EVERY = 10.0  # seconds between progress lines where a line cannot be rewritten
 

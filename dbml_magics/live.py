@@ -20,8 +20,8 @@ from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.track import Track
-    from dbml_magics.live_results import RunProgress
-    from dbml_magics.results import TrackSummary
+    from dbml_magics.results.live import RunProgress
+    from dbml_magics.results.runs import TrackSummary
 
 __all__ = ["LiveView", "begin"]
 
@@ -73,7 +73,7 @@ class LiveView:
         if not self._place.shown or self._progress is None:
             display.show(summary)
             return
-        from dbml_magics.live_results import FinishedRun
+        from dbml_magics.results.live import FinishedRun
 
         progress = self._last_look() or self._progress
         self._place.end_in(FinishedRun(summary, progress.metrics))

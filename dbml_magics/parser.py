@@ -21,7 +21,7 @@ from dbml_magics.secrecy import refusal, refuse_secrets, resembles_secret_option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 __all__ = [
     "Command",
@@ -63,7 +63,7 @@ class HelpRequested(Exception):
 
     def as_result(self) -> Result:
         """Return the help as what a command returns."""
-        from dbml_magics.results import HelpText
+        from dbml_magics.results.base import HelpText
 
         return HelpText(self.shown)
 

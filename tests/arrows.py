@@ -15,13 +15,8 @@ PACKAGE = ROOT / "dbml_magics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {
-    "common": (
-        "_version config disks environment errors foreign_text hints log_records redaction rendering secrecy"
-    ),
-    "results": (
-        "cleanup_results differences doctor_results endpoint_results live_results panel_result probe_results "
-        "receipt_results results runs_table score_results"
-    ),
+    "common": "_version config disks environment errors foreign_text hints log_records redaction secrecy",
+    "results": "results",
     "core": "core",
     "commands and forms": "api commands completion display forms live parser variables",
     "front ends": "__init__ __main__ callers cells magics",

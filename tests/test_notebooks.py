@@ -137,7 +137,7 @@ def test_the_tour_shows_every_magic_and_what_comes_of_it(tour: Any) -> None:
     assert re.search(r"databricks +1 .* azureml:doubler/1\n", _text(_cell(tour, "%dbml models doubler")))
     assert "Scored 3 rows by doubler/1" in _text(_cell(tour, "%dbml score doubler/1"))
     assert "%dbml register last wine" in _text(_cell(tour, "%dbml panel"))
-    assert "≠ rate" in _text(_cell(tour, "from dbml_magics.runs_table"))
+    assert "≠ rate" in _text(_cell(tour, "from dbml_magics.results.runs_table"))
     assert "Deployed doubler/1" in _text(_cell(tour, "%dbml deploy"))
     assert "42.0" in _text(_cell(tour, "result = %dbml invoke"))
     assert "say the same: 3 runs compared" in _text(_cell(tour, "%dbml sync --verify"))

@@ -9,8 +9,8 @@ from dbml_magics import display
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
-    from dbml_magics.cleanup_results import CleanupResult
     from dbml_magics.core.session import Session
+    from dbml_magics.results.cleanup import CleanupResult
 
 
 def run(args: Namespace, session: Session) -> CleanupResult:

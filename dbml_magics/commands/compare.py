@@ -10,7 +10,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import CompareResult
+    from dbml_magics.results.compare import CompareResult
 
 
 def run(args: Namespace, session: Session) -> CompareResult:

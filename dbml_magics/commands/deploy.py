@@ -11,7 +11,7 @@ from dbml_magics.parser import Command, Option, percent, positive_integer
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.endpoint_results import DeployResult
+    from dbml_magics.results.endpoints import DeployResult
 
 _EXAMPLE = "%dbml deploy wine/1 --to local --name wine"
 

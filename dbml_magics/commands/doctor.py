@@ -10,8 +10,8 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.doctor_results import DoctorResult
-    from dbml_magics.probe_results import ProbeReport
+    from dbml_magics.results.doctor import DoctorResult
+    from dbml_magics.results.probes import ProbeReport
 
 
 def run(args: Namespace, session: Session) -> DoctorResult | ProbeReport:

@@ -9,7 +9,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 
 def from_target(line: str) -> Option:

@@ -9,7 +9,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import ExperimentResult
+    from dbml_magics.results.link import ExperimentResult
 
 
 def run(args: Namespace, session: Session) -> ExperimentResult:

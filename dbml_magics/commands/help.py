@@ -10,12 +10,12 @@ from dbml_magics.parser import Command, Option, command_help, find_command
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import HelpText
+    from dbml_magics.results.base import HelpText
 
 
 def overview(commands: Mapping[str, Command], track: Command) -> HelpText:
     """Return the usage line and the list of commands."""
-    from dbml_magics.results import HelpText
+    from dbml_magics.results.base import HelpText
 
     width = max(len(command.prog) for command in (*commands.values(), track))
     lines = ["usage: %dbml COMMAND [options]", ""]
@@ -34,7 +34,7 @@ def command(commands: Mapping[str, Command], track: Command) -> Command:
     """Return the command that tells of ``commands``, of itself too once they hold it, and of ``track``."""
 
     def run(args: Namespace, _session: Session | None = None) -> HelpText:
-        from dbml_magics.results import HelpText
+        from dbml_magics.results.base import HelpText
 
         if args.command is None:
             return overview(commands, track)

@@ -11,7 +11,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.endpoint_results import InvokeResult
+    from dbml_magics.results.endpoints import InvokeResult
 
 
 def params_option(line: str) -> Option:

@@ -12,7 +12,7 @@ from dbml_magics.parser import Command, Option, pair
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import LinkStatus
+    from dbml_magics.results.link import LinkStatus
 
 _WAYS = ("--local", "--databricks", "--azureml", "--again")
 _TWO_URIS = "%dbml link --databricks databricks --azureml http://127.0.0.1:5000"

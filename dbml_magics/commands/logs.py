@@ -10,7 +10,7 @@ from dbml_magics.parser import Command, Option, positive_integer
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.endpoint_results import LogsResult
+    from dbml_magics.results.endpoints import LogsResult
 
 
 def run(args: Namespace, session: Session) -> LogsResult:

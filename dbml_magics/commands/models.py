@@ -9,7 +9,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import ModelsResult
+    from dbml_magics.results.registry import ModelsResult
 
 
 def run(args: Namespace, session: Session) -> ModelsResult:

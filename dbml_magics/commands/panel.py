@@ -11,7 +11,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.panel_result import PanelResult
+    from dbml_magics.results.panel import PanelResult
 
 TABS = ("link", "runs", "register", "deploy", "score")
 
@@ -21,7 +21,7 @@ def panel(
 ) -> PanelResult:
     """Return the panel open at a tab (and one of its commands), or its text form."""
     from dbml_magics.forms import tabs
-    from dbml_magics.panel_result import PanelResult
+    from dbml_magics.results.panel import PanelResult
 
     linked = session.status() if session.linked else None
     lines = tuple(

@@ -11,7 +11,7 @@ from dbml_magics.parser import Command, Option, pair
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import RegisterResult
+    from dbml_magics.results.registry import RegisterResult
 
 
 def run(args: Namespace, session: Session) -> RegisterResult:

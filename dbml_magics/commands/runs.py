@@ -9,7 +9,7 @@ from dbml_magics.parser import Command, Option, positive_integer
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import RunsResult
+    from dbml_magics.results.runs import RunsResult
 
 
 def run(args: Namespace, session: Session) -> RunsResult:

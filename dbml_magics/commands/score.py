@@ -13,7 +13,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+    from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 _EXAMPLE = "%dbml score wine/1 --input $frame"
 

@@ -9,8 +9,8 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.receipt_results import Receipt
-    from dbml_magics.results import LinkStatus
+    from dbml_magics.results.delivery import Receipt
+    from dbml_magics.results.link import LinkStatus
 
 
 def run(args: Namespace, session: Session) -> LinkStatus | Receipt:

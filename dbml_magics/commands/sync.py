@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from dbml_magics import display
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
 from dbml_magics.parser import Command, Option, positive_integer, seconds
-from dbml_magics.rendering import count
+from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 _QUIET_S = 2.0  # without a word on how far comparing is
 

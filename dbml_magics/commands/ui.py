@@ -9,7 +9,7 @@ from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import UiResult
+    from dbml_magics.results.link import UiResult
 
 
 def run(args: Namespace, session: Session) -> UiResult:

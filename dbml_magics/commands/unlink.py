@@ -9,7 +9,7 @@ from dbml_magics.parser import Command
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import UnlinkResult
+    from dbml_magics.results.link import UnlinkResult
 
 
 def run(_args: Namespace, session: Session) -> UnlinkResult:

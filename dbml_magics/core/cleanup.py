@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dbml_magics.cleanup_results import CleanupItem, CleanupResult
 from dbml_magics.core.cleanup_plan import Plan, Session, Step
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
 from dbml_magics.foreign_text import one_line
+from dbml_magics.results.cleanup import CleanupItem, CleanupResult
 
 __all__ = ["KINDS", "clean"]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from dbml_magics.cleanup_results import CleanupItem
+from dbml_magics.results.cleanup import CleanupItem
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.endpoint_results import Endpoint, EndpointsResult, UndeployResult
-    from dbml_magics.results import UnlinkResult
+    from dbml_magics.results.endpoints import Endpoint, EndpointsResult, UndeployResult
+    from dbml_magics.results.link import UnlinkResult
 
 __all__ = ["Plan", "Session", "Step"]
 

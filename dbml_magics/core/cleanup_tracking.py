@@ -12,7 +12,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from dbml_magics.cleanup_results import CleanupItem
 from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Session, Step
 from dbml_magics.core.destinations.errors import Away, is_missing
@@ -21,7 +20,8 @@ from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
 from dbml_magics.hints import say
-from dbml_magics.rendering import count
+from dbml_magics.results.cleanup import CleanupItem
+from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

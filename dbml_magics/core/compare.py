@@ -11,22 +11,21 @@ from dataclasses import replace
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics import results
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.view import clamp
 from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
+from dbml_magics.results.compare import CompareResult, Curve
+from dbml_magics.results.runs import RunRow
 
 _SHOWN = 8  # metrics, when none is named: more make no table that is read
 _BUCKETS = 80  # a curve keeps the lowest and the highest point of each
 _MOST = clamp(math.inf)
 
 
-def compare(
-    engine: Engine, given: Sequence[str], metrics: Sequence[str], last: str | None
-) -> results.CompareResult:
+def compare(engine: Engine, given: Sequence[str], metrics: Sequence[str], last: str | None) -> CompareResult:
     """Compare runs. Raises BadCommand, RunNotFound, AmbiguousRun, WorkspaceUnreachable."""
     ids = _resolved(engine, given, last)
     found = [_run(engine, run_id) for run_id in ids]
@@ -36,7 +35,7 @@ def compare(
     for row in rows:
         if row.end_time is None:
             notes.append(f"{row.name or row.run_id[:8]} is still running: its values are those logged so far")
-    return results.CompareResult(runs=rows, shown=tuple(shown), curves=curves, notes=tuple(notes))
+    return CompareResult(runs=rows, shown=tuple(shown), curves=curves, notes=tuple(notes))
 
 
 def _resolved(engine: Engine, given: Sequence[str], last: str | None) -> list[str]:
@@ -103,7 +102,7 @@ def _run(engine: Engine, run_id: str) -> Run:
         raise runs.as_error(engine, error, f"run {run_id[:8]}") from error
 
 
-def _row(engine: Engine, run: Run) -> results.RunRow:
+def _row(engine: Engine, run: Run) -> RunRow:
     row = runs.row(engine, run, _experiment(engine, str(run.info.experiment_id)))
     return replace(row, metrics={key: _unclamped(value) for key, value in row.metrics.items()})
 
@@ -126,7 +125,7 @@ def _unclamped(value: float) -> float:
 # --- which metrics
 
 
-def _named(rows: Sequence[results.RunRow], metrics: Sequence[str]) -> list[str]:
+def _named(rows: Sequence[RunRow], metrics: Sequence[str]) -> list[str]:
     known = list(dict.fromkeys(key for row in rows for key in row.metrics))
     for metric in metrics:
         if metric in known:
@@ -164,7 +163,7 @@ def _telling(found: Sequence[Run]) -> list[str]:
 
 def _curves(
     engine: Engine, found: Sequence[Run], shown: Sequence[str]
-) -> tuple[dict[str, tuple[results.Curve, ...]], list[str]]:
+) -> tuple[dict[str, tuple[Curve, ...]], list[str]]:
     curves, notes = {}, []
     for key in shown:
         histories = []
@@ -187,19 +186,19 @@ def _history(engine: Engine, run: Run, key: str) -> list[Metric]:
     return sorted(history, key=lambda point: (point.step, point.timestamp))
 
 
-def _on_one_axis(histories: Sequence[Sequence[Metric]]) -> tuple[results.Curve, ...]:
+def _on_one_axis(histories: Sequence[Sequence[Metric]]) -> tuple[Curve, ...]:
     """Return the runs' curves by step; in the order of logging where nobody gave steps."""
     by_step = any(len({point.step for point in history}) > 1 for history in histories)
     return tuple(_curve(history, by_step) for history in histories)
 
 
-def _curve(history: Sequence[Metric], by_step: bool) -> results.Curve:
+def _curve(history: Sequence[Metric], by_step: bool) -> Curve:
     points = [
         (float(point.step if by_step else place), _unclamped(float(point.value)))
         for place, point in enumerate(history)
     ]
     kept = _thinned(points)
-    return results.Curve(
+    return Curve(
         steps=tuple(step for step, _ in kept),
         values=tuple(value for _, value in kept),
         count=len(points),

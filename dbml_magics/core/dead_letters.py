@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from dbml_magics import results
 from dbml_magics.core import runs
 from dbml_magics.core.model.operations import (
     DamagedLine,
@@ -25,7 +24,8 @@ from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.core.tracking.registrations import registration_queue
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.foreign_text import one_line
-from dbml_magics.rendering import count
+from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult
+from dbml_magics.results.text import count
 
 _PATIENCE_S = 60.0
 _NAMED = 20  # writes that a refusal to discard names
@@ -33,14 +33,14 @@ _NAMED = 20  # writes that a refusal to discard names
 Progress = Callable[[Mapping[str, int], float], None]
 
 
-def listed(engine: Engine, run: str | None, last: str | None) -> results.DeadLetters:
+def listed(engine: Engine, run: str | None, last: str | None) -> DeadLetters:
     """Return the dead letters of one run, or all. Raises RunNotFound, AmbiguousRun."""
-    return results.DeadLetters(tuple(_letters(engine, _queue(engine, run, last, "list"))), run or "")
+    return DeadLetters(tuple(_letters(engine, _queue(engine, run, last, "list"))), run or "")
 
 
 def retry(
     engine: Engine, run: str | None, last: str | None, timeout: float | None, progress: Progress | None
-) -> results.RetryResult:
+) -> RetryResult:
     """Try dead letters again and wait for the outcome. Raises RunNotFound, AmbiguousRun, JournalError."""
     queue = _queue(engine, run, last, "retry")
     newest = engine.state.last_dead()
@@ -76,7 +76,7 @@ def retry(
             f"{count(len(damaged), 'line')} of the journal {'is' if len(damaged) == 1 else 'are'} damaged "
             "and cannot be tried again"
         )
-    return results.RetryResult(arrived=arrived, refused=refused, waiting=waiting, notes=tuple(notes))
+    return RetryResult(arrived=arrived, refused=refused, waiting=waiting, notes=tuple(notes))
 
 
 def _wait(
@@ -98,7 +98,7 @@ def _wait(
             engine.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
 
 
-def discard(engine: Engine, run: str | None, last: str | None, confirm: int | None) -> results.DiscardResult:
+def discard(engine: Engine, run: str | None, last: str | None, confirm: int | None) -> DiscardResult:
     """Give dead letters up. Raises NotConfirmed, RunNotFound, AmbiguousRun."""
     queue = _queue(engine, run, last, "discard")
     letters = _letters(engine, queue)
@@ -112,10 +112,10 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
     engine.state.discard_dead(letter.number for letter in letters)
     for own, spool in copies:
         engine.release_copy(own, spool)
-    return results.DiscardResult(tuple(letters))
+    return DiscardResult(tuple(letters))
 
 
-def _unconfirmed(letters: Sequence[results.DeadLetter], run: str | None, confirm: int | None) -> NotConfirmed:
+def _unconfirmed(letters: Sequence[DeadLetter], run: str | None, confirm: int | None) -> NotConfirmed:
     named = [one_line(f"  {letter.workspace}  {letter.where}  {letter.what}") for letter in letters[:_NAMED]]
     more = [f"  … {len(letters) - _NAMED:,} more"] if len(letters) > _NAMED else []
     found = f"{count(len(letters), 'refused write')} would be given up for good"
@@ -145,7 +145,7 @@ def _queue(engine: Engine, run: str | None, last: str | None, verb: str) -> str 
     return runs.resolve(engine, run, last, command=f"%dbml sync --dead {verb} --run {{}}")
 
 
-def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
+def _letters(engine: Engine, queue: str | None) -> list[DeadLetter]:
     trying = _on_their_way(engine)
     held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
     found = []
@@ -153,7 +153,7 @@ def _letters(engine: Engine, queue: str | None) -> list[results.DeadLetter]:
         known = engine.state.run(own)
         run_id = own if known is not None or len(own) == 32 else None
         found.append(
-            results.DeadLetter(
+            DeadLetter(
                 number=number,
                 workspace=role,
                 run_id=run_id,

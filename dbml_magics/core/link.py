@@ -34,7 +34,7 @@ from dbml_magics.errors import (
     SecretRefused,
 )
 from dbml_magics.hints import WSL, say
-from dbml_magics.rendering import count
+from dbml_magics.results.text import count
 from dbml_magics.secrecy import looks_secret
 
 ROLES = ("databricks", "azureml")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.core import runs
 from dbml_magics.errors import DeliveryIncomplete
-from dbml_magics.receipt_results import Delivery, Receipt
-from dbml_magics.rendering import count
+from dbml_magics.results.delivery import Delivery, Receipt
+from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -12,7 +12,6 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics import results
 from dbml_magics.core import pages
 from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
@@ -42,6 +41,7 @@ from dbml_magics.core.tracking.registrations import (
     registration_queue,
 )
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
+from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 
 _PATIENCE_S = 600.0
 
@@ -55,7 +55,7 @@ def register(
     to: str | None,
     aliases: tuple[str, ...],
     tags: dict[str, str],
-) -> results.RegisterResult:
+) -> RegisterResult:
     """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
     check_names(name, aliases, command=f"%dbml register {run_id[:8]}")
     roles = _roles(engine, to)
@@ -96,7 +96,7 @@ def register(
         engine.state.model_versions.note_provisional(run_id, told)
     versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
     new = any(answer is not None and answer.new for answer in answers.values())
-    return results.RegisterResult(
+    return RegisterResult(
         name=name, run_id=run_id, versions=versions, new_model=new, notes=_waiting(engine, answers)
     )
 
@@ -232,7 +232,7 @@ def _version(
     told: VersionFacts,
     answers: Mapping[str, Registered | None],
     aliases: tuple[str, ...],
-) -> results.ModelVersion:
+) -> ModelVersion:
     answer = answers[role]
     twin = next(
         (
@@ -242,7 +242,7 @@ def _version(
         ),
         None,
     )
-    return results.ModelVersion(
+    return ModelVersion(
         workspace=role,
         name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
         version=answer.version if answer else "0",
@@ -257,12 +257,12 @@ def _version(
     )
 
 
-def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
+def list_models(engine: Engine, name: str | None) -> ModelsResult:
     """List registered models, or one model's versions, at each workspace that answers.
 
     Raises ModelNotFound.
     """
-    versions: list[results.ModelVersion] = []
+    versions: list[ModelVersion] = []
     failure: MlflowException | None = None
     notes: list[str] = []
     asked = 0
@@ -290,7 +290,7 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
     first = engine.link.registries[0]  # where the link looks a name/version up
     newest = next((v for v in versions if name is not None and v.workspace == first), None)
     known = engine.workspaces[first].model_name_behind(newest.name) if newest is not None else ""
-    return results.ModelsResult(
+    return ModelsResult(
         name=name,
         versions=tuple(versions),
         notes=tuple(notes),
@@ -298,13 +298,13 @@ def list_models(engine: Engine, name: str | None) -> results.ModelsResult:
     )
 
 
-def _paired(versions: list[results.ModelVersion]) -> list[results.ModelVersion]:
+def _paired(versions: list[ModelVersion]) -> list[ModelVersion]:
     """Let a version whose twin names it name that twin, though the tag that says so is still on its way."""
     by_twin = {version.twin: _as_twin(version) for version in versions if version.twin}
     return [replace(version, twin=version.twin or by_twin.get(_as_twin(version))) for version in versions]
 
 
-def _as_twin(version: results.ModelVersion) -> str:
+def _as_twin(version: ModelVersion) -> str:
     return f"{version.workspace}:{version.name}/{version.version}"
 
 
@@ -338,11 +338,11 @@ def _versions(registry: Any, name: str) -> list[Any]:
     return sorted(found, key=lambda v: -int(v.version))
 
 
-def _shown(engine: Engine, role: str, found: Any) -> results.ModelVersion:
+def _shown(engine: Engine, role: str, found: Any) -> ModelVersion:
     run = found.tags.get(RUN_TAG) or (
         engine.state.visible(role, "run", found.run_id) or found.run_id if found.run_id else None
     )
-    return results.ModelVersion(
+    return ModelVersion(
         workspace=role,
         name=engine.workspaces[role].model_name(found.name),
         version=str(found.version),

@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics import results
 from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import Away, EndlessListing
 from dbml_magics.core.destinations.naming import check_experiment_name
@@ -28,6 +27,8 @@ from dbml_magics.errors import (
     WorkspaceUnreachable,
 )
 from dbml_magics.hints import say
+from dbml_magics.results.link import ExperimentResult
+from dbml_magics.results.runs import RunRow, RunsResult
 
 LAST = "last"
 _WORD_S = 5.0
@@ -50,7 +51,7 @@ def quiet_mlflow() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
+def set_experiment(engine: Engine, name: str) -> ExperimentResult:
     """Set the experiment that runs go to. Raises BadName."""
     check_experiment_name(name)
     try:
@@ -63,7 +64,7 @@ def set_experiment(engine: Engine, name: str) -> results.ExperimentResult:
         names = {role: _name_there(engine, role, name) for role in engine.link.tracked}
     except MlflowException as error:
         raise as_error(engine, error, f"experiment {name!r}") from error
-    return results.ExperimentResult(
+    return ExperimentResult(
         name=found.name,
         experiment_id=found.experiment_id,
         names=names,
@@ -162,7 +163,7 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
 
 def list_runs(
     engine: Engine, experiment: str | None, where: str, order_by: Sequence[str], max_results: int
-) -> results.RunsResult:
+) -> RunsResult:
     """List an experiment's runs."""
     try:
         experiment_id, name = (
@@ -190,7 +191,7 @@ def list_runs(
         if missing
         else ""
     )
-    return results.RunsResult(
+    return RunsResult(
         rows=tuple(row(engine, r, name) for r in page),
         experiment=name,
         note=note,
@@ -198,7 +199,7 @@ def list_runs(
     )
 
 
-def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
+def row(engine: Engine, run: Run, experiment: str) -> RunRow:
     """Return a run as a row."""
     waiting = {}
     for role in engine.link.tracked:
@@ -206,7 +207,7 @@ def row(engine: Engine, run: Run, experiment: str) -> results.RunRow:
         count, _ = engine.journal.count_waiting(run.info.run_id, cursors)
         if count:
             waiting[role] = count
-    return results.RunRow(
+    return RunRow(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         experiment=experiment,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import environment, results
+from dbml_magics import environment
 from dbml_magics.config import role_variable
 from dbml_magics.core import link as links
 from dbml_magics.core import mlflow_private, status
@@ -32,24 +32,34 @@ from dbml_magics.errors import (
     RunActive,
     WorkspaceUnreachable,
 )
+from dbml_magics.results.compare import CompareResult
+from dbml_magics.results.delivery import DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.link import ExperimentResult, LinkStatus, UiResult, UnlinkResult
+from dbml_magics.results.registry import ModelsResult, RegisterResult
+from dbml_magics.results.runs import RunsResult
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from dbml_magics import (
-        cleanup_results,
-        doctor_results,
-        endpoint_results,
-        probe_results,
-        receipt_results,
-        score_results,
-    )
     from dbml_magics.core.azure.finding import AzureWish
     from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.track import Track
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.differences import RepairResult, VerifyResult
+    from dbml_magics.results.cleanup import CleanupResult
+    from dbml_magics.results.delivery import Receipt
+    from dbml_magics.results.doctor import DoctorResult
+    from dbml_magics.results.endpoints import (
+        DeployResult,
+        Endpoint,
+        EndpointsResult,
+        InvokeResult,
+        LogsResult,
+        UndeployResult,
+    )
+    from dbml_magics.results.probes import ProbeReport
+    from dbml_magics.results.reconcile import RepairResult, VerifyResult
+    from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 _CHECK_S = 5.0
 _LOOK_S = 10.0  # between two looks, while one waits without an end, whether who delivers was stopped
@@ -130,7 +140,7 @@ class Session:
         azure: Mapping[str, Any] | None = None,
         prompt: Callable[[str], None] | None = None,
         progress: Callable[[int, int, str], None] | None = None,
-    ) -> results.LinkStatus:
+    ) -> LinkStatus:
         """Make two workspaces one tracking URI and set it as MLflow's.
 
         ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the
@@ -278,7 +288,7 @@ class Session:
         engine.retired = False
         self._engine = engine
 
-    def unlink(self) -> results.UnlinkResult:
+    def unlink(self) -> UnlinkResult:
         """Restore the tracking and registry URIs that were there before the link.
 
         What is undelivered stays in the journal and goes on being delivered while this process lives. Raises
@@ -294,25 +304,25 @@ class Session:
         self._engine, self._before, self.last_run = None, None, None
         import mlflow
 
-        return results.UnlinkResult(
+        return UnlinkResult(
             tracking_uri=links.masked(mlflow.get_tracking_uri()),
             registry_uri=links.masked(mlflow.get_registry_uri()),
             undelivered={role: count for role, count in undelivered.items() if count},
         )
 
-    def status(self) -> results.LinkStatus:
+    def status(self) -> LinkStatus:
         """Return where tracking goes and what is still on its way; needs no network. Raises NotLinked."""
         return self._status(self.engine("%dbml status"), fresh=False)
 
-    def receipt(self, run: str = "last") -> receipt_results.Receipt:
+    def receipt(self, run: str = "last") -> Receipt:
         """Return what was delivered of a run where and when. Raises RunNotFound, AmbiguousRun."""
         from dbml_magics.core import receipts
 
         return receipts.of(self.engine("%dbml status"), run, self.last_run)
 
-    def _status(self, engine: Engine, *, fresh: bool) -> results.LinkStatus:
+    def _status(self, engine: Engine, *, fresh: bool) -> LinkStatus:
         link = engine.link
-        return results.LinkStatus(
+        return LinkStatus(
             uri=link.uri,
             track=link.track,
             registry=link.registry,
@@ -327,7 +337,7 @@ class Session:
 
     # --- runs, experiments, models
 
-    def experiment(self, name: str) -> results.ExperimentResult:
+    def experiment(self, name: str) -> ExperimentResult:
         """Set the experiment on both sides, each in its own naming rule. Raises BadName, NotLinked."""
         from dbml_magics.core import runs
 
@@ -340,7 +350,7 @@ class Session:
         filter: str = "",  # noqa: A002 - the MLflow CLI's own word
         order_by: Sequence[str] = (),
         max_results: int = 20,
-    ) -> results.RunsResult:
+    ) -> RunsResult:
         """List the experiment's runs (the active experiment's by default).
 
         Raises ExperimentNotFound, BadCommand.
@@ -349,7 +359,7 @@ class Session:
 
         return runs.list_runs(self.engine("%dbml runs"), experiment, filter, order_by, max_results)
 
-    def compare(self, *given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+    def compare(self, *given: str, metrics: Sequence[str] = ()) -> CompareResult:
         """Set two runs or more side by side (each an id, a prefix or ``last``).
 
         ``metrics`` are those to show; by default those that tell most. Raises BadCommand, RunNotFound,
@@ -369,7 +379,7 @@ class Session:
         aliases: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
         require_delivered: bool = False,
-    ) -> results.RegisterResult:
+    ) -> RegisterResult:
         """Register a run's model (``run``: an id, a prefix or ``last``) in one registry or both.
 
         ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
@@ -387,7 +397,7 @@ class Session:
             engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
         )
 
-    def models(self, name: str | None = None) -> results.ModelsResult:
+    def models(self, name: str | None = None) -> ModelsResult:
         """List the registered models, or one model's versions at each workspace. Raises ModelNotFound."""
         from dbml_magics.core import registry
 
@@ -401,7 +411,7 @@ class Session:
         *,
         spill: str | os.PathLike[str] | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> results.SyncResult:
+    ) -> SyncResult:
         """Wait until what is logged is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
 
         A run that another thread or process goes on logging to does not keep it: ``remaining`` says so.
@@ -436,7 +446,7 @@ class Session:
                     and not any(c.applier.overflow.unwritten() for c in engine.couriers.values())
                 )
             ):
-                return results.SyncResult(
+                return SyncResult(
                     delivered=delivered,
                     remaining=remaining,
                     seconds=seconds,
@@ -538,7 +548,7 @@ class Session:
             progress=progress,
         )
 
-    def dead_letters(self, run: str | None = None) -> results.DeadLetters:
+    def dead_letters(self, run: str | None = None) -> DeadLetters:
         """List the writes that a workspace refused for good. Raises RunNotFound, AmbiguousRun."""
         from dbml_magics.core import dead_letters
 
@@ -550,7 +560,7 @@ class Session:
         *,
         timeout: float | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> results.RetryResult:
+    ) -> RetryResult:
         """Try refused writes again, each at the workspace that refused it, and wait for what becomes of them.
 
         ``timeout`` are seconds (60 by default); a workspace that is away is not waited for. Raises
@@ -561,9 +571,7 @@ class Session:
         engine = self.engine("%dbml sync --dead retry")
         return dead_letters.retry(engine, run, self.last_run, timeout, progress)
 
-    def discard_dead_letters(
-        self, confirm: int | None = None, *, run: str | None = None
-    ) -> results.DiscardResult:
+    def discard_dead_letters(self, confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
         """Forget refused writes; ``confirm`` is how many there are.
 
         Raises NotConfirmed (naming them; nothing is forgotten then), RunNotFound, AmbiguousRun.
@@ -573,7 +581,7 @@ class Session:
         engine = self.engine("%dbml sync --dead discard")
         return dead_letters.discard(engine, run, self.last_run, confirm)
 
-    def ui(self, *, stop: bool = False) -> results.UiResult:
+    def ui(self, *, stop: bool = False) -> UiResult:
         """Return each workspace's page, starting MLflow's UI for those in a file.
 
         ``stop`` ends what was started. Raises ServerFailed.
@@ -603,7 +611,7 @@ class Session:
         wait: bool = True,
         require_delivered: bool = False,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.DeployResult:
+    ) -> DeployResult:
         """Serve a model at an endpoint, made now or there already.
 
         ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or
@@ -634,9 +642,7 @@ class Session:
             progress=progress,
         )
 
-    def endpoints(
-        self, name: str | None = None, *, target: str | None = None
-    ) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+    def endpoints(self, name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
         """Return the endpoints, or the named one; those of this machine need no link.
 
         Raises EndpointNotFound.
@@ -648,7 +654,7 @@ class Session:
 
     def logs(
         self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
-    ) -> endpoint_results.LogsResult:
+    ) -> LogsResult:
         """Return the last lines of a deployment's log. Raises EndpointNotFound."""
         links.refuse_platform()
         from dbml_magics.core.endpoints import service
@@ -664,7 +670,7 @@ class Session:
         target: str | None = None,
         params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.InvokeResult:
+    ) -> InvokeResult:
         """Return an endpoint's predictions for a frame, series, array, list, dict, JSON text or file.
 
         The data is checked against the model's signature first, and sent in several requests when one is
@@ -691,7 +697,7 @@ class Session:
         deployment: str | None = None,
         confirm: str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.UndeployResult:
+    ) -> UndeployResult:
         """End an endpoint, or one deployment of it; a cloud endpoint's name is wanted again as ``confirm``.
 
         Raises EndpointNotFound, NotConfirmed, BadCommand.
@@ -718,7 +724,7 @@ class Session:
         cloud: str | None = None,
         auth: str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> cleanup_results.CleanupResult:
+    ) -> CleanupResult:
         """Delete something with all that belongs to it: an endpoint, model, run, experiment, workspace, …
 
         ``confirm`` is its name again. ``also`` names what goes with a workspace or a resource group beside
@@ -734,7 +740,7 @@ class Session:
 
     # --- looking for what is wrong
 
-    def doctor(self, *, json: bool = False, timeout: float | None = None) -> doctor_results.DoctorResult:
+    def doctor(self, *, json: bool = False, timeout: float | None = None) -> DoctorResult:
         """Look at everything that can be wrong, and change nothing; it works without a link too.
 
         It ends within ``timeout`` seconds (30 by default). ``json``: the result shows itself as JSON.
@@ -743,9 +749,7 @@ class Session:
 
         return replace(examination.examine(self._engine, _folder(), timeout=timeout), as_json=json)
 
-    def probe(
-        self, *, json: bool = False, progress: Callable[[str], None] | None = None
-    ) -> probe_results.ProbeReport:
+    def probe(self, *, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
         """Measure on the link's services what their documents leave open, in an experiment that is deleted.
 
         The report is also written to the current folder. ``progress`` is told which probe is under way.
@@ -772,7 +776,7 @@ class Session:
         available_now: bool = False,
         params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+    ) -> ScoreResult | StreamResult | UdfResult:
         """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
 
         ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or any URI. ``data``: a
@@ -917,7 +921,7 @@ def _take_up(
     Raises DeliveryIncomplete when the time is up, BadLink.
     """
     from dbml_magics.core.tracking import spill
-    from dbml_magics.rendering import count
+    from dbml_magics.results.text import count
 
     until = None if timeout is None else time.monotonic() + timeout
     done = 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dbml_magics import results
 from dbml_magics.config import data_home_note, spool_limit_bytes
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.hints import say
-from dbml_magics.rendering import listing, size
+from dbml_magics.results.link import Destination
+from dbml_magics.results.text import listing, size
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -23,7 +23,7 @@ _NEAR = 0.8  # of a limit
 _NAMED = 3
 
 
-def destination(engine: Engine, role: str, queue: str | None = None) -> results.Destination:
+def destination(engine: Engine, role: str, queue: str | None = None) -> Destination:
     """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
     from dbml_magics.core import ui  # which needs what Windows lacks
 
@@ -39,7 +39,7 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> results.
     waiting = letters & set(engine.couriers[role].held.numbers()) if letters else set()
     held = len(waiting)
     since = line.since if line.reason else engine.couriers[role].trouble_since
-    return results.Destination(
+    return Destination(
         name=role,
         kind=workspace.kind,
         uri=links.masked(workspace.uri),

@@ -22,7 +22,6 @@ from mlflow.utils.autologging_utils import (
     get_autologging_config,
 )
 
-from dbml_magics import results
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -36,10 +35,12 @@ from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
 from dbml_magics.hints import say
-from dbml_magics.rendering import listing
+from dbml_magics.results.registry import ModelVersion
+from dbml_magics.results.runs import MetricSummary, TrackSummary
+from dbml_magics.results.text import listing
 
 if TYPE_CHECKING:
-    from dbml_magics.live_results import RunProgress
+    from dbml_magics.results.live import RunProgress
 
 _CURVE_POINTS = 60
 _SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
@@ -87,9 +88,7 @@ class Track:
         """Return the run as it stands now: it costs what was logged since the last look."""
         return self._watch.look(time.monotonic() - self._began)
 
-    def end(
-        self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
-    ) -> results.TrackSummary:
+    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> TrackSummary:
         """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
 
         ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
@@ -117,7 +116,7 @@ class Track:
                     self._end_others(status)
                 self._seconds = time.monotonic() - self._began
 
-    def finish(self) -> results.TrackSummary:
+    def finish(self) -> TrackSummary:
         """Register the closed run's model if that was asked, and sum it up; raises as :meth:`end` does."""
         status, trouble = self._status or "RUNNING", self._trouble
         if status == "FINISHED":
@@ -130,7 +129,7 @@ class Track:
             raise trouble
         return summary
 
-    def _sum_up(self, status: str) -> results.TrackSummary:
+    def _sum_up(self, status: str) -> TrackSummary:
         own, notes = status, [] if self._joined is None else [self._joined]
         if self._joined is not None:  # who began it may go on with it
             with suppress(MlflowException):
@@ -409,15 +408,13 @@ def _git_tags() -> dict[str, str]:
     return {_GIT_COMMIT_TAG: commit} if found.returncode == 0 and commit else {}
 
 
-def _sum_up(
-    engine: Engine, run_id: str, status: str, seconds: float, notes: Sequence[str]
-) -> results.TrackSummary:
+def _sum_up(engine: Engine, run_id: str, status: str, seconds: float, notes: Sequence[str]) -> TrackSummary:
     view = engine.queue_view(run_id)
     run = view.run if view is not None else None
     found = run.run() if run is not None else engine.get_run(run_id)
     metrics = _metrics_of(run) if run is not None else _plain_metrics(engine, found)
     experiment = engine.state.experiments.name(found.info.experiment_id)
-    return results.TrackSummary(
+    return TrackSummary(
         run_id=run_id,
         name=found.info.run_name or run_id[:8],
         experiment=experiment or found.info.experiment_id,
@@ -442,15 +439,13 @@ def _children(engine: Engine, run_id: str) -> tuple[str, ...]:
     return tuple(str(told.get("name") or run[:8]) for run, told in found)
 
 
-def _metrics_of(run: RunView) -> list[results.MetricSummary]:
+def _metrics_of(run: RunView) -> list[MetricSummary]:
     found = []
     for key in dict.fromkeys([*run.base_latest, *run.series]):
         series = run.series.get(key)
         last = run.latest(key).value
         found.append(
-            results.MetricSummary(
-                key=key, last=last, count=len(series) if series else 1, curve=_curve(series)
-            )
+            MetricSummary(key=key, last=last, count=len(series) if series else 1, curve=_curve(series))
         )
     return found
 
@@ -468,15 +463,13 @@ def _curve(series: Series | None) -> tuple[float, ...]:
     return tuple(values[round(n * stride)] for n in range(_CURVE_POINTS))
 
 
-def _plain_metrics(engine: Engine, run: Any) -> list[results.MetricSummary]:
+def _plain_metrics(engine: Engine, run: Any) -> list[MetricSummary]:
     found = []
     for key, value in run.data.metrics.items():
         series = Series()
         for m in runs.client(engine).get_metric_history(run.info.run_id, key):
             series.add(m.value, m.timestamp, m.step)
-        found.append(
-            results.MetricSummary(key=key, last=value, count=max(1, len(series)), curve=_curve(series))
-        )
+        found.append(MetricSummary(key=key, last=value, count=max(1, len(series)), curve=_curve(series)))
     return found
 
 
@@ -497,7 +490,7 @@ def _models(engine: Engine, run: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _registered(engine: Engine, run_id: str) -> tuple[results.ModelVersion, ...]:
+def _registered(engine: Engine, run_id: str) -> tuple[ModelVersion, ...]:
     found = []
     for key, told in engine.registrations_of(run_id).items():
         for role in told["to"]:
@@ -505,7 +498,7 @@ def _registered(engine: Engine, run_id: str) -> tuple[results.ModelVersion, ...]
             if isinstance(answer, Refusal):
                 continue
             found.append(
-                results.ModelVersion(
+                ModelVersion(
                     workspace=role,
                     name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
                     version=answer.version if answer else "0",

@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dbml_magics import environment, results
+from dbml_magics import environment
 from dbml_magics.core import processes
 from dbml_magics.core.azure import studio
 from dbml_magics.core.link import Link, WorkspaceSpec, masked
 from dbml_magics.errors import ServerFailed
 from dbml_magics.hints import place, say
+from dbml_magics.results.link import UiPage, UiResult
 
 IDLE_S = 8 * 3600.0
 _DEADLINE_S = 120.0  # importing MLflow's server takes 3 s on an idle machine, many more on a crowded one
@@ -54,9 +55,9 @@ class _Server:
         processes.end(self.pid, self.started)
 
 
-def show(link: Link) -> results.UiResult:
+def show(link: Link) -> UiResult:
     """Return the page of each workspace, starting servers where there are none. Raises ServerFailed."""
-    pages: dict[str, results.UiPage] = {}
+    pages: dict[str, UiPage] = {}
     fresh: dict[str, _Server] = {}
     with _remembered(link) as servers:
         for role in link.used:
@@ -75,21 +76,21 @@ def show(link: Link) -> results.UiResult:
             servers.pop(role).end()
         for role, server in servers.items():
             state = "started" if role in fresh else "running already"
-            pages[role] = results.UiPage(role, server.address, state)
+            pages[role] = UiPage(role, server.address, state)
     if failures:
         raise _failed(link, failures)
     started = [servers[role] for role in link.used if role in servers]
-    return results.UiResult(tuple(pages[role] for role in link.used), notes=tuple(_notes(started)))
+    return UiResult(tuple(pages[role] for role in link.used), notes=tuple(_notes(started)))
 
 
-def stop(link: Link) -> results.UiResult:
+def stop(link: Link) -> UiResult:
     """End the servers that were started for a link."""
     with _remembered(link) as servers:
         ended = {role: servers.pop(role) for role in list(servers)}
         for server in ended.values():
             server.end()
-    pages = tuple(results.UiPage(role, server.address, "stopped") for role, server in ended.items())
-    return results.UiResult(pages, stopped=True)
+    pages = tuple(UiPage(role, server.address, "stopped") for role, server in ended.items())
+    return UiResult(pages, stopped=True)
 
 
 def note(link: Link) -> str | None:
@@ -245,11 +246,11 @@ def address(spec: WorkspaceSpec) -> str | None:
     return None if _needs_server(spec) else _page(spec).url
 
 
-def _page(spec: WorkspaceSpec) -> results.UiPage:
+def _page(spec: WorkspaceSpec) -> UiPage:
     if spec.kind == "mlflow":
-        return results.UiPage(spec.role, masked(spec.uri), "its own")
+        return UiPage(spec.role, masked(spec.uri), "its own")
     address = _databricks_page(spec.uri) if spec.kind == "databricks" else studio.page(spec, "/experiments")
-    return results.UiPage(spec.role, address, "its own" if address else "its address is not known here")
+    return UiPage(spec.role, address, "its own" if address else "its address is not known here")
 
 
 def _databricks_page(uri: str) -> str | None:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from dbml_magics.core.status import destination
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.view import RunView, Series
-from dbml_magics.live_results import LiveMetric, RunProgress
-from dbml_magics.results import Curve
+from dbml_magics.results.compare import Curve
+from dbml_magics.results.live import LiveMetric, RunProgress
 
 _BUCKETS = 96  # of a curve, at most; each keeps its lowest and its highest point
 

@@ -109,7 +109,7 @@ def source(
         return [f"{version.name}/{version.version}" for version in linked.models() if version.version != "0"]
 
     def endpoints(_values: Values) -> list[str]:
-        from dbml_magics.endpoint_results import EndpointsResult
+        from dbml_magics.results.endpoints import EndpointsResult
 
         found = session().endpoints()
         return [each.name for each in found] if isinstance(found, EndpointsResult) else [found.name]

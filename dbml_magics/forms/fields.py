@@ -15,7 +15,7 @@ from dbml_magics.forms import tabs
 from dbml_magics.forms.choices import Choices, Values
 from dbml_magics.parser import Command, Option, read_value
 from dbml_magics.redaction import redacted
-from dbml_magics.rendering import safe
+from dbml_magics.results.html import safe
 
 __all__ = ["Field", "said"]
 

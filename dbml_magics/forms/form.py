@@ -18,11 +18,12 @@ from dbml_magics.errors import BadCommand, DbmlError, NotLinked
 from dbml_magics.forms import choices, tabs
 from dbml_magics.forms.fields import Field, said
 from dbml_magics.parser import Command, Option, parse, split
-from dbml_magics.rendering import duration, safe
+from dbml_magics.results.html import safe
+from dbml_magics.results.text import duration
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 __all__ = ["CommandForm"]
 

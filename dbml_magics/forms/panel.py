@@ -14,7 +14,7 @@ from dbml_magics.parser import Command
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
-    from dbml_magics.results import Result
+    from dbml_magics.results.base import Result
 
 __all__ = ["Panel"]
 

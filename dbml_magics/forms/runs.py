@@ -10,8 +10,8 @@ import ipywidgets as widgets
 
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms.fields import said
-from dbml_magics.rendering import safe
-from dbml_magics.runs_table import RunsTable, Scatter
+from dbml_magics.results.html import safe
+from dbml_magics.results.runs_table import RunsTable, Scatter
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

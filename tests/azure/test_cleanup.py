@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from dbml_magics.cleanup_results import CleanupResult
 from dbml_magics.core import link as links
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import BadCommand, CleanupIncomplete, NotConfirmed, RunActive
+from dbml_magics.results.cleanup import CleanupResult
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.state import ADB, ADB_GROUP
 

@@ -9,7 +9,7 @@ import pytest
 
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import imports
-from dbml_magics.doctor_results import DoctorResult, Finding
+from dbml_magics.results.doctor import DoctorResult, Finding
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET
 from tests.standins.azure.state import ADB

@@ -10,7 +10,7 @@ from typing import Any
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor.probes import azure as azure_probes
 from dbml_magics.core.doctor.probes import behaviour, sizes
-from dbml_magics.probe_results import Probed, ProbeReport
+from dbml_magics.results.probes import Probed, ProbeReport
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET
 from tests.standins.azure.state import LIMITS

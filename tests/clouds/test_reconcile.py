@@ -18,8 +18,8 @@ from mlflow.models import infer_signature
 
 from dbml_magics.core import session as sessions
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.differences import RepairResult, VerifyResult
 from dbml_magics.errors import NotConfirmed
+from dbml_magics.results.reconcile import RepairResult, VerifyResult
 from tests.clouds.conftest import Clouds
 from tests.core.modelling import log_linear
 from tests.core.test_histories import profile

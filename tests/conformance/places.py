@@ -19,8 +19,8 @@ import requests
 from mlflow.entities import LoggedModel, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.differences import Difference
 from dbml_magics.errors import DbmlError
+from dbml_magics.results.reconcile import Difference
 from tests.conformance.player import Played, Player, Story, slug
 from tests.conformance.values import Frozen, Names, freeze, tree
 from tests.infra import plain

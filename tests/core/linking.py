@@ -12,8 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dbml_magics import results
 from dbml_magics.core import session
+from dbml_magics.results.delivery import SyncResult
+from dbml_magics.results.link import LinkStatus
 from tests.conftest import Proxies, Servers
 from tests.infra import plain
 from tests.infra.proxy import Proxy
@@ -21,7 +22,7 @@ from tests.infra.proxy import Proxy
 LOG_BATCH = "runs/log-batch$"
 
 
-def link(proxies: Proxies, **wishes: Any) -> results.LinkStatus:
+def link(proxies: Proxies, **wishes: Any) -> LinkStatus:
     """Link the two servers, each behind its proxy."""
     assert "DBML_HOME" in os.environ, (
         "a test that links asks for the fixture home: a user's own stays as it is"
@@ -29,7 +30,7 @@ def link(proxies: Proxies, **wishes: Any) -> results.LinkStatus:
     return session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wishes)
 
 
-def sync(timeout: float = 60) -> results.SyncResult:
+def sync(timeout: float = 60) -> SyncResult:
     """Wait until everything has arrived at both sides, and check that nothing was put aside."""
     done = session.current().sync(timeout=timeout)
     assert not any(done.dead.values()), f"put aside: {dead_letters()}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.cleanup_results import CleanupResult
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed, RunActive
+from dbml_magics.results.cleanup import CleanupResult
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync
 from tests.infra import plain

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics import results
+from dbml_magics.results.compare import CompareResult
 from tests.conftest import Proxies
 
 
@@ -30,7 +30,7 @@ def log(name: str, params: dict[str, object], curves: dict[str, dict[int, float]
     return str(run.info.run_id)
 
 
-def values(result: results.CompareResult, key: str) -> tuple[float | None, ...]:
+def values(result: CompareResult, key: str) -> tuple[float | None, ...]:
     return next(metric.last for metric in result.metrics if metric.key == key)
 
 

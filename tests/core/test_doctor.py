@@ -25,8 +25,8 @@ from dbml_magics import hints
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import answering, imports, machine, packages
 from dbml_magics.core.endpoints import remembered
-from dbml_magics.doctor_results import DoctorResult, Finding, without_secrets
-from dbml_magics.endpoint_results import Endpoint
+from dbml_magics.results.doctor import DoctorResult, Finding, without_secrets
+from dbml_magics.results.endpoints import Endpoint
 from tests.conftest import Proxies
 from tests.core.linking import link
 

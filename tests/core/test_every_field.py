@@ -29,7 +29,7 @@ from dbml_magics.core.reconcile.registries import (
     version_of,
 )
 from dbml_magics.core.reconcile.survey import Scope, Survey
-from dbml_magics.differences import Difference
+from dbml_magics.results.reconcile import Difference
 from tests.conftest import Proxies
 from tests.core import linking
 

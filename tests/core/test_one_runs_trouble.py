@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.differences import UNREAD
 from dbml_magics.errors import DbmlError
+from dbml_magics.results.reconcile import UNREAD
 from tests.conftest import Servers
 from tests.core import linking
 from tests.core.modelling import log_linear

@@ -11,12 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from dbml_magics import results
 from dbml_magics.core import session
 from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.registry import _paired
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
+from dbml_magics.results.registry import ModelVersion
 from tests.core.modelling import (
     ANSWERS,
     ROWS,
@@ -645,7 +645,7 @@ def test_a_versions_number_has_the_type_that_the_registry_gives_it(experiment_na
 
 
 def test_a_version_names_its_twin_though_its_own_tag_is_still_on_its_way() -> None:
-    own = results.ModelVersion("databricks", "wine", "1")
-    twin = results.ModelVersion("azureml", "wine", "3", twin="databricks:wine/1")
-    lone = results.ModelVersion("azureml", "wine", "2")
+    own = ModelVersion("databricks", "wine", "1")
+    twin = ModelVersion("azureml", "wine", "3", twin="databricks:wine/1")
+    lone = ModelVersion("azureml", "wine", "2")
     assert [v.twin for v in _paired([own, twin, lone])] == ["azureml:wine/3", "databricks:wine/1", None]

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.outbox.state import State
-from dbml_magics.differences import ABSENT, LOST, RepairResult, VerifyResult
+from dbml_magics.results.reconcile import ABSENT, LOST, RepairResult, VerifyResult
 from tests.conftest import Proxies, Servers
 from tests.core import linking
 from tests.infra import plain

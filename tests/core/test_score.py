@@ -21,7 +21,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import dbml_magics as dbml
 from dbml_magics.core.scoring import batches, columns, types
-from dbml_magics.score_results import ScoreResult
+from dbml_magics.results.scoring import ScoreResult
 from tests.core.linking import child, finish
 from tests.core.scoring import Deaf, Picky, X, linear, loaded, log, log_telling, save
 

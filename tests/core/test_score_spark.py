@@ -23,7 +23,7 @@ import dbml_magics as dbml
 from dbml_magics import environment
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring import spark as sessions
-from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 from tests.core.linking import child, finish
 from tests.core.scoring import Exact, Picky, X, exact, log, log_telling, save
 

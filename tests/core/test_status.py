@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dbml_magics.core import session as sessions
-from dbml_magics.rendering import number
-from dbml_magics.results import Destination
+from dbml_magics.results.link import Destination
+from dbml_magics.results.text import number
 from tests.conftest import Proxies
 from tests.core.linking import link, sync
 from tests.infra.wait import eventually

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 import dbml_magics as dbml
-from dbml_magics.differences import ABSENT, RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, ExperimentNotFound, NotConfirmed
+from dbml_magics.results.reconcile import ABSENT, RepairResult, VerifyResult
 from tests.conftest import Proxies, Servers
 from tests.core import linking
 from tests.core.modelling import log_linear

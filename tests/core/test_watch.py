@@ -11,7 +11,7 @@ import pytest
 from dbml_magics.core import session
 from dbml_magics.core.tracking.view import Series
 from dbml_magics.core.watch import _BUCKETS, _Growing
-from dbml_magics.live_results import LiveMetric, RunProgress
+from dbml_magics.results.live import LiveMetric, RunProgress
 
 
 @pytest.fixture

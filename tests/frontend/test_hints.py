@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import dbml_magics
-from dbml_magics import errors, hints, results
+from dbml_magics import errors, hints
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.results.delivery import SyncResult
 from tests.frontend.conftest import Shell
 
 EXAMPLES = [
@@ -97,7 +98,7 @@ def test_an_error_and_a_result_have_no_magics_where_there_are_none(in_python: No
     ]
     assert refused.__notes__ == ["  try  dbml.link(local=True)"]
     assert "runs() needs a link, and there is none in this process" in str(errors.NotLinked("%dbml runs"))
-    done = results.SyncResult({"databricks": 1}, {"databricks": 2}, 1.0, {"databricks": 1})
+    done = SyncResult({"databricks": 1}, {"databricks": 2}, 1.0, {"databricks": 1})
     assert "dbml.sync() goes on" in str(done)
     assert "dbml.dead_letters() says why" in str(done)
 

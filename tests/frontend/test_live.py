@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dbml_magics import environment
-from dbml_magics.live_results import FinishedRun, LiveMetric, RunProgress, charts
-from dbml_magics.results import Curve, Destination
+from dbml_magics.results.compare import Curve
+from dbml_magics.results.link import Destination
+from dbml_magics.results.live import FinishedRun, LiveMetric, RunProgress, charts
 from tests.frontend.fakes import FakeSession, FakeTrack
 from tests.frontend.test_kernel import Kernel, kernel
 

@@ -10,32 +10,15 @@ from types import SimpleNamespace
 import pytest
 from IPython.lib.pretty import pretty
 
-from dbml_magics import rendering
-from dbml_magics.results import (
-    CompareResult,
-    Curve,
-    DeadLetter,
-    DeadLetters,
-    Destination,
-    DiscardResult,
-    ExperimentResult,
-    HelpText,
-    LinkStatus,
-    MetricSummary,
-    ModelsResult,
-    ModelVersion,
-    RegisterResult,
-    Result,
-    RetryResult,
-    RunRow,
-    RunsResult,
-    SyncResult,
-    TrackSummary,
-    UiPage,
-    UiResult,
-    UnlinkResult,
-)
-from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+from dbml_magics.results.base import HelpText, Result
+from dbml_magics.results.charts import Line, curve_svg, curves_svg, sparkline, sparklines
+from dbml_magics.results.compare import CompareResult, Curve
+from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.link import Destination, ExperimentResult, LinkStatus, UiPage, UiResult, UnlinkResult
+from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
+from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
+from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
+from dbml_magics.results.text import duration, number, when
 
 DATABRICKS = Destination("databricks", "mlflow", "sqlite:///a", "local  .dbml/databricks")
 AZUREML = Destination("azureml", "mlflow", "sqlite:///b", "local  .dbml/azureml")
@@ -193,7 +176,7 @@ def test_runs_are_a_sequence_and_a_frame() -> None:
 
 def test_runs_are_compared_in_columns() -> None:
     shown = str(COMPARED).splitlines()
-    started = rendering.when(0)
+    started = when(0)
     assert shown == [
         "Compared 2 runs of wine",
         "           1 forest          2 boosted",
@@ -220,11 +203,11 @@ def test_compared_curves_are_drawn_on_shared_axes_and_told_in_words() -> None:
     assert html.count("stroke-dasharray") == 2, "the second line, and its sample in the legend"
     assert "≠ depth" in html
     assert "<script" not in html
-    lines = [rendering.Line("a", (0.0, 1.0), (1.0, 1.0)), rendering.Line("none", (), ())]
-    assert "2 none (no values)" in rendering.curves_svg("flat", "step", lines)
-    assert rendering.sparklines(lines) == ["▁▁", ""]
-    huge = rendering.Line("huge", (0.0, 1.0, 2.0, 3.0), (-1.7e308, float("nan"), 0.0, 1.7e308))
-    assert rendering.curves_svg("huge", "step", [huge]).count("<circle") == 1
+    lines = [Line("a", (0.0, 1.0), (1.0, 1.0)), Line("none", (), ())]
+    assert "2 none (no values)" in curves_svg("flat", "step", lines)
+    assert sparklines(lines) == ["▁▁", ""]
+    huge = Line("huge", (0.0, 1.0, 2.0, 3.0), (-1.7e308, float("nan"), 0.0, 1.7e308))
+    assert curves_svg("huge", "step", [huge]).count("<circle") == 1
     assert len(huge.stretches) == 2
 
 
@@ -289,9 +272,8 @@ def test_refused_writes_are_listed_with_their_causes() -> None:
     assert str(DeadLetters((LETTER, other))).splitlines() == [
         "2 writes refused for good; everything else goes on",
         "  number  workspace  run              write        refused           cause",
-        f"  7       azureml    forest aaaaaaaa  param depth  {rendering.when(0)}  too long",
-        f"  12      azureml    —                tag x        {rendering.when(0)}  "
-        "on its way once more; was: too long",
+        f"  7       azureml    forest aaaaaaaa  param depth  {when(0)}  too long",
+        f"  12      azureml    —                tag x        {when(0)}  on its way once more; was: too long",
         "  %dbml sync --dead retry tries them again, %dbml sync --dead discard --confirm 2 gives them up",
     ]
     one = DeadLetters((LETTER,), "last")
@@ -346,7 +328,7 @@ def test_the_pages_of_the_workspaces_are_links() -> None:
     ],
 )
 def test_numbers_are_readable(value: float, written: str) -> None:
-    assert rendering.number(value) == written
+    assert number(value) == written
 
 
 @pytest.mark.parametrize(
@@ -362,7 +344,7 @@ def test_numbers_are_readable(value: float, written: str) -> None:
     ],
 )
 def test_durations_are_readable(seconds: float, written: str) -> None:
-    assert rendering.duration(seconds) == written
+    assert duration(seconds) == written
 
 
 @pytest.mark.parametrize(
@@ -377,8 +359,8 @@ def test_durations_are_readable(seconds: float, written: str) -> None:
     ],
 )
 def test_curves_are_drawn_with_what_is_finite(curve: tuple[float, ...], drawn: str) -> None:
-    assert rendering.sparkline(curve) == drawn
-    assert ("<svg" in rendering.curve_svg(curve, "loss")) is bool(drawn)
+    assert sparkline(curve) == drawn
+    assert ("<svg" in curve_svg(curve, "loss")) is bool(drawn)
 
 
 EVIL = '<script>alert("x")</script>'

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from dbml_magics.results import RunRow
-from dbml_magics.runs_table import RunsTable, Scatter, differing_params
+from dbml_magics.results.runs import RunRow
+from dbml_magics.results.runs_table import RunsTable, Scatter, differing_params
 
 
 def row(name: str, params: dict[str, str], metrics: dict[str, float], seconds: float = 1.0) -> RunRow:

@@ -18,8 +18,8 @@ from dbml_magics.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Away, settle
-from dbml_magics.doctor_results import Finding
 from dbml_magics.errors import DbmlError
+from dbml_magics.results.doctor import Finding
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace

@@ -13,8 +13,8 @@ from dbml_magics.core.azure import permissions
 from dbml_magics.core.azure.arm import Arm
 from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.doctor.answering import CALL_S, not_fine, reach
-from dbml_magics.doctor_results import Finding
 from dbml_magics.errors import DbmlError
+from dbml_magics.results.doctor import Finding
 
 __all__ = ["allowed", "checks", "may"]
 

@@ -21,7 +21,7 @@ from dbml_magics.core.destinations.naming import in_catalog
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor.answering import CALL_S, not_fine
 from dbml_magics.core.paging import Pages
-from dbml_magics.doctor_results import Finding
+from dbml_magics.results.doctor import Finding
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dbml_magics.core.doctor import imports, machine, packages
-from dbml_magics.doctor_results import DoctorResult, Finding
 from dbml_magics.errors import BadUri, NothingRemembered
+from dbml_magics.results.doctor import DoctorResult, Finding
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace

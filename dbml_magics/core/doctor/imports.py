@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dbml_magics.core import processes
-from dbml_magics.doctor_results import Finding
+from dbml_magics.results.doctor import Finding
 
 __all__ = ["MODULES", "look"]
 

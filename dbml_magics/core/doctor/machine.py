@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from dbml_magics import disks, environment, hints
 from dbml_magics.config import data_home
 from dbml_magics.disks import file_system
-from dbml_magics.doctor_results import Finding
-from dbml_magics.rendering import count, duration, nearby, size
+from dbml_magics.results.doctor import Finding
+from dbml_magics.results.text import count, duration, nearby, size
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link

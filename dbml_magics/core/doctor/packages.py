@@ -14,7 +14,7 @@ from importlib import metadata
 
 from dbml_magics import hints
 from dbml_magics._version import __version__
-from dbml_magics.doctor_results import Finding
+from dbml_magics.results.doctor import Finding
 
 __all__ = ["PACKAGES", "python", "requirements", "versions"]
 

@@ -12,7 +12,7 @@ from dbml_magics.config import credentials
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor import azure, databricks
 from dbml_magics.core.doctor.answering import CALL_S, base_of, not_fine, reach, timed
-from dbml_magics.doctor_results import Finding
+from dbml_magics.results.doctor import Finding
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, BadName, DeploymentFailed
+from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 __all__ = [
     "ENDPOINT_NAME",

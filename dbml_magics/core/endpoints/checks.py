@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
-from dbml_magics.endpoint_results import Check
 from dbml_magics.errors import NotDeployable
+from dbml_magics.results.endpoints import Check
 
 __all__ = ["here", "likely_cause", "of_files", "refuse", "requirements"]
 

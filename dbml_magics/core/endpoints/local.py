@@ -40,11 +40,11 @@ from dbml_magics.core.endpoints.base import (
     with_share,
 )
 from dbml_magics.core.endpoints.swagger import describe
-from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
 from dbml_magics.hints import say as said_to_reader
 from dbml_magics.redaction import remember_secrets
-from dbml_magics.rendering import size
+from dbml_magics.results.endpoints import Check, Deployment, Endpoint
+from dbml_magics.results.text import size
 
 __all__ = ["LocalTarget", "home"]
 

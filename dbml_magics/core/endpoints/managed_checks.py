@@ -8,8 +8,8 @@ from typing import Any
 
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal
-from dbml_magics.endpoint_results import Check
 from dbml_magics.errors import DbmlError
+from dbml_magics.results.endpoints import Check
 
 __all__ = ["egress", "quota"]
 

@@ -34,9 +34,9 @@ from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, locked, records
 from dbml_magics.core.endpoints.rest import Answer, Rest, ServiceRefusal, every, refused, words
 from dbml_magics.core.link import masked
-from dbml_magics.endpoint_results import Check, Deployment, Endpoint
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted, Refused
 from dbml_magics.redaction import remember_secrets
+from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dbml_magics.config import data_home
-from dbml_magics.endpoint_results import Deployment, Endpoint
+from dbml_magics.results.endpoints import Deployment, Endpoint
 
 __all__ = ["Record", "all_of", "is_known", "locked", "records"]
 

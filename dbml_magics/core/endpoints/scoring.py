@@ -12,8 +12,8 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.endpoints import payload
 from dbml_magics.core.endpoints.base import Address, Say
-from dbml_magics.endpoint_results import Endpoint, InvokeResult
 from dbml_magics.errors import BadData, NotPermitted, ScoringFailed
+from dbml_magics.results.endpoints import Endpoint, InvokeResult
 
 __all__ = ["ask"]
 

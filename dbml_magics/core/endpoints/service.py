@@ -16,16 +16,6 @@ from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
 from dbml_magics.core.endpoints.settings import read_config
-from dbml_magics.endpoint_results import (
-    Check,
-    Deployment,
-    DeployResult,
-    Endpoint,
-    EndpointsResult,
-    InvokeResult,
-    LogsResult,
-    UndeployResult,
-)
 from dbml_magics.errors import (
     BadCommand,
     DbmlError,
@@ -35,7 +25,17 @@ from dbml_magics.errors import (
     NotLinked,
 )
 from dbml_magics.hints import say as told
-from dbml_magics.rendering import duration
+from dbml_magics.results.endpoints import (
+    Check,
+    Deployment,
+    DeployResult,
+    Endpoint,
+    EndpointsResult,
+    InvokeResult,
+    LogsResult,
+    UndeployResult,
+)
+from dbml_magics.results.text import duration
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -25,7 +25,7 @@ from dbml_magics.core.tracking.engine import NOTE_TAG
 from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
 from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
 from dbml_magics.core.tracking.view import mark
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.results.reconcile import ABSENT, Difference
 
 PARENT = "mlflow.parentRunId"
 ALL_FILES = "(all)"

@@ -40,7 +40,7 @@ from dbml_magics.core.tracking import kept_models
 from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, within
 from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of, points_by_run
 from dbml_magics.core.tracking.view import mark
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
 _OVERFLOW_S = 60.0  # for the file of what a workspace does not take

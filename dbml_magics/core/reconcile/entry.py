@@ -17,10 +17,10 @@ from dbml_magics.core.reconcile import repair as repairing
 from dbml_magics.core.reconcile import verify as verifying
 from dbml_magics.core.reconcile.survey import Scope
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.differences import Difference, RepairResult, VerifyResult
 from dbml_magics.errors import BadCommand, NotConfirmed
 from dbml_magics.foreign_text import one_line
-from dbml_magics.rendering import count
+from dbml_magics.results.reconcile import Difference, RepairResult, VerifyResult
+from dbml_magics.results.text import count
 
 _WAIT_S = 30.0
 _SHOWN = 100  # deletions that are named one by one

@@ -22,7 +22,7 @@ from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
-from dbml_magics.differences import Difference
+from dbml_magics.results.reconcile import Difference
 
 
 class ExperimentMender:

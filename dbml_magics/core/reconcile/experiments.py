@@ -15,8 +15,8 @@ from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.differences import ABSENT, LOST, Difference
 from dbml_magics.hints import say
+from dbml_magics.results.reconcile import ABSENT, LOST, Difference
 
 
 def experiments_in_scope(survey: Survey) -> Iterator[tuple[ExperimentPair, Experiment, Experiment]]:

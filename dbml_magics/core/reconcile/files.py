@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics.differences import ABSENT
+from dbml_magics.results.reconcile import ABSENT
 
 _BESIDE = re.compile(r"(.*)~([2-9]|[1-9]\d{1,8})", re.S)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dbml_magics.differences import Difference
+from dbml_magics.results.reconcile import Difference
 
 PRUNE = "--prune deletes it"
 

@@ -30,8 +30,8 @@ from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch
 from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.differences import ABSENT, LOST, UNREAD, Difference
 from dbml_magics.hints import say
+from dbml_magics.results.reconcile import ABSENT, LOST, UNREAD, Difference
 
 _TRIES = 4
 _WORDS = {"dataset": "input", "input": "input", "output": "output"}

@@ -21,7 +21,7 @@ from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.attached import Attached
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.results.reconcile import ABSENT, Difference
 
 
 class Mending:

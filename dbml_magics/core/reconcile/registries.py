@@ -21,7 +21,7 @@ from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG
-from dbml_magics.differences import ABSENT, Difference
+from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PAGE = 1000
 _NAMES_PAGE = 100

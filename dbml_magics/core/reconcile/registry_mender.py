@@ -30,7 +30,7 @@ from dbml_magics.core.reconcile.registries import (
 )
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.tracking.registrations import TWIN_TAG
-from dbml_magics.differences import Difference
+from dbml_magics.results.reconcile import Difference
 
 _OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
 _OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")

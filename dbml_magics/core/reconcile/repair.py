@@ -20,8 +20,8 @@ from dbml_magics.core.reconcile.registry_mender import RegistryMender
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.differences import LOST, Difference, Repaired, RepairResult
 from dbml_magics.errors import BadCommand
+from dbml_magics.results.reconcile import LOST, Difference, Repaired, RepairResult
 
 
 def repair(

@@ -18,9 +18,9 @@ from dbml_magics.core.reconcile.sides import PAGE, Side
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.kept_models import MODELS_TAG
-from dbml_magics.differences import UNREAD, Difference
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
 from dbml_magics.log_records import logger
+from dbml_magics.results.reconcile import UNREAD, Difference
 
 _log = logger(__name__)
 

@@ -17,7 +17,7 @@ from dbml_magics.core.reconcile.registries import Registries, Version
 from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.differences import ABSENT, LOST, Difference, VerifyResult
+from dbml_magics.results.reconcile import ABSENT, LOST, Difference, VerifyResult
 
 _WORKERS = 4
 T = TypeVar("T")

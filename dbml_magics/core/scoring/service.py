@@ -26,7 +26,7 @@ from dbml_magics.core.scoring.types import (
     writable,
 )
 from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, SparkUnavailable
-from dbml_magics.score_results import ScoreResult, StreamResult, UdfResult
+from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -275,7 +275,7 @@ def mentioned(link: links.Link) -> list[str]:
     if not number:
         return []
     from dbml_magics.hints import say
-    from dbml_magics.rendering import count
+    from dbml_magics.results.text import count
 
     return [f"{count(number, 'package')} of undelivered writes in {link.spill}: "
             f"{say(command(link.spill))} delivers them"]  # fmt: skip

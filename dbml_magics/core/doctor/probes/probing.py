@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbml_magics.core.doctor.probes import behaviour, sizes
 from dbml_magics.core.doctor.probes.ground import Ground, NotMeasured, Probe
 from dbml_magics.errors import BadCommand
-from dbml_magics.probe_results import Probed, ProbeReport
+from dbml_magics.results.probes import Probed, ProbeReport
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics.rendering import duration, number, points_svg, safe, text_points, when
-from dbml_magics.results import Result, RunRow
+from dbml_magics.results.base import Result
+from dbml_magics.results.charts import points_svg, text_points
+from dbml_magics.results.html import safe
+from dbml_magics.results.runs import RunRow
+from dbml_magics.results.text import DIFFERS, LACKING, duration, number, text_table, when
 
-__all__ = ["DIFFERS", "RunsTable", "Scatter", "differing_params"]
+__all__ = ["RunsTable", "Scatter", "differing_params"]
 
-DIFFERS = "≠"
-_LACKING = "—"
 _FACTS = ("name", "status", "started", "took")
 _TERM = re.compile(r"(?P<key>[^<>=!~\s]+)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>\S+)")
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
@@ -94,9 +95,9 @@ class RunsTable(Result):
 
     def _cells(self, row: RunRow) -> list[str]:
         took = "" if row.seconds is None else duration(row.seconds)
-        cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or _LACKING]
-        cells += [number(row.metrics[key]) if key in row.metrics else _LACKING for key in self.metrics]
-        return cells + [row.params.get(key, _LACKING) for key in self.params]
+        cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or LACKING]
+        cells += [number(row.metrics[key]) if key in row.metrics else LACKING for key in self.metrics]
+        return cells + [row.params.get(key, LACKING) for key in self.params]
 
     def _heads(self) -> list[str]:
         return ["run", *_FACTS, *self.metrics, *(f"{DIFFERS} {key}" for key in self.params)]
@@ -110,8 +111,6 @@ class RunsTable(Result):
 
     def text(self) -> str:
         """Return aligned columns."""
-        from dbml_magics.rendering import text_table
-
         return "\n".join([self._caption(), *text_table(self._heads(), map(self._cells, self.shown))])
 
     def html(self) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbml_magics._version import __version__
-from dbml_magics.doctor_results import without_secrets
-from dbml_magics.rendering import duration, html_table, panel, text_table
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.doctor import without_secrets
+from dbml_magics.results.html import html_table, panel
+from dbml_magics.results.text import duration, text_table
 
 __all__ = ["ProbeReport", "Probed"]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbml_magics.hints import front_end, say
-from dbml_magics.rendering import Html, code, count, duration, nearby, panel, rows_table
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import Html, code, panel, rows_table
+from dbml_magics.results.text import count, duration, nearby
 
 __all__ = ["ScoreResult", "StreamResult", "UdfResult"]
 

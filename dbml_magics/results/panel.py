@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbml_magics.hints import say
-from dbml_magics.rendering import code, html_table, panel
-from dbml_magics.results import LinkStatus, Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import code, html_table, panel
+from dbml_magics.results.link import LinkStatus
 
 __all__ = ["PanelResult"]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbml_magics.hints import say
-from dbml_magics.rendering import count, details, duration, html_table, panel, text_table
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import details, html_table, panel
+from dbml_magics.results.text import count, duration, text_table
 
 __all__ = ["ABSENT", "LOST", "UNREAD", "Difference", "RepairResult", "Repaired", "VerifyResult"]
 

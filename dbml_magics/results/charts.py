@@ -1,149 +1,26 @@
-"""How numbers, durations, curves and tables are written, in text and in HTML.
-
-HTML inherits the page's colours, so it reads in light and dark themes, and everything that is not
-:class:`Html` is escaped on its way in.
-"""
+"""How curves and points are drawn, with characters and as SVG."""
 
 from __future__ import annotations
 
-import html
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from urllib.parse import urlsplit
 
-from dbml_magics.foreign_text import visible
+from dbml_magics.results.html import Html, escaped
+from dbml_magics.results.text import number
 
 __all__ = [
-    "Html",
     "Line",
     "chart_svg",
-    "clock",
-    "code",
-    "count",
     "curve_svg",
     "curves_svg",
-    "details",
-    "duration",
-    "from_here",
-    "html_table",
-    "link",
-    "listing",
-    "nearby",
-    "number",
-    "panel",
     "points_svg",
-    "rows_table",
-    "safe",
-    "size",
     "sparkline",
     "sparklines",
     "text_points",
-    "text_table",
-    "when",
 ]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_CELL = 'style="text-align:left;vertical-align:top"'
-
-
-class Html(str):
-    """Markup that is safe already; any other string is escaped."""
-
-    __slots__ = ()
-
-
-def _escape(text: str) -> str:
-    return html.escape(visible(text))
-
-
-def safe(text: str) -> Html:
-    """Return the text as markup, escaped unless it is markup already."""
-    return text if isinstance(text, Html) else Html(_escape(text))
-
-
-def code(text: str) -> Html:
-    """Return a command as markup."""
-    return Html(f"<code>{_escape(text)}</code>")
-
-
-def link(label: str, url: str) -> Html:
-    """Return a link, or the label alone when the address is not a web page's."""
-    if urlsplit(url).scheme not in {"http", "https"}:
-        return safe(label)
-    return Html(f'<a href="{_escape(url)}" target="_blank" rel="noopener">{_escape(label)}</a>')
-
-
-def from_here(uri: str) -> str:
-    """Return a URI with a path below the working directory shown from there, as the user would type it."""
-    return uri.replace(f"///{os.getcwd()}/", "///") if "///" in uri else uri
-
-
-def nearby(path: str) -> str:
-    """Return a path of this machine as the user would type it: from here, or from the home folder."""
-    bare = path.removeprefix("file:")
-    for folder, short in ((os.getcwd(), "."), (os.path.expanduser("~"), "~")):
-        if len(folder) > 1 and bare.startswith(folder + os.sep):
-            return f"{short}{bare[len(folder) :]}"
-    return path
-
-
-def number(value: float) -> str:
-    """Write a number for people: 1,204 or 0.994 or 3.2e-07."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if value == int(value) and size < 1e15:
-        return f"{int(value):,}"
-    if size >= 1000:
-        return f"{value:,.1f}"
-    if size >= 1:
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    return f"{value:.3g}"
-
-
-def count(amount: int, noun: str) -> str:
-    """Write an amount with its noun: 1 write, 1,204 writes."""
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
-
-
-def size(amount: float) -> str:
-    """Write a number of bytes for people: 212 MB, 1.4 GB."""
-    for unit in ("B", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Write a duration for people: 2.1 s, 3 min 12 s, 2 h 5 min."""
-    if seconds < 59.95:
-        return f"{max(seconds, 0.0):.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
-def when(milliseconds: int) -> str:
-    """Write a time, given in milliseconds since the epoch, on the reader's clock."""
-    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
-
-
-def clock(milliseconds: int) -> str:
-    """Write a time of day, given in milliseconds since the epoch; with its date when that is another day."""
-    then = datetime.fromtimestamp(milliseconds / 1000)
-    return then.strftime("%H:%M" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M")
-
-
-def listing(items: Sequence[str], most: int) -> str:
-    """Join the first items, and say how many more there are."""
-    if len(items) <= most + 1:  # the last one takes no more room than saying that there is one more
-        return ", ".join(items)
-    return ", ".join(items[:most]) + f", … {len(items) - most:,} more"
 
 
 def _thinned(curve: Sequence[float], most: int) -> list[float]:
@@ -177,7 +54,7 @@ def curve_svg(curve: Sequence[float], label: str) -> Html:
         f"{place * 58 / (len(values) - 1) + 1:.1f},{13 - (value / 2 - low / 2) / span * 12:.1f}"
         for place, value in enumerate(values)
     )
-    said = _escape(f"curve of {label}: from {number(values[0])} to {number(values[-1])}")
+    said = escaped(f"curve of {label}: from {number(values[0])} to {number(values[-1])}")
     return Html(
         f'<svg role="img" aria-label="{said}" width="60" height="14" viewBox="0 0 60 14">'
         f'<polyline fill="none" stroke="currentColor" stroke-width="1.2" points="{points}"/></svg>'
@@ -216,7 +93,7 @@ def chart_svg(label: str, axis: str, steps: Sequence[float], values: Sequence[fl
     parts.append(_words(_CHART_LEFT, _CHART_BOTTOM + 13, f"{axis} {number(across.low)}"))
     parts.append(_words(_CHART_WIDTH - 4, _CHART_BOTTOM + 13, number(across.high), "end"))
     return Html(
-        f'<svg role="img" aria-label="{_escape(f"curve of {_told(line, axis)}")}" width="{_CHART_WIDTH}" '
+        f'<svg role="img" aria-label="{escaped(f"curve of {_told(line, axis)}")}" width="{_CHART_WIDTH}" '
         f'height="{_CHART_HEIGHT}" viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" font-size="10" '
         f'font-family="sans-serif">{"".join(parts)}</svg>'
     )
@@ -291,6 +168,8 @@ def sparklines(lines: Sequence[Line], most: int = 16) -> list[str]:
 
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2 1 2 1 2")
+
+
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH = 64, 440, 10, 150, 470
 
 
@@ -331,7 +210,7 @@ def curves_svg(title: str, axis: str, lines: Sequence[Line]) -> Html:
         parts.append(_words(_LEFT + 48, y + 4, f"{row + 1} {line.label}{lacks}"))
     parts += [_words(x + 4, y + 4, number_) for x, y, number_ in _apart(ends)]
     said = "; ".join(f"{row + 1} {_told(line, axis)}" for row, line in enumerate(lines))
-    spoken = _escape(f"{title} by {axis}, on shared axes: {said}")
+    spoken = escaped(f"{title} by {axis}, on shared axes: {said}")
     return Html(
         f'<svg role="img" aria-label="{spoken}" width="{_WIDTH}" '
         f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
@@ -374,7 +253,7 @@ def points_svg(
     for x, y, name in zip(across, up, names, strict=True):
         cx = _LEFT + 8 + xs.share(x) * (_RIGHT - _LEFT - 16)
         cy = _BOTTOM - 6 - ys.share(y) * (_BOTTOM - _TOP - 12)
-        told = _escape(f"{name}, {title} {number(y)}")
+        told = escaped(f"{name}, {title} {number(y)}")
         parts.append(
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="currentColor" fill-opacity="0.45" '
             f'stroke="currentColor"><title>{told}</title></circle>'
@@ -392,7 +271,7 @@ def points_svg(
     spoken = "; ".join(f"{name}, {title} {number(y)}" for name, y in zip(names, up, strict=True))
     height = _BOTTOM + 24
     return Html(
-        f'<svg role="img" aria-label="{_escape(f"{title} against {axis}: {spoken}")}" width="{_WIDTH}" '
+        f'<svg role="img" aria-label="{escaped(f"{title} against {axis}: {spoken}")}" width="{_WIDTH}" '
         f'height="{height}" viewBox="0 0 {_WIDTH} {height}" font-size="11" font-family="sans-serif" '
         f'style="max-width:100%;height:auto">{"".join(parts)}</svg>'
     )
@@ -419,7 +298,7 @@ def text_points(
 
 
 def _words(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{_escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escaped(text)}</text>'
 
 
 def _apart(ends: Iterable[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
@@ -440,47 +319,3 @@ def _told(line: Line, axis: str) -> str:
         return f"{line.label}: {number(end)} at {axis} {number(last)}"
     reach = f"over {axis}s {number(first)} to {number(last)}"
     return f"{line.label}: from {number(start)} to {number(end)} {reach}"
-
-
-def details(summary: str, content: Html) -> Html:
-    """Fold content away under a line that opens it; no script is needed for that."""
-    return Html(f"<details><summary>{safe(summary)}</summary>{content}</details>")
-
-
-def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Lay out rows in aligned columns under their headers."""
-    table = [list(headers), *(list(row) for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
-    return [
-        (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
-        for row in table
-    ]
-
-
-def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
-    """Lay out rows in a table whose columns have headers; the first cell of a row is the row's header."""
-    head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
-    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
-    return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
-
-
-def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
-    """Lay out labelled rows: the first cell of each is its header."""
-    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
-    return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
-        f"<tbody>{body}</tbody></table>"
-    )
-
-
-def _row(cells: Sequence[str]) -> str:
-    first = f'<th scope="row" {_CELL}>{safe(cells[0])}</th>'
-    return first + "".join(f"<td {_CELL}>{safe(cell)}</td>" for cell in cells[1:])
-
-
-def panel(*parts: str) -> str:
-    """Stack parts below each other in one block."""
-    return '<div class="dbml">' + "".join(f"<div>{safe(part)}</div>" for part in parts if part) + "</div>"

@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dbml_magics.rendering import Html, chart_svg, count, curve_svg, duration, listing, number, panel, safe
-from dbml_magics.results import Curve, Destination, Result, TrackSummary
+from dbml_magics.results.base import Result
+from dbml_magics.results.charts import chart_svg, curve_svg
+from dbml_magics.results.compare import Curve
+from dbml_magics.results.html import Html, panel, safe
+from dbml_magics.results.link import Destination
+from dbml_magics.results.runs import TrackSummary
+from dbml_magics.results.text import count, duration, listing, number, short
 
 __all__ = ["FinishedRun", "LiveMetric", "RunProgress", "charts"]
 
@@ -98,7 +103,7 @@ class RunProgress(Result):
         return told
 
     def _facts(self, most: int) -> list[tuple[str, str]]:
-        params = [f"{key} {_short(value)}" for key, value in self.params.items()]
+        params = [f"{key} {short(value)}" for key, value in self.params.items()]
         rows = [("experiment", self.experiment), ("params", listing(params, most))]
         return [row for row in rows if row[1]]
 
@@ -133,8 +138,3 @@ class FinishedRun(Result):
         """Return the summary and the charts as they stood at the end."""
         drawn = [metric for metric in self.metrics if metric.drawable]
         return panel(Html(self.summary.html()), charts(drawn))
-
-
-def _short(value: str, most: int = 40) -> str:
-    value = " ".join(value.split())
-    return value if len(value) <= most else value[: most - 1] + "…"

@@ -10,8 +10,9 @@ from typing import Any
 from dbml_magics import hints
 from dbml_magics._version import __version__
 from dbml_magics.redaction import redacted
-from dbml_magics.rendering import Html, code, count, duration, html_table, panel, safe
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import Html, code, html_table, panel, safe
+from dbml_magics.results.text import count, duration
 
 __all__ = ["LEVELS", "DoctorResult", "Finding", "without_secrets"]
 

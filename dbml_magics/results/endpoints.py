@@ -8,21 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dbml_magics.hints import say
-from dbml_magics.rendering import (
-    Html,
-    code,
-    count,
-    details,
-    duration,
-    html_table,
-    link,
-    nearby,
-    panel,
-    rows_table,
-    safe,
-    text_table,
-)
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import Html, code, details, html_table, link, panel, rows_table, safe
+from dbml_magics.results.text import count, duration, nearby, text_table
 
 __all__ = [
     "Check",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dbml_magics.hints import say
-from dbml_magics.rendering import count, html_table, panel, text_table
-from dbml_magics.results import Result
+from dbml_magics.results.base import Result
+from dbml_magics.results.html import html_table, panel
+from dbml_magics.results.text import count, text_table
 
 __all__ = ["CleanupItem", "CleanupResult"]
 

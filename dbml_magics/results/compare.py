@@ -1,0 +1,227 @@
+"""Runs side by side, with the curves of their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dbml_magics.hints import say
+from dbml_magics.results.base import Result
+from dbml_magics.results.charts import Line, curves_svg, sparklines
+from dbml_magics.results.html import Html, details, html_table, panel, safe
+from dbml_magics.results.runs import RunRow, RunsResult
+from dbml_magics.results.text import (
+    DIFFERS,
+    LACKING,
+    count,
+    duration,
+    listing,
+    number,
+    quoted,
+    short,
+    text_table,
+    when,
+)
+
+__all__ = ["CompareResult", "ComparedMetric", "ComparedParam", "Curve"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric's points in one run, thinned; a value that is not finite is a gap."""
+
+    steps: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    count: int = 0  # points logged
+    odd: int = 0  # those that are NaN or infinite
+    axis: str = "step"  # "point" where no steps were given: the steps are the points' places then
+
+
+@dataclass(frozen=True)
+class ComparedParam:
+    """A param's value in each run, None where a run lacks it."""
+
+    key: str
+    values: tuple[str | None, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Tell whether the runs have different values, or not all have one."""
+        return len(set(self.values)) > 1
+
+
+@dataclass(frozen=True)
+class ComparedMetric:
+    """A metric's last value in each run, None where a run lacks it."""
+
+    key: str
+    last: tuple[float | None, ...]
+    curves: tuple[Curve, ...] = ()  # of each run; empty for a metric that is not shown
+
+
+_MOST_PARAMS = 20
+
+
+@dataclass(frozen=True, repr=False)
+class CompareResult(Result):
+    """Runs side by side."""
+
+    runs: tuple[RunRow, ...]
+    shown: tuple[str, ...]  # the metrics that are shown; the frame has all
+    curves: Mapping[str, tuple[Curve, ...]]  # shown metric -> its curve in each run
+    notes: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> tuple[ComparedParam, ...]:
+        """Return all params, those that differ first."""
+        keys = dict.fromkeys(key for run in self.runs for key in run.params)
+        found = [ComparedParam(key, tuple(run.params.get(key) for run in self.runs)) for key in keys]
+        return tuple(sorted(found, key=lambda param: not param.differs))
+
+    @property
+    def differing(self) -> tuple[ComparedParam, ...]:
+        """Return the params that differ."""
+        return tuple(param for param in self.params if param.differs)
+
+    @property
+    def metrics(self) -> tuple[ComparedMetric, ...]:
+        """Return all metrics, those that are shown first."""
+        keys = dict.fromkeys([*self.shown, *(key for run in self.runs for key in run.metrics)])
+        return tuple(
+            ComparedMetric(key, tuple(run.metrics.get(key) for run in self.runs), self.curves.get(key, ()))
+            for key in keys
+        )
+
+    def to_pandas(self) -> Any:
+        """Return a row for each run, params and metrics as columns ``params.*`` and ``metrics.*``."""
+        return RunsResult(self.runs, "").to_pandas()
+
+    def _experiments(self) -> list[str]:
+        return list(dict.fromkeys(run.experiment for run in self.runs))
+
+    def _headline(self) -> str:
+        return f"Compared {len(self.runs)} runs of {' and '.join(self._experiments())}"
+
+    def _heads(self) -> list[str]:
+        return [f"{place} {short(run.name, 24)}".rstrip() for place, run in enumerate(self.runs, 1)]
+
+    def _facts(self) -> list[list[str]]:
+        facts = [["run", *(run.run_id[:8] for run in self.runs)]]
+        if len(self._experiments()) > 1:
+            facts.append(["experiment", *(run.experiment for run in self.runs)])
+        facts.append(["status", *(run.status for run in self.runs)])
+        facts.append(["started", *(when(run.start_time) for run in self.runs)])
+        took = ["" if run.seconds is None else duration(run.seconds) for run in self.runs]
+        return [*facts, ["took", *(each or LACKING for each in took)]]
+
+    def _params_line(self) -> str:
+        differing = len(self.differing)
+        verb = "differs" if differing == 1 else "differ"
+        return f"params: {differing} {verb} ({DIFFERS}), {len(self.params) - differing} equal"
+
+    def _lines(self, metric: ComparedMetric) -> list[Line]:
+        return [
+            Line(short(run.name, 24) or run.run_id[:8], curve.steps, curve.values)
+            for run, curve in zip(self.runs, metric.curves, strict=True)
+        ]
+
+    def _said(self, metric: ComparedMetric) -> list[str]:
+        return [LACKING if value is None else number(value) for value in metric.last]
+
+    def _told(self, metric: ComparedMetric) -> list[str]:
+        """Return each run's last value and its curve, the values in a column of their own."""
+        said = self._said(metric)
+        width = max(len(each) for each in said)
+        curves = sparklines(self._lines(metric)) if metric.curves else []
+        if not any(curves):
+            return said
+        return [f"{each.ljust(width)} {curve}" for each, curve in zip(said, curves, strict=True)]
+
+    def _left_out(self) -> list[str]:
+        return [metric.key for metric in self.metrics if metric.key not in self.shown]
+
+    def _odd(self) -> list[str]:
+        """Return one line for each curve with gaps."""
+        return [
+            f"{metric.key} of {run.name or run.run_id[:8]}: {count(curve.odd, 'point')} of {curve.count:,} "
+            "not finite, left out of the curve"
+            for metric in self.metrics
+            for run, curve in zip(self.runs, metric.curves, strict=False)
+            if curve.odd
+        ]
+
+    def _more(self, most: int) -> str:
+        left = self._left_out()
+        if not left:
+            return ""
+        ids = " ".join(run.run_id[:8] for run in self.runs)
+        line = say(f"%dbml compare {ids} --metric {quoted(left[0])}")
+        return (
+            f"{count(len(left), 'metric')} left out ({listing(left, most)}): "
+            f"{line} shows one, to_pandas() has all"
+        )
+
+    def text(self) -> str:
+        """Return aligned columns: the runs' facts, the params that differ, the metrics with their curves."""
+        differing = self.differing
+        params = [
+            [f"{DIFFERS} {short(p.key, 32)}", *(LACKING if v is None else short(v, 24) for v in p.values)]
+            for p in differing[:_MOST_PARAMS]
+        ]
+        metrics = [[short(m.key, 34), *self._told(m)] for m in self.metrics if m.key in self.shown]
+        facts = self._facts()
+        table = text_table(["", *self._heads()], [*facts, *params, *metrics])
+        lines = [self._headline(), *table[: len(facts) + 1]]
+        if self.params:
+            lines.append(self._params_line())
+            lines += table[len(facts) + 1 : len(facts) + 1 + len(params)]
+            if len(differing) > len(params):
+                lines.append(f"  … {len(differing) - len(params)} more differ; to_pandas() has all")
+        lines.append(
+            "metrics: last values, curves on one scale" if metrics else "metrics: these runs have none"
+        )
+        lines += table[len(facts) + 1 + len(params) :]
+        end = [self._more(3), *self._odd(), *self.notes]
+        return "\n".join([*lines, *(f"  {line}" for line in end if line)])
+
+    def html(self) -> str:
+        """Return the same as tables, with a picture of each shown metric's curves."""
+        heads, differing = self._heads(), self.differing
+        equal = [param for param in self.params if not param.differs]
+        shown = [metric for metric in self.metrics if metric.key in self.shown]
+        left = [(m.key, *self._said(m)) for m in self.metrics if m.key not in self.shown]
+        parts: list[str] = [html_table(self._headline(), ["", *heads], self._facts())]
+        if self.params:
+            parts.append(
+                html_table(self._params_line(), ["param", *heads], [_param_cells(p) for p in differing])
+            )
+        if equal:
+            cells = [(param.key, short(param.values[0] or "", 200)) for param in equal]
+            table = html_table("equal params", ["param", "value"], cells)
+            parts.append(details(count(len(equal), "equal param"), table))
+        if shown:
+            caption = "metrics: last values, curves on one scale"
+            parts.append(html_table(caption, ["metric", *heads], [(m.key, *self._said(m)) for m in shown]))
+        else:
+            parts.append("metrics: these runs have none")
+        parts += [picture for metric in shown if (picture := self._picture(metric))]
+        if left:
+            table = html_table("metrics left out", ["metric", *heads], left)
+            parts.append(details(self._more(3), table))
+        return panel(*parts, *self._odd(), *self.notes)
+
+    def _picture(self, metric: ComparedMetric) -> Html:
+        if not metric.curves:
+            return Html("")
+        axis = next((curve.axis for curve in metric.curves if curve.count), "step")
+        drawn = curves_svg(metric.key, axis, self._lines(metric))
+        if not drawn:
+            return drawn
+        caption = f"<figcaption>{safe(metric.key)}</figcaption>"
+        return Html(f'<figure style="margin:8px 0">{caption}{drawn}</figure>')
+
+
+def _param_cells(param: ComparedParam) -> list[str]:
+    shown = [LACKING if value is None else short(value, 200) for value in param.values]
+    return [f"{DIFFERS} {param.key}", *shown]

@@ -1,0 +1,95 @@
+"""How texts, tables and panels are written as HTML.
+
+It inherits the page's colours, so it reads in light and dark themes, and everything that is not
+:class:`Html` is escaped on its way in.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from dbml_magics.foreign_text import visible
+
+__all__ = [
+    "Html",
+    "code",
+    "details",
+    "escaped",
+    "html_table",
+    "link",
+    "page_links",
+    "panel",
+    "rows_table",
+    "safe",
+]
+
+_CELL = 'style="text-align:left;vertical-align:top"'
+
+
+class Html(str):
+    """Markup that is safe already; any other string is escaped."""
+
+    __slots__ = ()
+
+
+def escaped(text: str) -> str:
+    """Return a text with markup's own characters escaped."""
+    return html.escape(visible(text))
+
+
+def safe(text: str) -> Html:
+    """Return the text as markup, escaped unless it is markup already."""
+    return text if isinstance(text, Html) else Html(escaped(text))
+
+
+def code(text: str) -> Html:
+    """Return a command as markup."""
+    return Html(f"<code>{escaped(text)}</code>")
+
+
+def link(label: str, url: str) -> Html:
+    """Return a link, or the label alone when the address is not a web page's."""
+    if urlsplit(url).scheme not in {"http", "https"}:
+        return safe(label)
+    return Html(f'<a href="{escaped(url)}" target="_blank" rel="noopener">{escaped(label)}</a>')
+
+
+def details(summary: str, content: Html) -> Html:
+    """Fold content away under a line that opens it; no script is needed for that."""
+    return Html(f"<details><summary>{safe(summary)}</summary>{content}</details>")
+
+
+def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    """Lay out rows in a table whose columns have headers; the first cell of a row is the row's header."""
+    head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
+    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
+    return Html(
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
+    """Lay out labelled rows: the first cell of each is its header."""
+    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
+    return Html(
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    first = f'<th scope="row" {_CELL}>{safe(cells[0])}</th>'
+    return first + "".join(f"<td {_CELL}>{safe(cell)}</td>" for cell in cells[1:])
+
+
+def panel(*parts: str) -> str:
+    """Stack parts below each other in one block."""
+    return '<div class="dbml">' + "".join(f"<div>{safe(part)}</div>" for part in parts if part) + "</div>"
+
+
+def page_links(pages: Mapping[str, str]) -> Html:
+    """Return links to pages, each under its name."""
+    return Html(" · ".join(link(name, url) for name, url in pages.items()))

@@ -1,0 +1,260 @@
+"""Runs: one, a list of them, and what a tracked one recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dbml_magics.hints import process, say, to_train
+from dbml_magics.results.base import Result
+from dbml_magics.results.charts import curve_svg, sparkline
+from dbml_magics.results.html import Html, code, html_table, link, page_links, panel, rows_table, safe
+from dbml_magics.results.link import Destination
+from dbml_magics.results.registry import ModelVersion
+from dbml_magics.results.text import (
+    count,
+    duration,
+    labelled,
+    listing,
+    number,
+    opened,
+    quoted,
+    short,
+    text_table,
+    when,
+)
+
+__all__ = ["MetricSummary", "RunRow", "RunsResult", "TrackSummary"]
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """A metric's last value and a thinned curve of it."""
+
+    key: str
+    last: float
+    count: int
+    curve: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class RunRow(Result):
+    """One run."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    start_time: int
+    end_time: int | None
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    undelivered: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the run's duration in seconds, or None while it runs."""
+        return None if self.end_time is None else (self.end_time - self.start_time) / 1000
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("run", self.run_id),
+            ("started", when(self.start_time)),
+            ("params", ", ".join(f"{key} {short(value)}" for key, value in self.params.items())),
+            ("metrics", ", ".join(f"{key} {number(value)}" for key, value in self.metrics.items())),
+            (
+                "waiting",
+                ", ".join(f"{name} {count(n, 'write')}" for name, n in self.undelivered.items() if n),
+            ),
+        ]
+        return [row for row in rows if row[1]]
+
+    def text(self) -> str:
+        """Return the run with all that it logged."""
+        head = _run_head(self.name, self.status, self.seconds)
+        return "\n".join([head, *labelled(self._rows()), *opened(self.links)])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        rows: list[tuple[str, str]] = [
+            *self._rows(),
+            *([("open", page_links(self.links))] if self.links else []),
+        ]
+        return panel(rows_table(_run_head(self.name, self.status, self.seconds), rows))
+
+
+@dataclass(frozen=True, repr=False)
+class RunsResult(Result):
+    """Runs, newest first unless ordered otherwise."""
+
+    rows: tuple[RunRow, ...]
+    experiment: str
+    note: str = ""  # e.g. how many writes are missing from the answer
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the experiment's page
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[RunRow]:
+        return iter(self.rows)
+
+    def __getitem__(self, index: int) -> RunRow:
+        return self.rows[index]
+
+    def to_pandas(self) -> Any:
+        """Return the runs as a DataFrame, params and metrics as columns ``params.*`` and ``metrics.*``."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "run_id": row.run_id,
+                    "name": row.name,
+                    "experiment": row.experiment,
+                    "status": row.status,
+                    "start_time": pd.Timestamp(row.start_time, unit="ms", tz="UTC"),
+                    "seconds": row.seconds,
+                    **{f"params.{k}": v for k, v in row.params.items()},
+                    **{f"metrics.{k}": v for k, v in row.metrics.items()},
+                }
+                for row in self.rows
+            ]
+        )
+
+    def _undelivered(self) -> bool:
+        return any(any(row.undelivered.values()) for row in self.rows)
+
+    def _headers(self) -> tuple[str, ...]:
+        headers = ("run", "name", "status", "started", "took", "metrics", "params")
+        return (*headers, "delivery") if self._undelivered() else headers
+
+    def _cells(self, row: RunRow) -> tuple[str, ...]:
+        cells = (
+            row.run_id[:8],
+            row.name,
+            row.status,
+            when(row.start_time),
+            "" if row.seconds is None else duration(row.seconds),
+            listing([f"{key} {number(value)}" for key, value in row.metrics.items()], 2),
+            listing([f"{key} {short(value)}" for key, value in row.params.items()], 2),
+        )
+        waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
+        return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
+
+    def _end(self) -> list[str]:
+        end = [self.note] if self.note else []
+        if not self.rows:
+            return [*end, to_train()]
+        return [*end, f"see  {say('%dbml register last NAME')} · {say('%dbml runs --help')}"]
+
+    def text(self) -> str:
+        """Return a line for each run."""
+        if not self.rows:
+            return "\n".join([f"No runs in {self.experiment}", *self._end()])
+        table = text_table(self._headers(), [self._cells(row) for row in self.rows])
+        end = [*opened(self.links), *(f"  {line}" for line in self._end())]
+        return "\n".join([f"Runs of {self.experiment}", *table, *end])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        if not self.rows:
+            return panel(f"No runs in {self.experiment}", *self._end())
+        headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
+        if any(row.links for row in self.rows):
+            headers.append("open")
+            cells = [[*each, page_links(row.links)] for each, row in zip(cells, self.rows, strict=True)]
+        table = html_table(f"Runs of {self.experiment}", headers, cells)
+        return panel(table, *self._end())
+
+
+@dataclass(frozen=True, repr=False)
+class TrackSummary(Result):
+    """What a ``%%track`` cell (or ``dbml.track``) recorded."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    seconds: float
+    params: Mapping[str, str]
+    metrics: tuple[MetricSummary, ...]
+    artifacts: tuple[str, ...]
+    models: tuple[str, ...]  # names of the models logged
+    registered: tuple[ModelVersion, ...]
+    destinations: tuple[Destination, ...]
+    notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
+    links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+    children: tuple[str, ...] = ()  # names of the runs nested in it
+    beside: tuple[str, ...] = ()  # names of the runs that began meanwhile and are not nested in it
+
+    def _rows(self) -> list[tuple[str, str, Html]]:
+        """Return label, text and markup of what the run recorded."""
+        params = [f"{key} {short(value)}" for key, value in self.params.items()]
+        # Those with a curve were logged by the cell itself; autologging adds many that have none.
+        ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
+        metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in ordered]
+        drawn = [
+            Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}".rstrip()) for m in ordered
+        ]
+        models = [version.label for version in self.registered] or list(self.models)
+        linked = [link(v.label, v.page) if v.page else safe(v.label) for v in self.registered]
+        rows = [
+            ("params", listing(params, 2), safe(listing(params, 6))),
+            ("metrics", listing(metrics, 4), Html(listing(drawn, 8))),
+            ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
+            ("models", listing(models, 4), Html(listing(linked or [safe(m) for m in models], 8))),
+            ("children", self._children(4), safe(self._children(8))),
+            ("beside", listing(self.beside, 4), safe(listing(self.beside, 8))),
+            ("open", ", ".join(f"{name} {url}" for name, url in self.links.items()), page_links(self.links)),
+        ]
+        return [row for row in rows if row[1]]
+
+    def _waiting(self) -> bool:
+        return any(d.pending and (d.last_error or d.away) for d in self.destinations if d.tracked)
+
+    def _children(self, most: int) -> str:
+        if not self.children:
+            return ""
+        return f"{count(len(self.children), 'nested run')}: {listing(self.children, most)}"
+
+    def _see(self) -> list[str]:
+        more = [f"%dbml models {version.name}" for version in self.registered[:1]]
+        if self.models and not self.registered:
+            run = "last" if self.status == "FINISHED" else self.run_id[:8]
+            path = f" --path {quoted(self.models[0])}" if len(self.models) > 1 else ""
+            more.append(f"%dbml register {run} NAME{path}")
+        return [say(line) for line in ("%dbml runs", "%dbml status", *more)]
+
+    def _outcomes(self) -> list[str]:
+        return [f"{d.name} {d.outcome()}" for d in self.destinations if d.tracked]
+
+    def text(self) -> str:
+        """Return the run's outcome, what it recorded, and where to see it."""
+        head = _run_head(self.name, self.status, self.seconds)
+        lines = ["   ".join([head.ljust(32), *self._outcomes()]).rstrip()]
+        rows = [(label, shown) for label, shown, _ in self._rows()]
+        lines += labelled(rows if self._waiting() else [*rows, ("see", " · ".join(self._see()))])
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join([*lines, f"  {_nothing_lost()}"] if self._waiting() else lines)
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        head = " · ".join([_run_head(self.name, self.status, self.seconds), *self._outcomes()])
+        rows: list[tuple[str, str]] = [(label, drawn) for label, _, drawn in self._rows()]
+        if not self._waiting():
+            rows.append(("see", Html(" · ".join(code(command) for command in self._see()))))
+        return panel(rows_table(head, rows), *self.notes, _nothing_lost() if self._waiting() else "")
+
+
+def _nothing_lost() -> str:
+    return (
+        f"nothing is lost: they go out when it answers, from this {process()} or the next; "
+        f"{say('%dbml status')} shows how far"
+    )
+
+
+def _run_head(name: str, status: str, seconds: float | None) -> str:
+    return f"Run {name}  {status}" + ("" if seconds is None else f" in {duration(seconds)}")
