@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         link,
         logs,
         models,
-        panel,
         probe,
         receipt,
         register,
@@ -78,6 +77,7 @@ if TYPE_CHECKING:
         WorkspaceNotFound,
         WorkspaceUnreachable,
     )
+    from dbml_magics.panels import panel
 
 __all__ = [
     "AmbiguousRun",
@@ -147,44 +147,13 @@ __all__ = [
     "verify",
 ]
 
-_CALLS = frozenset(
-    {
-        "cleanup",
-        "undeploy",
-        "logs",
-        "invoke",
-        "endpoints",
-        "deploy",
-        "compare",
-        "dead_letters",
-        "discard_dead_letters",
-        "doctor",
-        "experiment",
-        "link",
-        "models",
-        "panel",
-        "probe",
-        "receipt",
-        "register",
-        "repair",
-        "retry_dead_letters",
-        "runs",
-        "score",
-        "status",
-        "sync",
-        "track",
-        "ui",
-        "unlink",
-        "verify",
-    }
-)
-
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for at the first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("dbml_magics.api" if name in _CALLS else "dbml_magics.errors"), name)
+    module = "panels" if name == "panel" else "errors" if name[:1].isupper() else "api"
+    value = getattr(import_module(f"dbml_magics.{module}"), name)
     globals()[name] = value
     return value
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbml_magics import display, hints
+from dbml_magics import api, display, hints
 from dbml_magics._version import __version__
-from dbml_magics.commands import COMMANDS
+from dbml_magics.commands import COMMANDS, running
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
 from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
 from dbml_magics.results.delivery import DeadLetters, RetryResult, SyncResult
@@ -73,13 +73,9 @@ def _run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         raise HelpRequested(_in_shell_words(command_help(command)))
     args = parse(command, rest, {})
-    from dbml_magics.core.session import current
-
-    session = current()
     if command.needs_link:
-        session.link(again=True)
-    assert command.run is not None
-    result = command.run(args, session)
+        api.link(again=True)
+    result = running.run(command, args)
     print(result)
     if getattr(result, "broken", ()):
         return 1

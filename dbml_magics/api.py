@@ -11,19 +11,15 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics.errors import BadCommand, DbmlError, NotLinked
-from dbml_magics.results.compare import CompareResult
-from dbml_magics.results.delivery import DeadLetters, DiscardResult, RetryResult, SyncResult
-from dbml_magics.results.link import ExperimentResult, LinkStatus, UiResult, UnlinkResult
-from dbml_magics.results.registry import ModelsResult, RegisterResult
-from dbml_magics.results.runs import RunsResult, TrackSummary
+from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
     from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
     from dbml_magics.results.cleanup import CleanupResult
-    from dbml_magics.results.delivery import Receipt
+    from dbml_magics.results.compare import CompareResult
+    from dbml_magics.results.delivery import DeadLetters, DiscardResult, Receipt, RetryResult, SyncResult
     from dbml_magics.results.doctor import DoctorResult
     from dbml_magics.results.endpoints import (
         DeployResult,
@@ -33,9 +29,11 @@ if TYPE_CHECKING:
         LogsResult,
         UndeployResult,
     )
-    from dbml_magics.results.panel import PanelResult
+    from dbml_magics.results.link import ExperimentResult, LinkStatus, UiResult, UnlinkResult
     from dbml_magics.results.probes import ProbeReport
     from dbml_magics.results.reconcile import RepairResult, VerifyResult
+    from dbml_magics.results.registry import ModelsResult, RegisterResult
+    from dbml_magics.results.runs import RunsResult, TrackSummary
     from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 __all__ = [
@@ -52,7 +50,6 @@ __all__ = [
     "link",
     "logs",
     "models",
-    "panel",
     "probe",
     "receipt",
     "register",
@@ -316,21 +313,6 @@ def ui(*, stop: bool = False) -> UiResult:
     Raises ServerFailed with the last lines of the log.
     """
     return _session("dbml.ui()").ui(stop=stop)
-
-
-def panel(tab: str = "link") -> PanelResult:
-    """Return the panel with the forms, open at a tab (link, runs, register, deploy or score).
-
-    Where no widget works it is a list of the lines that the forms would make.
-    """
-    from dbml_magics.commands import COMMANDS
-    from dbml_magics.commands import panel as command
-
-    if tab not in command.TABS:
-        raise BadCommand(
-            f"there is no tab {tab!r}: {', '.join(command.TABS)}.", remedies=["%dbml panel link"]
-        )
-    return command.panel(COMMANDS, _session(), tab)
 
 
 def deploy(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -15,8 +14,9 @@ from dbml_magics import callers, display, environment
 from dbml_magics.cells import CellTracker, TrackedCellFailed
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.help import overview
+from dbml_magics.commands.running import need_link, run
 from dbml_magics.completion import Completion
-from dbml_magics.errors import BadCommand, DbmlError, NotLinked
+from dbml_magics.errors import BadCommand, DbmlError
 from dbml_magics.parser import Command, HelpRequested, find_command, parse, split, without_remark
 
 if TYPE_CHECKING:
@@ -115,13 +115,9 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         return None if tab is None else panel.panel(COMMANDS, self._session(), tab, name)
 
     def _run(self, command: Command, args: Any) -> Result:
-        assert command.run is not None
-        session = self._session()
-        if command.needs_link and not session.linked:
-            from dbml_magics.core.link import is_remembered
-
-            raise NotLinked(command.prog, again=is_remembered(os.getcwd()))
-        return command.run(args, session)
+        if command.needs_link:
+            need_link(command.prog)
+        return run(command, args)
 
     def _hand_over(self, result: Result) -> Result | None:
         """Show a result unless the line's value is used, and return it so that it is not shown again.

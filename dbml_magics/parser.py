@@ -1,18 +1,20 @@
 """The grammar as data, and what reads a line by it.
 
-A :class:`Command` says everything about a sub-command: its options, its help, its example and what runs it.
-The parser, the help, the completion and the tests are derived from it.
+A :class:`Command` holds the texts of a sub-command beside the callable of :mod:`dbml_magics.api` that it
+calls; what its options take follows from that callable's signature. The parser, the help, the completion, the
+forms and the tests are derived from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +22,6 @@ from dbml_magics.errors import BadCommand, UndefinedVariable
 from dbml_magics.secrecy import refusal, refuse_secrets, resembles_secret_option
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
     from dbml_magics.results.base import Result
 
 __all__ = [
@@ -119,6 +120,20 @@ def pair(written: str) -> tuple[str, str]:
     return key.strip(), value
 
 
+_TAKES: dict[str, dict[str, Any]] = {
+    "int": {"convert": positive_integer},
+    "int | None": {"convert": positive_integer},
+    "float | None": {"convert": seconds},
+    "str | bool | None": {"optional_value": True},
+    "Sequence[str]": {"repeatable": True},
+    "Iterable[str]": {"repeatable": True},
+    "Mapping[str, str] | None": {"repeatable": True, "convert": pair},
+    "Mapping[str, Any] | str | None": {"takes_any": True},
+    "Any": {"takes_any": True},
+}
+"""A parameter's annotation -> what the option for it takes, where that is more than a text or a switch."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a command, or (its name without dashes) one of its values."""
@@ -127,15 +142,35 @@ class Option:
     help: str
     metavar: str = ""  # empty for an option that is on or off
     choices: tuple[str, ...] = ()
-    repeatable: bool = False  # for a value: the last one, which takes all that are left
-    optional_value: bool = False  # --local [DIR]; for a value: it may be left out
-    convert: Callable[[str], Any] = text
     example: str = (
         ""  # a whole line that ends in the option and a good value, for the message about a bad one
     )
     completes: str = ""  # run, model, experiment, command, variable: what completion looks up
     excludes: tuple[str, ...] = ()  # options that cannot stand beside it
+    parameter: str = ""  # of the callable, where it is not the option's own name
+    listed: bool = False  # several in one word, with commas between them
+    # What follows from that parameter, unless it is said here:
+    repeatable: bool = False  # for a value: the last one, which takes all that are left
+    optional_value: bool = False  # --local [DIR]; for a value: it may be left out
+    convert: Callable[[str], Any] = text
     takes_any: bool = False  # $name is handed on as it is, whatever it is
+    required: bool = False  # the line cannot be without it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameter", self.parameter or self.dest)
+
+    def taking(self, parameter: inspect.Parameter) -> Option:
+        """Return the option with what follows from a parameter."""
+        if self.listed or self.convert is not text:
+            return self
+        takes = dict(_TAKES.get(parameter.annotation, {}))
+        if self.positional:
+            every = parameter.kind is parameter.VAR_POSITIONAL
+            takes.update({"repeatable": True} if every else {})
+            takes["optional_value"] = self.optional_value or (parameter.default is not _NONE and not every)
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is _NONE:
+            takes["required"] = True
+        return replace(self, **takes)
 
     @property
     def positional(self) -> bool:
@@ -163,18 +198,46 @@ class Option:
         return f"{self.name} [{value}]" if self.optional_value else f"{self.name} {value}"
 
 
+_NONE = inspect.Parameter.empty
+
+Call = Callable[..., Any]
+
+
 @dataclass(frozen=True)
 class Command:
-    """One sub-command: its grammar, its help, and what runs it."""
+    """One sub-command: its texts, and the callable whose signature its options follow."""
 
     name: str
     help: str
     examples: tuple[str, ...]  # whole lines; the first is the one that errors show
-    run: Callable[[argparse.Namespace, Session], Result] | None = None
+    call: Call | None = None
+    instead: Mapping[str, Call] = field(default_factory=dict)
+    """What is called where an option stands on the line (``--verify``), or has a value (``--dead list``)."""
+    run: Callable[[argparse.Namespace], Result] | None = None  # where calling it is not all
     options: tuple[Option, ...] = ()
     needs_link: bool = True
     details: str = ""
     prefix: str = "%dbml "
+
+    def __post_init__(self) -> None:
+        calls = [] if self.call is None else [self.call, *self.instead.values()]
+        signatures = [inspect.signature(call).parameters for call in calls]
+        derived = []
+        for option in self.options:
+            for parameters in signatures:
+                if option.parameter in parameters:
+                    option = option.taking(parameters[option.parameter])
+            derived.append(option)
+        object.__setattr__(self, "options", tuple(derived))
+
+    def called(self, given: Callable[[str], Any]) -> Call | None:
+        """Return what a line calls; ``given`` returns the value of an option by its name, if it has one."""
+        for written, call in self.instead.items():
+            name, _, wanted = written.partition(" ")
+            value = given(name)
+            if value == wanted if wanted else value:
+                return call
+        return self.call
 
     @property
     def prog(self) -> str:

@@ -18,7 +18,7 @@ LAYERS = {
     "common": "_version config disks environment errors foreign_text hints log_records redaction secrecy",
     "results": "results",
     "core": "core",
-    "commands and forms": "api commands completion display forms live parser variables",
+    "commands and forms": "api commands completion display forms live panels parser variables",
     "front ends": "__init__ __main__ callers cells magics",
 }
 """Each layer imports of itself and of those above it in this list; its modules, as the package names them."""

@@ -2,33 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
-from dbml_magics import display
+from dbml_magics import api
 from dbml_magics.parser import Command, Option
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.cleanup import CleanupResult
-
-
-def run(args: Namespace, session: Session) -> CleanupResult:
-    """Delete it with one progress line; without its name typed again nothing is deleted."""
-    with display.Progress() as progress:
-        return session.cleanup(
-            args.kind,
-            args.name,
-            dry_run=args.dry_run,
-            confirm=args.confirm,
-            also=tuple(args.also),
-            subscription=args.subscription,
-            resource_group=args.resource_group,
-            cloud=args.cloud,
-            auth=args.auth,
-            progress=progress.say,
-        )
-
 
 COMMAND = Command(
     name="cleanup",
@@ -38,7 +13,7 @@ COMMAND = Command(
         "%dbml cleanup experiment wine --confirm wine",
         "%dbml cleanup workspace ml-test --also mltestregistry --confirm ml-test",
     ),
-    run=run,
+    call=api.cleanup,
     needs_link=False,
     details=(
         "Runs, experiments and models go from both workspaces of the link. Everything that goes is listed\n"
@@ -64,7 +39,6 @@ COMMAND = Command(
             "--also",
             "a resource of the workspace's (or another one in the group) that goes too",
             metavar="NAME",
-            repeatable=True,
         ),
         Option("--subscription", "of a workspace that is not the link's", metavar="ID"),
         Option("--resource-group", "of a workspace that is not the link's", metavar="RG"),

@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
-from dbml_magics import display
-from dbml_magics.errors import BadCommand
-from dbml_magics.parser import Command, Option, percent, positive_integer
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.endpoints import DeployResult
+from dbml_magics import api
+from dbml_magics.parser import Command, Option, percent
 
 _EXAMPLE = "%dbml deploy wine/1 --to local --name wine"
-
-
-def run(args: Namespace, session: Session) -> DeployResult:
-    """Deploy with one progress line."""
-    for option in ("to", "name"):
-        if getattr(args, option) is None:
-            raise BadCommand(f"%dbml deploy needs --{option}.", remedies=[(_EXAMPLE, "for example")])
-    with display.Progress() as progress:
-        return session.deploy(
-            args.model,
-            to=args.to,
-            name=args.name,
-            model_name=args.model_name,
-            deployment=args.deployment,
-            config=args.config,
-            compute=args.compute,
-            instance_type=args.instance_type,
-            instance_count=args.instance_count,
-            app_insights=args.app_insights,
-            collect_data=args.collect_data,
-            traffic=args.traffic,
-            wait=not args.no_wait,
-            require_delivered=args.require_delivered,
-            progress=progress.say,
-        )
 
 
 COMMAND = Command(
@@ -51,7 +18,7 @@ COMMAND = Command(
         "%dbml deploy wine/1 --to online --name wine --instance-type Standard_DS3_v2 --no-wait",
         "%dbml deploy wine/1 --to aks --name wine --compute cluster --config deploy.yaml",
     ),
-    run=run,
+    call=api.deploy,
     details=(
         "MODEL is name/version, name@alias, a name (its newest version; a cloud target wants the version),\n"
         "a run (its model), m-…, or a runs:/ or models:/ URI. The same name again updates the endpoint in\n"
@@ -91,7 +58,6 @@ COMMAND = Command(
             "--instance-count",
             "how many instances (processes on local)",
             metavar="K",
-            convert=positive_integer,
             example=f"{_EXAMPLE} --instance-count 2",
         ),
         Option("--app-insights", "send requests and failures to Application Insights"),
@@ -104,6 +70,6 @@ COMMAND = Command(
             example=f"{_EXAMPLE} --traffic 100",
         ),
         Option("--require-delivered", "only when all of the model's run has arrived at every workspace"),
-        Option("--no-wait", "return at once; %dbml endpoints NAME shows how far it is"),
+        Option("--no-wait", "return at once; %dbml endpoints NAME shows how far it is", parameter="wait"),
     ),
 )

@@ -5,27 +5,27 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import display
+from dbml_magics import api
+from dbml_magics.commands.running import call, need_link
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.doctor import DoctorResult
-    from dbml_magics.results.probes import ProbeReport
+    from dbml_magics.results.base import Result
 
 
-def run(args: Namespace, session: Session) -> DoctorResult | ProbeReport:
+def run(args: Namespace) -> Result:
     """Look at everything, or measure the services; what is wrong is in the result."""
     if args.probe:
-        with display.Progress() as progress:
-            return session.probe(json=args.json, progress=progress.say)
-    return session.doctor(json=args.json)
+        need_link("%dbml doctor --probe")
+    return call(COMMAND, args)
 
 
 COMMAND = Command(
     name="doctor",
     help="look for what is wrong: packages, sign-in, permissions, network, disk, notebook",
     examples=("%dbml doctor", "%dbml doctor --json", "%dbml doctor --probe"),
+    call=api.doctor,
+    instead={"--probe": api.probe},
     run=run,
     needs_link=False,
     details=(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from dbml_magics.parser import Command, Option, command_help, find_command
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
     from dbml_magics.results.base import HelpText
 
 
@@ -33,7 +32,7 @@ def overview(commands: Mapping[str, Command], track: Command) -> HelpText:
 def command(commands: Mapping[str, Command], track: Command) -> Command:
     """Return the command that tells of ``commands``, of itself too once they hold it, and of ``track``."""
 
-    def run(args: Namespace, _session: Session | None = None) -> HelpText:
+    def run(args: Namespace) -> HelpText:
         from dbml_magics.results.base import HelpText
 
         if args.command is None:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
-from dbml_magics import display
+from dbml_magics import api
 from dbml_magics.commands.endpoints import from_target
 from dbml_magics.parser import Command, Option
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.endpoints import InvokeResult
 
 
 def params_option(line: str) -> Option:
@@ -20,23 +13,9 @@ def params_option(line: str) -> Option:
         "--params",
         "the prediction's params, which the model's signature names",
         metavar="JSON|$VAR",
-        takes_any=True,
         completes="variable",
         example=f"""{line} --params '{{"temperature": 0.5}}'""",
     )
-
-
-def run(args: Namespace, session: Session) -> InvokeResult:
-    """Return the predictions, with one progress line where it takes several requests."""
-    with display.Progress() as progress:
-        return session.invoke(
-            args.name,
-            args.data,
-            deployment=args.deployment,
-            target=getattr(args, "from"),
-            params=args.params,
-            progress=progress.say,
-        )
 
 
 COMMAND = Command(
@@ -47,7 +26,7 @@ COMMAND = Command(
         """%dbml invoke wine '{"columns": ["alcohol", "hue"], "data": [[12.9, 1.04]]}'""",
         "%dbml invoke wine rows.csv --deployment green",
     ),
-    run=run,
+    call=api.invoke,
     needs_link=False,
     details=(
         "DATA is $name of a DataFrame, Series, array, list or dict of the notebook, JSON in single quotes,\n"
@@ -58,7 +37,7 @@ COMMAND = Command(
     ),
     options=(
         Option("NAME", "an endpoint", completes="endpoint"),
-        Option("DATA", "what to predict from", takes_any=True, completes="variable"),
+        Option("DATA", "what to predict from", completes="variable"),
         Option("--deployment", "a deployment, whatever its traffic", metavar="D"),
         params_option("%dbml invoke wine $rows"),
         from_target("%dbml invoke wine $rows"),

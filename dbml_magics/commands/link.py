@@ -5,14 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import display, environment
+from dbml_magics import api, display, environment
+from dbml_magics.commands.running import call
 from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
-from dbml_magics.parser import Command, Option, pair
+from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.link import LinkStatus
+    from dbml_magics.results.base import Result
 
 _WAYS = ("--local", "--databricks", "--azureml", "--again")
 _TWO_URIS = "%dbml link --databricks databricks --azureml http://127.0.0.1:5000"
@@ -21,44 +21,34 @@ _NOT_AZURE = ("--local", "--again")
 _PLAIN = ("track", "registry", "mode", "on_undelivered", "spill")
 _AZURE_NAMES = (
     *("subscription", "resource_group", "workspace", "cloud", "auth"),
-    *("create", "location", "storage_account", "key_vault", "confirm"),
+    *("create", "location", "tag", "storage_account", "key_vault", "confirm"),
 )
 
 
-def run(args: Namespace, session: Session) -> LinkStatus:
+def run(args: Namespace) -> Result:
     """Link as asked; without options, return what is linked now."""
-    settings = {name: getattr(args, name) for name in _PLAIN if getattr(args, name)}
-    azure = {name: getattr(args, name) for name in _AZURE_NAMES if getattr(args, name)}
-    azure.update({"tags": dict(args.tag)} if args.tag else {})
-    if args.again:
-        if settings or azure:
-            raise BadCommand(
-                "--again takes up the remembered link as it was; the other options belong to a new one.",
-                remedies=["%dbml link --again"],
-            )
-        return session.link(again=True, prompt=display.note)
-    if azure or args.config is not None or str(args.azureml).startswith("azureml:"):
-        with display.Progress() as progress:
-            return session.link(
-                databricks=args.databricks,
-                azureml=args.azureml,
-                config=args.config,
-                azure=azure,
-                prompt=display.note,
-                progress=progress.step,
-                **settings,
-            )
-    if args.local is None and args.databricks is None and args.azureml is None:
-        if environment.databricks() is not None and (settings or not session.linked):
-            return session.link(**settings)  # the notebook's own workspace
-        if settings:
-            raise BadCommand(
-                "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _AZURE, _TWO_URIS]
-            )
-        if not session.linked:
-            raise NotLinked("%dbml link without options")
-        return session.status()
-    return session.link(local=args.local, databricks=args.databricks, azureml=args.azureml, **settings)
+    settings = any(getattr(args, name) for name in _PLAIN)
+    azure = any(getattr(args, name) for name in _AZURE_NAMES)
+    if args.again and (settings or azure):
+        raise BadCommand(
+            "--again takes up the remembered link as it was; the other options belong to a new one.",
+            remedies=["%dbml link --again"],
+        )
+    named = (args.again, args.local, args.databricks, args.azureml, args.config)
+    if azure or any(name not in (None, False) for name in named):
+        return call(COMMAND, args, prompt=display.note)
+    from dbml_magics.core import session
+
+    linked = session.current().linked
+    if environment.databricks() is not None and (settings or not linked):
+        return call(COMMAND, args)  # the notebook's own workspace
+    if settings:
+        raise BadCommand(
+            "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _AZURE, _TWO_URIS]
+        )
+    if not linked:
+        raise NotLinked("%dbml link without options")
+    return api.status()
 
 
 def _others(name: str) -> tuple[str, ...]:
@@ -69,6 +59,7 @@ COMMAND = Command(
     name="link",
     help="link two workspaces; without options, show what is linked now",
     examples=("%dbml link --local", f"{_AZURE} --databricks databricks", _TWO_URIS, "%dbml link --again"),
+    call=api.link,
     run=run,
     needs_link=False,
     details=(
@@ -87,7 +78,6 @@ COMMAND = Command(
             "--local",
             "two workspaces in a folder on this machine (.dbml by default), no cloud",
             metavar="DIR",
-            optional_value=True,
             example="%dbml link --local .dbml",
             excludes=(*_others("--local"), "--subscription", "--config"),
         ),
@@ -134,7 +124,6 @@ COMMAND = Command(
             "--config",
             "Azure ML's config.json or a team's dbml.toml (by default looked for from this folder upwards)",
             metavar="PATH",
-            optional_value=True,
             example="%dbml link --config dbml.toml",
             excludes=("--local", "--again"),
         ),
@@ -196,8 +185,7 @@ COMMAND = Command(
             "--tag",
             "with --create: a tag on each resource, KEY=VALUE (may be repeated)",
             metavar="K=V",
-            repeatable=True,
-            convert=pair,
+            parameter="tags",
             example=f"{_AZURE} --create --tag team=ml",
             excludes=_NOT_AZURE,
         ),

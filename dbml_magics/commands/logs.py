@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
+from dbml_magics import api
 from dbml_magics.commands.endpoints import from_target
-from dbml_magics.parser import Command, Option, positive_integer
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.endpoints import LogsResult
-
-
-def run(args: Namespace, session: Session) -> LogsResult:
-    """Return the last lines."""
-    return session.logs(
-        args.name, deployment=args.deployment, lines=args.lines or 50, target=getattr(args, "from")
-    )
-
+from dbml_magics.parser import Command, Option
 
 COMMAND = Command(
     name="logs",
     help="show the last lines that an endpoint's deployment has written",
     examples=("%dbml logs wine", "%dbml logs wine --deployment green --lines 200"),
-    run=run,
+    call=api.logs,
     needs_link=False,
     options=(
         Option("NAME", "an endpoint", completes="endpoint"),
@@ -33,7 +19,6 @@ COMMAND = Command(
             "--lines",
             "how many (50 by default)",
             metavar="N",
-            convert=positive_integer,
             example="%dbml logs wine --lines 200",
         ),
         from_target("%dbml logs wine"),

@@ -42,8 +42,11 @@ def panel(
 def command(commands: Mapping[str, Command]) -> Command:
     """Return the command that shows the forms of ``commands``."""
 
-    def run(args: Namespace, session: Session) -> PanelResult:
-        return panel(commands, session, args.tab or ("link" if not session.linked else "runs"))
+    def run(args: Namespace) -> PanelResult:
+        from dbml_magics.core import session
+
+        linked = session.current()
+        return panel(commands, linked, args.tab or ("runs" if linked.linked else "link"))
 
     return Command(
         name="panel",

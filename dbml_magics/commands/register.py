@@ -6,39 +6,22 @@ import re
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from dbml_magics import api
+from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand
-from dbml_magics.parser import Command, Option, pair
+from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.registry import RegisterResult
+    from dbml_magics.results.base import Result
 
 
-def run(args: Namespace, session: Session) -> RegisterResult:
+def run(args: Namespace) -> Result:
     """Register the run's model, in the link's registry or where ``--to`` says."""
     if args.run is None and re.fullmatch(r"last|[0-9a-f]{32}", args.name):
         raise BadCommand(
             "%dbml register needs the model's NAME after the run.", remedies=["%dbml register last wine"]
         )
-    return session.register(
-        args.run or "last",
-        args.name,
-        path=args.path,
-        to=args.to,
-        aliases=tuple(args.alias),
-        tags=unique_tags(args.tag),
-        require_delivered=args.require_delivered,
-    )
-
-
-def unique_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """Return the tags as a mapping; a key that is given twice is refused."""
-    tags: dict[str, str] = {}
-    for key, value in pairs:
-        if key in tags:
-            raise BadCommand("a tag's key is given twice.", remedies=["--tag stage=test --tag team=wine"])
-        tags[key] = value
-    return tags
+    return call(COMMAND, args, run=args.run or "last")
 
 
 COMMAND = Command(
@@ -48,6 +31,7 @@ COMMAND = Command(
         "%dbml register last wine",
         "%dbml register last wine --to both --alias champion --tag stage=test",
     ),
+    call=api.register,
     run=run,
     options=(
         Option(
@@ -65,13 +49,12 @@ COMMAND = Command(
             choices=("databricks", "azureml", "both"),
             example="%dbml register last wine --to both",
         ),
-        Option("--alias", "an alias for the new version", metavar="A", repeatable=True),
+        Option("--alias", "an alias for the new version", metavar="A", parameter="aliases"),
         Option(
             "--tag",
             "a tag of the new version",
             metavar="K=V",
-            repeatable=True,
-            convert=pair,
+            parameter="tags",
             example="%dbml register last wine --tag stage=test",
         ),
         Option("--require-delivered", "only when all of the run has arrived at every workspace"),

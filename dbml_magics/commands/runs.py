@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
-from dbml_magics.parser import Command, Option, positive_integer
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.runs import RunsResult
-
-
-def run(args: Namespace, session: Session) -> RunsResult:
-    """Return the runs that match."""
-    order = [column.strip() for column in (args.order_by or "").split(",") if column.strip()]
-    return session.runs(args.experiment, filter=args.filter or "", order_by=order, max_results=args.max or 20)
-
+from dbml_magics import api
+from dbml_magics.parser import Command, Option
 
 COMMAND = Command(
     name="runs",
@@ -26,7 +13,7 @@ COMMAND = Command(
         '%dbml runs --filter "metrics.accuracy > 0.9" --order-by "metrics.accuracy DESC"',
         "runs = %dbml runs",
     ),
-    run=run,
+    call=api.runs,
     details="runs = %dbml runs keeps the result and shows nothing; runs.to_pandas() makes a DataFrame of it.",
     options=(
         Option("--experiment", "another experiment than the active one", metavar="E", completes="experiment"),
@@ -40,13 +27,14 @@ COMMAND = Command(
             "--order-by",
             "columns with ASC or DESC, commas between them, in quotes",
             metavar="O",
+            listed=True,
             example='%dbml runs --order-by "metrics.loss ASC"',
         ),
         Option(
             "--max",
             "how many at most (20 by default)",
             metavar="N",
-            convert=positive_integer,
+            parameter="max_results",
             example="%dbml runs --max 5",
         ),
     ),

@@ -6,19 +6,19 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dbml_magics import display, environment
+from dbml_magics import api, environment
 from dbml_magics.commands.invoke import params_option
+from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
+    from dbml_magics.results.base import Result
 
 _EXAMPLE = "%dbml score wine/1 --input $frame"
 
 
-def run(args: Namespace, session: Session) -> ScoreResult | StreamResult | UdfResult:
+def run(args: Namespace) -> Result:
     """Score with one progress line; ``--output NAME`` is a variable of the notebook."""
     variable = args.output if args.output is not None and args.output.isidentifier() else None
     if variable is not None and args.mode is not None:
@@ -26,26 +26,13 @@ def run(args: Namespace, session: Session) -> ScoreResult | StreamResult | UdfRe
             f"--mode is about a table or files, and {variable} is a variable of the notebook.",
             remedies=[(f"--output default.{variable}", "a table is named with its schema")],
         )
-    with display.Progress() as progress:
-        result = session.score(
-            args.model,
-            args.input,
-            where=args.where,
-            columns=args.columns or (),
-            output=None if variable is not None else args.output,
-            column=getattr(args, "as") or "prediction",
-            result_type=args.result_type,
-            on_error=args.on_error or "fail",
-            mode=args.mode,
-            checkpoint=args.checkpoint,
-            available_now=args.available_now,
-            params=args.params,
-            progress=progress.say,
-        )
+    result = call(COMMAND, args, **({} if variable is None else {"output": None}))
     if variable is None:
         return result
+    from dbml_magics.results.scoring import ScoreResult
+
     environment.assign(variable, getattr(result, "data", result))
-    return replace(result, variable=variable) if hasattr(result, "variable") else result
+    return replace(result, variable=variable) if isinstance(result, ScoreResult) else result
 
 
 COMMAND = Command(
@@ -57,6 +44,7 @@ COMMAND = Command(
         "%dbml score last --input rows.parquet --output scored --as quality",
         "%dbml score wine/1",
     ),
+    call=api.score,
     run=run,
     details=(
         "MODEL is name/version, name@alias, a name (its newest version), a run (its model), or any URI.\n"
@@ -70,7 +58,7 @@ COMMAND = Command(
     ),
     options=(
         Option("MODEL", "the model", completes="deployable"),
-        Option("--input", "what to score", metavar="TABLE|PATH|$VAR", takes_any=True, completes="variable"),
+        Option("--input", "what to score", metavar="TABLE|PATH|$VAR", completes="variable", parameter="data"),
         Option("--where", "a condition in SQL: only these rows", metavar="COND"),
         Option(
             "--columns",
@@ -84,7 +72,7 @@ COMMAND = Command(
             choices=("append", "overwrite"),
             example=f"{_EXAMPLE} --output ml.scored --mode append",
         ),
-        Option("--as", "the name of the new column (prediction)", metavar="COLUMN"),
+        Option("--as", "the name of the new column (prediction)", metavar="COLUMN", parameter="column"),
         Option("--result-type", "its Spark type (the signature's): double, 'array<double>'", metavar="T"),
         Option(
             "--on-error",

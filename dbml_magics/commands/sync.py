@@ -6,56 +6,32 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import display
+from dbml_magics import api, display
+from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
-from dbml_magics.parser import Command, Option, positive_integer, seconds
+from dbml_magics.parser import Command, Option, positive_integer
 from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
     from dbml_magics.results.base import Result
 
 _QUIET_S = 2.0  # without a word on how far comparing is
 
 
-def run(args: Namespace, session: Session) -> Result:
+def run(args: Namespace) -> Result:
     """Wait with one progress line; an interrupt ends the waiting and loses nothing."""
     _refuse_strays(args)
-    if args.dead == "list":
-        return session.dead_letters(args.run)
     if args.dead == "discard":
-        return session.discard_dead_letters(args.confirm, run=args.run)
-    if args.dead == "retry":
-        return _retry(args, session)
+        return call(COMMAND, args)
     if args.verify or args.repair:
-        return _compare(args, session)
-    with display.Progress() as progress:
-        try:
-            return session.sync(args.timeout, spill=args.spill, progress=progress.update)
-        except KeyboardInterrupt:
-            raise _interrupted(session) from None
+        return _compare(args)
+    try:
+        return call(COMMAND, args)
+    except KeyboardInterrupt:
+        raise (_retrying() if args.dead else _waiting()) from None
 
 
-def _retry(args: Namespace, session: Session) -> Result:
-    with display.Progress() as progress:
-        try:
-            return session.retry_dead_letters(args.run, timeout=args.timeout, progress=progress.update)
-        except KeyboardInterrupt:
-            raise DeliveryIncomplete(
-                "interrupted; what is on its way again goes on, and what is refused again stays listed.",
-                remedies=[("%dbml sync --dead list", "how far it is")],
-            ) from None
-
-
-def _compare(args: Namespace, session: Session) -> Result:
-    chosen = {
-        "experiment": args.experiment,
-        "run": args.run,
-        "everything": args.all,
-        "since": args.since,
-        "deep": args.deep,
-        "timeout": args.timeout,
-    }
+def _compare(args: Namespace) -> Result:
     with display.Progress() as progress:
         began = time.monotonic()
 
@@ -65,10 +41,9 @@ def _compare(args: Namespace, session: Session) -> Result:
                 progress.say(f"{count(amount, 'run')} {what} · {amount / seconds:,.1f} a second")
 
         try:
-            if args.verify:
-                return session.verify(**chosen, progress=counted)
-            more = {"source": getattr(args, "from"), "prune": args.prune, "confirm": args.confirm is not None}
-            return session.repair(**chosen, **more, progress=counted)
+            if args.repair:
+                return call(COMMAND, args, confirm=args.confirm is not None, progress=counted)
+            return call(COMMAND, args, progress=counted)
         except KeyboardInterrupt:
             raise DeliveryIncomplete(
                 "interrupted; what was copied or corrected so far stays, and nothing is half done that the "
@@ -110,10 +85,15 @@ def _refuse_strays(args: Namespace) -> None:
         )
 
 
-def _interrupted(session: Session) -> DeliveryIncomplete:
-    waiting = [
-        f"{count(d.pending, 'write')} for {d.name}" for d in session.status().destinations if d.pending
-    ]
+def _retrying() -> DeliveryIncomplete:
+    return DeliveryIncomplete(
+        "interrupted; what is on its way again goes on, and what is refused again stays listed.",
+        remedies=[("%dbml sync --dead list", "how far it is")],
+    )
+
+
+def _waiting() -> DeliveryIncomplete:
+    waiting = [f"{count(d.pending, 'write')} for {d.name}" for d in api.status().destinations if d.pending]
     return DeliveryIncomplete(
         f"interrupted with {' and '.join(waiting) or 'nothing'} on the way; nothing is lost.",
         remedies=[("%dbml sync", "go on waiting"), ("%dbml status", "how far it is")],
@@ -130,6 +110,14 @@ COMMAND = Command(
         "%dbml sync --repair --since 7d",
         "%dbml sync --dead list",
     ),
+    call=api.sync,
+    instead={
+        "--dead list": api.dead_letters,
+        "--dead retry": api.retry_dead_letters,
+        "--dead discard": api.discard_dead_letters,
+        "--verify": api.verify,
+        "--repair": api.repair,
+    },
     run=run,
     details=(
         "Interrupting the kernel (Ctrl-C in a terminal) ends the waiting; delivery goes on.\n"
@@ -147,7 +135,6 @@ COMMAND = Command(
             "--timeout",
             "how many seconds to wait at most (no end by default)",
             metavar="S",
-            convert=seconds,
             example="%dbml sync --timeout 60",
         ),
         Option(
@@ -181,7 +168,7 @@ COMMAND = Command(
             completes="experiment",
         ),
         Option("--run", "one run's alone (also with --dead)", metavar="R", completes="run"),
-        Option("--all", "compare all experiments' runs, older ones too"),
+        Option("--all", "compare all experiments' runs, older ones too", parameter="everything"),
         Option(
             "--since",
             "compare runs that began since then: a date, or 7d, 12h, 2w",
@@ -193,6 +180,7 @@ COMMAND = Command(
             "with --repair: the workspace that the other one is made like",
             choices=("databricks", "azureml"),
             example="%dbml sync --repair --from azureml",
+            parameter="source",
         ),
         Option(
             "--prune", "with --repair: also delete what the other has not; names it first, wants --confirm"

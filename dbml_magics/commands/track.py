@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics.commands.register import unique_tags
-from dbml_magics.errors import EmptyCell, NotLinked
-from dbml_magics.parser import Command, Option, names, pair
+from dbml_magics import api
+from dbml_magics.commands.running import need_link, unique_tags
+from dbml_magics.errors import EmptyCell
+from dbml_magics.parser import Command, Option, names
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -32,10 +32,7 @@ def check(body: str) -> None:
 def begin(args: Namespace, session: Session, body: str) -> Track:
     """Begin the run that a cell asks for."""
     tags = unique_tags(args.tag)
-    if not session.linked:
-        from dbml_magics.core.link import is_remembered
-
-        raise NotLinked("%%track", again=is_remembered(os.getcwd()))
+    need_link("%%track")
     return session.begin_track(
         args.run_name,
         experiment=args.experiment,
@@ -51,6 +48,7 @@ def begin(args: Namespace, session: Session, body: str) -> Track:
 COMMAND = Command(
     name="track",
     prefix="%%",
+    call=api.track,
     help="run this cell as an MLflow run, and sum it up",
     examples=("%%track forest --autolog", "%%track forest --params depth,rate --register wine"),
     details=(
@@ -65,10 +63,10 @@ COMMAND = Command(
         "and its end to who began it; --nested begins a child of it."
     ),
     options=(
-        Option("RUN_NAME", "the run's name (MLflow makes one up by default)", optional_value=True),
+        Option("RUN_NAME", "the run's name (MLflow makes one up by default)", parameter="name"),
         Option("--experiment", "another experiment than the active one", metavar="E", completes="experiment"),
         Option("--autolog", "switch MLflow's autologging on for this cell", excludes=("--no-autolog",)),
-        Option("--no-autolog", "switch it off for this cell", excludes=("--autolog",)),
+        Option("--no-autolog", "switch it off for this cell", excludes=("--autolog",), parameter="autolog"),
         Option(
             "--params",
             "variables whose values at the end of the cell are logged as params",
@@ -81,8 +79,7 @@ COMMAND = Command(
             "--tag",
             "a tag of the run",
             metavar="K=V",
-            repeatable=True,
-            convert=pair,
+            parameter="tags",
             example="%%track --tag stage=test",
         ),
         Option("--nested", "make it a child of the run that is active already"),

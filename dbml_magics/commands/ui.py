@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING
-
+from dbml_magics import api
 from dbml_magics.parser import Command, Option
-
-if TYPE_CHECKING:
-    from dbml_magics.core.session import Session
-    from dbml_magics.results.link import UiResult
-
-
-def run(args: Namespace, session: Session) -> UiResult:
-    """Return each workspace's page, after starting what has none; or end what was started."""
-    return session.ui(stop=args.stop)
-
 
 COMMAND = Command(
     name="ui",
     help="open MLflow's own UI of each workspace",
     examples=("%dbml ui", "%dbml ui --stop"),
-    run=run,
+    call=api.ui,
     details=(
         "For a workspace in a file (--local, sqlite) a server is started on 127.0.0.1, which goes on when\n"
         "the notebook ends: until --stop, or 8 hours without a request. It asks for no password: other\n"

@@ -87,7 +87,7 @@ class Field:
     @property
     def needed(self) -> bool:
         """Tell whether the line cannot be without it."""
-        return tabs.is_needed(self._command, self.option)
+        return tabs.is_needed(self.option)
 
     def _control(self) -> Any:
         option = self.option

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from dbml_magics import display
-from dbml_magics.errors import BadCommand, DbmlError, NotLinked
+from dbml_magics.commands.running import run
+from dbml_magics.errors import DbmlError, NotLinked
 from dbml_magics.forms import choices, tabs
 from dbml_magics.forms.fields import Field, said
 from dbml_magics.parser import Command, Option, parse, split
@@ -217,12 +218,9 @@ class CommandForm:
 
     def _answer(self, line: str) -> Result:
         args = parse(self.command, split(line.removeprefix(self.command.prog), "%dbml"), self._namespace)
-        session = self._session()
-        if self.command.needs_link and not session.linked:
+        if self.command.needs_link and not self._session().linked:
             raise NotLinked(self.command.prog)
-        if self.command.run is None:
-            raise BadCommand(f"{self.command.prog} runs a cell.", remedies=[self.command.help_line])
-        return self.command.run(args, session)
+        return run(self.command, args)
 
     def _heard(self, told: str) -> None:
         self._progress = told

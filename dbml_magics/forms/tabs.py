@@ -29,7 +29,6 @@ _FRONT: dict[str, tuple[str, ...]] = {
     "score": ("MODEL", "--input", "--output"),
     "sync": ("--timeout", "--verify", "--repair"),
 }
-_NEEDED = {"deploy": ("--to", "--name")}
 _DELETES = frozenset({"undeploy", "cleanup"})
 PRUNES = frozenset({"sync"})
 """Commands that delete in a workspace what the other one lacks; its name is typed for that."""
@@ -54,11 +53,11 @@ def front(command: Command) -> tuple[list[Option], list[Option]]:
     return ahead, [option for option in command.options if option not in ahead]
 
 
-def is_needed(command: Command, option: Option) -> bool:
+def is_needed(option: Option) -> bool:
     """Tell whether the line cannot be without an option."""
     if option.positional:
         return not option.optional_value
-    return option.name in _NEEDED.get(command.name, ())
+    return option.required
 
 
 def needs_confirming(command: Command) -> Option | None:

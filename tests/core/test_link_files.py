@@ -108,15 +108,16 @@ def test_what_stands_on_the_line_is_the_users_word(home: Path, proxies: Proxies)
 
 def test_a_line_in_a_notebook_names_the_host_and_takes_the_word(home: Path, proxies: Proxies) -> None:
     from dbml_magics.commands import COMMANDS
+    from dbml_magics.commands.running import run
     from dbml_magics.parser import parse, split
 
     team_file(proxies)
     command = COMMANDS["link"]
     with pytest.raises(NotConfirmed) as raised:
-        command.run(parse(command, split("--config dbml.toml", command.prog), {}), session.current())
+        run(command, parse(command, split("--config dbml.toml", command.prog), {}))
     line = raised.value.remedies[0][0]
     assert line.startswith("%dbml link --config ")
-    command.run(parse(command, split(line.removeprefix("%dbml link "), command.prog), {}), session.current())
+    run(command, parse(command, split(line.removeprefix("%dbml link "), command.prog), {}))
     assert session.current().linked
 
 

@@ -6,7 +6,6 @@ import os
 import random
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import pytest
 
 import dbml_magics
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.running import run
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.limits import BY_KIND
 from dbml_magics.errors import NoModel
+from dbml_magics.parser import Command
 from tests.core.linking import sync
 from tests.frontend.conftest import Shell
 from tests.frontend.test_any_line import NAMESPACE, SECRET_WORDS, is_refused_well
@@ -155,9 +156,7 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     lines = Lines(seed, [*ODD, *ids])
     reached: list[Any] = []
     refused = 0
-    for name, command in COMMANDS.items():
-        counted = partial(_counted, command.run, reached)
-        monkeypatch.setitem(COMMANDS, name, replace(command, run=counted))
+    monkeypatch.setattr("dbml_magics.magics.run", partial(_counted, reached))
     for _ in range(LINES):
         if not sessions.current().linked:
             linked.run("%dbml link --local")
@@ -168,9 +167,9 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     assert refused > LINES / 10
 
 
-def _counted(run: Any, reached: list[Any], args: Any, session: Any) -> Any:
+def _counted(reached: list[Any], command: Command, args: Any) -> Any:
     reached.append(args)
-    return run(args, session)
+    return run(command, args)
 
 
 def test_a_model_at_an_address_that_holds_none_is_refused_in_words(linked: Shell) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import api, environment
+from dbml_magics import environment, panels
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.panel import TABS
 from dbml_magics.errors import BadCommand, NotPermitted, WorkspaceUnreachable
@@ -372,6 +372,6 @@ def test_a_command_that_stands_alone_is_its_form_where_widgets_are_shown(
 
 
 def test_the_panel_is_a_python_call_too(fake: FakeSession) -> None:
-    assert "%dbml deploy wine/1" in api.panel("deploy").text()
+    assert "%dbml deploy wine/1" in panels.panel("deploy").text()
     with pytest.raises(BadCommand, match="there is no tab"):
-        api.panel("nowhere")
+        panels.panel("nowhere")

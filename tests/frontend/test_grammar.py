@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -66,7 +67,20 @@ def test_every_command_has_help_and_examples_that_parse(command: Command) -> Non
 def test_a_command_is_found_in_its_own_file(name: str) -> None:
     source = (PACKAGE / "commands" / f"{name}.py").read_text()
     assert re.search(r"^(COMMAND =|    return) Command\($", source, re.MULTILINE)
-    assert re.search(r"^( {4})?def run\(", source, re.MULTILINE)
+    assert re.search(rf"^( {{4}}call=api\.{name},|( {{4}})?def run\()", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
+def test_every_option_is_a_parameter_of_what_is_called(command: Command) -> None:
+    if command.call is None:
+        return
+    calls = [command.call, *command.instead.values()]
+    parameters = {name for call in calls for name in inspect.signature(call).parameters}
+    chosen = {name.partition(" ")[0] for name in command.instead}
+    apart = {"--source"} if command is TRACK else set()  # a cell's text, and a block of a script is no cell
+    assert {o.name for o in command.options if o.parameter not in parameters} <= chosen | apart
+    unsaid = {"progress", "prompt"} | ({"timeout"} if command.name == "doctor" else set())
+    assert parameters - {option.parameter for option in command.options} <= unsaid
 
 
 @pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)

@@ -32,9 +32,9 @@ from tests.frontend.fakes import FakeSession
             {"azureml": "http://h:1", "local": None},
         ),
         ("experiment 'two words'", "experiment", {"name": "two words"}),
-        ("runs", "runs", {"experiment": None, "filter": "", "order_by": [], "max_results": 20}),
+        ("runs", "runs", {"experiment": None, "filter": "", "order_by": (), "max_results": 20}),
         ("runs --max 3 --experiment e", "runs", {"max_results": 3, "experiment": "e"}),
-        ("runs --order-by 'a DESC, b'", "runs", {"order_by": ["a DESC", "b"]}),
+        ("runs --order-by 'a DESC, b'", "runs", {"order_by": ("a DESC", "b")}),
         ("compare last 4f1c", "compare", {"given": ("last", "4f1c"), "metrics": ()}),
         (
             "compare a --metric loss b c --metric 'val loss'",

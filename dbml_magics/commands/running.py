@@ -1,0 +1,83 @@
+"""Calling what a line names, with what stands on the line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dbml_magics import api, display
+from dbml_magics.errors import BadCommand, NotLinked
+from dbml_magics.parser import Command, Option, pair
+
+if TYPE_CHECKING:
+    from dbml_magics.results.base import Result
+
+__all__ = ["call", "need_link", "run", "unique_tags"]
+
+
+def run(command: Command, args: Namespace) -> Result:
+    """Run a line that has been read."""
+    return call(command, args) if command.run is None else command.run(args)
+
+
+def need_link(what: str) -> None:
+    """Raise NotLinked, naming what needs a link, where there is none."""
+    from dbml_magics.core import link, session
+
+    if not session.current().linked:
+        raise NotLinked(what, again=link.is_remembered(os.getcwd()))
+
+
+def call(command: Command, args: Namespace, **settled: Any) -> Result:
+    """Call what a line calls with one progress line; ``settled`` are arguments that the caller sees to."""
+    for option in command.options:
+        if option.required and getattr(args, option.dest) is None:
+            raise BadCommand(
+                f"{command.prog} needs {option.name}.", remedies=[(command.examples[0], "for example")]
+            )
+    by_name = {option.name: option for option in command.options}
+    called = command.called(lambda name: getattr(args, by_name[name].dest))
+    assert called is not None
+    parameters = inspect.signature(called).parameters
+    several: tuple[Any, ...] = ()
+    named = dict(settled)
+    for option in command.options:
+        value = getattr(args, option.dest)
+        parameter = parameters.get(option.parameter)
+        if parameter is None or option.parameter in settled or value is None or value is False or value == []:
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            several = tuple(value)
+        else:
+            named[option.parameter] = _argument(option, value)
+    # By its name: tests put a recorder in the place of each callable.
+    function: Callable[..., Result] = getattr(api, called.__name__)
+    if "progress" not in parameters or "progress" in settled:
+        return function(*several, **named)
+    with display.Progress() as progress:
+        tell = {"[[str], None]": progress.say, "[[int, int, str], None]": progress.step}
+        wanted = str(parameters["progress"].annotation).removeprefix("Callable").removesuffix(" | None")
+        return function(*several, **named, progress=tell.get(wanted, progress.update))
+
+
+def _argument(option: Option, value: Any) -> Any:
+    if option.name.startswith("--no-"):
+        return False
+    if option.convert is pair:
+        return unique_tags(value)
+    if option.listed:
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+    return tuple(value) if option.repeatable else value
+
+
+def unique_tags(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the tags as a mapping; a key that is given twice is refused."""
+    tags: dict[str, str] = {}
+    for key, value in pairs:
+        if key in tags:
+            raise BadCommand("a tag's key is given twice.", remedies=["--tag stage=test --tag team=wine"])
+        tags[key] = value
+    return tags
