@@ -149,13 +149,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for at the first use."""
+    """Import what is asked for when it is used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "panels" if name == "panel" else "errors" if name[:1].isupper() else "api"
-    value = getattr(import_module(f"dbml_magics.{module}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"dbml_magics.{module}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,12 +1,14 @@
-"""The Python twins of the magics: ``import dbml_magics as dbml; dbml.link(local=True)``.
+"""The public calls: ``import dbml_magics as dbml; dbml.link(local=True)``.
 
-They call the same session and return the same results; nothing is printed.
+Their signatures are the source of the magics' options, the forms' fields and the shell's arguments
+(:class:`dbml_magics.parser.Command`). They return results; nothing is printed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
+    from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.results.cleanup import CleanupResult
     from dbml_magics.results.compare import CompareResult
     from dbml_magics.results.delivery import DeadLetters, DiscardResult, Receipt, RetryResult, SyncResult
@@ -74,6 +77,14 @@ def _session(linked_for: str | None = None) -> Session:
     if linked_for is not None and not current.linked:
         raise NotLinked(linked_for)
     return current
+
+
+def _joined() -> Engine | None:
+    """Return the engine of the link, where one is at work in this process already."""
+    from dbml_magics.core import link, session
+
+    link.refuse_platform()
+    return session.current().joined
 
 
 def link(
@@ -157,12 +168,18 @@ def status() -> LinkStatus:
 
 def receipt(run: str = "last") -> Receipt:
     """Return what was delivered of a run where and when; ``.delivered`` tells whether that is all of it."""
-    return _session("dbml.receipt()").receipt(run)
+    session = _session("dbml.receipt()")
+    from dbml_magics.core import receipts
+
+    return receipts.of(session.engine("%dbml status"), run, session.last_run)
 
 
 def experiment(name: str) -> ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
-    return _session("dbml.experiment()").experiment(name)
+    engine = _session("dbml.experiment()").tracking_engine("%dbml experiment")
+    from dbml_magics.core import runs
+
+    return runs.set_experiment(engine, name)
 
 
 def runs(
@@ -173,7 +190,10 @@ def runs(
     max_results: int = 20,
 ) -> RunsResult:
     """List the experiment's runs (the active experiment's by default)."""
-    return _session("dbml.runs()").runs(experiment, filter=filter, order_by=order_by, max_results=max_results)
+    engine = _session("dbml.runs()").engine("%dbml runs")
+    from dbml_magics.core import runs
+
+    return runs.list_runs(engine, experiment, filter, order_by, max_results)
 
 
 def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
@@ -181,7 +201,10 @@ def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
 
     ``metrics`` are those to show; by default those that tell most. ``to_pandas()`` of the result has all.
     """
-    return _session("dbml.compare()").compare(*given, metrics=metrics)
+    session = _session("dbml.compare()")
+    from dbml_magics.core import compare
+
+    return compare.compare(session.engine("%dbml compare"), given, metrics, session.last_run)
 
 
 def register(
@@ -198,14 +221,24 @@ def register(
 
     ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
     """
-    return _session("dbml.register()").register(
-        run, name, path=path, to=to, aliases=aliases, tags=tags, require_delivered=require_delivered
+    session = _session("dbml.register()")
+    engine = session.engine("%dbml register")
+    from dbml_magics.core import receipts, registry, runs
+
+    run_id = runs.resolve(engine, run, session.last_run)
+    if require_delivered:
+        receipts.require(engine, run_id, "%dbml register")
+    return registry.register(
+        engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
     )
 
 
 def models(name: str | None = None) -> ModelsResult:
     """List the registered models, or one model's versions at each workspace."""
-    return _session("dbml.models()").models(name)
+    engine = _session("dbml.models()").engine("%dbml models")
+    from dbml_magics.core import registry
+
+    return registry.list_models(engine, name)
 
 
 def sync(
@@ -220,7 +253,10 @@ def sync(
     not deliver: that is delivered first, once, whoever takes it up.
     ``progress`` is called a few times a second with the writes that remain for each workspace and the rate.
     """
-    return _session("dbml.sync()").sync(timeout, spill=spill, progress=progress)
+    engine = _session("dbml.sync()").engine("%dbml sync")
+    from dbml_magics.core import sync
+
+    return sync.wait(engine, timeout, spill, progress)
 
 
 def verify(
@@ -238,11 +274,17 @@ def verify(
     Without options the runs of the link's own time; ``everything``, ``experiment``, ``run`` or ``since`` (a
     date, ``"7d"``, or milliseconds) choose others. ``deep`` compares every metric's whole history.
     """
-    return _session("dbml.verify()").verify(
-        experiment=experiment,
-        run=run,
-        everything=everything,
-        since=since,
+    session = _session("dbml.verify()")
+    engine = session.engine("%dbml sync --verify")
+    from dbml_magics.core.reconcile import entry
+
+    return entry.verify(
+        engine,
+        experiment,
+        run,
+        everything,
+        since,
+        session.last_run,
         deep=deep,
         timeout=timeout,
         progress=progress,
@@ -267,11 +309,17 @@ def repair(
     Runs that one lacks are copied. ``.repaired`` lists what was mended, ``.remaining`` what could not be.
     It adds and corrects; ``prune`` with ``confirm`` also deletes what the source has not.
     """
-    return _session("dbml.repair()").repair(
-        experiment=experiment,
-        run=run,
-        everything=everything,
-        since=since,
+    session = _session("dbml.repair()")
+    engine = session.engine("%dbml sync --repair")
+    from dbml_magics.core.reconcile import entry
+
+    return entry.repair(
+        engine,
+        experiment,
+        run,
+        everything,
+        since,
+        session.last_run,
         source=source,
         prune=prune,
         confirm=confirm,
@@ -283,7 +331,11 @@ def repair(
 
 def dead_letters(run: str | None = None) -> DeadLetters:
     """List the writes that a workspace refused for good (of one run, or all), with their causes."""
-    return _session("dbml.dead_letters()").dead_letters(run)
+    session = _session("dbml.dead_letters()")
+    engine = session.engine("%dbml sync --dead list")
+    from dbml_magics.core import dead_letters
+
+    return dead_letters.listed(engine, run, session.last_run)
 
 
 def retry_dead_letters(
@@ -296,7 +348,11 @@ def retry_dead_letters(
 
     What is refused again is a dead letter with its new cause; what waits for a workspace goes on waiting.
     """
-    return _session("dbml.retry_dead_letters()").retry_dead_letters(run, timeout=timeout, progress=progress)
+    session = _session("dbml.retry_dead_letters()")
+    engine = session.engine("%dbml sync --dead retry")
+    from dbml_magics.core import dead_letters
+
+    return dead_letters.retry(engine, run, session.last_run, timeout, progress)
 
 
 def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
@@ -304,7 +360,11 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
 
     Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
     """
-    return _session("dbml.discard_dead_letters()").discard_dead_letters(confirm, run=run)
+    session = _session("dbml.discard_dead_letters()")
+    engine = session.engine("%dbml sync --dead discard")
+    from dbml_magics.core import dead_letters
+
+    return dead_letters.discard(engine, run, session.last_run, confirm)
 
 
 def ui(*, stop: bool = False) -> UiResult:
@@ -312,7 +372,10 @@ def ui(*, stop: bool = False) -> UiResult:
 
     Raises ServerFailed with the last lines of the log.
     """
-    return _session("dbml.ui()").ui(stop=stop)
+    linked = _session("dbml.ui()").engine("%dbml ui").link
+    from dbml_magics.core import ui
+
+    return ui.stop(linked) if stop else ui.show(linked)
 
 
 def deploy(
@@ -341,8 +404,14 @@ def deploy(
     second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or
     DeploymentFailed.
     """
-    return _session("deploy()").deploy(
+    session = _session("deploy()")
+    engine = session.engine("%dbml deploy")
+    from dbml_magics.core.endpoints import service
+
+    return service.deploy(
+        engine,
         model,
+        last=session.last_run,
         to=to,
         name=name,
         model_name=model_name,
@@ -365,14 +434,20 @@ def endpoints(name: str | None = None, *, target: str | None = None) -> Endpoint
 
     ``target`` (local, aci, aks, online) narrows it. Raises EndpointNotFound.
     """
-    return _session().endpoints(name, target=target)
+    engine = _joined()
+    from dbml_magics.core.endpoints import service
+
+    return service.listed(engine, name, target=target)
 
 
 def logs(
     name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
 ) -> LogsResult:
     """Return the last lines of the log of an endpoint's deployment. Raises EndpointNotFound."""
-    return _session().logs(name, deployment=deployment, lines=lines, target=target)
+    engine = _joined()
+    from dbml_magics.core.endpoints import service
+
+    return service.logs(engine, name, deployment=deployment, lines=lines, target=target)
 
 
 def invoke(
@@ -391,8 +466,11 @@ def invoke(
     it. ``params`` are those of the model's signature. Raises EndpointNotFound, BadData, ScoringFailed or
     NotPermitted.
     """
-    return _session().invoke(
-        name, data, deployment=deployment, target=target, params=params, progress=progress
+    engine = _joined()
+    from dbml_magics.core.endpoints import service
+
+    return service.invoke(
+        engine, name, data, deployment=deployment, target=target, params=params, progress=progress
     )
 
 
@@ -408,7 +486,12 @@ def undeploy(
 
     For a cloud endpoint ``confirm`` is its name again. Raises EndpointNotFound, NotConfirmed, BadCommand.
     """
-    return _session().undeploy(name, target=target, deployment=deployment, confirm=confirm, progress=progress)
+    engine = _joined()
+    from dbml_magics.core.endpoints import service
+
+    return service.undeploy(
+        engine, name, target=target, deployment=deployment, confirm=confirm, progress=progress
+    )
 
 
 def cleanup(
@@ -430,17 +513,13 @@ def cleanup(
     ``dry_run`` returns the same as a result. ``also`` names resources that go with a workspace or a group
     though they are not its own. Raises CleanupIncomplete, with ``.result``, when something could not go.
     """
-    return _session().cleanup(
-        kind,
-        name,
-        dry_run=dry_run,
-        confirm=confirm,
-        also=also,
-        subscription=subscription,
-        resource_group=resource_group,
-        cloud=cloud,
-        auth=auth,
-        progress=progress,
+    from dbml_magics.core import cleanup, link
+
+    link.refuse_platform()
+
+    azure = {"subscription": subscription, "resource_group": resource_group, "cloud": cloud, "auth": auth}
+    return cleanup.clean(
+        _session(), kind, name, dry_run=dry_run, confirm=confirm, also=also, azure=azure, progress=progress
     )
 
 
@@ -450,7 +529,11 @@ def doctor(*, json: bool = False, timeout: float | None = None) -> DoctorResult:
     Nothing is changed, nothing raises, and it ends within ``timeout`` seconds (30 by default). ``.broken``
     and ``.warnings`` list what is not fine, ``.json()`` has all of it without any secret.
     """
-    return _session().doctor(json=json, timeout=timeout)
+    from dbml_magics.core import session
+    from dbml_magics.core.doctor import examination
+
+    found = examination.examine(session.current().joined, session.current_folder(), timeout=timeout)
+    return replace(found, as_json=json)
 
 
 def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
@@ -460,7 +543,11 @@ def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) 
     report, without secrets and names, is written to the current folder. ``.otherwise`` lists what is not as
     the package assumes.
     """
-    return _session("dbml.probe()").probe(json=json, progress=progress)
+    engine = _session("dbml.probe()").engine("%dbml doctor --probe")
+    from dbml_magics.core import session
+    from dbml_magics.core.doctor.probes import probing
+
+    return replace(probing.probe(engine, session.current_folder(), progress=progress), as_json=json)
 
 
 def score(
@@ -491,9 +578,15 @@ def score(
     names: a mapping, or JSON. Raises ModelNotFound, RunNotFound, AmbiguousRun,
     NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
     """
-    return _session("score()").score(
+    session = _session("score()")
+    engine = session.engine("%dbml score")
+    from dbml_magics.core.scoring import service
+
+    return service.score(
+        engine,
         model,
         data,
+        last=session.last_run,
         where=where,
         columns=columns,
         output=output,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics import hints, redaction
 from dbml_magics.errors import DeliveryIncomplete
 from tests.infra.proxy import Proxy
@@ -255,7 +256,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if session is not None and session._session.linked:
         # What a test leaves undelivered would go on knocking at the servers during the next test.
         with contextlib.suppress(DeliveryIncomplete):
-            session._session.sync(timeout=20)
+            dbml.sync(timeout=20)
         session._session.unlink()
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)

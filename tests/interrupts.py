@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dbml_magics as dbml
+
 ROUND = 500  # interrupts between two looks at everything, which begin with a fresh link
 
 
@@ -37,7 +39,7 @@ def fresh(number: int) -> Iterator[str]:
         session.current().link(local=f"{folder}/two")
         experiment = f"interrupts-{number}"
         mlflow.set_experiment(experiment)
-        session.current().sync(60)
+        dbml.sync(60)
         yield experiment
         session.current().unlink()
         os.chdir("/")

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbml_magics import environment
+from dbml_magics import api, environment
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def panel(
     from dbml_magics.forms import tabs
     from dbml_magics.results.panel import PanelResult
 
-    linked = session.status() if session.linked else None
+    linked = api.status() if session.linked else None
     lines = tuple(
         (each.examples[0], each.help)
         for name in TABS

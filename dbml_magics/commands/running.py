@@ -31,7 +31,7 @@ def need_link(what: str) -> None:
         raise NotLinked(what, again=link.is_remembered(os.getcwd()))
 
 
-def call(command: Command, args: Namespace, **settled: Any) -> Result:
+def call(command: Command, args: Namespace, **settled: object) -> Result:
     """Call what a line calls with one progress line; ``settled`` are arguments that the caller sees to."""
     for option in command.options:
         if option.required and getattr(args, option.dest) is None:
@@ -42,12 +42,12 @@ def call(command: Command, args: Namespace, **settled: Any) -> Result:
     called = command.called(lambda name: getattr(args, by_name[name].dest))
     assert called is not None
     parameters = inspect.signature(called).parameters
-    several: tuple[Any, ...] = ()
+    several: tuple[object, ...] = ()
     named = dict(settled)
     for option in command.options:
         value = getattr(args, option.dest)
         parameter = parameters.get(option.parameter)
-        if parameter is None or option.parameter in settled or value is None or value is False or value == []:
+        if parameter is None or option.parameter in settled or not _is_given(option, value):
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             several = tuple(value)
@@ -58,9 +58,21 @@ def call(command: Command, args: Namespace, **settled: Any) -> Result:
     if "progress" not in parameters or "progress" in settled:
         return function(*several, **named)
     with display.Progress() as progress:
-        tell = {"[[str], None]": progress.say, "[[int, int, str], None]": progress.step}
-        wanted = str(parameters["progress"].annotation).removeprefix("Callable").removesuffix(" | None")
-        return function(*several, **named, progress=tell.get(wanted, progress.update))
+        told = getattr(progress, _TELLS[parameters["progress"].annotation])
+        return function(*several, **named, progress=told)
+
+
+_TELLS = {
+    "Callable[[str], None] | None": "say",
+    "Callable[[int, int, str], None] | None": "step",
+    "Callable[[Mapping[str, int], float], None] | None": "update",
+}
+"""What a call tells of how far it is -> the progress line's method for it."""
+
+
+def _is_given(option: Option, value: object) -> bool:
+    """Tell whether the line has a value; a frame's own truth is not asked."""
+    return bool(value) if option.repeatable else value is not None and value is not False
 
 
 def _argument(option: Option, value: Any) -> Any:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dbml_magics.core.cleanup_plan import Plan, Session, Step
+from dbml_magics.core.cleanup_plan import Plan, Step
+from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
 from dbml_magics.foreign_text import one_line
 from dbml_magics.results.cleanup import CleanupItem, CleanupResult
@@ -94,10 +95,12 @@ def _planned(session: Session, kind: str, name: str, also: Sequence[str], azure:
 
 
 def _endpoint(session: Session, name: str) -> Plan:
-    found: Any = session.endpoints(name)
+    from dbml_magics.core.endpoints import service
+
+    found: Any = service.listed(session.joined, name)
 
     def delete() -> None:
-        session.undeploy(name, target=found.target, confirm=name)
+        service.undeploy(session.joined, name, target=found.target, confirm=name)
 
     held = [
         CleanupItem(found.target, "deployment", f"{each.name} ({each.model})", "goes with it")

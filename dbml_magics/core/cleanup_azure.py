@@ -13,7 +13,8 @@ from dbml_magics.core import link as links
 from dbml_magics.core.azure import names, permissions
 from dbml_magics.core.azure.arm import Arm, managed_by_databricks
 from dbml_magics.core.azure.finding import AzureWish, sign_in_for, signed_in
-from dbml_magics.core.cleanup_plan import Plan, Session, Step
+from dbml_magics.core.cleanup_plan import Plan, Step
+from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, BadLink, NotConfirmed, RunActive, WorkspaceNotFound
 from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count, listing

@@ -1,43 +1,15 @@
-"""What a clean-up would do, before anything is deleted, and what it needs of the session."""
+"""What a clean-up would do, before anything is deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from dbml_magics.results.cleanup import CleanupItem
 
-if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.results.endpoints import Endpoint, EndpointsResult, UndeployResult
-    from dbml_magics.results.link import UnlinkResult
-
-__all__ = ["Plan", "Session", "Step"]
+__all__ = ["Plan", "Step"]
 
 _ID = 8  # characters of a run's id that are enough to mean it
-
-
-class Session(Protocol):
-    """What a clean-up asks of the session."""
-
-    last_run: str | None
-
-    @property
-    def linked(self) -> bool:
-        """Tell whether there is a link."""
-
-    def engine(self, what: str) -> Engine:
-        """Return the engine of the link. Raises NotLinked."""
-
-    def unlink(self) -> UnlinkResult:
-        """End the link."""
-
-    def endpoints(self, name: str | None = None) -> Endpoint | EndpointsResult:
-        """List the endpoints, or look one up."""
-
-    def undeploy(self, name: str, *, target: str | None, confirm: str | None) -> UndeployResult:
-        """Delete an endpoint."""
 
 
 @dataclass(frozen=True)

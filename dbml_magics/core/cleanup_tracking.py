@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from dbml_magics.core import mlflow_private, runs
-from dbml_magics.core.cleanup_plan import Plan, Session, Step
+from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
@@ -24,6 +24,7 @@ from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
+    from dbml_magics.core.session import Session
     from dbml_magics.core.tracking.engine import Engine
 
 __all__ = ["plan"]

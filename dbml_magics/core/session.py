@@ -1,8 +1,8 @@
-"""What is linked now, and everything that can be asked of it.
+"""What is linked now.
 
-One :class:`Session` a process holds the link; the module-level :func:`current` hands it out. The magics, the
-shell commands and the Python API call the same methods. Importing this module imports nothing heavy: MLflow
-comes in with the first link.
+One :class:`Session` a process holds the link; the module-level :func:`current` returns it. What can be asked
+of the link is in :mod:`dbml_magics.api`. Importing this module imports nothing heavy: the first link imports
+MLflow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,48 +21,25 @@ from dbml_magics.config import role_variable
 from dbml_magics.core import link as links
 from dbml_magics.core import mlflow_private, status
 from dbml_magics.core.spark_tasks import tell_tasks
-from dbml_magics.core.tracking import ends
 from dbml_magics.errors import (
     BadLink,
     DbmlError,
-    DeliveryIncomplete,
     NotLinked,
     NotMlflow,
     NotPermitted,
     RunActive,
     WorkspaceUnreachable,
 )
-from dbml_magics.results.compare import CompareResult
-from dbml_magics.results.delivery import DeadLetters, DiscardResult, RetryResult, SyncResult
-from dbml_magics.results.link import ExperimentResult, LinkStatus, UiResult, UnlinkResult
-from dbml_magics.results.registry import ModelsResult, RegisterResult
-from dbml_magics.results.runs import RunsResult
+from dbml_magics.results.link import LinkStatus, UnlinkResult
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from dbml_magics.core.azure.finding import AzureWish
     from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.track import Track
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.results.cleanup import CleanupResult
-    from dbml_magics.results.delivery import Receipt
-    from dbml_magics.results.doctor import DoctorResult
-    from dbml_magics.results.endpoints import (
-        DeployResult,
-        Endpoint,
-        EndpointsResult,
-        InvokeResult,
-        LogsResult,
-        UndeployResult,
-    )
-    from dbml_magics.results.probes import ProbeReport
-    from dbml_magics.results.reconcile import RepairResult, VerifyResult
-    from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 _CHECK_S = 5.0
-_LOOK_S = 10.0  # between two looks, while one waits without an end, whether who delivers was stopped
 _DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _PATIENCE_S = 60.0  # making a database's tables, or signing in, takes longer than a request
 
@@ -83,12 +60,17 @@ class Session:
         """Tell whether there is a link now: one that was made here, or that MLflow's own URI names."""
         return self._engine is not None or _uri_of_link() is not None
 
+    @property
+    def joined(self) -> Engine | None:
+        """Return the link's engine where one is at work in this process already."""
+        return self._engine
+
     def engine(self, what: str) -> Engine:
         """Return the link's engine. Raises NotLinked, naming ``what`` needs it."""
         if self._engine is None:
             uri = _uri_of_link()
             if uri is None:
-                raise NotLinked(what, again=links.is_remembered(_folder()))
+                raise NotLinked(what, again=links.is_remembered(current_folder()))
             self._engine = self._join(uri)
         return self._engine
 
@@ -110,7 +92,7 @@ class Session:
             courier.start()
         return engine
 
-    def _tracking_engine(self, what: str) -> Engine:
+    def tracking_engine(self, what: str) -> Engine:
         """Return the engine for what goes through MLflow's global URI. Raises BadLink when it is another."""
         engine = self.engine(what)
         elsewhere = status.tracking_elsewhere(engine)
@@ -154,7 +136,7 @@ class Session:
         NotPermitted; the link that was there stays then.
         """
         links.refuse_platform()
-        folder = _folder()
+        folder = current_folder()
         if again:
             if local or databricks or azureml or azure or config:
                 raise BadLink(
@@ -314,12 +296,6 @@ class Session:
         """Return where tracking goes and what is still on its way; needs no network. Raises NotLinked."""
         return self._status(self.engine("%dbml status"), fresh=False)
 
-    def receipt(self, run: str = "last") -> Receipt:
-        """Return what was delivered of a run where and when. Raises RunNotFound, AmbiguousRun."""
-        from dbml_magics.core import receipts
-
-        return receipts.of(self.engine("%dbml status"), run, self.last_run)
-
     def _status(self, engine: Engine, *, fresh: bool) -> LinkStatus:
         link = engine.link
         return LinkStatus(
@@ -335,512 +311,12 @@ class Session:
             get_workspace=lambda: _azure_workspace(engine),
         )
 
-    # --- runs, experiments, models
-
-    def experiment(self, name: str) -> ExperimentResult:
-        """Set the experiment on both sides, each in its own naming rule. Raises BadName, NotLinked."""
-        from dbml_magics.core import runs
-
-        return runs.set_experiment(self._tracking_engine("%dbml experiment"), name)
-
-    def runs(
-        self,
-        experiment: str | None = None,
-        *,
-        filter: str = "",  # noqa: A002 - the MLflow CLI's own word
-        order_by: Sequence[str] = (),
-        max_results: int = 20,
-    ) -> RunsResult:
-        """List the experiment's runs (the active experiment's by default).
-
-        Raises ExperimentNotFound, BadCommand.
-        """
-        from dbml_magics.core import runs
-
-        return runs.list_runs(self.engine("%dbml runs"), experiment, filter, order_by, max_results)
-
-    def compare(self, *given: str, metrics: Sequence[str] = ()) -> CompareResult:
-        """Set two runs or more side by side (each an id, a prefix or ``last``).
-
-        ``metrics`` are those to show; by default those that tell most. Raises BadCommand, RunNotFound,
-        AmbiguousRun, WorkspaceUnreachable.
-        """
-        from dbml_magics.core import compare
-
-        return compare.compare(self.engine("%dbml compare"), given, metrics, self.last_run)
-
-    def register(
-        self,
-        run: str,
-        name: str,
-        *,
-        path: str | None = None,
-        to: str | None = None,
-        aliases: Iterable[str] = (),
-        tags: Mapping[str, str] | None = None,
-        require_delivered: bool = False,
-    ) -> RegisterResult:
-        """Register a run's model (``run``: an id, a prefix or ``last``) in one registry or both.
-
-        ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
-        Raises RunNotFound, AmbiguousRun, NoModel, BadName, Refused.
-        """
-        from dbml_magics.core import registry, runs
-
-        engine = self.engine("%dbml register")
-        run_id = runs.resolve(engine, run, self.last_run)
-        if require_delivered:
-            from dbml_magics.core import receipts
-
-            receipts.require(engine, run_id, "%dbml register")
-        return registry.register(
-            engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
-        )
-
-    def models(self, name: str | None = None) -> ModelsResult:
-        """List the registered models, or one model's versions at each workspace. Raises ModelNotFound."""
-        from dbml_magics.core import registry
-
-        return registry.list_models(self.engine("%dbml models"), name)
-
-    # --- delivery
-
-    def sync(
-        self,
-        timeout: float | None = None,
-        *,
-        spill: str | os.PathLike[str] | None = None,
-        progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> SyncResult:
-        """Wait until what is logged is delivered; raises DeliveryIncomplete when ``timeout`` (seconds) is up.
-
-        A run that another thread or process goes on logging to does not keep it: ``remaining`` says so.
-
-        ``spill`` is a folder whose packages are delivered first: what other processes left undelivered.
-        ``progress`` is called about four times a second with the writes that remain for each workspace and
-        the rate (writes a second).
-        """
-        from dbml_magics.core.tracking.engine import IN_TURN
-
-        engine = self.engine("%dbml sync")
-        began = time.monotonic()
-        taken, left = (0, []) if spill is None else _take_up(engine, spill, timeout, progress)
-        first = {role: engine.state.delivered_count(role) for role in engine.link.used}
-        for courier in engine.couriers.values():
-            courier.held.try_all()
-            courier.applier.overflow.try_again()
-        goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
-        next_look = _LOOK_S
-        while True:
-            # Each is waited for, also behind one that is not done: a list, not a generator.
-            waits = [engine.wait(role, None, share, goal) for role in engine.link.used]
-            remaining = {role: engine.waiting(role)[0] for role in engine.link.used}
-            delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
-            seconds = time.monotonic() - began
-            if progress is not None:
-                progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
-            if all(waits) and (
-                not any(remaining.values())
-                or (
-                    turns >= IN_TURN
-                    and not any(c.applier.overflow.unwritten() for c in engine.couriers.values())
-                )
-            ):
-                return SyncResult(
-                    delivered=delivered,
-                    remaining=remaining,
-                    seconds=seconds,
-                    dead={role: engine.state.dead_count(role) for role in engine.link.used},
-                    taken=taken,
-                    left=tuple(left),
-                )
-            if timeout is not None and seconds >= timeout:
-                raise self._incomplete(engine, remaining, timeout)
-            if timeout is None and not all(waits) and seconds >= next_look:
-                next_look = seconds + _LOOK_S
-                if status.stopped_holders(engine):  # it may be so for ever
-                    raise self._incomplete(engine, remaining, round(seconds))
-            if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
-                time.sleep(0.1)
-                goal, turns = engine.goal(), turns + 1
-
-    def _incomplete(self, engine: Engine, remaining: Mapping[str, int], timeout: float) -> DbmlError:
-        parts = []
-        holders = status.stopped_holders(engine)
-        for role, count in remaining.items():
-            reason = ends.stopped(holders[role], role) if role in holders else engine.lines[role].reason
-            if count:
-                waits = "writes wait" if count > 1 else "write waits"
-                parts.append(f"{count:,} {waits} for {role}" + (f" ({reason})" if reason else ""))
-        return DeliveryIncomplete(
-            f"after {timeout:g} s {' and '.join(parts)}; nothing is lost.",
-            remedies=[
-                *((f"kill -CONT {pid}", "in a terminal: lets it go on") for pid in {*holders.values()}),
-                ("%dbml sync", "waits until everything is delivered"),
-                ("%dbml status", "shows how far delivery is"),
-            ],
-        )
-
-    def verify(
-        self,
-        *,
-        experiment: str | None = None,
-        run: str | None = None,
-        everything: bool = False,
-        since: str | int | datetime | None = None,
-        deep: bool = False,
-        timeout: float | None = None,
-        progress: Callable[[int, str], None] | None = None,
-    ) -> VerifyResult:
-        """Compare the two workspaces, and change nothing.
-
-        What is on its way is waited for first, ``timeout`` seconds (30 by default). Raises RunNotFound,
-        ExperimentNotFound, WorkspaceUnreachable, BadCommand.
-        """
-        from dbml_magics.core.reconcile import entry
-
-        engine = self.engine("%dbml sync --verify")
-        return entry.verify(
-            engine,
-            experiment,
-            run,
-            everything,
-            since,
-            self.last_run,
-            deep=deep,
-            timeout=timeout,
-            progress=progress,
-        )
-
-    def repair(
-        self,
-        *,
-        experiment: str | None = None,
-        run: str | None = None,
-        everything: bool = False,
-        since: str | int | datetime | None = None,
-        source: str | None = None,
-        prune: bool = False,
-        confirm: bool = False,
-        deep: bool = False,
-        timeout: float | None = None,
-        progress: Callable[[int, str], None] | None = None,
-    ) -> RepairResult:
-        """Make the mirror like the primary (or the other way, by ``source``), adding and correcting.
-
-        Nothing is deleted without ``prune`` and ``confirm``. Raises as :meth:`verify`, and NotConfirmed.
-        """
-        from dbml_magics.core.reconcile import entry
-
-        engine = self.engine("%dbml sync --repair")
-        return entry.repair(
-            engine,
-            experiment,
-            run,
-            everything,
-            since,
-            self.last_run,
-            source=source,
-            prune=prune,
-            confirm=confirm,
-            deep=deep,
-            timeout=timeout,
-            progress=progress,
-        )
-
-    def dead_letters(self, run: str | None = None) -> DeadLetters:
-        """List the writes that a workspace refused for good. Raises RunNotFound, AmbiguousRun."""
-        from dbml_magics.core import dead_letters
-
-        return dead_letters.listed(self.engine("%dbml sync --dead list"), run, self.last_run)
-
-    def retry_dead_letters(
-        self,
-        run: str | None = None,
-        *,
-        timeout: float | None = None,
-        progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> RetryResult:
-        """Try refused writes again, each at the workspace that refused it, and wait for what becomes of them.
-
-        ``timeout`` are seconds (60 by default); a workspace that is away is not waited for. Raises
-        RunNotFound, AmbiguousRun, JournalError.
-        """
-        from dbml_magics.core import dead_letters
-
-        engine = self.engine("%dbml sync --dead retry")
-        return dead_letters.retry(engine, run, self.last_run, timeout, progress)
-
-    def discard_dead_letters(self, confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
-        """Forget refused writes; ``confirm`` is how many there are.
-
-        Raises NotConfirmed (naming them; nothing is forgotten then), RunNotFound, AmbiguousRun.
-        """
-        from dbml_magics.core import dead_letters
-
-        engine = self.engine("%dbml sync --dead discard")
-        return dead_letters.discard(engine, run, self.last_run, confirm)
-
-    def ui(self, *, stop: bool = False) -> UiResult:
-        """Return each workspace's page, starting MLflow's UI for those in a file.
-
-        ``stop`` ends what was started. Raises ServerFailed.
-        """
-        from dbml_magics.core import ui
-
-        link = self.engine("%dbml ui").link
-        return ui.stop(link) if stop else ui.show(link)
-
-    # --- endpoints
-
-    def deploy(
-        self,
-        model: str,
-        *,
-        to: str,
-        name: str,
-        model_name: str | None = None,
-        deployment: str | None = None,
-        config: str | os.PathLike[str] | None = None,
-        compute: str | None = None,
-        instance_type: str | None = None,
-        instance_count: int | None = None,
-        app_insights: bool = False,
-        collect_data: bool = False,
-        traffic: int | None = None,
-        wait: bool = True,
-        require_delivered: bool = False,
-        progress: Callable[[str], None] | None = None,
-    ) -> DeployResult:
-        """Serve a model at an endpoint, made now or there already.
-
-        ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or
-        ``models:/`` URI. ``to``: local, aci, aks or online. ``traffic`` is the deployment's percent of the
-        requests; ``progress`` is told a line with the state a few times a second. Raises ModelNotFound,
-        RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or DeploymentFailed.
-        """
-        links.refuse_platform()
-        from dbml_magics.core.endpoints import service
-
-        return service.deploy(
-            self.engine("%dbml deploy"),
-            model,
-            to=to,
-            name=name,
-            last=self.last_run,
-            model_name=model_name,
-            deployment=deployment,
-            config=config,
-            compute=compute,
-            instance_type=instance_type,
-            instance_count=instance_count,
-            app_insights=app_insights,
-            collect_data=collect_data,
-            traffic=traffic,
-            wait=wait,
-            require_delivered=require_delivered,
-            progress=progress,
-        )
-
-    def endpoints(self, name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
-        """Return the endpoints, or the named one; those of this machine need no link.
-
-        Raises EndpointNotFound.
-        """
-        links.refuse_platform()
-        from dbml_magics.core.endpoints import service
-
-        return service.listed(self._engine, name, target=target)
-
-    def logs(
-        self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
-    ) -> LogsResult:
-        """Return the last lines of a deployment's log. Raises EndpointNotFound."""
-        links.refuse_platform()
-        from dbml_magics.core.endpoints import service
-
-        return service.logs(self._engine, name, deployment=deployment, lines=lines, target=target)
-
-    def invoke(
-        self,
-        name: str,
-        data: Any,
-        *,
-        deployment: str | None = None,
-        target: str | None = None,
-        params: Mapping[str, Any] | str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> InvokeResult:
-        """Return an endpoint's predictions for a frame, series, array, list, dict, JSON text or file.
-
-        The data is checked against the model's signature first, and sent in several requests when one is
-        too small for it. Raises EndpointNotFound, BadData, ScoringFailed or NotPermitted.
-        """
-        links.refuse_platform()
-        from dbml_magics.core.endpoints import service
-
-        return service.invoke(
-            self._engine,
-            name,
-            data,
-            deployment=deployment,
-            target=target,
-            params=params,
-            progress=progress,
-        )
-
-    def undeploy(
-        self,
-        name: str,
-        *,
-        target: str | None = None,
-        deployment: str | None = None,
-        confirm: str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> UndeployResult:
-        """End an endpoint, or one deployment of it; a cloud endpoint's name is wanted again as ``confirm``.
-
-        Raises EndpointNotFound, NotConfirmed, BadCommand.
-        """
-        links.refuse_platform()
-        from dbml_magics.core.endpoints import service
-
-        return service.undeploy(
-            self._engine, name, target=target, deployment=deployment, confirm=confirm, progress=progress
-        )
-
-    # --- deleting
-
-    def cleanup(
-        self,
-        kind: str,
-        name: str,
-        *,
-        dry_run: bool = False,
-        confirm: str | None = None,
-        also: Sequence[str] = (),
-        subscription: str | None = None,
-        resource_group: str | None = None,
-        cloud: str | None = None,
-        auth: str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> CleanupResult:
-        """Delete something with all that belongs to it: an endpoint, model, run, experiment, workspace, …
-
-        ``confirm`` is its name again. ``also`` names what goes with a workspace or a resource group beside
-        its own. Raises NotConfirmed (which lists everything), CleanupIncomplete, BadCommand.
-        """
-        links.refuse_platform()
-        from dbml_magics.core import cleanup
-
-        azure = {"subscription": subscription, "resource_group": resource_group, "cloud": cloud, "auth": auth}
-        return cleanup.clean(
-            self, kind, name, dry_run=dry_run, confirm=confirm, also=also, azure=azure, progress=progress
-        )
-
-    # --- looking for what is wrong
-
-    def doctor(self, *, json: bool = False, timeout: float | None = None) -> DoctorResult:
-        """Look at everything that can be wrong, and change nothing; it works without a link too.
-
-        It ends within ``timeout`` seconds (30 by default). ``json``: the result shows itself as JSON.
-        """
-        from dbml_magics.core.doctor import examination
-
-        return replace(examination.examine(self._engine, _folder(), timeout=timeout), as_json=json)
-
-    def probe(self, *, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
-        """Measure on the link's services what their documents leave open, in an experiment that is deleted.
-
-        The report is also written to the current folder. ``progress`` is told which probe is under way.
-        Raises BadCommand where the workspaces are on this machine.
-        """
-        from dbml_magics.core.doctor.probes import probing
-
-        engine = self.engine("%dbml doctor --probe")
-        return replace(probing.probe(engine, _folder(), progress=progress), as_json=json)
-
-    def score(
-        self,
-        model: str,
-        data: Any = None,
-        *,
-        where: str | None = None,
-        columns: str | Sequence[str] = (),
-        output: str | os.PathLike[str] | None = None,
-        column: str = "prediction",
-        result_type: str | None = None,
-        on_error: str = "fail",
-        mode: str | None = None,
-        checkpoint: str | None = None,
-        available_now: bool = False,
-        params: Mapping[str, Any] | str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> ScoreResult | StreamResult | UdfResult:
-        """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
-
-        ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or any URI. ``data``: a
-        DataFrame of Spark (also streaming) or of pandas, the name of a table, or a path. ``where`` is a
-        condition in SQL; ``columns`` are those that the model is given, in its order, where their names
-        are others. ``output``: a table with its schema, or a path; ``mode`` (append, overwrite) is for one
-        that is there. ``column`` is the predictions' name, ``result_type`` their Spark type in words;
-        ``on_error`` (fail, null) is for rows that the model refuses. Of a stream, ``checkpoint`` is a path,
-        and ``available_now`` ends it with what there is. ``params`` are those that the model's signature
-        names: a mapping, or JSON. Raises ModelNotFound, RunNotFound, AmbiguousRun,
-        NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
-        """
-        from dbml_magics.core.scoring import service
-
-        return service.score(
-            self.engine("%dbml score"),
-            model,
-            data,
-            last=self.last_run,
-            where=where,
-            columns=columns,
-            output=output,
-            column=column,
-            result_type=result_type,
-            on_error=on_error,
-            mode=mode,
-            checkpoint=checkpoint,
-            available_now=available_now,
-            params=params,
-            progress=progress,
-        )
-
-    def begin_track(
-        self,
-        name: str | None = None,
-        *,
-        experiment: str | None = None,
-        autolog: bool | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        nested: bool = False,
-        register: str | None = None,
-        source: str | None = None,
-        unended: str = "leave",
-    ) -> Track:
-        """Begin a run that :meth:`Track.end` ends and sums up; ``source`` is a cell's text to log, masked.
-
-        ``unended`` (leave or end) says what becomes of runs that begin meanwhile and do not end.
-        """
+    def begin_track(self, name: str | None = None, **settings: Any) -> Track:
+        """Begin a run that :meth:`Track.end` ends and sums up; see :func:`dbml_magics.core.track.begin`."""
         from dbml_magics.core import track
 
-        return track.begin(
-            self._remember_run,
-            self._tracking_engine("%%track"),
-            name,
-            experiment=experiment,
-            autolog=autolog,
-            params=params,
-            tags=tags,
-            nested=nested,
-            register=register,
-            source=source,
-            unended=unended,
-        )
+        engine = self.tracking_engine("%%track")
+        return track.begin(self._remember_run, engine, name, **settings)
 
     def _remember_run(self, run_id: str) -> None:
         self.last_run = run_id
@@ -908,40 +384,6 @@ class Session:
         if self._engine is None:
             return []
         return self._engine.state.experiments.names()
-
-
-def _take_up(
-    engine: Engine,
-    folder: str | os.PathLike[str],
-    timeout: float | None,
-    progress: Callable[[Mapping[str, int], float], None] | None,
-) -> tuple[int, list[str]]:
-    """Deliver the packages in a folder; returns how many, and a line for each that is left there.
-
-    Raises DeliveryIncomplete when the time is up, BadLink.
-    """
-    from dbml_magics.core.tracking import spill
-    from dbml_magics.results.text import count
-
-    until = None if timeout is None else time.monotonic() + timeout
-    done = 0
-    found_there, left = spill.packages(folder)
-    for package in found_there:
-        with spill.taken_up(package, engine) as found:
-            if isinstance(found, str):
-                left.append(found)
-                continue
-            waiting = spill.deliver(found, until, progress)
-            if waiting:
-                parts = [f"{count(n, 'write')} for {role}" for role, n in waiting.items()]
-                raise DeliveryIncomplete(
-                    f"after {timeout:g} s {' and '.join(parts)} of {package.path} remain; it stays there, "
-                    "and nothing is lost.",
-                    remedies=[(spill.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
-                )
-            left += spill.refused(found)
-            done += 1
-    return done, left
 
 
 def _with_file(
@@ -1079,7 +521,8 @@ def _forget_ids() -> None:
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # set_experiment exports it to child processes
 
 
-def _folder() -> str:
+def current_folder() -> str:
+    """Return the current folder, which a link belongs to. Raises BadLink where it is gone."""
     try:
         return os.getcwd()
     except FileNotFoundError:

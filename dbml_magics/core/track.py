@@ -257,18 +257,18 @@ def begin(
     engine: Engine,
     name: str | None,
     *,
-    experiment: str | None,
-    autolog: bool | None,
-    params: Mapping[str, Any] | None,
-    tags: Mapping[str, str] | None,
-    nested: bool,
-    register: str | None,
-    source: str | None,
+    experiment: str | None = None,
+    autolog: bool | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    nested: bool = False,
+    register: str | None = None,
+    source: str | None = None,
     unended: str = "leave",
 ) -> Track:
     """Begin a run. Raises RunActive, BadName, BadCommand.
 
-    ``remember`` is told of the run once it has ended well.
+    ``remember`` is told of the run once it has ended well. ``source`` is a cell's text to log, masked.
     ``unended`` (leave or end) is for runs that begin meanwhile, in threads say, and go on when it has ended.
 
     An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbml_magics import api
 from dbml_magics.errors import DbmlError
 from dbml_magics.foreign_text import is_plain
 from dbml_magics.variables import variables
@@ -93,25 +94,22 @@ def source(
     """Return what looks up choices of a kind (``Option.completes``), or None."""
 
     def runs(_values: Values) -> list[str]:
-        linked = session()
-        if not linked.linked:
+        if not session().linked:
             return []
-        return ["last", *(run.run_id for run in linked.runs(max_results=50))]
+        return ["last", *(run.run_id for run in api.runs(max_results=50))]
 
     def models(_values: Values) -> list[str]:
-        linked = session()
-        return sorted({version.name for version in linked.models()}) if linked.linked else []
+        return sorted({version.name for version in api.models()}) if session().linked else []
 
     def deployable(_values: Values) -> list[str]:
-        linked = session()
-        if not linked.linked:
+        if not session().linked:
             return []
-        return [f"{version.name}/{version.version}" for version in linked.models() if version.version != "0"]
+        return [f"{version.name}/{version.version}" for version in api.models() if version.version != "0"]
 
     def endpoints(_values: Values) -> list[str]:
         from dbml_magics.results.endpoints import EndpointsResult
 
-        found = session().endpoints()
+        found = api.endpoints()
         return [each.name for each in found] if isinstance(found, EndpointsResult) else [found.name]
 
     def experiments(_values: Values) -> list[str]:

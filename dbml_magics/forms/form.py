@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from dbml_magics import display
+from dbml_magics import api, display
 from dbml_magics.commands.running import run
 from dbml_magics.errors import DbmlError, NotLinked
 from dbml_magics.forms import choices, tabs
@@ -157,8 +157,8 @@ class CommandForm:
         """Return the workspace in which things are deleted because the other one lacks them, if any is."""
         if self.command.name not in tabs.PRUNES or not self.fields["--prune"].written:
             return ""
-        session = self._session()
-        tracked = [p.name for p in session.status().destinations if p.tracked] if session.linked else []
+        linked = self._session().linked
+        tracked = [place.name for place in api.status().destinations if place.tracked] if linked else []
         source = self.fields["--from"].written or (tracked[0] if tracked else "")
         return next((name for name in reversed(tracked) if name != source), "")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from dbml_magics import api
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.style import STYLE
@@ -77,11 +78,10 @@ class Panel:
         show(chosen)
 
     def _tell_state(self) -> None:
-        session = self._session()
-        if not session.linked:
+        if not self._session().linked:
             self.state.value = '<span role="status">Not linked: begin in the tab link.</span>'
             return
-        status = session.status()
+        status = api.status()
         where = " and ".join(place.name for place in status.destinations if place.tracked)
         self.state.value = f'<span role="status">Linked: tracking to {where}</span>'
 

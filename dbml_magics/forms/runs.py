@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from dbml_magics import api
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms.fields import said
 from dbml_magics.results.html import safe
@@ -103,8 +104,7 @@ class RunsView:
         threading.Thread(target=go, name="dbml-runs", daemon=True).start()
 
     def _ask(self) -> None:
-        session = self._session()
-        rows = session.runs(max_results=_MOST).rows if session.linked else ()
+        rows = api.runs(max_results=_MOST).rows if self._session().linked else ()
         self._filling = True
         try:
             self._table = RunsTable(tuple(rows))
@@ -136,7 +136,7 @@ class RunsView:
             self._scatter.value = ""
 
     def _side_by_side(self) -> None:
-        self._beside.value = self._session().compare(*self._chosen.value).html()
+        self._beside.value = api.compare(*self._chosen.value).html()
 
 
 def _dropdown(label: str, about: str, name: str) -> Any:

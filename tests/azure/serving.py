@@ -8,7 +8,7 @@ import mlflow
 import pandas as pd
 from mlflow.models import infer_signature
 
-from dbml_magics.core import session as sessions
+import dbml_magics as dbml
 
 MODEL = "served-wine"
 X = pd.DataFrame({"depth": [0.1, 0.25, 0.5], "rate": [1.0, 2.0, 3.5]}, index=list("xyz"))
@@ -40,4 +40,4 @@ def register(models: list[Any]) -> None:
         mlflow.set_experiment("served")
         for model in models:
             log(model, registered_model_name=MODEL)
-        sessions.current().sync(60)
+        dbml.sync(60)

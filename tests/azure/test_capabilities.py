@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.standins.azure import AzureStandIn
 
@@ -26,7 +27,7 @@ def link(signed_in: AzureStandIn, names: dict[str, Any], experiment_name: str) -
         if session.linked:
             session.unlink()
         session.link(track="azureml", registry="azureml", azure=names)
-        session.experiment(experiment_name)
+        dbml.experiment(experiment_name)
         return session
 
     yield again
@@ -67,7 +68,7 @@ def test_a_service_with_logged_models_runs_the_same_lines_natively(
             mlflow.log_metric("loss", 0.5)
             info = log_model("tree", registered_model_name="native-tree")
             mlflow.log_metric("acc", 0.9, model_id=info.model_id)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert signed_in.proxy.count(path="logged-models") > 0
         native = at_azure(session).get_run(run.info.run_id)
         assert "dbml_models" not in native.data.tags, "nothing is kept for a service that has all"
@@ -88,7 +89,7 @@ def test_a_service_with_logged_models_but_without_outputs_loses_no_model(
         with mlflow.start_run() as run:
             info = log_model("tree")
             again = log_model("tree")
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert not dead(session)
         assert "outputs" in lacks(session)
         assert "no logged models" not in lacks(session)
@@ -107,7 +108,7 @@ def test_what_a_service_learned_is_used_from_the_next_link_on_and_kept_models_st
     with mlflow.start_run() as before:
         kept = log_model("kept", registered_model_name="learned")
         mlflow.log_metric("acc", 0.5, model_id=kept.model_id)
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert "no logged models" in lacks(session)
     with signed_in.set(logged_models=True, outputs=True):
         session = link()
@@ -116,7 +117,7 @@ def test_what_a_service_learned_is_used_from_the_next_link_on_and_kept_models_st
             mlflow.log_metric("acc", 0.75, model_id=native.model_id)
             mlflow.log_metric("f1", 0.25, model_id=kept.model_id)
         mlflow.set_logged_model_tags(kept.model_id, {"stage": "old"})
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert not dead(session)
         assert "no logged models" not in lacks(session)
         assert at_azure(session).get_logged_model(native.model_id).name == "native"
@@ -143,7 +144,7 @@ def test_a_service_that_takes_no_inputs_has_the_rest_of_the_run(link: Any, signe
         with mlflow.start_run() as run:
             mlflow.log_input(mlflow.data.from_numpy(np.ones((2, 1)), name="wine"))
             mlflow.log_metric("loss", 0.5)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert not dead(session), "a known lack is no dead letter"
         assert "no inputs" in lacks(session)
         native = at_azure(session).get_run(run.info.run_id)
@@ -152,12 +153,12 @@ def test_a_service_that_takes_no_inputs_has_the_rest_of_the_run(link: Any, signe
 
 def test_aliases_are_the_services_own_where_it_has_them(link: Any, signed_in: AzureStandIn) -> None:
     with signed_in.set(aliases=True):
-        session = link()
+        link()
         with mlflow.start_run():
             log_model("tree", registered_model_name="aliased")
         client = MlflowClient()
         client.set_registered_model_alias("aliased", "champion", "1")
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert signed_in.proxy.count(path="registered-models/alias") > 0
         assert client.get_registered_model("aliased").aliases == {
             "champion": 1
@@ -167,7 +168,7 @@ def test_aliases_are_the_services_own_where_it_has_them(link: Any, signed_in: Az
         )
         assert predicted("models:/aliased@champion") == [6.0]
         client.delete_registered_model_alias("aliased", "champion")
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         assert client.get_registered_model("aliased").aliases == {}
 
 
@@ -191,7 +192,7 @@ def test_autolog_of_a_grid_search_and_of_lightgbm_arrives_whole(link: Any, signe
             lightgbm.LGBMClassifier(n_estimators=5, verbosity=-1).fit(rows, target)
     finally:
         mlflow.lightgbm.autolog(disable=True)
-    session.sync(timeout=120)
+    dbml.sync(timeout=120)
     assert not dead(session)
     found = at_azure(session).get_run(grid.info.run_id)
     assert {"best_cv_score", "training_f1_score", "training_score"} <= set(found.data.metrics)
@@ -219,7 +220,7 @@ def test_a_search_right_after_delivery_has_the_metrics_that_the_service_does_not
             losses[run.info.run_id] = {"loss": loss}
         with mlflow.start_run(run_name="none"):
             mlflow.log_param("depth", 3)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         [own] = {mlflow.get_run(run).info.experiment_id for run in losses}
         native = at_azure(session)._searched([own], None, 1, 10, None, None)
         assert not any(run.data.metrics for run in native), "the service itself shows none of them yet"
@@ -246,7 +247,7 @@ def test_a_search_right_after_delivery_has_the_metrics_that_the_service_does_not
             if not tokens:
                 break
         assert sorted(seen) == [0.1, 0.2, 0.3]
-        rows = session.runs(order_by=["metrics.loss ASC"]).rows
+        rows = dbml.runs(order_by=["metrics.loss ASC"]).rows
         assert [row.metrics for row in rows][:2] == [{"loss": 0.1}, {"loss": 0.2}]
 
 
@@ -259,7 +260,7 @@ def test_an_experiment_is_renamed_to_a_legal_name_and_never_to_another(
     with pytest.raises(mlflow.exceptions.MlflowException, match="Experiment name must be"):
         at_azure(session).rename_experiment(found.experiment_id, "no such name, é")
     client.rename_experiment(found.experiment_id, f"/Users/ada/{experiment_name} é")
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert not dead(session)
     own = at_azure(session).get_experiment(found.experiment_id).name
     assert re.fullmatch(r"[A-Za-z0-9_-]+", own)

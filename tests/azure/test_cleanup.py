@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 
+import dbml_magics as dbml
 from dbml_magics.core import link as links
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import BadCommand, CleanupIncomplete, NotConfirmed, RunActive
@@ -29,7 +30,7 @@ def linked(signed_in: AzureStandIn, names: dict[str, Any]) -> Iterator[AzureStan
 
 
 def cleaned(kind: str, name: str, **more: Any) -> CleanupResult:
-    return sessions.current().cleanup(kind, name, **more)
+    return dbml.cleanup(kind, name, **more)
 
 
 def there(azure: AzureStandIn, path: str) -> bool:
@@ -107,10 +108,10 @@ def test_a_refusal_deletes_nothing_and_keeps_the_link(linked: AzureStandIn) -> N
 def test_an_active_run_keeps_its_workspace(linked: AzureStandIn, experiment_name: str) -> None:
     import mlflow
 
-    sessions.current().experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run(), pytest.raises(RunActive):
         cleaned("workspace", linked.workspace, confirm=linked.workspace)
-    sessions.current().sync(timeout=60)
+    dbml.sync(timeout=60)
 
 
 def test_a_group_with_other_resources_is_refused_until_each_is_named(linked: AzureStandIn) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import imports
 from dbml_magics.results.doctor import DoctorResult, Finding
@@ -51,7 +52,7 @@ def changed(azure: AzureStandIn, path: str, body: dict[str, Any]) -> None:
 
 def test_all_is_fine_and_nothing_was_changed(linked: AzureStandIn) -> None:
     linked.proxy.forget()
-    result = sessions.current().doctor()
+    result = dbml.doctor()
     assert not result.broken, str(result)
     assert "service principal" in about(result, "sign-in").cause
     for what in ("API", "registry", "network", "clock", "permissions", "private link", "portal link"):
@@ -71,7 +72,7 @@ def _storage(result: DoctorResult) -> str:
 
 def test_a_missing_role_is_named_for_the_command_that_needs_it(linked: AzureStandIn) -> None:
     with linked.deny(f"{ML}/workspaces/models/write"):
-        result = sessions.current().doctor()
+        result = dbml.doctor()
     missing = about(result, "%dbml register")
     assert missing.level == "warning"
     assert f"{ML}/workspaces/models/write is missing" in missing.cause
@@ -81,7 +82,7 @@ def test_a_missing_role_is_named_for_the_command_that_needs_it(linked: AzureStan
 
 def test_a_storage_firewall_is_told_apart_from_the_api(linked: AzureStandIn) -> None:
     with linked.set(storage_firewall=True):
-        result = sessions.current().doctor()
+        result = dbml.doctor()
     closed = about(result, _storage(result))
     assert closed.level == "broken"
     assert "its firewall refuses this network" in closed.cause
@@ -96,7 +97,7 @@ def test_a_private_workspace_and_a_link_of_the_portal_are_said(linked: AzureStan
     changed(linked, adb, {"properties": {"parameters": parameters}})
     changed(linked, linked.scope(), {"properties": {"publicNetworkAccess": "Disabled"}})
     with linked.set(private_link=True):
-        result = sessions.current().doctor()
+        result = dbml.doctor()
     assert about(result, "API").level == "broken"
     assert "private endpoint" in about(result, "API").cause
     assert "public network access is disabled" in about(result, "private link").cause

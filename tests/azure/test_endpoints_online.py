@@ -357,7 +357,7 @@ def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
     session.link(databricks=there, registry="databricks", azure=names)
     mlflow.set_experiment("/Users/ada@contoso.test/lineage")
     logged = log(models[0], registered_model_name="main.wines.red")
-    session.sync(60)
+    dbml.sync(60)
     with pytest.raises(BadCommand, match="wants an explicit version"):
         deploy("main.wines.red")
     made = deploy("main.wines.red/1")
@@ -398,7 +398,7 @@ def test_a_model_that_is_registered_in_both_is_deployed_by_its_twin(
     session.link(databricks=f"sqlite:///{tmp_path}/databricks.db", registry="both", azure=names)
     mlflow.set_experiment("/Users/ada@contoso.test/both")
     log(models[0], registered_model_name="main.wines.white")
-    session.sync(60)
+    dbml.sync(60)
     made = deploy("main.wines.white/1", name="white")
     assert "registered in Azure ML as" not in made.text(), "it was there already"
     assert made.endpoint.deployment("white").model.startswith("main.wines.white/1")

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away
@@ -47,7 +48,7 @@ def test_files_are_listed_by_whole_names_with_sizes_and_written_once(
         mlflow.log_text("one", "model/a.txt")
         mlflow.log_text("other", "model-x/b.txt")
         mlflow.log_text("", "empty.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     there = repository(link, run.info.run_id)
     assert [(f.path, f.file_size) for f in there.list_artifacts("model")] == [("model/a.txt", 3)]
     assert [(f.path, f.is_dir) for f in there.list_artifacts()] == [
@@ -70,9 +71,9 @@ def test_a_second_content_is_said_in_the_runs_summary(link: Any) -> None:
 
     track = link.begin_track("twice")
     mlflow.log_text("first", "notes.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     mlflow.log_text("second", "notes.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     summary = track.end()
     assert any("notes~2.txt" in note for note in summary.notes)
 
@@ -84,7 +85,7 @@ def test_a_large_file_goes_in_blocks_and_an_aborted_one_is_begun_anew(
 
     with mlflow.start_run() as run:
         pass
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     there = repository(link, run.info.run_id)
     large = tmp_path / "large.bin"
     large.write_bytes(os.urandom(20 * 1024 * 1024 + 7))
@@ -104,7 +105,7 @@ def test_a_link_that_runs_out_is_renewed(
 
     with mlflow.start_run() as run:
         pass
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     there = repository(link, run.info.run_id)
     file = tmp_path / "late.bin"
     file.write_bytes(os.urandom(size))
@@ -126,14 +127,14 @@ def test_a_file_whose_links_run_out_several_times_on_the_way_arrives(
     with mlflow.start_run() as run, signed_in.set(sas_lifetime=1.2, write_links=write_links):
         mlflow.log_artifact(str(large))
         if write_links:
-            link.sync(timeout=60)
+            dbml.sync(timeout=60)
             assert signed_in.proxy.count(path="/write") >= 2, "more than one link ran out"
             assert not signed_in.proxy.count(method="DELETE"), "and nothing was taken back for the next one"
         else:  # each new link costs what was sent: it waits for better times, but it is not given up
             eventually(lambda: link.status().destinations[0].last_error, "status says why")
             assert "run out" in str(link.status().destinations[0].last_error)
     signed_in.proxy.clear()
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert not link.status().destinations[0].dead
     there = repository(link, run.info.run_id)
     back = there.download_artifacts("slow.bin", str(tmp_path / "back"))
@@ -154,7 +155,7 @@ def test_a_file_over_100_mb_goes_and_comes_back_in_bounded_memory(
     small.write_bytes(piece * 20)
     with mlflow.start_run() as run:
         mlflow.log_artifact(str(small))  # what it takes to send any file in blocks is there by then
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
     mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/large.bin", dst_path=str(tmp_path / "back"))
     process, over, most = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss
@@ -167,7 +168,7 @@ def test_a_file_over_100_mb_goes_and_comes_back_in_bounded_memory(
     watching.start()
     try:
         mlflow.MlflowClient().log_artifact(run.info.run_id, str(large))
-        link.sync(timeout=120)
+        dbml.sync(timeout=120)
         back = mlflow.artifacts.download_artifacts(
             f"runs:/{run.info.run_id}/huge.bin", dst_path=str(tmp_path / "back")
         )
@@ -185,7 +186,7 @@ def test_a_storage_firewall_is_told_apart_from_a_missing_role(
 
     with mlflow.start_run() as run:
         pass
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     there = repository(link, run.info.run_id)
     file = tmp_path / "f.txt"
     file.write_text("x")
@@ -214,7 +215,7 @@ def test_a_role_that_is_missing_to_write_files_is_named_after_every_try(
         assert "Storage Blob Data Contributor" in said
         assert "blobs/write" in said
         assert "Reader" not in said
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
 
 
 def test_behind_a_storage_firewall_the_rest_of_the_run_passes_at_once_and_the_file_follows(
@@ -235,7 +236,7 @@ def test_behind_a_storage_firewall_the_rest_of_the_run_passes_at_once_and_the_fi
         said = eventually(lambda: _with(str(link.status()), "firewall"), "status says why the file does not")
         assert "1 file" in said
         assert not link.status().destinations[0].dead
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/a.txt") == "x"
 
 
@@ -259,13 +260,13 @@ def test_an_outage_in_which_the_tokens_run_out_loses_and_doubles_nothing(
     with mlflow.start_run() as run:
         for step in range(20):
             mlflow.log_metric("loss", float(step), step=step)
-        link.sync(timeout=30)
+        dbml.sync(timeout=30)
         with signed_in.proxy.away():
             for step in range(20, 60):
                 mlflow.log_metric("loss", float(step), step=step)
             eventually(lambda: link.status().destinations[0].away, "the workspace counts as away")
         signed_in.expire_tokens()
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
     store = connect(link.engine("the test").link.spec("azureml")).tracking
     points = store.get_metric_history(run.info.run_id, "loss")
     assert sorted(p.value for p in points) == [float(n) for n in range(60)]
@@ -279,14 +280,14 @@ def test_a_role_that_is_taken_away_in_the_middle_of_a_run_is_an_outage_with_a_re
 
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
-        link.sync(timeout=30)
+        dbml.sync(timeout=30)
         with signed_in.deny(f"{ML}/workspaces/experiments/runs/write"):
             mlflow.log_metric("loss", 2.0, step=1)
             reason = eventually(lambda: link.status().destinations[0].last_error, "status says why")
             assert "AzureML Data Scientist" in reason
             assert link.status().destinations[0].pending
-        link.sync(timeout=60)
-    link.sync(timeout=30)
+        dbml.sync(timeout=60)
+    dbml.sync(timeout=30)
     assert link.status().destinations[0].dead == 0
     assert mlflow.get_run(run.info.run_id).data.metrics == {"loss": 2.0}
 
@@ -298,7 +299,7 @@ def test_no_secret_is_on_disk_or_in_what_is_shown(
 
     with mlflow.start_run():
         mlflow.log_text("hello", "a/b.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     status = link.status()
     shown = f"{status}{status.html()}{status.uri}{capsys.readouterr()}"
     token = link.engine("the test").workspaces["azureml"].sign_in.get_token().token

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.errors import Away, settle
 from tests.infra.hostile import WRONG, Hostile
@@ -52,7 +53,7 @@ def test_files_are_answered_by_azure_ml_and_its_storage_alone(
 
     with mlflow.start_run() as run:
         mlflow.log_text("there", "there.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     repository = link.engine("the test").applier("azureml").repository(f"run:{run.info.run_id}")
     proxy, file, back = signed_in.proxy, tmp_path / "notes.txt", tmp_path / "back"
     for number, (name, (status, body)) in enumerate(BODIES.items()):
@@ -79,7 +80,7 @@ def test_no_redirect_takes_a_file_or_a_token_to_another_host(
 
     with mlflow.start_run() as run:
         mlflow.log_text("there", "there.txt")
-    link.sync(timeout=30)
+    dbml.sync(timeout=30)
     workspace = link.engine("the test").workspaces["azureml"]
     repository = link.engine("the test").applier("azureml").repository(f"run:{run.info.run_id}")
     file = tmp_path / "notes.txt"

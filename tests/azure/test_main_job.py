@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.standins.azure import AzureStandIn
 
@@ -78,8 +79,8 @@ def test_a_run_with_its_model_is_at_azure_ml_as_its_own_client_expects(
         LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), name="model", pip_requirements=["scikit-learn"]
     )
     summary = track.end()
-    session.sync(timeout=60)
-    version = session.register(track.run_id, experiment_name, aliases=("champion",)).versions[0]
+    dbml.sync(timeout=60)
+    version = dbml.register(track.run_id, experiment_name, aliases=("champion",)).versions[0]
 
     found = natively(signed_in, tmp_path / "native", summary.run_id, experiment_name)
     assert found["status"] == "FINISHED"
@@ -98,7 +99,7 @@ def test_a_run_with_its_model_is_at_azure_ml_as_its_own_client_expects(
         [client.get_experiment_by_name(f"/Users/ada@contoso.test/{experiment_name}").experiment_id]
     )[0].model_id
     assert float(mlflow.pyfunc.load_model(f"models:/{model_id}").predict([[3.0]])[0]) == pytest.approx(6.0)
-    rows = session.runs(order_by=["metrics.loss DESC"]).rows
+    rows = dbml.runs(order_by=["metrics.loss DESC"]).rows
     assert [row.run_id for row in rows] == [summary.run_id], "sorted here, since Azure ML cannot"
     session.unlink()
 
@@ -112,16 +113,16 @@ def test_a_mirror_gets_every_run_and_version_with_its_twin(
     session = sessions.current()
     there = f"sqlite:///{tmp_path}/databricks.db"
     session.link(databricks=there, registry="both", azure=names)
-    session.experiment("/Users/ada@contoso.test/mirrored")
+    dbml.experiment("/Users/ada@contoso.test/mirrored")
     track = session.begin_track("twin")
     mlflow.log_metric("loss", 0.25, step=1)
     mlflow.sklearn.log_model(
         LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), name="model", pip_requirements=["scikit-learn"]
     )
     track.end()
-    result = session.register(track.run_id, "twins")
-    session.sync(timeout=60)
-    versions = {v.workspace: v for v in session.models("twins").versions}
+    result = dbml.register(track.run_id, "twins")
+    dbml.sync(timeout=60)
+    versions = {v.workspace: v for v in dbml.models("twins").versions}
     assert versions["azureml"].twin == "databricks:twins/1"
     assert versions["databricks"].twin == "azureml:twins/1"
     assert result.name == "twins"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor.probes import azure as azure_probes
 from dbml_magics.core.doctor.probes import behaviour, sizes
@@ -22,7 +23,7 @@ def probed(names: dict[str, Any]) -> ProbeReport:
     session = sessions.current()
     session.link(track="azureml", registry="azureml", azure=names)
     said: list[str] = []
-    report = session.probe(progress=said.append)
+    report = dbml.probe(progress=said.append)
     assert said[-1] == "azureml  deleting what was made"
     return report
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import DbmlError
 from tests.infra.wait import eventually
@@ -84,14 +85,14 @@ def test_in_the_middle_of_a_run_it_is_an_outage_that_says_why(
     session.link(track="azureml", registry="azureml", azure=names)
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         with broken(signed_in, monkeypatch):
             for step in range(1, 20):
                 mlflow.log_metric("loss", 1.0 - step / 100, step=step)
             eventually(lambda: wanted in str(session.status().destinations[0].last_error), "status says why")
             assert wanted in str(session.status())
             assert session.status().destinations[0].pending
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert session.status().destinations[0].dead == 0
     store = session.engine("the test").workspaces["azureml"].tracking
     assert len(store.get_metric_history(run.info.run_id, "loss")) == 20

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.infra.wait import eventually
 from tests.standins.azure import AzureStandIn
@@ -21,7 +22,7 @@ def link(signed_in: AzureStandIn, names: dict[str, Any], tmp_path: Path) -> Iter
     """Return a session linked to a database as Databricks, and to Azure ML as its mirror."""
     session = sessions.current()
     session.link(databricks=f"sqlite:///{tmp_path}/databricks.db", azure=names)
-    session.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
+    dbml.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
     yield session
     if session.linked:
         session.unlink()
@@ -42,7 +43,7 @@ def track(session: Any, **begun: Any) -> str:
         mlflow.log_metric("loss", 0.5)
         mlflow.log_param("depth", 3)
         mlflow.log_text("hello", "notes.txt")
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     return str(run.info.run_id)
 
 
@@ -55,7 +56,7 @@ def test_a_run_has_the_id_that_databricks_gave_it(link: Any, signed_in: AzureSta
     assert found.data.metrics == {"loss": 0.5}
     assert found.data.params == {"depth": "3"}
     assert found.data.tags["team"] == "ml"
-    assert abs(found.info.start_time - link.runs().rows[0].start_time) < 2
+    assert abs(found.info.start_time - dbml.runs().rows[0].start_time) < 2
     assert f"/runs/{run_id}/artifacts" in found.info.artifact_uri
     applier = link.engine("the test").applier("azureml")
     assert [f.path for f in applier.repository(f"run:{run_id}").list_artifacts()] == ["notes.txt"]
@@ -70,7 +71,7 @@ def test_a_nested_run_has_its_own_id_and_its_parents(link: Any) -> None:
 
     with mlflow.start_run() as parent, mlflow.start_run(nested=True) as child:
         mlflow.log_metric("loss", 1.0)
-    link.sync(timeout=60)
+    dbml.sync(timeout=60)
     found = at_azure(link, child.info.run_id)
     assert found.info.run_id == child.info.run_id
     assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -122,11 +123,11 @@ def test_a_run_begun_in_an_outage_has_its_provisional_id_for_good(
 
     session = sessions.current()
     session.link(track="azureml", registry="azureml", azure=names)
-    session.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
+    dbml.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
     with signed_in.proxy.away():
         with mlflow.start_run() as run:
             mlflow.log_metric("loss", 0.5)
         eventually(lambda: session.status().destinations[0].away, "the workspace counts as away")
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert at_azure(session, run.info.run_id).info.run_id == run.info.run_id
     session.unlink()

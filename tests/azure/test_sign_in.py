@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from IPython.core.interactiveshell import InteractiveShell
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
@@ -317,7 +318,7 @@ def test_on_azure_ml_compute_the_identity_is_taken_where_there_is_one_and_else_w
 
     with mlflow.start_run() as run:
         mlflow.log_text("hello", "a.txt")
-    sessions.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     # Its token ends before the job does: the next one is asked for while this one counts.
     monkeypatch.setenv("AZUREML_EXPERIMENT_ID", mlflow.get_run(run.info.run_id).info.experiment_id)
     monkeypatch.setenv("AZUREML_RUN_ID", run.info.run_id)

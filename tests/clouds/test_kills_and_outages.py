@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.clouds.conftest import Clouds
 from tests.clouds.native import Reader
@@ -73,8 +74,8 @@ def test_trainings_and_deliverers_that_are_killed_lose_and_double_nothing(
     azure, adb, session = both.azure, both.adb, sessions.current()
     azure.proxy.keep_bodies()
     status = session.link(**both.wishes())
-    session.experiment(experiment_name)
-    session.sync(timeout=60)
+    dbml.experiment(experiment_name)
+    dbml.sync(timeout=60)
     session.unlink()
     eventually(no_lease_here, "the leases were given back")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", status.uri)
@@ -123,13 +124,13 @@ def test_an_outage_in_which_the_tokens_run_out_costs_no_run_file_or_model(
     caplog.set_level(logging.DEBUG)
     azure.proxy.keep_bodies(path="/mlflow/|/history/|/artifact/")
     session.link(**both.wishes("both", "azureml"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     name = experiment_name.replace("_", "-")
     with azure.set(token_lifetime=3.0, sas_lifetime=2.0):
         azure.expire_tokens()
         with mlflow.start_run() as first:
             mlflow.log_metric("loss", 1.0, step=0)
-            session.sync(timeout=60)
+            dbml.sync(timeout=60)
             tokens = [session.engine("the test").workspaces["azureml"].sign_in.get_token().token]  # type: ignore[attr-defined]
             with azure.proxy.away():
                 for step in range(1, 50):
@@ -147,10 +148,10 @@ def test_an_outage_in_which_the_tokens_run_out_costs_no_run_file_or_model(
                 shown = f"{session.status()}{session.status().html()}"
                 eventually(lambda: time.time() > expiry(tokens[0]), "the token has run out in the outage")
             azure.expire_tokens()
-        session.sync(timeout=90)
+        dbml.sync(timeout=90)
         tokens.append(session.engine("the test").workspaces["azureml"].sign_in.get_token().token)  # type: ignore[attr-defined]
     assert not any(d.dead for d in session.status().destinations)
-    shown += f"{session.status()}{session.status().uri}{session.runs()}{session.models(name)}"
+    shown += f"{session.status()}{session.status().uri}{dbml.runs()}{dbml.models(name)}"
     applier = session.engine("the test").applier("azureml")
     reader.sign_in_again()
     ids = [applier.run_at(run.info.run_id) for run in (first, second)]
@@ -193,14 +194,14 @@ def test_another_process_finds_and_loads_the_models_that_azure_ml_has_no_word_fo
 
     session = sessions.current()
     status = session.link(**both.wishes("azureml", "azureml"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     for depth in (3, 4):
         with mlflow.start_run():
             mlflow.log_metric("loss", 1 / depth)
             mlflow.sklearn.log_model(
                 model(), name=f"tree-{depth}", params={"depth": depth}, pip_requirements=["scikit-learn"]
             )
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     told = {"MLFLOW_TRACKING_URI": status.uri}
     if where == "another machine":
         other = tmp_path / "other-home"

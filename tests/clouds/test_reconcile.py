@@ -16,6 +16,7 @@ from mlflow.entities import ExperimentTag, LoggedModelTag, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.models import infer_signature
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.errors import NotConfirmed
@@ -30,16 +31,16 @@ from tests.databricks.conftest import ADA
 def linked(both: Clouds, experiment_name: str) -> str:
     session = sessions.current()
     session.link(**both.wishes("both", "databricks"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     return experiment_name
 
 
 def verified(experiment: str, **options: Any) -> VerifyResult:
-    return sessions.current().verify(experiment=experiment, **options)
+    return dbml.verify(experiment=experiment, **options)
 
 
 def repaired(experiment: str, **options: Any) -> RepairResult:
-    return sessions.current().repair(experiment=experiment, **options)
+    return dbml.repair(experiment=experiment, **options)
 
 
 def side(role: str) -> Side:
@@ -68,14 +69,13 @@ def edit_file(tmp_path: Path, role: str, run_id: str, name: str, content: str) -
 def test_a_file_that_was_logged_twice_is_the_same_where_files_are_written_once(
     linked: str, tmp_path: Path
 ) -> None:
-    session = sessions.current()
     with mlflow.start_run(run_name="twice") as run:
         mlflow.log_text("one", "notes.txt")
         mlflow.log_text("its own", "list~2.txt")
         mlflow.log_text("a list", "list.txt")
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         mlflow.log_text("second content", "notes.txt")
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     run_id = run.info.run_id
     assert files_at("azureml", run_id)["notes~2.txt"] == "second content"
     same = verified(linked)
@@ -98,12 +98,11 @@ def test_a_file_that_was_logged_twice_is_the_same_where_files_are_written_once(
 
 
 def test_files_come_back_from_azure_ml_as_they_were_last(linked: str, tmp_path: Path) -> None:
-    session = sessions.current()
     with mlflow.start_run(run_name="twice") as run:
         mlflow.log_text("one", "notes.txt")
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         mlflow.log_text("second content", "notes.txt")
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     edit_file(tmp_path, "databricks", run.info.run_id, "notes.txt", "edited in a portal")
     done = repaired(linked, source="azureml")
     assert [r.difference.what for r in done.repaired] == ["artifact notes.txt"]
@@ -113,10 +112,9 @@ def test_files_come_back_from_azure_ml_as_they_were_last(linked: str, tmp_path: 
 
 
 def test_a_file_in_azure_ml_alone_is_not_said_to_be_deleted(linked: str, tmp_path: Path) -> None:
-    session = sessions.current()
     with mlflow.start_run(run_name="alone") as run:
         mlflow.log_metric("m", 1.0)
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     edit_file(tmp_path, "azureml", run.info.run_id, "notes.txt", "put there in the studio")
     done = repaired(linked, prune=True)  # nothing can be deleted, so nothing is asked
     assert [r.done for r in done.remaining] == ["in azureml alone, where files cannot be deleted one by one"]
@@ -135,7 +133,7 @@ def a_wide_run() -> str:
 
 def test_what_azure_ml_does_not_take_is_no_difference_in_its_histories_either(linked: str) -> None:
     run_id = a_wide_run()
-    sessions.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     same = verified(linked, deep=True)
     assert same.equal, str(same)
     assert same.least > 100, "each history had to be read"
@@ -179,14 +177,14 @@ def test_an_older_run_with_more_than_azure_ml_takes_comes_over_whole_at_once(
 def test_edits_in_azure_mls_registry_alone_reach_databricks(both: Clouds, experiment_name: str) -> None:
     session = sessions.current()
     session.link(**both.wishes("both", "both"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     rows = np.array([[0.0], [1.0]])
     with mlflow.start_run() as run:
         log_linear("model", signature=infer_signature(rows, rows[:, 0]))
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     name = f"main.ml.wine{experiment_name[-1]}"
-    session.register(run.info.run_id, name)
-    session.sync(timeout=60)
+    dbml.register(run.info.run_id, name)
+    dbml.sync(timeout=60)
     assert verified(experiment_name).equal, str(verified(experiment_name))
     here, there = (side(role).engine.workspaces[role].registry for role in ("databricks", "azureml"))
     there.update_model_version(name, "1", "said in the studio")
@@ -292,14 +290,14 @@ def test_edits_at_the_clouds_are_found_exactly_and_repair_ends_equal(
     def example(edits: list[tuple[str, str]], deep: bool) -> None:
         number = next(numbers)
         experiment, name = f"{experiment_name}-{number}", f"main.ml.edited{number}"
-        session.experiment(experiment)
+        dbml.experiment(experiment)
         with mlflow.start_run(run_name="edited") as run:
             mlflow.log_metrics({"m": 1.0, "n": 2.0})
             mlflow.log_text("one", "notes.txt")
             log_linear("model", signature=infer_signature(rows, rows[:, 0]))
-        session.sync(timeout=60)
-        session.register(run.info.run_id, name)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
+        dbml.register(run.info.run_id, name)
+        dbml.sync(timeout=60)
         same = verified(experiment, deep=deep)
         assert same.equal, f"just delivered, and yet: {same}"
         edited = Edits(run.info.run_id, name, tmp_path)

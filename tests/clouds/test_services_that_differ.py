@@ -49,15 +49,15 @@ def test_a_model_is_registered_where_its_run_is_not_too(
 
     session = sessions.current()
     session.link(**both.wishes(track, registry))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 0.5)
         logged_model()
     name = experiment_name.replace("-", "_")
-    made = session.register("last", name)
+    made = dbml.register("last", name)
     wanted = ["databricks", "azureml"] if registry == "both" else [registry]
     assert [v.workspace for v in made.versions] == wanted
-    assert not any(session.sync(timeout=120).dead.values())
+    assert not any(dbml.sync(timeout=120).dead.values())
     assert predicted(f"models:/{name}/1") == pytest.approx(6.0)
     assert predicted(f"runs:/{run.info.run_id}/model") == pytest.approx(6.0)
 
@@ -70,7 +70,7 @@ def test_the_rates_of_databricks_are_kept_without_loss(
     both.adb.switches.rates = RateEnforcer(DATABRICKS_RATES)
     session = sessions.current()
     session.link(**both.wishes("both", "both"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     runs = []
     for number in range(25):
         with mlflow.start_run(run_name=f"r{number}") as run:
@@ -81,8 +81,8 @@ def test_the_rates_of_databricks_are_kept_without_loss(
         runs.append(run.info.run_id)
     with mlflow.start_run():
         logged_model()
-    session.register("last", experiment_name.replace("-", "_"))
-    assert not any(session.sync(timeout=120).dead.values())
+    dbml.register("last", experiment_name.replace("-", "_"))
+    assert not any(dbml.sync(timeout=120).dead.values())
     assert max(both.adb.written.values()) == 1, "a point was written twice"
     for _ in range(10):  # more searches a second than the service takes
         found = mlflow.search_runs(output_format="list")
@@ -102,7 +102,7 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
         setattr(both.adb.switches, name, value)
     session = sessions.current()
     session.link(**both.wishes("both", "databricks"))
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         for step in range(30):
             mlflow.log_metric("loss", 1 / (step + 1), step=step)
@@ -111,8 +111,8 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
         logged_model()
     plain = experiment_name.replace("-", "_")
     name = plain if lacking.get("unity_catalog") is False else f"main.ml.{plain}"
-    session.register("last", name)
-    assert not any(session.sync(timeout=120).dead.values())
+    dbml.register("last", name)
+    assert not any(dbml.sync(timeout=120).dead.values())
     assert max(both.adb.written.values()) == 1, "a point was written twice"
     assert predicted(f"models:/{name}/1") == pytest.approx(6.0)
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/hello.txt") == "hello"

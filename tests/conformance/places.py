@@ -19,6 +19,7 @@ import requests
 from mlflow.entities import LoggedModel, ViewType
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.reconcile import Difference
 from tests.conformance.player import Played, Player, Story, slug
@@ -201,16 +202,15 @@ class LinkedPlace:
         self._link()
 
     def _settle(self) -> None:
-        from dbml_magics.core import session
 
-        session.current().sync(timeout=PATIENCE)
+        dbml.sync(timeout=PATIENCE)
 
     def _sync(self, found: Linked) -> None:
         """Have everything delivered, and note what cannot be."""
         from dbml_magics.core import session
 
         try:
-            session.current().sync(timeout=PATIENCE)
+            dbml.sync(timeout=PATIENCE)
         except DbmlError as error:
             found.stuck = str(error)
         state = session.current().engine("this comparison").state
@@ -220,14 +220,13 @@ class LinkedPlace:
 
     def verify(self) -> None:
         """Compare the two workspaces as ``sync --verify --deep`` does; a difference is its story's."""
-        from dbml_magics.core import session
 
         told = {
             name: repr([each.value for each in found.played.answers]) for name, found in self.played.items()
         }
         try:
             with settings(self.home), quiet():
-                differing = session.current().verify(deep=True, timeout=PATIENCE).differences
+                differing = dbml.verify(deep=True, timeout=PATIENCE).differences
         except DbmlError as error:
             for found in self.played.values():
                 found.differing.append(f"verify failed: {error}")

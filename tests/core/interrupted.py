@@ -103,7 +103,7 @@ class Story:
         Returns how many runs there are.
         """
         assert mlflow.active_run() is None, "a run is active though its block is over"
-        done = session.current().sync(120)
+        done = dbml.sync(120)
         assert not any(done.dead.values()), f"put aside: {done.dead}"
         engine = session.current().engine("this test")
         found = []

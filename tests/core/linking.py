@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.results.delivery import SyncResult
 from dbml_magics.results.link import LinkStatus
@@ -32,7 +33,7 @@ def link(proxies: Proxies, **wishes: Any) -> LinkStatus:
 
 def sync(timeout: float = 60) -> SyncResult:
     """Wait until everything has arrived at both sides, and check that nothing was put aside."""
-    done = session.current().sync(timeout=timeout)
+    done = dbml.sync(timeout=timeout)
     assert not any(done.dead.values()), f"put aside: {dead_letters()}"
     return done
 

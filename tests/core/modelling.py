@@ -17,6 +17,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.infra import plain
 
@@ -107,7 +108,7 @@ def in_kernel(code: str, **environment: str | None) -> Any:
 
 def sync() -> None:
     """Deliver everything."""
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
 
 
 def dead() -> list[Any]:

@@ -10,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
 from tests.core.linking import LOG_BATCH, arrived, both_sides, dead_letters, link, steps, sync
 from tests.infra import plain
@@ -59,7 +58,7 @@ def test_what_a_workspace_never_has_though_it_acknowledges_it_is_put_aside_and_s
 ) -> None:
     with linked.azureml.half_batch(status=200):
         run_id = log_a_run()
-        done = session.current().sync(timeout=60)
+        done = dbml.sync(timeout=60)
     assert done.dead["azureml"] > 0
     assert not done.dead["databricks"]
     assert all("acknowledged it twice" in cause for _, _, cause in dead_letters("azureml"))
@@ -118,7 +117,7 @@ def test_a_run_that_cannot_be_read_at_its_end_still_ends(
 ) -> None:
     with linked.azureml.status(403, path="runs/get$"):
         run_id = log_a_run()
-        session.current().sync(timeout=60)
+        dbml.sync(timeout=60)
     assert arrived(servers, run_id, experiment_name)["status"] == "FINISHED"
 
 

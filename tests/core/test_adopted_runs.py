@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import job_run
 from dbml_magics.errors import BadCommand
@@ -78,7 +79,7 @@ def test_a_jobs_own_run_is_mirrored_and_its_status_left_alone(
     assert_written_once(proxies)
     plain.client(servers.databricks.uri).set_terminated(run_id, "KILLED")
     assert mlflow.get_run(run_id).info.status == "KILLED"
-    session.current().repair(run=run_id)
+    dbml.repair(run=run_id)
     whole(servers, run_id, experiment_name, "KILLED")
 
 

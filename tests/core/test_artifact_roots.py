@@ -19,7 +19,6 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking.artifact_utils import _upload_artifact_to_uri
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, link, sync
 from tests.core.modelling import ANSWERS, log_linear, predicted
@@ -306,7 +305,7 @@ def test_a_file_below_a_file_or_over_a_folder_is_refused_alone(
         MlflowClient().set_tag(older, "waits", "here")
         MlflowClient().log_text(older, "x", "one.txt/late.txt")
         MlflowClient().log_text(older, "x", "free.txt")
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     put_aside = {(role, op[1], op[2]["path"]) for role, op, _ in dead_letters()}
     assert put_aside == {(role, "a", "one.txt/late.txt") for role in ("databricks", "azureml")}
     assert in_the_way(older) == reference, "of a run that was begun without the link"
@@ -318,7 +317,7 @@ def test_a_file_below_a_file_or_over_a_folder_is_refused_alone(
     (tmp_path / "MLmodel").write_bytes(own)
     MlflowClient().log_model_artifact(model.model_id, str(tmp_path / "MLmodel"))
     MlflowClient().log_artifact(run_id, str(tmp_path / "MLmodel"))
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     assert len(dead_letters()) == len(put_aside), "what is refused at the call is not put aside"
     digest = hashlib.sha256(own).hexdigest()
     held = arrived(servers, run_id, experiment_name)["artifacts"]

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.delivery import scheduler
 from tests.conftest import Proxies, Servers
@@ -295,7 +296,7 @@ def test_a_container_waits_for_its_contents_and_they_for_it(
             ("FINISHED", "deleted", (("m", 1.0),)),
             ("RUNNING", "deleted", (("m", 2.0),)),
         ], server.name
-    assert session.current().verify().differences == ()
+    assert dbml.verify().differences == ()
 
 
 @pytest.fixture
@@ -340,13 +341,13 @@ def test_a_poisonous_write_in_any_queue_is_put_aside(
     client.set_registered_model_tag(name, "venom", "1")
     client.log_metric(good.info.run_id, "after", 1.0)
     client.set_terminated(good.info.run_id)
-    session.current().sync(timeout=120)
+    dbml.sync(timeout=120)
     put_aside = sorted((role, op[1]) for role, op, _ in dead_letters())
     assert put_aside == [("azureml", code) for code in sorted("abceuVW")], dead_letters()
     assert arrived(servers, good.info.run_id, experiment_name)["metrics"]["after"]
     for poison in poisons:
         poison.clear()
-    retried = session.current().retry_dead_letters()
+    retried = dbml.retry_dead_letters()
     assert (retried.refused, retried.waiting) == ((), ())
     sync()
     arrived(servers, bad.info.run_id, experiment_name)
@@ -395,7 +396,7 @@ def test_a_point_of_an_unknown_model_costs_nothing_else(
         client.log_metric(run.info.run_id, "lost", 1.0, model_id="m-" + "0" * 32)
         client.log_param(run.info.run_id, "p", "1")
         client.set_terminated(run.info.run_id)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     refused = [(role, op[1], op[2]) for role, op, _ in dead_letters()]
     assert refused == [(role, "m", "lost") for role in ("databricks", "azureml")], dead_letters()
     for server in servers:

@@ -335,7 +335,7 @@ def test_the_link_that_was_there_stays(home: Path, local: Any) -> None:
     assert status.uri == local.uri
     assert status.experiment == "iris"
     run_id = a_run()
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
@@ -421,7 +421,7 @@ def test_linking_and_unlinking_under_an_active_run(home: Path, local: Any) -> No
             assert f"{what}ing" in shown
             assert "mlflow.end_run()" in shown
         mlflow.log_metric("loss", 1.0)
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(run.info.run_id).data.metrics == {"loss": 1.0}
 
 
@@ -474,50 +474,49 @@ def test_a_name_that_is_fine(name: str) -> None:
 
 def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
     """One link, many questions: making its databases takes seconds."""
-    now = session.current()
-    assert "there is no last run" in refused(errors.RunNotFound, lambda: now.register("last", "wine"))
+    assert "there is no last run" in refused(errors.RunNotFound, lambda: dbml.register("last", "wine"))
     runs = [a_run("forest"), a_run("tree")]
-    now.sync(60)
+    dbml.sync(60)
 
     # runs
-    shown = refused(errors.RunNotFound, lambda: now.register("zzz", "wine"))
+    shown = refused(errors.RunNotFound, lambda: dbml.register("zzz", "wine"))
     assert "no run's id begins with 'zzz'" in shown
     assert "%dbml runs" in shown
-    shown = refused(errors.RunNotFound, lambda: now.register("0" * 32, "wine"))
+    shown = refused(errors.RunNotFound, lambda: dbml.register("0" * 32, "wine"))
     assert "%dbml runs" in shown
-    shown = refused(errors.RunNotFound, lambda: now.register("forest", "wine"))
+    shown = refused(errors.RunNotFound, lambda: dbml.register("forest", "wine"))
     assert "that is a run's name" in shown
     assert f"%dbml register {runs[0][:8]} NAME" in shown
-    shown = refused(errors.RunNotFound, lambda: now.register("", "wine"))
+    shown = refused(errors.RunNotFound, lambda: dbml.register("", "wine"))
     assert "%dbml runs" in shown
 
     # models
-    shown = refused(errors.NoModel, lambda: now.register(runs[0], "wine"))
+    shown = refused(errors.NoModel, lambda: dbml.register(runs[0], "wine"))
     assert f"run {runs[0][:8]} has no model" in shown
     assert "log_model" in shown
-    shown = refused(errors.NoModel, lambda: now.register("last", "wine", path="model"))
+    shown = refused(errors.NoModel, lambda: dbml.register("last", "wine", path="model"))
     assert "no model 'model'" in shown
     for bad in ("", "a/b", "a:b"):
-        shown = refused(errors.BadName, lambda bad=bad: now.register("last", bad))
+        shown = refused(errors.BadName, lambda bad=bad: dbml.register("last", bad))
         assert "try  %dbml register " in shown
         assert "register last" not in shown  # it names the run that was asked for
-    shown = refused(errors.BadName, lambda: now.register("last", "wine", aliases=["v1"]))
+    shown = refused(errors.BadName, lambda: dbml.register("last", "wine", aliases=["v1"]))
     assert "--alias champion" in shown
     shown = refused(errors.BadLink, lambda: dbml.register("last", "wine", to="elsewhere"))
     assert "elsewhere" in shown
-    shown = refused(errors.ModelNotFound, lambda: now.models("wien"))
+    shown = refused(errors.ModelNotFound, lambda: dbml.models("wien"))
     assert "no registered model 'wien'" in shown
     assert "%dbml models" in shown
 
     # experiments
     mlflow.set_experiment("iris")
-    now.sync(60)
-    shown = refused(errors.ExperimentNotFound, lambda: now.runs("iriss"))
+    dbml.sync(60)
+    shown = refused(errors.ExperimentNotFound, lambda: dbml.runs("iriss"))
     assert "Did you mean 'iris'?" in shown
     assert "%dbml runs --experiment iris" in shown
-    shown = refused(errors.ExperimentNotFound, lambda: now.runs("something else"))
+    shown = refused(errors.ExperimentNotFound, lambda: dbml.runs("something else"))
     assert "%dbml experiment" in shown
-    refused(errors.ExperimentNotFound, lambda: now.runs("999"))
+    refused(errors.ExperimentNotFound, lambda: dbml.runs("999"))
 
     # searches
     for wish in (
@@ -526,15 +525,15 @@ def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
         {"max_results": -1},
         {"filter": "x ~ 3"},
     ):
-        shown = refused(errors.BadCommand, lambda wish=wish: now.runs(**wish))
+        shown = refused(errors.BadCommand, lambda wish=wish: dbml.runs(**wish))
         assert "refused the search" in shown
         assert "%dbml runs --filter" in shown
 
 
 def test_a_model_name_that_is_nearly_right(home: Path, local: Any) -> None:
     mlflow.MlflowClient().create_registered_model("wine")
-    session.current().sync(60)
-    shown = refused(errors.ModelNotFound, lambda: session.current().models("wien"))
+    dbml.sync(60)
+    shown = refused(errors.ModelNotFound, lambda: dbml.models("wien"))
     assert "Did you mean 'wine'?" in shown
     assert "%dbml models wine" in shown
 
@@ -543,7 +542,7 @@ def test_a_prefix_that_fits_several_runs(home: Path, local: Any, monkeypatch: py
     engine = session.current().engine("test")
     for number in range(3):
         engine.state.remember_run(f"abc{number}" + "0" * 28, {"name": f"run {number}", "ended": True})
-    shown = refused(errors.AmbiguousRun, lambda: session.current().register("abc", "wine"))
+    shown = refused(errors.AmbiguousRun, lambda: dbml.register("abc", "wine"))
     assert "begins the ids of 3 runs" in shown
     assert "%dbml register abc000000 NAME" in shown
 
@@ -551,11 +550,11 @@ def test_a_prefix_that_fits_several_runs(home: Path, local: Any, monkeypatch: py
 def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
     session.current().link(databricks=proxies.databricks.uri, track="databricks")
     with proxies.databricks.away():
-        shown = refused(errors.WorkspaceUnreachable, lambda: session.current().register("0" * 32, "wine"))
+        shown = refused(errors.WorkspaceUnreachable, lambda: dbml.register("0" * 32, "wine"))
         assert "%dbml status" in shown
-        shown = refused(errors.WorkspaceUnreachable, lambda: session.current().runs("iris"))
+        shown = refused(errors.WorkspaceUnreachable, lambda: dbml.runs("iris"))
         assert "%dbml status" in shown
-        shown = refused(errors.WorkspaceUnreachable, lambda: session.current().models("wine"))
+        shown = refused(errors.WorkspaceUnreachable, lambda: dbml.models("wine"))
         assert "%dbml status" in shown
 
 
@@ -571,7 +570,6 @@ def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
         lambda: dbml.register("last", "wine"),
         lambda: dbml.track().__enter__(),
         session.current().unlink,
-        session.current().sync,
         session.current().begin_track,
     ],
 )
@@ -583,7 +581,7 @@ def test_without_a_link(home: Path, call: Callable[[], Any]) -> None:
 def test_sync_ends_with_its_time_and_says_what_waits(home: Path, proxies: Any, experiment_name: str) -> None:
     session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
-    session.current().sync(60)
+    dbml.sync(60)
     with proxies.azureml.away():
         a_run()
         eventually(
@@ -591,7 +589,7 @@ def test_sync_ends_with_its_time_and_says_what_waits(home: Path, proxies: Any, e
             "the status says that azureml is away",
         )
         began = time.monotonic()
-        shown = refused(errors.DeliveryIncomplete, lambda: session.current().sync(0.5))
+        shown = refused(errors.DeliveryIncomplete, lambda: dbml.sync(0.5))
         assert time.monotonic() - began < 10
     assert "after 0.5 s " in shown
     assert "writes wait for azureml (not reachable (connection refused))" in shown
@@ -604,10 +602,10 @@ def test_a_registration_that_a_workspace_refuses(home: Path, proxies: Any, exper
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_text("flavors: {}", "model/MLmodel")
-    session.current().sync(60)
+    dbml.sync(60)
     body = '{"error_code": "INVALID_PARAMETER_VALUE", "message": "model names begin with a letter here"}'
     with proxies.databricks.status(400, body=body, path="registered-models/create"):
-        shown = refused(errors.Refused, lambda: session.current().register(run.info.run_id, "9wine"))
+        shown = refused(errors.Refused, lambda: dbml.register(run.info.run_id, "9wine"))
     assert "model names begin with a letter here" in shown
     assert "%dbml" in shown
 
@@ -618,7 +616,7 @@ def test_a_registration_that_a_workspace_refuses(home: Path, proxies: Any, exper
 def test_a_journal_of_a_newer_release(home: Path, local: Any) -> None:
     engine = session.current().engine("test")
     path = engine.state.path
-    session.current().sync(60)
+    dbml.sync(60)
     from dbml_magics.core.outbox.state import State
 
     other = State(path)

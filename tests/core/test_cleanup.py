@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.core import session as sessions
+import dbml_magics as dbml
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed, RunActive
 from dbml_magics.results.cleanup import CleanupResult
 from tests.conftest import Proxies, Servers
@@ -16,7 +16,7 @@ from tests.infra import plain
 
 
 def cleaned(kind: str, name: str, **more: Any) -> CleanupResult:
-    return sessions.current().cleanup(kind, name, **more)
+    return dbml.cleanup(kind, name, **more)
 
 
 def stages(servers: Servers, experiment: str) -> list[set[str]]:
@@ -31,7 +31,7 @@ def two_runs(proxies: Proxies, experiment: str, **wishes: Any) -> list[str]:
     import mlflow
 
     link(proxies, **wishes)
-    sessions.current().experiment(experiment)
+    dbml.experiment(experiment)
     made = []
     for number in range(2):
         with mlflow.start_run(run_name=f"run-{number}") as run:
@@ -106,7 +106,7 @@ def test_an_active_run_is_not_deleted_under_its_code(
     two_runs(proxies, experiment_name)
     with mlflow.start_run() as run:
         for kind, name in (("run", run.info.run_id), ("experiment", experiment_name)):
-            sessions.current().sync(timeout=30)
+            dbml.sync(timeout=30)
             with pytest.raises(RunActive):
                 cleaned(kind, name, confirm=name)
 
@@ -134,14 +134,13 @@ def test_a_model_goes_from_both_registries_with_its_versions(
     from sklearn.linear_model import LinearRegression
 
     link(proxies, registry="both")
-    session = sessions.current()
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     name = experiment_name
     model = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
     with mlflow.start_run():
         mlflow.sklearn.log_model(model, name="model", pip_requirements=["scikit-learn"])
-    session.register("last", name)
-    session.register("last", name)
+    dbml.register("last", name)
+    dbml.register("last", name)
     sync()
     done = cleaned("model", name, confirm=name)
     assert [(i.where, i.name) for i in done.deleted] == [
@@ -173,19 +172,18 @@ def test_an_endpoint_goes_with_its_deployments(proxies: Proxies, home: Path, exp
     from sklearn.linear_model import LinearRegression
 
     link(proxies)
-    session = sessions.current()
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run():
         fitted = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
         mlflow.sklearn.log_model(fitted, name="model", pip_requirements=["scikit-learn"])
-    session.deploy("last", to="local", name="wine")
+    dbml.deploy("last", to="local", name="wine")
     try:
         with pytest.raises(NotConfirmed, match="local endpoint wine"):
             cleaned("endpoint", "wine")
         done = cleaned("endpoint", "wine", confirm="wine")
     finally:
-        if len(session.endpoints()):  # type: ignore[arg-type]
-            session.undeploy("wine")
+        if len(dbml.endpoints()):  # type: ignore[arg-type]
+            dbml.undeploy("wine")
     assert [(i.what, i.state) for i in done] == [("endpoint", "deleted"), ("deployment", "deleted")]
 
 

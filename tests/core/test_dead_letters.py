@@ -46,10 +46,10 @@ def refused_points(linked: Proxies, names: int = 1) -> str:
     with linked.azureml.status(400, path=LOG_BATCH, content='"late', body=REFUSAL):
         with mlflow.start_run(run_name="forest") as run:
             mlflow.log_metric("loss", 0.5, step=0)
-            session.current().sync(60)
+            dbml.sync(60)
             for n in range(names):
                 mlflow.log_metric(f"late{n}", float(n), step=3)
-        session.current().sync(60)
+        dbml.sync(60)
     return str(run.info.run_id)
 
 
@@ -130,7 +130,7 @@ def test_a_refused_artifact_keeps_its_copy_until_it_has_arrived_or_is_given_up(
         with mlflow.start_run() as run:
             mlflow.log_text("hello", "notes/hello.txt")
             mlflow.log_text("bye" * SMALL, "notes/bye.txt")
-        session.current().sync(60)
+        dbml.sync(60)
     assert [letter.what for letter in dbml.dead_letters()] == [
         "artifact notes/hello.txt",
         "artifact notes/bye.txt",
@@ -148,7 +148,7 @@ def test_a_refused_artifact_keeps_its_copy_until_it_has_arrived_or_is_given_up(
         with mlflow.start_run():
             mlflow.log_text("hello", "hello.txt")
             mlflow.log_text("hello" * SMALL, "long.txt")
-        session.current().sync(60)
+        dbml.sync(60)
     assert len(copies(home)) == 1
     dbml.discard_dead_letters(2)
     assert copies(home) == []
@@ -164,7 +164,7 @@ def test_a_refused_registration_is_made_when_it_is_tried_again(linked: Proxies, 
     with linked.azureml.status(400, path="model-versions/create", body=REFUSAL):
         client.create_registered_model(experiment_name)
         client.create_model_version(experiment_name, f"runs:/{run.info.run_id}/model", run.info.run_id)
-        session.current().sync(60)
+        dbml.sync(60)
     (letter,) = dbml.dead_letters()
     assert letter.what == f"the registration of {experiment_name}"
     assert dbml.retry_dead_letters().arrived == {"azureml": 1}

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.journal import SMALL, frame
 from dbml_magics.core.tracking.overflow import ARTIFACT
@@ -465,7 +466,7 @@ def test_one_refused_point_does_not_hold_back_the_rest(
         mlflow.log_metric("c", 1)
         mlflow.log_param("after", "it")
         mlflow.log_metric("a", 100, step=100)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert set(primary["metrics"]) == {"a", "b", "c"}
     assert {k: len(v) for k, v in mirror["metrics"].items()} == {"a": 101, "b": 100}
@@ -487,7 +488,7 @@ def test_a_param_that_a_server_has_otherwise_is_put_aside_alone(
         plain.client(servers.azureml.uri).log_param(twin, "p7", "somebody else's")
         mlflow.log_params({f"p{n}": n for n in range(20)})
         mlflow.log_metric("m", 1)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert len(primary["params"]) == len(mirror["params"]) == 20
     assert mirror["params"]["p7"] == "somebody else's"
@@ -506,7 +507,7 @@ def test_a_run_whose_tag_the_mirror_refuses_is_there_without_that_tag(
         mlflow.set_tag("also long", "x" * 1500)
     with mlflow.start_run() as other:
         mlflow.log_metric("m", 1)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert {"long", "short", "also long"} <= set(primary["tags"])
     assert {"long", "short", "also long"} & set(mirror["tags"]) == {"short"}
@@ -526,11 +527,11 @@ def test_a_run_that_the_mirror_will_not_have_holds_back_no_other(
     with mlflow.start_run():
         mlflow.log_metric("m", 1)
         mlflow.log_text("t", "t.txt")
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     refused.clear()
     with mlflow.start_run() as run:
         mlflow.log_metric("m", 2)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     arrived(servers, run.info.run_id, experiment_name)
     causes = [(role, cause) for role, _, cause in dead_letters()]
     assert causes
@@ -546,14 +547,14 @@ def test_an_answer_that_is_no_mlflow_error_is_a_refusal_all_the_same(
         with linked.azureml.status(413, path=LOG_BATCH, body="<html>too large</html>"):
             mlflow.log_metric("m", 1)
             mlflow.log_param("p", 1)
-            session.current().sync(timeout=60)
+            dbml.sync(timeout=60)
         with linked.azureml.status(
             400, path="artifacts/", method="PUT", body='{"error": {"code": "UserError"}}'
         ):
             mlflow.log_text("t", "t.txt")
-            session.current().sync(timeout=60)
+            dbml.sync(timeout=60)
         mlflow.log_metric("m", 2, step=1)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert (steps(primary, "m"), list(primary["artifacts"])) == ([0, 1], ["t.txt"])
     assert (steps(mirror, "m"), mirror["artifacts"], mirror["status"]) == ([1], {}, "FINISHED")
@@ -611,7 +612,7 @@ def test_sync_mode_waits_for_the_primary_and_raises_its_error(
         eventually(lambda: not session.current().status().destinations[0].away, "the primary is back")
         mlflow.log_metric("m", 4, step=3)
     proxies.azureml.clear()
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert steps(primary, "m") == steps(mirror, "m") == [0, 1, 2, 3]
 
@@ -675,7 +676,7 @@ def test_a_damaged_journal_loses_the_damaged_lines_alone(
     assert len(mlflow.get_run(run_id).data.metrics) <= 1
     with mlflow.start_run(run_id=run_id):
         mlflow.log_metric("m", 11, step=11)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     held = both_sides(servers, run_id, experiment_name)
     assert [steps(h, "m") for h in held] == [[0, 1, 2, 4, 6, 8, 9, 11]] * 2
     assert sorted({role for role, _, _ in dead_letters()}) == ["azureml", "databricks"]

@@ -18,6 +18,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.link import remembered
@@ -168,7 +169,7 @@ def test_a_data_folder_on_a_network_disk_is_avoided_with_a_sentence(
     assert said in str(linked)
     with mlflow.start_run():
         mlflow.log_metric("m", 1)
-    session.current().sync(60)
+    dbml.sync(60)
     assert list(home.iterdir()) == []
     assert (spares / "links").stat().st_mode & 0o777 == 0o700
     session.current().unlink()
@@ -183,7 +184,7 @@ def test_a_data_folder_that_cannot_be_written_is_left_for_another(
     assert "/proc/nothing-here cannot be written: links and journals are in" in str(linked)
     with mlflow.start_run():
         mlflow.log_metric("m", 1)
-    session.current().sync(60)
+    dbml.sync(60)
 
 
 def test_another_users_folder_in_a_shared_place_is_no_place(tmp_path: Path) -> None:
@@ -615,12 +616,12 @@ def test_a_damaged_line_is_put_aside_and_the_rest_of_the_run_arrives(
     lines[where] = b"\x00" * len(lines[where])
     file.write_bytes(b"\n".join(lines) + b'[179,"m","m",99.0')  # and a torn last one
     link(proxies)
-    done = session.current().sync(60)
+    done = dbml.sync(60)
     assert done.dead == {"databricks": 1, "azureml": 1}
     assert {cause for _, _, cause in dead_letters()} == {"this line of the journal is damaged"}
     held = arrived(servers, run_id, experiment_name)
     assert (held["status"], steps(held, "m")) == ("FINISHED", [n for n in range(30) if n != 10])
-    session.current().discard_dead_letters(2)
+    dbml.discard_dead_letters(2)
 
 
 def test_a_link_that_a_newer_release_wrote_is_left_alone_and_tracking_goes_on_beside_it(

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics import hints
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import answering, imports, machine, packages
@@ -42,7 +43,7 @@ def _nothing_is_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def examined(**more: Any) -> DoctorResult:
-    return sessions.current().doctor(**more)
+    return dbml.doctor(**more)
 
 
 def about(result: DoctorResult, area: str, what: str) -> Finding:
@@ -58,7 +59,7 @@ def test_a_link_that_works_is_fine_in_every_line(proxies: Proxies, home: Path) -
     link(proxies)
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
-    sessions.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     before = {proxy: len(proxy.requests(method="POST")) for proxy in proxies}
     result = examined()
     assert not result.broken, str(result)

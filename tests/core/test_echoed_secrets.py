@@ -17,6 +17,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException
 
+import dbml_magics as dbml
 from dbml_magics import config, log_records, redaction
 from dbml_magics.core import session
 from dbml_magics.core.destinations.errors import Away, refusal, settle
@@ -101,8 +102,8 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
     caplog.set_level(logging.DEBUG, "dbml_magics")
     link(proxies)
     current = session.current()
-    current.experiment(experiment_name)
-    current.sync(60)
+    dbml.experiment(experiment_name)
+    dbml.sync(60)
     said: dict[str, str] = {}
     for number, (status, body) in enumerate(ANSWERS):
         what = f"{status} {number}"
@@ -118,7 +119,7 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
             said[f"{what} error"] = _with_causes(error)
             mlflow.end_run()
         try:
-            current.sync(1.5)
+            dbml.sync(1.5)
         except DeliveryIncomplete as error:
             said[f"{what} sync"] = "\n".join(error.lines())
         for name, show in _shown(current):
@@ -140,7 +141,7 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
 
 
 def _shown(current: session.Session) -> list[tuple[str, Callable[[], Any]]]:
-    return [("status", current.status), ("dead letters", current.dead_letters)]
+    return [("status", current.status), ("dead letters", dbml.dead_letters)]
 
 
 def _with_causes(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import spill
 from dbml_magics.errors import BadLink, DeliveryIncomplete
@@ -292,7 +293,7 @@ def test_a_holder_of_the_delivery_that_was_stopped_is_named_and_what_waits_is_un
             session.current().status()
         )
         with pytest.raises(DeliveryIncomplete, match=f"process {pid} holds the delivery") as unending:
-            session.current().sync()
+            dbml.sync()
         assert (f"kill -CONT {pid}", "in a terminal: lets it go on") in unending.value.remedies
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -351,7 +352,7 @@ def test_what_a_job_could_not_deliver_is_delivered_once_from_another_machine(
     assert leftovers(home) == []
     linked = link(proxies, spill=shared)
     assert f"1 package of undelivered writes in {shared}" in str(linked)
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     assert "Delivered 1 package of other processes' writes" in str(done)
     held(servers, run_id, experiment_name)
     assert runs_at(servers, experiment_name) == [1, 1]
@@ -389,7 +390,7 @@ def test_a_run_that_nobody_has_named_yet_is_taken_up_whole(
         code, err = job.end()
     assert code == 0, err
     link(proxies)
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     assert (done.taken, done.left) == (1, ())
     held(servers, job.run_id, experiment_name)
     assert runs_at(servers, f"e-{job.run_id}") == [0, 0]
@@ -438,11 +439,11 @@ def test_a_taker_that_runs_out_of_time_leaves_the_package_to_the_next(
         proxies.azureml.status(503, path="log-batch"),
         pytest.raises(DeliveryIncomplete, match="remain; it stays there"),
     ):
-        session.current().sync(3, spill=shared)
+        dbml.sync(3, spill=shared)
     (package,) = shared.iterdir()
     assert package.suffix == ".tar"
     assert [path for path in (elsewhere / "taken").iterdir() if path.is_dir()] == []
-    assert session.current().sync(60, spill=shared).taken == 1
+    assert dbml.sync(60, spill=shared).taken == 1
     held(servers, run_id, experiment_name)
     assert runs_at(servers, experiment_name) == [1, 1]
     assert_written_once(proxies)
@@ -477,7 +478,7 @@ def test_a_taker_that_is_killed_goes_on_and_keeps_others_away_until_then(
         process.send_signal(signal.SIGKILL)
         process.communicate()
     link(proxies)
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     (line,) = done.left
     assert done.taken == 0
     assert f"if that machine is gone for good, delete {next(shared.glob('*.claim'))}" in line
@@ -494,7 +495,7 @@ def test_a_package_for_other_workspaces_is_left_alone(
     """A package does not decide who gets this user's tokens."""
     spilled_job(proxies, experiment_name, home, shared)
     session.current().link(local=str(tmp_path / "two"))
-    done = session.current().sync(20, spill=shared)
+    done = dbml.sync(20, spill=shared)
     assert done.taken == 0
     assert "and this link is not" in done.left[0]
     assert [path.suffix for path in shared.iterdir()] == [".tar"]
@@ -508,12 +509,12 @@ def test_a_package_that_was_cut_off_on_its_way_is_not_taken_for_whole(
     whole = package.read_bytes()
     package.write_bytes(whole[: whole.index(b"end.json") - 100])
     link(proxies)
-    done = session.current().sync(20, spill=shared)
+    done = dbml.sync(20, spill=shared)
     (line,) = done.left
     assert done.taken == 0
     assert line.startswith(f"{package} is left as it is, and nothing of it was sent: it is not whole")
     package.write_bytes(whole)
-    assert session.current().sync(60, spill=shared).taken == 1
+    assert dbml.sync(60, spill=shared).taken == 1
     held(servers, run_id, experiment_name)
 
 
@@ -537,7 +538,7 @@ def test_a_job_that_is_killed_while_it_puts_its_writes_away_neither_loses_nor_do
         runs.append(job.run_id)
     assert sorted(path.suffix for path in shared.iterdir()) == [".part", ".tar"]
     link(proxies)
-    assert session.current().sync(60, spill=shared).taken == 1
+    assert dbml.sync(60, spill=shared).taken == 1
     session.current().unlink()
     back = "import dbml_magics as dbml; dbml.link(again=True); dbml.sync(timeout=60)"
     finish(child(back, DBML_HOME=str(home)))  # on the machine that died
@@ -582,7 +583,7 @@ def test_sigterm_ends_a_job_that_spills_as_an_end_does(
     assert code == 128 + signal.SIGTERM, err
     assert "delivers them, from any machine" in err
     link(proxies)
-    assert session.current().sync(60, spill=shared).taken == 1
+    assert dbml.sync(60, spill=shared).taken == 1
     there = arrived(servers, job.run_id, experiment_name)
     assert (there["status"], steps(there, "m")) == ("KILLED", list(range(50)))
 
@@ -704,13 +705,13 @@ def test_a_spill_folder_that_cannot_be_one_is_refused(home: Path, given: str, sa
 
 def test_a_folder_without_packages_or_none_at_all(home: Path, shared: Path) -> None:
     session.current().link(local=True)
-    assert session.current().sync(20, spill=shared).taken == 0
+    assert dbml.sync(20, spill=shared).taken == 0
     (shared / "dbml-1-a.tar").write_bytes(b"not a package")
     packages, (refused,) = spill.packages(shared)
     assert packages == []
     assert refused.startswith(f"{shared}/dbml-1-a.tar is left as it is")
     with pytest.raises(BadLink, match="cannot be read"):
-        session.current().sync(20, spill=shared / "nowhere")
+        dbml.sync(20, spill=shared / "nowhere")
 
 
 # --- other ends

@@ -164,7 +164,7 @@ def test_a_token_goes_to_no_host_that_a_run_names_and_the_rest_of_the_run_arrive
             mlflow.log_metric("m", 1.0)
             mlflow.log_text("kept", "notes.txt")
             mlflow.log_param("p", "v")
-        session.current().sync(60)
+        dbml.sync(60)
         eventually(
             lambda: [(role, op[1]) for role, op, _ in dead_letters()] == [("azureml", "a")],
             "the file alone is put aside",
@@ -197,7 +197,7 @@ def test_a_servers_local_folder_is_neither_written_nor_read(
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_text("ssh-rsa", "authorized_keys")
-    session.current().sync(60)
+    dbml.sync(60)
     eventually(lambda: len(dead_letters()) == 1, "the file is put aside", show=dead_letters)
     role, op, cause = dead_letters()[0]
     assert (role, op[2]["path"]) == ("azureml", "authorized_keys")
@@ -219,6 +219,6 @@ def test_a_server_without_artifact_service_is_linked_as_before(
     dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.log_text("kept", "notes.txt")
-    session.current().sync(60)
+    dbml.sync(60)
     assert not dead_letters()
     assert [p.read_text() for p in root.rglob("notes.txt")] == ["kept"]

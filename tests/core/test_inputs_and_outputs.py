@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core import session
+import dbml_magics as dbml
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, link, sync
 
@@ -160,6 +160,6 @@ def test_inputs_outputs_and_models_are_taken_and_refused_as_by_a_server(
     assert sorted(step for _, step in held["outputs"]) == [-5, 1, 3, 4]
     assert len(held["model_inputs"]) == 5
     assert [each["tags"] for each in held["inputs"]] == [{"k": "v"}]
-    assert session.current().verify(experiment=experiment_name, deep=True).differences == ()
+    assert dbml.verify(experiment=experiment_name, deep=True).differences == ()
     for server in servers:  # what was refused is nowhere, and nothing else is missing
         assert models_at(server.uri, experiment_name) == models_at(servers.databricks.uri, plainly)

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session, track
 from tests.core.interrupted import Story
 from tests.infra.interrupts import Interrupter, Storm
@@ -25,7 +26,7 @@ def experiment(home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(track, "_SUMMARY_WAIT_S", 0.0)
     session.current().link(local=str(home.parent / "two"))
     mlflow.set_experiment(experiment_name)
-    session.current().sync(60)
+    dbml.sync(60)
     yield experiment_name
     while mlflow.active_run() is not None:
         mlflow.end_run()

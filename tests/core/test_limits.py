@@ -345,7 +345,7 @@ def test_a_storage_that_is_closed_holds_up_the_file_alone(
     eventually(lambda: denied.hits, "the file was tried")
     assert session.current().status().destinations[1].pending == 1, "the file still waits"
     with pytest.raises(dbml.DeliveryIncomplete, match="1 write waits for azureml"):
-        session.current().sync(timeout=2)
+        dbml.sync(timeout=2)
     assert denied.hits <= 3, "a storage that refuses is not asked again and again"
     script = """
         import dbml_magics as dbml
@@ -370,7 +370,7 @@ def test_a_model_of_too_many_files_is_not_registered_there_and_holds_up_nothing(
             mlflow.log_text("flavors: {}", f"model/{name}")
         mlflow.register_model(f"runs:/{run.info.run_id}/model", experiment_name)
         mlflow.log_metric("m", 1)
-    session.current().sync(60)
+    dbml.sync(60)
     ((role, op, cause),) = dead_letters()
     assert (role, op[1]) == ("azureml", "V")
     assert "more files than azureml takes for a version (3)" in cause
@@ -595,9 +595,9 @@ def test_a_live_run_does_not_wait_for_the_runs_that_are_compared_and_repaired(
         eventually(lambda: [w for w in limiter.went if w[1] == "live"], "a run lives")
         if what == "verify":
             for _ in range(5):  # as long as some runs live
-                assert len(session.current().verify(experiment=experiment_name).differences) >= 6
+                assert len(dbml.verify(experiment=experiment_name).differences) >= 6
         else:
-            assert len(session.current().repair(experiment=experiment_name).repaired) >= 6
+            assert len(dbml.repair(experiment=experiment_name).repaired) >= 6
     finally:
         done.set()
         training.join()
@@ -609,7 +609,7 @@ def test_a_live_run_does_not_wait_for_the_runs_that_are_compared_and_repaired(
     for kind, _, _, began, went in live_ones:
         before = [w for w in back if w[0] == kind and began < w[3] and w[4] < went]
         assert not before, "back-fill that came later does not go before a live run"
-    session.current().sync(60)
+    dbml.sync(60)
 
 
 def test_two_links_to_one_workspace_share_its_limiter(

@@ -16,6 +16,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics.core import link as links
 from dbml_magics.core import session
 from dbml_magics.errors import BadName, NothingRemembered
@@ -85,7 +86,7 @@ def log_model() -> Any:
 def test_a_local_link_is_two_databases_and_two_folders_of_artifacts_without_a_server(home: Path) -> None:
     status = session.current().link(local=True)
     run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
 
     folder = Path.cwd() / ".dbml"
     assert sorted(p.name for p in folder.iterdir()) == ["azureml", "databricks"]
@@ -118,7 +119,7 @@ def test_the_folder_of_a_local_link_can_be_chosen(
 def test_nothing_but_the_local_workspaces_is_kept_in_the_notebooks_folder(home: Path) -> None:
     session.current().link(local="data")
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     assert [p.name for p in Path.cwd().iterdir()] == ["data"]
 
 
@@ -151,7 +152,7 @@ def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
         assert "not reachable" in str(mirror.last_error)
         assert "not reachable" in str(status)
         assert primary.last_error is None
-    session.current().sync(60)
+    dbml.sync(60)
     for d in session.current().status().destinations:
         assert (d.pending, d.lag_seconds, d.last_error) == (0, 0.0, None)
 
@@ -177,7 +178,7 @@ def test_tracking_and_registry_can_be_chosen(
     assert made.mode == wish.get("mode", "journal")
     assert [d.name for d in made.destinations] == used
     run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     tracked = [d.name for d in made.destinations if d.tracked]
     assert tracked == (["databricks", "azureml"] if track == "both" else [track])
     assert len(held(made, run_id, "Default")) == len(tracked)
@@ -201,7 +202,7 @@ def test_any_mlflow_uri_is_a_workspace(home: Path, servers: Any, experiment_name
     assert [d.place for d in made.destinations] == [servers.databricks.uri, "sqlite  here.db"]
     mlflow.set_experiment(experiment_name)
     run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     first, second = held(made, run_id, experiment_name)
     assert plain.comparable(first) == plain.comparable(second)
 
@@ -211,7 +212,7 @@ def test_models_go_to_the_chosen_registry(home: Path) -> None:
     with mlflow.start_run():
         info = log_model()
         mlflow.register_model(info.model_uri, "wine")
-    session.current().sync(60)
+    dbml.sync(60)
     versions = [plain.model_versions(d.uri, "wine") for d in made.destinations]
     assert [[v["version"] for v in found] for found in versions] == [["1"], ["1"]]
     assert versions[0][0]["tags"]["dbml_twin"] == "azureml:wine/1"
@@ -240,7 +241,7 @@ def test_unlink_restores_what_was_there(
     session.current().link(local=True)
     mlflow.set_experiment("linked")
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     result = session.current().unlink()
 
     assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == uris
@@ -267,7 +268,7 @@ def test_the_active_experiment_of_before_is_active_again(home: Path, tmp_path: P
         pass
     assert mlflow.get_experiment(run.info.experiment_id).name == "Default"
     mlflow.set_experiment("linked")
-    session.current().sync(60)
+    dbml.sync(60)
     session.current().unlink()
     with mlflow.start_run() as run:
         pass
@@ -290,13 +291,13 @@ def test_a_link_that_was_left_keeps_no_file_open_and_works_again(home: Path, tmp
     client = MlflowClient()
     run_id = log_one_run()
     assert _open_below(tmp_path) != []
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     session.current().unlink()
     eventually(lambda: _open_below(tmp_path) == [], "no file is open", show=lambda: _open_below(tmp_path))
     client.set_tag(run_id, "late", "yes")  # by a client that was made before
     assert client.get_run(run_id).data.tags["late"] == "yes"
     status = session.current().link(local=True)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     assert [side["tags"]["late"] for side in held(status, run_id, "Default")] == ["yes", "yes"]
 
 
@@ -308,7 +309,7 @@ def test_unlink_says_what_is_undelivered_and_it_goes_on(
     with proxies.azureml.away():
         run_id = log_one_run()
         with pytest.raises(Exception, match="wait for azureml"):
-            session.current().sync(1)
+            dbml.sync(1)
         result = session.current().unlink()
         assert set(result.undelivered) == {"azureml"}
         assert result.undelivered["azureml"] > 1
@@ -327,12 +328,12 @@ def test_linking_elsewhere_leaves_nothing_of_the_first_link(home: Path, tmp_path
     first = session.current().link(local="one")
     mlflow.set_experiment("iris")
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     second = session.current().link(local="two")
     assert second.uri != first.uri
     assert mlflow.get_tracking_uri() == second.uri
     run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     assert {plain.client(d.uri).get_run(run_id).info.experiment_id for d in second.destinations[:1]} == {"0"}
     session.current().unlink()
     assert mlflow.get_tracking_uri() not in (first.uri, second.uri)
@@ -345,7 +346,7 @@ def test_linking_the_same_again_changes_nothing(home: Path) -> None:
     assert again.uri == first.uri
     assert again.experiment == "iris"
     run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     assert held(again, run_id, "iris")
 
 
@@ -364,7 +365,7 @@ def test_another_mode_of_the_same_link_shares_its_journal(
         mlflow.set_experiment(experiment_name)
         second = log_one_run("second")
         assert plain.run(proxies.databricks.uri, second)["status"] == "FINISHED"  # it waited for the primary
-    session.current().sync(60)
+    dbml.sync(60)
     found = plain.runs(proxies.azureml.uri, experiment_name)
     assert sorted(r["name"] for r in found.values()) == ["first", "second"]
     assert all(r["metrics"]["loss"] == r["metrics"]["loss"][:1] for r in found.values())
@@ -377,7 +378,7 @@ def test_another_mode_of_the_same_link_shares_its_journal(
 def test_again_takes_the_link_up_in_another_process(home: Path) -> None:
     made = session.current().link(local=True)
     mlflow.set_experiment("iris")
-    session.current().sync(60)
+    dbml.sync(60)
     session.current().unlink()
     out = in_child(
         """
@@ -401,14 +402,14 @@ def test_again_takes_the_link_up_in_another_process(home: Path) -> None:
 def test_again_works_while_a_workspace_is_away(home: Path, proxies: Any, experiment_name: str) -> None:
     session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
-    session.current().sync(60)
+    dbml.sync(60)
     session.current().unlink()
     with proxies.databricks.away(), proxies.azureml.away():
         status = session.current().link(again=True)
         assert all("not reachable" in str(d.last_error) for d in status.destinations)
         mlflow.set_experiment(experiment_name)
         run_id = log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     assert len(held(status, run_id, experiment_name)) == 2
 
 
@@ -434,7 +435,7 @@ def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -
 def test_a_copied_folder_brings_no_link_along(home: Path, tmp_path: Path) -> None:
     session.current().link(local=True)
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     session.current().unlink()
     subprocess.run(["cp", "-r", str(Path.cwd()), str(tmp_path / "clone")], check=True)
     os.chdir(tmp_path / "clone")
@@ -459,7 +460,7 @@ def test_another_users_remembered_link_is_not_taken_up(home: Path, monkeypatch: 
 def test_what_is_remembered_is_for_its_owner_alone(home: Path) -> None:
     session.current().link(local=True)
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     modes = {}
     for path in home.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # tidied away meanwhile: it is delivered
@@ -485,7 +486,7 @@ def test_an_earlier_links_leftovers_are_mentioned(home: Path, proxies: Any, expe
         assert again in note
         assert note in str(session.current().status())
     status = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
-    session.current().sync(60)
+    dbml.sync(60)
     assert len(held(status, run_id, experiment_name)) == 2
     assert session.current().link(local=True).notes == ()
 
@@ -523,7 +524,7 @@ def test_a_child_process_needs_nothing_but_the_tracking_uri(home: Path) -> None:
     made = session.current().link(local=True)
     mlflow.set_experiment("iris")
     run_id = in_child(SCRIPT).splitlines()[-1]
-    session.current().sync(60)
+    dbml.sync(60)
     first, second = held(made, run_id, "iris")
     assert plain.comparable(first) == plain.comparable(second)
     assert first["params"] == {"who": "child"}
@@ -536,7 +537,7 @@ def test_the_uri_holds_no_secret(home: Path, proxies: Any, monkeypatch: pytest.M
     monkeypatch.setenv("DBML_AZUREML_PASSWORD", "magic-words")
     made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     log_one_run()
-    session.current().sync(60)
+    dbml.sync(60)
     kept = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
     shown = "\n".join([made.uri, repr(made), str(made.html()), os.environ["MLFLOW_TRACKING_URI"]])
     for secret in ("squeamish", "ossifrage", "magic-words"):
@@ -560,7 +561,7 @@ def test_each_workspace_gets_its_own_credentials_and_no_others(
         mlflow.log_text("hello", "hello.txt")
         info = log_model()
         mlflow.register_model(info.model_uri, f"model-{experiment_name}")
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.pyfunc.load_model(f"models:/model-{experiment_name}/1").predict([[2.0]]).round(
         6
     ).tolist() == [4.0]
@@ -586,7 +587,7 @@ def test_a_renewed_token_is_taken_up_by_the_running_kernel(
 
     eventually(refused, "the status says that the credentials are refused")
     monkeypatch.setenv("DBML_DATABRICKS_TOKEN", "new")
-    session.current().sync(60)
+    dbml.sync(60)
     proxies.databricks.require(None)
     assert plain.twin_id(proxies.databricks.uri, run.info.run_id, experiment_name) is not None
 
@@ -611,7 +612,7 @@ def test_an_experiment_has_each_workspaces_own_kind_of_name(home: Path) -> None:
         with mlflow.start_run() as run:
             mlflow.log_metric("loss", 1.0)
         runs[name] = run.info
-    session.current().sync(60)
+    dbml.sync(60)
     for name, there in names.items():
         assert plain.run(databricks, runs[name].run_id)["experiment"] == name
         twin = next(
@@ -642,7 +643,7 @@ def test_two_peoples_iris_are_told_apart(home: Path, track: str) -> None:
         assert found.name == name
         (row,) = mlflow.search_runs(output_format="list")
         assert row.info.run_id == runs[name]
-    session.current().sync(60)
+    dbml.sync(60)
     azureml = next(d.uri for d in made.destinations if d.name == "azureml")
     found_there = {
         experiment.name: [r["params"]["of"] for r in plain.runs(azureml, experiment.name).values()]
@@ -670,7 +671,7 @@ def test_a_name_that_databricks_would_refuse_is_refused_by_plain_mlflow_too(home
         with pytest.raises(mlflow.MlflowException, match="is not a name for an experiment"):
             mlflow.set_experiment(bad)
         with pytest.raises(BadName):
-            session.current().experiment(bad)
+            dbml.experiment(bad)
 
 
 def test_an_experiment_that_was_there_before_the_link_is_taken_up(home: Path) -> None:
@@ -682,9 +683,9 @@ def test_an_experiment_that_was_there_before_the_link_is_taken_up(home: Path) ->
     for name in ("/Users/ann@example.com/iris", "/Users/bob@example.com/iris"):
         mlflow.set_experiment(name)
         log_one_run(name.split("/")[2])
-        session.current().sync(60)
+        dbml.sync(60)
     assert [r["name"] for r in plain.runs(azureml, "iris").values()] == ["ann@example.com"]
-    result = session.current().experiment("/Users/bob@example.com/iris")
+    result = dbml.experiment("/Users/bob@example.com/iris")
     assert [r["name"] for r in plain.runs(azureml, result.names["azureml"]).values()] == ["bob@example.com"]
 
 
@@ -697,7 +698,7 @@ def test_numbers_of_the_mirror_are_never_taken_for_the_primarys(
     session.current().link(**wish)
     mlflow.set_experiment(experiment_name)
     log_one_run("first")
-    session.current().sync(60)
+    dbml.sync(60)
     session.current().unlink()
     # The same link on a machine that knows nothing yet.
     monkeypatch.setenv("DBML_HOME", str(tmp_path / "new"))
@@ -708,7 +709,7 @@ def test_numbers_of_the_mirror_are_never_taken_for_the_primarys(
         mlflow.set_experiment(experiment_name)
         second = log_one_run("second")
         assert [e.name for e in mlflow.search_experiments() if e.name == experiment_name] == [experiment_name]
-    session.current().sync(60)
+    dbml.sync(60)
     for uri in wish.values():
         names = [r["name"] for r in plain.runs(uri, experiment_name).values()]
         assert names == ["first", "second"]
@@ -719,12 +720,12 @@ def test_numbers_of_the_mirror_are_never_taken_for_the_primarys(
 
 def test_the_experiment_command_shows_both_names(home: Path) -> None:
     session.current().link(local=True)
-    result = session.current().experiment("/Users/ann@example.com/iris")
+    result = dbml.experiment("/Users/ann@example.com/iris")
     assert result.created
     assert dict(result.names) == {"databricks": "/Users/ann@example.com/iris", "azureml": "iris"}
-    other = session.current().experiment("/Users/bob@example.com/iris")
+    other = dbml.experiment("/Users/bob@example.com/iris")
     assert other.names["azureml"].startswith("iris-")
-    again = session.current().experiment("/Users/ann@example.com/iris")
+    again = dbml.experiment("/Users/ann@example.com/iris")
     assert not again.created
     assert again.experiment_id == result.experiment_id
     assert session.current().status().experiment == "/Users/ann@example.com/iris"

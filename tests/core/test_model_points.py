@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core import session
+import dbml_magics as dbml
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, link, sync
 from tests.infra import plain
@@ -106,7 +106,7 @@ def test_points_of_one_moment_with_other_values_and_datasets_are_all_kept(
         kept = [m.step for m in held if m.key == "accuracy" and m.dataset_name == data["dataset_name"]]
         assert sorted(kept) == [*range(50)]
     assert client.get_run(run).data.metrics["loss"] == 49.0
-    assert session.current().verify(experiment=experiment_name, deep=True).differences == ()
+    assert dbml.verify(experiment=experiment_name, deep=True).differences == ()
 
 
 def test_a_point_that_log_model_repeats_without_its_dataset_is_there_once(
@@ -133,7 +133,7 @@ def test_a_point_that_a_server_refuses_for_one_of_another_process_is_put_aside(
     plain.client(servers.databricks.uri).log_metric(run, "m", 1.0, 1, 1, model_id=model)
     client.log_metric(run, "m", 1.0, 1, 1, model_id=model, **TRAIN)
     client.set_terminated(run)
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     (letter,) = dead_letters()
     assert letter[0] == "databricks"
     assert letter[1][1:] == ["m", "m", 1.0, 1, 1, [model, "train", "1"]]

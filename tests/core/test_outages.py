@@ -441,7 +441,7 @@ def test_a_poisonous_write_is_put_aside_and_holds_up_nothing(
         for step in range(20, 40):
             mlflow.log_metric("m", step, step=step)
         mlflow.log_text("t", "t.txt")
-    session.current().sync(timeout=120)
+    dbml.sync(timeout=120)
     primary, mirror = both_sides(servers, run.info.run_id, experiment_name)
     assert set(primary["metrics"]) == {"m", "poison"}
     assert (steps(mirror, "m"), mirror["status"]) == (list(range(40)), "FINISHED")
@@ -502,7 +502,7 @@ def test_a_storage_that_refuses_uploads_does_not_hold_up_the_run(
     assert "5 files not taken now, tried again by themselves; everything else goes on" in str(
         dbml.dead_letters()
     )
-    assert len(session.current().sync(timeout=60).remaining) == 2, "it ends, the files are tried once more"
+    assert len(dbml.sync(timeout=60).remaining) == 2, "it ends, the files are tried once more"
     assert session.current().status().destinations[1].held == 5
     denied.clear()
     sync()

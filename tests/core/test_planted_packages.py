@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import spill
 from dbml_magics.core.tracking.journal import Journal, copy_of, frame
@@ -349,7 +350,7 @@ def test_no_planted_package_reaches_anything_outside_of_it_and_each_is_named_and
     for proxy in proxies:
         proxy.keep_bodies()
     link(proxies)
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     taken = [what for name, (what, _) in there.items() if not (shared / name).exists()]
     assert (done.taken, taken) == (0, []), f"of {len(there)} planted packages these were taken up: {taken}"
     said = {name: [line for line in done.left if name in line] for name in there}
@@ -367,7 +368,7 @@ def test_no_planted_package_reaches_anything_outside_of_it_and_each_is_named_and
     for path in shared.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (shared / "dbml-999-a.tar").write_bytes(packed(good))
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     assert (done.taken, done.left) == (1, ()), "the package that nobody changed was not delivered"
     held(servers, run_id, experiment_name)
 
@@ -402,7 +403,7 @@ def test_a_packages_word_for_where_a_runs_files_are_is_not_taken(
     (shared / "dbml-1-a.tar").write_bytes(packed(good))
     monkeypatch.setenv("DBML_HOME", str(tmp_path / "elsewhere"))
     link(proxies)
-    done = session.current().sync(60, spill=shared)
+    done = dbml.sync(60, spill=shared)
     assert (done.taken, done.left) == (1, ())
     held(servers, run_id, experiment_name)
     assert not stolen.exists(), "files went where the package said"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor.probes import behaviour, sizes
 from dbml_magics.errors import BadCommand
@@ -36,7 +37,7 @@ def test_both_servers_are_measured_and_nothing_is_left(
     proxies: Proxies, servers: Servers, home: Path
 ) -> None:
     link(proxies)
-    report = sessions.current().probe()
+    report = dbml.probe()
     found = {(r.workspace, r.probe): r for r in report}
     for role in ("databricks", "azureml"):
         assert found[role, "batch-metrics"].measured == "1,000"
@@ -66,7 +67,7 @@ def test_a_service_that_goes_away_leaves_its_questions_open_and_says_what_is_lef
         if line.startswith("azureml") and "points-twice" in line:
             begun.append(proxies.azureml.refuse())
 
-    report = sessions.current().probe(progress=cut)
+    report = dbml.probe(progress=cut)
     proxies.azureml.accept()
     found = {(r.workspace, r.probe): r for r in report}
     assert found["azureml", "batch-metrics"].measured == "1,000"
@@ -79,4 +80,4 @@ def test_a_service_that_goes_away_leaves_its_questions_open_and_says_what_is_lef
 def test_there_is_nothing_to_measure_on_this_machine(home: Path) -> None:
     sessions.current().link(local=True)
     with pytest.raises(BadCommand, match="on this machine"):
-        sessions.current().probe()
+        dbml.probe()

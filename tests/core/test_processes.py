@@ -21,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import engine as engine_module
 from dbml_magics.core.tracking import journal
@@ -406,7 +407,7 @@ def test_sync_does_not_wait_for_what_another_process_goes_on_logging(
         assert other.stdout.readline() == "begun\n"
         with mlflow.start_run() as run:
             mlflow.log_metric("mine", 1.0)
-        session.current().sync(timeout=60)
+        dbml.sync(timeout=60)
         mlflow.flush_async_logging()
         assert other.poll() is None, "the other process was still logging"
         arrived(servers, run.info.run_id, experiment_name)
@@ -626,10 +627,10 @@ def test_a_script_that_ends_in_an_outage_says_what_waits(
 ) -> None:
     script = f"""
         import mlflow, sys
-        from dbml_magics.core import session
-        session.current().link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
+        import dbml_magics as dbml
+        dbml.link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
         mlflow.set_experiment({experiment_name!r})
-        session.current().sync(timeout=60)
+        dbml.sync(timeout=60)
         print("ready", flush=True)
         sys.stdin.readline()
         with mlflow.start_run() as run:

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.registry import _paired
@@ -90,14 +91,14 @@ def test_every_way_to_register_makes_the_next_version_in_both_registries(
     made = mlflow.register_model(f"models:/{output.model_id}", name, tags={"by": "id"})
     assert (made.version, made.run_id, made.status) == ("3", second, "READY")
     third = run_with_model()
-    told = session.current().register(third[:10], name, aliases=["champion"], tags={"stage": "test"})
+    told = dbml.register(third[:10], name, aliases=["champion"], tags={"stage": "test"})
     assert [(v.workspace, v.version, v.status) for v in told.versions] == [
         ("databricks", "4", "READY"),
         ("azureml", "4", "READY"),
     ]
     assert [v.twin for v in told.versions] == [f"azureml:{name}/4", f"databricks:{name}/4"]
     assert (told.new_model, told.run_id) == (False, third)
-    new = session.current().register("last", f"{name}-new")
+    new = dbml.register("last", f"{name}-new")
     assert (new.new_model, {v.version for v in new.versions}) == (True, {"1"})
     sync()
     assert dead() == []
@@ -110,12 +111,12 @@ def test_every_way_to_register_makes_the_next_version_in_both_registries(
         assert all("dbml:" not in v["source"] and v["status"] == "READY" for v in held)
     check_twins(both, name, [first, second, second, third], experiment_name)
 
-    shown = session.current().models(name)
+    shown = dbml.models(name)
     assert [(v.workspace, v.version, v.run_id) for v in shown.versions if v.version == "4"] == [
         ("databricks", "4", third),
         ("azureml", "4", third),
     ]
-    assert {v.name for v in session.current().models().versions} >= {name, f"{name}-new"}
+    assert {v.name for v in dbml.models().versions} >= {name, f"{name}-new"}
     found = MlflowClient().search_model_versions(f"run_id='{second}'")
     assert sorted(v.version for v in found) == ["2", "3"]
     assert {v.run_id for v in found} == {second}
@@ -141,7 +142,7 @@ def test_a_link_with_one_registry_registers_there_alone(
     assert "dbml_twin" not in held["tags"]
     assert versions(getattr(proxies, other), experiment_name) == []
 
-    told = session.current().register("last", experiment_name, to=other)
+    told = dbml.register("last", experiment_name, to=other)
     assert [(v.workspace, v.version) for v in told.versions] == [(other, "1")]
     sync()
     assert len(versions(getattr(proxies, other), experiment_name)) == 1
@@ -257,7 +258,7 @@ def test_the_model_of_a_run_that_is_older_than_the_link_is_registered_in_both(
     run_id = run_with_model()
     link(proxies, registry="both")
     mlflow.set_experiment(experiment_name)
-    told = session.current().register(run_id, experiment_name)
+    told = dbml.register(run_id, experiment_name)
     assert [(v.workspace, v.version) for v in told.versions] == [("databricks", "1"), ("azureml", "1")]
     sync()
     assert dead() == []
@@ -313,7 +314,7 @@ def test_while_the_first_registry_is_away_a_version_is_provisional_and_gets_its_
     shown = client.get_model_version(name, "0")
     assert (shown.version, shown.run_id, shown.status) == ("0", run_id, "READY")
     began = time.monotonic()
-    told = session.current().register(run_id, f"{name}-too", aliases=["champion"])
+    told = dbml.register(run_id, f"{name}-too", aliases=["champion"])
     assert time.monotonic() - began < 5
     assert [(v.workspace, v.version, v.status) for v in told.versions] == [
         ("databricks", "0", "PROVISIONAL"),
@@ -423,7 +424,7 @@ def test_what_the_first_registry_refuses_is_an_error_at_once(both: Any, experime
     sync()
     with both.databricks.status(400, body=BAD_REQUEST, path=CREATE):
         with pytest.raises(Refused, match="models need a signature here"):
-            session.current().register(run_id, experiment_name)
+            dbml.register(run_id, experiment_name)
         with pytest.raises(MlflowException, match="models need a signature here"):
             mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
     assert mlflow.register_model(f"runs:/{run_id}/model", experiment_name).version == "1"
@@ -444,7 +445,7 @@ def test_what_the_second_registry_refuses_is_told_and_holds_up_nothing(
         assert [d.dead for d in session.current().status().destinations] == [0, 1]
         assert "models need a signature here" in dead()[0][4]
         with pytest.raises(Refused, match=r"azureml refused .*models need a signature here"):
-            session.current().register(run_id, experiment_name)
+            dbml.register(run_id, experiment_name)
     third = mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
     sync()
     assert third.version == "3"
@@ -452,7 +453,7 @@ def test_what_the_second_registry_refuses_is_told_and_holds_up_nothing(
     assert [v["tags"]["dbml_twin"] for v in held] == [f"databricks:{experiment_name}/3"]
     assert "dbml_twin" not in versions(both.databricks, experiment_name)[0]["tags"]
 
-    assert session.current().retry_dead_letters().arrived == {"azureml": 2}
+    assert dbml.retry_dead_letters().arrived == {"azureml": 2}
     sync()
     assert [len(versions(proxy, experiment_name)) for proxy in both] == [3, 3]
     check_twins(both, experiment_name, [run_id] * 3, experiment_name)
@@ -489,7 +490,7 @@ def test_another_machine_changes_what_this_one_registered(
 
 
 def test_bad_input_is_refused_with_the_remedy(both: Any, experiment_name: str) -> None:
-    name, current = experiment_name, session.current()
+    name = experiment_name
     with mlflow.start_run() as empty:
         mlflow.log_text("no model", "notes.txt")
     with mlflow.start_run() as several:
@@ -509,11 +510,9 @@ def test_bad_input_is_refused_with_the_remedy(both: Any, experiment_name: str) -
     ]
     for kind, said, wish in cases:
         with pytest.raises(kind, match=said) as caught:
-            current.register(
-                **{"run": several.info.run_id, "name": name, "path": "one", **_bare(wish), **wish}
-            )
+            dbml.register(**{"run": several.info.run_id, "name": name, "path": "one", **_bare(wish), **wish})
         assert caught.value.remedies, said  # type: ignore[attr-defined]
-    assert [v.version for v in current.register(several.info.run_id, name, path="two").versions] == ["1", "1"]
+    assert [v.version for v in dbml.register(several.info.run_id, name, path="two").versions] == ["1", "1"]
     sync()
     assert [len(versions(p, name)) for p in both] == [1, 1]
 
@@ -528,7 +527,7 @@ def test_a_registry_that_the_link_does_not_have_is_refused(proxies: Any, experim
     run_id = run_with_model()
     for to in ("azureml", "both"):
         with pytest.raises(BadLink, match="no azureml workspace to register in"):
-            session.current().register(run_id, experiment_name, to=to)
+            dbml.register(run_id, experiment_name, to=to)
 
 
 # --- what is asked of a registry that does not answer
@@ -568,12 +567,12 @@ def test_what_was_said_of_a_version_that_was_refused_is_made_up_when_it_is_regis
     refusal = '{"error_code": "INVALID_PARAMETER_VALUE", "message": "not on a Monday"}'
     with both.azureml.status(400, path=CREATE, body=refusal):
         mlflow.register_model(f"runs:/{run_id}/model", name)
-        session.current().sync(60)
+        dbml.sync(60)
     client.set_registered_model_alias(name, "champion", "1")
     client.set_model_version_tag(name, "1", "checked", "no")
     client.set_model_version_tag(name, "1", "checked", "yes")
-    session.current().sync(60)
-    assert session.current().retry_dead_letters().arrived == {"azureml": 1}
+    dbml.sync(60)
+    assert dbml.retry_dead_letters().arrived == {"azureml": 1}
     sync()
     (found,) = versions(both.azureml, name)
     assert (found["aliases"], found["tags"]["checked"]) == (["champion"], "yes")

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking import provenance
 from tests.conftest import Proxies, Servers
@@ -171,7 +172,7 @@ def test_a_state_that_is_older_than_its_journal_is_told_of(
         world.deliver_to_the_primary(servers, second)
     only_the_state(home, backup)
     link(proxies, registry="both")
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     assert any("older than what was delivered" in note for note in session.current().status().notes)
     assert_there_once(world, proxies, servers, first, second)
 

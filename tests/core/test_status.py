@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.results.link import Destination
 from dbml_magics.results.text import number
@@ -21,7 +22,7 @@ def test_a_run_that_goes_on_is_named_until_it_has_ended(
     import mlflow
 
     link(proxies)
-    sessions.current().experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run(run_name="forest"):
         assert "running     forest" in sessions.current().status().notes
         assert "  running     forest" in str(sessions.current().status())
@@ -32,7 +33,7 @@ def test_the_queue_its_age_and_its_rate_are_said(proxies: Proxies, home: Path, e
     import mlflow
 
     link(proxies)
-    sessions.current().experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.log_metric("before", 1.0)
         sync()
@@ -69,7 +70,7 @@ def test_what_a_workspace_lacks_is_said(proxies: Proxies, home: Path, experiment
 
     with proxies.azureml.without_logged_models():
         link(proxies)
-        sessions.current().experiment(experiment_name)
+        dbml.experiment(experiment_name)
         with mlflow.start_run():
             mlflow.pyfunc.log_model(name="model", python_model=Same(), pip_requirements=["mlflow"])
         sync()
@@ -85,7 +86,7 @@ def test_a_spool_that_is_nearly_full_is_said(
 
     monkeypatch.setenv("DBML_SPOOL_LIMIT", "10000")
     link(proxies)
-    sessions.current().experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with proxies.azureml.away(), mlflow.start_run():
         mlflow.log_text("x" * 9000, "long.txt")
         told = [note for note in sessions.current().status().notes if "spool" in note]

@@ -17,6 +17,7 @@ import pytest
 from mlflow.store.model_registry.abstract_store import AbstractStore as RegistryBase
 from mlflow.store.tracking.abstract_store import AbstractStore as TrackingBase
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.registry_store import DbmlRegistryStore
 from dbml_magics.core.tracking.store import DbmlTrackingStore
@@ -256,10 +257,10 @@ def test_forwarded_calls_know_a_run_by_the_id_that_the_user_saw(
 ) -> None:
     session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     experiment = mlflow.set_experiment(experiment_name)
-    session.current().sync(60)
+    dbml.sync(60)
     with proxies.databricks.away(), mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
-    session.current().sync(60)
+    dbml.sync(60)
     twin = plain.twin_id(proxies.databricks.uri, run.info.run_id, experiment_name)
     assert twin != run.info.run_id
     with mlflow.start_span("step"):
@@ -286,7 +287,7 @@ def test_model_versions_of_a_logged_model_reach_both_workspaces(
     version = mlflow.MlflowClient().create_model_version(name, f"models:/{model_id}", model_id=model_id)
     store = mlflow.MlflowClient()._tracking_client.store
     store.set_model_versions_tags(name, version.version, model_id)
-    session.current().sync(60)
+    dbml.sync(60)
     for proxy in proxies:
         experiment = plain.client(proxy.uri).get_experiment_by_name(experiment_name)
         (found,) = plain.client(proxy.uri).search_logged_models([experiment.experiment_id])

@@ -29,7 +29,7 @@ def linked(home: Path, proxies: Any, experiment_name: str) -> Any:
     """Link two servers and set an experiment."""
     made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
-    session.current().sync(60)
+    dbml.sync(60)
     return made
 
 
@@ -74,7 +74,7 @@ def test_a_summary_says_what_the_run_logged(linked: Any, experiment_name: str) -
     assert "Run forest  FINISHED" in str(summary)
     assert mlflow.active_run() is None
 
-    session.current().sync(60)
+    dbml.sync(60)
     client = mlflow.MlflowClient()
     found = [mlflow.get_run(track.run_id), *client.search_runs([found_in(experiment_name)])]
     assert [key for run in found for key in run.data.tags if key.startswith("dbml")] == []
@@ -109,7 +109,7 @@ def test_a_model_is_registered_at_the_end(linked: Any, experiment_name: str) -> 
     assert version.run_id == run.run_id
     assert f"{name} version 1 (databricks)" in str(run.summary)
     assert plain.model_versions(linked.destinations[0].uri, name)[0]["run_id"] == run.run_id
-    again = session.current().register("last", name)
+    again = dbml.register("last", name)
     assert again.versions[0].version == "2"
     assert "%dbml register" not in str(run.summary)
     listed = str(dbml.models(name))
@@ -126,7 +126,7 @@ def test_a_run_within_a_run_is_told_apart_from_other_failures(linked: Any) -> No
 
 def test_a_deleted_experiment_is_named_with_the_way_back(linked: Any, experiment_name: str) -> None:
     mlflow.MlflowClient().delete_experiment(found_in(experiment_name))
-    session.current().sync(60)
+    dbml.sync(60)
     for attempt in (
         lambda: dbml.experiment(experiment_name),
         lambda: dbml.runs(experiment_name),
@@ -153,7 +153,7 @@ def test_registering_without_a_model_fails_and_the_run_is_kept(linked: Any, expe
     assert run.summary.status == "FINISHED"
     assert failure.value.summary is run.summary  # type: ignore[attr-defined]
     assert mlflow.active_run() is None
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(run.run_id).info.status == "FINISHED"
 
 
@@ -166,7 +166,7 @@ def test_a_failing_block_registers_nothing(linked: Any, experiment_name: str) ->
     assert run.summary.status == "FAILED"
     assert run.summary.registered == ()
     assert plain.model_versions(linked.destinations[0].uri, name) == []
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(run.run_id).info.status == "FAILED"
 
 
@@ -190,7 +190,7 @@ def test_a_bad_name_is_refused_before_the_run_begins(linked: Any, experiment_nam
     with pytest.raises(errors.BadCommand):
         session.current().begin_track(params={"bad key \x00": 1})
     assert mlflow.active_run() is None
-    session.current().sync(60)
+    dbml.sync(60)
     assert [r["status"] for r in plain.runs(linked.destinations[0].uri, experiment_name).values()] == [
         "FAILED"
     ]
@@ -203,7 +203,7 @@ def test_a_param_that_cannot_be_logged_at_the_end_still_ends_the_run(linked: Any
     assert "Changing param values" in str(failure.value)
     assert failure.value.summary.status == "FINISHED"  # type: ignore[attr-defined]
     assert mlflow.active_run() is None
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(track.run_id).info.status == "FINISHED"
 
 
@@ -214,7 +214,7 @@ def test_a_cell_that_ends_its_own_run(linked: Any) -> None:
     summary = track.end()
     assert summary.run_id == track.run_id
     assert summary.status == "FAILED"
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(track.run_id).info.status == summary.status
     assert summary.metrics[0].last == 0.5
 
@@ -224,7 +224,7 @@ def test_a_cell_that_leaves_children_open(linked: Any) -> None:
     child = mlflow.start_run(run_name="child", nested=True)
     track.end()
     assert mlflow.active_run() is None
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(child.info.run_id).info.status == "FINISHED"
 
 
@@ -243,7 +243,7 @@ def test_nested_tracks(linked: Any) -> None:
         with dbml.track("inner", nested=True) as inner:
             mlflow.log_metric("loss", 1.0)
         assert mlflow.active_run().info.run_id == outer.run_id
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.get_run(inner.run_id).data.tags["mlflow.parentRunId"] == outer.run_id
 
 
@@ -333,7 +333,7 @@ def test_a_summary_while_the_mirror_is_away(linked: Any, proxies: Any) -> None:
         assert "writes waiting: not reachable" in mirror.outcome()
         assert "nothing is lost" in str(run.summary)
         assert run.summary.seconds < 20
-    session.current().sync(60)
+    dbml.sync(60)
 
 
 def test_a_summary_of_a_run_that_began_while_the_primary_was_away(linked: Any, proxies: Any) -> None:
@@ -343,7 +343,7 @@ def test_a_summary_of_a_run_that_began_while_the_primary_was_away(linked: Any, p
         assert run.summary is not None
         assert any("its id is provisional" in note for note in run.summary.notes)
         assert run.summary.metrics[0].last == 0.5
-    session.current().sync(60)
+    dbml.sync(60)
     with dbml.track("late") as late:
         pass
     assert late.summary is not None
@@ -358,7 +358,7 @@ def test_last_is_the_newest_run_of_this_notebook(linked: Any) -> None:
     with pytest.raises(ZeroDivisionError), dbml.track("failed"):
         raise ZeroDivisionError
     with pytest.raises(errors.NoModel, match=second.run_id[:8]):
-        session.current().register("last", "wine")
+        dbml.register("last", "wine")
 
 
 def test_a_block_is_tracked_once(linked: Any) -> None:
@@ -380,7 +380,7 @@ def test_the_cells_text_is_logged_masked_and_only_when_asked(linked: Any, experi
     track.end()
     without = session.current().begin_track("without")
     without.end()
-    session.current().sync(60)
+    dbml.sync(60)
     assert mlflow.artifacts.list_artifacts(run_id=without.run_id) == []
     for d in linked.destinations:
         twin = plain.twin_id(d.uri, track.run_id, experiment_name)

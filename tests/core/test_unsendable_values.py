@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.journal import OLD_SUFFIX
 from tests.conftest import Proxies, Servers
@@ -185,14 +186,14 @@ def test_an_old_run_whose_first_line_cannot_be_sent_begins_without_that(
     folder = engine.journal.folder(run_id)
     folder.mkdir(parents=True)
     (folder / f"1-ab-1{OLD_SUFFIX}").write_text("".join(json.dumps(op) + "\n" for op in old))
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     for server in servers:
         own = plain.twin_id(server.uri, run_id, experiment_name)
         assert own is not None, f"{server.name} has no run {run_id}"
         held = plain.run(server.uri, own)
         assert (held["status"], steps(held, "good"), held["tags"]["good"]) == ("FINISHED", [1], "kept")
     assert len(dead_letters("databricks")) == len(dead_letters("azureml")) == 3
-    session.current().discard_dead_letters(6)
+    dbml.discard_dead_letters(6)
 
 
 def test_old_lines_that_cannot_be_sent_are_dead_letters_and_nothing_else_is(
@@ -212,8 +213,8 @@ def test_old_lines_that_cannot_be_sent_are_dead_letters_and_nothing_else_is(
             '[1790000000000000005,"m","good",1.0,1790000000000,78]',
         ]
         (folder / f"1-ab-1{OLD_SUFFIX}").write_text("\n".join(old) + "\n")
-    session.current().sync(timeout=60)
+    dbml.sync(timeout=60)
     held = arrived(servers, run.info.run_id, experiment_name)
     assert steps(held, "good") == [*range(10), 78]
     assert len(dead_letters("databricks")) == len(dead_letters("azureml")) == 4
-    session.current().discard_dead_letters(8)
+    dbml.discard_dead_letters(8)

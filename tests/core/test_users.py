@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.core.test_link import in_child
 from tests.infra import plain
@@ -33,7 +34,7 @@ def linked(home: Path, proxies: Any, experiment_name: str) -> Iterator[Any]:
 
 def at_both(linked: Any, experiment: str) -> list[dict[str, dict[str, Any]]]:
     """Sync, and return {name: run} at each workspace, which must say the same."""
-    session.current().sync(90)
+    dbml.sync(90)
     found = [plain.runs(d.uri, experiment) for d in linked.destinations]
     named = []
     for runs, d in zip(found, linked.destinations, strict=True):
@@ -191,7 +192,7 @@ def test_nested_runs_three_deep(linked: Any, experiment_name: str) -> None:
 def test_a_resumed_run_goes_on_in_the_same_run(linked: Any, experiment_name: str) -> None:
     with mlflow.start_run(run_name="resumed") as run:
         mlflow.log_metric("loss", 1.0, step=0)
-    session.current().sync(60)  # all of it has left the journal
+    dbml.sync(60)  # all of it has left the journal
     with mlflow.start_run(run_id=run.info.run_id):
         assert mlflow.active_run().data.metrics == {"loss": 1.0}
         mlflow.log_metric("loss", 0.5, step=1)
@@ -243,7 +244,7 @@ def test_an_explicit_client(linked: Any, experiment_name: str, tmp_path: Path) -
     assert "a" not in run["tags"]
     assert run["tags"]["b"] == "2"
     client.delete_run(run_id)
-    session.current().sync(60)
+    dbml.sync(60)
     for d in linked.destinations:
         assert plain.runs(d.uri, experiment_name) == {}
         (kept,) = plain.runs(d.uri, experiment_name, deleted=True).values()
@@ -285,7 +286,7 @@ def test_tracing_goes_to_the_primary(
     (trace,) = eventually(lambda: traces(primary), "the primary has the trace")
     assert trace.data.spans[0].name == "answer"
     assert mlflow.get_trace(trace.info.trace_id).data.spans[0].outputs == "WHAT"
-    session.current().sync(60)
+    dbml.sync(60)
     assert traces(mirror) == []
 
 
@@ -378,7 +379,7 @@ def test_a_models_life(linked: Any, experiment_name: str) -> None:
         filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list"
     )
     assert (found.model_id, found.tags["reviewed"]) == (info.model_id, "yes")
-    session.current().sync(60)
+    dbml.sync(60)
     for d in linked.destinations:
         twin = plain.twin_id(d.uri, run.info.run_id, experiment_name)
         assert twin is not None

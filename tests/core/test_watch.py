@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.view import Series
 from dbml_magics.core.watch import _BUCKETS, _Growing
@@ -26,7 +27,7 @@ def metric(progress: RunProgress, key: str) -> LiveMetric:
 
 
 def test_a_look_shows_what_is_logged_so_far(linked: session.Session) -> None:
-    linked.experiment("wine")
+    dbml.experiment("wine")
     track = linked.begin_track("forest")
     begun = track.look()
     assert (begun.name, begun.status, begun.experiment, begun.metrics) == ("forest", "RUNNING", "wine", ())

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.core.modelling import (
     ANSWERS,
@@ -81,7 +82,7 @@ def test_a_model_is_logged_loaded_and_registered_by_all_its_names(lacking: Any, 
     made = mlflow.register_model(f"runs:/{run_id}/model", experiment_name)
     assert made.version == "2"
     assert mlflow.register_model(f"models:/{info.model_id}", experiment_name).version == "3"
-    assert session.current().register(run_id, experiment_name).versions[0].version == "4"
+    assert dbml.register(run_id, experiment_name).versions[0].version == "4"
     sync()
     assert dead() == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import imports
 from dbml_magics.results.doctor import DoctorResult, Finding
@@ -31,11 +32,11 @@ def test_a_workspace_that_works_is_fine(signed_in: Databricks, home: Path, exper
 
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
-    session.sync(timeout=60)
-    result = session.doctor()
+    dbml.sync(timeout=60)
+    result = dbml.doctor()
     assert not result.broken, str(result)
     assert about(result, "sign-in").cause == f"pat, as {ADA}"
     for what in ("API", "registry", "network", "clock", "files"):
@@ -50,7 +51,7 @@ def test_a_sign_in_that_is_gone_names_the_command(
     session.link(databricks="databricks", track="databricks")
     session.unlink()
     monkeypatch.setenv("DATABRICKS_TOKEN", "dapi" + "0" * 32)
-    result = session.doctor()
+    result = dbml.doctor()
     refused = about(result, "sign-in")
     assert refused.level == "broken"
     assert refused.command == "databricks auth login"
@@ -71,14 +72,14 @@ def experiment(signed_in: Databricks, home: Path, experiment_name: str) -> Itera
 
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     yield str(mlflow.tracking.fluent._active_experiment_id)
     session.unlink()
 
 
 def test_whoever_may_do_everything_reads_for_which_commands(experiment: str, signed_in: Databricks) -> None:
     signed_in.log.clear()
-    (told,) = at_databricks(sessions.current().doctor(), "permissions")
+    (told,) = at_databricks(dbml.doctor(), "permissions")
     assert told.level == "fine"
     assert "for %dbml runs, %%track, %dbml cleanup experiment" in told.cause
     writes = [r for r in signed_in.requests(method="POST|PUT|PATCH|DELETE") if "search" not in r.path]
@@ -89,7 +90,7 @@ def test_reading_alone_names_the_command_that_wants_more_and_what_gives_it(
     experiment: str, signed_in: Databricks
 ) -> None:
     signed_in.levels[experiment] = {ADA: "CAN_READ", "bob@example.com": "CAN_MANAGE"}
-    result = sessions.current().doctor()
+    result = dbml.doctor()
     (missing,) = at_databricks(result, "%%track")
     assert missing.level == "warning"
     assert "wants CAN EDIT, and CAN READ is to " + ADA in missing.cause
@@ -103,14 +104,14 @@ def test_reading_alone_names_the_command_that_wants_more_and_what_gives_it(
 
 def test_what_a_group_was_given_counts(experiment: str, signed_in: Databricks) -> None:
     signed_in.levels[experiment] = {"science": "CAN_EDIT"}
-    assert at_databricks(sessions.current().doctor(), "%%track")
+    assert at_databricks(dbml.doctor(), "%%track")
     signed_in.groups[ADA] = ["science"]
-    assert not at_databricks(sessions.current().doctor(), "%%track")
+    assert not at_databricks(dbml.doctor(), "%%track")
 
 
 def test_levels_that_are_not_shown_are_no_fault(experiment: str, signed_in: Databricks) -> None:
     signed_in.acl_hidden = True
-    (told,) = at_databricks(sessions.current().doctor(), "permissions")
+    (told,) = at_databricks(dbml.doctor(), "permissions")
     assert told.level == "fine"
     assert "not shown to you for the experiment" in told.cause
 
@@ -123,8 +124,8 @@ def test_a_notebooks_own_experiment_goes_by_the_notebooks_permissions(
     signed_in.levels[number] = {ADA: "CAN_RUN"}
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    session.experiment(path)
-    result = session.doctor()
+    dbml.experiment(path)
+    result = dbml.doctor()
     session.unlink()
     (missing,) = at_databricks(result, "%%track")
     assert "wants CAN EDIT, and CAN RUN is" in missing.cause
@@ -151,8 +152,8 @@ def registered(name: str) -> None:
             signature=infer_signature(frame, frame),
             pip_requirements=["pandas"],
         )
-    sessions.current().register("last", name)
-    sessions.current().sync(timeout=60)
+    dbml.register("last", name)
+    dbml.sync(timeout=60)
 
 
 def test_a_model_of_the_registry_that_may_only_be_read(
@@ -160,7 +161,7 @@ def test_a_model_of_the_registry_that_may_only_be_read(
 ) -> None:
     registered(experiment_name)
     signed_in.model_levels[experiment_name] = "CAN_READ"
-    result = sessions.current().doctor()
+    result = dbml.doctor()
     (missing,) = at_databricks(result, "%dbml register")
     assert f"not permitted to register a version: the model {experiment_name} wants CAN EDIT" in missing.cause
     assert missing.command.startswith("databricks permissions update registered-models ")
@@ -174,20 +175,20 @@ def test_privileges_of_unity_catalog_are_asked_where_they_apply(
 ) -> None:
     name = f"main.ml.{experiment_name.replace('-', '_')}"
     registered(name)
-    mine = sessions.current().doctor()
+    mine = dbml.doctor()
     assert any(f.cause.startswith(f"{name}: for ") for f in at_databricks(mine, "permissions")), str(mine)
     assert not mine.warnings or not at_databricks(mine, "%dbml score, %dbml deploy")
 
     signed_in.owners = {name: "bob@example.com", "main.ml": ADA}
     signed_in.grants = {"main": {"account users": ["USE_CATALOG"]}, name: {ADA: ["EXECUTE"]}}
-    theirs = sessions.current().doctor()
+    theirs = dbml.doctor()
     assert not at_databricks(theirs, "%dbml score, %dbml deploy")
     hidden = [f for f in at_databricks(theirs, "permissions") if "not shown to you" in f.cause]
     assert [f"CREATE MODEL VERSION on {name}" in f.cause for f in hidden] == [True]
     assert {f.level for f in hidden} == {"fine"}
 
     signed_in.grants = {"main": {"account users": ["USE_CATALOG"]}}
-    without = sessions.current().doctor()
+    without = dbml.doctor()
     (missing,) = at_databricks(without, "%dbml score, %dbml deploy")
     assert f"EXECUTE on {name} in Unity Catalog is given neither to {ADA} nor to a group" in missing.cause
     assert missing.command == f"GRANT EXECUTE ON MODEL {name} TO `{ADA}`"
@@ -195,5 +196,5 @@ def test_privileges_of_unity_catalog_are_asked_where_they_apply(
     signed_in.owners = {name: ADA, "main.ml": "science"}
     signed_in.groups[ADA] = ["science"]
     signed_in.grants = {}
-    (catalog,) = at_databricks(sessions.current().doctor(), "%dbml models")
+    (catalog,) = at_databricks(dbml.doctor(), "%dbml models")
     assert catalog.command == f"GRANT USE CATALOG ON CATALOG main TO `{ADA}`"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import DbmlError
 from tests.databricks.conftest import ADA
@@ -76,7 +77,7 @@ def test_a_run_with_its_model_is_at_databricks_as_its_own_client_expects(
     session = sessions.current()
     sides = {"databricks": "databricks", **({"azureml": other_side.uri} if track == "both" else {})}
     session.link(**sides, track=track)  # type: ignore[arg-type]
-    made = session.experiment(experiment_name)
+    made = dbml.experiment(experiment_name)
     assert made.names["databricks"] == f"/Users/{ADA}/{experiment_name}"
     plain = experiment_name.replace("-", "_")
     name = f"main.ml.{plain}" if registry == "catalog" else plain
@@ -92,9 +93,9 @@ def test_a_run_with_its_model_is_at_databricks_as_its_own_client_expects(
         signature=infer_signature(np.array([[0.0]]), model.predict([[0.0]])),
     )
     summary = tracked.end()
-    registered = session.register("last", name)
+    registered = dbml.register("last", name)
     assert [(v.name, v.version) for v in registered.versions] == [(name, "1")]
-    assert not any(session.sync(timeout=60).dead.values())
+    assert not any(dbml.sync(timeout=60).dead.values())
     assert summary.links["databricks"].startswith(f"{signed_in.uri}/?o={ORGANIZATION}#mlflow/experiments/")
     assert len(signed_in.requests("databricks-config")) < 12, "discovery is asked for once, not at each call"
     own = summary.links["databricks"].rpartition("/")[2]
@@ -110,7 +111,7 @@ def test_a_run_with_its_model_is_at_databricks_as_its_own_client_expects(
     assert max(signed_in.written.values()) == 1, "a point was written twice"
     loaded = mlflow.pyfunc.load_model(f"models:/{name}/1")
     assert float(loaded.predict(np.array([[3.0]]))[0]) == pytest.approx(6.0)
-    assert [v.version for v in session.models(name).versions] == ["1"]
+    assert [v.version for v in dbml.models(name).versions] == ["1"]
 
 
 def test_a_profile_reaches_its_own_workspace_and_makes_the_folders_of_an_experiment(
@@ -132,12 +133,12 @@ def test_a_profile_reaches_its_own_workspace_and_makes_the_folders_of_an_experim
     session = sessions.current()
     session.link(databricks="databricks://team", track="databricks")
     path = f"/Users/robot@example.com/deep/folder/{experiment_name}"
-    session.experiment(path)
+    dbml.experiment(path)
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
         mlflow.log_metric("m", 1.0)
     assert path in adb.nodes
-    assert not session.sync(timeout=60).dead["databricks"]
+    assert not dbml.sync(timeout=60).dead["databricks"]
     assert any(p.endswith("/x.txt") for p in adb.files), "the file went to the profile's workspace"
     for kept in (f for f in home.rglob("*") if f.is_file()):
         assert secret.encode() not in kept.read_bytes(), f"{kept} holds the secret"
@@ -151,14 +152,14 @@ def test_a_model_without_a_signature_is_refused_for_the_catalog_and_a_missing_si
 
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.sklearn.log_model(
             LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), name="m", pip_requirements=["scikit-learn"]
         )
     with pytest.raises(DbmlError, match="signature"):
-        session.register("last", f"main.ml.{experiment_name.replace('-', '_')}")
-    session.sync(timeout=60)
+        dbml.register("last", f"main.ml.{experiment_name.replace('-', '_')}")
+    dbml.sync(timeout=60)
     session.unlink()
     monkeypatch.delenv("DATABRICKS_HOST")
     monkeypatch.delenv("DATABRICKS_TOKEN")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.naming import azureml_model_name, model_name_behind
 from dbml_magics.errors import Refused
@@ -53,7 +54,7 @@ def test_a_model_of_unity_catalog_is_registered_at_azure_ml_too_with_alias_tag_a
 
     session = sessions.current()
     session.link(**both, registry="both")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     name = f"main.ml.{experiment_name.replace('-', '_')[:30]}"
     there = name.replace(".", "--")
     tracked = session.begin_track("forest")
@@ -61,7 +62,7 @@ def test_a_model_of_unity_catalog_is_registered_at_azure_ml_too_with_alias_tag_a
     mlflow.log_text("hello", "notes/hello.txt")
     mlflow.sklearn.log_model(**model())
     summary = tracked.end()
-    made = session.register("last", name, aliases=["champion"], tags={"team": "wine"})
+    made = dbml.register("last", name, aliases=["champion"], tags={"team": "wine"})
     assert {v.workspace: (v.name, v.version) for v in made.versions} == {
         "databricks": (name, "1"),
         "azureml": (there, "1"),
@@ -69,17 +70,17 @@ def test_a_model_of_unity_catalog_is_registered_at_azure_ml_too_with_alias_tag_a
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(name, "candidate", "1")
     client.set_model_version_tag(name, "1", "stage_of", "life")
-    assert not any(session.sync(timeout=90).dead.values())
+    assert not any(dbml.sync(timeout=90).dead.values())
 
-    shown = {v.workspace: v for v in session.models(name).versions}
+    shown = {v.workspace: v for v in dbml.models(name).versions}
     assert shown["azureml"].twin == f"databricks:{name}/1"
     assert shown["databricks"].twin == f"azureml:{there}/1"
     for version in shown.values():
         assert set(version.aliases) == {"candidate", "champion"}
         assert version.tags == {"team": "wine", "stage_of": "life"}
         assert version.run_id == summary.run_id
-    assert [v.name for v in session.models(there).versions] == [name, there], "found by the studio's name too"
-    assert session.verify(experiment=experiment_name).differences == ()
+    assert [v.name for v in dbml.models(there).versions] == [name, there], "found by the studio's name too"
+    assert dbml.verify(experiment=experiment_name).differences == ()
 
     run_there = session.engine("the test").state.identity("azureml", "run", summary.run_id)
     assert run_there is not None
@@ -100,13 +101,13 @@ def test_names_are_translated_where_azure_ml_is_the_only_registry(
 
     session = sessions.current()
     session.link(azure=both["azure"], track="azureml")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.sklearn.log_model(**model())
     name = f"main.ml.{experiment_name.replace('-', '_')[:30]}"
     there = name.replace(".", "--")
-    assert session.register("last", name).versions[0].name == there
-    session.sync(timeout=60)
+    assert dbml.register("last", name).versions[0].name == there
+    dbml.sync(timeout=60)
     for known in (name, there):
         loaded = mlflow.pyfunc.load_model(f"models:/{known}/1")
         assert float(loaded.predict(np.array([[3.0]]))[0]) == pytest.approx(6.0)
@@ -129,15 +130,15 @@ def test_two_peoples_experiments_of_one_name_are_two_at_azure_ml(
         (home / person).mkdir()
         monkeypatch.chdir(home / person)  # each at a machine of their own
         session.link(**both)
-        made = session.experiment(experiment_name)
+        made = dbml.experiment(experiment_name)
         assert made.names["databricks"] == f"/Users/{person}/{experiment_name}"
         with mlflow.start_run(run_name=person):
             mlflow.log_metric("m", 1.0)
         mlflow.set_experiment_tag("team.name", "wine: red/white")
-        assert not any(session.sync(timeout=60).dead.values())
-        there[person] = session.experiment(experiment_name).names["azureml"]
-        assert [row.name for row in session.runs().rows] == [person]
-        assert session.verify(experiment=experiment_name).differences == ()
+        assert not any(dbml.sync(timeout=60).dead.values())
+        there[person] = dbml.experiment(experiment_name).names["azureml"]
+        assert [row.name for row in dbml.runs().rows] == [person]
+        assert dbml.verify(experiment=experiment_name).differences == ()
         session.unlink()
     assert there[ADA] == experiment_name
     assert there["bob@example.com"].startswith(f"{experiment_name}-"), f"two people in one: {there}"
@@ -151,12 +152,12 @@ def test_what_unity_catalog_would_refuse_is_said_before_anything_is_made(
 
     session = sessions.current()
     session.link(**both, registry="both")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     plain = experiment_name.replace("-", "_")[:30]
     with mlflow.start_run() as run:
         mlflow.sklearn.log_model(**model(signature=False))
     with pytest.raises(Refused, match="has no signature") as caught:
-        session.register("last", f"main.ml.{plain}")
+        dbml.register("last", f"main.ml.{plain}")
     assert any("input_example" in command for command, _ in caught.value.remedies)
     with pytest.raises(MlflowException, match="has no signature"):
         mlflow.MlflowClient().create_model_version(
@@ -165,12 +166,12 @@ def test_what_unity_catalog_would_refuse_is_said_before_anything_is_made(
     with mlflow.start_run():
         mlflow.sklearn.log_model(**model())
     with pytest.raises(Refused, match=r"'team\.name' is no key") as caught:
-        session.register("last", f"main.ml.{plain}", tags={"team.name": "wine"})
+        dbml.register("last", f"main.ml.{plain}", tags={"team.name": "wine"})
     assert any("--tag team_name=" in command for command, _ in caught.value.remedies)
-    session.sync(timeout=60)
+    dbml.sync(timeout=60)
     assert f"main.ml.{plain}" not in adb.catalog
     assert not adb.requests("unity-catalog/(registered-models|model-versions)/create")
-    assert session.register("last", plain, tags={"team.name": "wine"}).versions[0].version == "1"
+    assert dbml.register("last", plain, tags={"team.name": "wine"}).versions[0].version == "1"
 
 
 def test_the_workspaces_own_registry_has_aliases_through_the_link(
@@ -180,12 +181,12 @@ def test_the_workspaces_own_registry_has_aliases_through_the_link(
 
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    session.experiment(experiment_name)
+    dbml.experiment(experiment_name)
     name = experiment_name
     for _ in range(2):
         with mlflow.start_run():
             mlflow.sklearn.log_model(**model())
-        session.register("last", name, aliases=["champion"])
+        dbml.register("last", name, aliases=["champion"])
     client = mlflow.MlflowClient()
     assert client.get_model_version_by_alias(name, "champion").version == "2"
     client.set_registered_model_alias(name, "former", "1")
@@ -193,5 +194,5 @@ def test_the_workspaces_own_registry_has_aliases_through_the_link(
     assert not client.get_registered_model(name).tags
     client.delete_registered_model_alias(name, "champion")
     assert client.get_registered_model(name).aliases == {"former": "1"}
-    assert {v.version: v.aliases for v in session.models(name).versions} == {"1": ("former",), "2": ()}
-    assert not session.sync(timeout=60).dead["databricks"]
+    assert {v.version: v.aliases for v in dbml.models(name).versions} == {"1": ("former",), "2": ()}
+    assert not dbml.sync(timeout=60).dead["databricks"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.databricks.conftest import ADA
 from tests.standins.databricks import Databricks
@@ -12,7 +13,7 @@ from tests.standins.databricks import Databricks
 def test_what_is_measured_is_what_the_service_does(signed_in: Databricks, home: Path) -> None:
     session = sessions.current()
     session.link(databricks="databricks", track="databricks")
-    report = session.probe()
+    report = dbml.probe()
     found = {row.probe: row for row in report}
     assert not [row for row in report if row.measured.startswith("not measured")], str(report)
     assert found["batch-metrics"].measured == "1,000"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations import databricks_refusals, rest
 from dbml_magics.core.destinations.connecting import connect
@@ -40,7 +41,7 @@ def linked(experiment: str, databricks: str = "databricks") -> sessions.Session:
     """Link Databricks alone and set the experiment."""
     session = sessions.current()
     session.link(databricks=databricks, track="databricks")
-    session.experiment(experiment)
+    dbml.experiment(experiment)
     return session
 
 
@@ -62,10 +63,10 @@ def test_a_revoked_secret_holds_up_delivery_until_the_profile_has_a_new_one(
 
     client, secret = adb.principal("robot@example.com")
     profile(config_file, adb.uri, client, secret)
-    session = linked(experiment_name, "databricks://team")
+    linked(experiment_name, "databricks://team")
     with mlflow.start_run():
         mlflow.log_metric("m", 0.0, step=0)
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         adb.revoke(client)
         for step in range(1, 6):
             mlflow.log_metric("m", 1.0, step=step)
@@ -73,7 +74,7 @@ def test_a_revoked_secret_holds_up_delivery_until_the_profile_has_a_new_one(
         mlflow.log_text("kept", "notes.txt")
     fresh = adb.renew(client)
     profile(config_file, adb.uri, client, fresh)
-    assert not session.sync(timeout=90).dead["databricks"]
+    assert not dbml.sync(timeout=90).dead["databricks"]
     assert points(adb) == list(range(6))
     for kept in (f for f in home.rglob("*") if f.is_file()):
         assert not any(s.encode() in kept.read_bytes() for s in (secret, fresh)), f"{kept} holds the secret"
@@ -84,9 +85,9 @@ def test_a_token_that_ends_in_the_middle_of_a_run_is_an_outage_until_there_is_an
 ) -> None:
     import mlflow
 
-    session = linked(experiment_name)
+    linked(experiment_name)
     with mlflow.start_run():
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         signed_in.expire()
         began = time.monotonic()
         for step in range(5):
@@ -97,7 +98,7 @@ def test_a_token_that_ends_in_the_middle_of_a_run_is_an_outage_until_there_is_an
     with mlflow.start_run(run_name="during"):
         mlflow.log_metric("m", 1.0, step=9)
     monkeypatch.setenv("DATABRICKS_TOKEN", signed_in.token(ADA))
-    assert not session.sync(timeout=90).dead["databricks"]
+    assert not dbml.sync(timeout=90).dead["databricks"]
     assert points(signed_in) == [0, 1, 2, 3, 4, 9]
     assert any(path.endswith("/notes.txt") for path in signed_in.files)
 
@@ -145,14 +146,14 @@ def test_a_permission_that_is_taken_away_and_given_back_costs_time_and_nothing_e
 ) -> None:
     import mlflow
 
-    session = linked(experiment_name)
+    linked(experiment_name)
     with mlflow.start_run():
-        session.sync(timeout=60)
+        dbml.sync(timeout=60)
         signed_in.deny(ADA, "runs/", f"{ADA} does not have Edit permissions on experiment")
         mlflow.log_metric("m", 1.0, step=1)
         eventually(lambda: "CAN EDIT on the experiment" in trouble(), "the status names the permission")
     signed_in.allow_all()
-    assert not session.sync(timeout=90).dead["databricks"]
+    assert not dbml.sync(timeout=90).dead["databricks"]
     assert points(signed_in) == [1]
 
 
@@ -206,7 +207,7 @@ def test_a_killed_training_and_a_token_that_expires_in_an_outage_lose_nothing_at
         monkeypatch.setenv("DATABRICKS_TOKEN", adb.token(ADA))
         session = sessions.current()
         session.link(again=True)
-        assert not session.sync(timeout=120).dead["databricks"]
+        assert not dbml.sync(timeout=120).dead["databricks"]
         found = points(adb)
     assert found[: acknowledged + 1] == list(range(acknowledged + 1)), "an acknowledged point is missing"
     assert len(found) <= acknowledged + 3

@@ -50,7 +50,7 @@ def _ip() -> Iterator[Any]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     """Return a linked session in the place of the process's own."""
     session = FakeSession()
-    monkeypatch.setattr("dbml_magics.core.session.current", lambda: session)
+    session.install(monkeypatch.setattr)
     return session
 
 

@@ -1,13 +1,19 @@
-"""A session without workspaces: it remembers what it was asked, and answers at once."""
+"""A session without workspaces: it remembers what it was asked, and answers at once.
+
+What it takes follows from the signatures of ``dbml_magics.api``, so it cannot drift from them.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
+from dbml_magics import api
+from dbml_magics.core import session as sessions
 from dbml_magics.errors import DeliveryIncomplete, NoModel, NotConfirmed, NothingRemembered
 from dbml_magics.results.cleanup import CleanupItem, CleanupResult
 from dbml_magics.results.compare import CompareResult, Curve
@@ -36,7 +42,7 @@ from dbml_magics.results.probes import Probed, ProbeReport
 from dbml_magics.results.reconcile import Difference, RepairResult, VerifyResult
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
-from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
+from dbml_magics.results.scoring import ScoreResult, UdfResult
 
 DESTINATIONS = (
     Destination("databricks", "mlflow", "sqlite:///db", "local  .dbml/databricks"),
@@ -114,7 +120,7 @@ class FakeTrack:
 
 
 class FakeSession:
-    """The session's methods over plain attributes that a test sets."""
+    """Stands for the process's session, and for every call of ``api``: it remembers what it was asked."""
 
     def __init__(self, linked: bool = True) -> None:
         self.linked = linked
@@ -136,6 +142,32 @@ class FakeSession:
         self.end_raises: BaseException | None = None
         self.sync_raises: BaseException | None = None
         self.raises: BaseException | None = None
+        self.meanwhile: Callable[[str], None] = lambda _: None  # is told of each call before it answers
+
+    def install(self, replace: Callable[[object, str, Any], None] = setattr) -> None:
+        """Take the place of the session and of all that ``api`` calls."""
+        replace(sessions, "current", lambda: self)
+        for name in api.__all__:
+            if name not in ("TrackedRun", "track"):
+                replace(api, name, self._recorder(getattr(api, name)))
+
+    def _recorder(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(call)
+
+        @functools.wraps(call)
+        def recorded(*values: Any, **named: Any) -> Any:
+            bound = signature.bind(*values, **named)
+            bound.apply_defaults()
+            asked = dict(bound.arguments)
+            progress = asked.pop("progress", None)
+            asked.pop("prompt", None)
+            self._called(call.__name__, **asked)
+            for told in PROGRESS.get(call.__name__, ()) if progress is not None else ():
+                progress(*told)
+            self.meanwhile(call.__name__)
+            return ANSWERS[call.__name__](self, SimpleNamespace(**asked))
+
+        return recorded
 
     def _called(self, method: str, **arguments: Any) -> None:
         self.calls.append((method, arguments))
@@ -143,298 +175,45 @@ class FakeSession:
             raise self.raises
 
     def last(self, method: str) -> dict[str, Any]:
+        """Return the arguments of the last call of that name."""
         return next(arguments for name, arguments in reversed(self.calls) if name == method)
 
-    def link(
-        self,
-        *,
-        local: str | bool | None = None,
-        databricks: str | None = None,
-        azureml: str | None = None,
-        track: str | None = None,
-        registry: str | None = None,
-        mode: str | None = None,
-        on_undelivered: str | None = None,
-        spill: str | os.PathLike[str] | None = None,
-        again: bool = False,
-        config: str | bool | None = None,
-        azure: Mapping[str, Any] | None = None,
-        prompt: Callable[[str], None] | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
-    ) -> LinkStatus:
-        self._called(
-            "link",
-            local=local,
-            databricks=databricks,
-            azureml=azureml,
-            track=track or "both",
-            registry=registry,
-            mode=mode or "journal",
-            on_undelivered=on_undelivered,
-            spill=spill,
-            again=again,
-            config=config,
-            azure=azure,
+    def _status(self, fresh: bool = False) -> LinkStatus:
+        return LinkStatus(
+            "dbml:x", "both", "databricks", "journal", self.destinations, "/folder", fresh=fresh
         )
-        if again and not self.remembered:
+
+    def _link(self, asked: SimpleNamespace) -> LinkStatus:
+        if asked.again and not self.remembered:
             raise NothingRemembered("no link is remembered for this folder.", remedies=["%dbml link --local"])
         self.linked = True
-        return replace(self.status(), fresh=True)
+        return self._status(fresh=True)
 
-    def unlink(self) -> UnlinkResult:
-        self._called("unlink")
+    def _unlink(self, _asked: SimpleNamespace) -> UnlinkResult:
         self.linked = False
         return UnlinkResult("sqlite:///mlflow.db", "sqlite:///mlflow.db", {"databricks": 0, "azureml": 3})
 
-    def status(self) -> LinkStatus:
-        self._called("status")
-        return LinkStatus("dbml:x", "both", "databricks", "journal", self.destinations, "/folder")
-
-    def receipt(self, run: str = "last") -> Receipt:
-        self._called("receipt", run=run)
-        there = Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000)
-        return Receipt("a" * 32, "forest", (there,))
-
-    def experiment(self, name: str) -> ExperimentResult:
-        self._called("experiment", name=name)
-        return ExperimentResult(name, "1", {"databricks": f"/Users/me/{name}", "azureml": name}, True)
-
-    def runs(
-        self,
-        experiment: str | None = None,
-        *,
-        filter: str = "",  # noqa: A002
-        order_by: Sequence[str] = (),
-        max_results: int = 20,
-    ) -> RunsResult:
-        self._called("runs", experiment=experiment, filter=filter, order_by=order_by, max_results=max_results)
-        return RunsResult(self.rows[:max_results], experiment or "wine")
-
-    def compare(self, *given: str, metrics: Sequence[str] = ()) -> CompareResult:
-        self._called("compare", given=given, metrics=metrics)
-        return CompareResult(tuple(replace(self.rows[0], run_id=run) for run in given), ("loss",), {})
-
-    def register(
-        self,
-        run: str,
-        name: str,
-        *,
-        path: str | None = None,
-        to: str | None = None,
-        aliases: Iterable[str] = (),
-        tags: Mapping[str, str] | None = None,
-        require_delivered: bool = False,
-    ) -> RegisterResult:
-        self._called(
-            "register",
-            run=run,
-            name=name,
-            path=path,
-            to=to,
-            aliases=tuple(aliases),
-            tags=tags,
-            require_delivered=require_delivered,
-        )
-        version = ModelVersion("databricks", name, "1", "a" * 32, tuple(aliases))
-        return RegisterResult(name, "a" * 32, (version,), True)
-
-    def models(self, name: str | None = None) -> ModelsResult:
-        self._called("models", name=name)
-        return ModelsResult(name, (ModelVersion("databricks", name or "wine", "1"),))
-
-    def sync(
-        self,
-        timeout: float | None = None,
-        *,
-        spill: str | os.PathLike[str] | None = None,
-        progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> SyncResult:
-        self._called("sync", timeout=timeout, spill=spill)
-        if progress is not None:
-            progress({"databricks": 0, "azureml": 1204}, 350.0)
-            progress({"databricks": 0, "azureml": 12}, 400.0)
+    def _sync(self, asked: SimpleNamespace) -> SyncResult:
         if self.sync_raises is not None:
             raise self.sync_raises
-        if timeout == 0:
+        if asked.timeout == 0:
             raise DeliveryIncomplete("12 writes are still on their way to azureml.", remedies=["%dbml sync"])
         return SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
 
-    def verify(
-        self,
-        *,
-        experiment: str | None = None,
-        run: str | None = None,
-        everything: bool = False,
-        since: str | int | datetime | None = None,
-        deep: bool = False,
-        timeout: float | None = None,
-        progress: Callable[[int, str], None] | None = None,
-    ) -> VerifyResult:
-        self._called("verify", experiment=experiment, run=run, everything=everything, since=since, deep=deep)
-        differing = Difference("a" * 32, "forest", "tag", "team", {"databricks": "wine", "azureml": "beer"})
-        return VerifyResult(("databricks", "azureml"), 1, (differing,), {"databricks": 0, "azureml": 0})
-
-    def repair(
-        self,
-        *,
-        experiment: str | None = None,
-        run: str | None = None,
-        everything: bool = False,
-        since: str | int | datetime | None = None,
-        source: str | None = None,
-        prune: bool = False,
-        confirm: bool = False,
-        deep: bool = False,
-        timeout: float | None = None,
-        progress: Callable[[int, str], None] | None = None,
-    ) -> RepairResult:
-        self._called("repair", experiment=experiment, run=run, source=source, prune=prune, confirm=confirm)
-        return RepairResult(("databricks", "azureml"), 1, (), ())
-
-    def dead_letters(self, run: str | None = None) -> DeadLetters:
-        self._called("dead_letters", run=run)
-        return DeadLetters(self.letters)
-
-    def retry_dead_letters(
-        self,
-        run: str | None = None,
-        *,
-        timeout: float | None = None,
-        progress: Callable[[Mapping[str, int], float], None] | None = None,
-    ) -> RetryResult:
-        self._called("retry_dead_letters", run=run, timeout=timeout)
-        return RetryResult(arrived={"azureml": len(self.letters)}, refused=(), waiting=())
-
-    def discard_dead_letters(self, confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
-        self._called("discard_dead_letters", confirm=confirm, run=run)
-        return DiscardResult(self.letters)
-
-    def ui(self, *, stop: bool = False) -> UiResult:
-        self._called("ui", stop=stop)
-        page = UiPage("databricks", "http://127.0.0.1:5000", "stopped" if stop else "started")
-        return UiResult((page,), stopped=stop)
-
-    def deploy(
-        self,
-        model: str,
-        *,
-        to: str,
-        name: str,
-        model_name: str | None = None,
-        deployment: str | None = None,
-        config: str | os.PathLike[str] | None = None,
-        compute: str | None = None,
-        instance_type: str | None = None,
-        instance_count: int | None = None,
-        app_insights: bool = False,
-        collect_data: bool = False,
-        traffic: int | None = None,
-        wait: bool = True,
-        require_delivered: bool = False,
-        progress: Callable[[str], None] | None = None,
-    ) -> DeployResult:
-        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
-        self._called("deploy", **told)
-        if progress is not None:
-            progress(f"{name} on {to}  loading the model  1 s")
-        return DeployResult(ENDPOINT, deployment or name, model, 4.0, waited=wait)
-
-    def endpoints(self, name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
-        self._called("endpoints", name=name, target=target)
-        return EndpointsResult((ENDPOINT,)) if name is None else ENDPOINT
-
-    def logs(
-        self, name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
-    ) -> LogsResult:
-        self._called("logs", name=name, deployment=deployment, lines=lines, target=target)
-        return LogsResult(name, deployment or name, ("INFO ready",))
-
-    def invoke(
-        self,
-        name: str,
-        data: Any,
-        *,
-        deployment: str | None = None,
-        target: str | None = None,
-        params: Mapping[str, Any] | str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> InvokeResult:
-        self._called("invoke", name=name, data=data, deployment=deployment, target=target, params=params)
-        return InvokeResult([1.5, 2.5], name, deployment, 2, 0.004)
-
-    def undeploy(
-        self,
-        name: str,
-        *,
-        target: str | None = None,
-        deployment: str | None = None,
-        confirm: str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> UndeployResult:
-        self._called("undeploy", name=name, target=target, deployment=deployment, confirm=confirm)
-        return UndeployResult(name, target or "local", (deployment or name,), deployment is None)
-
-    def cleanup(
-        self,
-        kind: str,
-        name: str,
-        *,
-        dry_run: bool = False,
-        confirm: str | None = None,
-        also: Sequence[str] = (),
-        subscription: str | None = None,
-        resource_group: str | None = None,
-        cloud: str | None = None,
-        auth: str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> CleanupResult:
-        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
-        self._called("cleanup", **told)
-        if progress is not None:
-            progress(f"1 of 1  deleting {kind} {name}")
-        if not dry_run and confirm != name:
+    def _cleanup(self, asked: SimpleNamespace) -> CleanupResult:
+        kind, name = asked.kind, asked.name
+        if not asked.dry_run and asked.confirm != name:
             raise NotConfirmed(
                 "nothing is deleted.", remedies=[f"%dbml cleanup {kind} {name} --confirm {name}"]
             )
-        item = CleanupItem("databricks", kind, name, "to go" if dry_run else "deleted")
-        return CleanupResult(kind, name, (item,), dry_run=dry_run)
+        item = CleanupItem("databricks", kind, name, "to go" if asked.dry_run else "deleted")
+        return CleanupResult(kind, name, (item,), dry_run=asked.dry_run)
 
-    def doctor(self, *, json: bool = False, timeout: float | None = None) -> DoctorResult:
-        self._called("doctor", json=json, timeout=timeout)
-        return DoctorResult(self.findings, 1.5, as_json=json)
-
-    def probe(self, *, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
-        self._called("probe", json=json)
-        if progress is not None:
-            progress("azureml  1 of 1  run-tags")
-        row = Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True)
-        return ProbeReport((row,), 60.0, "dbml-probe.json", as_json=json)
-
-    def score(
-        self,
-        model: str,
-        data: Any = None,
-        *,
-        where: str | None = None,
-        columns: str | Sequence[str] = (),
-        output: str | os.PathLike[str] | None = None,
-        column: str = "prediction",
-        result_type: str | None = None,
-        on_error: str = "fail",
-        mode: str | None = None,
-        checkpoint: str | None = None,
-        available_now: bool = False,
-        params: Mapping[str, Any] | str | None = None,
-        progress: Callable[[str], None] | None = None,
-    ) -> ScoreResult | StreamResult | UdfResult:
-        told = {key: value for key, value in locals().items() if key not in ("self", "progress")}
-        self._called("score", **told)
-        if progress is not None:
-            progress(f"{model}  scoring  1 s")
-        if data is None:
-            return UdfResult(model, ("depth",), "double", "Spark", udf=lambda *names: names)
-        place = None if output is None else str(output)
-        return ScoreResult(model, column, "double", "Spark", data=[1.5], rows=1, output=place)
+    def _score(self, asked: SimpleNamespace) -> ScoreResult | UdfResult:
+        if asked.data is None:
+            return UdfResult(asked.model, ("depth",), "double", "Spark", udf=lambda *names: names)
+        place = None if asked.output is None else str(asked.output)
+        return ScoreResult(asked.model, asked.column, "double", "Spark", data=[1.5], rows=1, output=place)
 
     def begin_track(self, name: str | None = None, **settings: Any) -> FakeTrack:
         self._called("begin_track", name=name, **settings)
@@ -468,12 +247,79 @@ class FakeSession:
         return ["wine", "two words"]
 
 
+PROGRESS: dict[str, list[tuple[Any, ...]]] = {
+    "sync": [({"databricks": 0, "azureml": 1204}, 350.0), ({"databricks": 0, "azureml": 12}, 400.0)],
+    "deploy": [("wine on local  loading the model  1 s",)],
+    "cleanup": [("1 of 1  deleting run last",)],
+    "probe": [("azureml  1 of 1  run-tags",)],
+    "score": [("wine/1  scoring  1 s",)],
+}
+"""What a call tells of how far it is."""
+
+ANSWERS: dict[str, Callable[[FakeSession, SimpleNamespace], Any]] = {
+    "link": FakeSession._link,
+    "unlink": FakeSession._unlink,
+    "status": lambda fake, _: fake._status(),
+    "receipt": lambda _, asked: Receipt(
+        "a" * 32, "forest", (Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000),)
+    ),
+    "experiment": lambda _, asked: ExperimentResult(
+        asked.name, "1", {"databricks": f"/Users/me/{asked.name}", "azureml": asked.name}, True
+    ),
+    "runs": lambda fake, asked: RunsResult(fake.rows[: asked.max_results], asked.experiment or "wine"),
+    "compare": lambda fake, asked: CompareResult(
+        tuple(replace(fake.rows[0], run_id=run) for run in asked.given), ("loss",), {}
+    ),
+    "register": lambda _, asked: RegisterResult(
+        asked.name,
+        "a" * 32,
+        (ModelVersion("databricks", asked.name, "1", "a" * 32, tuple(asked.aliases)),),
+        True,
+    ),
+    "models": lambda _, asked: ModelsResult(
+        asked.name, (ModelVersion("databricks", asked.name or "wine", "1"),)
+    ),
+    "sync": FakeSession._sync,
+    "verify": lambda _, asked: VerifyResult(
+        ("databricks", "azureml"),
+        1,
+        (Difference("a" * 32, "forest", "tag", "team", {"databricks": "wine", "azureml": "beer"}),),
+        {"databricks": 0, "azureml": 0},
+    ),
+    "repair": lambda _, asked: RepairResult(("databricks", "azureml"), 1, (), ()),
+    "dead_letters": lambda fake, _: DeadLetters(fake.letters),
+    "retry_dead_letters": lambda fake, _: RetryResult({"azureml": len(fake.letters)}, (), ()),
+    "discard_dead_letters": lambda fake, _: DiscardResult(fake.letters),
+    "ui": lambda _, asked: UiResult(
+        (UiPage("databricks", "http://127.0.0.1:5000", "stopped" if asked.stop else "started"),),
+        stopped=asked.stop,
+    ),
+    "deploy": lambda _, asked: DeployResult(
+        ENDPOINT, asked.deployment or asked.name, asked.model, 4.0, waited=asked.wait
+    ),
+    "endpoints": lambda _, asked: EndpointsResult((ENDPOINT,)) if asked.name is None else ENDPOINT,
+    "logs": lambda _, asked: LogsResult(asked.name, asked.deployment or asked.name, ("INFO ready",)),
+    "invoke": lambda _, asked: InvokeResult([1.5, 2.5], asked.name, asked.deployment, 2, 0.004),
+    "undeploy": lambda _, asked: UndeployResult(
+        asked.name, asked.target or "local", (asked.deployment or asked.name,), asked.deployment is None
+    ),
+    "cleanup": FakeSession._cleanup,
+    "doctor": lambda fake, asked: DoctorResult(fake.findings, 1.5, as_json=asked.json),
+    "probe": lambda _, asked: ProbeReport(
+        (Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True),),
+        60.0,
+        "dbml-probe.json",
+        as_json=asked.json,
+    ),
+    "score": FakeSession._score,
+}
+"""What each call of ``api`` answers."""
+
+
 def use_in_kernel(**settings: Any) -> FakeSession:
     """Put a fake session in the place of this process's own."""
-    from dbml_magics.core import session
-
     fake = FakeSession()
     for name, value in settings.items():
         setattr(fake, name, value)
-    session.current = lambda: fake  # type: ignore[assignment,return-value]
+    fake.install()
     return fake

@@ -14,6 +14,7 @@ import mlflow
 import pytest
 
 import dbml_magics
+import dbml_magics as dbml
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.running import run
 from dbml_magics.core import session as sessions
@@ -152,7 +153,7 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     linked: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = 1 if ASKED is None else random.randrange(10**9)
-    ids = [run.run_id[:8] for run in sessions.current().runs()]
+    ids = [run.run_id[:8] for run in dbml.runs()]
     lines = Lines(seed, [*ODD, *ids])
     reached: list[Any] = []
     refused = 0

@@ -20,7 +20,6 @@ from dbml_magics.forms.runs import RunsView
 from dbml_magics.parser import parse, split
 from dbml_magics.results.link import LinkStatus
 from dbml_magics.results.panel import PanelResult
-from dbml_magics.results.registry import RegisterResult
 from dbml_magics.results.runs import RunRow, RunsResult
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
@@ -154,15 +153,14 @@ def test_an_error_is_shown_with_what_to_do(fake: FakeSession) -> None:
     assert "To report it" in made.outcome.value
 
 
-def test_a_busy_form_takes_no_second_click(fake: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def waits(let_go: threading.Event) -> None:
+    """Return when it is let go."""
+    let_go.wait(30)
+
+
+def test_a_busy_form_takes_no_second_click(fake: FakeSession) -> None:
     let_go = threading.Event()
-    register = fake.register
-
-    def slow(*args: Any, **more: Any) -> RegisterResult:
-        let_go.wait(30)
-        return register(*args, **more)
-
-    monkeypatch.setattr(fake, "register", slow)
+    fake.meanwhile = lambda call: waits(let_go) if call == "register" else None
     made = form(fake, "register")
     fill(made, name="wine")
     made.run()
@@ -180,17 +178,10 @@ def test_a_busy_form_takes_no_second_click(fake: FakeSession, monkeypatch: pytes
 
 
 def test_progress_is_shown_in_the_form_and_nowhere_else(
-    fake: FakeSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake: FakeSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     let_go = threading.Event()
-    deploy = fake.deploy
-
-    def slow(*args: Any, **more: Any) -> Any:
-        answer = deploy(*args, **more)
-        let_go.wait(30)
-        return answer
-
-    monkeypatch.setattr(fake, "deploy", slow)
+    fake.meanwhile = lambda call: waits(let_go) if call == "deploy" else None
     made = form(fake, "deploy")
     fill(made, model="wine/1", to="local", name="wine")
     made.run()

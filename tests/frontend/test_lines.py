@@ -16,7 +16,7 @@ from tests.frontend.fakes import FakeSession
 @pytest.mark.parametrize(
     ("line", "method", "arguments"),
     [
-        ("link --local", "link", {"local": True, "track": "both", "mode": "journal", "registry": None}),
+        ("link --local", "link", {"local": True, "track": None, "mode": None, "registry": None}),
         ("link --local here --registry both", "link", {"local": "here", "registry": "both"}),
         ("link --local --mode sync", "link", {"local": True, "mode": "sync"}),
         ("link --again", "link", {"again": True}),

@@ -69,7 +69,7 @@ def deploy(
     require_delivered: bool = False,
     progress: Progress | None = None,
 ) -> DeployResult:
-    """Deploy a model to an endpoint; see :meth:`dbml_magics.core.session.Session.deploy`."""
+    """Deploy a model to an endpoint; see :func:`dbml_magics.api.deploy`."""
     from dbml_magics.core.endpoints import checks, models
 
     began = time.monotonic()
@@ -208,7 +208,7 @@ def invoke(
     params: Mapping[str, Any] | str | None = None,
     progress: Progress | None = None,
 ) -> InvokeResult:
-    """Return an endpoint's predictions; see :meth:`dbml_magics.core.session.Session.invoke`."""
+    """Return an endpoint's predictions; see :func:`dbml_magics.api.invoke`."""
     from dbml_magics.core.endpoints import scoring
 
     place, endpoint = _the(engine, name, target)

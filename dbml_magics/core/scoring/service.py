@@ -84,7 +84,7 @@ def score(
     params: Mapping[str, Any] | str | None = None,
     progress: Progress | None = None,
 ) -> ScoreResult | StreamResult | UdfResult:
-    """Score data with a model; see :meth:`dbml_magics.core.session.Session.score`."""
+    """Score data with a model; see :func:`dbml_magics.api.score`."""
     began = time.monotonic()
     say = _telling(progress, model)
     chosen = _names(columns)
