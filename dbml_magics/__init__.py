@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dbml_magics import hints
 from dbml_magics._version import __version__
 
 if TYPE_CHECKING:
@@ -146,6 +147,23 @@ __all__ = [
     "unload_ipython_extension",
     "verify",
 ]
+
+
+class _Commands:
+    """The commands' grammar, imported when a message first needs it."""
+
+    def remedy(self, line: str) -> hints.Remedy | None:
+        from dbml_magics.commands.remedies import Remedy
+
+        return Remedy.read(line)
+
+    def keyword(self, option: str) -> str:
+        from dbml_magics.commands.remedies import keyword
+
+        return keyword(option)
+
+
+hints.derive_from(_Commands())
 
 
 def __getattr__(name: str) -> Any:

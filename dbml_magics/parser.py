@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dbml_magics.results.base import Result
 
 __all__ = [
+    "Call",
     "Command",
     "HelpRequested",
     "Option",
@@ -149,6 +150,7 @@ class Option:
     excludes: tuple[str, ...] = ()  # options that cannot stand beside it
     parameter: str = ""  # of the callable, where it is not the option's own name
     listed: bool = False  # several in one word, with commas between them
+    otherwise: str = ""  # what a value that may be left out is then
     # What follows from that parameter, unless it is said here:
     repeatable: bool = False  # for a value: the last one, which takes all that are left
     optional_value: bool = False  # --local [DIR]; for a value: it may be left out
@@ -200,7 +202,8 @@ class Option:
 
 _NONE = inspect.Parameter.empty
 
-Call = Callable[..., Any]
+Call = Callable[..., object]
+"""One of the callables of ``api``."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class Command:
     call: Call | None = None
     instead: Mapping[str, Call] = field(default_factory=dict)
     """What is called where an option stands on the line (``--verify``), or has a value (``--dead list``)."""
+    bare: Call | None = None  # what the command alone comes to, where that is another call
     run: Callable[[argparse.Namespace], Result] | None = None  # where calling it is not all
     options: tuple[Option, ...] = ()
     needs_link: bool = True
@@ -230,7 +234,7 @@ class Command:
             derived.append(option)
         object.__setattr__(self, "options", tuple(derived))
 
-    def called(self, given: Callable[[str], Any]) -> Call | None:
+    def called(self, given: Callable[[str], object]) -> Call | None:
         """Return what a line calls; ``given`` returns the value of an option by its name, if it has one."""
         for written, call in self.instead.items():
             name, _, wanted = written.partition(" ")

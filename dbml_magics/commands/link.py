@@ -60,6 +60,7 @@ COMMAND = Command(
     help="link two workspaces; without options, show what is linked now",
     examples=("%dbml link --local", f"{_AZURE} --databricks databricks", _TWO_URIS, "%dbml link --again"),
     call=api.link,
+    bare=api.status,
     run=run,
     needs_link=False,
     details=(

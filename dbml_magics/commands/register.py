@@ -39,6 +39,7 @@ COMMAND = Command(
             "a run id, the beginning of one, or last: the newest finished run here (the default)",
             metavar="RUN|last",
             optional_value=True,
+            otherwise="last",
             completes="run",
         ),
         Option("NAME", "the registered model's name; a new name makes version 1", completes="model"),

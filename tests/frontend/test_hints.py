@@ -13,7 +13,7 @@ import pytest
 
 import dbml_magics
 from dbml_magics import errors, hints
-from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands import COMMANDS, TRACK, remedies
 from dbml_magics.results.delivery import SyncResult
 from tests.frontend.conftest import Shell
 
@@ -74,6 +74,7 @@ def test_every_example_has_a_python_call_that_the_package_takes(example: str, in
             'dbml.runs(order_by=["metrics.loss ASC"], max_results=5)',
         ),
         ("%dbml compare 4f1c …", 'dbml.compare("4f1c", …)'),
+        ("%dbml invoke wine $rows --params '{}'", 'dbml.invoke("wine", rows, params="{}")'),
         ("%dbml runs --help", "help(dbml.runs)"),
         ("%dbml help", "help(dbml)"),
         (
@@ -108,7 +109,7 @@ def test_a_shell_is_told_what_a_shell_can_do() -> None:
     try:
         assert hints.say("%dbml sync --dead list") == "dbml-magics sync --dead list"
         made = hints.say("%dbml link --local")
-        assert made == f"{hints._PYTHON} -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
+        assert made == f"{remedies._PYTHON} -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
         assert hints.say("%dbml runs") == "%dbml runs in a notebook"
     finally:
         hints.speak(before)
