@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import hints
 from dbml_magics._version import __version__
+from dbml_magics.common import hints
 
 if TYPE_CHECKING:
     from dbml_magics.api import (
@@ -180,7 +180,7 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """Add ``%dbml`` and ``%%track`` to a shell; mention what an earlier kernel has left for this one."""
-    from dbml_magics.magics import DbmlMagics
+    from dbml_magics.notebook.magics import DbmlMagics
 
     if isinstance(shell.magics_manager.registry.get("DbmlMagics"), DbmlMagics):
         return
@@ -196,13 +196,14 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 def _mention_what_is_left(shell: Any) -> None:
-    from dbml_magics import display, environment
+    from dbml_magics import display
+    from dbml_magics.common import environment
 
     if not environment.is_interactive(shell):
         return
     import os
 
-    from dbml_magics.config import data_home
+    from dbml_magics.common.config import data_home
     from dbml_magics.core.link import remembered_hint
 
     linked = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("dbml:")  # the link of a parent process

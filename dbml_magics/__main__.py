@@ -13,15 +13,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbml_magics import api, display, hints
+from dbml_magics import api, display
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS, running
+from dbml_magics.common import hints
+from dbml_magics.common.secrecy import refuse_secrets
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
 from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
 from dbml_magics.results.delivery import DeadLetters, RetryResult, SyncResult
 from dbml_magics.results.link import LinkStatus
 from dbml_magics.results.reconcile import RepairResult, VerifyResult
-from dbml_magics.secrecy import refuse_secrets
 
 _PROG = "dbml-magics"
 _OFFERED = hints.IN_SHELLS

@@ -15,10 +15,10 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import environment
 from dbml_magics._version import __version__
-from dbml_magics.foreign_text import one_line, visible
-from dbml_magics.redaction import redacted
+from dbml_magics.common import environment
+from dbml_magics.common.foreign_text import one_line, visible
+from dbml_magics.common.redaction import redacted
 
 if TYPE_CHECKING:
     from dbml_magics.results.base import Result

@@ -48,9 +48,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from dbml_magics import hints
-from dbml_magics.foreign_text import one_line, visible
-from dbml_magics.redaction import redacted
+from dbml_magics.common import hints
+from dbml_magics.common.foreign_text import one_line, visible
+from dbml_magics.common.redaction import redacted
 
 __all__ = [
     "AmbiguousRun",
@@ -97,8 +97,8 @@ class DbmlError(Exception):
     """An error with a cause and a remedy, shown as two or three lines.
 
     ``remedies`` are commands to run next, each a string or a pair (command, what it does). They are written
-    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.hints`). Both may name what
-    others have named, and quote servers: control characters and secrets do not come through.
+    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.common.hints`). Both may
+    name what others have named, and quote servers: control characters and secrets do not come through.
     """
 
     def __init__(self, message: str, *, remedies: Iterable[Remedy] = ()) -> None:

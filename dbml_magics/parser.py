@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dbml_magics.common.secrecy import refusal, refuse_secrets, resembles_secret_option
 from dbml_magics.errors import BadCommand, UndefinedVariable
-from dbml_magics.secrecy import refusal, refuse_secrets, resembles_secret_option
 
 if TYPE_CHECKING:
     from dbml_magics.results.base import Result

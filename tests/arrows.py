@@ -15,11 +15,11 @@ PACKAGE = ROOT / "dbml_magics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {
-    "common": "_version config disks environment errors foreign_text hints log_records redaction secrecy",
+    "common": "_version common errors",
     "results": "results",
     "core": "core",
-    "commands and forms": "api commands completion display forms live panels parser variables",
-    "front ends": "__init__ __main__ callers cells magics",
+    "commands and forms": "api commands display forms panels parser variables",
+    "front ends": "__init__ __main__ notebook",
 }
 """Each layer imports of itself and of those above it in this list; its modules, as the package names them."""
 
@@ -105,7 +105,7 @@ def drawn() -> str:
 def _part(module: str) -> str:
     """Return a module's package below the layers: ``core/tracking``, or the module itself."""
     words = module.split(".")[1:] or ["__init__"]
-    return "/".join(words[:2] if words[0] == "core" else words[:1])
+    return "/".join(words[:2] if words[0] in ("core", "common", "notebook") else words[:1])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics import hints, redaction
+from dbml_magics.common import hints, redaction
 from dbml_magics.errors import DeliveryIncomplete
 from tests.infra.proxy import Proxy
 from tests.infra.servers import Server, ServerHost

@@ -206,7 +206,7 @@ def test_no_tracked_file_names_a_machine() -> None:
         "import dbml_magics.core.session",
         "import dbml_magics.core.link",
         "import dbml_magics.core.tracking.entry",
-        "import dbml_magics.magics",
+        "import dbml_magics.notebook.magics",
         "import dbml_magics as dbml; dbml.link; dbml.TrackSummary if False else None",
         "from IPython.core.interactiveshell import InteractiveShell; "
         "InteractiveShell.instance().run_line_magic('load_ext', 'dbml_magics')",

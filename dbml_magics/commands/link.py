@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import api, display, environment
+from dbml_magics import api, display
 from dbml_magics.commands.running import call
+from dbml_magics.common import environment
 from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
 from dbml_magics.parser import Command, Option

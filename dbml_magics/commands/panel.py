@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbml_magics import api, environment
+from dbml_magics import api
+from dbml_magics.common import environment
 from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:

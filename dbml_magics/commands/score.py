@@ -6,9 +6,10 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dbml_magics import api, environment
+from dbml_magics import api
 from dbml_magics.commands.invoke import params_option
 from dbml_magics.commands.running import call
+from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand
 from dbml_magics.parser import Command, Option
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
-from dbml_magics.foreign_text import one_line
 from dbml_magics.results.cleanup import CleanupItem, CleanupResult
 
 __all__ = ["KINDS", "clean"]

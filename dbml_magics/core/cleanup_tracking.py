@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
+from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.destinations.errors import Away, is_missing
@@ -19,7 +20,6 @@ from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
-from dbml_magics.hints import say
 from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count
 

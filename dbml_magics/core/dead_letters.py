@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core import runs
 from dbml_magics.core.model.operations import (
     DamagedLine,
@@ -23,7 +24,6 @@ from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.core.tracking.registrations import registration_queue
 from dbml_magics.errors import NotConfirmed
-from dbml_magics.foreign_text import one_line
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult
 from dbml_magics.results.text import count
 

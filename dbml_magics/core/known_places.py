@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dbml_magics.config import data_home
+from dbml_magics.common.config import data_home
+from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core import link as links
 from dbml_magics.errors import NotConfirmed
-from dbml_magics.foreign_text import one_line
 
 _SPILL = "spill"
 _PORTS = {"http": 80, "https": 443}

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from dbml_magics.config import data_home, role_variable, spare_homes
+from dbml_magics.common.config import data_home, role_variable, spare_homes
+from dbml_magics.common.hints import WSL, say
+from dbml_magics.common.secrecy import looks_secret
 from dbml_magics.core.azure import names
 from dbml_magics.errors import (
     BadLink,
@@ -33,9 +35,7 @@ from dbml_magics.errors import (
     PlatformRefused,
     SecretRefused,
 )
-from dbml_magics.hints import WSL, say
 from dbml_magics.results.text import count
-from dbml_magics.secrecy import looks_secret
 
 ROLES = ("databricks", "azureml")
 SCHEME = "dbml"

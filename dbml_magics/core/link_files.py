@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbml_magics import disks
+from dbml_magics.common import disks
+from dbml_magics.common.secrecy import is_secret_option, looks_secret
 from dbml_magics.core.azure.identity_names import SETTINGS
 from dbml_magics.errors import BadLink, SecretRefused
-from dbml_magics.secrecy import is_secret_option, looks_secret
 
 if sys.version_info >= (3, 11):
     import tomllib

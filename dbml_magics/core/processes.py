@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dbml_magics.config import passed_variables
+from dbml_magics.common.config import passed_variables
 
 __all__ = [
     "allowed",

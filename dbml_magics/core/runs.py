@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import Away, EndlessListing
 from dbml_magics.core.destinations.naming import check_experiment_name
@@ -26,7 +27,6 @@ from dbml_magics.errors import (
     RunNotFound,
     WorkspaceUnreachable,
 )
-from dbml_magics.hints import say
 from dbml_magics.results.link import ExperimentResult
 from dbml_magics.results.runs import RunRow, RunsResult
 

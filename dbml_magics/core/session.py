@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import environment
-from dbml_magics.config import role_variable
+from dbml_magics.common import environment
+from dbml_magics.common.config import role_variable
 from dbml_magics.core import link as links
 from dbml_magics.core import mlflow_private, status
 from dbml_magics.core.spark_tasks import tell_tasks

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dbml_magics.config import data_home_note, spool_limit_bytes
+from dbml_magics.common.config import data_home_note, spool_limit_bytes
+from dbml_magics.common.hints import say
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.core.tracking.holders import is_held
-from dbml_magics.hints import say
 from dbml_magics.results.link import Destination
 from dbml_magics.results.text import listing, size
 

@@ -22,6 +22,7 @@ from mlflow.utils.autologging_utils import (
     get_autologging_config,
 )
 
+from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -34,7 +35,6 @@ from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
-from dbml_magics.hints import say
 from dbml_magics.results.registry import ModelVersion
 from dbml_magics.results.runs import MetricSummary, TrackSummary
 from dbml_magics.results.text import listing

@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dbml_magics import environment
+from dbml_magics.common import environment
+from dbml_magics.common.hints import place, say
 from dbml_magics.core import processes
 from dbml_magics.core.azure import studio
 from dbml_magics.core.link import Link, WorkspaceSpec, masked
 from dbml_magics.errors import ServerFailed
-from dbml_magics.hints import place, say
 from dbml_magics.results.link import UiPage, UiResult
 
 IDLE_S = 8 * 3600.0

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import api
+from dbml_magics.common.foreign_text import is_plain
 from dbml_magics.errors import DbmlError
-from dbml_magics.foreign_text import is_plain
 from dbml_magics.variables import variables
 
 if TYPE_CHECKING:

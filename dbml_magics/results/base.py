@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
-from dbml_magics.foreign_text import one_line, visible
-from dbml_magics.redaction import redacted
+from dbml_magics.common.foreign_text import one_line, visible
+from dbml_magics.common.redaction import redacted
 from dbml_magics.results.html import Html
 
 __all__ = ["HelpText", "Result"]
@@ -24,8 +24,8 @@ class Result:
     """What a command returns: a value with a text form and an HTML form.
 
     Its fields are what workspaces and users say, character by character; in both forms a control character
-    in any of them is shown as its escape (:mod:`dbml_magics.foreign_text`), a name cannot begin a line, and a
-    secret that a server or a log repeats is not shown.
+    in any of them is shown as its escape (:mod:`dbml_magics.common.foreign_text`), a name cannot begin a
+    line, and a secret that a server or a log repeats is not shown.
     """
 
     as_it_is: ClassVar[frozenset[str]] = frozenset()

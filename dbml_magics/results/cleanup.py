@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dbml_magics.hints import say
+from dbml_magics.common.hints import say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import html_table, panel
 from dbml_magics.results.text import count, text_table

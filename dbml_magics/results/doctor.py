@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics import hints
 from dbml_magics._version import __version__
-from dbml_magics.redaction import redacted
+from dbml_magics.common import hints
+from dbml_magics.common.redaction import redacted
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, html_table, panel, safe
 from dbml_magics.results.text import count, duration

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dbml_magics.hints import say
+from dbml_magics.common.hints import say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, details, html_table, link, panel, rows_table, safe
 from dbml_magics.results.text import count, duration, nearby, text_table

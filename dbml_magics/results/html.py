@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from dbml_magics.foreign_text import visible
+from dbml_magics.common.foreign_text import visible
 
 __all__ = [
     "Html",

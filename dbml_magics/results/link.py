@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.hints import process, say, to_train
+from dbml_magics.common.hints import process, say, to_train
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import html_table, link, panel
 from dbml_magics.results.text import clock, count, duration, from_here, number, opened, text_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.hints import say
+from dbml_magics.common.hints import say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import code, html_table, panel
 from dbml_magics.results.link import LinkStatus

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.hints import say
+from dbml_magics.common.hints import say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import details, html_table, panel
 from dbml_magics.results.text import count, duration, text_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dbml_magics.hints import say
+from dbml_magics.common.hints import say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, html_table, link, panel
 from dbml_magics.results.text import opened, text_table

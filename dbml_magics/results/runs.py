@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.hints import process, say, to_train
+from dbml_magics.common.hints import process, say, to_train
 from dbml_magics.results.base import Result
 from dbml_magics.results.charts import curve_svg, sparkline
 from dbml_magics.results.html import Html, code, html_table, link, page_links, panel, rows_table, safe

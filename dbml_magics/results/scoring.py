@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics.hints import front_end, say
+from dbml_magics.common.hints import front_end, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, panel, rows_table
 from dbml_magics.results.text import count, duration, nearby

@@ -226,7 +226,7 @@ def test_default_takes_what_fits_and_says_which(
 def test_a_device_code_is_shown_through_the_prompt_and_asked_for_once(
     signed_in: AzureStandIn, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dbml_magics import environment
+    from dbml_magics.common import environment
 
     monkeypatch.setattr(environment, "is_attended", lambda running=None: True)
     for name in ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID"):

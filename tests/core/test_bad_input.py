@@ -19,7 +19,8 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics import config, disks, errors
+from dbml_magics import errors
+from dbml_magics.common import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.destinations.naming import check_experiment_name
 from tests.infra.wait import eventually

@@ -19,7 +19,7 @@ import pytest
 from mlflow import MlflowClient
 
 import dbml_magics as dbml
-from dbml_magics import config, disks
+from dbml_magics.common import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.link import remembered
 from dbml_magics.core.outbox.state import State
@@ -402,7 +402,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
         process = child(
             f"""
             import os, pathlib
-            from dbml_magics import disks
+            from dbml_magics.common import disks
             disks.spare_folders = lambda: iter((pathlib.Path({str(spares)!r}),))
             import mlflow, dbml_magics as dbml
             dbml.link(again=True)
@@ -449,7 +449,7 @@ def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
         child(
             f"""
             import pathlib, resource
-            from dbml_magics import disks
+            from dbml_magics.common import disks
             disks.spare_folders = lambda: iter((pathlib.Path({str(spares)!r}),))
             import mlflow
             client = mlflow.MlflowClient()

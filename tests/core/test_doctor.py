@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics import hints
+from dbml_magics.common import hints
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor import answering, imports, machine, packages
 from dbml_magics.core.endpoints import remembered

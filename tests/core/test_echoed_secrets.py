@@ -18,7 +18,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 
 import dbml_magics as dbml
-from dbml_magics import config, log_records, redaction
+from dbml_magics.common import config, log_records, redaction
 from dbml_magics.core import session
 from dbml_magics.core.destinations.errors import Away, refusal, settle
 from dbml_magics.core.tracking.apply import cause_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from dbml_magics import config, disks
+from dbml_magics.common import config, disks
 from dbml_magics.core import link as links
 from dbml_magics.core import session
 from dbml_magics.errors import NothingRemembered, SecretRefused

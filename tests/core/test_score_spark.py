@@ -20,7 +20,7 @@ from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import dbml_magics as dbml
-from dbml_magics import environment
+from dbml_magics.common import environment
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring import spark as sessions
 from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult

@@ -12,9 +12,9 @@ from mlflow.utils.autologging_utils import autologging_is_disabled
 
 import dbml_magics as dbml
 from dbml_magics import errors
-from dbml_magics.cells import _began_another
 from dbml_magics.core import session
 from dbml_magics.core.source import masked_text
+from dbml_magics.notebook.cells import _began_another
 from tests.core.test_link import log_model
 from tests.infra import plain
 from tests.infra.wait import eventually

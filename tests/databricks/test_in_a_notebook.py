@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import environment
+from dbml_magics.common import environment
 from tests.core.linking import child, finish
 from tests.databricks.conftest import ADA
 from tests.standins.databricks import Databricks

@@ -157,7 +157,7 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     lines = Lines(seed, [*ODD, *ids])
     reached: list[Any] = []
     refused = 0
-    monkeypatch.setattr("dbml_magics.magics.run", partial(_counted, reached))
+    monkeypatch.setattr("dbml_magics.notebook.magics.run", partial(_counted, reached))
     for _ in range(LINES):
         if not sessions.current().linked:
             linked.run("%dbml link --local")

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from dbml_magics import completion
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.notebook import completion
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 

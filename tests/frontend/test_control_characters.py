@@ -20,10 +20,12 @@ from typing import Any, Literal
 import pytest
 
 import dbml_magics
-from dbml_magics import completion, display, errors, hints, log_records, results
+from dbml_magics import display, errors, results
 from dbml_magics.commands import COMMANDS
+from dbml_magics.common import hints, log_records
+from dbml_magics.common.foreign_text import is_plain, one_line, visible
 from dbml_magics.core.link import Link, WorkspaceSpec
-from dbml_magics.foreign_text import is_plain, one_line, visible
+from dbml_magics.notebook import completion
 from dbml_magics.results.base import Result, _cleaned
 from dbml_magics.results.charts import Line, chart_svg, curve_svg, curves_svg, points_svg
 from dbml_magics.results.html import code, details, html_table, link, panel, rows_table, safe

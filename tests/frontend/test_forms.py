@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import environment, panels
+from dbml_magics import panels
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.panel import TABS
+from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand, NotPermitted, WorkspaceUnreachable
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm

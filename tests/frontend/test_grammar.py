@@ -14,9 +14,11 @@ import dbml_magics
 from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.parser import Command, command_help, parse
+from tests.arrows import imported
 
 PACKAGE = Path(dbml_magics.__file__).parent
-MINE = sorted({*PACKAGE.glob("*.py"), *(PACKAGE / "commands").glob("*.py")})
+ROOMS = ("", "commands", "common", "notebook", "results")
+MINE = sorted(path for room in ROOMS for path in (PACKAGE / room).glob("*.py"))
 ALL = [*COMMANDS.values(), TRACK]
 NAMES = {"rows": [[1.0]], "frame": 1}
 
@@ -108,26 +110,6 @@ def test_only_display_and_the_shell_command_print(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MINE, ids=lambda path: path.name)
-def test_arrows_run_one_way(path: Path) -> None:
-    imported = {
-        name
-        for node in ast.walk(ast.parse(path.read_text()))
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else []
-        )
-    }
-    low = {
-        f"{name}.py"
-        for name in ["errors", "results", "rendering", "environment", "redaction", "secrecy", "config"]
-    }
-    if path.name in low:
-        assert not {
-            name for name in imported if re.match(r"dbml_magics\.(core|commands|magics|display)", name)
-        }
-        assert "IPython" not in {name.partition(".")[0] for name in imported}
-    if path.parent.name == "commands":
-        assert not {name for name in imported if re.match(r"IPython|dbml_magics\.(magics|cells)", name)}
+def test_ipython_is_the_notebooks_alone(path: Path) -> None:
+    if path.parent.name in ("commands", "common", "results") or path.name == "errors.py":
+        assert not [name for name in imported(path) if name.partition(".")[0] == "IPython"]

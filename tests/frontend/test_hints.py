@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import dbml_magics
-from dbml_magics import errors, hints
+from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK, remedies
+from dbml_magics.common import hints
 from dbml_magics.results.delivery import SyncResult
 from tests.frontend.conftest import Shell
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import environment
+from dbml_magics.common import environment
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.link import Destination
 from dbml_magics.results.live import FinishedRun, LiveMetric, RunProgress, charts

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dbml_magics
-from dbml_magics import environment
+from dbml_magics.common import environment
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 

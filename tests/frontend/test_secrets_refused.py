@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dbml_magics.common.secrecy import is_secret_option, looks_secret
 from dbml_magics.errors import SecretRefused
-from dbml_magics.secrecy import is_secret_option, looks_secret
 from tests.frontend.conftest import Shell
 
 TOKEN = "dapi" + "0123456789abcdef" * 2

@@ -9,8 +9,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from dbml_magics import cells
 from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
+from dbml_magics.notebook import cells
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 from tests.infra.interrupts import Interrupter

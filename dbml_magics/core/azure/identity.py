@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import environment
+from dbml_magics.common import environment
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
 from dbml_magics.core.destinations.errors import Away
 from dbml_magics.errors import BadLink, NotPermitted
-from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core.azure.names import WorkspaceId
-from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken

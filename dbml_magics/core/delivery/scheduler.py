@@ -10,7 +10,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from dbml_magics.config import linger_seconds, longest_pause_seconds
+from dbml_magics.common.config import linger_seconds, longest_pause_seconds
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy
 
 __all__ = ["Scheduler"]

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from dbml_magics.common.log_records import logger
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.azureml_mlflow_private import (
@@ -40,7 +41,6 @@ from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Away, is_missing, refusal, settle
 from dbml_magics.core.destinations.rest import retry_after, timeout_left
-from dbml_magics.log_records import logger
 
 _log = logger(__name__)
 T = TypeVar("T")

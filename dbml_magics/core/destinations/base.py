@@ -19,7 +19,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-from dbml_magics.config import credentials
+from dbml_magics.common.config import credentials
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import places, rest
 from dbml_magics.core.destinations.errors import WouldRefuse

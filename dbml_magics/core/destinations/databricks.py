@@ -36,7 +36,9 @@ from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-from dbml_magics import environment
+from dbml_magics.common import environment
+from dbml_magics.common.hints import say
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import answers, databricks_private, databricks_refusals, rest
 from dbml_magics.core.destinations.aliases import AliasesAsTags
@@ -47,8 +49,6 @@ from dbml_magics.core.destinations.naming import in_catalog
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import same_place
-from dbml_magics.hints import say
-from dbml_magics.redaction import remember_secrets
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import WorkspaceSpec

@@ -20,8 +20,8 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
-from dbml_magics.foreign_text import visible
-from dbml_magics.redaction import redacted
+from dbml_magics.common.foreign_text import visible
+from dbml_magics.common.redaction import redacted
 
 REFUSALS = frozenset(
     {

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from dbml_magics.config import identity_budget_seconds, longest_pause_seconds
+from dbml_magics.common.config import identity_budget_seconds, longest_pause_seconds
 from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.errors import Away, settle
 from dbml_magics.core.destinations.rest import call_timeout

@@ -21,7 +21,7 @@ from typing import Any
 
 from mlflow.utils import import_hooks
 
-from dbml_magics.log_records import logger
+from dbml_magics.common.log_records import logger
 
 _log = logger(__name__)
 _ABSENT = ("dbruntime", "dbruntime.databricks_repl_context")

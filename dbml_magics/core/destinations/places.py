@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from dbml_magics.config import role_variable
+from dbml_magics.common.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.link import WorkspaceSpec, masked

@@ -32,13 +32,13 @@ from mlflow.utils.mime_type_utils import _guess_mime_type
 from mlflow.utils.rest_utils import MlflowHostCreds, get_workspace_client, http_request
 from mlflow.utils.uri import validate_path_is_safe
 
-from dbml_magics.config import DELIVERY_TIMEOUT_S
+from dbml_magics.common.config import DELIVERY_TIMEOUT_S
+from dbml_magics.common.redaction import redacted, remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import answers, databricks_private
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import REFUSALS, Away, MissingEndpoint, refusal, settle
 from dbml_magics.core.destinations.rates import RateLimiter
-from dbml_magics.redaction import redacted, remember_secrets
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"

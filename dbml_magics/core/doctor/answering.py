@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from dbml_magics.config import role_variable
+from dbml_magics.common.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Away, settle

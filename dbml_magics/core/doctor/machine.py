@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics import disks, environment, hints
-from dbml_magics.config import data_home
-from dbml_magics.disks import file_system
+from dbml_magics.common import disks, environment, hints
+from dbml_magics.common.config import data_home
+from dbml_magics.common.disks import file_system
 from dbml_magics.results.doctor import Finding
 from dbml_magics.results.text import count, duration, nearby, size
 

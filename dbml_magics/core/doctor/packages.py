@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-from dbml_magics import hints
 from dbml_magics._version import __version__
+from dbml_magics.common import hints
 from dbml_magics.results.doctor import Finding
 
 __all__ = ["PACKAGES", "python", "requirements", "versions"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dbml_magics.config import credentials
+from dbml_magics.common.config import credentials
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor import azure, databricks
 from dbml_magics.core.doctor.answering import CALL_S, base_of, not_fine, reach, timed

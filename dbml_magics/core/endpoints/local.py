@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dbml_magics.config import data_home
+from dbml_magics.common.config import data_home
+from dbml_magics.common.hints import say as said_to_reader
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import settings
 from dbml_magics.core.endpoints.base import (
@@ -41,8 +43,6 @@ from dbml_magics.core.endpoints.base import (
 )
 from dbml_magics.core.endpoints.swagger import describe
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
-from dbml_magics.hints import say as said_to_reader
-from dbml_magics.redaction import remember_secrets
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 from dbml_magics.results.text import size
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.endpoints import azureml, managed_body, managed_checks, settings
@@ -35,7 +36,6 @@ from dbml_magics.core.endpoints.remembered import Record, locked, records
 from dbml_magics.core.endpoints.rest import Answer, Rest, ServiceRefusal, every, refused, words
 from dbml_magics.core.link import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted, Refused
-from dbml_magics.redaction import remember_secrets
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dbml_magics.config import data_home
+from dbml_magics.common.config import data_home
 from dbml_magics.results.endpoints import Deployment, Endpoint
 
 __all__ = ["Record", "all_of", "is_known", "locked", "records"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dbml_magics.common.hints import say as told
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
@@ -24,7 +25,6 @@ from dbml_magics.errors import (
     NotConfirmed,
     NotLinked,
 )
-from dbml_magics.hints import say as told
 from dbml_magics.results.endpoints import (
     Check,
     Deployment,

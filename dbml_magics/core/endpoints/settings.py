@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dbml_magics.common.secrecy import is_secret_option
 from dbml_magics.errors import BadCommand
-from dbml_magics.secrecy import is_secret_option
 
 __all__ = ["ACI", "AKS", "ENDPOINT_KEYS", "MANAGED", "ONLINE", "SECTIONS", "read_config"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.endpoints import azureml, settings
@@ -29,7 +30,6 @@ from dbml_magics.core.endpoints.remembered import Record, records
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused, words
 from dbml_magics.core.link import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
-from dbml_magics.redaction import remember_secrets
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ def _started(folder: Path, uri: str) -> Any:
 
 def _instead(order: Order) -> str:
     """Return the line that does the same at a managed endpoint, whose config files have other keys."""
-    from dbml_magics.hints import say
+    from dbml_magics.common.hints import say
 
     line = with_option(with_option(order.line, "--config", None), "--compute", None)
     return say(re.sub(r" --to a(?:ci|ks)(?= |$)", " --to online", line))

@@ -17,8 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbml_magics.common.disks import is_own, make_own
 from dbml_magics.core.outbox.tables import TABLES, fill, make_tables, open_at, read_only, readable_rows
-from dbml_magics.disks import is_own, make_own
 from dbml_magics.errors import JournalError
 
 _LEAD, _END = "state-", ".db"  # a new name each time: SQLite deletes the -wal of a file by its name

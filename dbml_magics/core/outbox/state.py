@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.common.redaction import redacted
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations
@@ -29,7 +30,6 @@ from dbml_magics.core.outbox.receipts import Receipts
 from dbml_magics.core.outbox.renamed_files import RenamedFiles
 from dbml_magics.core.outbox.repairs import Repairs
 from dbml_magics.core.outbox.state_file import StateFile
-from dbml_magics.redaction import redacted
 
 
 @dataclass(frozen=True)

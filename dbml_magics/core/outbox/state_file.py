@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dbml_magics.common.disks import private_folder
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.outbox import fallback
 from dbml_magics.core.outbox.tables import FORMAT, TABLES, fill, open_at, readable_rows
-from dbml_magics.disks import private_folder
 from dbml_magics.errors import JournalDamaged, JournalError, JournalFull
 
 _RESERVE, _LOW = 16 << 20, 256 << 10  # bytes kept for the state on its disk; given when so few are free

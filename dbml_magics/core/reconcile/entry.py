@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.rates import backfill
 from dbml_magics.core.reconcile import repair as repairing
@@ -18,7 +19,6 @@ from dbml_magics.core.reconcile import verify as verifying
 from dbml_magics.core.reconcile.survey import Scope
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import BadCommand, NotConfirmed
-from dbml_magics.foreign_text import one_line
 from dbml_magics.results.reconcile import Difference, RepairResult, VerifyResult
 from dbml_magics.results.text import count
 

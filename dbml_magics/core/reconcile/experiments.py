@@ -8,6 +8,7 @@ from functools import partial
 
 from mlflow.entities import Experiment
 
+from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.reconcile.compare import Comparer
@@ -15,7 +16,6 @@ from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.sides import Side
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.hints import say
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference
 
 

@@ -11,6 +11,7 @@ from functools import cache, partial
 from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.compare import (
@@ -30,7 +31,6 @@ from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch
 from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.hints import say
 from dbml_magics.results.reconcile import ABSENT, LOST, UNREAD, Difference
 
 _TRIES = 4

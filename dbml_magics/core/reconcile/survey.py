@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from dbml_magics.common.log_records import logger
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Away, EndlessListing, is_missing, settle
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
@@ -19,7 +20,6 @@ from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.kept_models import MODELS_TAG
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
-from dbml_magics.log_records import logger
 from dbml_magics.results.reconcile import UNREAD, Difference
 
 _log = logger(__name__)

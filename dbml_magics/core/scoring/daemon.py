@@ -39,7 +39,7 @@ class _Beside(importlib.abc.MetaPathFinder):
 
 def isolate() -> None:
     """Leave what a model does not need: secrets, and modules of the current folder before packages."""
-    from dbml_magics.config import passed_variables
+    from dbml_magics.common.config import passed_variables
     from dbml_magics.core import processes
 
     own = ("PYTHON_WORKER_FACTORY_SECRET", "SPARK_AUTH_SOCKET_TIMEOUT")

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.config import data_home
+from dbml_magics.common.config import data_home
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found

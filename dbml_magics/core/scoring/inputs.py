@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dbml_magics import environment
+from dbml_magics.common import environment
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.core.scoring.types import to_spark
 from dbml_magics.errors import BadCommand, BadData

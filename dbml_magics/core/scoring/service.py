@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics.config import score_here_rows
+from dbml_magics.common.config import score_here_rows
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
 from dbml_magics.core.scoring.columns import Match, check_output, match

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dbml_magics import environment
-from dbml_magics.config import data_home
+from dbml_magics.common import environment
+from dbml_magics.common.config import data_home
 from dbml_magics.core import processes
 from dbml_magics.errors import SparkUnavailable
 

@@ -35,6 +35,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import (
     Away,
     MissingEndpoint,
@@ -91,7 +92,6 @@ from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
 from dbml_magics.core.tracking.sendable import is_text, refuse_taken_place
 from dbml_magics.core.tracking.view import Mark, dataset_from, mark
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
+from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.errors import Away, is_missing, settle
 from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.paging import standing
@@ -35,7 +36,6 @@ from dbml_magics.core.tracking.sendable import (
     refuse_unsafe_name,
 )
 from dbml_magics.core.tracking.view import Held
-from dbml_magics.hints import say
 
 
 def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:

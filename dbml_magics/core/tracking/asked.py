@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.config import identity_budget_seconds
+from dbml_magics.common.config import identity_budget_seconds
+from dbml_magics.common.hints import say
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import Away
-from dbml_magics.hints import say
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier

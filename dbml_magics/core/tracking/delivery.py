@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.config import DELIVERY_TIMEOUT_S
+from dbml_magics.common.config import DELIVERY_TIMEOUT_S
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.delivery.scheduler import Scheduler
 from dbml_magics.core.destinations.errors import Away, Blocked, Busy
 from dbml_magics.core.destinations.protocol import Point
@@ -67,7 +68,6 @@ from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, registration
 from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL, mark
 from dbml_magics.errors import JournalError
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.deferred_uploads import DeferredUploads

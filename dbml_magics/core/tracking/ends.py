@@ -9,10 +9,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import environment
+from dbml_magics.common import environment
+from dbml_magics.common.hints import say
+from dbml_magics.common.log_records import logger
 from dbml_magics.core import mlflow_private
-from dbml_magics.hints import say
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link

@@ -22,7 +22,7 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
-from dbml_magics.config import (
+from dbml_magics.common.config import (
     SEARCH_WAIT_S,
     exit_flush_seconds,
     identity_budget_seconds,
@@ -30,6 +30,8 @@ from dbml_magics.config import (
     spool_wait_seconds,
 )
 from dbml_magics.core.clock import SYSTEM, Clock
+from dbml_magics.common.hints import say
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away, is_missing
@@ -64,8 +66,6 @@ from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.errors import JournalDamaged
-from dbml_magics.hints import say
-from dbml_magics.log_records import logger
 
 _log = logger(__name__)
 NOTE_TAG = "mlflow.note.content"

@@ -35,7 +35,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeGuard
 from urllib.parse import quote, unquote
 
-from dbml_magics.config import spool_limit_bytes
+from dbml_magics.common.config import spool_limit_bytes
+from dbml_magics.common.disks import is_own, make_own, private_folder
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.model.operations import (
     Line,
@@ -49,9 +51,7 @@ from dbml_magics.core.model.operations import (
 )
 from dbml_magics.core.tracking.provenance import Witness
 from dbml_magics.core.tracking.stamps import Stamps
-from dbml_magics.disks import is_own, make_own, private_folder
 from dbml_magics.errors import JournalError, JournalFull
-from dbml_magics.log_records import logger
 
 LINK_QUEUE = "link"
 SMALL = 4096

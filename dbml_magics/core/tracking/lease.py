@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbml_magics.common.disks import private_folder
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.disks import private_folder
 
 __all__ = ["STILL_S", "Lease", "Watch"]
 

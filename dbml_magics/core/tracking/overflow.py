@@ -19,10 +19,10 @@ from typing import IO, TYPE_CHECKING, Any
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import Away, is_missing, settle
 from dbml_magics.core.destinations.limits import Limits, number_named
 from dbml_magics.core.outbox.overflow_rows import Row
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.protocol import Point

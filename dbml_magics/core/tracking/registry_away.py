@@ -26,13 +26,13 @@ from mlflow.store.model_registry import (
 )
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
+from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.errors import Away
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
 from dbml_magics.core.tracking.registrations import KEY_TAG
 from dbml_magics.core.tracking.registry_view import WAITING, Pointer, RegistryView, version_of
-from dbml_magics.hints import say
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.model_names import AliasTarget

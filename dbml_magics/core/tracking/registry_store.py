@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
-from dbml_magics.config import identity_budget_seconds
+from dbml_magics.common.config import identity_budget_seconds
 from dbml_magics.core.destinations.errors import Away, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (

@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from dbml_magics.config import data_home
+from dbml_magics.common.config import data_home
+from dbml_magics.common.disks import private_folder
+from dbml_magics.common.log_records import logger
 from dbml_magics.core import link as links
 from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.state import State
@@ -44,9 +46,7 @@ from dbml_magics.core.tracking.unpacking import (
     opened,
     unpack,
 )
-from dbml_magics.disks import private_folder
 from dbml_magics.errors import BadLink
-from dbml_magics.log_records import logger
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -274,7 +274,7 @@ def mentioned(link: links.Link) -> list[str]:
         return [f"the folder {link.spill} cannot be read ({error.strerror}), so nothing can be put there"]
     if not number:
         return []
-    from dbml_magics.hints import say
+    from dbml_magics.common.hints import say
     from dbml_magics.results.text import count
 
     return [f"{count(number, 'package')} of undelivered writes in {link.spill}: "

@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from dbml_magics import disks
+from dbml_magics.common import disks
 
 _MEMORY = Path("/dev/shm")
 _BYTES = mmap.PAGESIZE

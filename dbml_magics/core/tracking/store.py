@@ -59,8 +59,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION, MLFLOW_RUN_NAME
 from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from dbml_magics import environment
-from dbml_magics.config import identity_budget_seconds
+from dbml_magics.common import environment
+from dbml_magics.common.config import identity_budget_seconds
 from dbml_magics.core.destinations.errors import Away, MissingEndpoint, is_missing, settle
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, check_experiment_name

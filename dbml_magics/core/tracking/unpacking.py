@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
+from dbml_magics.common.disks import private_folder
 from dbml_magics.core import link as links
 from dbml_magics.core.model.operations import (
     CopyFiles,
@@ -43,7 +44,6 @@ from dbml_magics.core.tracking.journal import (
     is_copys_name,
     small_file,
 )
-from dbml_magics.disks import private_folder
 from dbml_magics.errors import DbmlError
 
 FORMAT = 1

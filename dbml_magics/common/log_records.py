@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import traceback
 
-from dbml_magics.foreign_text import visible
-from dbml_magics.redaction import redacted
+from dbml_magics.common.foreign_text import visible
+from dbml_magics.common.redaction import redacted
 
 __all__ = ["logger"]
 

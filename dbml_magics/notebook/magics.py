@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from dbml_magics import callers, display, environment
-from dbml_magics.cells import CellTracker, TrackedCellFailed
+from dbml_magics import display
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.help import overview
 from dbml_magics.commands.running import need_link, run
-from dbml_magics.completion import Completion
+from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand, DbmlError
+from dbml_magics.notebook import callers
+from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
+from dbml_magics.notebook.completion import Completion
 from dbml_magics.parser import Command, HelpRequested, find_command, parse, split, without_remark
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, Protocol
 
-from dbml_magics import environment
+from dbml_magics.common import environment
 
 __all__ = [
     "IN_SHELLS",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dbml_magics import disks
-from dbml_magics.redaction import remember_secrets
+from dbml_magics.common import disks
+from dbml_magics.common.redaction import remember_secrets
 
 __all__ = [
     "DELIVERY_TIMEOUT_S",

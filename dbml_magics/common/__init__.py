@@ -1,0 +1,1 @@
+"""What everything else may lean on: settings, disks, the words of messages, secrets."""

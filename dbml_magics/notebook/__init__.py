@@ -1,0 +1,1 @@
+"""What IPython sees: the magics, tracked cells, completion, the live view."""
