@@ -75,7 +75,7 @@ def _is_given(option: Option, value: object) -> bool:
     return bool(value) if option.repeatable else value is not None and value is not False
 
 
-def _argument(option: Option, value: Any) -> Any:
+def _argument(option: Option, value: Any) -> object:
     if option.name.startswith("--no-"):
         return False
     if option.convert is pair:
