@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, TypeGuard, TypeVar
 
-from dbml_magics.rendering import count
+from dbml_magics.results.text import count
 
 Line = list[Any]
 """A write as the journal holds it: ``[stamp, code, …]``."""

@@ -29,9 +29,9 @@ from dbml_magics.common.config import (
     spool_limit_bytes,
     spool_wait_seconds,
 )
-from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.common.hints import say
 from dbml_magics.common.log_records import logger
+from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Away, is_missing
