@@ -6,8 +6,8 @@ from tests.arrows import arrows, circles, layer_of
 
 # These know each other by Applier, Engine and their parts.
 TRACKING = """
-    acknowledged apply artifacts attached containers delivery ends engine experiments kept_models overflow
-    registrations spill
+    acknowledged apply artifacts attached containers delivery engine experiments handoff model_emulation
+    overflow registrations shutdown
 """
 
 

@@ -39,28 +39,25 @@ PRIVATE_PARTS = {
 OWNERS = {"core.mlflow_private", *(module for modules in PRIVATE_PARTS.values() for module in modules)}
 # What modules touch that another one, or another library, keeps private. It only shrinks.
 PRIVATE_ELSEWHERE = {
-    "callers": "_getframe",
-    "cells": "_getframe",
     "core.destinations.aliases": "_add_alias _aliases _tags",
     "core.destinations.imports": "_create_import_hook_from_string",
     "core.destinations.rest": "_content",
     "core.endpoints.webservice_child": "_exit",
     "core.endpoints.worker": "_exit",
     "core.interrupts": "_getframe",
-    "core.reconcile.copying": (
-        "_complete_tags _create_model _finalize_model _make_experiment _make_run _model_params "
-        "_send _tag_model _untag_model _work_lock"
-    ),
-    "core.reconcile.experiment_mender": "_whose",
+    "core.reconcile.copying": "_complete_tags _make_experiment _make_run _send _work_lock",
+    "core.reconcile.experiment_repairer": "_whose",
     "core.scoring.outputs": "_jsc _jvm",
     "core.scoring.spark": "_jsc",
     "core.tracking.artifacts": "_known_at _path",
-    "core.tracking.attached": "_asking _create_model _finalize_model _native _visible",
+    "core.tracking.attached": "_asking _native _visible",
     "core.tracking.engine": "_outputs",
     "core.tracking.experiments": "_asking_primary _make_experiment _whose",
-    "core.tracking.registrations": "_finalize_model _left",
+    "core.tracking.registrations": "_left",
     "core.tracking.store": "_known_at _live _refresh _visible",
-    "live": "_reply_subshell_id",
+    "notebook.callers": "_getframe",
+    "notebook.cells": "_getframe",
+    "notebook.live": "_reply_subshell_id",
 }
 
 # Our own, and what is used only where the user has it: a Databricks cluster's, its client for Spark, TOML's

@@ -31,7 +31,7 @@ def need_link(what: str) -> None:
         raise NotLinked(what, again=link.is_remembered(os.getcwd()))
 
 
-def call(command: Command, args: Namespace, **settled: object) -> Result:
+def call(command: Command, args: Namespace, **classified: object) -> Result:
     """Call what a line calls with one progress line; ``settled`` are arguments that the caller sees to."""
     for option in command.options:
         if option.required and getattr(args, option.dest) is None:
@@ -43,11 +43,11 @@ def call(command: Command, args: Namespace, **settled: object) -> Result:
     assert called is not None
     parameters = inspect.signature(called).parameters
     several: tuple[object, ...] = ()
-    named = dict(settled)
+    named = dict(classified)
     for option in command.options:
         value = getattr(args, option.dest)
         parameter = parameters.get(option.parameter)
-        if parameter is None or option.parameter in settled or not _is_given(option, value):
+        if parameter is None or option.parameter in classified or not _is_given(option, value):
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             several = tuple(value)
@@ -55,7 +55,7 @@ def call(command: Command, args: Namespace, **settled: object) -> Result:
             named[option.parameter] = _argument(option, value)
     # By its name: tests put a recorder in the place of each callable.
     function: Callable[..., Result] = getattr(api, called.__name__)
-    if "progress" not in parameters or "progress" in settled:
+    if "progress" not in parameters or "progress" in classified:
         return function(*several, **named)
     with display.Progress() as progress:
         told = getattr(progress, _TELLS[parameters["progress"].annotation])

@@ -166,7 +166,7 @@ def _went(item: CleanupItem, done: Sequence[CleanupItem]) -> bool:
 
 def _carried_out(step: Step) -> tuple[CleanupItem, list[tuple[str, str]]]:
     """Delete one thing; returns what became of it, and what helps where it failed."""
-    from dbml_magics.core.destinations.errors import Away, is_missing, settle
+    from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 
     try:
         stays = step.delete()
@@ -174,12 +174,12 @@ def _carried_out(step: Step) -> tuple[CleanupItem, list[tuple[str, str]]]:
         why = " ".join(error.message.split())
         return replace(step.item, state="failed", why=why), list(error.remedies)
     except Exception as error:
-        settled = settle(error)
-        if is_missing(settled):
+        classified = classify_error(error)
+        if is_missing(classified):
             return replace(step.item, state="gone already"), []
-        if isinstance(settled, Away):
-            return replace(step.item, state="failed", why=settled.reason), list(settled.remedies)
-        why = " ".join(str(settled).split())[:300]
+        if isinstance(classified, Unavailable):
+            return replace(step.item, state="failed", why=classified.reason), list(classified.remedies)
+        why = " ".join(str(classified).split())[:300]
         return replace(step.item, state="failed", why=why), []
     if stays:
         return replace(step.item, state="stays", why=stays), []

@@ -15,10 +15,10 @@ from mlflow.store.entities.paged_list import PagedList
 from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Step
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
 from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count
@@ -42,7 +42,7 @@ def plan(session: Session, engine: Engine, kind: str, name: str) -> Plan:
         if kind == "model":
             return _model(engine, name)
         return _run(session, engine, name) if kind == "run" else _experiment(engine, name)
-    except Away as error:
+    except Unavailable as error:
         raise WorkspaceUnreachable(
             f"{kind} {name} cannot be looked at, a workspace is {error.reason}: nothing is deleted.",
             remedies=[("%dbml status", "shows which one, and since when")],
@@ -66,8 +66,8 @@ def _run(session: Session, engine: Engine, given: str) -> Plan:
     notes = _restored("runs")
     name = ""
     for role in engine.link.tracked:
-        side = Side(engine, role)
-        found = _find(side, run_id)
+        reader = WorkspaceReader(engine, role)
+        found = _find(reader, run_id)
         if found is None:
             continue
         label = _label(found, run_id)
@@ -75,11 +75,11 @@ def _run(session: Session, engine: Engine, given: str) -> Plan:
         if found.info.lifecycle_stage == LifecycleStage.DELETED:
             kept.append(CleanupItem(role, "run", label, "gone already"))
         else:
-            steps.append(Step(CleanupItem(role, "run", label), _deleter(side, found.info.run_id)))
+            steps.append(Step(CleanupItem(role, "run", label), _deleter(reader, found.info.run_id)))
         _files_stay(engine, role, str(found.info.artifact_uri), stays, notes)
         nested = [
             run.info.run_name or run.info.run_id[:8]
-            for run in side.runs([found.info.experiment_id])
+            for run in reader.runs([found.info.experiment_id])
             if run.data.tags.get(_PARENT) == found.info.run_id
             and run.info.lifecycle_stage == LifecycleStage.ACTIVE
         ]
@@ -88,11 +88,11 @@ def _run(session: Session, engine: Engine, given: str) -> Plan:
     return Plan("run", name or run_id[:8], steps, kept, stays, notes, id=run_id)
 
 
-def _find(side: Side, run_id: str) -> Run | None:
-    known = side.engine.state.identity(side.role, "run", run_id)
+def _find(reader: WorkspaceReader, run_id: str) -> Run | None:
+    known = reader.engine.state.identity(reader.role, "run", run_id)
     own = known.actual if known is not None else run_id
     try:
-        found: Run = side.ask(lambda: side.workspace.get_run(own))
+        found: Run = reader.ask(lambda: reader.workspace.get_run(own))
     except MlflowException as error:
         if is_missing(error):
             return None
@@ -104,9 +104,9 @@ def _label(run: Run, run_id: str) -> str:
     return f"{run.info.run_name or ''} {run_id[:8]}".strip()
 
 
-def _deleter(side: Side, own: str) -> Callable[[], None]:
+def _deleter(reader: WorkspaceReader, own: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: side.workspace.delete_run(own))
+        reader.ask(lambda: reader.workspace.delete_run(own))
 
     return delete
 
@@ -154,8 +154,8 @@ def _restored(what: str) -> list[str]:
 
 
 def _experiment(engine: Engine, name: str) -> Plan:
-    sides = [Side(engine, role) for role in engine.link.tracked]
-    places = list(_places(engine, sides, name))
+    readers = [WorkspaceReader(engine, role) for role in engine.link.tracked]
+    places = list(_places(engine, readers, name))
     if not places:
         runs.find_experiment(engine, name)  # raises, with what was perhaps meant
         raise ExperimentNotFound(f"no experiment {name!r}.", remedies=["%dbml runs"])
@@ -165,21 +165,21 @@ def _experiment(engine: Engine, name: str) -> Plan:
     notes = [*_restored("experiments"), "models registered from its runs stay"]
     lasts: list[Step] = []
     visible: list[str] = []
-    for side, found in places:
+    for reader, found in places:
         own = str(found.experiment_id)
-        going = [r for r in side.runs([own]) if r.info.lifecycle_stage == LifecycleStage.ACTIVE]
+        going = [r for r in reader.runs([own]) if r.info.lifecycle_stage == LifecycleStage.ACTIVE]
         for run in going:
-            key = side.key(run)
+            key = reader.key(run)
             visible.append(key)
             steps.append(
-                Step(CleanupItem(side.role, "run", _label(run, key)), _deleter(side, run.info.run_id))
+                Step(CleanupItem(reader.role, "run", _label(run, key)), _deleter(reader, run.info.run_id))
             )
         if found.lifecycle_stage == LifecycleStage.DELETED:
-            kept.append(CleanupItem(side.role, "experiment", found.name, "gone already"))
+            kept.append(CleanupItem(reader.role, "experiment", found.name, "gone already"))
         else:
-            item = CleanupItem(side.role, "experiment", found.name)
-            lasts.append(Step(item, _experiment_deleter(side, own), last=True))
-        _files_stay(engine, side.role, str(found.artifact_location), stays, notes)
+            item = CleanupItem(reader.role, "experiment", found.name)
+            lasts.append(Step(item, _experiment_deleter(reader, own), last=True))
+        _files_stay(engine, reader.role, str(found.artifact_location), stays, notes)
     if str(places[0][1].experiment_id) == "0":
         raise BadCommand(
             "MLflow's experiment 0, Default, cannot be deleted; its runs can.",
@@ -203,27 +203,29 @@ def _experiment(engine: Engine, name: str) -> Plan:
     return Plan("experiment", name, [*steps, *lasts], kept, stays, notes, after=forget)
 
 
-def _places(engine: Engine, sides: list[Side], name: str) -> Iterator[tuple[Side, Any]]:
+def _places(
+    engine: Engine, readers: list[WorkspaceReader], name: str
+) -> Iterator[tuple[WorkspaceReader, Any]]:
     """Yield each workspace that has the experiment, and what it is there."""
-    if len(sides) == 1:
-        here = sides[0].applier.workspace.experiment_name(name)
-        for each in sides[0].experiments():
+    if len(readers) == 1:
+        here = readers[0].applier.workspace.experiment_name(name)
+        for each in readers[0].experiments():
             if each.name in (name, here):
-                yield sides[0], each
+                yield readers[0], each
         return
-    for pair in experiment_pairs(sides[0], sides[1]):
-        here = engine.workspaces[sides[0].role].experiment_name(name)
+    for pair in experiment_pairs(readers[0], readers[1]):
+        here = engine.workspaces[readers[0].role].experiment_name(name)
         if name not in (pair.name, getattr(pair.first, "name", None)) and here != pair.name:
             continue
-        for number, side in enumerate(sides):
+        for number, reader in enumerate(readers):
             found = pair.at(number)
             if found is not None:
-                yield side, found
+                yield reader, found
 
 
-def _experiment_deleter(side: Side, own: str) -> Callable[[], None]:
+def _experiment_deleter(reader: WorkspaceReader, own: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: side.workspace.delete_experiment(own))
+        reader.ask(lambda: reader.workspace.delete_experiment(own))
 
     return delete
 
@@ -235,14 +237,14 @@ def _model(engine: Engine, name: str) -> Plan:
     steps: list[Step] = []
     stays: list[str] = []
     for role in engine.link.registries:
-        side = Side(engine, role)
-        if not _has_model(side, name):
+        reader = WorkspaceReader(engine, role)
+        if not _has_model(reader, name):
             continue
-        for number in _versions(side, name):
+        for number in _versions(reader, name):
             item = CleanupItem(role, "version", f"{name}/{number}")
-            steps.append(Step(item, _version_deleter(side, name, number)))
+            steps.append(Step(item, _version_deleter(reader, name, number)))
         item = CleanupItem(role, "model", name)
-        steps.append(Step(item, _model_deleter(side, name), last=True))
+        steps.append(Step(item, _model_deleter(reader, name), last=True))
         stays.append(f"{role}: the files of the runs that the versions came from")
     if not steps:
         from dbml_magics.core import registry
@@ -253,9 +255,9 @@ def _model(engine: Engine, name: str) -> Plan:
     return Plan("model", name, steps, [], stays, notes)
 
 
-def _has_model(side: Side, name: str) -> bool:
+def _has_model(reader: WorkspaceReader, name: str) -> bool:
     try:
-        side.ask(lambda: side.workspace.get_registered_model(name))
+        reader.ask(lambda: reader.workspace.get_registered_model(name))
     except MlflowException as error:
         if is_missing(error):
             return False
@@ -263,26 +265,26 @@ def _has_model(side: Side, name: str) -> bool:
     return True
 
 
-def _versions(side: Side, name: str) -> list[str]:
+def _versions(reader: WorkspaceReader, name: str) -> list[str]:
     def page(token: str | None) -> PagedList[ModelVersion]:
-        return side.ask(partial(side.workspace.search_model_versions, f"name='{name}'", 200, token))
+        return reader.ask(partial(reader.workspace.search_model_versions, f"name='{name}'", 200, token))
 
     return [str(version.version) for version in entries(page)]
 
 
-def _version_deleter(side: Side, name: str, number: str) -> Callable[[], None]:
+def _version_deleter(reader: WorkspaceReader, name: str, number: str) -> Callable[[], None]:
     def delete() -> None:
-        side.ask(lambda: side.workspace.delete_model_version(name, number))
+        reader.ask(lambda: reader.workspace.delete_model_version(name, number))
 
     return delete
 
 
-def _model_deleter(side: Side, name: str) -> Callable[[], str | None]:
+def _model_deleter(reader: WorkspaceReader, name: str) -> Callable[[], str | None]:
     """Return what deletes a model without versions: Azure ML has no call for that."""
 
     def delete() -> str | None:
         try:
-            side.ask(lambda: side.workspace.delete_registered_model(name))
+            reader.ask(lambda: reader.workspace.delete_registered_model(name))
         except MlflowException as error:
             if error.error_code != "FEATURE_DISABLED":
                 raise

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import runs
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.view import clamp
@@ -171,7 +171,7 @@ def _curves(
             try:
                 histories.append(_history(engine, run, key))
             except MlflowException as error:
-                why = error.reason if isinstance(error, Away) else " ".join(str(error).split())[:200]
+                why = error.reason if isinstance(error, Unavailable) else " ".join(str(error).split())[:200]
                 name = run.info.run_name or run.info.run_id[:8]
                 notes.append(f"the curve of {key} in {name} is missing: {why}")
                 histories.append([])

@@ -48,7 +48,7 @@ def retry(
     damaged = {
         number for number, _, _, line, _, _ in engine.state.dead(queue=queue) if read_as(DamagedLine, line)
     }
-    held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
+    held = {number for worker in engine.workers.values() for number in worker.held.numbers()}
     places = {
         number: (role, HELD_QUEUE if number in held else _own_queue(q, line))
         for number, role, q, line, _, _ in engine.state.dead(queue=queue)
@@ -92,8 +92,8 @@ def _wait(
             counts = {role: sum(role == other for other, _ in left) for role in roles}
             progress(counts, (len(tried) - len(left)) / seconds)
         over = time.monotonic() - began >= (_PATIENCE_S if timeout is None else timeout)
-        if over or all(engine.lines[role].away for role in roles):
-            return {role: engine.lines[role].reason or "not tried yet" for role in roles}
+        if over or all(engine.health[role].away for role in roles):
+            return {role: engine.health[role].reason or "not tried yet" for role in roles}
         for role in roles:
             engine.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
 
@@ -147,7 +147,7 @@ def _queue(engine: Engine, run: str | None, last: str | None, verb: str) -> str 
 
 def _letters(engine: Engine, queue: str | None) -> list[DeadLetter]:
     trying = _on_their_way(engine)
-    held = {number for courier in engine.couriers.values() for number in courier.held.numbers()}
+    held = {number for worker in engine.workers.values() for number in worker.held.numbers()}
     found = []
     for number, role, own, line, cause, at in engine.state.dead(queue=queue):
         known = engine.state.run(own)

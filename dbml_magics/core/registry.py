@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import pages
-from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (
     validate_model_alias_name,
@@ -210,7 +210,7 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None
             engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return answer
         queues = [queue, registration_queue(key)]
-        later = engine.lines[role].away or any(map(engine.couriers[role].takes_later, queues))
+        later = engine.health[role].away or any(map(engine.workers[role].takes_later, queues))
         if later or time.monotonic() > until:
             return None
         engine.wait(role, queues, 0.5)
@@ -220,7 +220,7 @@ def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[
     """Return why versions have no number yet, a line for each registry that has not answered."""
     found = []
     for role, answer in answers.items():
-        reason = engine.lines[role].reason or engine.couriers[role].scheduler.trouble
+        reason = engine.health[role].reason or engine.workers[role].scheduler.trouble
         if answer is None and reason:
             found.append(f"{role}: {reason}; it is registered by itself once that is over")
     return tuple(found)
@@ -270,10 +270,10 @@ def list_models(engine: Engine, name: str | None) -> ModelsResult:
         registry = engine.workspaces[role].registry
         try:
             if name is None:
-                found = engine.lines[role].ask(lambda r=registry: _newest(r))  # type: ignore[misc]
+                found = engine.health[role].ask(lambda r=registry: _newest(r))  # type: ignore[misc]
             else:
-                found = engine.lines[role].ask(lambda r=registry: _versions(r, name))  # type: ignore[misc]
-        except Away as error:
+                found = engine.health[role].ask(lambda r=registry: _versions(r, name))  # type: ignore[misc]
+        except Unavailable as error:
             failure = failure or error
             notes.append(f"{role} could not be asked: {error.reason}")
             continue

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, pages
-from dbml_magics.core.destinations.errors import Away, EndlessListing
+from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.tracking.engine import Engine
@@ -92,14 +92,14 @@ def _name_there(engine: Engine, role: str, name: str) -> str:
     applier = engine.applier(role)
     if not applier.workspace.capabilities.names_experiments_itself:
         try:
-            return str(engine.lines[role].ask(lambda: applier.workspace.experiment_name(name)))
-        except Away:
+            return str(engine.health[role].ask(lambda: applier.workspace.experiment_name(name)))
+        except Unavailable:
             return name
-    if not engine.lines[role].away:
+    if not engine.health[role].away:
         engine.wait(role, [LINK_QUEUE], 2.0)  # an experiment of that last part may be on its way there
     try:
-        return str(engine.lines[role].ask(lambda: applier.find_experiment(name))[0])
-    except Away:
+        return str(engine.health[role].ask(lambda: applier.find_experiment(name))[0])
+    except Unavailable:
         return applier.workspace.experiment_name(name)
 
 
@@ -110,8 +110,8 @@ def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
             f"{what} cannot be done: of a workspace, {error.reason}.",
             remedies=[("%dbml doctor", "looks at what lies between here and the workspaces")],
         )
-    if isinstance(error, Away):
-        away = next((r for r in engine.link.used if engine.lines[r].away), engine.link.primary)
+    if isinstance(error, Unavailable):
+        away = next((r for r in engine.link.used if engine.health[r].away), engine.link.primary)
         return WorkspaceUnreachable(
             f"{what} cannot be asked: the {away} workspace is {error.reason}.",
             remedies=[("%dbml status", "shows since when, and what waits")],
@@ -173,7 +173,7 @@ def list_runs(
             [experiment_id], where, ViewType.ACTIVE_ONLY, max_results, list(order_by) or None
         )
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise as_error(engine, error, "the list of runs") from error
         raise BadCommand(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
@@ -239,7 +239,7 @@ def resolve(engine: Engine, given: str, last: str | None, command: str = "%dbml 
             else _by_prefix(engine, given, known, command)
         )
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise as_error(engine, error, f"run {given!r}") from error
         raise _not_found(given, known, command) from error
 

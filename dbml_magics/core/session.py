@@ -88,8 +88,8 @@ class Session:
             mlflow.set_registry_uri(uri)
         tell_tasks()
         engine.retired = False
-        for courier in engine.couriers.values():
-            courier.start()
+        for worker in engine.workers.values():
+            worker.start()
         return engine
 
     def tracking_engine(self, what: str) -> Engine:
@@ -161,12 +161,12 @@ class Session:
         wanted = _signed_in(wanted, wish, again, prompt)
         known = (wanted.home / "link.json").exists()
         from dbml_magics.core import known_places
-        from dbml_magics.core.tracking import ends
+        from dbml_magics.core.tracking import shutdown
         from dbml_magics.core.tracking.engine import discard, engine_of
 
         engine = engine_of(wanted)
         for spec in wanted.workspaces:
-            engine.workspaces[spec.role].reach(spec)
+            engine.workspaces[spec.role].reconfigure(spec)
         try:
             _check(engine, may_be_away=known or again)
             links.remember(wanted)
@@ -178,13 +178,13 @@ class Session:
             raise
         engine.link = wanted  # perhaps in another mode than before
         for role in wanted.used:
-            engine.applier(role).look_again()
-        ends.heed_sigterm(wanted)
+            engine.applier(role).reset_capabilities()
+        shutdown.heed_sigterm(wanted)
         self._take(engine)
         if again:
             _resume_experiment(engine)
-        for courier in engine.couriers.values():
-            courier.start()
+        for worker in engine.workers.values():
+            worker.start()
         return self._status(engine, fresh=True)
 
     def _wanted(
@@ -534,7 +534,7 @@ def current_folder() -> str:
 
 def _check(engine: Engine, *, may_be_away: bool) -> None:
     """Ask each workspace once whether it is there and is MLflow; all at the same time."""
-    from dbml_magics.core.destinations.errors import Away, settle
+    from dbml_magics.core.destinations.errors import Unavailable, classify_error
     from dbml_magics.core.destinations.rest import call_timeout
 
     failures: dict[str, Exception] = {}
@@ -544,9 +544,9 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
             with call_timeout(_CHECK_S):
                 workspace.identify()
         except Exception as error:
-            failures.setdefault(workspace.role, settle(error))
+            failures.setdefault(workspace.role, classify_error(error))
         else:
-            engine.lines[workspace.role].fine()
+            engine.health[workspace.role].fine()
 
     threads = {
         role: threading.Thread(target=ask, args=(workspace,), daemon=True)
@@ -558,19 +558,19 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
     for role, thread in threads.items():
         thread.join(max(0.0, until - time.monotonic()))
         if thread.is_alive():
-            failures.setdefault(role, Away("not reachable (timed out)", sent=False))
+            failures.setdefault(role, Unavailable("not reachable (timed out)", sent=False))
     for role, error in failures.items():
         refused = _refusal(engine, role, error, [r for r in engine.link.used if r not in failures])
         if not (may_be_away and isinstance(refused, WorkspaceUnreachable)):
             raise refused from error
-        if isinstance(error, Away):
-            engine.lines[role].trouble(error)
-            engine.lines[role].trouble(error)  # a second failure in a row is what counts as away
+        if isinstance(error, Unavailable):
+            engine.health[role].trouble(error)
+            engine.health[role].trouble(error)  # a second failure in a row is what counts as away
 
 
 def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str]) -> DbmlError:
     from dbml_magics.core.destinations.answers import Foreign
-    from dbml_magics.core.destinations.errors import Away
+    from dbml_magics.core.destinations.errors import Unavailable
 
     workspace = engine.workspaces[role]
     place = workspace.place if workspace.kind == "azureml" else links.masked(workspace.uri)
@@ -588,10 +588,10 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
                 ("DATABRICKS_HOST=… DATABRICKS_TOKEN=…", "or in the environment before the notebook starts"),
             ],
         )
-    if isinstance(error, Away) and error.denied:
+    if isinstance(error, Unavailable) and error.denied:
         remedies = list(error.remedies) or _sign_in(workspace)
         return NotPermitted(f"the {role} workspace {place} answers: {error.reason}.", remedies=remedies)
-    if isinstance(error, Away) and not isinstance(error, Foreign):
+    if isinstance(error, Unavailable) and not isinstance(error, Foreign):
         remedies = [
             (f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")
         ]

@@ -9,8 +9,8 @@ from dbml_magics.common.config import data_home_note, spool_limit_bytes
 from dbml_magics.common.hints import say
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.model_versions import Registered
-from dbml_magics.core.tracking.ends import stopped
 from dbml_magics.core.tracking.holders import is_held
+from dbml_magics.core.tracking.shutdown import stopped
 from dbml_magics.results.link import Destination
 from dbml_magics.results.text import listing, size
 
@@ -27,7 +27,7 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
     """Return how far delivery to one workspace has come (for one run only, when ``queue`` is given)."""
     from dbml_magics.core import ui  # which needs what Windows lacks
 
-    workspace, line = engine.workspaces[role], engine.lines[role]
+    workspace, line = engine.workspaces[role], engine.health[role]
     if queue is None:
         pending, lag = engine.waiting(role)
         letters = engine.state.dead_numbers(role)
@@ -36,9 +36,9 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
         pending, oldest = engine.journal.count_waiting(queue, cursors)
         lag = max(0.0, time.time() - oldest / 1e9) if oldest else 0.0
         letters = engine.state.dead_numbers(role, queue)
-    waiting = letters & set(engine.couriers[role].held.numbers()) if letters else set()
+    waiting = letters & set(engine.workers[role].held.numbers()) if letters else set()
     held = len(waiting)
-    since = line.since if line.reason else engine.couriers[role].trouble_since
+    since = line.since if line.reason else engine.workers[role].trouble_since
     return Destination(
         name=role,
         kind=workspace.kind,
@@ -46,16 +46,16 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
         place=workspace.place,
         pending=pending,
         lag_seconds=lag,
-        last_error=line.reason or engine.couriers[role].scheduler.trouble,
+        last_error=line.reason or engine.workers[role].scheduler.trouble,
         since=None if since is None else int(since * 1000),
         away=line.away,
         dead=len(letters) - held,
         held=held,
         held_why=_cause_of(engine, role, max(waiting)) if waiting else "",
         tracked=role in engine.link.tracked,
-        delivered=engine.couriers[role].delivered,
+        delivered=engine.workers[role].delivered,
         page=ui.address(workspace.spec),
-        rate=engine.couriers[role].rate,
+        rate=engine.workers[role].rate,
         lacks=_lacks(engine, role),
     )
 
@@ -76,7 +76,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     """Return a line about each thing to know about a link; ``fresh`` for one that was made now."""
     from dbml_magics.core import ui
     from dbml_magics.core.endpoints import service
-    from dbml_magics.core.tracking import spill
+    from dbml_magics.core.tracking import handoff
 
     moved = data_home_note()
     notes = [moved] if moved else []
@@ -88,7 +88,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
             "(pip install --upgrade dbml-magics)"
         )
     for role in engine.link.used if fresh else ():
-        if not engine.lines[role].away:  # what it knows of itself may have to be asked for
+        if not engine.health[role].away:  # what it knows of itself may have to be asked for
             notes += engine.workspaces[role].notes()
     elsewhere = tracking_elsewhere(engine)
     if elsewhere is not None:
@@ -113,7 +113,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
     notes += [] if fresh else _deliveries(engine)
-    notes += spill.mentioned(engine.link)
+    notes += handoff.mentioned(engine.link)
     running = ui.note(engine.link)
     return [*notes, *([running] if running else []), *service.notes(engine)]
 
@@ -136,7 +136,7 @@ def _lacks(engine: Engine, role: str) -> tuple[str, ...]:
 def stopped_holders(engine: Engine) -> dict[str, int]:
     """Return the process that delivers to each workspace for which something waits, and does not move."""
     waiting = [role for role in engine.link.used if engine.waiting(role)[0]]
-    found = {role: engine.couriers[role].stopped_holder() for role in waiting}
+    found = {role: engine.workers[role].stopped_holder() for role in waiting}
     return {role: pid for role, pid in found.items() if pid is not None}
 
 

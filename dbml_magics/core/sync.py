@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dbml_magics.core import status
-from dbml_magics.core.tracking import ends, spill
+from dbml_magics.core.tracking import handoff, shutdown
 from dbml_magics.core.tracking.engine import IN_TURN, Engine
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import SyncResult
@@ -34,9 +34,9 @@ def wait(
     began = time.monotonic()
     taken, left = (0, []) if packages is None else _take_up(engine, packages, timeout, progress)
     first = {role: engine.state.delivered_count(role) for role in engine.link.used}
-    for courier in engine.couriers.values():
-        courier.held.try_all()
-        courier.applier.overflow.try_again()
+    for worker in engine.workers.values():
+        worker.held.try_all()
+        worker.applier.overflow.try_again()
     goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
     next_look = _LOOK_S
     while True:
@@ -49,9 +49,7 @@ def wait(
             progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
         if all(waits) and (
             not any(remaining.values())
-            or (
-                turns >= IN_TURN and not any(c.applier.overflow.unwritten() for c in engine.couriers.values())
-            )
+            or (turns >= IN_TURN and not any(c.applier.overflow.unwritten() for c in engine.workers.values()))
         ):
             return SyncResult(
                 delivered=delivered,
@@ -76,7 +74,7 @@ def _incomplete(engine: Engine, remaining: Mapping[str, int], timeout: float) ->
     parts = []
     holders = status.stopped_holders(engine)
     for role, amount in remaining.items():
-        reason = ends.stopped(holders[role], role) if role in holders else engine.lines[role].reason
+        reason = shutdown.stopped(holders[role], role) if role in holders else engine.health[role].reason
         if amount:
             waits = "writes wait" if amount > 1 else "write waits"
             parts.append(f"{amount:,} {waits} for {role}" + (f" ({reason})" if reason else ""))
@@ -102,20 +100,20 @@ def _take_up(
     """
     until = None if timeout is None else time.monotonic() + timeout
     done = 0
-    found_there, left = spill.packages(folder)
+    found_there, left = handoff.packages(folder)
     for package in found_there:
-        with spill.taken_up(package, engine) as found:
+        with handoff.taken_up(package, engine) as found:
             if isinstance(found, str):
                 left.append(found)
                 continue
-            waiting = spill.deliver(found, until, progress)
+            waiting = handoff.deliver(found, until, progress)
             if waiting:
                 parts = [f"{count(n, 'write')} for {role}" for role, n in waiting.items()]
                 raise DeliveryIncomplete(
                     f"after {timeout:g} s {' and '.join(parts)} of {package.path} remain; it stays there, "
                     "and nothing is lost.",
-                    remedies=[(spill.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
+                    remedies=[(handoff.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
                 )
-            left += spill.refused(found)
+            left += handoff.refused(found)
             done += 1
     return done, left

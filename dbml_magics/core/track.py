@@ -203,7 +203,7 @@ class Track:
         until = time.monotonic() + _SUMMARY_WAIT_S
         for role in self._engine.link.used:
             left = until - time.monotonic()
-            if left > 0 and self._engine.lines[role].reason is None:  # no trouble there that we know of
+            if left > 0 and self._engine.health[role].reason is None:  # no trouble there that we know of
                 self._engine.wait(role, [self.run_id], left)
 
 

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from tests.infra.wait import eventually
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET
@@ -190,10 +190,10 @@ def test_a_storage_firewall_is_told_apart_from_a_missing_role(
     there = repository(link, run.info.run_id)
     file = tmp_path / "f.txt"
     file.write_text("x")
-    with signed_in.set(storage_firewall=True), pytest.raises(Away) as caught:
+    with signed_in.set(storage_firewall=True), pytest.raises(Unavailable) as caught:
         there.put(str(file), None)
     assert "firewall" in caught.value.reason
-    with signed_in.set(storage_role=False), pytest.raises(Away) as caught:
+    with signed_in.set(storage_role=False), pytest.raises(Unavailable) as caught:
         there.put(str(file), "b")
     assert "Storage Blob Data Contributor" in caught.value.reason
     assert there.put(str(file), None) == "f.txt"

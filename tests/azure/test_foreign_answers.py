@@ -10,7 +10,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from tests.infra.hostile import WRONG, Hostile
 from tests.standins.azure import AzureStandIn
 
@@ -37,8 +37,8 @@ def assert_an_outage(make: Callable[[], Any], name: str) -> None:
     try:
         got = make()
     except Exception as error:
-        settled = settle(error)
-        assert isinstance(settled, Away), f"{name}: {settled!r}"
+        settled = classify_error(error)
+        assert isinstance(settled, Unavailable), f"{name}: {settled!r}"
         assert settled.sent, f"{name}: {settled.reason} is told as if nothing had been sent"
         return
     raise AssertionError(f"{name} was taken for the workspace's answer: {got!r}")

@@ -26,7 +26,7 @@ from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
 from dbml_magics.core.azure.identity_names import METHODS
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.errors import BadLink, DbmlError, NotPermitted
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_ID, CLIENT_SECRET, TENANT
@@ -205,7 +205,7 @@ def test_a_device_code_is_shown_in_the_cell(
     nobody.forget_sign_ins()
     nobody.expire_tokens()
     sign_in.forget_token()
-    with pytest.raises(Away, match="wants the user again") as caught:
+    with pytest.raises(Unavailable, match="wants the user again") as caught:
         sign_in.get_token()
     assert caught.value.denied
     shell.run_cell("%dbml unlink")
@@ -417,7 +417,7 @@ def test_where_nobody_can_answer_nothing_asks(
         sign_in = SignIn(method, clouds.named(None), prompt=shown.append)
         with pytest.raises(NotPermitted, match="without anybody who could answer"):
             sign_in.begin()
-        with pytest.raises(Away, match="cannot ask the user"):
+        with pytest.raises(Unavailable, match="cannot ask the user"):
             sign_in.get_token()
     assert not shown
 

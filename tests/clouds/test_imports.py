@@ -99,7 +99,7 @@ def test_another_thread_imports_while_a_hook_of_mlflows_runs(before: str, told: 
     assert printed[2:] == ["absent None"]
 
 
-def test_autolog_and_evaluate_end_while_a_courier_delivers(home: None, proxies: Proxies) -> None:
+def test_autolog_and_evaluate_end_while_a_worker_delivers(home: None, proxies: Proxies) -> None:
     link(proxies)
     assert finish(child(TRAINING), timeout=120).split()[-3:-1] == ["done", "True"]
 

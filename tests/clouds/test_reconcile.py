@@ -18,7 +18,7 @@ from mlflow.models import infer_signature
 
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.results.reconcile import RepairResult, VerifyResult
 from tests.clouds.conftest import Clouds
@@ -43,8 +43,8 @@ def repaired(experiment: str, **options: Any) -> RepairResult:
     return dbml.repair(experiment=experiment, **options)
 
 
-def side(role: str) -> Side:
-    return Side(sessions.current().engine("this test"), role)
+def side(role: str) -> WorkspaceReader:
+    return WorkspaceReader(sessions.current().engine("this test"), role)
 
 
 def files_at(role: str, run_id: str) -> dict[str, str]:

@@ -192,8 +192,8 @@ class LinkedPlace:
         engine = session.current().engine("this comparison")
         with settings(self.home), quiet():
             session.current().unlink()
-            for courier in engine.couriers.values():
-                courier.stop()
+            for worker in engine.workers.values():
+                worker.stop()
         # By another address it is another link.
         self.own += [Proxy(uri) for uri in self.uris]
         self.uris = [proxy.uri for proxy in self.own[-2:]]

@@ -225,7 +225,7 @@ class World:
             answer = actor.answer()
         except OrderFailed as failure:
             # MLflow reads before these writes. A read of a run that is over may fail while nobody answers.
-            if said.order["do"] not in READS_FIRST or " raised Away: " not in str(failure):
+            if said.order["do"] not in READS_FIRST or " raised Unavailable: " not in str(failure):
                 raise
             self.say("  … which nobody answered")
             said.under_way()

@@ -306,7 +306,7 @@ def test_a_connection_that_this_machine_cannot_make_is_told_as_that() -> None:
     code = """
         import contextlib, os, resource
         import mlflow.exceptions, requests
-        from dbml_magics.core.destinations.errors import settle
+        from dbml_magics.core.destinations.errors import classify_error
         with contextlib.suppress(requests.RequestException):
             requests.get("http://127.0.0.1:1/")  # imports what it needs
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -316,7 +316,7 @@ def test_a_connection_that_this_machine_cannot_make_is_told_as_that() -> None:
         try:
             requests.get("http://127.0.0.1:1/")
         except requests.RequestException as error:
-            print(settle(error))
+            print(classify_error(error))
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],

@@ -112,7 +112,7 @@ def test_of_a_batch_that_was_refused_as_a_whole_what_can_arrive_does(
     engine = session.current().engine("this test")
     points = [["loss", 0.5, 1, 0], ["loss", 0.25, 2, 1]]
     whole = [0, "b", points, {"taken": "mine", "free": "1"}, {"tag": "x"}]
-    engine.state.bury("azureml", run.info.run_id, whole, "no such run")
+    engine.state.reject("azureml", run.info.run_id, whole, "no such run")
     (letter,) = dbml.dead_letters()
     assert letter.what == "2 points of loss, param taken, param free, tag tag"
     done = dbml.retry_dead_letters()
@@ -255,7 +255,7 @@ def test_giving_up_wants_the_count_typed(linked: Proxies, servers: Servers, expe
 
 def test_a_damaged_line_cannot_be_tried_again_and_says_so(linked: Proxies) -> None:
     engine = session.current().engine("this test")
-    engine.state.bury("azureml", "link", [0, "?", "{{{"], "this line of the journal is damaged")
+    engine.state.reject("azureml", "link", [0, "?", "{{{"], "this line of the journal is damaged")
     done = dbml.retry_dead_letters()
     assert "1 line of the journal is damaged and cannot be tried again" in str(done)
     (letter,) = dbml.dead_letters()

@@ -128,17 +128,17 @@ def test_what_is_seen_from_afar_is_not_gathered_long(
     seen_from_afar: str,
 ) -> None:
     monkeypatch.setenv("DBML_LINGER", "0.05")
-    couriers = session.current().engine("this test").couriers.values()
+    workers = session.current().engine("this test").workers.values()
     run = mlflow.start_run()
 
     def logs_steadily() -> bool:
         mlflow.log_metric("loss", 1.0, step=0, timestamp=1)
-        return all(courier.scheduler.is_steady for courier in couriers)
+        return all(worker.scheduler.is_steady for worker in workers)
 
-    eventually(logs_steadily, "both couriers see that the run logs nothing but metrics")
-    for courier in couriers:
-        courier.scheduler.unsteady()
-        courier.scheduler.steady(time.monotonic() - 3600)
+    eventually(logs_steadily, "both workers see that the run logs nothing but metrics")
+    for worker in workers:
+        worker.scheduler.unsteady()
+        worker.scheduler.steady(time.monotonic() - 3600)
     monkeypatch.setenv("DBML_LINGER", "60" if seen_from_afar == "somebody waits" else "3")
     mlflow.log_metric("last", 1.0, step=0)
     if seen_from_afar == "somebody waits":

@@ -21,7 +21,7 @@ from dbml_magics.core.model.operations import (
     VersionSource,
 )
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
-from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
@@ -71,7 +71,7 @@ class Both:
         for role in ROLES:
             for _ in range(tries):
                 try:
-                    if not self.engine.couriers[role].deliver(run):
+                    if not self.engine.workers[role].deliver(run):
                         break
                 except Killed:
                     self.start_again()
@@ -93,9 +93,9 @@ class Both:
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
-    """Return a link whose couriers do nothing until they are told to."""
+    """Return a link whose workers do nothing until they are told to."""
     there = {role: MemoryDestination(role, appends=True) for role in ROLES}
-    monkeypatch.setattr(Courier, "start", lambda _: None)
+    monkeypatch.setattr(DeliveryWorker, "start", lambda _: None)
     monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
     specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
     made = Both(Link(str(home), specs, registry="both"), there)
@@ -167,7 +167,7 @@ def test_a_version_is_registered_once_whichever_call_fails(both: Both, fault: Fa
     assert_twins(both, run)
 
 
-def test_a_courier_that_does_not_look_for_its_version_registers_two(
+def test_a_worker_that_does_not_look_for_its_version_registers_two(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registrations, "_find", lambda *_: None)
@@ -178,7 +178,7 @@ def test_a_courier_that_does_not_look_for_its_version_registers_two(
 
 
 @pytest.mark.parametrize("fault", [LOST, HALF])
-def test_a_courier_that_does_not_ask_makes_two_of_one(
+def test_a_worker_that_does_not_ask_makes_two_of_one(
     both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """What the tests above would say if delivery did not settle its doubts."""
@@ -191,7 +191,7 @@ def test_a_courier_that_does_not_ask_makes_two_of_one(
 
 
 @pytest.mark.parametrize("fault", [LOST, HALF])
-def test_a_courier_that_does_not_compare_sends_points_twice(
+def test_a_worker_that_does_not_compare_sends_points_twice(
     both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(Applier, "_missing_points", lambda _, _run_id, points: points)

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model
 
 from dbml_magics.core.destinations.base import HttpWorkspace
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.core.paging import entries
@@ -144,7 +144,7 @@ def test_a_deleted_experiment_takes_nothing_until_it_is_restored(destination: De
     assert experiment in [e.experiment_id for e in destination.search_experiments(ViewType.DELETED_ONLY)]
     with refused("RESOURCE_DOES_NOT_EXIST"):
         destination.delete_experiment(experiment)
-    with pytest.raises(Away, match="answers 500: Cannot rename a non-active experiment"):
+    with pytest.raises(Unavailable, match="answers 500: Cannot rename a non-active experiment"):
         destination.rename_experiment(experiment, named("new"))
     for change in (
         lambda: destination.create_run(experiment, "me", 1, {}, None),
@@ -660,7 +660,7 @@ def test_a_version_of_a_version_or_model_that_is_not_there(destination: Destinat
     made = destination.create_model_version(name, f"models:/{name}/1", None, {}, None, None, None)
     assert (str(made.version), made.source) == ("2", f"models:/{name}/1")
     for source in (f"models:/{name}/9", f"models:/{NO_MODEL}"):
-        with pytest.raises(Away, match="answers 500: Unable to fetch model"):
+        with pytest.raises(Unavailable, match="answers 500: Unable to fetch model"):
             destination.create_model_version(name, source, None, {}, None, None, None)
 
 

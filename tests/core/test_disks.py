@@ -556,8 +556,8 @@ def forget_engines() -> None:
     from dbml_magics.core.tracking import engine as engines
 
     for engine in list(engines._engines.values()):
-        for courier in engine.couriers.values():
-            courier.stop()
+        for worker in engine.workers.values():
+            worker.stop()
         engine.journal.close()
         engine.state.close()
         engines.discard(engine)

@@ -101,7 +101,7 @@ def test_what_waits_and_what_was_refused_is_said_with_the_command(proxies: Proxi
     engine = sessions.current().engine("this test")
     with proxies.azureml.away(), mlflow.start_run():
         mlflow.log_metric("m", 1.0)
-        engine.state.bury("databricks", "q", [1, "p", "k", "v"], "too long")
+        engine.state.reject("databricks", "q", [1, "p", "k", "v"], "too long")
         result = examined(timeout=20)
     assert about(result, "journal", "azureml, on its way").command == "%dbml sync"
     dead = about(result, "journal", "databricks, refused")

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException, RestException
 import dbml_magics as dbml
 from dbml_magics.common import config, log_records, redaction
 from dbml_magics.core import session
-from dbml_magics.core.destinations.errors import Away, refusal, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error, refusal
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.errors import BadLink, DbmlError, DeliveryIncomplete
 from tests.conftest import Proxies
@@ -223,10 +223,10 @@ def test_every_way_in_of_a_servers_words_is_clean() -> None:
         requests.HTTPError(told["message"], response=_response(400, told["message"])),
         requests.HTTPError(told["message"], response=_response(403, told["message"])),
     ]
-    texts = [str(settle(error)) for error in errors]
-    texts += [str(getattr(settle(error), "reason", "")) for error in errors]
+    texts = [str(classify_error(error)) for error in errors]
+    texts += [str(getattr(classify_error(error), "reason", "")) for error in errors]
     texts += [cause_of(ValueError(told["message"])), str(refusal(400, told["message"]))]
-    texts += [str(Away(told["message"], shown=told["message"]))]
+    texts += [str(Unavailable(told["message"], shown=told["message"]))]
     texts += DbmlError(told["message"], remedies=[(told["message"], told["message"])]).lines()
     texts += [str(BadLink(told["message"]).args)]
     assert [text for text in texts if leaks(text)] == []

@@ -17,7 +17,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import spill
+from dbml_magics.core.tracking import handoff
 from dbml_magics.errors import BadLink, DeliveryIncomplete
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -216,7 +216,7 @@ def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
     from dbml_magics.core.tracking.engine import _engines
 
-    return not any(courier.has_lease for engine in _engines.values() for courier in engine.couriers.values())
+    return not any(worker.has_lease for engine in _engines.values() for worker in engine.workers.values())
 
 
 # --- other processes of the link
@@ -526,8 +526,8 @@ def test_a_job_that_is_killed_while_it_puts_its_writes_away_neither_loses_nor_do
     for proxy in proxies:
         proxy.keep_bodies()
     patch = (
-        "import os; from dbml_magics.core.tracking import spill; "
-        "spill.{what} = lambda *a: os.kill(os.getpid(), 9)"
+        "import os; from dbml_magics.core.tracking import handoff; "
+        "handoff.{what} = lambda *a: os.kill(os.getpid(), 9)"
     )
     runs = []
     for what in ("_add_file", "_forget"):
@@ -707,7 +707,7 @@ def test_a_folder_without_packages_or_none_at_all(home: Path, shared: Path) -> N
     session.current().link(local=True)
     assert dbml.sync(20, spill=shared).taken == 0
     (shared / "dbml-1-a.tar").write_bytes(b"not a package")
-    packages, (refused,) = spill.packages(shared)
+    packages, (refused,) = handoff.packages(shared)
     assert packages == []
     assert refused.startswith(f"{shared}/dbml-1-a.tar is left as it is")
     with pytest.raises(BadLink, match="cannot be read"):

@@ -26,7 +26,7 @@ import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.link import WorkspaceSpec
 from tests.conftest import Servers
 from tests.core.linking import arrived, dead_letters, sync
@@ -142,8 +142,8 @@ def taken(hostile: Hostile, call: Call, wrong: Any) -> str | None:
         try:
             got = call.make()
         except Exception as error:
-            settled = settle(error)
-            if not isinstance(settled, Away):
+            settled = classify_error(error)
+            if not isinstance(settled, Unavailable):
                 return f"{type(settled).__name__}: {str(settled)[:80]}"
             return None if settled.sent else "an outage before which nothing was sent"
         return f"done: {got!r}"[:80] if rule.hits else "never asked"

@@ -9,7 +9,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
 from tests.infra.clock import FakeClock
 
@@ -44,10 +44,10 @@ def away(clock: FakeClock, seconds: float, asked: list[float]) -> Callable[[], s
 
 
 def test_the_second_failure_in_a_row_is_an_outage(health: Health, clock: FakeClock) -> None:
-    health.trouble(Away("connection refused"))
+    health.trouble(Unavailable("connection refused"))
     assert (health.away, health.reason, health.since) == (False, "connection refused", clock.time())
     clock.now += 5
-    health.trouble(Away("timed out"))
+    health.trouble(Unavailable("timed out"))
     assert (health.away, health.reason, health.since) == (True, "timed out", clock.time() - 5)
     health.fine()
     assert (health.away, health.reason, health.since, health.pause()) == (False, None, None, 0)
@@ -55,7 +55,7 @@ def test_the_second_failure_in_a_row_is_an_outage(health: Health, clock: FakeClo
 
 
 def test_a_denial_counts_at_once(health: Health) -> None:
-    health.trouble(Away("answers 403", denied=True))
+    health.trouble(Unavailable("answers 403", denied=True))
     assert health.away
     assert health.denied
 
@@ -65,14 +65,14 @@ def test_the_pause_grows_to_seconds_and_in_a_long_outage_to_a_minute(
 ) -> None:
     pauses = []
     for _ in range(12):
-        health.trouble(Away("connection refused"))
+        health.trouble(Unavailable("connection refused"))
         pauses.append(health.pause())
         clock.now += health.pause()
         assert health.pause() == 0
     assert pauses[0] < 0.6
     assert 2.8 <= max(pauses) <= 5.2
     clock.now += 300
-    health.trouble(Away("connection refused"))
+    health.trouble(Unavailable("connection refused"))
     assert 42 <= health.pause() <= 78
 
 
@@ -87,11 +87,11 @@ def test_a_question_is_asked_again_while_the_budget_lasts(health: Health, clock:
 def test_one_outage_costs_one_budget_for_all_questions(health: Health, clock: FakeClock) -> None:
     began, asked = clock.now, list[float]()
     question = away(clock, 3600, asked)
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         health.ask(question)
     assert 9 <= clock.now - began <= 10
     before = len(asked)
-    with pytest.raises(Away, match="connection refused"):
+    with pytest.raises(Unavailable, match="connection refused"):
         health.ask(question)
     assert len(asked) == before, "who knows of the outage asks nothing"
 
@@ -102,11 +102,11 @@ def test_a_kind_of_question_that_alone_fails_costs_its_budget_once(health: Healt
         health.fine()  # others are answered meanwhile
         raise REFUSED
 
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         health.ask(fails, what="name")
     assert not health.away
     began = clock.now
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         health.ask(fails, what="name")
     assert clock.now == began
     clock.now += 31

@@ -21,7 +21,7 @@ from dbml_magics.core import session
 from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.limits import BY_KIND, SOURCES, Limits
 from dbml_magics.core.destinations.rates import RateLimiter, backfill
@@ -504,7 +504,7 @@ def test_few_requests_are_under_way_at_once() -> None:
     for thread in threads:
         thread.start()
     eventually(lambda: inside == rates._AT_ONCE, "as many as may are under way")
-    with pytest.raises(Away, match="has not answered 10 requests yet") as told:
+    with pytest.raises(Unavailable, match="has not answered 10 requests yet") as told:
         limiter.take("/api/2.0/mlflow/runs/get", 0.2)
     assert not told.value.sent
     with limiter.turn("/api/2.0/mlflow-artifacts/artifacts/a.txt", 0.2):
@@ -664,7 +664,7 @@ def test_retry_after_without_the_services_time_is_read_by_this_clock() -> None:
 
 def test_a_retry_after_of_minutes_is_obeyed_by_delivery() -> None:
     line = Health()
-    line.trouble(Away("answers 503", retry_after=1800.0))
+    line.trouble(Unavailable("answers 503", retry_after=1800.0))
     assert 1700 < line.pause() <= 1800
 
 
@@ -672,7 +672,7 @@ def test_a_long_hold_is_told_instead_of_waited_for() -> None:
     limiter = RateLimiter({})
     limiter.take("/api/2.0/mlflow/runs/search", 1)
     limiter.hold("/api/2.0/mlflow/runs/search", 60)
-    with pytest.raises(Away, match="429") as told:
+    with pytest.raises(Unavailable, match="429") as told:
         limiter.take("/api/2.0/mlflow/runs/search", 100)
     assert told.value.retry_after is not None
     assert 55 < told.value.retry_after <= 60

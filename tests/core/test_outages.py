@@ -117,7 +117,7 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
             if isinstance(each, Fault):
                 eventually(lambda f=each: f.hits, "the fault has struck")
             else:
-                eventually(lambda r=role: engine.lines[r].reason, "the outage was noticed")
+                eventually(lambda r=role: engine.health[r].reason, "the outage was noticed")
         for each in faults:
             each.__exit__(None, None, None)
         train(60, 90)
@@ -373,7 +373,7 @@ def test_doubt_outlasts_a_closed_port(linked: Proxies, servers: Servers, experim
         mlflow.log_metric("m", 50, step=50)
         engine = session.current().engine("this test")
         for role in ("databricks", "azureml"):
-            eventually(lambda r=role: engine.lines[r].away, f"{role} is known to be away")
+            eventually(lambda r=role: engine.health[r].away, f"{role} is known to be away")
         for proxy in linked:
             proxy.accept()
     sync()
@@ -464,8 +464,8 @@ def test_a_call_that_fails_for_everybody_is_no_poison(
         for step in range(10):
             mlflow.log_metric("m", step, step=step)
         mlflow.log_text("t", "t.txt")
-    courier = session.current().engine("this test").couriers["azureml"]
-    eventually(lambda: courier.is_stuck(run.info.run_id), "it was tried time and again")
+    worker = session.current().engine("this test").workers["azureml"]
+    eventually(lambda: worker.is_stuck(run.info.run_id), "it was tried time and again")
     hits = broken.hits
     eventually(lambda: broken.hits > hits + 1, "and is tried still")
     shown = session.current().status().destinations[1]
@@ -527,7 +527,7 @@ def test_one_file_that_is_refused_waits_alone_and_its_model_with_it(
     client = MlflowClient()
     client.create_registered_model(experiment_name)
     client.create_model_version(experiment_name, f"runs:/{run.info.run_id}/model", run.info.run_id)
-    held = session.current().engine("this test").couriers["azureml"].held
+    held = session.current().engine("this test").workers["azureml"].held
     eventually(lambda: len(held.numbers()) == 1, "the file is held")
     twin = plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name)
     eventually(

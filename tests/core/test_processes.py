@@ -150,7 +150,7 @@ def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
     from dbml_magics.core.tracking.engine import _engines
 
-    return not any(courier.has_lease for engine in _engines.values() for courier in engine.couriers.values())
+    return not any(worker.has_lease for engine in _engines.values() for worker in engine.workers.values())
 
 
 def test_a_killed_replay_repeats_nothing(
@@ -203,8 +203,8 @@ def release_leases() -> None:
     from dbml_magics.core.tracking.engine import _engines
 
     for engine in _engines.values():
-        for courier in engine.couriers.values():
-            courier.stop()
+        for worker in engine.workers.values():
+            worker.stop()
         engine.journal.close()
 
 
@@ -472,7 +472,7 @@ def test_forked_children_log_to_the_parents_run(
         for number in range(8):
             for step in range(100):
                 mlflow.log_metric("own", step, step=100 * number + step)
-            session.current().engine("this test").couriers["azureml"].hurry()
+            session.current().engine("this test").workers["azureml"].hurry()
             process = context.Process(target=log_from_worker, args=(run.info.run_id, number))
             process.start()
             children.append(process)

@@ -15,7 +15,7 @@ import dbml_magics as dbml
 from dbml_magics import errors
 from dbml_magics.core import hosts, session
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import WorkspaceSpec
 from tests.conftest import Servers
 from tests.core.linking import arrived, sync
@@ -87,7 +87,7 @@ def test_what_no_proxy_names_goes_past_the_proxy(proxy: Hostile, monkeypatch: py
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "other.example,.mlflow.example,mlflow.example")
     workspace = connect(WorkspaceSpec("azureml", NAMED))
-    with pytest.raises(Away, match="no such host"):
+    with pytest.raises(Unavailable, match="no such host"):
         workspace.identify()
     with hosts.session() as own, pytest.raises(requests.ConnectionError):
         own.get(NAMED, timeout=10)
@@ -121,7 +121,7 @@ def test_a_proxy_in_the_way_is_named_without_its_password(
     answer: Answer, what: str, proxy: Hostile, servers: Servers, home: Path
 ) -> None:
     proxy.answer(answer)
-    with pytest.raises(Away) as found:
+    with pytest.raises(Unavailable) as found:
         connect(WorkspaceSpec("azureml", NAMED)).tracking.get_run("0" * 32)
     assert what in found.value.reason
     assert f"through the proxy http://{proxy.netloc}" in found.value.reason
@@ -136,7 +136,7 @@ def test_a_proxy_in_the_way_is_named_without_its_password(
 def test_a_proxy_that_is_not_there_is_named(proxy: Hostile) -> None:
     named = f"through the proxy http://{proxy.netloc}"
     proxy.close()
-    with pytest.raises(Away, match=named) as found:
+    with pytest.raises(Unavailable, match=named) as found:
         connect(WorkspaceSpec("azureml", NAMED)).tracking.get_run("0" * 32)
     assert "pass-word" not in f"{found.value} {found.value.reason}"
 

@@ -73,7 +73,7 @@ def test_a_run_on_its_way_or_refused_has_no_full_receipt_and_is_not_registered(
         assert ("%dbml sync", "waits for the rest") in refused.value.remedies
     sync()
     engine = session.engine("this test")
-    engine.state.bury("azureml", run.info.run_id, [1, "p", "k", "v"], "too long")
+    engine.state.reject("azureml", run.info.run_id, [1, "p", "k", "v"], "too long")
     with pytest.raises(DeliveryIncomplete, match="azureml: 1 write refused"):
         dbml.deploy("last", to="local", name="wine", require_delivered=True)
     engine.state.discard_dead(engine.state.dead_numbers("azureml"))

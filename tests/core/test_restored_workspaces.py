@@ -356,7 +356,7 @@ def test_an_experiment_whose_new_name_is_on_its_way_is_not_taken_for_another_one
         for number in (1, 2):
             client.rename_experiment(made, f"{experiment_name}-{number}")
         engine = session.current().engine("this test")
-        eventually(lambda: engine.lines["azureml"].away, "the link notices that the mirror is away")
+        eventually(lambda: engine.health["azureml"].away, "the link notices that the mirror is away")
     dbml.sync(60)
     for server in servers:
         held = MlflowClient(server.uri).search_experiments(filter_string=f"name LIKE '{experiment_name}%'")

@@ -7,11 +7,11 @@ from random import Random
 import pytest
 
 from dbml_magics.core.delivery.scheduler import Scheduler
-from dbml_magics.core.destinations.errors import Away, Blocked, Busy
+from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
 
 NOW = 1_000.0
-ANSWERED_503 = Away("answers 503")
-NOT_SENT = Away("connection refused", sent=False)
+ANSWERED_503 = Unavailable("answers 503")
+NOT_SENT = Unavailable("connection refused", sent=False)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_pause_doubles_with_each_failure_up_to_its_bound(scheduler: Scheduler)
 
 
 def test_the_services_own_time_to_wait_is_obeyed(scheduler: Scheduler) -> None:
-    scheduler.isolate("a", Away("answers 503", retry_after=300.0), NOW)
+    scheduler.isolate("a", Unavailable("answers 503", retry_after=300.0), NOW)
     paused = scheduler.paused("a")
     assert paused is not None
     assert paused[1] == NOW + 300
@@ -107,13 +107,13 @@ def test_the_services_own_time_to_wait_is_obeyed(scheduler: Scheduler) -> None:
     [
         (ANSWERED_503, True, True),
         (NOT_SENT, False, False),
-        (Away("answers 403", sent=False, denied=True), True, True),
-        (Away("answers 429", retry_after=5.0), False, True),
-        (Away("waits for another process", elsewhere=True), False, False),
+        (Unavailable("answers 403", sent=False, denied=True), True, True),
+        (Unavailable("answers 429", retry_after=5.0), False, True),
+        (Unavailable("waits for another process", elsewhere=True), False, False),
     ],
 )
 def test_what_was_sent_or_denied_may_be_this_queues_own_trouble(
-    scheduler: Scheduler, error: Away, first: bool, second: bool
+    scheduler: Scheduler, error: Unavailable, first: bool, second: bool
 ) -> None:
     assert scheduler.unavailable("a", error, NOW) is first
     assert scheduler.unavailable("a", error, NOW) is second
@@ -157,7 +157,7 @@ def test_a_write_is_given_up_alone_after_eight_failures_and_a_minute(scheduler: 
 
 
 def test_a_denied_write_has_to_wait_from_its_second_failure(scheduler: Scheduler) -> None:
-    denied = Away("answers 403", sent=False, denied=True)
+    denied = Unavailable("answers 403", sent=False, denied=True)
     scheduler.isolate("a", denied, NOW)
     assert not scheduler.takes_later("a", NOW)
     scheduler.isolate("a", denied, NOW)

@@ -111,13 +111,13 @@ def test_another_process_goes_on_where_the_first_one_went(tmp_path: Path, state:
 def test_the_state_comes_back_with_all_that_was_written_and_deleted_elsewhere(
     state: State, spare: Path
 ) -> None:
-    first, second = (state.bury("azureml", "run", [0, "m", n], "refused") for n in range(2))
+    first, second = (state.reject("azureml", "run", [0, "m", n], "refused") for n in range(2))
     state._answers.put("goes", True)
     state.mark_delivered("azureml", "run", {"file": 5}, 1, {"points": 1})
     fail(state, FAILURES[2])
     state._answers.forget("goes")
     state.discard_dead([second])
-    third = state.bury("azureml", "run", [0, "m", 3], "refused")
+    third = state.reject("azureml", "run", [0, "m", 3], "refused")
     state.mark_delivered("azureml", "run", {"file": 10}, 1, {"points": 1})
     state.come_back(at_once=True)
     assert copies(spare), "it stays while its disk fails"
@@ -127,7 +127,7 @@ def test_the_state_comes_back_with_all_that_was_written_and_deleted_elsewhere(
     found = State(state.path)
     assert found._answers.below("") == {"before": 1}
     assert found.dead_numbers("azureml") == {first, third}
-    assert found.bury("azureml", "run", [0, "m", 4], "refused") > third, "no number is given twice"
+    assert found.reject("azureml", "run", [0, "m", 4], "refused") > third, "no number is given twice"
     assert found.cursors("azureml", "run") == {"file": (10, 0)}
     assert found.receipts.arrived("azureml", "run")["points"].count == 2
     found.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.link import WorkspaceSpec
 from tests.databricks.conftest import ADA
 from tests.infra.hostile import HOLLOW, WRONG, Answer, Hostile
@@ -47,8 +47,8 @@ def assert_an_outage(make: Callable[[], Any], name: str) -> None:
     try:
         got = make()
     except Exception as error:
-        settled = settle(error)
-        assert isinstance(settled, Away), f"{name}: {settled!r}"
+        settled = classify_error(error)
+        assert isinstance(settled, Unavailable), f"{name}: {settled!r}"
         assert settled.sent, f"{name}: {settled.reason} is told as if nothing had been sent"
         return
     raise AssertionError(f"{name} was taken for the workspace's answer: {got!r}")

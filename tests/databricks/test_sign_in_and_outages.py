@@ -15,7 +15,7 @@ import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations import databricks_refusals, rest
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.errors import NotPermitted
 from tests.core.linking import child, finish
 from tests.databricks.conftest import ADA
@@ -114,7 +114,7 @@ def test_a_sign_in_that_does_not_answer_costs_no_more_than_the_call_may_take(
     workspace: Any = connect(spec)
     adb.switches.token_delay = 3.0
     began = time.monotonic()
-    with rest.call_timeout(0.3), pytest.raises(Away, match="does not answer"):
+    with rest.call_timeout(0.3), pytest.raises(Unavailable, match="does not answer"):
         workspace.creds()
     assert time.monotonic() - began < 2.5
     adb.switches.token_delay = 0.0

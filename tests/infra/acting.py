@@ -225,8 +225,8 @@ class Actor:
         """Return the roles of the workspaces that this process delivers to."""
         from dbml_magics.core import session
 
-        couriers = session.current().engine("the test").couriers
-        return [role for role, courier in couriers.items() if courier.has_lease]
+        workers = session.current().engine("the test").workers
+        return [role for role, worker in workers.items() if worker.has_lease]
 
     def report(self) -> dict[str, Any]:
         """Return what delivery from this process has to say, for whoever wonders why it takes so long."""
@@ -234,14 +234,14 @@ class Actor:
 
         engine = session.current().engine("the test")
         told = {}
-        for role, courier in engine.couriers.items():
+        for role, worker in engine.workers.items():
             queues = [queue for queue in engine.journal.queues() if engine.is_waiting(role, queue)]
             told[role] = {
-                "lease": courier.has_lease,
+                "lease": worker.has_lease,
                 "waiting": engine.waiting(role),
-                "queues": {queue: courier.scheduler.paused(queue) for queue in queues[:5]},
-                "line": [courier.line.reason, courier.line.pause()],
-                "trouble": courier.scheduler.trouble,
+                "queues": {queue: worker.scheduler.paused(queue) for queue in queues[:5]},
+                "line": [worker.health.reason, worker.health.pause()],
+                "trouble": worker.scheduler.trouble,
             }
         return told
 

@@ -70,7 +70,7 @@ from mlflow.utils.search_utils import (
 )
 from mlflow.utils.uri import append_to_uri_path, is_local_uri
 
-from dbml_magics.core.destinations.errors import Away, WouldRefuse
+from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse
 from dbml_magics.core.destinations.limits import MLFLOW, Limits
 from dbml_magics.core.destinations.protocol import Capabilities, Destination, Point
 
@@ -96,11 +96,11 @@ class Fault:
     """How much of the call is done all the same: nothing, half of a batch, or all."""
 
 
-LOST = Fault(lambda: Away("not reachable (connection broken)"), does=1.0)
+LOST = Fault(lambda: Unavailable("not reachable (connection broken)"), does=1.0)
 """The call is done, and its answer is lost."""
-HALF = Fault(lambda: Away("not reachable (connection broken)"), does=0.5)
+HALF = Fault(lambda: Unavailable("not reachable (connection broken)"), does=0.5)
 """Half of a log-batch is done, and its answer is lost."""
-UNSENT = Fault(lambda: Away("not reachable (connection refused)", sent=False))
+UNSENT = Fault(lambda: Unavailable("not reachable (connection refused)", sent=False))
 """The call never arrives."""
 
 
@@ -1025,12 +1025,12 @@ def _refused(code: int, message: str) -> MlflowException:
 
 def _over_rest(error: MlflowException) -> MlflowException:
     """Return a server's error as it arrives by REST: a refusal, or a 500."""
-    if isinstance(error, (Away, RestException, WouldRefuse)):
+    if isinstance(error, (Unavailable, RestException, WouldRefuse)):
         return error
     status = error.get_http_status_code()
     if status >= 500:
         said = MlflowException(error.message, codes.INTERNAL_ERROR) if status == 500 else None
-        return Away(f"answers {status}: {error.message}", said=said)
+        return Unavailable(f"answers {status}: {error.message}", said=said)
     return RestException({"error_code": error.error_code, "message": error.message})
 
 

@@ -13,8 +13,8 @@ def _doubt_is_not_settled() -> None:
 
     real = Applier._send
 
-    def send(self, run, run_id, batch, doubt, buried):  # type: ignore[no-untyped-def]
-        real(self, run, run_id, batch, False, buried)
+    def send(self, run, run_id, batch, in_doubt, rejected):  # type: ignore[no-untyped-def]
+        real(self, run, run_id, batch, False, rejected)
 
     Applier._send = send  # type: ignore[method-assign]
 
@@ -28,7 +28,7 @@ def _sending_is_not_noted() -> None:
 
 def _an_outage_loses_a_batch() -> None:
     """Take a batch that could not be sent for delivered."""
-    from dbml_magics.core.destinations.errors import Away
+    from dbml_magics.core.destinations.errors import Unavailable
     from dbml_magics.core.tracking.apply import Applier
 
     real = Applier.batch
@@ -36,7 +36,7 @@ def _an_outage_loses_a_batch() -> None:
     def batch(self, *args, **options):  # type: ignore[no-untyped-def]
         try:
             return real(self, *args, **options)
-        except Away:
+        except Unavailable:
             return []
 
     Applier.batch = batch  # type: ignore[method-assign]

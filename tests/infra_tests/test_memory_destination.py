@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away, Busy
+from dbml_magics.core.destinations.errors import Busy, Unavailable
 from tests.infra.memory_destination import HALF, LOST, UNSENT, MemoryDestination
 
 
@@ -16,7 +16,7 @@ def a_run(there: MemoryDestination) -> str:
 def test_a_lost_answer_is_to_a_call_that_was_made() -> None:
     there = MemoryDestination()
     there.fail(LOST)
-    with pytest.raises(Away) as error:
+    with pytest.raises(Unavailable) as error:
         there.create_run("0", "me", 1, {}, None)
     assert error.value.sent
     assert len(there.search_runs(["0"], "")) == 1
@@ -27,7 +27,7 @@ def test_a_call_that_never_arrives_changes_nothing() -> None:
     there.fail(UNSENT, 2, of="create_run")
     run = a_run(there)
     there.log_batch(run, [], {}, {"t": "1"})  # another call is not counted
-    with pytest.raises(Away) as error:
+    with pytest.raises(Unavailable) as error:
         a_run(there)
     assert not error.value.sent
     assert [r.info.run_id for r in there.search_runs(["0"], "")] == [run]
@@ -37,7 +37,7 @@ def test_half_a_batch_is_its_params_and_the_first_points() -> None:
     there = MemoryDestination()
     run = a_run(there)
     there.fail(HALF, of="log_batch")
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         there.log_batch(run, [("m", 1.0, 1, 1), ("m", 2.0, 2, 2)], {"p": "1"}, {"t": "1"})
     data = there.get_run(run).data
     assert (data.params, data.metrics, "t" in data.tags) == ({"p": "1"}, {"m": 1.0}, False)

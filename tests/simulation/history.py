@@ -18,7 +18,7 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import SMALL
 from tests.simulation.world import FAULTS, ROLES, Expected, World
@@ -167,13 +167,13 @@ def _restart(world: World) -> None:
 @contextmanager
 def stillness() -> Iterator[None]:
     """Have engines without threads: a world takes their steps."""
-    real = Courier.start, Engine._start_disk_thread
-    Courier.start = lambda self: None  # type: ignore[method-assign]
+    real = DeliveryWorker.start, Engine._start_disk_thread
+    DeliveryWorker.start = lambda self: None  # type: ignore[method-assign]
     Engine._start_disk_thread = lambda self: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Courier.start, Engine._start_disk_thread = real  # type: ignore[method-assign]
+        DeliveryWorker.start, Engine._start_disk_thread = real  # type: ignore[method-assign]
 
 
 def play(seed: int, acts: int = 40) -> list[str]:

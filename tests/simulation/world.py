@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from mlflow.entities import Run, ViewType
 
-from dbml_magics.core.destinations.errors import Away, Busy
+from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.operations import CreateRun, Operation
 from dbml_magics.core.tracking.apply import RUN_TAG
@@ -29,8 +29,8 @@ FAULTS = {
     "half a batch arrives": HALF,
     "the call never arrives": UNSENT,
     "it is busy": Fault(lambda: Busy("not now", retry_after=1.0)),
-    "it answers 503": Fault(lambda: Away("answers 503", retry_after=2.0)),
-    "it answers 500": Fault(lambda: Away("answers 500")),
+    "it answers 503": Fault(lambda: Unavailable("answers 503", retry_after=2.0)),
+    "it answers 500": Fault(lambda: Unavailable("answers 500")),
 }
 PATIENCE_S = 3600.0  # of the world's own time, until everything has arrived
 
@@ -145,8 +145,8 @@ class World:
     def close(self) -> None:
         """End the process as a kill does: what it had open is closed, and nothing else is done."""
         self.steps.left = None
-        for courier in self.engine.couriers.values():
-            courier.lease.release()
+        for worker in self.engine.workers.values():
+            worker.lease.release()
         for witness in self.engine.witnesses.values():
             witness.close()
         self.engine.journal.close()
@@ -212,10 +212,10 @@ class World:
     def deliver(self, role: str, *, urgent: bool = False) -> None:
         """Let one destination's worker do what its thread does when it is woken."""
         with self.may_crash():
-            courier = self.engine.couriers[role]
+            worker = self.engine.workers[role]
             if urgent:
-                courier.hurry()
-            courier.step()
+                worker.hurry()
+            worker.step()
 
     def peace(self) -> None:
         """End all faults, have everything delivered, and compare."""

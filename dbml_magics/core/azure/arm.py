@@ -20,7 +20,7 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.errors import (
     BadLink,
     DbmlError,
@@ -98,7 +98,7 @@ class Arm:
 
         try:
             return question(self.client)
-        except Away as error:  # of the sign-in
+        except Unavailable as error:  # of the sign-in
             raise as_error(error, workspace) from error
         except HttpResponseError as error:
             said = diagnosis.Said.by(error.status_code or 0, error.response.text() if error.response else "")
@@ -111,8 +111,8 @@ class Arm:
                 raise BadLink(f"Azure refused it ({said.code or said.status}): {said.message}") from error
             raise as_error(away, workspace) from error
         except AzureError as error:
-            settled = settle(error)
-            reason = settled.reason if isinstance(settled, Away) else str(settled)
+            classified = classify_error(error)
+            reason = classified.reason if isinstance(classified, Unavailable) else str(classified)
             raise WorkspaceUnreachable(
                 f"Azure Resource Manager ({self.sign_in.cloud.resource_manager}) does not answer: "
                 f"{reason[:160]}{hosts.through(self.sign_in.cloud.resource_manager)}.",
@@ -606,7 +606,7 @@ def _other_name(wish: Wish) -> list[tuple[str, str]]:
     return [(portal, "recovers or purges it"), (other, "another name")]
 
 
-def as_error(away: Away, workspace: WorkspaceId) -> DbmlError:
+def as_error(away: Unavailable, workspace: WorkspaceId) -> DbmlError:
     """Return why Azure takes nothing from this user, as an error of a command."""
     if away.denied:
         return NotPermitted(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dbml_magics.core import hosts
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.errors import BadLink
 
 CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"
@@ -93,7 +93,7 @@ _read: dict[str | None, dict[str, Cloud]] = {}  # a list is read once a process:
 def named(name: str | None, host: str | None = None) -> Cloud:
     """Return the cloud of that name, else the one that the environment or a workspace's host says.
 
-    Raises BadLink for a name that no list has, Away when the list cannot be read.
+    Raises BadLink for a name that no list has, Unavailable when the list cannot be read.
     """
     known = _known()
     if name is None:
@@ -138,9 +138,13 @@ def _known() -> dict[str, Cloud]:
                 answer.raise_for_status()
                 listed = azureml_mlflow_private.add_clouds(answer.json())
             except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-                settled = settle(error)
-                reason = settled.reason if isinstance(settled, Away) else f"cannot be read ({error})"
-                raise Away(f"not known: the list of clouds at {url} is {reason}", sent=False) from error
+                classified = classify_error(error)
+                reason = (
+                    classified.reason if isinstance(classified, Unavailable) else f"cannot be read ({error})"
+                )
+                raise Unavailable(
+                    f"not known: the list of clouds at {url} is {reason}", sent=False
+                ) from error
         _read[url] = {name: _cloud(found) for name, found in listed.items()}
         return _read[url]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException, RestException
 
 from dbml_magics.core.azure import permissions
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
     from dbml_magics.core.azure.identity import SignIn
@@ -71,7 +71,7 @@ def judge(
 
 def kept_out(
     sign_in: SignIn, workspace: WorkspaceId, response: Any, method: str, endpoint: str
-) -> Away | None:
+) -> Unavailable | None:
     """Return why a response says that the workspace takes nothing from this user, or None."""
     said = Said.by(response.status_code, response.text)
     away = trouble(said, workspace, permissions.action_of(method, endpoint))
@@ -81,7 +81,7 @@ def kept_out(
     return away
 
 
-def trouble(said: Said, workspace: WorkspaceId, action: str) -> Away | None:
+def trouble(said: Said, workspace: WorkspaceId, action: str) -> Unavailable | None:
     """Return why the workspace takes nothing from this user now, or None where it is another matter."""
     if _PRIVATE.search(said.message):  # as 403, and by some gateways as 502
         return private_link(said, workspace)
@@ -91,7 +91,7 @@ def trouble(said: Said, workspace: WorkspaceId, action: str) -> Away | None:
         why = (
             "the sign-in has expired" if expired else "it is of another tenant" if tenant else "not signed in"
         )
-        return Away(f"{why} (401)", sent=False, denied=True)
+        return Unavailable(f"{why} (401)", sent=False, denied=True)
     if said.status == 403:
         return no_role(said, workspace, action)
     if (said.status == 404 and _GONE.search(said.message)) or said.code in _NO_WORKSPACE:
@@ -104,9 +104,9 @@ def trouble(said: Said, workspace: WorkspaceId, action: str) -> Away | None:
 _NO_WORKSPACE = frozenset({"ResourceGroupNotFound", "SubscriptionNotFound", "WorkspaceNotFound"})
 
 
-def private_link(said: Said, workspace: WorkspaceId) -> Away:
+def private_link(said: Said, workspace: WorkspaceId) -> Unavailable:
     """Return that the workspace takes no requests from this network."""
-    return Away(
+    return Unavailable(
         f"refused from this network ({said.status}): the workspace is behind its private endpoint",
         sent=False,
         denied=True,
@@ -124,7 +124,7 @@ def private_link(said: Said, workspace: WorkspaceId) -> Away:
     )
 
 
-def no_role(said: Said, workspace: WorkspaceId, action: str) -> Away:
+def no_role(said: Said, workspace: WorkspaceId, action: str) -> Unavailable:
     """Return which action is missing and the smallest role that has it."""
     action = permissions.action_in(said.message) or action
     role, where = permissions.smallest_role(action)
@@ -132,7 +132,7 @@ def no_role(said: Said, workspace: WorkspaceId, action: str) -> Away:
         "subscription": f"/subscriptions/{workspace.subscription}",
         "resource group": workspace.group_path,
     }
-    return Away(
+    return Unavailable(
         f"not permitted ({said.status}): {action} is missing; the smallest built-in role that has it is "
         f"{role}, on the {where}",
         sent=False,
@@ -144,9 +144,9 @@ def no_role(said: Said, workspace: WorkspaceId, action: str) -> Away:
     )
 
 
-def gone(workspace: WorkspaceId) -> Away:
+def gone(workspace: WorkspaceId) -> Unavailable:
     """Return that the workspace is not there (any more)."""
-    return Away(
+    return Unavailable(
         f"the workspace {workspace.name} is not in {workspace.group} (any more); it may be softly deleted",
         sent=False,
         denied=True,
@@ -160,11 +160,11 @@ def gone(workspace: WorkspaceId) -> Away:
     )
 
 
-def unregistered(said: Said, workspace: WorkspaceId) -> Away:
+def unregistered(said: Said, workspace: WorkspaceId) -> Unavailable:
     """Return that the subscription has not registered the provider."""
     found = _UNREGISTERED.search(said.message)
     namespace = found.group(1) if found else permissions.ML
-    return Away(
+    return Unavailable(
         f"the subscription is not registered to use {namespace}; that needs {namespace}/register/action "
         f"({permissions.CONTRIBUTOR} on the subscription)",
         sent=False,
@@ -179,7 +179,7 @@ def unregistered(said: Said, workspace: WorkspaceId) -> Away:
     )
 
 
-def storage(said: Said, account: str, writing: bool) -> Away | None:
+def storage(said: Said, account: str, writing: bool) -> Unavailable | None:
     """Return why a storage account refuses a blob, or None where it is another matter.
 
     A firewall answers AuthorizationFailure, a missing role AuthorizationPermissionMismatch, a link that has
@@ -188,7 +188,7 @@ def storage(said: Said, account: str, writing: bool) -> Away | None:
     if said.status not in (401, 403):
         return None
     if said.code in ("AuthorizationFailure", "IpAuthorizationError", "PublicAccessNotPermitted"):
-        return Away(
+        return Unavailable(
             f"the storage account {account} refuses this network (its firewall); metrics and params pass",
             sent=False,
             denied=True,
@@ -204,7 +204,7 @@ def storage(said: Said, account: str, writing: bool) -> Away | None:
         verb = "write" if writing else "read"
         action = f"Microsoft.Storage/storageAccounts/blobServices/containers/blobs/{verb}"
         role, _ = permissions.smallest_role(action)
-        return Away(
+        return Unavailable(
             f"not permitted to {verb} files in the storage account {account}: {action} is missing; the "
             f"smallest built-in role that has it is {role}, on the storage account",
             sent=False,

@@ -11,7 +11,7 @@ from dbml_magics.core.azure import clouds, job, names
 from dbml_magics.core.azure.arm import Arm, Found, Progress, Wish
 from dbml_magics.core.azure.identity import SignIn, shared
 from dbml_magics.core.azure.identity_names import SETTINGS
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import WorkspaceSpec, checked_uri
 from dbml_magics.errors import BadLink, BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
 
@@ -167,7 +167,10 @@ def _spec(uri: str, sign_in: SignIn, studio: str | None) -> WorkspaceSpec:
 
 
 def sign_in_for(spec: WorkspaceSpec, prompt: Callable[[str], None] | None = None) -> SignIn:
-    """Return this process's sign-in for a workspace of a link; asks nobody yet. Raises Away, BadLink."""
+    """Return this process's sign-in for a workspace of a link; asks nobody yet.
+
+    Raises Unavailable, BadLink.
+    """
     told = names.of_uri(spec.uri)
     cloud = clouds.named(spec.setting("cloud"), told[0] if told else None)
     return shared(spec.setting("auth") or "default", cloud, dict(spec.settings), prompt)
@@ -177,7 +180,7 @@ def sign_in_again(spec: WorkspaceSpec, prompt: Callable[[str], None] | None) -> 
     """Sign in where that needs the user, for a link that is taken up again; an outage is no trouble."""
     try:
         sign_in_for(spec, prompt).begin()
-    except Away as error:
+    except Unavailable as error:
         if error.denied:
             raise NotPermitted(f"Azure: {error.reason}.", remedies=error.remedies) from error
 
@@ -185,7 +188,7 @@ def sign_in_again(spec: WorkspaceSpec, prompt: Callable[[str], None] | None) -> 
 def _cloud(name: str | None, host: str | None) -> Cloud:
     try:
         return clouds.named(name, host)
-    except Away as error:
+    except Unavailable as error:
         raise WorkspaceUnreachable(
             f"Azure's clouds are {error.reason}.",
             remedies=[(f"curl -sS ${clouds.METADATA_VARIABLE}", "from this machine: does it answer?")],
@@ -203,7 +206,7 @@ def _signed_in(
     sign_in = shared(method or "default", cloud, settings, prompt)
     try:
         sign_in.begin()
-    except Away as error:
+    except Unavailable as error:
         if error.denied:
             raise NotPermitted(f"Azure: {error.reason}.", remedies=error.remedies) from error
         raise WorkspaceUnreachable(

@@ -22,7 +22,7 @@ from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
 from dbml_magics.core.azure.identity_names import METHODS, SETTINGS
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.errors import BadLink, NotPermitted
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class SignIn:
 
     @property
     def tenant(self) -> str | None:
-        """Return the tenant that this sign-in is of, as its token says. Raises Away."""
+        """Return the tenant that this sign-in is of, as its token says. Raises Unavailable."""
         import jwt
 
         try:
@@ -141,8 +141,8 @@ class SignIn:
             with _quietly():
                 _BUILDERS[method](self).get_token(self.cloud.scope)
         except Exception as error:  # whatever a way's library raises, it is not open
-            settled = self._refused(error)
-            return unless_away and isinstance(settled, Away) and not settled.denied
+            classified = self._refused(error)
+            return unless_away and isinstance(classified, Unavailable) and not classified.denied
         return True
 
     def remedies(self) -> list[tuple[str, str]]:
@@ -198,7 +198,7 @@ class SignIn:
     def get_token(self, *scopes: str, **_: Any) -> AccessToken:
         """Return a token for the scopes (the cloud's resource manager by default), renewed when it ages.
 
-        Raises Away, ``denied`` where the sign-in itself is refused: delivery waits, and nothing is lost.
+        Raises Unavailable, ``denied`` where the sign-in itself is refused: delivery waits, nothing is lost.
         """
         asked = scopes or (self.cloud.scope,)
         kept = self._tokens.get(asked)
@@ -218,7 +218,7 @@ class SignIn:
 
     def _ask(self, scopes: tuple[str, ...]) -> AccessToken:
         if self.method in _NEEDS_USER and not self._signed_in:
-            raise Away(
+            raise Unavailable(
                 "not signed in: this process cannot ask the user",
                 sent=False,
                 denied=True,
@@ -242,28 +242,30 @@ class SignIn:
 
         if isinstance(error, AuthenticationRequiredError):
             reason = "signed out: the sign-in has run out and wants the user again"
-            return Away(reason, sent=False, denied=True, remedies=(("%dbml link --again", "signs in again"),))
+            return Unavailable(
+                reason, sent=False, denied=True, remedies=(("%dbml link --again", "signs in again"),)
+            )
         said = _first_sentence(error)
         if isinstance(error, CredentialUnavailableError):
-            return Away(
+            return Unavailable(
                 f"not signed in ({self.method}: {said})", sent=False, denied=True, remedies=self.remedies()
             )
         if isinstance(error, ClientAuthenticationError):
             status = getattr(getattr(error, "response", None), "status_code", None)
             if isinstance(status, int) and (status == 429 or status >= 500):
-                return Away(f"not reachable (the sign-in service answers {status})", sent=False)
+                return Unavailable(f"not reachable (the sign-in service answers {status})", sent=False)
             if _is_network(error):
                 way = hosts.through(self.cloud.login)
-                return Away(f"not reachable (the sign-in service does not answer){way}", sent=False)
-            return Away(
+                return Unavailable(f"not reachable (the sign-in service does not answer){way}", sent=False)
+            return Unavailable(
                 f"sign-in refused ({self.method}: {said})", sent=False, denied=True, remedies=self.remedies()
             )
         if isinstance(error, (AzureError, OSError)):
             way = hosts.through(self.cloud.login)
-            return Away(f"not reachable (the sign-in service: {said}){way}", sent=False)
-        if isinstance(error, (Away, BadLink, NotPermitted)):
+            return Unavailable(f"not reachable (the sign-in service: {said}){way}", sent=False)
+        if isinstance(error, (Unavailable, BadLink, NotPermitted)):
             return error
-        return Away(
+        return Unavailable(
             f"not signed in ({self.method}: {said})", sent=False, denied=True, remedies=self.remedies()
         )
 
@@ -284,7 +286,7 @@ class SignIn:
         return self._credential
 
     def begin(self) -> None:
-        """Sign in now, asking the user where the way needs one. Raises NotPermitted, BadLink, Away."""
+        """Sign in now, asking the user where the way needs one. Raises NotPermitted, BadLink, Unavailable."""
         if self.method in _NEEDS_USER and not self._signed_in:
             self._ask_user()
         self.get_token(self.cloud.scope)
@@ -306,12 +308,12 @@ class SignIn:
             with _quietly():
                 self._own_credential().authenticate(scopes=[self.cloud.scope])
         except Exception as error:
-            settled = self._refused(error)
-            if isinstance(settled, Away) and settled.denied:
+            classified = self._refused(error)
+            if isinstance(classified, Unavailable) and classified.denied:
                 raise NotPermitted(
-                    f"the sign-in did not work: {settled.reason}.", remedies=self.remedies()
+                    f"the sign-in did not work: {classified.reason}.", remedies=self.remedies()
                 ) from error
-            raise settled from error
+            raise classified from error
         self._signed_in = True
 
     def _show_code(self, address: str, code: str, _expires: Any) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from dbml_magics.common.config import linger_seconds, longest_pause_seconds
-from dbml_magics.core.destinations.errors import Away, Blocked, Busy
+from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
 
 __all__ = ["Scheduler"]
 
@@ -138,7 +138,7 @@ class Scheduler:
         """Note that this machine, or a fault of ours, kept a queue from being delivered."""
         self._pause(queue, now, _LONGEST_S)
 
-    def unavailable(self, queue: str, error: Away, now: float) -> bool:
+    def unavailable(self, queue: str, error: Unavailable, now: float) -> bool:
         """Note that a queue could not be delivered; True where its own write may be the cause.
 
         Whether the destination answers otherwise has to be asked then; see :meth:`isolate`.
@@ -156,7 +156,7 @@ class Scheduler:
         pause.tries, pause.until = pause.tries + 1, 0.0
         return (error.sent or error.denied) and (again or error.retry_after is None)
 
-    def isolate(self, queue: str, error: Away, now: float) -> None:
+    def isolate(self, queue: str, error: Unavailable, now: float) -> None:
         """Note that the destination answers: this queue alone has trouble, and no other waits for it."""
         self._troubles[queue] = error.reason
         failing = self._failing.setdefault(queue, _Failing(now))

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.entities.paged_list import PagedList
 
-from dbml_magics.core.destinations.errors import Away, MissingEndpoint
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable
 
 ALIAS_TAG = "dbml_alias_"
 """Before an alias's name, on a registered model of a registry without aliases; the value is the version."""
@@ -68,7 +68,7 @@ def _refuse_others(error: MlflowException) -> None:
     """Raise ``error`` again unless it says that the registry has no aliases at all."""
     if isinstance(error, MissingEndpoint):
         return
-    if isinstance(error, Away) or error.error_code not in _LACKING:
+    if isinstance(error, Unavailable) or error.error_code not in _LACKING:
         raise error
 
 

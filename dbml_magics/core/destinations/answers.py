@@ -14,7 +14,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from mlflow.utils.proto_json_utils import parse_dict
 
 from dbml_magics.core import hosts
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 
 __all__ = ["Foreign", "check_file", "check_redirect", "entity", "parsed", "read", "says_stored"]
 
@@ -38,7 +38,7 @@ _TELLTALE = frozenset(
 _ARMERIA = ("", "200 OK")  # what Databricks' service of traces answers (mlflow.utils.rest_utils)
 
 
-class Foreign(Away):
+class Foreign(Unavailable):
     """Something answers that is not the service: a login page, a gateway, another service."""
 
 

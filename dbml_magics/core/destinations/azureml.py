@@ -22,7 +22,7 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from dbml_magics.core.azure import diagnosis, finding, names, studio
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.base import Workspace
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.errors import BadUri
@@ -70,14 +70,14 @@ class AzuremlWorkspace(Workspace):
             )
         return self._context
 
-    def reach(self, spec: WorkspaceSpec) -> None:
+    def reconfigure(self, spec: WorkspaceSpec) -> None:
         """Sign in otherwise from now on, where the link says so."""
         if spec != self.spec:
             self._context = None
-        super().reach(spec)
+        super().reconfigure(spec)
 
     def creds(self, service: str = "mlflow/v2.0", judge: Judge = diagnosis.judge) -> MlflowHostCreds:
-        """Return the sign-in's credentials for one of the workspace's services. Raises Away."""
+        """Return the sign-in's credentials for one of the workspace's services. Raises Unavailable."""
         sign_in = self.sign_in
         token = sign_in.get_token(sign_in.cloud.scope).token
         creds = rest.JudgedCreds(
@@ -99,7 +99,7 @@ class AzuremlWorkspace(Workspace):
         creds = functools.partial(self.creds, "history/v1.0", diagnosis.kept_out)
         try:
             made = History(creds, self.tracking).make_run(run_id, experiment_id, start, tags)
-        except Away as error:
+        except Unavailable as error:
             self._history_failed += error.reason.startswith("answers 5")
             if self._history_failed < _HISTORY_TRIES:
                 raise
@@ -111,7 +111,7 @@ class AzuremlWorkspace(Workspace):
         try:
             found: Run = self.tracking.get_run(run_id)
         except MlflowException as error:
-            if isinstance(error, Away) or not is_missing(error):
+            if isinstance(error, Unavailable) or not is_missing(error):
                 raise
             return None
         return found

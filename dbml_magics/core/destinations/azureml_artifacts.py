@@ -39,7 +39,7 @@ from dbml_magics.core.azure.azureml_mlflow_private import (
 )
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.answers import Foreign
-from dbml_magics.core.destinations.errors import Away, is_missing, refusal, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing, refusal
 from dbml_magics.core.destinations.rest import retry_after, timeout_left
 
 _log = logger(__name__)
@@ -109,10 +109,10 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
             finally:
                 _close(error.response)
         except AzureError as error:
-            settled = settle(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-            if isinstance(settled, Away):
-                settled.by_way(hosts.through(str(self._context.host_url)))
-            raise settled from error
+            classified = classify_error(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            if isinstance(classified, Unavailable):
+                classified.by_way(hosts.through(str(self._context.host_url)))
+            raise classified from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
             raise Foreign("a request for files is answered by what is not Azure ML's") from error
 
@@ -147,13 +147,13 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                 f"{hosts.through(url.geturl())}"
             )
         if status in (408, 429) or status >= 500 or status == 0:
-            return Away(
+            return Unavailable(
                 f"answers {status}: {said.message[:200]}",
                 sent=status != 429,
                 retry_after=retry_after(response) if response is not None else None,
             )
         if status in (401, 403):
-            return Away(
+            return Unavailable(
                 f"not permitted ({status}: {said.code} {said.message[:200]})", sent=False, denied=True
             )
         return refusal(status, said.message or said.code)
@@ -230,7 +230,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         try:
             answer = self._ask(lambda: service.get_sas(path=self._full(path), **scope), writing=True)
         except MlflowException as error:
-            if isinstance(error, Away):
+            if isinstance(error, Unavailable):
                 raise
             return self._rename(path)  # no such call there, or no such name any more
         return self._checked(answer.content_uri) if answer and answer.content_uri else self._rename(path)
@@ -248,7 +248,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                 raise
         link = self._name(path)
         if link is None:
-            raise Away(f"another process uploads {path}")
+            raise Unavailable(f"another process uploads {path}")
         return link
 
     def _state_of(self, path: str, local_file: str) -> str:
@@ -279,7 +279,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                     if "block list" not in str(error):
                         raise
                     if again == _BEGINNINGS - 1:  # its links run out faster than it goes up
-                        raise Away(
+                        raise Unavailable(
                             f"the links to write {path} run out before it is there, and what was sent is lost"
                         ) from error
                     link = self._renew(path)  # blocks that an earlier link put are gone: all of them again
@@ -296,7 +296,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                 try:
                     self._ask(lambda: step(self._blob(current[0])), writing=True)
                     return
-                except Away as error:
+                except Unavailable as error:
                     if not _has_run_out(error) or attempt == _RENEWALS - 1:
                         raise
                     current[0] = self._renew(path)
@@ -333,7 +333,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         try:
             self._ask(lambda: self._blob(renewed).commit_block_list(staged), writing=True)
         except MlflowException as error:
-            if isinstance(error, Away):
+            if isinstance(error, Unavailable):
                 raise
             return False
         return bool(self.size(path))
@@ -382,7 +382,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
             link = self._link(path, writing)
             return int(self._ask(lambda: self._blob(link).get_blob_properties().size, writing=writing))
         except MlflowException as error:
-            if isinstance(error, Away):
+            if isinstance(error, Unavailable):
                 raise
             return None
 
@@ -456,5 +456,5 @@ def _pieces(data: Any) -> Iterator[bytes]:
         yield block
 
 
-def _has_run_out(error: Away) -> bool:
+def _has_run_out(error: Unavailable) -> bool:
     return "AuthenticationFailed" in error.reason

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import MlflowHostCreds
 
 from dbml_magics.core.destinations import answers, rest
-from dbml_magics.core.destinations.errors import Away, MissingEndpoint, is_missing
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, is_missing
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
@@ -30,7 +30,9 @@ class History:
         self._tracking = tracking
 
     def make_run(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
-        """Make a run that MLflow's interface then shows, running; None where there is none. Raises Away.
+        """Make a run that MLflow's interface then shows, running; None where there is none.
+
+        Raises Unavailable.
 
         Done twice, it makes one run. The tags are the caller's to set, within what the service takes.
         """
@@ -48,7 +50,7 @@ class History:
         try:
             found: Run = self._tracking.get_run(made)
         except MlflowException as error:
-            if isinstance(error, Away) or not is_missing(error):
+            if isinstance(error, Unavailable) or not is_missing(error):
                 raise
             # Made, but not where MLflow looks: nobody shall wait for it to end.
             self._patch(experiment_id, made, {"runId": made, "status": "Canceled"})

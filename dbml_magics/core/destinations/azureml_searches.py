@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchUtils
 
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.paging import entries
 
 _CANNOT = re.compile(r"unsupported|not supported|do not support", re.I)
@@ -36,7 +36,7 @@ def filtered_runs(
             runs = list(entries(functools.partial(fetch, native)))
             break
         except MlflowException as error:
-            if isinstance(error, Away) or native is None or not _CANNOT.search(str(error)):
+            if isinstance(error, Unavailable) or native is None or not _CANNOT.search(str(error)):
                 raise
     if where and native is None:
         runs = SearchUtils.filter(runs, where)
@@ -58,4 +58,4 @@ def asks_for_metrics(where: str | None, order_by: list[str] | None) -> bool:
 
 def refused_as_unsupported(error: MlflowException) -> bool:
     """Tell whether the service says that it cannot search so."""
-    return not isinstance(error, Away) and _CANNOT.search(str(error)) is not None
+    return not isinstance(error, Unavailable) and _CANNOT.search(str(error)) is not None

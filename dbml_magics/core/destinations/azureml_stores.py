@@ -37,7 +37,7 @@ _LAG_S = 120.0
 _MOST = 30  # runs, the newest, that are asked for one by one
 
 
-class Lately:
+class RecentWrites:
     """The metrics that were sent lately, which a search of Azure ML's does not show at once."""
 
     def __init__(self) -> None:
@@ -76,13 +76,13 @@ class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[mis
 
     def __init__(self, context: Any, creds: Callable[[], MlflowHostCreds]) -> None:
         super().__init__(context, host_creds=creds)
-        self._lately = Lately()
+        self._recent_writes = RecentWrites()
 
     def send_batch(self, body: dict[str, Any]) -> None:
         """Send a log-batch, and remember which of its metrics a search may not show yet."""
         super().send_batch(body)
         if body.get("metrics"):
-            self._lately.note(str(body["run_id"]), body["metrics"])
+            self._recent_writes.note(str(body["run_id"]), body["metrics"])
 
     def search_runs(
         self,
@@ -95,7 +95,7 @@ class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[mis
     ) -> PagedList:
         """Search runs; sorted and filtered here where the service cannot, or does not know the newest yet."""
         ours = (page_token or "").startswith(_OURS)
-        lately = self._lately.runs()
+        lately = self._recent_writes.runs()
         if ours or (lately and asks_for_metrics(filter_string, order_by)):
             token = (page_token or "").removeprefix(_OURS) or None
             return self._searched_here(
@@ -108,7 +108,7 @@ class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[mis
 
     def _complete(self, run: Run, lately: Collection[str]) -> Run:
         """Return a run that a search gave with the metrics that the search does not know yet."""
-        if run.info.run_id not in lately or self._lately.is_in(run):
+        if run.info.run_id not in lately or self._recent_writes.is_in(run):
             return run
         try:
             return self.get_run(run.info.run_id)
@@ -134,7 +134,7 @@ class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[mis
         stages = LifecycleStage.view_type_to_stages(run_view_type)
         for run_id in lately:
             run = found.pop(run_id, None)
-            if run is None or not self._lately.is_in(run):
+            if run is None or not self._recent_writes.is_in(run):
                 try:
                     run = self.get_run(run_id)
                 except MlflowException:

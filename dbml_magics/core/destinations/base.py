@@ -117,7 +117,7 @@ class Workspace(MlflowCalls):
             os.chmod(Path(repository.artifact_dir, folder or "", file.name), 0o666 & ~_UMASK)
         return None
 
-    def reach(self, spec: WorkspaceSpec) -> None:
+    def reconfigure(self, spec: WorkspaceSpec) -> None:
         """Reach the same workspace in another way from now on, where the link says so."""
         if spec != self.spec:
             self.spec = spec
@@ -190,11 +190,14 @@ class Workspace(MlflowCalls):
         return None
 
     def ping(self) -> None:
-        """Ask the least that shows whether the workspace answers. Raises Away."""
+        """Ask the least that shows whether the workspace answers. Raises Unavailable."""
         self.tracking.search_experiments(max_results=1)
 
     def identify(self) -> None:
-        """Ask whether this is an MLflow workspace at all. Raises Away, or Foreign: something else answers."""
+        """Ask whether this is an MLflow workspace at all.
+
+        Raises Unavailable, or Foreign: something else answers.
+        """
         self.ping()
 
 

@@ -44,7 +44,7 @@ from dbml_magics.core.destinations import answers, databricks_private, databrick
 from dbml_magics.core.destinations.aliases import AliasesAsTags
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.base import Workspace
-from dbml_magics.core.destinations.errors import Away, WouldRefuse, is_missing, refusal, settle
+from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, classify_error, is_missing, refusal
 from dbml_magics.core.destinations.naming import in_catalog
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
@@ -89,9 +89,9 @@ class DatabricksWorkspace(Workspace):
         super().forget_connections()
         self._config, self._turn, self._signing = None, None, threading.Lock()
 
-    def reach(self, spec: WorkspaceSpec) -> None:
+    def reconfigure(self, spec: WorkspaceSpec) -> None:
         """Sign in anew: whoever links again may have a new token or profile."""
-        super().reach(spec)
+        super().reconfigure(spec)
         self.sign_in_anew()
 
     def sign_in_anew(self) -> None:
@@ -102,7 +102,7 @@ class DatabricksWorkspace(Workspace):
     def config(self) -> Any:
         """Return databricks-sdk's configuration: host and a sign-in that renews itself.
 
-        Raises Away or ValueError where no sign-in is found.
+        Raises Unavailable or ValueError where no sign-in is found.
         """
         found = self._config
         if found is None:
@@ -121,7 +121,7 @@ class DatabricksWorkspace(Workspace):
         return found
 
     def creds(self) -> MlflowHostCreds:
-        """Return credentials for a call, judged and paced as this workspace's are. Raises Away."""
+        """Return credentials for a call, judged and paced as this workspace's are. Raises Unavailable."""
         if ":" in self.uri.removeprefix("databricks://"):  # databricks://scope:prefix, from dbutils.secrets
             creds = get_databricks_host_creds(self.uri)
         else:
@@ -132,7 +132,7 @@ class DatabricksWorkspace(Workspace):
         return rest.paced(creds, self.limiter)
 
     def signed_in(self) -> MlflowHostCreds:
-        """Return credentials with a token that lives. Raises Away, within the call's time."""
+        """Return credentials with a token that lives. Raises Unavailable, within the call's time."""
         known = self._config
         if known is not None and known.auth_type == "pat":
             remember_secrets(known.token)
@@ -159,7 +159,7 @@ class DatabricksWorkspace(Workspace):
             refused = (
                 re.search(r"invalid_client|invalid_grant|unauthorized|credential", said, re.I) is not None
             )
-            raise Away(
+            raise Unavailable(
                 f"no token to be had ({said})",
                 sent=False,
                 denied=refused,
@@ -187,7 +187,7 @@ class DatabricksWorkspace(Workspace):
         return self._me
 
     def me(self) -> str:
-        """Return the user's name, as the service says. Raises Away."""
+        """Return the user's name, as the service says. Raises Unavailable."""
         if self._me is None:
             self._me = str(rest.own_call(self.creds(), _ME, "GET", "userName")["userName"])
         return self._me
@@ -313,12 +313,12 @@ class _Turn:
         return not self._thread.is_alive()
 
     def result(self, seconds: float) -> tuple[Any, str, str]:
-        """Return (configuration, kind of token, token), waiting so long at most. Raises Away."""
+        """Return (configuration, kind of token, token), waiting so long at most. Raises Unavailable."""
         self._thread.join(seconds)
         if self._error is not None:
             raise self._error
         if self._found is None:
-            raise Away("no token to be had (the sign-in does not answer)", sent=False)
+            raise Unavailable("no token to be had (the sign-in does not answer)", sent=False)
         return self._found
 
 
@@ -390,11 +390,11 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
                     ) from error
                 self._refused = True  # not every workspace lets the Files API at its artifacts
             except (DatabricksError, TimeoutError) as error:
-                raise Away(" ".join(str(error).split())[:200]) from error
+                raise Unavailable(" ".join(str(error).split())[:200]) from error
         try:
             return getattr(self._signed(), method)(*args)
         except Exception as error:
-            raise settle(error) from error
+            raise classify_error(error) from error
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Upload one file; a second time is harmless."""
@@ -569,7 +569,7 @@ class _Registries:
             try:
                 page = self.own.search_registered_models(filter_string, max_results, order_by, page_token)
             except MlflowException as error:
-                if isinstance(error, Away) or error.error_code != "FEATURE_DISABLED":
+                if isinstance(error, Unavailable) or error.error_code != "FEATURE_DISABLED":
                     raise
                 page = PagedList([], None)
             return PagedList(list(page), page.token or (None if filter_string or order_by else "uc:"))
@@ -577,7 +577,7 @@ class _Registries:
             page = self.catalog.search_registered_models(
                 None, max_results, None, page_token.removeprefix("uc:") or None
             )
-        except Away:
+        except Unavailable:
             raise
         except MlflowException:  # no Unity Catalog in this workspace
             return PagedList([], None)

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 
 
 class Permission(NamedTuple):
@@ -77,31 +77,31 @@ def is_signed_out(status: int, said: str) -> bool:
     return status == 401 or (status == 403 and _SIGNED_OUT.search(said) is not None)
 
 
-def judge(uri: str, response: Any, method: str, endpoint: str) -> Away | None:
+def judge(uri: str, response: Any, method: str, endpoint: str) -> Unavailable | None:
     """Return why a request was not permitted, with what to do, or None where the status says it all."""
     if response.status_code not in (401, 403):
         return None
     return not_permitted(uri, response.status_code, _message(response.text), method, endpoint)
 
 
-def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) -> Away:
+def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) -> Unavailable:
     """Return what a 401 or 403 means for the workspace at ``uri``."""
     if is_signed_out(status, said):
-        return Away(
+        return Unavailable(
             f"the sign-in is over ({status}{': ' + said if said else ''})",
             sent=False,
             denied=True,
             remedies=signing_in(uri),
         )
     if "ip access list" in said.lower() or "public network" in said.lower():
-        return Away(
+        return Unavailable(
             f"refused from this network ({status}: {said})",
             sent=False,
             denied=True,
             remedies=(("%dbml link --again", "from a network that the workspace's access list names"),),
         )
     needed = permission_for(method, endpoint)
-    return Away(
+    return Unavailable(
         f"not permitted ({status}{': ' + said if said else ''}): it needs {needed}",
         sent=False,
         denied=True,
@@ -112,10 +112,10 @@ def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) 
     )
 
 
-def no_token(uri: str, said: str) -> Away:
+def no_token(uri: str, said: str) -> Unavailable:
     """Return what it means that the SDK finds no sign-in, or gets no token for it."""
     refused = re.search(r"invalid_client|invalid_grant|unauthorized|credential", said, re.I) is not None
-    return Away(
+    return Unavailable(
         f"no token to be had ({said})",
         sent=False,
         denied=refused,

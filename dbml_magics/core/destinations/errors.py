@@ -54,7 +54,7 @@ EXISTS = frozenset({"ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"})
 MISSING = frozenset({"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"})
 
 
-class Away(MlflowException):  # type: ignore[misc]
+class Unavailable(MlflowException):  # type: ignore[misc]
     """The workspace does not answer, or answers that it cannot now."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Away(MlflowException):  # type: ignore[misc]
         self.said = said
         """MLflow's own error of a 500: some servers answer so what they refuse, time and again."""
 
-    def by_way(self, way: str) -> Away:
+    def by_way(self, way: str) -> Unavailable:
         """Name what stands between here and the workspace, and return the error."""
         if way and way not in self.reason:
             self.reason += way
@@ -95,14 +95,14 @@ class Away(MlflowException):  # type: ignore[misc]
         return self
 
 
-class EndlessListing(Away):
+class EndlessListing(Unavailable):
     """A listing that goes round and round: what it lists is not known, everything else may be fine."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, sent=False)
 
 
-class Blocked(Away):
+class Blocked(Unavailable):
     """A write waits for another one, ``on`` whose queue it depends: everything else goes on."""
 
     def __init__(self, reason: str, *, on: str = "") -> None:
@@ -110,7 +110,7 @@ class Blocked(Away):
         self.on = on
 
 
-class Busy(Away):
+class Busy(Unavailable):
     """The workspace takes no more of one kind for now, whoever asks; everything else goes on."""
 
     def __init__(self, reason: str, *, retry_after: float) -> None:
@@ -130,30 +130,30 @@ class MissingEndpoint(MlflowException):  # type: ignore[misc]
     """The service has no such call (an empty 404, or ENDPOINT_NOT_FOUND): a capability that it lacks."""
 
 
-def settle(error: Exception) -> Exception:
-    """Return ``error`` as Away when the workspace is, else as it is (a refusal, or a bug of ours)."""
-    if isinstance(error, (Away, MissingEndpoint)):
+def classify_error(error: Exception) -> Exception:
+    """Return ``error`` as Unavailable when the workspace is, else as it is (a refusal, or a bug of ours)."""
+    if isinstance(error, (Unavailable, MissingEndpoint)):
         return error
     if isinstance(error, MlflowException):
         if error.error_code in REFUSALS:
             return _cleaned(error)
-        return _from_cause(error) or Away(_short(error))
+        return _from_cause(error) or Unavailable(_short(error))
     status = _status_of(error)
     if status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429):
         return refusal(status, _short(error))
     if status in (401, 403):
-        return Away(f"not permitted ({status}: {_short(error)})", sent=False, denied=True)
+        return Unavailable(f"not permitted ({status}: {_short(error)})", sent=False, denied=True)
     if isinstance(error, OSError) and error.errno in _OF_ONE_NAME:
         return refusal(400, _short(error))
     if isinstance(error, (requests.RequestException, OSError, sqlite3.OperationalError, TimeoutError)):
-        return _from_cause(error) or Away(_short(error))
+        return _from_cause(error) or Unavailable(_short(error))
     if type(error).__module__.startswith(_STORAGE):
-        return Away(_short(error))
+        return Unavailable(_short(error))
     if isinstance(error, RuntimeError) and "interpreter shutdown" in str(error):
-        return Away("this process is ending", sent=False)
+        return Unavailable("this process is ending", sent=False)
     if type(error).__module__.startswith("sqlalchemy"):
         cause = getattr(error, "orig", None) or error
-        return Away(f"not usable ({_short(cause)})")
+        return Unavailable(f"not usable ({_short(cause)})")
     return error
 
 
@@ -186,23 +186,23 @@ def _status_of(error: Exception) -> int | None:
     return None
 
 
-def _from_cause(error: BaseException) -> Away | None:
+def _from_cause(error: BaseException) -> Unavailable | None:
     seen: BaseException | None = error
     for _ in range(6):
         if seen is None:
             return None
         if isinstance(seen, requests.Timeout):
             connecting = isinstance(seen, requests.ConnectTimeout)
-            return Away("not reachable (timed out)", sent=not connecting)
+            return Unavailable("not reachable (timed out)", sent=not connecting)
         if isinstance(seen, requests.exceptions.SSLError):
-            return Away(f"not reachable (TLS: {_short(seen)})", sent=False)
+            return Unavailable(f"not reachable (TLS: {_short(seen)})", sent=False)
         if isinstance(seen, requests.ConnectionError):
             text = str(seen)
             if "NewConnectionError" in text or "NameResolutionError" in text or "refused" in text:
-                return Away(f"not reachable ({_why_no_connection(text)})", sent=False)
+                return Unavailable(f"not reachable ({_why_no_connection(text)})", sent=False)
             if "timed out" in text:  # urllib3 gives a read that took too long as retries that ran out
-                return Away("not reachable (timed out)")
-            return Away("not reachable (connection broken)")
+                return Unavailable("not reachable (timed out)")
+            return Unavailable("not reachable (connection broken)")
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dbml_magics.common.config import identity_budget_seconds, longest_pause_seconds
 from dbml_magics.core.clock import SYSTEM, Clock
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import deferred
 
@@ -53,7 +53,7 @@ class Health:
             self._trouble_since, self._failures, self.away = None, 0, False
             self.reason, self.since, self.denied, self._next_try = None, None, False, 0.0
 
-    def trouble(self, error: Away) -> None:
+    def trouble(self, error: Unavailable) -> None:
         """Note that the workspace did not answer; the second time in a row it counts as away."""
         with self._lock:
             now = self._clock.monotonic()
@@ -76,7 +76,9 @@ class Health:
         return max(0.0, self._next_try - self._clock.monotonic())
 
     def ask(self, question: Callable[[], T], budget: float | None = None, *, what: str | None = None) -> T:
-        """Ask what only the workspace can name, within the outage's budget (s). Raises Away, or a refusal.
+        """Ask what only the workspace can name, within the outage's budget (s).
+
+        Raises Unavailable, or a refusal.
 
         ``question`` is asked again while the budget lasts, so it must be safe to ask twice. ``what`` is its
         kind: where such questions alone fail, they cost one budget and not one each.
@@ -84,16 +86,16 @@ class Health:
         if budget is None:
             budget = identity_budget_seconds()
         if self.away:
-            raise Away(self.reason or "not reachable", sent=False)
+            raise Unavailable(self.reason or "not reachable", sent=False)
         asked = self._clock.monotonic()
         gave_up = self._gave_up.get(what) if what else None
         if gave_up is not None:
             if asked - gave_up[0] < _GIVEN_UP_S:
-                raise Away(gave_up[1], sent=False)
+                raise Unavailable(gave_up[1], sent=False)
             budget = min(budget, _ONCE_MORE_S)
         try:
             answer = self._ask(question, budget, asked)
-        except Away as error:
+        except Unavailable as error:
             if what and not self.away:
                 self._gave_up[what] = self._clock.monotonic(), error.reason
             raise
@@ -104,26 +106,26 @@ class Health:
     def _ask(self, question: Callable[[], T], budget: float, asked: float) -> T:
         while True:
             # The outage's budget, and the question's own: what fails here may be this call alone, while the
-            # courier hears every now and then that the workspace answers.
+            # worker hears every now and then that the workspace answers.
             began = min(asked, self._trouble_since or asked)
             left = began + budget - self._clock.monotonic()
             if left <= 0:
                 self._note_away(asked)
-                raise Away(self.reason or "not reachable", sent=False)
+                raise Unavailable(self.reason or "not reachable", sent=False)
             try:
                 # Held back: an interrupt amid a request would leave the connections' pool locked for all.
                 with call_timeout(left), deferred():
                     answer = question()
             except Exception as error:
-                settled = settle(error)
-                if not isinstance(settled, Away):
+                classified = classify_error(error)
+                if not isinstance(classified, Unavailable):
                     self.fine()
-                    raise settled from error
-                self._note_in_budget(settled)
-                pause = 0.3 if settled.retry_after is None else settled.retry_after
-                if settled.denied or self._clock.monotonic() - began + max(pause, 0.1) > budget:
+                    raise classified from error
+                self._note_in_budget(classified)
+                pause = 0.3 if classified.retry_after is None else classified.retry_after
+                if classified.denied or self._clock.monotonic() - began + max(pause, 0.1) > budget:
                     self._note_away(asked)
-                    raise settled from error
+                    raise classified from error
                 self._clock.sleep(min(pause, max(0.05, left - 0.05)))
             else:
                 self.fine()
@@ -135,7 +137,7 @@ class Health:
             if self._fine_at < asked:
                 self.away = True
 
-    def _note_in_budget(self, error: Away) -> None:
+    def _note_in_budget(self, error: Unavailable) -> None:
         with self._lock:
             if self._trouble_since is None:
                 self._trouble_since, self.since = self._clock.monotonic(), self._clock.time()

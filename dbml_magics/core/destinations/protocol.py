@@ -1,6 +1,6 @@
 """What delivery may ask of a destination, and nothing more: each call once, under the destination's own ids.
 
-A call returns the destination's answer. It raises :class:`~.errors.Away` when the answer is not known,
+A call returns the destination's answer. It raises :class:`~.errors.Unavailable` when the answer is not known,
 :class:`~.errors.MissingEndpoint` where the service has no such call, and MLflow's own error for a refusal; an
 error of a client's transport goes through :func:`~.errors.settle` first.
 """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.interrupts import deferred
 
 _CALL = re.compile(r"/mlflow/(.+)$")
@@ -89,7 +89,7 @@ class RateLimiter:
                     self._turn.notify_all()
 
     def take(self, endpoint: str, patience: float, request: object = None) -> None:
-        """Wait for one request's turn, at most ``patience`` seconds. Raises Away if that is less."""
+        """Wait for one request's turn, at most ``patience`` seconds. Raises Unavailable if that is less."""
         kind = kind_of(endpoint)
         if not kind and not self._buckets:  # a file, and no service said 429 to one
             return
@@ -106,13 +106,13 @@ class RateLimiter:
                     held = bucket.held()
                     left = until - time.monotonic()
                     if pause > 0 and (held > _LONG_S or pause > left):
-                        raise Away(
+                        raise Unavailable(
                             "asks to be left alone for a while (429, too many requests)",
                             sent=False,
                             retry_after=max(held, pause),
                         )
                     if left <= 0:
-                        raise Away(f"has not answered {_AT_ONCE} requests yet", sent=False)
+                        raise Unavailable(f"has not answered {_AT_ONCE} requests yet", sent=False)
                     self._turn.wait(min(left, pause if pause > 0 else left, _HEED_S))
                 bucket.spend()
                 if kind:

@@ -37,7 +37,13 @@ from dbml_magics.common.redaction import redacted, remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import answers, databricks_private
 from dbml_magics.core.destinations.answers import Foreign
-from dbml_magics.core.destinations.errors import REFUSALS, Away, MissingEndpoint, refusal, settle
+from dbml_magics.core.destinations.errors import (
+    REFUSALS,
+    MissingEndpoint,
+    Unavailable,
+    classify_error,
+    refusal,
+)
 from dbml_magics.core.destinations.rates import RateLimiter
 
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
@@ -87,7 +93,7 @@ def timeout_left() -> float:
 def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> Any:
     """Make one request, once, and follow no redirect; returns the response.
 
-    Raises Away, Foreign, MissingEndpoint, or MLflow's refusal.
+    Raises Unavailable, Foreign, MissingEndpoint, or MLflow's refusal.
     """
     seconds = kwargs.pop("timeout", None) or _timeout.get()
     through_sdk = getattr(creds, "use_databricks_sdk", False)
@@ -115,8 +121,10 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
                 **kwargs,
             )
         except Exception as error:
-            settled = settle(error)
-            raise (settled.by_way(hosts.through(url)) if isinstance(settled, Away) else settled) from error
+            classified = classify_error(error)
+            raise (
+                classified.by_way(hosts.through(url)) if isinstance(classified, Unavailable) else classified
+            ) from error
     status = response.status_code
     if status == 200:
         return response
@@ -130,7 +138,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
         limiter.hold(endpoint, retry_after(response))
     if status == 429 or status >= 500:
         said = _message(response)
-        raise Away(
+        raise Unavailable(
             f"answers {status}{': ' + said if said else ''}{hosts.through(url)}",
             sent=status != 429,
             retry_after=retry_after(response),
@@ -139,7 +147,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     if status in (401, 403, 407):
         said = _message(response)
         what = {401: "not signed in", 403: "not permitted"}.get(status, "the proxy wants a sign-in")
-        raise Away(
+        raise Unavailable(
             f"{what} ({status}{': ' + said if said else ''}){hosts.through(url)}", sent=False, denied=True
         )
     if 400 <= status < 500 and not _says_why(response):
@@ -281,7 +289,10 @@ def own_call(
 
 
 def identify(creds: MlflowHostCreds) -> None:
-    """Ask for an experiment by name: found or not, nothing but MLflow answers it. Raises Away, Foreign."""
+    """Ask for an experiment by name: found or not, nothing but MLflow answers it.
+
+    Raises Unavailable, Foreign.
+    """
     response = request(creds, _BY_NAME, "GET", params={"experiment_name": "Default"})
     try:
         answer = json.loads(response.text)

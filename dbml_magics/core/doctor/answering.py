@@ -17,7 +17,7 @@ import requests
 from dbml_magics.common.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.answers import Foreign
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.doctor import Finding
 
@@ -41,17 +41,17 @@ def not_fine(workspace: Workspace, what: str, error: Exception, level: str = "br
     if isinstance(error, ImportError):
         package = error.name or "the package"
         return Finding(workspace.role, what, level, f"needs {package}", f"%pip install {package}")
-    settled = settle(error)
-    if isinstance(settled, Foreign):
-        why = f"what answers is no MLflow tracking server: {settled.reason}"
+    classified = classify_error(error)
+    if isinstance(classified, Foreign):
+        why = f"what answers is no MLflow tracking server: {classified.reason}"
         return Finding(workspace.role, what, level, why, "%dbml link --help", "the URI without a path")
-    if isinstance(settled, Away):
-        command, does = next(iter(settled.remedies), ("", ""))
+    if isinstance(classified, Unavailable):
+        command, does = next(iter(classified.remedies), ("", ""))
         if not command:
-            command, does = _sign_in_again(workspace) if settled.denied else _is_it_there(workspace)
-        return Finding(workspace.role, what, level, settled.reason, command, does)
+            command, does = _sign_in_again(workspace) if classified.denied else _is_it_there(workspace)
+        return Finding(workspace.role, what, level, classified.reason, command, does)
     command, does = _sign_in_again(workspace) if what == "sign-in" else _is_it_there(workspace)
-    return Finding(workspace.role, what, level, str(settled) or type(settled).__name__, command, does)
+    return Finding(workspace.role, what, level, str(classified) or type(classified).__name__, command, does)
 
 
 def _sign_in_again(workspace: Workspace) -> tuple[str, str]:
@@ -114,8 +114,10 @@ def reach(area: str, what: str, url: str, *, clock: bool = False, again: int = 1
                     skew = (asked + time.time()) / 2 - there
                 response.content  # noqa: B018 - read, so that the connection serves the next one too
     except (requests.RequestException, OSError, ValueError) as error:
-        settled = settle(error)
-        why = (settled.reason if isinstance(settled, Away) else str(settled)) + hosts.through(url)
+        classified = classify_error(error)
+        why = (classified.reason if isinstance(classified, Unavailable) else str(classified)) + hosts.through(
+            url
+        )
         yield Finding(area, what, "broken", f"{host}: {why}", _DEAD_HOST[0].format(url=url), _DEAD_HOST[1])
         return
     private = _is_private(host)

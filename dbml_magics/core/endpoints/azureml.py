@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.azure.arm import as_error as arm_error
-from dbml_magics.core.destinations.errors import Away, already_exists, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say, with_option
 from dbml_magics.core.runs import as_error
@@ -94,7 +94,7 @@ def registered(engine: Engine, order: Order, say: Say) -> tuple[str, str, str | 
             return there, known, f"{found.label} is {there}/{known} in Azure ML"
         say("registering it in Azure ML")
         version = _register(engine, order, store, name, twin)
-    except Away as error:
+    except Unavailable as error:
         raise arm_error(error, workspace_of(engine, order.line).id) from error
     except MlflowException as error:
         raise as_error(engine, error, f"registering {found.label} in Azure ML") from error
@@ -121,7 +121,7 @@ def _versions(store: Any, name: str) -> list[Any]:
     try:
         found = store.search_model_versions(f"name='{name}'", max_results=1000)
     except MlflowException as error:
-        if isinstance(error, Away) or not is_missing(error):
+        if isinstance(error, Unavailable) or not is_missing(error):
             raise
         return []
     return sorted(found, key=lambda version: -int(version.version))
@@ -135,7 +135,7 @@ def _register(engine: Engine, order: Order, store: Any, name: str, twin: str | N
     try:
         store.create_registered_model(name)
     except MlflowException as error:
-        if isinstance(error, Away) or not already_exists(error):
+        if isinstance(error, Unavailable) or not already_exists(error):
             raise
     run = engine.state.identity("azureml", "run", found.run_id) if found.run_id else None
     tags = {"dbml_model": found.uri}

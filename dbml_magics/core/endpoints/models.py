@@ -11,7 +11,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import registry, runs
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
@@ -69,7 +69,7 @@ def _version(engine: Engine, name: str, version: str, line: str) -> Found:
     try:
         found = runs.client(engine).get_model_version(name, version)
     except MlflowException as error:
-        if isinstance(error, Away) or not is_missing(error):
+        if isinstance(error, Unavailable) or not is_missing(error):
             raise
         raise _no_version(engine, name, version, line) from error
     return _registered(engine, found)
@@ -122,7 +122,7 @@ def _aliased(engine: Engine, name: str, alias: str, line: str) -> Found:
     try:
         found = runs.client(engine).get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise
         if not _versions(engine, name):
             raise _not_found(engine, name, f"@{alias}", line) from error
@@ -176,7 +176,7 @@ def _logged(engine: Engine, model_id: str, run_id: str | None = None) -> Found:
     try:
         model = runs.client(engine).get_logged_model(model_id)
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise
         raise ModelNotFound(
             f"no logged model {model_id} in {' or '.join(engine.link.tracked)}.",
@@ -201,7 +201,7 @@ def fetch(engine: Engine, found: Found, folder: Path) -> Path:
             )
         )
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise runs.as_error(engine, error, f"the files of {found.label}") from error
         raise NoModel(
             f"the files of {found.label} cannot be read: {' '.join(str(error.message).split())[:300]}",

@@ -19,7 +19,7 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis
 from dbml_magics.core.azure.arm import as_error
-from dbml_magics.core.destinations.errors import Away, EndlessListing
+from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.paging import Pages
 from dbml_magics.errors import DbmlError, Refused, WorkspaceUnreachable
 
@@ -178,7 +178,7 @@ class Rest:
         try:
             sign_in = self.workspace.sign_in
             return str(sign_in.get_token(scope or sign_in.cloud.scope).token)
-        except Away as error:
+        except Unavailable as error:
             raise as_error(error, self.id) from error
 
     def wait(self, answer: Answer | None, say: Callable[[], None]) -> dict[str, str] | None:

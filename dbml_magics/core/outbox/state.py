@@ -220,7 +220,7 @@ class State(StateFile):
 
     # --- dead letters
 
-    def bury(self, dest: str, queue: str, op: Any, cause: str) -> int:
+    def reject(self, dest: str, queue: str, op: Any, cause: str) -> int:
         """Put aside a write that ``dest`` refused for good; returns its number."""
 
         def work(db: sqlite3.Connection) -> int:

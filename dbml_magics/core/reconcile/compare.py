@@ -19,11 +19,11 @@ from mlflow.entities import DatasetInput, Run
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
-from dbml_magics.core.reconcile.sides import Model, Side
+from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
 from dbml_magics.core.tracking.attached import Attached, Scored
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.kept_models import FOLDER as MODELS_FOLDER
-from dbml_magics.core.tracking.kept_models import MODELS_TAG, paths_in
+from dbml_magics.core.tracking.model_emulation import FOLDER as MODELS_FOLDER
+from dbml_magics.core.tracking.model_emulation import MODELS_TAG, paths_in
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
@@ -41,7 +41,13 @@ class Comparer:
     """Compares runs, and what hangs on them, of two workspaces."""
 
     def __init__(
-        self, first: Side, second: Side, unread: Unread, *, deep: bool = False, files: bool = True
+        self,
+        first: WorkspaceReader,
+        second: WorkspaceReader,
+        unread: Unread,
+        *,
+        deep: bool = False,
+        files: bool = True,
     ) -> None:
         self.unread = unread
         self.first = first
@@ -54,7 +60,7 @@ class Comparer:
     def run(self, key: str, first: Run, second: Run) -> list[Difference]:
         """Return what differs between the two forms of a run; what a search told is asked for again."""
         both = (self.first, first), (self.second, second)
-        models = all(side.has_models(str(run.info.experiment_id)) for side, run in both)
+        models = all(reader.has_models(str(run.info.experiment_id)) for reader, run in both)
         # A search does not say which models a run took: only the run itself does.
         found = [] if models else self._told(key, first, second)
         if found or models:
@@ -79,10 +85,12 @@ class Comparer:
                 checked.append(self.unread(key, name_of(first), error, "artifacts"))
         return checked
 
-    def points(self, side: Side, run: Run, other: Side, other_run: Run, name: str) -> Points:
+    def points(
+        self, reader: WorkspaceReader, run: Run, other: WorkspaceReader, other_run: Run, name: str
+    ) -> Points:
         """Return a metric's points at two workspaces, those among them that stand in a run's own file."""
-        points = Points(side, run, other, other_run, name)
-        points.settle(_held_by(side, run), _held_by(other, other_run))
+        points = Points(reader, run, other, other_run, name)
+        points.settle(_held_by(reader, run), _held_by(other, other_run))
         return points
 
     def difference(self, run: str, name: str, kind: str, key: str, first: Any, second: Any) -> Difference:
@@ -138,7 +146,7 @@ class Comparer:
             yield from self._maps(key, name, "output", *steps)
 
     def _lack(self, what: str) -> bool:
-        return any(side.applier.lacks(what) for side in (self.first, self.second))
+        return any(reader.applier.lacks(what) for reader in (self.first, self.second))
 
     def _datasets(
         self, key: str, name: str, first: dict[str, DatasetInput], second: dict[str, DatasetInput]
@@ -191,11 +199,11 @@ class Comparer:
         name = _OVERFLOWS.get(difference.kind)
         if name is None:
             return False
-        sides = self.first, self.second
-        told = [difference.values.get(side.role, ABSENT) for side in sides]
+        readers = self.first, self.second
+        told = [difference.values.get(reader.role, ABSENT) for reader in readers]
         kept = [
-            own().get(name, {}).get(difference.key, ABSENT) if side.bounded else ABSENT
-            for side, own in zip(sides, held, strict=True)
+            own().get(name, {}).get(difference.key, ABSENT) if reader.bounded else ABSENT
+            for reader, own in zip(readers, held, strict=True)
         ]
         if difference.kind == "metric":
             pairs = (kept[0], told[1]), (kept[1], told[0])
@@ -230,8 +238,8 @@ class Comparer:
             found = self.run_files(first, second)
         except WouldRefuse:
             told = [
-                _reached(side, f.info.artifact_uri)
-                for side, f in ((self.first, first), (self.second, second))
+                _reached(reader, f.info.artifact_uri)
+                for reader, f in ((self.first, first), (self.second, second))
             ]
             yield self.difference(run, name_of(first), "artifact", ALL_FILES, *told)
             return
@@ -242,10 +250,10 @@ class Comparer:
         """Return a run's files at both workspaces, without those of its kept models and our own."""
         return self.alike(self.files_of(self.first, first), self.files_of(self.second, second))
 
-    def files_of(self, side: Side, run: Run) -> Files:
+    def files_of(self, reader: WorkspaceReader, run: Run) -> Files:
         """Return a run's files at one workspace, as they are listed there."""
-        repository = side.applier.workspace.artifacts(run.info.artifact_uri)
-        return side.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
+        repository = reader.applier.workspace.artifacts(run.info.artifact_uri)
+        return reader.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
 
     def alike(self, first: Files, second: Files) -> tuple[Files, Files]:
         """Return two workspaces' files with what was written once, and then beside, under its own name."""
@@ -293,21 +301,23 @@ class Comparer:
     def model_files(self, key: str) -> tuple[Files, Files]:
         """Return a logged model's files at both workspaces."""
         owner = f"model:{key}"
-        first, second = (side.files(side.applier.repository(owner)) for side in (self.first, self.second))
+        first, second = (
+            reader.files(reader.applier.repository(owner)) for reader in (self.first, self.second)
+        )
         return self.alike(first, second)
 
 
-def _reached(side: Side, uri: str) -> str:
+def _reached(reader: WorkspaceReader, uri: str) -> str:
     """Return why a workspace may not have its files where it says, or that they are there."""
     try:
-        side.applier.workspace.artifacts(uri)
+        reader.applier.workspace.artifacts(uri)
     except WouldRefuse as refused:
         return str(refused.message)
     return "there"
 
 
-def _held_by(side: Side, run: Run) -> HeldBack:
-    return cache(lambda: side.overflow(run)) if side.bounded else dict
+def _held_by(reader: WorkspaceReader, run: Run) -> HeldBack:
+    return cache(lambda: reader.overflow(run)) if reader.bounded else dict
 
 
 def _marks(held: Iterable[Any]) -> Iterator[Any]:
@@ -340,11 +350,11 @@ def latest_of(run: Run) -> dict[str, Any]:
     return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
 
 
-def _living(side: Side, own: Attached, other: Attached) -> Attached:
+def _living(reader: WorkspaceReader, own: Attached, other: Attached) -> Attached:
     """Leave out the models that one workspace alone names, where they are deleted: nobody can copy them."""
     lone = {*own.inputs, *own.outputs} - {*other.inputs, *other.outputs}
-    asked = lone if side.applier.has_logged_models else set()
-    gone = {model for model in asked if side.model(side.own_model(model)) is None}
+    asked = lone if reader.applier.has_logged_models else set()
+    gone = {model for model in asked if reader.model(reader.own_model(model)) is None}
     return Attached(
         own.datasets,
         tuple(model for model in own.inputs if model not in gone),
@@ -360,7 +370,9 @@ def dataset_facts(given: DatasetInput) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def unlike_points(first: Side, one: Model, second: Side, other: Model) -> tuple[set[Scored], set[Scored]]:
+def unlike_points(
+    first: WorkspaceReader, one: Model, second: WorkspaceReader, other: Model
+) -> tuple[set[Scored], set[Scored]]:
     """Return the points of a logged model that each of its two forms alone has.
 
     Of a model that we keep, only the latest point of each metric is known, and not in which run it was
@@ -390,7 +402,7 @@ def _latest(points: Iterable[Scored]) -> frozenset[Scored]:
     return frozenset(found.values())
 
 
-def _stands_for_nan(side: Side, model: Model, point: Scored) -> bool:
+def _stands_for_nan(reader: WorkspaceReader, model: Model, point: Scored) -> bool:
     """Tell whether a model's zero is its run's NaN, as MLflow's own server tells it: nobody can add that."""
     step, time, value = point.mark
     if value != 0 or model.native is None:
@@ -403,14 +415,16 @@ def _stands_for_nan(side: Side, model: Model, point: Scored) -> bool:
     return any(
         mark(m.value, m.timestamp, m.step) == (step, time, "nan")
         for run_id in filter(None, logged)
-        for m in side.history(run_id, point.key)
+        for m in reader.history(run_id, point.key)
     )
 
 
 class Points:
     """A metric's points at two workspaces: what is alike is counted and let go as it streams by."""
 
-    def __init__(self, first: Side, one: Run, second: Side, other: Run, name: str) -> None:
+    def __init__(
+        self, first: WorkspaceReader, one: Run, second: WorkspaceReader, other: Run, name: str
+    ) -> None:
         self.name = name
         self.counts = [0, 0]
         self.only_first: Counter[Any] = Counter()
@@ -449,17 +463,17 @@ def _count(own: Counter[Any], other: Counter[Any], point: Any) -> None:
         own[point] += 1
 
 
-def _points(side: Side, run: Run, name: str) -> Iterator[Any]:
+def _points(reader: WorkspaceReader, run: Run, name: str) -> Iterator[Any]:
     # Asked for a metric that a run has not, some services answer with an error.
     if name in run.data.metrics:
-        for metric in side.history(run.info.run_id, name):
+        for metric in reader.history(run.info.run_id, name):
             yield mark(metric.value, metric.timestamp, metric.step)
 
 
-def parent_key(side: Side, run: Run) -> str:
+def parent_key(reader: WorkspaceReader, run: Run) -> str:
     """Return the id that the user knows of the run that a run is nested in, or nothing."""
     parent = run.data.tags.get(PARENT)
-    return side.key_of(parent) if parent else ""
+    return reader.key_of(parent) if parent else ""
 
 
 def model_pairs(

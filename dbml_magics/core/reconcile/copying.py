@@ -16,7 +16,7 @@ from typing import Any
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.model.operations import (
     DeleteModelTag,
@@ -30,14 +30,14 @@ from dbml_magics.core.model.operations import (
 )
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
 from dbml_magics.core.reconcile.experiments import contested, experiment_tags
-from dbml_magics.core.reconcile.files import Files, Held, beside, folded, unlike_files
+from dbml_magics.core.reconcile.files import Files, FileVersion, beside, folded, unlike_files
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
-from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import ExperimentPair
-from dbml_magics.core.reconcile.sides import Model
+from dbml_magics.core.reconcile.readers import Model
+from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.verify import models_in_scope
-from dbml_magics.core.tracking import kept_models
-from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Buried, within
+from dbml_magics.core.tracking import model_emulation
+from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Rejected, within
 from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of, points_by_run
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.results.reconcile import ABSENT, Difference
@@ -63,12 +63,12 @@ class _UnderWay:
 class Copier:
     """Copies to the target; an earlier try's beginning is gone on with."""
 
-    def __init__(self, mending: Mending) -> None:
-        self.mending = mending
-        self.survey = mending.survey
-        self.state = mending.state
-        self.source = mending.source
-        self.target = mending.target
+    def __init__(self, repairing: Repairing) -> None:
+        self.repairing = repairing
+        self.survey = repairing.survey
+        self.state = repairing.state
+        self.source = repairing.source
+        self.target = repairing.target
         self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
         self._copying = threading.Lock()
         self._under_way: dict[str, _UnderWay] = {}
@@ -85,13 +85,13 @@ class Copier:
         applier = self.target.applier
         if self.state.identity(self.target.role, "run", key) is None:
             applier.remember_run(key, self.target.get_run(run_id))
-        buried: Buried = []
-        for part in within(applier.overflow.sift(key, run_id, batch), applier.limits):
-            self.mending.write(partial(applier._send, key, run_id, part, False, buried))
-        if buried:
+        rejected: Rejected = []
+        for part in within(applier.overflow.split_by_limits(key, run_id, batch), applier.limits):
+            self.repairing.write(partial(applier._send, key, run_id, part, False, rejected))
+        if rejected:
             causes = self.causes.setdefault(key, {})
-            causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in buried}
-            raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in buried))
+            causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in rejected}
+            raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in rejected))
 
     def send_points(
         self,
@@ -114,7 +114,7 @@ class Copier:
             try:
                 self.send(key, target.info.run_id, full)
             except MlflowException as error:
-                if isinstance(settle(error), Away):
+                if isinstance(classify_error(error), Unavailable):
                     raise
                 refused.append(str(error.message))
 
@@ -139,8 +139,8 @@ class Copier:
         overflow = self.target.applier.overflow
         if key not in overflow.unwritten():
             return
-        courier = self.mending.engine.couriers[self.target.role]
-        with courier._work_lock, call_timeout(_OVERFLOW_S):
+        worker = self.repairing.engine.workers[self.target.role]
+        with worker._work_lock, call_timeout(_OVERFLOW_S):
             overflow.write_due(lambda run: run != key, at_once=True)
         if key not in overflow.unwritten() and self.state.run(key) is None:
             overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here
@@ -160,7 +160,7 @@ class Copier:
                 number += 1
             goal = beside(path, number)
             self.state.renamed_files.note(owner, self.target.role, path, goal)
-        self._carry(repository, ours.get(path, Held(None, path)).path, owner, goal)
+        self._carry(repository, ours.get(path, FileVersion(None, path)).path, owner, goal)
 
     def _carry(self, repository: Any, path: str, owner: str, goal: str) -> None:
         """Download one file and upload it under another path, its ids those that the user knows."""
@@ -170,7 +170,7 @@ class Copier:
                 file = file.rename(Path(renamed, posixpath.basename(goal)))
             if file.name == "MLmodel":
                 file.write_text(self._visible_ids(file.read_text(encoding="utf-8")), encoding="utf-8")
-            self.mending.write(lambda: self.target.applier.upload(owner, goal, file))
+            self.repairing.write(lambda: self.target.applier.upload(owner, goal, file))
 
     def _visible_ids(self, text: str) -> str:
         """Replace the source's own ids of runs and models in an MLmodel by those that the user knows."""
@@ -201,7 +201,7 @@ class Copier:
             (other.made if above else other.complete).wait(_PATIENCE_S)
             found = self.survey.find(self.target, key, source)
             if found is None:
-                raise Away(f"the copy of run {key} did not come about")
+                raise Unavailable(f"the copy of run {key} did not come about")
             return found
         above.append(key)
         begun = self._path.__dict__.setdefault("begun", [])
@@ -235,7 +235,7 @@ class Copier:
             self.state.repairs.note_restored_run(target.role, key)
         if made is None:
             user, start = source.info.user_id, source.info.start_time
-            made = self.mending.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
+            made = self.repairing.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
         own = self._runs[key] = str(made.info.run_id)
         applier.remember_run(key, made)
         if not new:
@@ -253,14 +253,14 @@ class Copier:
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
             key, source, made = copies.pop(0)
-            self._mend(lambda: self.attach(key, made, self.mending.lacking(source, made)))  # noqa: B023 - at once
+            self._mend(lambda: self.attach(key, made, self.repairing.lacking(source, made)))  # noqa: B023 - at once
             for model in self._models_of(source, key):
                 self._mend(partial(self.send_scores, model, model.points))
             ended.append((key, source, made))
         # The end comes last: a copy that was cut short is known by its status.
         for key, source, made in ended:
             own, status = made.info.run_id, RunStatus.from_string(source.info.status)
-            write, store = self.mending.write, self.target.workspace
+            write, store = self.repairing.write, self.target.workspace
             write(partial(store.update_run_info, own, status, source.info.end_time, None))
             if source.info.lifecycle_stage == "deleted":
                 write(partial(store.delete_run, own))
@@ -280,11 +280,11 @@ class Copier:
             return
         store, repairs = self.target.workspace, self.state.repairs
         repairs.note_restored_run(self.target.role, key)
-        self.mending.write(lambda: store.restore_run(run_id))
+        self.repairing.write(lambda: store.restore_run(run_id))
         try:
             yield
         finally:
-            self.mending.write(lambda: store.delete_run(run_id))
+            self.repairing.write(lambda: store.delete_run(run_id))
             repairs.forget_restored_run(self.target.role, key)
 
     # --- what hangs on a run
@@ -301,7 +301,7 @@ class Copier:
         for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
             self.bring_model(model)
         with self.awake(key, run_id):
-            self.mending.write(partial(attach, applier, key, run_id, lacking))
+            self.repairing.write(partial(attach, applier, key, run_id, lacking))
 
     def bring_model(self, key: str) -> None:
         """Copy a logged model to the target unless it is known there. Raises MlflowException."""
@@ -310,7 +310,7 @@ class Copier:
         found = self.source.model(self.source.own_model(key))
         if found is None:
             raise MlflowException.invalid_parameter_value(f"{self.source.role} has no logged model {key}")
-        known = self.mending.engine.state.identity
+        known = self.repairing.engine.state.identity
         here = [p for p in found.points if not p.run or known(self.target.role, "run", p.run) is not None]
         # A base model has points of many runs, which nobody asked for: they come when their runs do.
         self._copy_with_scores(found, here)
@@ -321,7 +321,7 @@ class Copier:
 
     def _mend(self, do: Any) -> None:
         """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
-        self.mending.mended(lambda: Fix("", do))
+        self.repairing.mended(lambda: Fix("", do))
 
     def _tags_there(self, key: str, source: Run) -> dict[str, str]:
         tags = {k: v for k, v in source.data.tags.items() if not k.startswith(("dbml_", "azureml."))}
@@ -340,7 +340,7 @@ class Copier:
             if new or name not in made.data.metrics:
                 lacking[name] = None
                 continue
-            points = self.mending.comparer.points(self.source, source, self.target, made, name)
+            points = self.repairing.comparer.points(self.source, source, self.target, made, name)
             if points.only_first:
                 lacking[name] = points.only_first
         self.send_points(key, source, made, lacking, batch)
@@ -348,10 +348,10 @@ class Copier:
     def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
         theirs: Files = {}
         if new:
-            ours = self.mending.comparer.files_of(self.source, source)
+            ours = self.repairing.comparer.files_of(self.source, source)
             ours = folded(ours, ()) if self.source.writes_once else ours
         else:
-            ours, theirs = self.mending.files(source, made)
+            ours, theirs = self.repairing.files(source, made)
         repository = self.source.applier.workspace.artifacts(source.info.artifact_uri)
         for path, here, _ in unlike_files(ours, theirs):
             if here is not ABSENT:
@@ -378,7 +378,7 @@ class Copier:
         return self._experiment(str(source.info.experiment_id))
 
     def _experiment(self, experiment_id: str) -> str:
-        number = self.survey.sides.index(self.source)
+        number = self.survey.readers.index(self.source)
         pair = self.survey.pair_of(experiment_id, number)
         other, origin = pair.at(1 - number), pair.at(number)
         assert origin is not None
@@ -393,7 +393,7 @@ class Copier:
                 return known
             self._refuse_contested(pair)
             tags = experiment_tags(origin)
-            made = str(self.mending.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
+            made = str(self.repairing.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
             first = self.survey.first
             visible = first.applier.experiments.visible(own[first.role])
@@ -401,7 +401,7 @@ class Copier:
             self.state.set_identity(
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
-            self.mending.engine.remember_experiment(visible, pair.name, tags)
+            self.repairing.engine.remember_experiment(visible, pair.name, tags)
             if deleted:
                 self._end_experiment_later(made)
             return made
@@ -414,7 +414,7 @@ class Copier:
         repairs, store = self.state.repairs, self.target.workspace
         for own in repairs.restored_experiments(self.target.role):
             if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
-                self.mending.write(partial(store.delete_experiment, own))
+                self.repairing.write(partial(store.delete_experiment, own))
             repairs.forget_restored_experiment(self.target.role, own)
 
     def _refuse_contested(self, pair: ExperimentPair) -> None:
@@ -431,20 +431,20 @@ class Copier:
     def models(self) -> Iterator[Outcomes]:
         """Mend the logged models in scope."""
         for key, first, second in models_in_scope(self.survey):
-            ours, theirs = (first, second) if self.mending.forwards else (second, first)
+            ours, theirs = (first, second) if self.repairing.forwards else (second, first)
             either = first or second
             assert either is not None
             try:
-                found = list(self.mending.comparer.model(key, first, second))
+                found = list(self.repairing.comparer.model(key, first, second))
             except Exception as error:
                 yield unread(self.survey.unread(either.run, either.name, error))
                 continue
             outcomes: Outcomes = [
-                (difference, self.mending.mended(partial(self._plan_model, difference, ours, theirs)))
+                (difference, self.repairing.mended(partial(self._plan_model, difference, ours, theirs)))
                 for difference in found
             ]
-            if first is not None and second is not None and not self.mending.rehearse:
-                self.mending.merge_base.note_facts(f"model/{key}", tags_of(first), tags_of(second))
+            if first is not None and second is not None and not self.repairing.dry_run:
+                self.repairing.merge_base.note_facts(f"model/{key}", tags_of(first), tags_of(second))
             if outcomes:
                 yield outcomes
 
@@ -477,15 +477,17 @@ class Copier:
             status = ours.facts["status"]
             return Fix(
                 said,
-                lambda: self.mending.write(lambda: applier.finalize_model(key, status)),
+                lambda: self.repairing.write(lambda: applier.finalize_model(key, status)),
             )
         if kind == "tag":
-            return self.mending.fact(
+            return self.repairing.fact(
                 f"model/{key}",
                 Difference(difference.run, difference.name, "model", what, difference.values),
                 (ours.facts.get(what), theirs.facts.get(what)),
-                lambda side, value: side.applier.change_known_model(SetModelTags(key, {name: value}), False),
-                lambda side: side.applier.change_known_model(DeleteModelTag(key, name), False),
+                lambda reader, value: reader.applier.change_known_model(
+                    SetModelTags(key, {name: value}), False
+                ),
+                lambda reader: reader.applier.change_known_model(DeleteModelTag(key, name), False),
             )
         if kind == "metric":
             place = next((p.place for p in ours.points if metric_words(p.place) == name), None)
@@ -498,29 +500,29 @@ class Copier:
             params = {name: ours.facts[what]}
             return Fix(
                 said,
-                lambda: self.mending.write(
+                lambda: self.repairing.write(
                     lambda: applier.change_known_model(LogModelParams(key, params), False)
                 ),
             )
         return Fix(f"a logged model's {kind} cannot be changed there")
 
     def _put_model_file(self, key: str, path: str) -> None:
-        first, second = self.mending.comparer.model_files(key)
-        ours, theirs = (first, second) if self.mending.forwards else (second, first)
+        first, second = self.repairing.comparer.model_files(key)
+        ours, theirs = (first, second) if self.repairing.forwards else (second, first)
         self.put(self.source.applier.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
 
     def copy_model(self, model: Model) -> None:
         """Copy a logged model with its files; whoever finds it READY finds it whole."""
         applier, key = self.target.applier, model.key
-        write = self.mending.write
+        write = self.repairing.write
         told = self._facts_of(model)
         if model.run:
             self.run_at_target(model.run)
         with self._making:
             write(lambda: applier.create_model(told, True))
         ours = self.source.applier.repository(f"model:{key}")
-        first, second = self.mending.comparer.model_files(key)
-        files, have = (first, second) if self.mending.forwards else (second, first)
+        first, second = self.repairing.comparer.model_files(key)
+        files, have = (first, second) if self.repairing.forwards else (second, first)
         for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
             if path not in have:
                 self.put(ours, f"model:{key}", path, files, have)
@@ -533,7 +535,7 @@ class Copier:
         for run, points in points_by_run(lacking, model.key, model.run).items():
             if applier.keeps(model.key):
                 with self._making:
-                    self.mending.write(partial(kept_models.note_metrics, applier, points))
+                    self.repairing.write(partial(model_emulation.note_metrics, applier, points))
                 continue
             run_id = self.run_at_target(run)
             with self.awake(run, run_id):
@@ -542,7 +544,7 @@ class Copier:
     def _facts_of(self, model: Model) -> ModelFacts:
         """Return what a logged model was created with, under the ids that the user knows."""
         if model.native is None:
-            return kept_models.created_as(kept_models.get(self.source.applier, model.key)[0])
+            return model_emulation.created_as(model_emulation.get(self.source.applier, model.key)[0])
         own = str(model.native.experiment_id)
         visible = self.state.visible(self.source.role, "experiment", own)
         if visible is None:

@@ -165,7 +165,7 @@ def _options(
 def _let_arrive(engine: Engine, timeout: float | None) -> None:
     until = time.monotonic() + (_WAIT_S if timeout is None else timeout)
     for role in engine.link.used:
-        if not engine.lines[role].away:
+        if not engine.health[role].away:
             engine.wait_for_everything(role, until)
 
 

@@ -13,7 +13,7 @@ from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.reconcile.compare import Comparer
 from dbml_magics.core.reconcile.pairs import ExperimentPair
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.engine import NOTE_TAG
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference
@@ -78,7 +78,7 @@ def experiment_tags(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def named_alike(first: Side, one: Experiment, second: Side, other: Experiment) -> bool:
+def named_alike(first: WorkspaceReader, one: Experiment, second: WorkspaceReader, other: Experiment) -> bool:
     """Tell whether each workspace's naming rule makes one name of the other."""
     if one.name == other.name:
         return True
@@ -86,14 +86,14 @@ def named_alike(first: Side, one: Experiment, second: Side, other: Experiment) -
     return a == b or other.name in _forms(second, a) or one.name in _forms(first, b)
 
 
-def name_by_rule(side: Side, experiment: Experiment) -> str:
+def name_by_rule(reader: WorkspaceReader, experiment: Experiment) -> str:
     """Return what the user calls an experiment, unless it was renamed behind the link's back since."""
     tag = experiment.tags.get(EXPERIMENT_TAG)
-    return tag if tag and experiment.name in _forms(side, tag) else str(experiment.name)
+    return tag if tag and experiment.name in _forms(reader, tag) else str(experiment.name)
 
 
-def _forms(side: Side, name: str) -> set[str]:
-    return side.applier.experiments.forms(name)
+def _forms(reader: WorkspaceReader, name: str) -> set[str]:
+    return reader.applier.experiments.forms(name)
 
 
 def lost_differences(survey: Survey, comparer: Comparer) -> Iterator[tuple[ExperimentPair, Difference]]:

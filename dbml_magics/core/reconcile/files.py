@@ -18,7 +18,7 @@ _BESIDE = re.compile(r"(.*)~([2-9]|[1-9]\d{1,8})", re.S)
 
 
 @dataclass(frozen=True)
-class Held:
+class FileVersion:
     """A file as one workspace has it."""
 
     size: int | None  # None: not told
@@ -26,7 +26,7 @@ class Held:
     number: int = 1  # of contents that were ever put under its name
 
 
-Files = dict[str, Held]
+Files = dict[str, FileVersion]
 
 
 def folded(files: Files, others: Collection[str]) -> Files:
@@ -40,7 +40,7 @@ def folded(files: Files, others: Collection[str]) -> Files:
         if number and origin in files and path not in others:
             newest = found.get(origin)
             if newest is not None and number > newest.number:
-                found[origin] = Held(files[path].size, path, number)
+                found[origin] = FileVersion(files[path].size, path, number)
             found.pop(path, None)
     return found
 
@@ -69,7 +69,7 @@ def unlike_files(first: Files, second: Files) -> Iterator[tuple[str, Any, Any]]:
         yield path, _size(a), _size(b)
 
 
-def _size(held: Held | None) -> Any:
+def _size(held: FileVersion | None) -> Any:
     if held is None:
         return ABSENT
     return "there" if held.size is None else f"{held.size:,} bytes"

@@ -28,7 +28,7 @@ def unread(difference: Difference) -> Outcomes:
 
 @dataclass(frozen=True)
 class Fix:
-    """One mending. Without ``do`` nothing can be done, and ``said`` is why."""
+    """One repairing. Without ``do`` nothing can be done, and ``said`` is why."""
 
     said: str
     do: Callable[[], Any] | None = None  # may return an Outcome of its own

@@ -9,7 +9,7 @@ from functools import partial
 from mlflow.entities import Experiment, Run
 
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.tracking.experiments import name_of
 
 
@@ -28,7 +28,7 @@ class ExperimentPair:
         return (self.first, self.second)[number]
 
 
-def experiment_pairs(first: Side, second: Side) -> list[ExperimentPair]:
+def experiment_pairs(first: WorkspaceReader, second: WorkspaceReader) -> list[ExperimentPair]:
     """Pair the experiments of two workspaces: as the link knows them, else by each one's naming rule.
 
     What a workspace had and has no more stays without a partner, even where another of its name is there by
@@ -72,12 +72,12 @@ def experiment_pairs(first: Side, second: Side) -> list[ExperimentPair]:
 class _Known:
     """One workspace's experiments; of those that the link remembers, whether they still are the same."""
 
-    def __init__(self, side: Side, other: Side) -> None:
-        self.side, self.other = side, other
-        self.listed = side.experiments()
+    def __init__(self, reader: WorkspaceReader, other: WorkspaceReader) -> None:
+        self.reader, self.other = reader, other
+        self.listed = reader.experiments()
         self.by_id = {str(e.experiment_id): e for e in self.listed}
         self._visible = {
-            own: side.applier.experiments.seen(e) or f"{side.role}:{own}" for own, e in self.by_id.items()
+            own: reader.applier.experiments.seen(e) or f"{reader.role}:{own}" for own, e in self.by_id.items()
         }
 
     def visible(self, experiment: Experiment) -> str:
@@ -86,9 +86,9 @@ class _Known:
     def look_for(self, others: _Known) -> None:
         """Look for those that the other workspace has a partner of, and that are not listed here."""
         for visible in others._visible.values():
-            known = self.side.engine.state.identity(self.side.role, "experiment", visible)
+            known = self.reader.engine.state.identity(self.reader.role, "experiment", visible)
             if known is not None and known.actual and known.actual not in self.by_id:
-                self.side.ask(partial(self.side.applier.experiments.look, visible))
+                self.reader.ask(partial(self.reader.applier.experiments.look, visible))
 
     def lost_by_other(self, experiment: Experiment) -> bool:
         return self.other.applier.experiments.lost(self.visible(experiment)) is not None
@@ -122,8 +122,8 @@ class RunPair:
 class _Stream:
     """One workspace's runs, newest first, and those of them that have no partner yet."""
 
-    def __init__(self, side: Side, runs: Iterator[Run]) -> None:
-        self.side = side
+    def __init__(self, reader: WorkspaceReader, runs: Iterator[Run]) -> None:
+        self.reader = reader
         self.runs = runs
         self.waiting: dict[str, Run | str] = {}  # a run, or its id where the other stream has passed it
         self.at: float = float("inf")  # the start time that it has come to
@@ -135,12 +135,12 @@ class _Stream:
             self.ended, self.at = True, float("-inf")
             return None
         self.at = run.info.start_time or 0
-        return self.side.key(run), run
+        return self.reader.key(run), run
 
     def take(self, key: str) -> Run | None:
         """Return the run that waits under ``key``, read again if it was let go."""
         found = self.waiting.pop(key, None)
-        return self.side.get_run(found) if isinstance(found, str) else found
+        return self.reader.get_run(found) if isinstance(found, str) else found
 
     def let_go(self, passed: float) -> None:
         """Keep no more than the ids of runs that the other stream has passed: memory stays bounded."""
@@ -149,7 +149,9 @@ class _Stream:
                 self.waiting[key] = run.info.run_id
 
 
-def run_pairs(first: Side, ours: Iterator[Run], second: Side, theirs: Iterator[Run]) -> Iterator[RunPair]:
+def run_pairs(
+    first: WorkspaceReader, ours: Iterator[Run], second: WorkspaceReader, theirs: Iterator[Run]
+) -> Iterator[RunPair]:
     """Pair two streams of runs, both the newest first, holding little more than a page of each.
 
     A pair has one start time, which is given when a run is made; those without a partner come last.
@@ -166,7 +168,7 @@ def run_pairs(first: Side, ours: Iterator[Run], second: Side, theirs: Iterator[R
         if found is None:
             continue
         key, run = found
-        if one.side.is_stray(key, run):  # whichever comes first must not take the place of the right one
+        if one.reader.is_stray(key, run):  # whichever comes first must not take the place of the right one
             strays.append((key, run, one is a))
             continue
         partner = other.take(key)

@@ -19,7 +19,7 @@ from mlflow.store.entities.paged_list import PagedList
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.paging import entries
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG
 from dbml_magics.results.reconcile import ABSENT, Difference
 
@@ -151,7 +151,7 @@ class ModelPair:
 
 
 def registered(
-    side: Side, troubled: Callable[[str, Exception], None], *, older: bool
+    reader: WorkspaceReader, troubled: Callable[[str, Exception], None], *, older: bool
 ) -> Iterator[Registered]:
     """Yield all registered models with their versions; :func:`_complete` reads what else is said of one.
 
@@ -160,15 +160,15 @@ def registered(
     """
 
     def page(token: str | None) -> PagedList[RegisteredModel]:
-        return side.ask(partial(side.workspace.search_registered_models, _NAMES_PAGE, token))
+        return reader.ask(partial(reader.workspace.search_registered_models, _NAMES_PAGE, token))
 
     for model in entries(page):
         tags = model.tags  # of Unity Catalog's searches a method, which says that they are not told
         if isinstance(tags, dict) and str(tags.get(_PROMPT_TAG)).lower() == "true":
             continue  # prompts go to the primary alone
         try:
-            versions = sorted(_versions(side, model.name), key=lambda v: int(v.version))
-            told = tuple(version_of(side, each, older=older) for each in versions)
+            versions = sorted(_versions(reader, model.name), key=lambda v: int(v.version))
+            told = tuple(version_of(reader, each, older=older) for each in versions)
             yield Registered(model.name, "", {}, {}, told)
         except Exception as error:
             troubled(model.name, error)
@@ -185,10 +185,10 @@ def registered_as(model: RegisteredModel, versions: tuple[Version, ...]) -> Regi
     )
 
 
-def complete(side: Side, model: Registered) -> Registered | None:
+def complete(reader: WorkspaceReader, model: Registered) -> Registered | None:
     """Return a registered model with all that is said of it, which a search leaves out in part."""
     try:
-        found = side.ask(partial(side.workspace.get_registered_model, model.name))
+        found = reader.ask(partial(reader.workspace.get_registered_model, model.name))
     except MlflowException as error:
         if not is_missing(error):
             raise
@@ -196,31 +196,31 @@ def complete(side: Side, model: Registered) -> Registered | None:
     return registered_as(found, model.versions)
 
 
-def _versions(side: Side, name: str) -> Iterator[ModelVersion]:
+def _versions(reader: WorkspaceReader, name: str) -> Iterator[ModelVersion]:
     quoted = name.replace("'", "\\'")
 
     def page(token: str | None) -> PagedList[ModelVersion]:
-        return side.ask(partial(side.workspace.search_model_versions, f"name='{quoted}'", _PAGE, token))
+        return reader.ask(partial(reader.workspace.search_model_versions, f"name='{quoted}'", _PAGE, token))
 
     return entries(page)
 
 
-def version_of(side: Side, found: ModelVersion, *, older: bool = True) -> Version:
+def version_of(reader: WorkspaceReader, found: ModelVersion, *, older: bool = True) -> Version:
     """Return what a registry says of a version, under the ids that the user knows."""
     tags = dict(found.tags)
     asks = older or bool({KEY_TAG, TWIN_TAG} & tags.keys())
     run = found.run_id or ""
     if run and asks and RUN_TAG not in tags:
-        run = side.key_of(run)
+        run = reader.key_of(run)
     named = _OF_MODEL.search(found.source or "")
     model = found.model_id or (named[1] or named[2] if named is not None else "")
     if model and asks:
-        model = side.model_key_of(model)
+        model = reader.model_key_of(model)
     return Version(
         key=tags.get(KEY_TAG, ""),
         name=found.name,
         number=str(found.version),
-        run=tags.get(RUN_TAG) or ("" if side.is_gone(run) else run),
+        run=tags.get(RUN_TAG) or ("" if reader.is_gone(run) else run),
         description=found.description or "",
         tags=_own_tags(tags),
         twin=tags.get(TWIN_TAG, ""),
@@ -241,15 +241,15 @@ class Registries:
 
     def __init__(
         self,
-        first: Side,
-        second: Side,
+        first: WorkspaceReader,
+        second: WorkspaceReader,
         keep: Callable[[Version], bool],
         unread: Callable[[str, str, Exception, str], Difference],
         *,
         chosen: bool,
         everything: bool,
     ) -> None:
-        self.sides = first, second
+        self.readers = first, second
         self.troubles: list[Difference] = []
         self._troubled: set[tuple[str, str]] = set()  # (workspace, model) whose versions are not known
 
@@ -258,8 +258,8 @@ class Registries:
             self._troubled.add((role, name))
 
         ours, theirs = (
-            {model.name: model for model in registered(side, partial(troubled, side.role), older=chosen)}
-            for side in self.sides
+            {model.name: model for model in registered(reader, partial(troubled, reader.role), older=chosen)}
+            for reader in self.readers
         )
         pairs = self._pairs(ours.values(), theirs.values())
         self.versions = [pair for pair in pairs if keep(pair.either)]
@@ -274,7 +274,7 @@ class Registries:
             for name in pair.names:
                 by_name.setdefault(name, []).append(pair)
         for name in sorted({*ours, *theirs}):
-            if any(self._is_troubled(side.role, name) for side in self.sides):
+            if any(self._is_troubled(reader.role, name) for reader in self.readers):
                 continue
             own = by_name.get(name, [])
             one = ours.get(name)
@@ -289,7 +289,7 @@ class Registries:
                     self.models.append(ModelPair(whole[0], whole[1], own, frozenset(meant)))
 
     def _pairs(self, ours: Iterable[Registered], theirs: Iterable[Registered]) -> list[VersionPair]:
-        first, second = self.sides
+        first, second = self.readers
         others = [v for model in theirs for v in model.versions]
         place = first.applier.registrations.place
         by_key = {v.key: v for v in others if v.key}
@@ -327,7 +327,7 @@ class Registries:
 
     def _of_one_model(self, own: Version, other: Version) -> Version:
         """Name the logged model of two twins alike: one that was named elsewhere says so in its tag."""
-        first = self.sides[0]
+        first = self.readers[0]
         if own.model and other.model and own.model != other.model and first.applier.has_logged_models:
             found = first.model(first.own_model(own.model))
             if found is not None and found.other_key == other.model:
@@ -337,11 +337,11 @@ class Registries:
     def _count_older(
         self, one: Registered | None, other: Registered | None, pairs: Iterable[VersionPair]
     ) -> None:
-        for number, (side, there) in enumerate(zip(self.sides, (other, one), strict=True)):
+        for number, (reader, there) in enumerate(zip(self.readers, (other, one), strict=True)):
             own = (one, other)[number]
             lone = [p for p in pairs if (p.first, p.second)[1 - number] is None and not p.either.is_ours]
             if own is not None and (lone or (there is None and not own.versions)):
-                self.older[side.role] += 1
+                self.older[reader.role] += 1
 
     def _is_troubled(self, role: str, *names: str) -> bool:
         """Tell whether a model's versions in one registry are not known: none counts as lacking there."""
@@ -361,11 +361,11 @@ class Registries:
         """Yield the aliases that point at versions that are gone, in words."""
         for model in self.models:
             for alias in model.aliases():
-                for side, own, gone in zip(
-                    self.sides, (model.first, model.second), model.dangling(alias), strict=True
+                for reader, own, gone in zip(
+                    self.readers, (model.first, model.second), model.dangling(alias), strict=True
                 ):
                     if gone:
-                        where = f"version {own.aliases[alias]}, which is gone in {side.role}"
+                        where = f"version {own.aliases[alias]}, which is gone in {reader.role}"
                         yield f"alias {alias} of {own.name} points at {where}"
 
     def note_alike(self, merge_base: MergeBase) -> None:
@@ -374,7 +374,7 @@ class Registries:
             if pair.first is not None and pair.second is not None:
                 merge_base.note_facts(pair.place, pair.first.facts, pair.second.facts)
         for model in self.models:
-            ours, theirs = (dict(side.facts) for side in (model.first, model.second))
+            ours, theirs = (dict(reader.facts) for reader in (model.first, model.second))
             for alias in model.aliases():
                 first, second = model.pointed(alias)
                 ours[alias_fact(alias)] = canonical(first)

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from dbml_magics.core.reconcile.experiment_mender import ExperimentMender
+from dbml_magics.core.reconcile.experiment_repairer import ExperimentRepairer
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
-from dbml_magics.core.reconcile.mender import Mender
-from dbml_magics.core.reconcile.registry_mender import RegistryMender
+from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
+from dbml_magics.core.reconcile.repairer import Repairer
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
 from dbml_magics.core.tracking.engine import Engine
@@ -33,22 +33,22 @@ def repair(
     deep: bool = False,
     progress: Progress | None = None,
 ) -> RepairResult:
-    """Make one workspace like the other. Raises BadCommand, RunNotFound, ExperimentNotFound, Away."""
+    """Make one workspace like the other. Raises BadCommand, RunNotFound, ExperimentNotFound, Unavailable."""
     began = time.monotonic()
     with _alone(engine):
         survey = Survey(engine, scope)
-        mender = Mender(survey, source, prune=prune, deep=deep)
+        repairer = Repairer(survey, source, prune=prune, deep=deep)
         repaired: list[Repaired] = []
         remaining: list[Repaired] = []
         copied = 0
-        for told in _all(mender):
+        for told in _all(repairer):
             for difference, (good, done) in told:
                 (repaired if good else remaining).append(Repaired(difference, done))
                 copied += good and difference.kind in ("run", LOST)
             if progress is not None:
                 progress(survey.seen, f"compared, {len(repaired):,} differences repaired")
         return RepairResult(
-            workspaces=(mender.source.role, mender.target.role),
+            workspaces=(repairer.source.role, repairer.target.role),
             runs_compared=survey.seen,
             repaired=tuple(repaired),
             remaining=tuple(remaining),
@@ -63,20 +63,20 @@ def deletions(
     engine: Engine, scope: Scope, *, source: str | None = None, deep: bool = False
 ) -> tuple[str, list[Difference]]:
     """Return the workspace that pruning would delete in, and what: each fix says it of itself."""
-    mender = Mender(Survey(engine, scope), source, prune=False, deep=deep, rehearse=True)
-    going = [difference for told in _all(mender) for difference, outcome in told if outcome.good]
-    return mender.target.role, going
+    repairer = Repairer(Survey(engine, scope), source, prune=False, deep=deep, dry_run=True)
+    going = [difference for told in _all(repairer) for difference, outcome in told if outcome.good]
+    return repairer.target.role, going
 
 
-def _all(mender: Mender) -> Iterator[Outcomes]:
+def _all(repairer: Repairer) -> Iterator[Outcomes]:
     """Yield what became of each run's differences, then of the models', versions' and experiments'."""
-    yield from in_parallel(workers(mender.engine), mender.pair, mender.survey.pairs())
-    yield from mender.copier.models()
-    yield from RegistryMender(mender, partial(registries_in_scope, mender.survey)).all()
-    if not mender.rehearse:
-        mender.copier.end_experiments()
-    yield from ExperimentMender(mender).all()
-    yield from map(unread, mender.survey.troubles)
+    yield from in_parallel(workers(repairer.engine), repairer.pair, repairer.survey.pairs())
+    yield from repairer.copier.models()
+    yield from RegistryRepairer(repairer, partial(registries_in_scope, repairer.survey)).all()
+    if not repairer.dry_run:
+        repairer.copier.end_experiments()
+    yield from ExperimentRepairer(repairer).all()
+    yield from map(unread, repairer.survey.troubles)
 
 
 @contextmanager

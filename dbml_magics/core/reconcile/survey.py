@@ -13,12 +13,12 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import runs
-from dbml_magics.core.destinations.errors import Away, EndlessListing, is_missing, settle
+from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error, is_missing
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
-from dbml_magics.core.reconcile.sides import PAGE, Side
+from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.kept_models import MODELS_TAG
+from dbml_magics.core.tracking.model_emulation import MODELS_TAG
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
 from dbml_magics.results.reconcile import UNREAD, Difference
 
@@ -55,8 +55,8 @@ class Survey:
         first, second = engine.link.tracked
         self.engine = engine
         self.scope = scope
-        self.first = Side(engine, first)
-        self.second = Side(engine, second)
+        self.first = WorkspaceReader(engine, first)
+        self.second = WorkspaceReader(engine, second)
         self.troubles: list[Difference] = []  # what could not be listed, for a cause of its own
         self.older: Counter[str] = Counter()
         self.waiting: list[str] = []
@@ -70,7 +70,7 @@ class Survey:
         }
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def readers(self) -> tuple[WorkspaceReader, WorkspaceReader]:
         """Return both workspaces, the primary first."""
         return self.first, self.second
 
@@ -85,24 +85,27 @@ class Survey:
         return self.first.requests + self.second.requests
 
     def unread(self, run: str, name: str, error: Exception, what: str = "") -> Difference:
-        """Return that one thing cannot be compared, for its own sake. Raises Away where a workspace is."""
-        settled = settle(error)
-        if isinstance(settled, DbmlError):
-            raise settled from error
-        if isinstance(settled, Away) and not isinstance(settled, EndlessListing):
-            self.raise_if_away(settled)
+        """Return that one thing cannot be compared, for its own sake.
+
+        Raises Unavailable where a workspace is.
+        """
+        classified = classify_error(error)
+        if isinstance(classified, DbmlError):
+            raise classified from error
+        if isinstance(classified, Unavailable) and not isinstance(classified, EndlessListing):
+            self.raise_if_away(classified)
         _log.debug("%s %s of %r is not compared", run, what, name, exc_info=error)
-        cause = cause_of(settled)
-        if not isinstance(settled, (MlflowException, OSError)):
-            cause = f"{type(settled).__name__}: {cause}"
+        cause = cause_of(classified)
+        if not isinstance(classified, (MlflowException, OSError)):
+            cause = f"{type(classified).__name__}: {cause}"
         return Difference(run, name, UNREAD, what, {}, cause)
 
-    def raise_if_away(self, error: Away) -> None:
+    def raise_if_away(self, error: Unavailable) -> None:
         """Raise an error again if a workspace answers nothing: then it is not the trouble of one thing."""
-        for side in self.sides:
+        for reader in self.readers:
             try:
-                side.ask(lambda: side.workspace.search_experiments(most=1))  # noqa: B023 - asked at once
-            except Away:
+                reader.ask(lambda: reader.workspace.search_experiments(most=1))  # noqa: B023 - asked at once
+            except Unavailable:
                 raise error from None
 
     def experiments(self) -> list[ExperimentPair]:
@@ -174,35 +177,35 @@ class Survey:
 
     def pair(self, key: str) -> RunPair:
         """Return both forms of a run as the workspaces have them now."""
-        first, second = (self._known(side, key) for side in self.sides)
+        first, second = (self._known(reader, key) for reader in self.readers)
         first = first or self._searched(self.first, key, second)
         return RunPair(key, first, second or self._searched(self.second, key, first))
 
-    def find(self, side: Side, key: str, other: Run | None = None) -> Run | None:
+    def find(self, reader: WorkspaceReader, key: str, other: Run | None = None) -> Run | None:
         """Return a run of one workspace by the id that the user knows.
 
         ``other`` is its form in the other workspace: then it is looked for in that one's experiment alone.
         """
-        return self._known(side, key) or self._searched(side, key, other)
+        return self._known(reader, key) or self._searched(reader, key, other)
 
-    def _known(self, side: Side, key: str) -> Run | None:
-        known = self.engine.state.identity(side.role, "run", key)
+    def _known(self, reader: WorkspaceReader, key: str) -> Run | None:
+        known = self.engine.state.identity(reader.role, "run", key)
         try:
-            return side.get_run(known.actual if known is not None else key)
+            return reader.get_run(known.actual if known is not None else key)
         except MlflowException as error:
             if not is_missing(error):
                 raise
         return None
 
-    def _searched(self, side: Side, key: str, other: Run | None) -> Run | None:
-        number = self.sides.index(side)
+    def _searched(self, reader: WorkspaceReader, key: str, other: Run | None) -> Run | None:
+        number = self.readers.index(reader)
         if other is None:
             places = [e for pair in self.experiments() if (e := pair.at(number)) is not None]
             ids = [str(e.experiment_id) for e in places]
         else:
             ids = self._counterpart(str(other.info.experiment_id), number)
         for experiment_id in ids:
-            found = side.ask(partial(side.applier.find_run, experiment_id, key))
+            found = reader.ask(partial(reader.applier.find_run, experiment_id, key))
             if found is not None:
                 return found
         return None
@@ -229,7 +232,7 @@ class Survey:
         other = pair.at(1 - number)
         if other is None:
             return None
-        repairs, role = self.engine.state.repairs, self.sides[number].role
+        repairs, role = self.engine.state.repairs, self.readers[number].role
         return repairs.made_for(role, other.experiment_id, other.creation_time)
 
     def _is_meant(self, pair: RunPair) -> bool:

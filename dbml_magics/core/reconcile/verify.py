@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
 from dbml_magics.core.reconcile.pairs import RunPair
+from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.registries import Registries, Version
-from dbml_magics.core.reconcile.sides import Model
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference, VerifyResult
@@ -27,10 +27,10 @@ A = TypeVar("A")
 def verify(
     engine: Engine, scope: Scope, *, deep: bool = False, progress: Progress | None = None, options: str = ""
 ) -> VerifyResult:
-    """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Away."""
+    """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Unavailable."""
     began = time.monotonic()
     survey = Survey(engine, scope)
-    comparer, merge_base = Comparer(*survey.sides, survey.unread, deep=deep), engine.state.merge_base
+    comparer, merge_base = Comparer(*survey.readers, survey.unread, deep=deep), engine.state.merge_base
     found: list[Difference] = []
     differing = 0
 
@@ -123,7 +123,10 @@ def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
 
 
 def safely(survey: Survey, run: str, name: str, work: Callable[[], Iterable[Difference]]) -> list[Difference]:
-    """Return what differs in one thing, or that it cannot be compared. Raises Away where a workspace is."""
+    """Return what differs in one thing, or that it cannot be compared.
+
+    Raises Unavailable where a workspace is.
+    """
     try:
         return list(work())
     except Exception as error:
@@ -151,8 +154,8 @@ def models_in_scope(survey: Survey) -> Iterator[tuple[str, Model | None, Model |
             continue
         for key, *models in found:
             first, second = (
-                side.known_as(key, model) if model is not None else None
-                for side, model in zip(survey.sides, models, strict=True)
+                reader.known_as(key, model) if model is not None else None
+                for reader, model in zip(survey.readers, models, strict=True)
             )
             yield key, first, second
 

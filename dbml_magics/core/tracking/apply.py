@@ -37,12 +37,12 @@ from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import (
-    Away,
     MissingEndpoint,
+    Unavailable,
     already_exists,
+    classify_error,
     clean,
     is_missing,
-    settle,
 )
 from dbml_magics.core.destinations.limits import Limits, names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
@@ -84,7 +84,7 @@ from dbml_magics.core.model.operations import (
 )
 from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
-from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking import model_emulation
 from dbml_magics.core.tracking.acknowledged import Acknowledged, Missing
 from dbml_magics.core.tracking.attached import complete_adopted
 from dbml_magics.core.tracking.experiments import Experiments
@@ -103,11 +103,11 @@ MODEL_TAG = "dbml_model_id"
 _MODEL_ID = re.compile(r"(?!\.{1,2}$)[\w.~-]+")
 RUN_ID_TAGS = ("mlflow.parentRunId", "mlflow.rootRunId")
 MODEL_VERSIONS_TAG = "mlflow.modelVersions"
-_PRIMARY_S = 10.0  # how long a mirror's courier waits for the primary's answer: it has its own work
+_PRIMARY_S = 10.0  # how long a mirror's worker waits for the primary's answer: it has its own work
 
 _OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
-_INSISTENCE = 3  # times that a write is tried alone, each after another that went through
-_INSISTENCE_PAUSE_S = 0.3
+_ISOLATED_TRIES = 3  # times that a write is tried alone, each after another that went through
+_ISOLATED_PAUSE_S = 0.3
 _UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 _MANY = 8  # items failing alone, none of the others arriving: the service's trouble, not the items'
 
@@ -147,7 +147,7 @@ class Batch:
         return kind(*next(iter(items.items())))
 
 
-Buried = list[tuple[Item, str]]
+Rejected = list[tuple[Item, str]]
 
 
 class Applier:
@@ -200,7 +200,7 @@ class Applier:
         except MissingEndpoint:
             self.note_no_logged_models()
         except MlflowException as error:
-            if isinstance(settle(error), Away):
+            if isinstance(classify_error(error), Unavailable):
                 raise
         return self.has_logged_models
 
@@ -212,16 +212,16 @@ class Applier:
         """Tell whether the service answered so: ``logged-models``, ``outputs`` or ``inputs`` of runs."""
         return self.state.capabilities.lacks(self.role, capability)
 
-    def look_again(self) -> None:
+    def reset_capabilities(self) -> None:
         """Forget what the service lacked: it may have learned it since, and is asked at the next use."""
         self.state.capabilities.forget_lacks(self.role)
 
     def keeps(self, model: str) -> bool:
         """Tell whether we keep a logged model, whatever the service has learned since it was logged."""
-        return not self.has_logged_models or kept_models.is_kept(self, model)
+        return not self.has_logged_models or model_emulation.is_kept(self, model)
 
-    def apply(self, queue: str, op: Operation, doubt: bool) -> None:
-        """Apply one write that is no part of a batch. Raises Away, or the workspace's refusal."""
+    def apply(self, queue: str, op: Operation, in_doubt: bool) -> None:
+        """Apply one write that is no part of a batch. Raises Unavailable, or the workspace's refusal."""
         if isinstance(op, Unknown) or op.kind in _NOT_APPLIED:
             raise MlflowException(
                 f"a write of an unknown kind ({op.code!r}): was it made by a newer dbml-magics?"
@@ -230,14 +230,14 @@ class Applier:
         if not (self.tracked or of_registry) or not op.meant_for(self.role):
             return
         try:
-            self._carry_out(queue, op, doubt)
+            self._carry_out(queue, op, in_doubt)
         except Exception as error:
-            raise settle(error) from error
+            raise classify_error(error) from error
 
-    def _carry_out(self, queue: str, op: Operation, doubt: bool) -> None:
+    def _carry_out(self, queue: str, op: Operation, in_doubt: bool) -> None:
         match op:
             case CreateRun():
-                self._create_run(queue, op, doubt)
+                self._create_run(queue, op, in_doubt)
             case UpdateRun():
                 self._update_run(queue, op)
             case DeleteRun():
@@ -247,127 +247,129 @@ class Applier:
             case DeleteTag():
                 self._delete_tag(queue, op.key)
             case LogInputs():
-                self._inputs(queue, op, doubt)
+                self._inputs(queue, op, in_doubt)
             case LogOutputs():
-                self._outputs(queue, op.steps, doubt)
+                self._outputs(queue, op.steps, in_doubt)
             case LogArtifact():
                 self._artifact(op)
             case CopyFiles():
                 self._copy_files(queue, op.role)
             case CreateModel():
-                self.create_model(op.facts, doubt)
+                self.create_model(op.facts, in_doubt)
             case FinalizeModel():
                 self.finalize_model(op.model, op.status)
             case SetModelTags() | DeleteModelTag() | LogModelParams() | DeleteModel():
-                self.change_known_model(op, doubt)
+                self.change_known_model(op, in_doubt)
             case CreateExperiment():
                 self._create_experiment(op)
             case ChangeExperiment():
-                self._change_experiment(op, doubt)
+                self._change_experiment(op, in_doubt)
             case RegisterVersion():
-                self.registrations.version(queue, op.facts, doubt)
+                self.registrations.version(queue, op.facts, in_doubt)
             case ChangeRegistry():
-                self.registrations.write(queue, op.change, doubt)
+                self.registrations.write(queue, op.change, in_doubt)
             case Malformed():
                 raise ValueError(op.cause)
 
     # --- batches
 
-    def batch(self, queue: str, batch: Batch, doubt: bool, *, in_pieces: bool = False) -> Buried:
-        """Send metrics, params and tags of one run; returns what was refused, with the cause. Raises Away.
+    def batch(self, queue: str, batch: Batch, in_doubt: bool, *, in_pieces: bool = False) -> Rejected:
+        """Send metrics, params and tags of one run; returns what was refused, with the cause.
+
+        Raises Unavailable.
 
         ``in_pieces`` is for a batch that fails time and again though the workspace answers: what of it goes
         on failing alone, while the rest and others go through, is returned as refused.
         """
         if not self.tracked:
             return []
-        buried: Buried = []
+        rejected: Rejected = []
         self._sent = False
         try:
             run_id = self.run_at(queue)
-            if not doubt:
+            if not in_doubt:
                 self.there.pop(run_id, None)
             batch.tags = self.own_tags(batch.tags)
             of_models = [p for p in batch.metrics if _model_of(p)]
             if self._kept_of(of_models):
                 batch.metrics = self._without_copies(run_id, batch.metrics)
-            fitting = self.overflow.sift(queue, run_id, batch)
+            fitting = self.overflow.split_by_limits(queue, run_id, batch)
             if in_pieces:
-                self._send_in_pieces(queue, run_id, fitting, buried)
+                self._send_in_pieces(queue, run_id, fitting, rejected)
             else:
-                self._send(queue, run_id, fitting, doubt, buried)
+                self._send(queue, run_id, fitting, in_doubt, rejected)
             kept = self._kept_of(of_models)
-            kept_models.note_metrics(self, [p for p in of_models if p[4][0] in kept])
+            model_emulation.note_metrics(self, [p for p in of_models if p[4][0] in kept])
         except Exception as error:
-            settled = settle(error)
-            if isinstance(settled, Away) and self._sent:
-                settled.sent = True  # a part of the batch did arrive
-            raise settled from error
-        return buried
+            classified = classify_error(error)
+            if isinstance(classified, Unavailable) and self._sent:
+                classified.sent = True  # a part of the batch did arrive
+            raise classified from error
+        return rejected
 
     def missing_at_end(self, queue: str) -> Missing:
-        """Return what of a run was acknowledged here and is not here; asks once. Raises Away."""
+        """Return what of a run was acknowledged here and is not here; asks once. Raises Unavailable."""
         try:
             found = self.workspace.get_run(self.run_at(queue))
             return self.acknowledged.missing(found, latest_of(found))
         except Exception as error:
-            raise settle(error) from error
+            raise classify_error(error) from error
 
     def absent(self, queue: str, points: list[Point]) -> list[Point]:
-        """Return those of a run's points that are not here. Raises Away."""
+        """Return those of a run's points that are not here. Raises Unavailable."""
         try:
             run_id = self.run_at(queue)
             self.there.pop(run_id, None)
             return self._missing_points(run_id, points)
         except Exception as error:
-            raise settle(error) from error
+            raise classify_error(error) from error
 
     def probe(self, queue: str) -> None:
-        """Write what is there already: whether writes to a run go through at all. Raises Away."""
+        """Write what is there already: whether writes to a run go through at all. Raises Unavailable."""
         self._send_once(self.run_at(queue), Batch(tags={RUN_TAG: queue}))
 
-    def insist(self, queue: str, attempt: Callable[[], None]) -> Away | None:
+    def retry_in_isolation(self, queue: str, attempt: Callable[[], None]) -> Unavailable | None:
         """Try a write that fails, each time after one that goes through; returns how it went on failing.
 
-        Raises Away when the others fail too: it is not this write's fault then.
+        Raises Unavailable when the others fail too: it is not this write's fault then.
         """
         failure = None
-        for again in range(_INSISTENCE):
+        for again in range(_ISOLATED_TRIES):
             if again:
-                self.engine.clock.sleep(_INSISTENCE_PAUSE_S)
+                self.engine.clock.sleep(_ISOLATED_PAUSE_S)
             self.probe(queue)
             try:
                 attempt()
                 return None
             except Exception as error:
-                settled = settle(error)
-                if not isinstance(settled, Away) or not (settled.sent or settled.denied):
-                    raise settled from error
-                failure = settled
+                classified = classify_error(error)
+                if not isinstance(classified, Unavailable) or not (classified.sent or classified.denied):
+                    raise classified from error
+                failure = classified
         return failure
 
-    def _send_in_pieces(self, run: str, run_id: str, batch: Batch, buried: Buried) -> None:
+    def _send_in_pieces(self, run: str, run_id: str, batch: Batch, rejected: Rejected) -> None:
         self.probe(run)
         parts, alone, arrived = [batch], list[Batch](), 0
         while parts:
             part = parts.pop(0)
             try:
-                self._send(run, run_id, part, True, buried)
+                self._send(run, run_id, part, True, rejected)
                 arrived += 1
             except Exception as error:
-                settled = settle(error)
-                if not isinstance(settled, Away) or not (settled.sent or settled.denied):
-                    raise settled from error
+                classified = classify_error(error)
+                if not isinstance(classified, Unavailable) or not (classified.sent or classified.denied):
+                    raise classified from error
                 if len(part) > 1:
                     parts[:0] = part.halves()
                     continue
                 alone.append(part)
                 if len(alone) > _MANY and not arrived:  # it is not the items that are at fault
-                    raise settled from error
+                    raise classified from error
         for part in alone:
-            failure = self.insist(run, partial(self._send, run, run_id, part, True, buried))
+            failure = self.retry_in_isolation(run, partial(self._send, run, run_id, part, True, rejected))
             if failure is not None and (not part.metrics or self._missing_points(run_id, part.metrics)):
-                buried.append((part.one(), time_and_again(failure)))
+                rejected.append((part.one(), time_and_again(failure)))
 
     def make_ready(self, queue: str) -> None:
         """Make sure that the run of a queue is here, before it is asked what of a batch is in doubt."""
@@ -375,10 +377,10 @@ class Applier:
             if self.tracked:
                 self.run_at(queue)
         except Exception as error:
-            raise settle(error) from error
+            raise classify_error(error) from error
 
-    def _send(self, run: str, run_id: str, batch: Batch, doubt: bool, buried: Buried) -> None:
-        if doubt and batch.metrics:
+    def _send(self, run: str, run_id: str, batch: Batch, in_doubt: bool, rejected: Rejected) -> None:
+        if in_doubt and batch.metrics:
             batch.metrics = self._missing_points(run_id, batch.metrics)
         if not len(batch):
             return
@@ -386,10 +388,10 @@ class Applier:
             self._send_once(run_id, batch)
         except Exception as error:
             self.there.pop(run_id, None)
-            refusal = settle(error)
+            refusal = classify_error(error)
             if isinstance(error, _UNSENDABLE):
                 refusal = MlflowException.invalid_parameter_value(f"it cannot be sent ({cause_of(error)})")
-            if not isinstance(refusal, MlflowException) or isinstance(refusal, Away):
+            if not isinstance(refusal, MlflowException) or isinstance(refusal, Unavailable):
                 raise refusal from error
         else:
             marks: dict[str, list[Mark]] = {}
@@ -409,18 +411,18 @@ class Applier:
             if batch.metrics:  # a part may be there; asked once for the whole, not for each part
                 batch.metrics = self._missing_points(run_id, batch.metrics)
             for part in within(batch, lowered):
-                self._send(run, run_id, part, False, buried)
+                self._send(run, run_id, part, False, rejected)
         elif len(batch) > 1:
             # A refused batch may have been written in part (docs.databricks.com): ask for each half.
             for half in batch.halves():
                 # What the first half taught of the run's limits holds for the second.
-                self._send(run, run_id, self.overflow.sift(run, run_id, half), True, buried)
+                self._send(run, run_id, self.overflow.split_by_limits(run, run_id, half), True, rejected)
         elif not batch.metrics or self._missing_points(run_id, batch.metrics):
             # (A NaN that is there already is refused by MLflow's own server: it has arrived.)
             if not names_a_limit(said, refusal.error_code, sum(_sizes(batch))):
-                buried.append((batch.one(), cause_of(refusal)))
+                rejected.append((batch.one(), cause_of(refusal)))
             elif self.overflow.learn(run, run_id, batch, said):
-                self._send(run, run_id, batch, True, buried)
+                self._send(run, run_id, batch, True, rejected)
 
     def _send_once(self, run_id: str, batch: Batch) -> None:
         try:
@@ -428,9 +430,9 @@ class Applier:
             points = [p if len(p) == 4 else (*p[:4], self._extra(p)) for p in batch.metrics]
             self.workspace.log_batch(run_id, points, batch.params, batch.tags)
         except Exception as error:
-            settled = settle(error)
-            self._sent = self._sent or not isinstance(settled, Away) or settled.sent
-            raise settled from error
+            classified = classify_error(error)
+            self._sent = self._sent or not isinstance(classified, Unavailable) or classified.sent
+            raise classified from error
         self._sent = True
 
     def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
@@ -489,7 +491,7 @@ class Applier:
         try:
             told = self.logged_model(self.model_at(model).actual).metrics or []
         except MlflowException as error:
-            if isinstance(settle(error), Away) or not is_missing(error):
+            if isinstance(classify_error(error), Unavailable) or not is_missing(error):
                 raise
             return points  # there is no such model here: they are refused one by one
         there = {
@@ -528,7 +530,7 @@ class Applier:
                 page = self.workspace.get_metric_history(run_id, key, most, token)
             except MlflowException as error:
                 lowered = self.limits.lowered_page(str(error))
-                if isinstance(settle(error), Away) or lowered is None:
+                if isinstance(classify_error(error), Unavailable) or lowered is None:
                     raise
                 self.limits = lowered
                 continue
@@ -576,7 +578,7 @@ class Applier:
         try:
             found = self.workspace.get_run(own)
         except MlflowException as error:
-            if isinstance(settle(error), Away) or not is_missing(error):
+            if isinstance(classify_error(error), Unavailable) or not is_missing(error):
                 raise
             return None
         if RUN_TAG not in found.data.tags:
@@ -584,14 +586,14 @@ class Applier:
             self.remember_run(own, found)
         return str(found.data.tags.get(RUN_TAG, own))
 
-    def _create_run(self, queue: str, op: CreateRun, doubt: bool) -> None:
+    def _create_run(self, queue: str, op: CreateRun, in_doubt: bool) -> None:
         if self.state.identity(self.role, "run", queue) is not None:
             return
         experiment_id = self.experiment_at(op.experiment)
         told = {**self.own_tags(op.tags), RUN_TAG: queue}
         tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
         creations = self.state.creations
-        if self._was_tried(queue) or doubt:
+        if self._was_tried(queue) or in_doubt:
             found = self._run_under_its_id(queue) or self.find_run(experiment_id, queue)
             if found is not None:
                 self._complete_tags(queue, found, tags)
@@ -603,14 +605,14 @@ class Applier:
         try:
             made = self._make_run(queue, experiment_id, user, op.start, tags)
         except Exception as error:
-            settled = settle(error)
-            if isinstance(settled, Away) and not settled.sent:
+            classified = classify_error(error)
+            if isinstance(classified, Unavailable) and not classified.sent:
                 creations.settle(self.role, queue)
-            raise settled from error
+            raise classified from error
         self.remember_run(queue, made)
         creations.settle_run(self.role, queue)
         for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
-            self.state.bury(self.role, queue, SetTag(key, told[key]).encode(), "this is no Unicode text")
+            self.state.reject(self.role, queue, SetTag(key, told[key]).encode(), "this is no Unicode text")
 
     def _run_under_its_id(self, run: str) -> Run | None:
         """Return the run that this workspace itself named, though the state does not know of it any more."""
@@ -619,7 +621,7 @@ class Applier:
         try:
             found: Run = self.workspace.get_run(run)
         except MlflowException as error:
-            if isinstance(settle(error), Away):
+            if isinstance(classify_error(error), Unavailable):
                 raise
             return None
         return found
@@ -632,7 +634,7 @@ class Applier:
         """Tell whether a creation was begun before, and its answer not seen; it may be under way yet."""
         tried = self.state.creations.is_begun(self.role, visible)
         if tried:
-            self.engine.couriers[self.role].let_settle()
+            self.engine.workers[self.role].let_settle()
         return tried
 
     def _make_run(self, run: str, experiment_id: str, user: str, start: int, tags: dict[str, str]) -> Run:
@@ -655,8 +657,10 @@ class Applier:
         try:
             made, whole = make(fitting), not over
         except Exception as error:
-            refused = settle(error)
-            if isinstance(refused, (Away, MissingEndpoint)) or not isinstance(refused, MlflowException):
+            refused = classify_error(error)
+            if isinstance(refused, (Unavailable, MissingEndpoint)) or not isinstance(
+                refused, MlflowException
+            ):
                 raise refused from error
             if few == tags:
                 raise
@@ -703,24 +707,24 @@ class Applier:
     def _complete_tags(self, run: str, made: Run, tags: dict[str, str]) -> None:
         """Give a run that an earlier try made the tags that it lacks."""
         lacking = {key: value for key, value in tags.items() if made.data.tags.get(key) != value}
-        self._send_and_bury(run, made.info.run_id, Batch(tags=lacking), False)
+        self._send_and_reject(run, made.info.run_id, Batch(tags=lacking), False)
 
     def set_run_tag(self, run: str, run_id: str, key: str, value: str) -> None:
         """Set a tag of ours on a run; a run that has as many as the service takes gives one of its own up."""
-        self._send_and_bury(run, run_id, Batch(tags={key: value}), False)
+        self._send_and_reject(run, run_id, Batch(tags={key: value}), False)
 
-    def _send_and_bury(self, run: str, run_id: str, batch: Batch, doubt: bool) -> None:
-        buried: Buried = []
-        for part in within(self.overflow.sift(run, run_id, batch), self.limits):
-            self._send(run, run_id, part, doubt, buried)
-        for op, cause in buried:
-            self.state.bury(self.role, run, op.encode(), cause)
+    def _send_and_reject(self, run: str, run_id: str, batch: Batch, in_doubt: bool) -> None:
+        rejected: Rejected = []
+        for part in within(self.overflow.split_by_limits(run, run_id, batch), self.limits):
+            self._send(run, run_id, part, in_doubt, rejected)
+        for op, cause in rejected:
+            self.state.reject(self.role, run, op.encode(), cause)
 
     def add_points(self, run: str, points: list[Point]) -> None:
         """Add those of some points of a run, or of its models, that are not here."""
         run_id = self.run_at(run)
         self.there.pop(run_id, None)
-        self._send_and_bury(run, run_id, Batch(points), True)
+        self._send_and_reject(run, run_id, Batch(points), True)
 
     def _in_living_experiment(self, experiment_id: str, make: Callable[[], Any]) -> Any:
         try:
@@ -776,7 +780,7 @@ class Applier:
             self._adopting.discard(run)
 
     def _leave_to_its_process(self, run: str, source: Run) -> None:
-        """Let the process that began a live run through a link of its own make it here. Raises Away.
+        """Let the process that began a live run through a link of its own make it here. Raises Unavailable.
 
         A Spark executor on another machine may write to the run before its driver has delivered it. A process
         that is dead is not waited for longer than that.
@@ -786,7 +790,7 @@ class Applier:
         first = self._awaited.setdefault(run, self.engine.clock.monotonic())
         if self.engine.clock.monotonic() - first < _OTHERS_S:
             reason = "the process that began its run has yet to make it there"
-            raise Away(reason, sent=False, elsewhere=True)
+            raise Unavailable(reason, sent=False, elsewhere=True)
 
     def _asking_primary(self) -> AbstractContextManager[Applier]:
         """Ask the primary for what this workspace lacks."""
@@ -795,17 +799,19 @@ class Applier:
     @contextmanager
     def _asking(self, role: str) -> Iterator[Applier]:
         """Ask another workspace for what this one lacks; that it is away is then no trouble of this one's."""
-        line = self.engine.lines[role]
+        line = self.engine.health[role]
         try:
             if line.away and role != self.role:
-                raise Away(line.reason or "not reachable", sent=False)
+                raise Unavailable(line.reason or "not reachable", sent=False)
             with call_timeout(_PRIMARY_S):
                 yield self.engine.applier(role)
         except Exception as error:
-            settled = settle(error)
-            if isinstance(settled, Away) and role != self.role:
-                raise Away(f"waits for {role}: {settled.reason}", sent=False, elsewhere=True) from error
-            raise settled from error
+            classified = classify_error(error)
+            if isinstance(classified, Unavailable) and role != self.role:
+                raise Unavailable(
+                    f"waits for {role}: {classified.reason}", sent=False, elsewhere=True
+                ) from error
+            raise classified from error
 
     def _copy_run(
         self, run: str, source: Run, experiment_id: str, points: list[Point], found: Run | None
@@ -819,7 +825,7 @@ class Applier:
         else:
             self._complete_tags(run, found, tags)
         run_id = found.info.run_id
-        self._send_and_bury(run, run_id, Batch(points, dict(source.data.params)), resumed)
+        self._send_and_reject(run, run_id, Batch(points, dict(source.data.params)), resumed)
         if source.inputs and source.inputs.dataset_inputs:
             self.log_inputs(run_id, source.inputs.dataset_inputs, [])
         if (
@@ -840,7 +846,7 @@ class Applier:
                 try:
                     found[key] = self.run_at(found[key])
                 except MlflowException as error:
-                    if isinstance(error, Away):
+                    if isinstance(error, Unavailable):
                         raise
                     _log.debug("no run %s at %s for tag %s", found[key], self.role, key)
         return found
@@ -862,13 +868,13 @@ class Applier:
         if op.status:
             self.acknowledged.status(run_id, op.status)
 
-    def _inputs(self, queue: str, op: LogInputs, doubt: bool) -> None:
+    def _inputs(self, queue: str, op: LogInputs, in_doubt: bool) -> None:
         if self.lacks("inputs"):
             return
         run_id = self.run_at(queue)
         datasets = [dataset_from(d) for d in op.datasets]
         models = list(self._native(op.models))
-        if doubt:
+        if in_doubt:
             there = self.workspace.get_run(run_id).inputs
             if there:
                 have = {(d.dataset.name, d.dataset.digest) for d in there.dataset_inputs}
@@ -894,17 +900,17 @@ class Applier:
             try:
                 found[self.model_at(model).actual] = model
             except MlflowException as error:
-                if isinstance(error, Away) or not is_missing(error):
+                if isinstance(error, Unavailable) or not is_missing(error):
                     raise
                 found[model] = model  # a server takes the id of a model that it does not have
         return {actual: model for actual, model in found.items() if not self.keeps(model)}
 
-    def _outputs(self, queue: str, steps: dict[str, int], doubt: bool) -> None:
+    def _outputs(self, queue: str, steps: dict[str, int], in_doubt: bool) -> None:
         if not self.has_logged_models:
             return
         run_id = self.run_at(queue)
         outputs = {actual: steps[model] for actual, model in self._native(steps).items()}
-        if doubt:
+        if in_doubt:
             there = self.workspace.get_run(run_id).outputs
             have = {o.model_id for o in there.model_outputs} if there else set()
             outputs = {m: s for m, s in outputs.items() if m not in have}
@@ -920,7 +926,7 @@ class Applier:
                 return
             except MissingEndpoint:
                 self.note_lack("outputs")
-        kept_models.note_outputs(self, run, run_id, outputs)
+        model_emulation.note_outputs(self, run, run_id, outputs)
 
     # --- experiments
 
@@ -995,11 +1001,11 @@ class Applier:
             self.engine.remember_experiment(op.id, op.name, op.tags or {})
         self.experiment_at(op.id)
 
-    def _change_experiment(self, change: ChangeExperiment, doubt: bool) -> None:
+    def _change_experiment(self, change: ChangeExperiment, in_doubt: bool) -> None:
         if change.do in ("delete", "restore") and self._is_in_stage(change):
             return
         try:
-            self.change_experiment(change, doubt or bool(change.tried))
+            self.change_experiment(change, in_doubt or bool(change.tried))
         except MlflowException as error:
             if change.do != "untag" or not is_missing(error):
                 raise
@@ -1012,7 +1018,7 @@ class Applier:
     def change_experiment(self, change: ChangeExperiment, again: bool) -> None:
         """Change an experiment as the user asked; ``again`` where it may have been done before.
 
-        Raises Away, or the workspace's refusal.
+        Raises Unavailable, or the workspace's refusal.
         """
         experiment_id, what = self.experiment_at(change.id), change.do
         if what == "tag":
@@ -1072,8 +1078,8 @@ class Applier:
             try:
                 self.upload(op.owner, op.path, lent)
             except Exception as error:
-                settled = settle(error)
-                if isinstance(settled, Away) and settled.sent and not settled.elsewhere:
+                classified = classify_error(error)
+                if isinstance(classified, Unavailable) and classified.sent and not classified.elsewhere:
                     self._refuse_taken_place(op.owner, op.path)
                 raise
 
@@ -1116,7 +1122,7 @@ class Applier:
                 rewritten = Path(temporary, "MLmodel")
                 rewritten.write_text(text, encoding="utf-8")
                 self._note_beside(owner, path, self.workspace.upload(repository, rewritten, folder))
-                kept_models.note_model_file(self, owner, path, text)
+                model_emulation.note_model_file(self, owner, path, text)
         else:
             self._note_beside(owner, path, self.workspace.upload(repository, file, folder))
 
@@ -1166,7 +1172,7 @@ class Applier:
         try:
             return any(f.path == path for f in self.repository(owner).list_artifacts(folder or None))
         except MlflowException as error:
-            if isinstance(settle(error), Away):
+            if isinstance(classify_error(error), Unavailable):
                 raise
             return False
 
@@ -1208,9 +1214,13 @@ class Applier:
                 if self.look_for_logged_models():
                     raise no_such_model(model) from error
             except MlflowException as error:
-                if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(self):
+                if (
+                    isinstance(error, Unavailable)
+                    or not is_missing(error)
+                    or not model_emulation.may_keep(self)
+                ):
                     raise
-        kept_models.get(self, model)
+        model_emulation.get(self, model)
         known = self.state.identity(self.role, "model", model)
         assert known is not None
         return known
@@ -1231,7 +1241,7 @@ class Applier:
             try:
                 known = self.logged_model(own).tags.get(MODEL_TAG)
             except MlflowException as error:
-                if isinstance(settle(error), Away) or not is_missing(error):
+                if isinstance(classify_error(error), Unavailable) or not is_missing(error):
                     raise
         return known or own
 
@@ -1247,24 +1257,24 @@ class Applier:
             run=found.source_run_id,
         )
 
-    def create_model(self, told: ModelFacts, doubt: bool) -> None:
+    def create_model(self, told: ModelFacts, in_doubt: bool) -> None:
         """Create a logged model, at the service or among those that the link keeps there."""
         model = told["id"]
         if self.state.identity(self.role, "model", model) is not None:
             return
         if self.has_logged_models:
             try:
-                self._create_native_model(told, doubt)
+                self._create_native_model(told, in_doubt)
                 return
             except MissingEndpoint:
                 self.note_no_logged_models()
-        kept_models.create(self, told)
+        model_emulation.create(self, told)
 
-    def _create_native_model(self, told: ModelFacts, doubt: bool) -> None:
+    def _create_native_model(self, told: ModelFacts, in_doubt: bool) -> None:
         model = told["id"]
         experiment_id = self.experiment_at(told["experiment"])
         run_id = self.run_at(run) if (run := told.get("run")) else told.get("foreign_run")
-        if self._was_tried(model) or doubt:
+        if self._was_tried(model) or in_doubt:
             for found in self._models_of(experiment_id, told["name"]):
                 if model in (found.tags.get(MODEL_TAG), found.model_id):
                     self.remember_model(model, found)
@@ -1292,19 +1302,19 @@ class Applier:
         """Set a logged model's final status, at the service or where the link keeps the model."""
         identity = self.model_at(model)
         if self.keeps(model):
-            kept_models.change(self, model, status=status)
+            model_emulation.change(self, model, status=status)
         else:
             self.workspace.finalize_logged_model(identity.actual, LoggedModelStatus(status))
 
-    def change_known_model(self, change: ModelChange, doubt: bool) -> None:
+    def change_known_model(self, change: ModelChange, in_doubt: bool) -> None:
         """Change a logged model by the user's id, at the service or where the link keeps the model."""
         identity = self.model_at(change.model)
         if isinstance(change, SetModelTags):
             change = replace(change, tags=self.own_model_tags(change.tags))
         if self.keeps(change.model):
-            kept_models.apply_change(self, change)
+            model_emulation.apply_change(self, change)
         else:
-            self.change_model(identity.actual, change, doubt or not isinstance(change, LogModelParams))
+            self.change_model(identity.actual, change, in_doubt or not isinstance(change, LogModelParams))
 
     def own_model_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return a logged model's tags with its versions under this workspace's own numbers."""
@@ -1317,7 +1327,7 @@ class Applier:
     def change_model(self, actual: str, change: ModelChange, again: bool) -> None:
         """Change a logged model of the service's; ``again`` where it may have been done before.
 
-        Raises Away, or the workspace's refusal.
+        Raises Unavailable, or the workspace's refusal.
         """
         match change:
             case SetModelTags():
@@ -1435,7 +1445,7 @@ def latest_of(run: Run) -> dict[str, Mark]:
 _NOT_APPLIED = (*BATCHED, RetryDeadLetter, DamagedLine)
 
 
-def time_and_again(failure: Away, *, alone: bool = True) -> str:
+def time_and_again(failure: Unavailable, *, alone: bool = True) -> str:
     """Return the cause of a write that goes on failing, ``alone`` where others went through meanwhile."""
     return f"{cause_of(failure)}, time and again" + (", while other writes went through" if alone else "")
 

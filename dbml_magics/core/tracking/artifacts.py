@@ -23,7 +23,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
 from dbml_magics.common.hints import say
-from dbml_magics.core.destinations.errors import Away, is_missing, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.paging import standing
 from dbml_magics.core.tracking.apply import Applier
@@ -35,7 +35,7 @@ from dbml_magics.core.tracking.sendable import (
     refuse_taken_place,
     refuse_unsafe_name,
 )
-from dbml_magics.core.tracking.view import Held
+from dbml_magics.core.tracking.view import ArtifactLocation
 
 
 def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
@@ -144,7 +144,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             raise MlflowException("a registered version's files cannot be changed", INVALID_PARAMETER_VALUE)
         queue = self._queue(kind, name)
         if kind == "run":
-            self.engine.take_up(name)
+            self.engine.open_run(name)
         else:
             self.engine.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
@@ -176,12 +176,12 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
         def listed(folder: str) -> list[FileInfo]:
             repository = self._remote(owner)
-            return self.engine.lines[primary].ask(lambda: _listed(repository(self.engine.primary), folder))
+            return self.engine.health[primary].ask(lambda: _listed(repository(self.engine.primary), folder))
 
         there = standing(listed)
 
         def stands(path: str) -> bool | None:
-            known = None if whole or self.engine.lines[primary].away else there(path)
+            known = None if whole or self.engine.health[primary].away else there(path)
             if known is None and (path in files or path in folders):
                 return path in folders
             return known
@@ -190,7 +190,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
     # --- reading
 
-    def _on_their_way(self, owner: str) -> dict[str, Held]:
+    def _on_their_way(self, owner: str) -> dict[str, ArtifactLocation]:
         kind, _, name = owner.partition(":")
         if kind == "version":
             return {}
@@ -198,7 +198,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         view = self.engine.queue_view(queue)
         return {} if view is None else _still_waiting(self.engine, queue, dict(view.artifacts.get(owner, {})))
 
-    def _journaled(self, owner: str) -> dict[str, Held] | None:
+    def _journaled(self, owner: str) -> dict[str, ArtifactLocation] | None:
         """Return the files of a run or model of it, arrived or not, where the journal has the whole run.
 
         MLflow's ``register_model`` lists a run's files first, and must not fail because nobody answers.
@@ -237,7 +237,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """Ask the workspace whose files they are: a version's own, else the primary or the mirror."""
         if owner.startswith("version:"):
             role = owner.removeprefix("version:").partition("/")[0]
-            return self.engine.lines[role].ask(lambda: question(self.engine.applier(role)))
+            return self.engine.health[role].ask(lambda: question(self.engine.applier(role)))
         return self.engine.read(question)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
@@ -252,13 +252,13 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             for info in self._ask(owner, lambda a: _listed(repository(a), full)):
                 found[info.path] = info
         except MlflowException as error:
-            settled = settle(error)
-            if isinstance(settled, Away):
+            classified = classify_error(error)
+            if isinstance(classified, Unavailable):
                 known = self._journaled(owner)
                 if known is None and not waiting:
                     raise
                 waiting = {**(known or {}), **waiting}
-            elif not is_missing(settled):
+            elif not is_missing(classified):
                 raise
         for info in _waiting_below(waiting, full):
             if not (info.is_dir and info.path in found):
@@ -317,7 +317,9 @@ def _show_own_ids(engine: Engine, role: str, file: Path) -> None:
         )
 
 
-def _still_waiting(engine: Engine, queue: str, files: Mapping[str, Held]) -> dict[str, Held]:
+def _still_waiting(
+    engine: Engine, queue: str, files: Mapping[str, ArtifactLocation]
+) -> dict[str, ArtifactLocation]:
     """Return those of a queue's files by path that some workspace of the link does not have yet."""
     found = {path: held for path, held in files.items() if held.spool and engine.journal.spooled(held.spool)}
     small = {path: held for path, held in files.items() if not held.spool}
@@ -334,7 +336,9 @@ def _still_waiting(engine: Engine, queue: str, files: Mapping[str, Held]) -> dic
     return found
 
 
-def _copy_held(engine: Engine, queue: str, owner: str, path: str, held: Held, target: str) -> bool:
+def _copy_held(
+    engine: Engine, queue: str, owner: str, path: str, held: ArtifactLocation, target: str
+) -> bool:
     """Copy a file from where it waits to ``target``; False where it has just arrived."""
     if held.spool:
         copy = engine.journal.spooled(held.spool)
@@ -364,7 +368,7 @@ def _listed(repository: Any, path: str) -> list[FileInfo]:
     return list(repository.list_artifacts(path or None))
 
 
-def _waiting_below(waiting: dict[str, Held], folder: str) -> list[FileInfo]:
+def _waiting_below(waiting: dict[str, ArtifactLocation], folder: str) -> list[FileInfo]:
     lead = folder + "/" if folder else ""
     found: dict[str, FileInfo] = {}
     for path, held in waiting.items():

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.common.config import identity_budget_seconds
 from dbml_magics.common.hints import say
 from dbml_magics.common.log_records import logger
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
@@ -55,14 +55,14 @@ def ask_primary(
     if has_arrived(engine, role, behind):
         try:
             return Answer(ask(engine, role, what, once), everyone[1:], False)
-        except Away:
+        except Unavailable:
             pass
     _say_unanswered(engine, role, what)
     return Answer(None, everyone, bool(tried))
 
 
 def ask(engine: Engine, role: str, what: str, question: Callable[[], T]) -> T:
-    """Ask a workspace for a write, within the outage's budget. Raises Away, or its refusal.
+    """Ask a workspace for a write, within the outage's budget. Raises Unavailable, or its refusal.
 
     A 500 with MLflow's own error, given twice by a workspace that answers otherwise, is a refusal: servers
     answer so what their authors did not foresee.
@@ -73,13 +73,13 @@ def ask(engine: Engine, role: str, what: str, question: Callable[[], T]) -> T:
         nonlocal failures
         try:
             return question()
-        except Away as error:
+        except Unavailable as error:
             failures += error.said is not None
-            if error.said is None or failures < _TWICE or not engine.couriers[role].answers():
+            if error.said is None or failures < _TWICE or not engine.workers[role].answers():
                 raise
             return error.said
 
-    answer = engine.lines[role].ask(once, what=what)
+    answer = engine.health[role].ask(once, what=what)
     if isinstance(answer, MlflowException):
         raise answer
     return answer
@@ -87,20 +87,20 @@ def ask(engine: Engine, role: str, what: str, question: Callable[[], T]) -> T:
 
 def has_arrived(engine: Engine, role: str, queues: Iterable[str]) -> bool:
     """Wait for queues to arrive at a workspace, within the budget and while they move."""
-    until, courier = time.monotonic() + identity_budget_seconds(), engine.couriers[role]
+    until, worker = time.monotonic() + identity_budget_seconds(), engine.workers[role]
     waited = [queue for queue in queues if engine.is_waiting(role, queue)]
     goal = engine.goal(waited) if waited else {}
-    while waited and not engine.lines[role].away:
+    while waited and not engine.health[role].away:
         if engine.wait(role, waited, 0.25, goal):
             break
-        if time.monotonic() > until or any(courier.scheduler.in_trouble(queue) for queue in waited):
+        if time.monotonic() > until or any(worker.scheduler.in_trouble(queue) for queue in waited):
             return False
-    return not engine.lines[role].away
+    return not engine.health[role].away
 
 
 def _say_unanswered(engine: Engine, role: str, what: str) -> None:
     """Warn once per outage that a write goes to the primary later, whatever it will say to it."""
-    line = engine.lines[role]
+    line = engine.health[role]
     why = f"{role} is away" if line.away else f"what was written before is still on its way to {role}"
     if engine.warns_once(f"unanswered/{role}/{line.back_at}"):
         _log.warning(

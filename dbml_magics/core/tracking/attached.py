@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from mlflow.entities import DatasetInput, LoggedModel, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.tracking import model_emulation
 from dbml_magics.core.tracking.view import Mark, mark
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class _Model:
 def complete_adopted(applier: Applier, run: str, role: str) -> None:
     """Give an adopted run what hangs on it at the workspace where it began, deleted if it is so there.
 
-    Raises Away, or the first of the refusals once everything else is done.
+    Raises Unavailable, or the first of the refusals once everything else is done.
     """
     own = applier.run_at(run)
     with applier._asking(role) as other:
@@ -166,7 +166,7 @@ def complete_adopted(applier: Applier, run: str, role: str) -> None:
         try:
             _carry(applier, role, run, model)
         except MlflowException as error:
-            if isinstance(error, Away):
+            if isinstance(error, Unavailable):
                 raise
             refusals.append(error)
     named = {model.facts["id"] for model in models}
@@ -190,10 +190,10 @@ def complete_adopted(applier: Applier, run: str, role: str) -> None:
 def _models_at(other: Applier, source: Run) -> Iterable[_Model]:
     """Yield the logged models that a run took and made, but for those that are deleted."""
     if not other.has_logged_models:
-        for key in kept_models.in_tag(source.data.tags.get(kept_models.MODELS_TAG, "")):
-            told, _ = kept_models.get(other, key)
-            facts = kept_models.created_as(told)
-            yield _Model(facts, told["status"], scored(kept_models.points(told), str))
+        for key in model_emulation.in_tag(source.data.tags.get(model_emulation.MODELS_TAG, "")):
+            told, _ = model_emulation.get(other, key)
+            facts = model_emulation.created_as(told)
+            yield _Model(facts, told["status"], scored(model_emulation.points(told), str))
         return
     outputs = (source.outputs.model_outputs if source.outputs else None) or []
     inputs = (source.inputs.model_inputs if source.inputs else None) or []
@@ -207,7 +207,7 @@ def _models_at(other: Applier, source: Run) -> Iterable[_Model]:
         try:
             found.setdefault(own, other.logged_model(own))
         except MlflowException as error:
-            if isinstance(error, Away) or not is_missing(error):
+            if isinstance(error, Unavailable) or not is_missing(error):
                 raise
     engine = other.engine
     runs = partial(engine._visible, "run", role=other.role)
@@ -230,7 +230,7 @@ def _carry(applier: Applier, role: str, run: str, model: _Model) -> None:
         applier.finalize_model(key, model.status)
     for each, points in points_by_run(model.points, key, model.facts["run"] or run).items():
         if applier.keeps(key):
-            kept_models.note_metrics(applier, points)
+            model_emulation.note_metrics(applier, points)
         # A run that is not here brings its own points when it comes: a base model has those of many.
         elif each == run or applier.state.identity(applier.role, "run", each) is not None:
             applier.add_points(each, points)

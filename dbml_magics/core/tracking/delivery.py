@@ -1,4 +1,4 @@
-"""Delivery: one courier a workspace takes the journal's writes there, in order per run, as long as it takes.
+"""Delivery: one worker a workspace takes the journal's writes there, in order per run, as long as it takes.
 
 Of all processes of a link one delivers to a workspace at a time: the one that holds the workspace's lease, a
 POSIX record lock, which the kernel releases when its holder dies.
@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.common.config import DELIVERY_TIMEOUT_S
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.delivery.scheduler import Scheduler
-from dbml_magics.core.destinations.errors import Away, Blocked, Busy
+from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
@@ -56,7 +56,7 @@ from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
     Batch,
-    Buried,
+    Rejected,
     cause_of,
     time_and_again,
     within,
@@ -90,9 +90,9 @@ _OF_RUN = (DeleteTag, UpdateRun, DeleteRun, RestoreRun, LogInputs, LogOutputs)
 
 
 class _ShortTurns:
-    """While a courier works, threads take turns more often than every 5 ms.
+    """While a worker works, threads take turns more often than every 5 ms.
 
-    A training's thread gives the interpreter's lock away at each write to the journal; a courier in the
+    A training's thread gives the interpreter's lock away at each write to the journal; a worker in the
     middle of some Python would keep it for the whole of the switch interval (measured: p99 of a log call
     4 ms, 0.3 ms so).
     """
@@ -118,7 +118,7 @@ class _ShortTurns:
                 sys.setswitchinterval(self._before)
 
     def after_fork(self) -> None:
-        """In a forked child: no courier works here."""
+        """In a forked child: no worker works here."""
         self._lock = threading.Lock()
         if self._workers:
             self._workers = 0
@@ -128,14 +128,14 @@ class _ShortTurns:
 _short_turns = _ShortTurns()
 
 
-class Courier:
+class DeliveryWorker:
     """Delivers to one workspace."""
 
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
         self.role = role
         self.clock = engine.clock
-        self.line = engine.lines[role]
+        self.health = engine.health[role]
         self.applier = Applier(engine, role)
         self.delivered = 0
         self.scheduler = Scheduler(LINK_QUEUE, engine.chance)
@@ -152,7 +152,7 @@ class Courier:
         self._begun = False  # what others left is in doubt since the lease was taken
         self._work_lock = threading.RLock()
         self._delivered_by_others: int | None = None  # looked at while there is trouble
-        self.held = Held(self)
+        self.held = UploadRetries(self)
         self.containers = Containers(engine, role)
 
     # --- being told
@@ -181,7 +181,7 @@ class Courier:
         self.start()
 
     def start(self) -> None:
-        """Start the courier's thread, once."""
+        """Start the worker's thread, once."""
         with self._start_lock, deferred():
             if self._thread is None or not self._thread.is_alive():
                 self._stop.clear()
@@ -237,7 +237,7 @@ class Courier:
         self._arrived, self._start_lock = Waiters(), threading.Lock()
         self._work_lock = threading.RLock()
         self._thread = None
-        self.held = Held(self)
+        self.held = UploadRetries(self)
         self.lease.after_fork()
         self._lease_lock = threading.Lock()
         self.applier = Applier(self.engine, self.role)
@@ -278,11 +278,11 @@ class Courier:
         """Leave what is in doubt alone while a request of the lease's last holder may yet be carried out.
 
         The last holder may have been killed with a request at the service; asked too soon, the service does
-        not know of it yet. Raises Away.
+        not know of it yet. Raises Unavailable.
         """
         left = self._leased + _IN_FLIGHT_S - self.clock.monotonic()
         if left > 0:
-            raise Away(
+            raise Unavailable(
                 "waits for what an earlier process had sent", sent=False, elsewhere=True, retry_after=left
             )
 
@@ -320,7 +320,7 @@ class Courier:
             else:
                 self.scheduler.steady(self.clock.monotonic())
             self._write_overflow(urgent)
-            if not self.line.away:
+            if not self.health.away:
                 self.held.try_due()
             return not (self.engine.retired and self._may_end())
         except Exception:
@@ -357,21 +357,21 @@ class Courier:
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
         overflow = self.applier.overflow
-        if overflow.unwritten() and not self.line.away and self.line.pause() == 0:
+        if overflow.unwritten() and not self.health.away and self.health.pause() == 0:
             with self._work_lock, call_timeout(DELIVERY_TIMEOUT_S):
                 overflow.write_due(lambda run: self.engine.is_waiting(self.role, run), at_once=urgent)
 
     def _look_after_line(self) -> None:
         """Keep this process's word on the workspace true while another process delivers."""
         self.watch.look()
-        if self.line.reason is None:
+        if self.health.reason is None:
             self._delivered_by_others = None
             return
         before, now = self._delivered_by_others, self.engine.state.delivered_count(self.role)
         self._delivered_by_others = now
         if before is not None and now > before:
-            self.line.fine()
-        elif self.line.pause() == 0:
+            self.health.fine()
+        elif self.health.pause() == 0:
             self.answers()
 
     def answers(self) -> bool:
@@ -380,16 +380,16 @@ class Courier:
             with call_timeout(_PROBE_S):
                 self.applier.workspace.ping()
         except Exception as error:
-            self.line.trouble(error if isinstance(error, Away) else Away(cause_of(error)))
+            self.health.trouble(error if isinstance(error, Unavailable) else Unavailable(cause_of(error)))
             return False
-        self.line.fine()
+        self.health.fine()
         return True
 
     def _round(self) -> None:
         """Deliver what is there, a part of each queue in turn, until nothing is or the workspace is away."""
         urgent, scheduler = self._urgent.is_set(), self.scheduler
         self._urgent.clear()
-        pause = self.line.pause()
+        pause = self.health.pause()
         if pause > 0 and scheduler.due:
             self.clock.wait(self._stop, min(pause, 0.25))
             self._wake.set()
@@ -400,13 +400,13 @@ class Courier:
         while not self._stop.is_set() and (queue := scheduler.next(self.clock.monotonic())) is not None:
             if self.deliver(queue):
                 scheduler.again(queue)
-            if self.line.pause() > 0:
+            if self.health.pause() > 0:
                 scheduler.postpone()
                 self._wake.set()
                 return
         if self._stop.is_set():
             return
-        if self.line.reason is not None and self.line.pause() == 0:
+        if self.health.reason is not None and self.health.pause() == 0:
             self.answers()
         if scheduler.due:
             self.clock.wait(self._stop, 0.05)
@@ -418,9 +418,9 @@ class Courier:
         """Deliver the next part of a queue; True when more is left."""
         with self._work_lock:
             try:
-                with call_timeout(_PROBE_S if self.line.away else DELIVERY_TIMEOUT_S), _short_turns:
+                with call_timeout(_PROBE_S if self.health.away else DELIVERY_TIMEOUT_S), _short_turns:
                     more = _Part(self, queue).deliver()
-            except Away as error:
+            except Unavailable as error:
                 self._when_away(queue, error)
                 return True
             except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
@@ -433,10 +433,10 @@ class Courier:
                 self.engine.tidy(queue)
             return more
 
-    def _when_away(self, queue: str, error: Away) -> None:
+    def _when_away(self, queue: str, error: Unavailable) -> None:
         alone = self.scheduler.unavailable(queue, error, self.clock.monotonic())
         if not error.elsewhere:
-            self.line.trouble(error)
+            self.health.trouble(error)
         if alone and self.answers():
             self.scheduler.isolate(queue, error, self.clock.monotonic())
 
@@ -470,7 +470,7 @@ class Courier:
         """Note that ``count`` writes have arrived, and tell who waits."""
         self.delivered += count
         self.scheduler.arrived(count, self.clock.monotonic())
-        self.line.fine()
+        self.health.fine()
         self._arrived.wake()
 
     @property
@@ -484,15 +484,15 @@ class Courier:
         return self.scheduler.bug(f"{queue}/{sorted(ends.items())}")
 
 
-class Held:
+class UploadRetries:
     """Files that a workspace does not take now, though it answers: put aside, so that their run goes on.
 
     A storage's firewall refuses uploads while metrics pass. They are dead letters that are tried again by
     themselves, one at first, and the rest as soon as one goes through.
     """
 
-    def __init__(self, courier: Courier) -> None:
-        self._courier = courier
+    def __init__(self, worker: DeliveryWorker) -> None:
+        self._worker = worker
         self._next: dict[int, float] = {}
         self._pause_s = _HELD_S
         self.closed = False
@@ -501,31 +501,31 @@ class Held:
 
     @property
     def _deferred(self) -> DeferredUploads:
-        return self._courier.engine.state.deferred_uploads
+        return self._worker.engine.state.deferred_uploads
 
     def numbers(self) -> list[int]:
         """Return the numbers of the dead letters that are tried again by themselves."""
-        return self._deferred.numbers(self._courier.role)
+        return self._deferred.numbers(self._worker.role)
 
     def add(self, number: int) -> None:
         """Hold a dead letter for another try."""
-        self._deferred.add(self._courier.role, number)
+        self._deferred.add(self._worker.role, number)
         self._load()
-        self._next[number] = self._courier.clock.monotonic() + self._pause_s
+        self._next[number] = self._worker.clock.monotonic() + self._pause_s
         self.closed = True
 
     def has(self, number: int) -> bool:
         """Tell whether a dead letter is one of these."""
-        return self._deferred.has(self._courier.role, number)
+        return self._deferred.has(self._worker.role, number)
 
     def settled(self, number: int, arrived: bool) -> None:
         """Note what came of another try."""
         if arrived:
-            self._deferred.discard(self._courier.role, number)
+            self._deferred.discard(self._worker.role, number)
             self._next.pop(number, None)
             return
         self._pause_s = min(2 * self._pause_s, _HELD_LONGEST_S)
-        self._next[number] = self._courier.clock.monotonic() + self._pause_s
+        self._next[number] = self._worker.clock.monotonic() + self._pause_s
 
     def went_through(self) -> None:
         """Note that an upload went through: all are due."""
@@ -536,12 +536,12 @@ class Held:
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
-            self._next = dict.fromkeys(self.numbers(), self._courier.clock.monotonic() + self._pause_s)
+            self._next = dict.fromkeys(self.numbers(), self._worker.clock.monotonic() + self._pause_s)
 
     def try_due(self) -> None:
         """Try again what is due: one while none goes through, else all."""
         self._load()
-        now = self._courier.clock.monotonic()
+        now = self._worker.clock.monotonic()
         due = [number for number, at in self._next.items() if at <= now]
         for number in due[:1] if self.closed else due:
             self._again(number)
@@ -553,7 +553,7 @@ class Held:
             self._again(number)
 
     def _again(self, number: int) -> None:
-        engine, role = self._courier.engine, self._courier.role
+        engine, role = self._worker.engine, self._worker.role
         if engine.state.dead_letter(number) is None:  # discarded
             self.settled(number, True)
         else:
@@ -564,12 +564,12 @@ class Held:
 class _Part:
     """The next part of one queue on its way to one workspace."""
 
-    def __init__(self, courier: Courier, queue: str) -> None:
-        self.courier = courier
-        self.engine = courier.engine
-        self.state = courier.engine.state
-        self.applier = courier.applier
-        self.role = courier.role
+    def __init__(self, worker: DeliveryWorker, queue: str) -> None:
+        self.worker = worker
+        self.engine = worker.engine
+        self.state = worker.engine.state
+        self.applier = worker.applier
+        self.role = worker.role
         self.queue = queue
         self.offsets: dict[str, int] = {}
         self.doubtful_to: dict[str, int] = {}
@@ -582,12 +582,12 @@ class _Part:
 
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
-        limit, waits_from = 4 * self.applier.limits.metrics, self.courier.containers.limit(self.queue)
+        limit, waits_from = 4 * self.applier.limits.metrics, self.worker.containers.limit(self.queue)
         for handled, entry in enumerate(
             self.engine.journal.entries(self.queue, sizes, self.offsets), start=1
         ):
             if handled % _SLICE == 0:
-                self.courier.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock for a moment
+                self.worker.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock for a moment
             if waits_from is not None and entry.order[0] > waits_from:
                 self._flush()
                 raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
@@ -660,14 +660,14 @@ class _Part:
         self.count += 1
         self.bytes += entry.end - entry.start
 
-    def _doubt(self) -> bool:
+    def _in_doubt(self) -> bool:
         if self.queue in self.applier.adopted:
             self.applier.adopted.discard(self.queue)
             self._read_cursors()
-        doubt = any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
-        if doubt:
-            self.courier.let_settle()
-        return doubt
+        in_doubt = any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
+        if in_doubt:
+            self.worker.let_settle()
+        return in_doubt
 
     def _flush(self) -> None:
         if not self.count:
@@ -680,56 +680,56 @@ class _Part:
             self.batch.metrics = list(
                 {(p if len(p) == 4 and p[1] - p[1] == 0 else _identity(p)): p for p in points}.values()
             )
-            buried: Sequence[tuple[Operation, str]]
+            rejected: Sequence[tuple[Operation, str]]
             try:
-                buried = self._send_batch()
-            except (Away, OSError, *_OF_MACHINE):
+                rejected = self._send_batch()
+            except (Unavailable, OSError, *_OF_MACHINE):
                 raise
             except Exception as error:
-                if not isinstance(error, MlflowException) and not self.courier.bug(
+                if not isinstance(error, MlflowException) and not self.worker.bug(
                     self.queue, self.ends, error
                 ):
-                    raise Away(f"writes could not be applied ({cause_of(error)})") from error
+                    raise Unavailable(f"writes could not be applied ({cause_of(error)})") from error
                 # Not an item is refused but all of them: the run cannot be made there, say.
                 whole = LogBatch(self.batch.metrics, self.batch.params, self.batch.tags)
-                buried = [(whole, cause_of(error))]
+                rejected = [(whole, cause_of(error))]
             self.kinds.update(_counted(self.batch.metrics, self.batch.params, self.batch.tags))
-            for op, cause in buried:
-                self.state.bury(self.role, self.queue, op.encode(), cause)
+            for op, cause in rejected:
+                self.state.reject(self.role, self.queue, op.encode(), cause)
                 items = _items_of(op, self.role)
                 if items is not None:
                     self.kinds.subtract(_counted(*items))
         self._done()
 
-    def _send_batch(self) -> Buried:
+    def _send_batch(self) -> Rejected:
         self.applier.make_ready(self.queue)
-        doubt = self._doubt()
+        in_doubt = self._in_doubt()
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
-        buried: Buried = []
-        stuck = self.courier.is_stuck(self.queue)
+        rejected: Rejected = []
+        stuck = self.worker.is_stuck(self.queue)
         for number, part in enumerate(within(self.batch, self.applier.limits)):
             try:
-                buried += self.applier.batch(self.queue, part, doubt, in_pieces=stuck)
-            except Away as error:
+                rejected += self.applier.batch(self.queue, part, in_doubt, in_pieces=stuck)
+            except Unavailable as error:
                 if number == 0 and not error.sent:
                     self.state.unmark_sending(self.role, self.queue, before)
                 raise
-        return buried
+        return rejected
 
     def _go_on(self) -> None:
-        if self.courier.halted and threading.current_thread() is self.courier._thread:
-            raise Away("delivery has been ended here", sent=False, elsewhere=True)
+        if self.worker.halted and threading.current_thread() is self.worker._thread:
+            raise Unavailable("delivery has been ended here", sent=False, elsewhere=True)
 
     def _apply(self, entry: Entry) -> None:
         self._go_on()
         self._took(entry)
         op = entry.operation
         if entry.line is None or op is None:
-            self._bury_damaged(entry.text)
+            self._reject_damaged(entry.text)
             return
         if op.kind in BATCHED:
-            self._bury_damaged(str(entry.line)[:500])
+            self._reject_damaged(str(entry.line)[:500])
             return
         if isinstance(op, RetryDeadLetter):
             self._again(op)
@@ -739,10 +739,10 @@ class _Part:
             return
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
-        doubt = self._doubt()
+        in_doubt = self._in_doubt()
         try:
-            self.applier.apply(self.queue, op, doubt)
-        except Away as error:
+            self.applier.apply(self.queue, op, in_doubt)
+        except Unavailable as error:
             if not error.sent and not error.denied:
                 self.state.unmark_sending(self.role, self.queue, before)
             if not self._goes_apart(op, error):
@@ -762,22 +762,22 @@ class _Part:
     def _await_contents(self, op: Operation, entry: Entry) -> bool:
         """Let what a write contains go first; False when it is put aside since that never arrives."""
         try:
-            self.courier.containers.await_contents(self.queue, op, entry.stamp)
+            self.worker.containers.await_contents(self.queue, op, entry.stamp)
         except Blocked as error:
-            if not self.courier.has_failed_long(error.on, 2):
+            if not self.worker.has_failed_long(error.on, 2):
                 raise
-            self.state.bury(self.role, self.queue, entry.line, error.reason)
+            self.state.reject(self.role, self.queue, entry.line, error.reason)
             return False
         return True
 
-    def _goes_apart(self, op: Operation, error: Away) -> bool:
+    def _goes_apart(self, op: Operation, error: Unavailable) -> bool:
         """Let a registration that cannot be made now wait in a queue of its own: its run goes on."""
         if not isinstance(op, RegisterVersion):
             return False
         own = registration_queue(op.facts["key"])
         if self.queue in (REGISTRY_QUEUE, own):
             return False
-        if not (isinstance(error, (Blocked, Busy)) or self.courier.scheduler.in_trouble(self.queue)):
+        if not (isinstance(error, (Blocked, Busy)) or self.worker.scheduler.in_trouble(self.queue)):
             return False
         told = op.facts.copy()
         told.update({"only": self.role, "queue": self.queue})
@@ -785,7 +785,10 @@ class _Part:
         return True
 
     def _check_end(self, op: Operation) -> None:
-        """Compare an ended run with what was acknowledged, and send what is missing again. Raises Away."""
+        """Compare an ended run with what was acknowledged, and send what is missing again.
+
+        Raises Unavailable.
+        """
         if not self.applier.tracked:
             return
         try:
@@ -801,9 +804,9 @@ class _Part:
                 left = self.applier.missing_at_end(self.queue)
                 self.state.receipts.note_resent(self.role, self.queue, str(missing))
                 if left:
-                    self._bury_missing(left)
-        except Away:
-            if not self.courier.is_stuck(self.queue):
+                    self._reject_missing(left)
+        except Unavailable:
+            if not self.worker.is_stuck(self.queue):
                 raise
         except MlflowException as error:  # nobody may read it: what was acknowledged has to do
             _log.debug("run %s at %s could not be compared: %s", self.queue, self.role, error)
@@ -831,65 +834,70 @@ class _Part:
 
     def _send_again(self, part: Batch) -> None:
         for op, cause in self.applier.batch(self.queue, part, True):
-            self.state.bury(self.role, self.queue, op.encode(), cause)
+            self.state.reject(self.role, self.queue, op.encode(), cause)
 
-    def _bury_missing(self, missing: Missing) -> None:
+    def _reject_missing(self, missing: Missing) -> None:
         """Put aside what a workspace goes on acknowledging without having it."""
         cause = f"{self.role} acknowledged it twice and did not have it when the run ended"
         if missing.params or missing.tags:
             lacking = LogBatch([], dict(missing.params), dict(missing.tags))
-            self.state.bury(self.role, self.queue, lacking.encode(), cause)
+            self.state.reject(self.role, self.queue, lacking.encode(), cause)
         for points in self._points_of(missing.metrics):
             if absent := self.applier.absent(self.queue, points):
-                self.state.bury(self.role, self.queue, LogBatch(absent, {}, {}).encode(), cause)
+                self.state.reject(self.role, self.queue, LogBatch(absent, {}, {}).encode(), cause)
 
     def _passed(self, op: Operation) -> None:
-        self.courier.passed(op)
+        self.worker.passed(op)
         if isinstance(op, LogArtifact):
-            self.courier.held.went_through()
+            self.worker.held.went_through()
 
-    def _put_aside(self, op: Operation, line: Line, error: Away) -> None:
-        """Put a write aside that fails time and again while others go through. Raises Away if they fail."""
-        courier = self.courier
+    def _put_aside(self, op: Operation, line: Line, error: Unavailable) -> None:
+        """Put a write aside that fails time and again while others go through.
+
+        Raises Unavailable if they fail.
+        """
+        worker = self.worker
         if error.elsewhere or not (error.sent or error.denied):
             raise error
         if isinstance(op, LogArtifact):
-            known = error.apart or courier.is_stuck(self.queue) or courier.held.closed
-            if not known or not courier.answers():
+            known = error.apart or worker.is_stuck(self.queue) or worker.held.closed
+            if not known or not worker.answers():
                 raise error
-            courier.held.add(self.state.bury(self.role, self.queue, line, cause_of(error)))
+            worker.held.add(self.state.reject(self.role, self.queue, line, cause_of(error)))
             return
-        if not courier.is_stuck(self.queue):
+        if not worker.is_stuck(self.queue):
             raise error
         failure, alone = error, True
         if isinstance(op, _OF_RUN):
-            failed = self.applier.insist(self.queue, lambda: self.applier.apply(self.queue, op, True))
+            failed = self.applier.retry_in_isolation(
+                self.queue, lambda: self.applier.apply(self.queue, op, True)
+            )
             if failed is None:
                 return
             failure = failed
-        elif not courier.passes(op, self.queue):
+        elif not worker.passes(op, self.queue):
             alone = False
-            if not courier.has_failed_long(self.queue) or (isinstance(op, CreateRun) and error.denied):
+            if not worker.has_failed_long(self.queue) or (isinstance(op, CreateRun) and error.denied):
                 raise error
         cause = time_and_again(failure, alone=alone)
         if isinstance(op, CreateRun):
             self.applier.give_up_run(self.queue, cause)
         self._refused(op, line, MlflowException(cause))
 
-    def _bury_damaged(self, text: str) -> None:
+    def _reject_damaged(self, text: str) -> None:
         cause = "this line of the journal is damaged"
-        self.state.bury(self.role, self.queue, DamagedLine(text).encode(), cause)
+        self.state.reject(self.role, self.queue, DamagedLine(text).encode(), cause)
         self._done()
 
     def _refused(self, op: Operation, line: Line, error: Exception) -> None:
-        if not isinstance(error, MlflowException) and not self.courier.bug(self.queue, self.ends, error):
-            raise Away(f"a write could not be applied ({cause_of(error)})") from error
+        if not isinstance(error, MlflowException) and not self.worker.bug(self.queue, self.ends, error):
+            raise Unavailable(f"a write could not be applied ({cause_of(error)})") from error
         cause = cause_of(error)
         if isinstance(op, RegisterVersion):
-            self.state.bury(self.role, op.facts.get("queue", self.queue), line, cause)  # of its run
+            self.state.reject(self.role, op.facts.get("queue", self.queue), line, cause)  # of its run
             self.state.model_versions.note_refusal(op.facts["key"], self.role, cause)
         else:
-            self.state.bury(self.role, self.queue, line, cause)
+            self.state.reject(self.role, self.queue, line, cause)
 
     def _again(self, again: RetryDeadLetter) -> None:
         """Try a dead letter of this workspace once more; what is refused again stays one, with its new cause.
@@ -904,26 +912,26 @@ class _Part:
             self.state.mark_sending(self.role, self.queue, self.ends)
             try:
                 refused = [(item.encode(), cause) for item, cause in self._try_again(op)]
-            except Away as error:
+            except Unavailable as error:
                 fails = (error.sent or error.denied) and not error.elsewhere
-                held = self.courier.held.has(number)
-                if not fails or not (held or self.courier.is_stuck(self.queue)) or not self.courier.answers():
+                held = self.worker.held.has(number)
+                if not fails or not (held or self.worker.is_stuck(self.queue)) or not self.worker.answers():
                     raise
                 refused = [(letter, cause_of(error))]
             except _OF_MACHINE:
                 raise
             except Exception as error:
-                if not isinstance(error, MlflowException) and not self.courier.bug(
+                if not isinstance(error, MlflowException) and not self.worker.bug(
                     self.queue, self.ends, error
                 ):
-                    raise Away(f"a write could not be applied ({cause_of(error)})") from error
+                    raise Unavailable(f"a write could not be applied ({cause_of(error)})") from error
                 refused = [(letter, cause_of(error))]
                 if isinstance(op, RegisterVersion):
                     self.state.model_versions.note_refusal(op.facts["key"], self.role, cause_of(error))
             own = self.state.dead_queue(number) or self.queue
             self.state.settle_dead(number, refused)
-            if self.courier.held.has(number):
-                self.courier.held.settled(number, not refused)
+            if self.worker.held.has(number):
+                self.worker.held.settled(number, not refused)
             if not refused:
                 self._passed(op)
                 items = _items_of(op, self.role)
@@ -932,7 +940,7 @@ class _Part:
         if name := copy_of(letter):
             self.engine.release_copy(own, name)
 
-    def _try_again(self, op: Operation) -> Buried:
+    def _try_again(self, op: Operation) -> Rejected:
         items = _items_of(op, self.role)
         if items is None:
             if isinstance(op, RegisterVersion):
@@ -943,7 +951,7 @@ class _Part:
                 op = UpdateRun(name=op.name)
             self.applier.apply(self.queue, op, True)
             return []
-        refused: Buried = []
+        refused: Rejected = []
         # Always in doubt: a part of it may have arrived before it was refused, or another way since.
         for part in within(Batch(*items), self.applier.limits):
             refused += self.applier.batch(self.queue, part, True)
@@ -953,9 +961,9 @@ class _Part:
         kinds = {kind: amount for kind, amount in self.kinds.items() if amount > 0}
         self.state.mark_delivered(self.role, self.queue, self.ends, self.count, kinds)
         self.kinds.clear()
-        self.courier.scheduler.moved(self.queue, all(map(self.engine.journal.is_own, self.ends)))
+        self.worker.scheduler.moved(self.queue, all(map(self.engine.journal.is_own, self.ends)))
         self.offsets.update(self.ends)
-        self.courier.arrived(self.count)
+        self.worker.arrived(self.count)
         self.batch, self.ends, self.count, self.bytes = Batch(), {}, 0, 0
 
 

@@ -1,4 +1,4 @@
-"""One engine a link and process: the journal, the state, the views of live runs, the couriers.
+"""One engine a link and process: the journal, the state, the views of live runs, the workers.
 
 The stores that MLflow calls are thin: what they do with a write is here. A ``log_metric`` passes through
 ``DbmlTrackingStore.log_metric`` → :meth:`Engine.log_metric` → :meth:`Journal.append`, and returns.
@@ -34,7 +34,7 @@ from dbml_magics.common.log_records import logger
 from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import deferred, is_held_back
 from dbml_magics.core.link import Link, WorkspaceSpec, from_uri
@@ -55,10 +55,10 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
-from dbml_magics.core.tracking import ends, kept_models, spill
+from dbml_magics.core.tracking import handoff, model_emulation, shutdown
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
 from dbml_magics.core.tracking.attached import facts_of
-from dbml_magics.core.tracking.delivery import Courier
+from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
@@ -88,7 +88,7 @@ def engine_of(link: Link) -> Engine:
         engine = _engines.get(link.key)
         if engine is None:
             engine = _engines[link.key] = Engine(link)
-            ends.heed_sigterm(link)
+            shutdown.heed_sigterm(link)
         return engine
 
 
@@ -116,10 +116,10 @@ def discard(engine: Engine) -> None:
 
 def flush_all_at_exit() -> None:
     """Deliver what waits, within the bound, when the process ends."""
-    ends.end_terminated()
+    shutdown.end_terminated()
     for engine in list(_engines.values()):
         engine.flush_at_exit()
-    ends.settle_exit_code()
+    shutdown.settle_exit_code()
 
 
 class _LiveQueue:
@@ -167,13 +167,13 @@ class Engine:
         self.workspaces: dict[str, Workspace] = {
             role: connect(link.spec(role)) if own is None else own.workspaces[role] for role in link.used
         }
-        self.lines: dict[str, Health] = {
-            role: Health(clock, self.chance) if own is None else own.lines[role] for role in link.used
+        self.health: dict[str, Health] = {
+            role: Health(clock, self.chance) if own is None else own.health[role] for role in link.used
         }
         self.witnesses = {role: self.journal.witness(role, n) for n, role in enumerate(link.used, start=1)}
         self.state.on_step = lambda role, count: self.witnesses[role].note(count)
-        self.couriers: dict[str, Courier] = {role: Courier(self, role) for role in link.used}
-        self._couriers: tuple[Courier, ...] = tuple(self.couriers.values())
+        self.workers: dict[str, DeliveryWorker] = {role: DeliveryWorker(self, role) for role in link.used}
+        self._workers: tuple[DeliveryWorker, ...] = tuple(self.workers.values())
         self._live: dict[str, _LiveQueue] = {}
         self._lock = threading.RLock()
         self._disk_thread: threading.Thread | None = None
@@ -189,7 +189,7 @@ class Engine:
         """Nobody is linked to it any more: its threads end once everything is delivered."""
         _after_fork.add(self)
         self._open_state()
-        spill.settle(self)
+        handoff.settle(self)
 
     def _open_state(self) -> None:
         """Look at the state file; what is left of a damaged one begins a new one. Raises JournalError."""
@@ -200,7 +200,7 @@ class Engine:
             self.state.check()
         except JournalDamaged as error:
             # Who delivers has it open: only where nobody does may it be put aside.
-            if format_of(self.state.path) > FORMAT or not all(c.take_lease() for c in self._couriers):
+            if format_of(self.state.path) > FORMAT or not all(c.take_lease() for c in self._workers):
                 raise
             aside = self.state.mend()
             for witness in self.witnesses.values():
@@ -263,7 +263,7 @@ class Engine:
 
     def applier(self, role: str) -> Applier:
         """Return what applies writes at a workspace (and knows its ids)."""
-        return self.couriers[role].applier
+        return self.workers[role].applier
 
     @property
     def primary(self) -> Applier:
@@ -283,10 +283,10 @@ class Engine:
         self.state.forget_connection()
         for workspace in self.workspaces.values():
             workspace.forget_connections()
-        for line in self.lines.values():
+        for line in self.health.values():
             line.after_fork()
-        for courier in self._couriers:
-            courier.after_fork()
+        for worker in self._workers:
+            worker.after_fork()
         self._disk_thread = None
         # The parent's files are another process's now: the views are folded from the journal when asked for.
         self._live = {}
@@ -298,7 +298,7 @@ class Engine:
 
     def close_if_left(self) -> None:
         """Keep no file of a left link open, once nothing of it is under way; what is asked later opens it."""
-        if self.retired and all(courier.at_rest for courier in self._couriers):
+        if self.retired and all(worker.at_rest for worker in self._workers):
             self.state.rest()
             self.journal.close()
             for witness in self.witnesses.values():
@@ -335,11 +335,11 @@ class Engine:
         if lasting:
             self.journal.sync_to_disk()
         gathered = all(isinstance(op, BATCHED) for op in ops)
-        for courier in self._couriers:
+        for worker in self._workers:
             if gathered:
-                courier.notify(queue)
+                worker.notify(queue)
             else:
-                courier.notify_soon(queue)
+                worker.notify_soon(queue)
         if self._disk_thread is None:
             self._start_disk_thread()
 
@@ -363,7 +363,7 @@ class Engine:
         """Journal one point; the shortest way, since training calls it most."""
         live = self._live.get(run_id)
         if live is None or live.view.run is None:
-            live = self.take_up(run_id)
+            live = self.open_run(run_id)
         encoded = live.keys.get(key) or self.know_key(run_id, key)
         tail = encoded_point(encoded, value, timestamp, step, extra)
         run, journal = live.view.run, self.journal
@@ -375,8 +375,8 @@ class Engine:
                 self._catch_up(live, file, end - len(line))
             run.add_metric(key, value, timestamp, step, extra)
             live.end = end
-        for courier in self._couriers:
-            courier.notify(run_id)
+        for worker in self._workers:
+            worker.notify(run_id)
         if self._disk_thread is None:
             self._start_disk_thread()
 
@@ -493,7 +493,7 @@ class Engine:
                 view.read_to.setdefault(file, 0)  # known from now on, also while it has no whole line
             self._fold_from(view, sizes, lives=True)
 
-    def take_up(self, run_id: str) -> _LiveQueue:
+    def open_run(self, run_id: str) -> _LiveQueue:
         """Return a run's queue, with what is known of the run. Raises MLflow's "not found"."""
         required("run_id", run_id)
         live = self.begin_queue(run_id)
@@ -509,7 +509,7 @@ class Engine:
     def _base_of(self, run_id: str) -> RunView:
         try:
             run = self.read(lambda a: self._run_at(a, run_id))
-        except Away:
+        except Unavailable:
             known = self.state.run(run_id)
             if known is None:
                 # Nobody can say whether it exists; a write must not fail for that.
@@ -541,13 +541,13 @@ class Engine:
             self._refresh(live)
             with live.lock:
                 if live.view.run is None and self.is_waiting(self.link.primary, run_id):
-                    self.take_up(run_id)
+                    self.open_run(run_id)
                 if self._reads_from_view(live):
                     assert live.view.run is not None
                     return live.view.run.run()
         try:
             found = self.read(lambda a: self._run_at(a, run_id))
-        except Away:
+        except Unavailable:
             # log_metric(run_id=…) asks for the run first, and must not fail because nobody answers.
             if live is None or live.view.run is None:
                 raise
@@ -588,10 +588,10 @@ class Engine:
         """
         for role in self.link.tracked[1:]:
             applier = self.applier(role)
-            if self.lines[role].away or self.state.visible(role, "run", run_id) not in (None, run_id):
+            if self.health[role].away or self.state.visible(role, "run", run_id) not in (None, run_id):
                 continue
             try:
-                found = self.lines[role].ask(partial(applier.workspace.get_run, run_id), _SECOND_ASK_S)
+                found = self.health[role].ask(partial(applier.workspace.get_run, run_id), _SECOND_ASK_S)
                 if RUN_TAG in found.data.tags and found.data.tags[RUN_TAG] != run_id:
                     continue
                 experiment = self._experiment_begun_at(applier, found.info.experiment_id)
@@ -688,7 +688,7 @@ class Engine:
     # --- asking
 
     def read(self, question: Callable[[Applier], T]) -> T:
-        """Ask the primary, or the mirror when the primary is away. Raises Away, or the refusal."""
+        """Ask the primary, or the mirror when the primary is away. Raises Unavailable, or the refusal."""
         return self.answered(question)[1]
 
     def answered(self, question: Callable[[Applier], T]) -> tuple[str, T]:
@@ -697,16 +697,16 @@ class Engine:
         for role in self.link.tracked:
             budget = identity_budget_seconds() if failure is None else _SECOND_ASK_S
             try:
-                return role, self.lines[role].ask(partial(question, self.applier(role)), budget)
-            except Away as error:
+                return role, self.health[role].ask(partial(question, self.applier(role)), budget)
+            except Unavailable as error:
                 failure = failure or error
             except MlflowException as error:
                 if failure is None or not is_missing(error):
                     raise failure or error from error
         assert failure is not None
-        if isinstance(failure, Away):
+        if isinstance(failure, Unavailable):
             asked = " nor ".join(self.link.tracked)
-            raise Away(
+            raise Unavailable(
                 failure.reason,
                 sent=False,
                 denied=failure.denied,
@@ -716,8 +716,8 @@ class Engine:
         raise failure
 
     def ask_primary(self, question: Callable[[Applier], T]) -> T:
-        """Ask the primary for what it alone can name, within the budget. Raises Away, or a refusal."""
-        return self.lines[self.link.primary].ask(lambda: question(self.primary), what="name")
+        """Ask the primary for what it alone can name, within the budget. Raises Unavailable, or a refusal."""
+        return self.health[self.link.primary].ask(lambda: question(self.primary), what="name")
 
     def translate_run(self, run: Run, run_id: str | None = None, role: str | None = None) -> Run:
         """Return a workspace's run under the ids that the user knows, its files behind the link."""
@@ -737,9 +737,9 @@ class Engine:
             with_fields(inputs, model_id=self._visible("model", inputs.model_id, role))
         # What the workspaces keep for us says nothing that the run itself does not say here.
         run.data.tags.pop(RUN_TAG, None)
-        kept = run.data.tags.pop(kept_models.MODELS_TAG, None)
+        kept = run.data.tags.pop(model_emulation.MODELS_TAG, None)
         if kept:
-            _add_outputs(run, [self._visible("model", model, role) for model in kept_models.in_tag(kept)])
+            _add_outputs(run, [self._visible("model", model, role) for model in model_emulation.in_tag(kept)])
         return run
 
     def _visible(self, kind: str, actual: str, role: str | None = None) -> str:
@@ -867,7 +867,7 @@ class Engine:
         """Return what a model was created with, as the primary says."""
         primary = self.primary
         if primary.keeps(model_id):
-            return kept_models.get(primary, model_id)[0].copy()
+            return model_emulation.get(primary, model_id)[0].copy()
         found = primary.workspace.get_logged_model(self.model_known_at(primary, model_id))
         run = self.visible_run(found.source_run_id) if found.source_run_id else None
         return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)
@@ -892,13 +892,13 @@ class Engine:
             return small
         until = time.monotonic() + spool_wait_seconds()
         while self.journal.spool_is_full(source):
-            away = any(line.away for line in self.lines.values())
+            away = any(line.away for line in self.health.values())
             over = time.monotonic() >= until or is_held_back()
             if away or os.path.getsize(source) > spool_limit_bytes() or over:
                 break
-            for courier in self._couriers:
-                courier.hurry()
-                courier.wait_for_arrival(0.1)
+            for worker in self._workers:
+                worker.hurry()
+                worker.wait_for_arrival(0.1)
         spool, size = self.journal.spool(source)
         return {"spool": spool, "size": size}
 
@@ -948,7 +948,7 @@ class Engine:
 
     def goal(self, queues: Iterable[str] | None = None) -> Goal:
         """Return what is journaled now."""
-        self.journal.look_again()
+        self.journal.rescan_disks()
         return {q: self.journal.files(q) for q in (self.journal.queues() if queues is None else queues)}
 
     def wait(
@@ -962,19 +962,19 @@ class Engine:
 
         With a ``goal``, what was journaled since is not waited for.
         """
-        courier = self.couriers[role]
+        worker = self.workers[role]
         goal = self.goal(queues) if goal is None else goal
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             goal = {q: left for q, files in goal.items() if (left := self._left(role, q, files))}
-            if not goal and not (queues is None and courier.applier.overflow.on_their_way()):
+            if not goal and not (queues is None and worker.applier.overflow.on_their_way()):
                 return True
             if until is not None and time.monotonic() >= until:
                 return False
             for queue in goal:
-                courier.notify(queue)
-            courier.hurry()
-            courier.wait_for_arrival(0.05)
+                worker.notify(queue)
+            worker.hurry()
+            worker.wait_for_arrival(0.05)
 
     def wait_for_everything(
         self, role: str, until: float | None = None, give_up: Callable[[], bool] = lambda: False
@@ -987,7 +987,7 @@ class Engine:
         for _ in range(IN_TURN):
             goal = self.goal()
             while not self.wait(role, None, 0.25, goal):
-                if self.lines[role].away or give_up() or (until is not None and time.monotonic() >= until):
+                if self.health[role].away or give_up() or (until is not None and time.monotonic() >= until):
                     return False
             if not self.waiting(role)[0]:
                 break
@@ -1005,7 +1005,7 @@ class Engine:
         if role is None or not behind:
             return
         if time.monotonic() - self._gave_up > SEARCH_WAIT_S:  # once for several searches in a row
-            if not self.lines[role].away and self.wait(role, behind, SEARCH_WAIT_S):
+            if not self.health[role].away and self.wait(role, behind, SEARCH_WAIT_S):
                 return
             self._gave_up = time.monotonic()
         count, _ = self.waiting(role)
@@ -1027,7 +1027,7 @@ class Engine:
 
     def answering(self) -> str | None:
         """Return the role that answers reads now: the primary, or the mirror while the primary is away."""
-        return next((role for role in self.link.tracked if not self.lines[role].away), None)
+        return next((role for role in self.link.tracked if not self.health[role].away), None)
 
     def begin_sync_mode(self) -> None:
         """From here on tell of each write that the primary refuses (and of none that it refused before)."""
@@ -1037,9 +1037,9 @@ class Engine:
         """In sync mode: wait for the primary's answer to what was just written, and raise its error."""
         role = self.link.primary
         while not self.wait(role, [queue], 0.5) and not is_held_back():
-            line = self.lines[role]
+            line = self.health[role]
             if line.away:
-                raise Away(f"{role}: {line.reason}; the write waits in the journal")
+                raise Unavailable(f"{role}: {line.reason}; the write waits in the journal")
         for number, _, _, _, cause, _ in self.state.dead(role, queue):
             if number > self._refusals_told.get(queue, self._refusals_before):
                 self._refusals_told[queue] = number
@@ -1066,8 +1066,8 @@ class Engine:
                 self.state.drop_file(queue, file)
         if not self.journal.files(queue):
             self._live.pop(queue, None)
-            for courier in self._couriers:
-                courier.applier.overflow.clear(queue)
+            for worker in self._workers:
+                worker.applier.overflow.clear(queue)
             if self.journal.has_spooled():
                 self.journal.drop_orphans(self.state.is_dead_copy)
 
@@ -1082,7 +1082,7 @@ class Engine:
             self.state.merge_base.note_run(queue, {"name": run.tags.get("mlflow.runName"), "tags": tags})
 
     def _release_spool_of(self, queue: str, file: str) -> None:
-        """Delete the copies of artifacts that a killed courier had delivered and not yet deleted."""
+        """Delete the copies of artifacts that a killed worker had delivered and not yet deleted."""
         if self.journal.has_spooled():
             for entry in self.journal.read(queue, file, 0):
                 self.release_spool(queue, entry)
@@ -1098,7 +1098,7 @@ class Engine:
             return
         self.journal.sync_to_disk()
         until = time.monotonic() + exit_flush_seconds()
-        watches = {role: Watch(courier.lease) for role, courier in self.couriers.items()}
+        watches = {role: Watch(worker.lease) for role, worker in self.workers.items()}
         stopped = {role: self._flush_role(role, until, watches) for role in self.link.used}
         left = {role: self._count(role, self._own_goal(role)) for role in self.link.used}
         if not any(self.waiting(role)[0] for role in self.link.used):
@@ -1110,24 +1110,24 @@ class Engine:
             role: n for role, n in left.items() if n and (stopped[role] or not self._other_delivers(role))
         }
         if undelivered:
-            ends.tell(self, undelivered, {role: pid for role, pid in stopped.items() if pid is not None})
-        for courier in self._couriers:
-            courier.halt()
+            shutdown.tell(self, undelivered, {role: pid for role, pid in stopped.items() if pid is not None})
+        for worker in self._workers:
+            worker.halt()
 
     def _flush_role(self, role: str, until: float, watches: dict[str, Watch]) -> int | None:
         """Wait for what is this process's to see to; returns a holder of the lease that does not move.
 
         A workspace that is away was asked at least twice; the next process asks again.
         """
-        courier, watch = self.couriers[role], watches[role]
+        worker, watch = self.workers[role], watches[role]
         for _ in range(IN_TURN):
             goal = self._own_goal(role)
             while not self.wait(role, None, 0.25, goal):
                 for each in watches.values():
                     each.look()
                 if not self._other_delivers(role):
-                    courier.lease.beat()
-                    if self.lines[role].away or time.monotonic() >= until:
+                    worker.lease.beat()
+                    if self.health[role].away or time.monotonic() >= until:
                         return None
                 elif watch.moved or watch.still is not None or time.monotonic() >= until:
                     return watch.last_word()
@@ -1156,15 +1156,15 @@ class Engine:
         return count
 
     def _other_delivers(self, role: str) -> bool:
-        courier = self.couriers[role]
-        return not courier.has_lease and not courier.take_lease()
+        worker = self.workers[role]
+        return not worker.has_lease and not worker.take_lease()
 
     def rest(self, seconds: float) -> bool:
-        """Have the couriers send nothing more, with all leases ours; False when another process has one."""
-        for courier in self._couriers:
-            courier.halt()
+        """Have the workers send nothing more, with all leases ours; False when another process has one."""
+        for worker in self._workers:
+            worker.halt()
         until = time.monotonic() + seconds
-        return all(courier.come_to_rest(until) for courier in self._couriers)
+        return all(worker.come_to_rest(until) for worker in self._workers)
 
     def warn_refused(self, queue: str) -> list[str]:
         """Return one line for each write of a queue that a workspace refused for good."""
@@ -1194,11 +1194,11 @@ def _before_fork() -> None:
     _held.states = sorted((engine.state for engine in tuple(_engines.values())), key=id)
     for state in _held.states:
         state.lock.acquire()
-    ends.before_fork()
+    shutdown.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    ends.after_fork_in_parent()
+    shutdown.after_fork_in_parent()
     for state in getattr(_held, "states", []):
         state.lock.release()
     _held.states = []
@@ -1208,7 +1208,7 @@ def _begin_anew() -> None:
     global _engines_lock
     _engines_lock = threading.Lock()
     _held.states = []
-    ends.after_fork()
+    shutdown.after_fork()
     for engine in list(_after_fork):
         engine.after_fork()
 

@@ -96,7 +96,7 @@ class Experiments:
 
     def _is_fresh(self, visible: str) -> bool:
         looked = self._looked.get(visible, float("-inf"))
-        line = self.applier.engine.lines[self.role]
+        line = self.applier.engine.health[self.role]
         return looked > line.back_at and self.applier.engine.clock.monotonic() - looked < _FRESH_S
 
     # --- for whoever reads

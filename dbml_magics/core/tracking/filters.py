@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
@@ -70,6 +70,6 @@ def _place(applier: Applier, kind: str, name: str) -> str | None:
             return str(applier.workspace.get_run(actual).info.artifact_uri)
         return str(applier.workspace.get_logged_model(actual).artifact_location)
     except MlflowException as error:
-        if isinstance(error, Away):
+        if isinstance(error, Unavailable):
             raise
         return None

@@ -329,7 +329,7 @@ class Journal:
                 spare,
             )
 
-    def look_again(self) -> None:
+    def rescan_disks(self) -> None:
         """Look for files on other disks at the next call: another process may just have gone there."""
         self._looked = float("-inf")
 
@@ -624,7 +624,7 @@ class Journal:
 
     @contextmanager
     def lent(self, kept: StoredFile, name: str, role: str) -> Iterator[Path | None]:
-        """Lend what was kept of a file to a role's courier, under the name that it shall have where it goes.
+        """Lend what was kept of a file to a role's worker, under the name that it shall have where it goes.
 
         None where it is gone.
         """
@@ -673,7 +673,7 @@ class Journal:
             self._spool_used -= size
 
     def drop_lent(self, role: str) -> None:
-        """Delete what was lent to a courier that was killed; only the holder of the role's lease may."""
+        """Delete what was lent to a worker that was killed; only the holder of the role's lease may."""
         for root in self._roots():
             for folder in (root / "spool").glob(f".lent-{role}-*"):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -62,7 +62,7 @@ class OtherRegistry:
             registry = self.engine.workspaces[role].registry
             has_arrived(self.engine, role, [REGISTRY_QUEUE, *self._registering(role)])
             try:
-                found = self.engine.lines[role].ask(functools.partial(question, role, registry))
+                found = self.engine.health[role].ask(functools.partial(question, role, registry))
             except MlflowException:
                 continue
             if found is not None:

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.log_records import logger
-from dbml_magics.core.destinations.errors import Away, is_missing, settle
+from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.limits import Limits, number_named
 from dbml_magics.core.outbox.overflow_rows import Row
 
@@ -68,7 +68,7 @@ _WORDS = {
 
 
 @dataclass
-class Book:
+class RunUsage:
     """What a run has at one workspace, as far as its limits are concerned."""
 
     points: dict[str, int] = field(default_factory=dict)  # metric -> points sent by this process
@@ -79,7 +79,7 @@ class Book:
     full: set[str] = field(default_factory=set)  # metrics that take no more points
 
     @classmethod
-    def of(cls, run: Run) -> Book:
+    def of(cls, run: Run) -> RunUsage:
         """Open a book with what the workspace says of a run."""
         data = run.data
         return cls(dict.fromkeys(data.metrics, 0), 0, set(data.params), set(data.tags))
@@ -91,14 +91,14 @@ class Overflow:
     def __init__(self, applier: Applier) -> None:
         self.applier = applier
         self.role = applier.role
-        self._books: dict[str, Book] = {}
+        self._usages: dict[str, RunUsage] = {}
         self._next_write: dict[str, float] = {}
         self._loaded = False
         self._unwritten: set[str] = set()
         self._kept: dict[
             str, int
         ] = {}  # run -> times that something was kept, to see whether its file has it
-        self._keeping = threading.Lock()  # repairing keeps what does not fit while a courier writes files
+        self._keeping = threading.Lock()  # repairing keeps what does not fit while a worker writes files
         self._failed: set[str] = set()
         self._said: set[str] = set()
 
@@ -115,32 +115,32 @@ class Overflow:
     def begin(self, run: str, tags: Iterable[str]) -> None:
         """Open the book of a run that was made just now."""
         if _limits_runs(self.applier.limits):
-            self._put(run, Book(tags=set(tags)))
+            self._put(run, RunUsage(tags=set(tags)))
 
-    def _put(self, run: str, book: Book) -> Book:
-        if len(self._books) >= _BOOKS:
-            self._books.pop(next(iter(self._books)))
-        self._books[run] = book
-        return book
+    def _put(self, run: str, usage: RunUsage) -> RunUsage:
+        if len(self._usages) >= _BOOKS:
+            self._usages.pop(next(iter(self._usages)))
+        self._usages[run] = usage
+        return usage
 
-    def _book(self, run: str, run_id: str) -> Book:
-        known = self._books.get(run)
-        return known or self._put(run, Book.of(self.applier.workspace.get_run(run_id)))
+    def _usage(self, run: str, run_id: str) -> RunUsage:
+        known = self._usages.get(run)
+        return known or self._put(run, RunUsage.of(self.applier.workspace.get_run(run_id)))
 
-    def sift(self, run: str, run_id: str, batch: Batch) -> Batch:
+    def split_by_limits(self, run: str, run_id: str, batch: Batch) -> Batch:
         """Return what of a batch fits; the rest is kept for the run's artifact."""
         limits = self.applier.limits
-        if run not in self._books and not _limits_runs(limits) and not _has_long(limits, batch):
+        if run not in self._usages and not _limits_runs(limits) and not _has_long(limits, batch):
             self._fit_after_all(run, batch.tags)
             return batch
-        book = self._book(run, run_id)
+        usage = self._usage(run, run_id)
         rows: list[Row] = []
-        batch.metrics = list(self._fitting_points(book, limits, batch.metrics, rows))
-        batch.params = self._fitting_params(book, limits, batch.params, rows)
-        batch.tags, stale = self._fitting_tags(book, limits, batch.tags, rows)
+        batch.metrics = list(self._fitting_points(usage, limits, batch.metrics, rows))
+        batch.params = self._fitting_params(usage, limits, batch.params, rows)
+        batch.tags, stale = self._fitting_tags(usage, limits, batch.tags, rows)
         for key in stale:  # the workspace would go on showing what the tag said before
             self._untag(run_id, key)
-            book.tags.discard(key)
+            usage.tags.discard(key)
         if rows:
             self.keep(run, rows)
         kept = {key for kind, key, *_ in rows if kind == "g"}
@@ -148,23 +148,23 @@ class Overflow:
         return batch
 
     def _fitting_points(
-        self, book: Book, limits: Limits, points: list[Point], rows: list[Row]
+        self, usage: RunUsage, limits: Limits, points: list[Point], rows: list[Row]
     ) -> Iterator[Point]:
-        names = book.caps.get("metric_names", limits.metric_names)
+        names = usage.caps.get("metric_names", limits.metric_names)
         new: dict[str, int] = {}
-        total = book.total
+        total = usage.total
         for point in points:
             key = point[0]
-            known = key in book.points or key in new
+            known = key in usage.points or key in new
             if limits.metric_key is not None and len(key) > limits.metric_key:
                 why = limit_words("metric_key", limits.metric_key)
-            elif not known and names is not None and len(book.points) + len(new) >= names:
+            elif not known and names is not None and len(usage.points) + len(new) >= names:
                 why = limit_words("metric_names", names)
-            elif key in book.full or (
+            elif key in usage.full or (
                 limits.metric_rows is not None
-                and book.points.get(key, 0) + new.get(key, 0) >= limits.metric_rows
+                and usage.points.get(key, 0) + new.get(key, 0) >= limits.metric_rows
             ):
-                why = limit_words("metric_rows", limits.metric_rows or book.caps.get(f"rows/{key}"))
+                why = limit_words("metric_rows", limits.metric_rows or usage.caps.get(f"rows/{key}"))
             elif limits.run_rows is not None and total >= limits.run_rows:
                 why = limit_words("run_rows", limits.run_rows)
             else:
@@ -177,14 +177,14 @@ class Overflow:
             rows.append(_row_of(point, why))
 
     def _fitting_params(
-        self, book: Book, limits: Limits, params: dict[str, str], rows: list[Row]
+        self, usage: RunUsage, limits: Limits, params: dict[str, str], rows: list[Row]
     ) -> dict[str, str]:
-        most = book.caps.get("run_params", limits.run_params)
+        most = usage.caps.get("run_params", limits.run_params)
         kept: dict[str, str] = {}
         for key, value in params.items():
             fitting, why = _fitting("param", limits, key, value)
-            new = key not in book.params
-            if fitting is not None and most is not None and new and len(book.params | kept.keys()) >= most:
+            new = key not in usage.params
+            if fitting is not None and most is not None and new and len(usage.params | kept.keys()) >= most:
                 fitting, why = None, limit_words("run_params", most)
             if fitting is not None:
                 kept[key] = fitting
@@ -193,22 +193,22 @@ class Overflow:
         return kept
 
     def _fitting_tags(
-        self, book: Book, limits: Limits, tags: dict[str, str], rows: list[Row]
+        self, usage: RunUsage, limits: Limits, tags: dict[str, str], rows: list[Row]
     ) -> tuple[dict[str, str], list[str]]:
-        most = book.caps.get("run_tags", limits.run_tags)
+        most = usage.caps.get("run_tags", limits.run_tags)
         kept: dict[str, str] = {}
         stale = []
         # Ours first, then MLflow's own: what they say is not said elsewhere.
         for key in sorted(tags, key=_rank):
             value = tags[key]
             fitting, why = (value, None) if key in RESERVED else _fitting("tag", limits, key, value)
-            new = key not in book.tags and key not in RESERVED
-            full = new and most is not None and len(book.tags | kept.keys() | RESERVED) >= most
+            new = key not in usage.tags and key not in RESERVED
+            full = new and most is not None and len(usage.tags | kept.keys() | RESERVED) >= most
             if fitting is not None and full:
                 fitting, why = None, limit_words("run_tags", most)
             if fitting is not None:
                 kept[key] = fitting
-            elif key in book.tags:
+            elif key in usage.tags:
                 stale.append(key)
             if why is not None:
                 rows.append(_item("g", key, value, why))
@@ -217,24 +217,24 @@ class Overflow:
     def split_tags(self, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the tags that a run can be made with, and those that have to overflow (some of both cut)."""
         rows: list[Row] = []
-        kept, _ = self._fitting_tags(Book(), self.applier.limits, tags, rows)
+        kept, _ = self._fitting_tags(RunUsage(), self.applier.limits, tags, rows)
         return kept, {key: value for _, key, _, _, _, value, _ in rows}
 
     def sent(self, run: str, batch: Batch) -> None:
         """Note in the run's book what the workspace has taken."""
-        book = self._books.get(run)
-        if book is None:
+        usage = self._usages.get(run)
+        if usage is None:
             return
         for point in batch.metrics:
-            book.points[point[0]] = book.points.get(point[0], 0) + 1
-        book.total += len(batch.metrics)
-        book.params.update(batch.params)
-        book.tags.update(batch.tags)
+            usage.points[point[0]] = usage.points.get(point[0], 0) + 1
+        usage.total += len(batch.metrics)
+        usage.params.update(batch.params)
+        usage.tags.update(batch.tags)
 
     def untagged(self, run: str, key: str) -> None:
         """Note that a tag was removed."""
-        if (book := self._books.get(run)) is not None:
-            book.tags.discard(key)
+        if (usage := self._usages.get(run)) is not None:
+            usage.tags.discard(key)
         self._drop(run, [key])
 
     def _fit_after_all(self, run: str, tags: dict[str, str]) -> None:
@@ -255,7 +255,7 @@ class Overflow:
 
     def learn(self, run: str, run_id: str, batch: Batch, refusal: str) -> bool:
         """Keep the one item of a batch that was refused for a limit; True when it is worth another try."""
-        book = self._book(run, run_id)
+        usage = self._usage(run, run_id)
         named = number_named(refusal)
         if batch.metrics:
             point = batch.metrics[0]
@@ -266,29 +266,29 @@ class Overflow:
                 self.keep(run, [_row_of(point, limit_words("model_metrics", most or named))])
                 batch.metrics = [point[:4]]
                 return True
-            if key in book.points:
+            if key in usage.points:
                 why = limit_words("metric_rows", named)
-                book.full.add(key)
+                usage.full.add(key)
                 if named is not None:
-                    book.caps[f"rows/{key}"] = named
-            elif named == len(book.points):
+                    usage.caps[f"rows/{key}"] = named
+            elif named == len(usage.points):
                 why = limit_words("metric_names", named)
-                book.caps["metric_names"] = len(book.points)
+                usage.caps["metric_names"] = len(usage.points)
             else:
                 long_key = named is not None and named < len(key)
                 why = limit_words("metric_key", named) if long_key else limit_words("m", None)
             self.keep(run, [_row_of(batch.metrics[0], why)])
             return False
         kind, items, have, name = (
-            ("p", batch.params, book.params, "run_params")
+            ("p", batch.params, usage.params, "run_params")
             if batch.params
-            else ("g", batch.tags, book.tags, "run_tags")
+            else ("g", batch.tags, usage.tags, "run_tags")
         )
         ((key, value),) = items.items()
         if kind == "g" and key in RESERVED:
-            return self._make_room(run, run_id, book, named)
+            return self._make_room(run, run_id, usage, named)
         if named is not None and named == len(have):
-            book.caps[name] = len(have)
+            usage.caps[name] = len(have)
             why = limit_words(name, named)
         elif named is not None and named < max(len(key), len(value)):
             word = "param" if kind == "p" else "tag"
@@ -303,18 +303,18 @@ class Overflow:
         kept = (v for k, _, _, _, v in self._rows.of_kind(self.role, run, kind) if k == key)
         return next((whole for whole in kept if whole.startswith(value)), value)
 
-    def _make_room(self, run: str, run_id: str, book: Book, named: int | None) -> bool:
+    def _make_room(self, run: str, run_id: str, usage: RunUsage, named: int | None) -> bool:
         """Move one of the user's tags into the artifact; False where there is none."""
         tags = self.applier.workspace.get_run(run_id).data.tags
         movable = sorted(key for key in tags if not key.startswith(("mlflow.", "dbml_")))
         if not movable:
             return False
-        book.caps["run_tags"] = len(tags)
+        usage.caps["run_tags"] = len(tags)
         key = movable[-1]
         value = self._whole(run, "g", key, tags[key])
         self.keep(run, [_item("g", key, value, limit_words("run_tags", named))])
         self._untag(run_id, key)
-        book.tags = set(tags) - {key}
+        usage.tags = set(tags) - {key}
         return True
 
     def _untag(self, run_id: str, key: str) -> None:
@@ -360,7 +360,7 @@ class Overflow:
 
     def unwritten(self) -> set[str]:
         """Return the runs whose artifact lacks something."""
-        if not self.applier.engine.couriers[self.role].has_lease:  # another process writes them
+        if not self.applier.engine.workers[self.role].has_lease:  # another process writes them
             self._loaded = False
             return self._state.overflow_files.unwritten(self.role)
         if not self._loaded:
@@ -391,15 +391,15 @@ class Overflow:
             try:
                 self._write(run)
             except Exception as error:
-                settled = settle(error)
-                self._note(run, {**self._file(run), "trouble": str(settled)[:300]})
+                classified = classify_error(error)
+                self._note(run, {**self._file(run), "trouble": str(classified)[:300]})
                 self._next_write[run] = self.applier.engine.clock.monotonic() + _PAUSE_S
                 self._failed.add(run)
-                if isinstance(settled, Away) and not settled.denied:
+                if isinstance(classified, Unavailable) and not classified.denied:
                     return
-                if not isinstance(settled, (Away, MlflowException)):
+                if not isinstance(classified, (Unavailable, MlflowException)):
                     raise
-                if not isinstance(settled, Away):  # refused: it would be again
+                if not isinstance(classified, Unavailable):  # refused: it would be again
                     self._unwritten.discard(run)
             else:
                 self._failed.discard(run)
@@ -481,7 +481,7 @@ class Overflow:
 
     def clear(self, run: str) -> None:
         """Give back the space of a run that is over and whose artifact is whole."""
-        self._books.pop(run, None)
+        self._usages.pop(run, None)
         file = self._file(run)
         if file.get("written") and not file.get("cleared"):
             self._rows.clear(self.role, run)
@@ -518,16 +518,16 @@ class Overflow:
     def near(self) -> list[str]:
         """Return a line for each live run that is near a limit."""
         limits, found = self.applier.limits, []
-        for run, book in list(self._books.items()):
+        for run, usage in list(self._usages.items()):
             known = self._state.run(run) or {}
             if known.get("ended", False):
                 continue
             for name, size, most in (
-                ("metric_names", len(book.points), limits.metric_names),
-                ("metric_rows", max(book.points.values(), default=0), limits.metric_rows),
-                ("run_rows", book.total, limits.run_rows),
-                ("run_params", len(book.params), limits.run_params),
-                ("run_tags", len(book.tags | RESERVED), limits.run_tags),
+                ("metric_names", len(usage.points), limits.metric_names),
+                ("metric_rows", max(usage.points.values(), default=0), limits.metric_rows),
+                ("run_rows", usage.total, limits.run_rows),
+                ("run_params", len(usage.params), limits.run_params),
+                ("run_tags", len(usage.tags | RESERVED), limits.run_tags),
             ):
                 if most is not None and _NEAR * most <= size:
                     shown = known.get("name") or run[:8]

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.destinations.errors import Away, Blocked, Busy, already_exists, is_missing
+from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Registry
 from dbml_magics.core.model.operations import (
@@ -111,7 +111,7 @@ class Registrations:
 
     # --- versions
 
-    def version(self, queue: str, told: VersionFacts, doubt: bool) -> None:
+    def version(self, queue: str, told: VersionFacts, in_doubt: bool) -> None:
         """Register one version, once, and exchange twins with the other registry."""
         if self.role not in told["to"] or told.get("only", self.role) != self.role:
             return
@@ -126,19 +126,22 @@ class Registrations:
         made = self.versions.registered(key, self.role)
         if made is None:  # or refused before, and tried again
             twin = next((self._twin(role, self.versions.registered(key, role)) for role in others), None)
-            made = self._register(told, doubt, twin)
+            made = self._register(told, in_doubt, twin)
         for role, other in self._note_registered(key, made, others).items():
             if isinstance(other, Registered):
                 self._exchange(told, made, role, other)
-        self._pay(queue, key)
+        self._replay(queue, key)
         self.versions.open_of(told["name"])  # which forgets what all have answered
 
     def register_now(self, told: VersionFacts, within: float) -> None:
-        """Register one version at the call that asks for it. Raises the registry's refusal, or Away."""
+        """Register one version at the call that asks for it.
+
+        Raises the registry's refusal, or Unavailable.
+        """
         try:
             made = self._register(told, False, None, within)
         except MlflowException as error:
-            if not isinstance(error, Away):
+            if not isinstance(error, Unavailable):
                 self.versions.settle(told["key"], self.role)
             raise
         self._note_registered(told["key"], made, ())
@@ -163,14 +166,14 @@ class Registrations:
         """Deliver another queue as far as it goes: what is in it was asked for earlier."""
         if queue in self._under_way or not self.applier.engine.is_waiting(self.role, queue):
             return
-        courier = self.applier.engine.couriers[self.role]
+        worker = self.applier.engine.workers[self.role]
         with self._within(queue):
             for _ in range(_PARTS):
-                if not courier.deliver(queue) or courier.scheduler.paused(queue):
+                if not worker.deliver(queue) or worker.scheduler.paused(queue):
                     return
 
     def _await_registrations(self, after: dict[str, str]) -> None:
-        """Let registrations go first that a write comes after. Raises Away while they cannot."""
+        """Let registrations go first that a write comes after. Raises Unavailable while they cannot."""
         for key, queue in after.items():
             for each in (queue, registration_queue(key)):
                 if self.versions.is_open(key, self.role):
@@ -179,7 +182,7 @@ class Registrations:
                 raise Blocked("waits for the registration of a version", on=registration_queue(key))
 
     def _await_primary(self, queue: str, key: str) -> None:
-        """Let the run arrive whole where it is tracked: from there it is carried over. Raises Away."""
+        """Let the run arrive whole where it is tracked: from there it is carried over. Raises Unavailable."""
         engine = self.applier.engine
         goal = self._goals.setdefault(key, engine.journal.files(queue))
         if engine._left(engine.link.primary, queue, goal):
@@ -187,8 +190,8 @@ class Registrations:
         del self._goals[key]
 
     def _await_files(self, queue: str, told: VersionFacts) -> None:
-        """Let a model's files be there first that the workspace does not take now. Raises Away."""
-        source, held = told["source"], self.applier.engine.couriers[self.role].held
+        """Let a model's files be there first that the workspace does not take now. Raises Unavailable."""
+        source, held = told["source"], self.applier.engine.workers[self.role].held
         waiting = set(held.numbers())
         owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
         lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
@@ -198,14 +201,14 @@ class Registrations:
                 raise Blocked("waits for the model's files to arrive there", on=queue)
 
     def _register(
-        self, told: VersionFacts, doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
+        self, told: VersionFacts, in_doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
     ) -> Registered:
         name, key = told["name"], told["key"]
         source, run_id, model_id = self._source(told)
         self._check_files(told["source"])
         new = self._make_model(name)
         made = None
-        if doubt or self.versions.is_begun(key, self.role):
+        if in_doubt or self.versions.is_begun(key, self.role):
             made = self._find(name, key)
         if made is None:
             self.versions.begin(key, self.role)
@@ -245,7 +248,7 @@ class Registrations:
         """
         said = str(error.message)
         return (
-            not isinstance(error, Away)
+            not isinstance(error, Unavailable)
             and re.search(r"\bpending\b", said, re.I) is not None
             and names_a_limit(said, error.error_code)
         )
@@ -284,7 +287,7 @@ class Registrations:
         until = clock.monotonic() + within
         while made.status == "PENDING_REGISTRATION":
             if clock.monotonic() > until:
-                raise Away(f"version {made.version} of {made.name} is still being registered there")
+                raise Unavailable(f"version {made.version} of {made.name} is still being registered there")
             clock.sleep(1.0)
             made = self.registry.get_model_version(made.name, made.version)
         return made
@@ -413,7 +416,7 @@ class Registrations:
 
     # --- other writes
 
-    def write(self, queue: str, told: RegistryChange, doubt: bool) -> None:
+    def write(self, queue: str, told: RegistryChange, in_doubt: bool) -> None:
         """Make one registry write here; writes that say a state are harmless when made twice."""
         if self.role not in told["to"]:
             return
@@ -429,23 +432,23 @@ class Registrations:
         if "version" in told:
             version = self.own_version(told["name"], told["version"], told.get("of"))
             if version is None:
-                self._owe(told)
+                self._defer(told)
                 return  # that version was never registered here, or is not yet
         try:
             _WRITES[told["do"]](self.registry, told, version)
         except MlflowException as error:
             if told["do"] == "create_model" and already_exists(error):
                 self._complete_model(told)
-            elif not _is_done(self.registry, told, error, doubt or bool(told.get("tried"))):
+            elif not _is_done(self.registry, told, error, in_doubt or bool(told.get("tried"))):
                 raise
 
-    def _owe(self, told: RegistryChange) -> None:
+    def _defer(self, told: RegistryChange) -> None:
         """Keep what was written to a version that was refused here, until it is registered after all."""
         key = told.get("of")
         if key and isinstance(self.versions.answer(key, self.role), Refusal):
             self.versions.defer_write(key, self.role, told)
 
-    def _pay(self, queue: str, key: str) -> None:
+    def _replay(self, queue: str, key: str) -> None:
         for place, told in self.versions.deferred_writes(key, self.role):
             change = told.copy()
             change["after"] = {}
@@ -464,10 +467,12 @@ class Registrations:
             except MlflowException as error:
                 if is_missing(error):
                     continue
-                if isinstance(error, Away) or not self._is_gone(own_name, told["version"]):
+                if isinstance(error, Unavailable) or not self._is_gone(own_name, told["version"]):
                     raise
                 # A database may refuse so the tag of a version that is renamed in the same moment.
-                raise Away(f"{own_name} is being renamed or deleted", sent=False, elsewhere=True) from error
+                raise Unavailable(
+                    f"{own_name} is being renamed or deleted", sent=False, elsewhere=True
+                ) from error
 
     def _is_gone(self, name: str, version: str) -> bool:
         try:

@@ -27,7 +27,7 @@ from mlflow.store.model_registry import (
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
 from dbml_magics.common.hints import say
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
 from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
@@ -116,7 +116,7 @@ class AwayReads:
         made = self._versions.registered(known.of, self.first)
         try:
             return read(name, version)
-        except Away:
+        except Unavailable:
             if made is None:
                 raise
             return ModelVersion(
@@ -201,14 +201,17 @@ class AwayReads:
         return seen
 
     def _seen_all(self) -> Seen:
-        """Return all that the other registry holds. Raises Away where it does not answer."""
+        """Return all that the other registry holds. Raises Unavailable where it does not answer."""
         seen = self.other.seen()
         if seen is None:
             raise self._unanswered("", None)
         return seen
 
     def model(self, name: str) -> RegisteredModel:
-        """Return a model as the other registry, or this machine, knows it. Raises Away, or "not found"."""
+        """Return a model as the other registry, or this machine, knows it.
+
+        Raises Unavailable, or "not found".
+        """
         seen, names = self._seen(name), self.engine.state.model_names
         view = seen.view if seen is not None and name in seen.view.models else self.other.on_its_way()
         if name not in view.models:
@@ -221,9 +224,9 @@ class AwayReads:
             view.aliases.setdefault(name, {}).setdefault(alias, at)
         return self.shown.model_in(view, name)
 
-    def _unanswered(self, what: str, seen: Seen | None) -> Away:
+    def _unanswered(self, what: str, seen: Seen | None) -> Unavailable:
         """Return the error of a read that nobody can answer: who is away, and who else was asked."""
-        line = self.engine.lines[self.first]
+        line = self.engine.health[self.first]
         reason = line.reason or "not reachable"
         others = self.engine.link.registries[1:]
         if seen is not None:
@@ -233,7 +236,7 @@ class AwayReads:
         else:
             said = f"{self.first} does not answer: {reason}"
         shown = f"{said}; {say('%dbml status')} shows what waits"
-        return Away(reason, sent=False, denied=line.denied, shown=shown)
+        return Unavailable(reason, sent=False, denied=line.denied, shown=shown)
 
     @staticmethod
     def _refuse_gone(view: RegistryView, name: str, *versions: str | None) -> None:

@@ -23,7 +23,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.common.config import identity_budget_seconds
-from dbml_magics.core.destinations.errors import Away, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (
     validate_model_alias_name,
@@ -86,7 +86,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         return self.engine.workspaces[self.first].registry
 
     def _ask(self, question: Callable[[], Any]) -> Any:
-        return self.engine.lines[self.first].ask(question)
+        return self.engine.health[self.first].ask(question)
 
     def _read(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         self._settle_registrations()
@@ -120,7 +120,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             try:
                 result = self._tell_first(told, tried)
                 roles = roles[1:]
-            except Away:
+            except Unavailable:
                 result = None
                 told["tried"] = bool(tried)  # it may have been done there, its answer lost
         if "alias" in told:
@@ -246,7 +246,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return
         if not self._has_caught_up(after) or not self._wait_for(queue):
             return
-        with suppress(Away):
+        with suppress(Unavailable):
             ask(
                 self.engine,
                 self.first,
@@ -261,7 +261,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             self._ask(lambda: self._native.get_registered_model(name))
         except MlflowException as error:
-            if not isinstance(error, Away) and is_missing(error):
+            if not isinstance(error, Unavailable) and is_missing(error):
                 raise
 
     def _is_known(self, run_id: str) -> bool:
@@ -274,7 +274,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             self.engine.get_run(run_id)
         except MlflowException as error:
-            return isinstance(error, Away)
+            return isinstance(error, Unavailable)
         return True
 
     def _source(self, source: str, model_id: str | None) -> VersionSource:
@@ -452,7 +452,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             return self._away.waiting_version(name, told)
         try:
             return self._shown.version(self._read("get_model_version", name, number))
-        except Away:
+        except Unavailable:
             return self._away.version(name, number)
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
@@ -463,7 +463,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         if known is None or self._has_caught_up():
             try:
                 return self._shown.version(self._read("get_model_version_by_alias", name, alias))
-            except Away:
+            except Unavailable:
                 pass
         return self._away.behind_alias(name, alias, self.get_model_version)
 
@@ -472,7 +472,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         found = self.get_model_version(name, version)
         if str(found.version) == "0":
             return str(found.source)
-        if self.engine.lines[self.first].away:
+        if self.engine.health[self.first].away:
             second = self._away.other.twin(name, str(found.version))
             if second is not None:
                 return self._shown.version_files(name, second[1].version, second[0], found.source or "")
@@ -490,7 +490,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         try:
             where = own_filter(self.engine.applier(self.first), filter_string)
             page = self._search("search_model_versions", where, *rest)
-        except Away:
+        except Unavailable:
             return self._away.search_versions(filter_string, *rest)
         for found in page:
             self._shown.version(found)
@@ -511,7 +511,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Return a registered model, its versions under the run ids that the user knows."""
         try:
             return self._shown.model(self._read("get_registered_model", name))
-        except Away:
+        except Unavailable:
             return self._away.model(name)
 
     def search_registered_models(
@@ -525,7 +525,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         asked = filter_string, max_results, order_by, page_token
         try:
             page = self._search("search_registered_models", *asked)
-        except Away:
+        except Unavailable:
             return self._away.search_models(*asked)
         for model in page:
             self._shown.model(model)
@@ -535,7 +535,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Return the newest version of each stage."""
         try:
             return [self._shown.version(v) for v in self._read("get_latest_versions", name, stages)]
-        except Away:
+        except Unavailable:
             return self._away.latest(name, stages)
 
     def copy_model_version(self, src_mv: ModelVersion, dst_name: str) -> ModelVersion:

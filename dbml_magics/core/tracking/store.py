@@ -61,7 +61,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from dbml_magics.common import environment
 from dbml_magics.common.config import identity_budget_seconds
-from dbml_magics.core.destinations.errors import Away, MissingEndpoint, is_missing, settle
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -106,7 +106,7 @@ from dbml_magics.core.model.operations import (
     UpdateRun,
 )
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking import ends, job_run, kept_models
+from dbml_magics.core.tracking import job_run, model_emulation, shutdown
 from dbml_magics.core.tracking.apply import (
     MODEL_TAG,
     MODEL_VERSIONS_TAG,
@@ -223,7 +223,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Look once whether there is a model that a run's metrics name. Raises MLflow's "not found"."""
         if model_id not in self._known_models:
             if self.engine.state.model(model_id) is None:
-                with suppress(Away):  # nobody can say whether there is such a model
+                with suppress(Unavailable):  # nobody can say whether there is such a model
                     self.get_logged_model(model_id, allow_deleted=True)
             self._known_models.add(model_id)
         self.engine.note_model_named(run_id, model_id)
@@ -240,7 +240,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _writable(self, run_id: str) -> RunView:
         live = self.engine._live.get(run_id)
         if live is None or live.view.run is None:
-            live = self.engine.take_up(run_id)
+            live = self.engine.open_run(run_id)
         run = live.view.run
         assert run is not None
         if run.deleted:
@@ -346,7 +346,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """
         engine = self.engine
         for role in engine.link.used if environment.in_spark_task() else (engine.link.primary,):
-            if not engine.lines[role].away:
+            if not engine.health[role].away:
                 engine.wait_for_everything(role)
 
     def end_async_logging(self) -> None:
@@ -370,7 +370,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Tell whether another process gave a run a tag; True while nobody can say."""
         try:
             return key in self.engine.get_run(run_id).data.tags
-        except Away:
+        except Unavailable:
             return True
 
     # --- runs
@@ -420,7 +420,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         late: dict[str, str] = {}
         try:
             made = self._named_by_primary(experiment_id, user_id, start_time, kept, run_name, key, tried)
-        except Away:
+        except Unavailable:
             run_id = key
             if tried:  # it may have been made there, its answer lost: look before another one is made
                 engine.state.creations.begin(primary, run_id)
@@ -464,12 +464,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         tried: list[bool],
     ) -> Run:
         engine, role = self.engine, self.engine.link.primary
-        behind = engine.is_waiting(role, LINK_QUEUE) and not engine.lines[role].away
+        behind = engine.is_waiting(role, LINK_QUEUE) and not engine.health[role].away
         # What was done to the experiment shall be done there before a run is made in it.
         if behind and not engine.wait(role, [LINK_QUEUE], identity_budget_seconds()):
-            raise Away("its experiment is still on its way there", sent=False)
+            raise Unavailable("its experiment is still on its way there", sent=False)
         if any(self._is_on_its_way(tags.get(tag)) for tag in RUN_ID_TAGS):
-            raise Away("its parent is still on its way there", sent=False)
+            raise Unavailable("its parent is still on its way there", sent=False)
 
         def make(primary: Applier, at: str, given: dict[str, str]) -> Run:
             entities = [RunTag(k, v) for k, v in given.items()]
@@ -487,14 +487,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 return make(primary, at, own)
             except MlflowException as error:
                 few = {k: v for k, v in own.items() if k in (RUN_TAG, MLFLOW_RUN_NAME)}
-                if isinstance(settle(error), Away) or not names_a_limit(str(error), error.error_code):
+                if isinstance(classify_error(error), Unavailable) or not names_a_limit(
+                    str(error), error.error_code
+                ):
                     raise
                 return make(primary, at, few)
 
         return self.engine.ask_primary(ask)
 
     def _is_on_its_way(self, run_id: str | None) -> bool:
-        """Tell whether a run has yet to be made at the primary; its courier makes it, and nobody else."""
+        """Tell whether a run has yet to be made at the primary; its worker makes it, and nobody else."""
         engine = self.engine
         if not run_id or engine.state.identity(engine.link.primary, "run", run_id) is not None:
             return False
@@ -520,7 +522,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return run.info()
 
     def _update_run(self, run_id: str, change: UpdateRun) -> RunView:
-        if change.status in TERMINAL and ends.is_terminated():
+        if change.status in TERMINAL and shutdown.is_terminated():
             change = replace(change, status="KILLED")
         run, status = self._writable(run_id), change.status
         known = self.engine.state.run(run_id)
@@ -565,11 +567,11 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self, run_id: str, kind: type[DeleteRun | RestoreRun], change: Callable[[Any, str], None]
     ) -> None:
         engine = self.engine
-        engine.take_up(run_id)
+        engine.open_run(run_id)
 
         def ask(primary: Applier, _again: bool) -> None:
             if self._is_on_its_way(run_id) or engine.began_at(run_id) != primary.role:
-                raise Away("the run is still on its way there", sent=False)
+                raise Unavailable("the run is still on its way there", sent=False)
             change(primary.store, engine._known_at(primary, run_id))
 
         asked = ask_primary(engine, "deletion or restoration of a run", [run_id], ask)
@@ -729,7 +731,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             with deferred():
                 return self._begin_experiment(name, kept, ask)
         except MlflowException as error:
-            taken = not isinstance(error, Away) and error.error_code == "RESOURCE_ALREADY_EXISTS"
+            taken = not isinstance(error, Unavailable) and error.error_code == "RESOURCE_ALREADY_EXISTS"
             if not taken or time.monotonic() - missed > _RACE_S:
                 raise
             # Several workers begin with the same set_experiment, and one of them was first: after this error
@@ -744,7 +746,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         try:
             experiment_id = engine.ask_primary(ask)
             engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
-        except Away:
+        except Unavailable:
             if engine.state.experiments.named(name) is not None:
                 raise MlflowException(
                     f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
@@ -769,9 +771,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             self.engine.wait_for_reads("get_experiment")
         try:
             return self.engine.read(lambda a: self._experiment_at(a, experiment_id))
-        except (Away, MlflowException) as error:
+        except (Unavailable, MlflowException) as error:
             known = self.engine.state.experiments.facts(experiment_id)
-            if known is None or not (isinstance(error, Away) or is_missing(error)):
+            if known is None or not (isinstance(error, Unavailable) or is_missing(error)):
                 raise
             return _experiment(experiment_id, known.name, known.tags, self._experiment_files(experiment_id))
 
@@ -822,7 +824,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             role, shown = self.engine.answered(lambda a: self._experiment_named(a, experiment_name))
             # A mirror that knows of none may just not have it yet.
             told = shown is not None or role == self.engine.link.primary
-        except Away:
+        except Unavailable:
             pass
         if not told:
             known = self.engine.state.experiments.named(experiment_name)
@@ -899,7 +901,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         asked = ask_primary(self.engine, "change of an experiment", behind, ask)
         if self.engine.link.primary in asked.to:
-            with suppress(Away):  # nobody can say whether there is such an experiment
+            with suppress(Unavailable):  # nobody can say whether there is such an experiment
                 self.get_experiment(change.id)
         if change.do in ("delete", "restore"):
             self.engine.note_experiment_stage(change.id, deleted=change.do == "delete")
@@ -966,9 +968,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         key, source_run_id = "m-" + uuid.uuid4().hex, told["run"]
         if source_run_id:
             try:  # what fails after the primary has named the model would leave it there alone
-                self.engine.take_up(source_run_id)
+                self.engine.open_run(source_run_id)
             except MlflowException as error:
-                if isinstance(error, Away) or not is_missing(error):
+                if isinstance(error, Unavailable) or not is_missing(error):
                     raise
                 # A server takes any run's id, one of another server's too.
                 told["run"], told["foreign_run"], source_run_id = None, source_run_id, None
@@ -1009,7 +1011,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return self.engine.ask_primary(ask)
         except MissingEndpoint:
             self.engine.primary.note_no_logged_models()
-        except Away:
+        except Unavailable:
             self.engine.state.creations.begin(self.engine.link.primary, key)
         return None
 
@@ -1034,7 +1036,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             return found
         except MlflowException as error:
             # The mirror may have answered for a primary that is away, and lack what waits for it.
-            if not on_its_way or not (isinstance(error, Away) or is_missing(error)):
+            if not on_its_way or not (isinstance(error, Unavailable) or is_missing(error)):
                 raise
             here = self._model_here(model_id, queue, allow_deleted)
             if here is None:
@@ -1099,12 +1101,16 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 if applier.look_for_logged_models():
                     raise no_such_model(model_id) from error
             except MlflowException as error:
-                if isinstance(error, Away) or not is_missing(error) or not kept_models.may_keep(applier):
+                if (
+                    isinstance(error, Unavailable)
+                    or not is_missing(error)
+                    or not model_emulation.may_keep(applier)
+                ):
                     raise
-        told, _ = kept_models.get(applier, model_id)
+        told, _ = model_emulation.get(applier, model_id)
         if told.get("deleted") and not allow_deleted:
             raise no_such_model(model_id)
-        return kept_models.entity(
+        return model_emulation.entity(
             told,
             self.engine.artifact_uri("model", model_id),
             told["experiment"],
@@ -1141,7 +1147,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def ask(applier: Applier) -> Any:
             ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
-            kept = kept_models.of_runs(applier, ids) if kept_models.may_keep(applier) else []
+            kept = model_emulation.of_runs(applier, ids) if model_emulation.may_keep(applier) else []
             own, where = [], own_filter(applier, filter_string)
             if applier.has_logged_models:
                 try:
@@ -1159,18 +1165,18 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                         )
                 except MissingEndpoint:
                     applier.note_no_logged_models()
-                    kept = kept_models.of_runs(applier, ids)
+                    kept = model_emulation.of_runs(applier, ids)
             models = [self._model_at(applier, told["id"]) for told in kept]
-            models = [*kept_models.search(models, filter_string, datasets, len(models) or 1, None, None)]
+            models = [*model_emulation.search(models, filter_string, datasets, len(models) or 1, None, None)]
             models += [self._visible_model(applier, model) for model in own]
-            return kept_models.search(models, None, None, max_results, order_by, page_token)
+            return model_emulation.search(models, None, None, max_results, order_by, page_token)
 
         # Who waits is looked at before the question: what arrives in between is in the answer.
         on_their_way = {} if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
         try:
             role, found = self.engine.answered(ask)
             waiting = self._models_of(on_their_way.get(role, []))
-        except Away:
+        except Unavailable:
             waiting = self._models_of(on_their_way.get(self.engine.link.primary, []))
             if not waiting:
                 raise
@@ -1180,8 +1186,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if not waiting:
             return found
         most = max(len(found) + len(waiting), 1)
-        merged = [*found, *kept_models.search(waiting, filter_string, datasets, most, None, None)]
-        answer = kept_models.search(merged, None, None, most, order_by, None)
+        merged = [*found, *model_emulation.search(waiting, filter_string, datasets, most, None, None)]
+        answer = model_emulation.search(merged, None, None, most, order_by, None)
         own = {model.model_id for model in waiting}
         for model in answer:
             if model.model_id in own:  # compared and sorted by what was logged, told as a server tells it
@@ -1249,7 +1255,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def ask(applier: Applier, again: bool) -> None:
             if applier.keeps(model_id):
-                raise Away("the model is kept by the link there", sent=False)
+                raise Unavailable("the model is kept by the link there", sent=False)
             own: ModelChange = change
             if isinstance(change, SetModelTags):
                 own = replace(change, tags=applier.own_model_tags(change.tags))

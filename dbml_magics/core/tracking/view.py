@@ -362,7 +362,7 @@ class RunView:
             self._set_tag(_NAME_TAG, op.name, is_latest)
 
 
-class Held(NamedTuple):
+class ArtifactLocation(NamedTuple):
     """Where the journal keeps a file: as a copy in the spool, or within the line that tells of it."""
 
     size: int
@@ -380,7 +380,7 @@ class QueueView:
         self.run: RunView | None = None
         self.models: dict[str, ModelView] = {}
         self.statuses: dict[str, str] = {}  # of models whose creation is no longer here
-        self.artifacts: dict[str, dict[str, Held]] = {}  # owner -> path -> the newest
+        self.artifacts: dict[str, dict[str, ArtifactLocation]] = {}  # owner -> path -> the newest
         self.folders: dict[str, set[str]] = {}  # owner -> the folders that these are in
         self.read_to: dict[str, int] = {}  # other processes' files: folded up to
         self.stamp = 0  # the folder's time at the last look
@@ -440,7 +440,7 @@ class QueueView:
             folders.add(above)
             above = posixpath.dirname(above)
         if is_latest("file", op.owner, op.path):
-            held = Held(op.file["size"], op.file.get("spool", ""), place)
+            held = ArtifactLocation(op.file["size"], op.file.get("spool", ""), place)
             self.artifacts.setdefault(op.owner, {})[op.path] = held
 
     def _create(self, op: CreateRun, artifact_uri: str) -> None:

@@ -17,9 +17,9 @@ from dbml_magics.core.azure.arm import Arm, Wish
 from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.azureml_artifacts import AzuremlArtifacts
-from dbml_magics.core.destinations.errors import settle
+from dbml_magics.core.destinations.errors import classify_error
 from dbml_magics.core.doctor.azure import allowed, may
-from dbml_magics.core.doctor.probes.ground import Ground, Measured, NotMeasured, Probe
+from dbml_magics.core.doctor.probes.sandbox import Measured, NotMeasured, Probe, Sandbox
 from dbml_magics.errors import DbmlError, NotPermitted
 
 __all__ = ["PROBES"]
@@ -27,22 +27,22 @@ __all__ = ["PROBES"]
 _CALL_S = 30.0
 
 
-def _run_id_chosen(ground: Ground) -> Measured:
+def _run_id_chosen(sandbox: Sandbox) -> Measured:
     chosen = uuid.uuid4().hex
     tags = {"mlflow.runName": "probe"}
     try:
-        made = ground.workspace.make_run_as(chosen, ground.experiment, int(time.time() * 1000), tags)
+        made = sandbox.workspace.make_run_as(chosen, sandbox.experiment, int(time.time() * 1000), tags)
     except Exception as error:
-        raise NotMeasured(f"run history does not answer: {settle(error)}") from error
+        raise NotMeasured(f"run history does not answer: {classify_error(error)}") from error
     if made is None:
         return Measured("run history makes no run that MLflow's interface shows", agrees=False)
     same = made.info.run_id == chosen
     return Measured("the run has the chosen id" if same else "the run has another id", agrees=same)
 
 
-def _blob_blocks(ground: Ground) -> Measured:
-    run = ground.must("GET", "runs/get", {"run_id": ground.run})["run"]
-    repository = ground.workspace.artifacts(run["info"]["artifact_uri"])
+def _blob_blocks(sandbox: Sandbox) -> Measured:
+    run = sandbox.must("GET", "runs/get", {"run_id": sandbox.run})["run"]
+    repository = sandbox.workspace.artifacts(run["info"]["artifact_uri"])
     if not isinstance(repository, AzuremlArtifacts):
         raise NotMeasured("its files are not Azure ML's artifacts")
     kept = repository.blocks_outlive_their_name("probe-blocks.bin", _block)
@@ -55,20 +55,20 @@ def _block(blob: Any) -> list[BlobBlock]:
     return [BlobBlock(name)]
 
 
-def _refusal_words(ground: Ground) -> Measured:
+def _refusal_words(sandbox: Sandbox) -> Measured:
     """Be refused: for a role that lacks, where one does, else for a token that is none."""
-    workspace = ground.workspace
+    workspace = sandbox.workspace
     lacking = ""
     try:
         if not may(allowed(workspace), f"{permissions.ML}/workspaces/models/write"):
             lacking = f"{permissions.ML}/workspaces/models/write"
     except Exception as error:
-        raise NotMeasured(f"the permissions cannot be listed: {settle(error)}") from error
+        raise NotMeasured(f"the permissions cannot be listed: {classify_error(error)}") from error
     creds = workspace.creds()
     token = creds.token if lacking else "none.of.yours"
     response = hosts.session().post(
         f"{creds.host}/api/2.0/mlflow/registered-models/create",
-        json={"name": f"{ground.name}-refused"},
+        json={"name": f"{sandbox.name}-refused"},
         headers={"Authorization": f"Bearer {token}"},
         timeout=_CALL_S,
         allow_redirects=False,
@@ -84,8 +84,8 @@ def _refusal_words(ground: Ground) -> Measured:
     return Measured(words, agrees=said.status == 403)
 
 
-def _portal_link(ground: Ground) -> Measured:
-    workspace = ground.workspace
+def _portal_link(sandbox: Sandbox) -> Measured:
+    workspace = sandbox.workspace
     arm = Arm(workspace.sign_in, workspace.id.subscription)
     found: set[str] = set()
     amount = 0
@@ -102,36 +102,36 @@ def _portal_link(ground: Ground) -> Measured:
     return Measured(f"parameters of the Databricks workspaces: {told}", agrees=True if linked else None)
 
 
-def _studio_pages(ground: Ground) -> Measured:
-    page = ground.workspace.page(ground.experiment, ground.run)
+def _studio_pages(sandbox: Sandbox) -> Measured:
+    page = sandbox.workspace.page(sandbox.experiment, sandbox.run)
     if page is None:
         raise NotMeasured("the studio's address is not known")
     try:
         response = hosts.session().get(page, timeout=_CALL_S, allow_redirects=False)
     except requests.RequestException as error:
-        raise NotMeasured(f"the studio does not answer: {settle(error)}") from error
+        raise NotMeasured(f"the studio does not answer: {classify_error(error)}") from error
     words = f"the run's page answers {response.status_code} without a sign-in; open one to see it"
     return Measured(words, agrees=None if response.status_code < 400 else False)
 
 
-def _create_shape(ground: Ground) -> Measured:
+def _create_shape(sandbox: Sandbox) -> Measured:
     """Have Resource Manager check what ``--create`` would make; validating makes nothing."""
-    own = ground.workspace.id
-    arm = Arm(ground.workspace.sign_in, own.subscription)
+    own = sandbox.workspace.id
+    arm = Arm(sandbox.workspace.sign_in, own.subscription)
     try:
-        plan = arm.plan(Wish(WorkspaceId(own.subscription, own.group, ground.name)))
+        plan = arm.plan(Wish(WorkspaceId(own.subscription, own.group, sandbox.name)))
     except DbmlError as error:
         raise NotMeasured(error.message) from error
     try:
-        why = arm.validate(plan, ground.name)
+        why = arm.validate(plan, sandbox.name)
     except NotPermitted as error:
         raise NotMeasured("this sign-in may not validate a deployment in the group") from error
     return Measured(why or "Resource Manager finds it valid", not why)
 
 
-def _storage_words(ground: Ground) -> Measured:
-    run = ground.must("GET", "runs/get", {"run_id": ground.run})["run"]
-    repository = ground.workspace.artifacts(run["info"]["artifact_uri"])
+def _storage_words(sandbox: Sandbox) -> Measured:
+    run = sandbox.must("GET", "runs/get", {"run_id": sandbox.run})["run"]
+    repository = sandbox.workspace.artifacts(run["info"]["artifact_uri"])
     if not isinstance(repository, AzuremlArtifacts):
         raise NotMeasured("its files are not Azure ML's artifacts")
     url = repository.account_address("probe-storage.txt")
@@ -143,7 +143,7 @@ def _storage_words(ground: Ground) -> Measured:
     )
 
 
-def _probe(name: str, asks: str, assumed: str, measure: Callable[[Ground], Measured]) -> Probe:
+def _probe(name: str, asks: str, assumed: str, measure: Callable[[Sandbox], Measured]) -> Probe:
     return Probe(name, asks, ("azureml",), lambda _: assumed, measure)
 
 

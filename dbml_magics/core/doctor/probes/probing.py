@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics.core.doctor.probes import behaviour, sizes
-from dbml_magics.core.doctor.probes.ground import Ground, NotMeasured, Probe
+from dbml_magics.core.doctor.probes.sandbox import NotMeasured, Probe, Sandbox
 from dbml_magics.errors import BadCommand
 from dbml_magics.results.probes import Probed, ProbeReport
 
@@ -40,14 +40,14 @@ def probe(engine: Engine, folder: str, *, progress: Progress | None = None) -> P
     rows: list[Probed] = []
     left: list[str] = []
     for workspace in remote:
-        ground = Ground(workspace)
+        sandbox = Sandbox(workspace)
         try:
             for number, each in enumerate(wanted := _wanted(workspace), 1):
                 say(f"{workspace.role}  {number} of {len(wanted)}  {each.name}: {each.asks}")
-                rows.append(_probed(ground, each))
+                rows.append(_probed(sandbox, each))
         finally:
             say(f"{workspace.role}  deleting what was made")
-            left += ground.close()
+            left += sandbox.close()
     report = ProbeReport(tuple(rows), time.monotonic() - began, left=tuple(left))
     file = _written(report, folder)
     return ProbeReport(report.rows, report.seconds, file, report.left)
@@ -66,11 +66,11 @@ def _probes(workspace: Any) -> Iterator[Probe]:
         yield from azure.PROBES
 
 
-def _probed(ground: Ground, each: Probe) -> Probed:
-    workspace = ground.workspace
+def _probed(sandbox: Sandbox, each: Probe) -> Probed:
+    workspace = sandbox.workspace
     began = time.monotonic()
     try:
-        found = each.measure(ground)
+        found = each.measure(sandbox)
         words, agrees = found.words, found.agrees
     except NotMeasured as error:
         words, agrees = f"not measured: {error}", None
@@ -82,7 +82,7 @@ def _probed(ground: Ground, each: Probe) -> Probed:
         each.name,
         each.asks,
         each.assumed(workspace),
-        ground.without_names(words),
+        sandbox.without_names(words),
         agrees,
         time.monotonic() - began,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dbml_magics.core.destinations.base import Workspace
-from dbml_magics.core.doctor.probes.ground import Ground, Measured, Probe
+from dbml_magics.core.doctor.probes.sandbox import Measured, Probe, Sandbox
 
 __all__ = ["PROBES"]
 
@@ -22,91 +22,91 @@ def _points(count: int, key: Callable[[int], str]) -> list[dict[str, Any]]:
     return [{"key": key(n), "value": 1.0, "timestamp": now + n, "step": n} for n in range(count)]
 
 
-def _batch_metrics(ground: Ground) -> int:
+def _batch_metrics(sandbox: Sandbox) -> int:
     def take(count: int) -> bool:
         name = f"rows-{next(_numbers)}"
-        return ground.batch(ground.new_run(), metrics=_points(count, lambda _: name)).taken
+        return sandbox.batch(sandbox.new_run(), metrics=_points(count, lambda _: name)).taken
 
-    found = ground.largest(take, 1100)
-    ground.learnt["metrics"] = found
+    found = sandbox.largest(take, 1100)
+    sandbox.learnt["metrics"] = found
     return found
 
 
-def _metric_names(ground: Ground) -> int:
-    size = min(ground.learnt.get("metrics", 100), 100)
+def _metric_names(sandbox: Sandbox) -> int:
+    size = min(sandbox.learnt.get("metrics", 100), 100)
 
     def take(count: int) -> bool:
-        run = ground.new_run()
+        run = sandbox.new_run()
         for begin in range(0, count, size):
             part = _points(min(size, count - begin), lambda n, b=begin: f"name-{b + n}")  # type: ignore[misc]
-            if not ground.batch(run, metrics=part).taken:
+            if not sandbox.batch(run, metrics=part).taken:
                 return False
         return True
 
-    return ground.largest(take, 120)
+    return sandbox.largest(take, 120)
 
 
-def _many(ground: Ground, what: str, most: int) -> int:
+def _many(sandbox: Sandbox, what: str, most: int) -> int:
     def take(count: int) -> bool:
-        run = ground.new_run()
+        run = sandbox.new_run()
         for begin in range(0, count, _CHUNK):
             part = [{"key": f"k{n}", "value": "v"} for n in range(begin, min(begin + _CHUNK, count))]
-            if not ground.batch(run, **{what: part}).taken:
+            if not sandbox.batch(run, **{what: part}).taken:
                 return False
         return True
 
-    return ground.largest(take, most)
+    return sandbox.largest(take, most)
 
 
-def _run_tags(ground: Ground) -> int:
+def _run_tags(sandbox: Sandbox) -> int:
     """Count the tags that a new run has from the service itself too."""
 
     def own() -> int:
-        found = ground.must("GET", "runs/get", {"run_id": ground.new_run()})
+        found = sandbox.must("GET", "runs/get", {"run_id": sandbox.new_run()})
         return len(found["run"]["data"].get("tags") or [])
 
     def take(count: int) -> bool:
-        run = ground.new_run()
+        run = sandbox.new_run()
         return all(
-            ground.ask("POST", "runs/log-batch", {"run_id": run, "tags": part}).taken
+            sandbox.ask("POST", "runs/log-batch", {"run_id": run, "tags": part}).taken
             for part in _in_parts([{"key": f"k{n}", "value": "v"} for n in range(count)], 40)
         )
 
-    return ground.largest(take, 120) + own()
+    return sandbox.largest(take, 120) + own()
 
 
 def _in_parts(items: list[dict[str, str]], size: int) -> list[list[dict[str, str]]]:
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
-def _length(what: str, part: str, most: int) -> Callable[[Ground], int]:
-    def measure(ground: Ground) -> int:
+def _length(what: str, part: str, most: int) -> Callable[[Sandbox], int]:
+    def measure(sandbox: Sandbox) -> int:
         def take(length: int) -> bool:
             number = str(next(_numbers))
             text = (number + "x" * length)[:length]
-            run = ground.new_run()
+            run = sandbox.new_run()
             if what == "metrics":
-                return ground.batch(run, metrics=_points(1, lambda _: text)).taken
+                return sandbox.batch(run, metrics=_points(1, lambda _: text)).taken
             key, value = (text, "v") if part == "key" else (number, text)
-            return ground.batch(run, **{what: [{"key": key, "value": value}]}).taken
+            return sandbox.batch(run, **{what: [{"key": key, "value": value}]}).taken
 
-        return ground.largest(take, most)
+        return sandbox.largest(take, most)
 
     return measure
 
 
-def _history_page(ground: Ground) -> int:
-    run = ground.new_run()
-    ground.batch(run, metrics=_points(2, lambda _: "m"))
+def _history_page(sandbox: Sandbox) -> int:
+    run = sandbox.new_run()
+    sandbox.batch(run, metrics=_points(2, lambda _: "m"))
 
     def take(size: int) -> bool:
         asked = {"run_id": run, "metric_key": "m", "max_results": size}
-        return ground.ask("GET", "metrics/get-history", asked).taken
+        return sandbox.ask("GET", "metrics/get-history", asked).taken
 
-    return ground.largest(take, 25_000)
+    return sandbox.largest(take, 25_000)
 
 
-def _body_bytes(ground: Ground) -> Measured:
+def _body_bytes(sandbox: Sandbox) -> Measured:
     told = []
     sizes: list[bool] = []
     for tags in (60, 100):
@@ -115,7 +115,7 @@ def _body_bytes(ground: Ground) -> Measured:
             "tags": [{"key": f"t{n}", "value": "x" * 7900} for n in range(tags)],
         }
         size = 70 * 5925 + tags * 7925
-        answer = ground.batch(ground.new_run(), **body)
+        answer = sandbox.batch(sandbox.new_run(), **body)
         sizes.append(answer.taken)
         told.append(f"{size:,} bytes {'taken' if answer.taken else 'refused'}")
     return Measured(", ".join(told), agrees=sizes == [True, False])
@@ -126,7 +126,7 @@ def _sized(
     asks: str,
     limit: str,
     most: int,
-    measure: Callable[[Ground], int],
+    measure: Callable[[Sandbox], int],
 ) -> Probe:
     """Return the probe of a limit that the package's table of limits has a figure for, or not."""
 
@@ -138,8 +138,8 @@ def _sized(
         found = figure(workspace)
         return "none known" if found is None else f"{found:,}"
 
-    def measured(ground: Ground) -> Measured:
-        found, expected = measure(ground), figure(ground.workspace)
+    def measured(sandbox: Sandbox) -> Measured:
+        found, expected = measure(sandbox), figure(sandbox.workspace)
         words = f"{found:,} or more" if found >= most else f"{found:,}"
         if expected is None:
             return Measured(words)

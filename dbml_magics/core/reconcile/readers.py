@@ -16,12 +16,18 @@ from typing import Any, TypeVar
 from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away, EndlessListing, MissingEndpoint, is_missing, settle
+from dbml_magics.core.destinations.errors import (
+    EndlessListing,
+    MissingEndpoint,
+    Unavailable,
+    classify_error,
+    is_missing,
+)
 from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries, files_below
-from dbml_magics.core.reconcile.files import Files, Held
-from dbml_magics.core.tracking import kept_models
+from dbml_magics.core.reconcile.files import Files, FileVersion
+from dbml_magics.core.tracking import model_emulation
 from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
 from dbml_magics.core.tracking.attached import Attached, Scored, attached, scored
 from dbml_magics.core.tracking.engine import Engine
@@ -48,8 +54,8 @@ class Model:
     native: LoggedModel | None = None  # as the service tells it, where it has logged models
 
 
-class Side:
-    """Reads one workspace. Raises Away when it does not answer, after some tries."""
+class WorkspaceReader:
+    """Reads one workspace. Raises Unavailable when it does not answer, after some tries."""
 
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
@@ -79,11 +85,11 @@ class Side:
             try:
                 return question()
             except Exception as error:
-                settled = settle(error)
-                over = tries == _TRIES - 1 or isinstance(settled, EndlessListing)
-                if not isinstance(settled, Away) or settled.denied or over:
-                    raise settled from error
-                time.sleep(max(settled.retry_after or 0.0, 0.25 * 2**tries))
+                classified = classify_error(error)
+                over = tries == _TRIES - 1 or isinstance(classified, EndlessListing)
+                if not isinstance(classified, Unavailable) or classified.denied or over:
+                    raise classified from error
+                time.sleep(max(classified.retry_after or 0.0, 0.25 * 2**tries))
         raise AssertionError("the loop ends by returning or raising")
 
     # --- ids
@@ -173,7 +179,7 @@ class Side:
         for info in files_below(partial(self._listed, repository), leave_out=leave_out):
             size = info.file_size
             told = None if size is None or size < 0 else int(size)
-            found[info.path] = Held(told, info.path)
+            found[info.path] = FileVersion(told, info.path)
         return found
 
     @property
@@ -228,12 +234,12 @@ class Side:
                 return
             except MissingEndpoint:
                 self.applier.note_no_logged_models()
-        of_all = partial(kept_models.of_runs, view=ViewType.ALL)  # a model outlives its run's deletion
+        of_all = partial(model_emulation.of_runs, view=ViewType.ALL)  # a model outlives its run's deletion
         for told in self.ask(lambda: of_all(self.applier, list(experiment_ids))):
             # A model that was logged without a run has one here all the same, of its own id.
             run = told.get("run") or ""
             facts = _facts(told["name"], told["status"], told.get("type"), told)
-            points = scored(kept_models.points(told), str)
+            points = scored(model_emulation.points(told), str)
             yield Model(told["id"], told["name"], run, facts, points)
 
     def model(self, own: str) -> Model | None:
@@ -275,7 +281,7 @@ class Side:
         """Return what hangs on a run, of what the service says of runs at all."""
         found = attached(run, self.model_key_of)
         if not self.applier.has_logged_models:  # the step of what we keep is not known
-            kept = kept_models.in_tag(run.data.tags.get(kept_models.MODELS_TAG, ""))
+            kept = model_emulation.in_tag(run.data.tags.get(model_emulation.MODELS_TAG, ""))
             return Attached(found.datasets, (), dict.fromkeys(kept, 0))
         return Attached(
             found.datasets,

@@ -1,4 +1,4 @@
-"""Mending what differs in registered models and versions, from the source to the target."""
+"""Repairing what differs in registered models and versions, from the source to the target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core.destinations.protocol import Registry
 from dbml_magics.core.model.operations import VersionFacts, VersionSource
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
-from dbml_magics.core.reconcile.mender import Mender
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.registries import (
     DESCRIPTION,
     STAGE,
@@ -28,7 +28,7 @@ from dbml_magics.core.reconcile.registries import (
     model_differences,
     version_differences,
 )
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.repairer import Repairer
 from dbml_magics.core.tracking.registrations import TWIN_TAG
 from dbml_magics.results.reconcile import Difference
 
@@ -36,13 +36,13 @@ _OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
 _OWN_PLACES = ("mlflow-artifacts:", "dbfs:", "azureml:", "runs:", "models:/m-")
 
 
-class RegistryMender:
+class RegistryRepairer:
     """Mends registered models and versions, from the source's registry to the target's."""
 
-    def __init__(self, mender: Mender, read: Callable[[], Registries | None]) -> None:
-        self.mender = mender
-        self.source = mender.source
-        self.target = mender.target
+    def __init__(self, repairer: Repairer, read: Callable[[], Registries | None]) -> None:
+        self.repairer = repairer
+        self.source = repairer.source
+        self.target = repairer.target
         self.read = read
 
     def all(self) -> Iterator[Outcomes]:
@@ -50,12 +50,12 @@ class RegistryMender:
         found = self.read()
         if found is None:
             return
-        mender, told = self.mender, self.mender.comparer.difference
+        repairer, told = self.repairer, self.repairer.comparer.difference
         yield from map(unread, found.troubles)
         registered_some = False
         for pair in found.versions:
             outcomes = [
-                (d, mender.mended(partial(self._version, d, pair, found)))
+                (d, repairer.mended(partial(self._version, d, pair, found)))
                 for d in version_differences(pair, told)
             ]
             registered_some |= any(outcome.good and not d.key for d, outcome in outcomes)
@@ -63,30 +63,30 @@ class RegistryMender:
                 yield outcomes
         for one, other in found.lone:
             difference = lone_difference(one, other, told)
-            outcome = mender.mended(partial(self._lone, one, other))
+            outcome = repairer.mended(partial(self._lone, one, other))
             registered_some |= outcome.good
             yield [(difference, outcome)]
-        if registered_some and not mender.rehearse:
+        if registered_some and not repairer.dry_run:
             found = self.read() or found
         for model in found.models:
             outcomes = [
-                (d, mender.mended(partial(self._model, d, model))) for d in model_differences(model, told)
+                (d, repairer.mended(partial(self._model, d, model))) for d in model_differences(model, told)
             ]
             if outcomes:
                 yield outcomes
-        if not mender.rehearse:
-            found.note_alike(mender.merge_base)
+        if not repairer.dry_run:
+            found.note_alike(repairer.merge_base)
 
     @staticmethod
-    def _registry(side: Side) -> Registry:
-        return side.workspace
+    def _registry(reader: WorkspaceReader) -> Registry:
+        return reader.workspace
 
     def _lone(self, first: Registered | None, second: Registered | None) -> Fix:
-        ours = first if self.mender.forwards else second
+        ours = first if self.repairer.forwards else second
         role = self.target.role
         if ours is None:
             return Fix(f"in {role} alone; --from {role} copies it")
-        registry, write = self._registry(self.target), self.mender.write
+        registry, write = self._registry(self.target), self.repairer.write
 
         def make() -> None:
             whole = complete(self.source, ours) or ours
@@ -97,7 +97,7 @@ class RegistryMender:
 
     def _version(self, difference: Difference, pair: VersionPair, found: Registries) -> Fix:
         """Plan for a version; a registry takes none under another's number, so twins only match."""
-        ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+        ours, theirs = (pair.first, pair.second) if self.repairer.forwards else (pair.second, pair.first)
         role, what = self.target.role, difference.key
         if ours is None:
             return Fix(f"in {role} alone; --from {role} registers it")
@@ -107,54 +107,54 @@ class RegistryMender:
             return Fix(f"a registered version's {what} cannot be changed")
         at = {self.source: ours, self.target: theirs}
 
-        def write(side: Side, value: str) -> None:
-            own = at[side]
+        def write(reader: WorkspaceReader, value: str) -> None:
+            own = at[reader]
             if what == DESCRIPTION:
-                self._registry(side).update_model_version(own.name, own.number, value)
+                self._registry(reader).update_model_version(own.name, own.number, value)
                 return
             if what == STAGE:
-                self._registry(side).transition_model_version_stage(own.name, own.number, value, False)
+                self._registry(reader).transition_model_version_stage(own.name, own.number, value, False)
                 return
             name = what.removeprefix("tag ")
-            self._registry(side).set_model_version_tag(own.name, own.number, name, value)
+            self._registry(reader).set_model_version_tag(own.name, own.number, name, value)
 
-        def delete(side: Side) -> None:
-            own = at[side]
+        def delete(reader: WorkspaceReader) -> None:
+            own = at[reader]
             if what == DESCRIPTION:
-                self._registry(side).update_model_version(own.name, own.number, "")
+                self._registry(reader).update_model_version(own.name, own.number, "")
                 return
-            self._registry(side).delete_model_version_tag(own.name, own.number, what.removeprefix("tag "))
+            self._registry(reader).delete_model_version_tag(own.name, own.number, what.removeprefix("tag "))
 
-        return self.mender.fact(pair.place, difference, (ours.said(what), theirs.said(what)), write, delete)
+        return self.repairer.fact(pair.place, difference, (ours.said(what), theirs.said(what)), write, delete)
 
     def _model(self, difference: Difference, pair: ModelPair) -> Fix:
-        ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+        ours, theirs = (pair.first, pair.second) if self.repairer.forwards else (pair.second, pair.first)
         if difference.kind == "alias":
             return self._alias(difference, pair, {self.source: ours, self.target: theirs})
         names, what = {self.source: ours.name, self.target: theirs.name}, difference.key
 
-        def write(side: Side, value: str) -> None:
+        def write(reader: WorkspaceReader, value: str) -> None:
             if what == DESCRIPTION:
-                self._registry(side).update_registered_model(names[side], value)
+                self._registry(reader).update_registered_model(names[reader], value)
                 return
-            self._registry(side).set_registered_model_tag(names[side], what.removeprefix("tag "), value)
+            self._registry(reader).set_registered_model_tag(names[reader], what.removeprefix("tag "), value)
 
-        def delete(side: Side) -> None:
+        def delete(reader: WorkspaceReader) -> None:
             if what == DESCRIPTION:
-                self._registry(side).update_registered_model(names[side], "")
+                self._registry(reader).update_registered_model(names[reader], "")
                 return
-            self._registry(side).delete_registered_model_tag(names[side], what.removeprefix("tag "))
+            self._registry(reader).delete_registered_model_tag(names[reader], what.removeprefix("tag "))
 
-        return self.mender.fact(
+        return self.repairer.fact(
             pair.place, difference, (ours.facts.get(what), theirs.facts.get(what)), write, delete
         )
 
-    def _alias(self, difference: Difference, pair: ModelPair, at: dict[Side, Registered]) -> Fix:
+    def _alias(self, difference: Difference, pair: ModelPair, at: dict[WorkspaceReader, Registered]) -> Fix:
         alias = difference.key
         first, second = pair.pointed(alias)
-        ours, theirs = (first, second) if self.mender.forwards else (second, first)
+        ours, theirs = (first, second) if self.repairer.forwards else (second, first)
         source, target = self.source.role, self.target.role
-        gone = pair.dangling(alias)[0 if self.mender.forwards else 1]
+        gone = pair.dangling(alias)[0 if self.repairer.forwards else 1]
         if gone:
             return Fix(f"points at a version that is gone in {source}: nothing can be carried over")
         if ours is None and alias in at[self.source].aliases:
@@ -165,21 +165,21 @@ class RegistryMender:
             return Fix(f"its version is not registered in {target}")
         wanted = {p.place: p for p in (ours, theirs) if p is not None}
 
-        def write(side: Side, place: str) -> None:
+        def write(reader: WorkspaceReader, place: str) -> None:
             there = wanted[place]
-            own = there.first if side is self.mender.survey.first else there.second
+            own = there.first if reader is self.repairer.survey.first else there.second
             assert own is not None
-            self._registry(side).set_registered_model_alias(at[side].name, alias, own.number)
+            self._registry(reader).set_registered_model_alias(at[reader].name, alias, own.number)
 
-        def delete(side: Side) -> None:
-            self._registry(side).delete_registered_model_alias(at[side].name, alias)
+        def delete(reader: WorkspaceReader) -> None:
+            self._registry(reader).delete_registered_model_alias(at[reader].name, alias)
 
         renamed = Difference(difference.run, difference.name, "alias", alias_fact(alias), difference.values)
-        return self.mender.fact(pair.place, renamed, (canonical(ours), canonical(theirs)), write, delete)
+        return self.repairer.fact(pair.place, renamed, (canonical(ours), canonical(theirs)), write, delete)
 
     def _register(self, ours: Version, found: Registries) -> None:
         """Register a version's twin, its files carried over first if need be."""
-        source, versions = self.source, self.mender.state.model_versions
+        source, versions = self.source, self.repairer.state.model_versions
         registrations, registry = self.target.applier.registrations, self._registry(source)
         twin = registrations.place(source.role, ours.name, ours.number)
         key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
@@ -194,10 +194,10 @@ class RegistryMender:
             "to": [source.role, self.target.role],
         }
         if ours.run:
-            self.mender.copier.run_at_target(ours.run)
+            self.repairer.copier.run_at_target(ours.run)
         if made_of["kind"] == "model":
-            self.mender.copier.bring_model(made_of["id"])
-        made = self.mender.write(lambda: registrations._register(told, True, twin))
+            self.repairer.copier.bring_model(made_of["id"])
+        made = self.repairer.write(lambda: registrations._register(told, True, twin))
         if ours.key:
             versions.note_registered(ours.key, self.target.role, made)
         if ours.stage:
@@ -209,7 +209,7 @@ class RegistryMender:
         registry = self._registry(self.target)
         there = registry.get_model_version(name, number).current_stage
         if there and there != stage:
-            self.mender.write(lambda: registry.transition_model_version_stage(name, number, stage, False))
+            self.repairer.write(lambda: registry.transition_model_version_stage(name, number, stage, False))
 
     def _source(self, ours: Version, found: Registries) -> VersionSource:
         """Return what a version was made of, as a registration says it. Raises MlflowException."""
@@ -231,7 +231,7 @@ class RegistryMender:
         """Return the target's own URI of the version that another is a copy of. Raises MlflowException."""
         renewed = self.read() or found  # it may have been registered just now
         for pair in renewed.versions:
-            ours, theirs = (pair.first, pair.second) if self.mender.forwards else (pair.second, pair.first)
+            ours, theirs = (pair.first, pair.second) if self.repairer.forwards else (pair.second, pair.first)
             if ours is not None and ours.place == f"{name}/{number}" and theirs is not None:
                 return f"models:/{theirs.place}"
         raise MlflowException.invalid_parameter_value(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations import rest
-from dbml_magics.core.destinations.errors import Away, MissingEndpoint, settle
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error
 from dbml_magics.core.destinations.rates import backfill
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace
 
-__all__ = ["PREFIX", "Answer", "Ground", "Measured", "NotMeasured", "Probe", "rest_message"]
+__all__ = ["PREFIX", "Answer", "Measured", "NotMeasured", "Probe", "Sandbox", "rest_message"]
 
 PREFIX = "dbml-probe-"
 _API = "/api/2.0/mlflow/"
@@ -65,10 +65,10 @@ class Probe:
     asks: str
     kinds: tuple[str, ...]  # of workspaces
     assumed: Callable[[Workspace], str]
-    measure: Callable[[Ground], Measured]
+    measure: Callable[[Sandbox], Measured]
 
 
-class Ground:
+class Sandbox:
     """A throw-away experiment at one workspace. Close it: what it made is deleted then."""
 
     def __init__(self, workspace: Any) -> None:
@@ -92,7 +92,7 @@ class Ground:
                 break
             except MissingEndpoint:
                 return Answer(404, "ENDPOINT_NOT_FOUND", "")
-            except Away as error:
+            except Unavailable as error:
                 if error.denied or pause is None or error.retry_after is None:
                     raise NotMeasured(error.reason) from error
                 time.sleep(max(pause, error.retry_after))
@@ -128,7 +128,7 @@ class Ground:
             try:
                 made = str(self.workspace.tracking.create_experiment(name, None, []))
             except Exception as error:
-                raise NotMeasured(f"no experiment can be made there: {settle(error)}") from error
+                raise NotMeasured(f"no experiment can be made there: {classify_error(error)}") from error
             self._experiment = made
             self.later(f"experiment {name}", lambda: self._delete_experiment(made))
         return self._experiment

@@ -10,39 +10,39 @@ from typing import Any
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.destinations.errors import Away, EndlessListing, settle
+from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error
 from dbml_magics.core.reconcile.compare import (
     Comparer,
 )
 from dbml_magics.core.reconcile.files import Files
 from dbml_magics.core.reconcile.fixes import Fix, Outcome
 from dbml_magics.core.reconcile.pairs import RunPair
-from dbml_magics.core.reconcile.sides import Side
+from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 
-class Mending:
+class Repairing:
     """One repair: what is compared, which side is mended, and how each thing is.
 
-    With ``rehearse`` nothing is done: the outcomes that are good are those that would delete something.
+    With ``dry_run`` nothing is done: the outcomes that are good are those that would delete something.
     """
 
     def __init__(
-        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, rehearse: bool = False
+        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, dry_run: bool = False
     ) -> None:
         self.survey = survey
         self.engine = survey.engine
         self.state = survey.engine.state
         self.merge_base = self.state.merge_base
-        self.source = next(s for s in survey.sides if s.role == (source or survey.first.role))
-        self.target = next(s for s in survey.sides if s is not self.source)
+        self.source = next(s for s in survey.readers if s.role == (source or survey.first.role))
+        self.target = next(s for s in survey.readers if s is not self.source)
         self.one_way = source is not None
         self.prune = prune
-        self.rehearse = rehearse
-        self.comparer = Comparer(*survey.sides, survey.unread, deep=deep)
+        self.dry_run = dry_run
+        self.comparer = Comparer(*survey.readers, survey.unread, deep=deep)
         self.trying = threading.local()  # whether this thread's run will be tried again
 
     @property
@@ -50,9 +50,9 @@ class Mending:
         """Tell whether the primary is the source."""
         return self.source is self.survey.first
 
-    def of(self, side: Side, pair: RunPair) -> Run | None:
+    def of(self, reader: WorkspaceReader, pair: RunPair) -> Run | None:
         """Return one side's form of a run."""
-        return pair.first if side is self.survey.first else pair.second
+        return pair.first if reader is self.survey.first else pair.second
 
     def write(self, write: Callable[[], Any]) -> Any:
         """Make one write at the target, counted; a write is not tried again before both were compared."""
@@ -62,20 +62,20 @@ class Mending:
     def mended(self, plan: Callable[[], Fix]) -> Outcome:
         """Mend one thing; what goes wrong with it does not stop the others.
 
-        Raises Away where a workspace is, and where the run will be tried again from the start.
+        Raises Unavailable where a workspace is, and where the run will be tried again from the start.
         """
         try:
             fix = plan()
-            if self.rehearse:
+            if self.dry_run:
                 return Outcome(fix.deletes, "would be deleted")
             return fix.carry_out(prune=self.prune)
         except Exception as error:
-            settled = settle(error)
-            again = getattr(self.trying, "again", False) and not isinstance(settled, EndlessListing)
-            if isinstance(settled, Away) and again:
-                raise settled from error
-            if isinstance(settled, (MlflowException, OSError)) and not isinstance(settled, Away):
-                return Outcome(False, f"{self.target.role} refused it: {cause_of(settled)}")
+            classified = classify_error(error)
+            again = getattr(self.trying, "again", False) and not isinstance(classified, EndlessListing)
+            if isinstance(classified, Unavailable) and again:
+                raise classified from error
+            if isinstance(classified, (MlflowException, OSError)) and not isinstance(classified, Unavailable):
+                return Outcome(False, f"{self.target.role} refused it: {cause_of(classified)}")
             return Outcome(False, self.survey.unread("", "", error).cause)
 
     def files(self, source: Run, target: Run) -> tuple[Files, Files]:
@@ -90,7 +90,7 @@ class Mending:
         A search does not say which models a run took.
         """
         source, target = (
-            side.get_run(run.info.run_id) for side, run in ((self.source, source), (self.target, target))
+            reader.get_run(run.info.run_id) for reader, run in ((self.source, source), (self.target, target))
         )
         first, second = (source, target) if self.forwards else (target, source)
         ours, theirs = self.comparer.attached(first, second)
@@ -112,8 +112,8 @@ class Mending:
         place: str,
         difference: Difference,
         values: tuple[str | None, str | None],
-        write: Callable[[Side, str], Any],
-        delete: Callable[[Side], Any],
+        write: Callable[[WorkspaceReader, str], Any],
+        delete: Callable[[WorkspaceReader], Any],
     ) -> Fix:
         """Plan for something that people edit in either portal: its values at the source and the target.
 
@@ -136,9 +136,16 @@ class Mending:
             return Fix.deletion(self.target.role, why, remove, too=too)
         return Fix(self.said(False, difference), partial(self._set, place, key, self.target, ours, write))
 
-    def _set(self, place: str, key: str, side: Side, value: str, write: Callable[[Side, str], Any]) -> None:
-        if side is self.target:
-            self.write(lambda: write(side, value))
+    def _set(
+        self,
+        place: str,
+        key: str,
+        reader: WorkspaceReader,
+        value: str,
+        write: Callable[[WorkspaceReader, str], Any],
+    ) -> None:
+        if reader is self.target:
+            self.write(lambda: write(reader, value))
         else:
-            side.ask(lambda: write(side, value))
+            reader.ask(lambda: write(reader, value))
         self.merge_base.note_fact(place, key, value)

@@ -1,4 +1,4 @@
-"""Mending what differs in runs, from the source to the target: each fix is declared before it is done."""
+"""Repairing what differs in runs, from the source to the target: each fix is declared before it is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.common.hints import say
-from dbml_magics.core.destinations.errors import Away
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.compare import (
     ALL_FILES,
@@ -24,8 +24,8 @@ from dbml_magics.core.reconcile.compare import (
 from dbml_magics.core.reconcile.copying import Copier
 from dbml_magics.core.reconcile.files import Files
 from dbml_magics.core.reconcile.fixes import PRUNE, Fix, Outcome, Outcomes, unread
-from dbml_magics.core.reconcile.mending import Mending
 from dbml_magics.core.reconcile.pairs import RunPair
+from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.reconcile.verify import differences
 from dbml_magics.core.tracking.apply import Batch
@@ -48,13 +48,13 @@ class Case:
     files: Callable[[], tuple[Files, Files]]  # the source's and the target's, listed once
 
 
-class Mender(Mending):
+class Repairer(Repairing):
     """Mends runs; each fix is declared before it is done."""
 
     def __init__(
-        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, rehearse: bool = False
+        self, survey: Survey, source: str | None, *, prune: bool, deep: bool, dry_run: bool = False
     ) -> None:
-        super().__init__(survey, source, prune=prune, deep=deep, rehearse=rehearse)
+        super().__init__(survey, source, prune=prune, deep=deep, dry_run=dry_run)
         self.copier = Copier(self)
 
     # --- one run
@@ -80,14 +80,14 @@ class Mender(Mending):
                     for difference in found:
                         outcome = self.mended(partial(self._plan, difference, pair, files))
                         before[difference.kind, difference.key] = (difference, outcome)
-                if self.rehearse:
+                if self.dry_run:
                     return list(before.values())
                 if not found and not before:
                     self._note_alike(pair)
                 if not any(outcome.good for _, outcome in before.values()):
                     return list(before.values())
                 return self._checked(pair, before)
-            except Away as error:
+            except Unavailable as error:
                 if error.denied or tries == _TRIES - 1:
                     raise
                 time.sleep(max(error.retry_after or 0.0, 0.5 * 2**tries))
@@ -100,7 +100,7 @@ class Mender(Mending):
             self.of(self.target, pair),
             {run.info.lifecycle_stage for run in (pair.first, pair.second) if run is not None},
         )
-        if self.rehearse or target is None or pair.double or deleted != {"deleted"}:
+        if self.dry_run or target is None or pair.double or deleted != {"deleted"}:
             return nullcontext()
         return self.copier.awake(pair.key, target.info.run_id)
 
@@ -142,8 +142,8 @@ class Mender(Mending):
     def _again(self, pair: RunPair) -> RunPair:
         if not pair.double:
             return self.survey.pair(pair.key)
-        side = self.survey.first if pair.first is not None else self.survey.second
-        run = side.get_run(pair.either.info.run_id)
+        reader = self.survey.first if pair.first is not None else self.survey.second
+        run = reader.get_run(pair.either.info.run_id)
         return replace(pair, first=run) if pair.first is not None else replace(pair, second=run)
 
     def _files(self, pair: RunPair) -> tuple[Files, Files]:
@@ -206,10 +206,10 @@ class Mender(Mending):
     def _name(self, case: Case) -> Fix:
         ours, theirs = name_of(case.source), name_of(case.target)
         back = self._edited_there(case.key, "name", "", ours, theirs)
-        side, run, name = (self.source, case.source, theirs) if back else (self.target, case.target, ours)
+        reader, run, name = (self.source, case.source, theirs) if back else (self.target, case.target, ours)
         return Fix(
             self.said(back, case.difference),
-            lambda: side.ask(lambda: side.workspace.update_run_info(run.info.run_id, None, None, name)),
+            lambda: reader.ask(lambda: reader.workspace.update_run_info(run.info.run_id, None, None, name)),
         )
 
     def _start(self, _case: Case) -> Fix:
@@ -338,9 +338,9 @@ class Mender(Mending):
 
     def _know(self, key: str, source: Run, target: Run) -> None:
         """Let the link know both forms of a run, as it does of those that it made."""
-        for side, run in ((self.source, source), (self.target, target)):
-            if self.state.identity(side.role, "run", key) is None:
-                side.applier.remember_run(key, run)
+        for reader, run in ((self.source, source), (self.target, target)):
+            if self.state.identity(reader.role, "run", key) is None:
+                reader.applier.remember_run(key, run)
 
 
 def edited_tags(run: Run) -> dict[str, str]:
@@ -349,20 +349,20 @@ def edited_tags(run: Run) -> dict[str, str]:
     return user_tags(run) | ({NOTE_TAG: note} if note is not None else {})
 
 
-_PLANS: dict[str, Callable[[Mender, Case], Fix]] = {
-    "status": Mender._info,
-    "end": Mender._info,
-    "name": Mender._name,
-    "start": Mender._start,
-    "stage": Mender._stage,
-    "parent": Mender._parent,
-    "param": Mender._param,
-    "tag": Mender._tag,
-    "note": Mender._tag,
-    "metric": Mender._metric,
-    "history": Mender._metric,
-    "dataset": Mender._attached,
-    "input": Mender._attached,
-    "output": Mender._attached,
-    "artifact": Mender._artifact,
+_PLANS: dict[str, Callable[[Repairer, Case], Fix]] = {
+    "status": Repairer._info,
+    "end": Repairer._info,
+    "name": Repairer._name,
+    "start": Repairer._start,
+    "stage": Repairer._stage,
+    "parent": Repairer._parent,
+    "param": Repairer._param,
+    "tag": Repairer._tag,
+    "note": Repairer._tag,
+    "metric": Repairer._metric,
+    "history": Repairer._metric,
+    "dataset": Repairer._attached,
+    "input": Repairer._attached,
+    "output": Repairer._attached,
+    "artifact": Repairer._artifact,
 }

@@ -60,7 +60,7 @@ _SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then who
 
 
 @dataclass(frozen=True)
-class Package:
+class Bundle:
     """A package of writes in a shared folder."""
 
     path: Path
@@ -86,17 +86,17 @@ class Package:
 def put(engine: Engine) -> Path | None:
     """Move what waits for the workspaces into the link's spill folder; returns the package.
 
-    None when another process of the link lives: it delivers, or puts it there at its own end. The couriers
+    None when another process of the link lives: it delivers, or puts it there at its own end. The workers
     must be at rest, with the leases theirs. Raises OSError.
     """
     assert engine.link.spill is not None
     folder, journal = Path(engine.link.spill), engine.journal
-    journal.close()  # a courier may have opened one again before it came to rest
+    journal.close()  # a worker may have opened one again before it came to rest
     queues = [q for q in journal.queues() if any(engine.is_waiting(r, q) for r in engine.link.used)]
     files = {queue: journal.files(queue) for queue in queues}
     if not all(journal.is_left(queue, file) for queue, sizes in files.items() for file in sizes):
         return None
-    held = [number for role in engine.link.used for number in engine.couriers[role].held.numbers()]
+    held = [number for role in engine.link.used for number in engine.workers[role].held.numbers()]
     letters = [letter for n in held if (letter := engine.state.dead_letter(n)) is not None]
     copies = _copies(journal, files) | {name for op in letters if (name := copy_of(op))}
     name = f"dbml-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(6)}"
@@ -231,7 +231,7 @@ def settle(engine: Engine) -> None:
 # --- finding
 
 
-def packages(folder: str | os.PathLike[str]) -> tuple[list[Package], list[str]]:
+def packages(folder: str | os.PathLike[str]) -> tuple[list[Bundle], list[str]]:
     """Return the packages in a folder, the oldest first, and a line for each that is none. Raises BadLink."""
     try:
         names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
@@ -251,7 +251,7 @@ def packages(folder: str | os.PathLike[str]) -> tuple[list[Package], list[str]]:
         except OSError as error:
             refused.append(f"{path} is left as it is: it cannot be read ({error.strerror})")
         else:
-            found.append(Package(path, head.link, head.host, head.at, head.writes))
+            found.append(Bundle(path, head.link, head.host, head.at, head.writes))
     return found, refused
 
 
@@ -285,7 +285,7 @@ def mentioned(link: links.Link) -> list[str]:
 
 
 @contextmanager
-def taken_up(package: Package, own: Engine) -> Iterator[Engine | str]:
+def taken_up(package: Bundle, own: Engine) -> Iterator[Engine | str]:
     """Claim a package and give the engine that delivers it, or say in a sentence why not.
 
     What is not delivered when the block ends stays in the package, for the next taker. Workspaces and
@@ -341,7 +341,7 @@ class _Claim:
     is another machine is never taken over: that it is gone only a person can know, who deletes the claim.
     """
 
-    def __init__(self, package: Package, home: Path) -> None:
+    def __init__(self, package: Bundle, home: Path) -> None:
         self.package = package
         self._note = home / f"{package.name}.claim"
         self._unpacked = home / package.name
@@ -429,7 +429,7 @@ class _Claim:
         self._note.unlink(missing_ok=True)
 
 
-def _open(package: Package, own: Engine) -> Engine:
+def _open(package: Bundle, own: Engine) -> Engine:
     """Unpack a package (or go on with one that a killed process unpacked) and return its engine.
 
     Raises Unfit.
@@ -458,7 +458,7 @@ def _open(package: Package, own: Engine) -> Engine:
     return engine
 
 
-def _unpack(package: Package, link: links.Link) -> None:
+def _unpack(package: Bundle, link: links.Link) -> None:
     state = unpack(package.path, link.home)
     journal, kept = Journal(link.home), State(link.home / "state.db")
     try:
@@ -478,7 +478,7 @@ def _remaining(engine: Engine) -> dict[str, int]:
     """Return how many writes of a package wait for each workspace, those with any."""
     found = {}
     for role in engine.link.used:
-        number = engine.waiting(role)[0] + len(engine.couriers[role].held.numbers())
+        number = engine.waiting(role)[0] + len(engine.workers[role].held.numbers())
         if number:
             found[role] = number
     return found
@@ -489,15 +489,15 @@ def deliver(
 ) -> dict[str, int]:
     """Deliver a package until nothing of it waits, or the time (monotonic) is up; returns what waits."""
     began = time.monotonic()
-    for courier in engine.couriers.values():
-        courier.held.try_all()
-        courier.start()
+    for worker in engine.workers.values():
+        worker.held.try_all()
+        worker.start()
     while True:
         for role in engine.link.used:
             engine.wait(role, None, 0.25 / len(engine.link.used))
         waiting = _remaining(engine)
         if progress is not None:
-            sent = sum(courier.delivered for courier in engine.couriers.values())
+            sent = sum(worker.delivered for worker in engine.workers.values())
             progress({r: waiting.get(r, 0) for r in engine.link.used}, sent / (time.monotonic() - began))
         if not waiting or (until is not None and time.monotonic() >= until):
             return waiting
@@ -515,8 +515,8 @@ def refused(engine: Engine) -> list[str]:
 def _close(engine: Engine) -> None:
     from dbml_magics.core.tracking import engine as engines
 
-    for courier in engine.couriers.values():
-        courier.stop()
+    for worker in engine.workers.values():
+        worker.stop()
     engine.retired = True
     engines.discard(engine)
     engine.journal.close()

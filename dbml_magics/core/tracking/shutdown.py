@@ -42,7 +42,7 @@ def tell(engine: Engine, undelivered: dict[str, int], holders: dict[str, int]) -
     """
     link = engine.link
     reasons = {
-        role: stopped(holders[role], role) if role in holders else engine.lines[role].reason
+        role: stopped(holders[role], role) if role in holders else engine.health[role].reason
         for role in undelivered
     }
     parts = [
@@ -69,10 +69,10 @@ def _where(engine: Engine, holders: list[int]) -> str:
         kept += f", once `kill -CONT {holders[0]}` lets that process go on or it has ended"
     if link.spill is None:
         return kept
-    from dbml_magics.core.tracking import spill
+    from dbml_magics.core.tracking import handoff
 
     try:
-        package = spill.put(engine) if not holders and engine.rest(_REST_S) else None
+        package = handoff.put(engine) if not holders and engine.rest(_REST_S) else None
     except Exception as error:  # whatever it is: the journal still has everything
         cause = getattr(error, "strerror", None) or error
         return f"but they could not be put into {link.spill} ({cause}): {kept}"
@@ -80,7 +80,7 @@ def _where(engine: Engine, holders: list[int]) -> str:
         return kept
     if package is None:
         return f"another process of the link still writes, and sees to them: {kept}"
-    return f"they are in {package}: {say(spill.command(link.spill))} delivers them, from any machine"
+    return f"they are in {package}: {say(handoff.command(link.spill))} delivers them, from any machine"
 
 
 class _Failing:
@@ -179,7 +179,7 @@ def _end_runs() -> None:
     until = time.monotonic() + _LAST_WORDS_S
     for engine, runs in ended:
         for role in engine.link.used if runs else ():
-            if not engine.lines[role].away:
+            if not engine.health[role].away:
                 engine.wait(role, runs, max(0.0, until - time.monotonic()))
 
 
