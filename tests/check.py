@@ -32,16 +32,14 @@ TYPED = [
     "tests.simulation",
 ]
 FULL = {
-    "histories": [
-        *("env", "DBML_TEST_EXAMPLES=200", "pytest"),
-        *("tests/core/test_histories.py", "tests/core/test_edited_histories.py"),
-    ],
-    "simulation": [sys.executable, "-m", "tests.simulation", "10000"],
-    "interrupts": [sys.executable, "-m", "tests.interrupts"],
-    "endurance": [sys.executable, "-m", "tests.endurance"],
-    "sequences": [sys.executable, "-m", "tests.conformance", "--examples", "2000"],
-    "libraries": [sys.executable, "-m", "tests.conformance", "--autolog"],  # those that are installed
+    "histories": ["pytest", "tests/core/test_histories.py", "tests/core/test_edited_histories.py"],
+    "simulation": ["tests.simulation", "10000"],
+    "interrupts": ["tests.interrupts"],
+    "endurance": ["tests.endurance"],
+    "sequences": ["tests.conformance", "--examples", "2000"],
+    "libraries": ["tests.conformance", "--autolog"],  # those that are installed
 }
+EXAMPLES = {"histories": "200"}  # how many of them, where a test asks for it
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FEW = 3  # more failures than these are no accident
 OUTCOMES = "passed|failed|skipped|errors?|deselected|xfailed"
@@ -93,6 +91,9 @@ def main(arguments: list[str]) -> int:
         note("mypy", code, seconds, "")
     for name, command in FULL.items() if full else ():
         print(f"\n── {' '.join(command)}", flush=True)
+        os.environ.pop("DBML_TEST_EXAMPLES", None)
+        if name in EXAMPLES:
+            os.environ["DBML_TEST_EXAMPLES"] = EXAMPLES[name]
         code, seconds, lines = timed(command)
         note(name, code, seconds, lines[-1].strip() if lines else "")
     print("\n── summary")
