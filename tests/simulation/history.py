@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from dbml_magics.core.model.operations import (
     DeleteRun,
@@ -182,6 +184,11 @@ def play(seed: int, acts: int = 40) -> list[str]:
     Raises AssertionError, with the history, where it goes wrong.
     """
     folder = Path(tempfile.mkdtemp(prefix="dbml-simulation-", dir=_quick()))
+    with patch.dict(os.environ, DBML_HOME=str(folder)):
+        return _play(folder, seed, acts)
+
+
+def _play(folder: Path, seed: int, acts: int) -> list[str]:
     world = World(folder, seed)
     happenings, weights = [*ACTS], [*ACTS.values()]
     try:
