@@ -25,6 +25,7 @@ from dbml_magics.errors import (
     WorkspaceNotFound,
     WorkspaceUnreachable,
 )
+from tests.infra.hostile import Hostile
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET
 from tests.standins.azure.state import ADB, ADB_GROUP
@@ -285,6 +286,16 @@ def test_create_shows_its_plan_wants_the_name_and_makes_the_workspace(
     assert status.destinations[0].place == "fresh-ws in rg-new"
     assert steps[-1] == "5/5 the workspace fresh-ws is there", "its group was there by then"
     sessions.current().unlink()
+
+
+def test_no_other_host_gets_the_token_of_an_operation(signed_in: AzureStandIn, names: dict[str, Any]) -> None:
+    wish = {**names, "workspace": "led-ws", "create": True, "location": "westeurope", "confirm": "led-ws"}
+    with Hostile(certificate=signed_in.certificate) as elsewhere:
+        with signed_in.set(operations_at=elsewhere.uri):
+            said = refused(DbmlError, azure=wish)
+        assert "it names another host to go on at" in said
+        assert elsewhere.requests == []
+        assert elsewhere.secrets() == []
 
 
 def shown_line(said: str) -> str:

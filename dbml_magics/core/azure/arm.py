@@ -13,7 +13,9 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
@@ -70,7 +72,18 @@ def client_settings(sign_in: SignIn) -> dict[str, Any]:
         "proxies": hosts.past_proxies(host) or None,
         "connection_timeout": _TIMEOUT_S,
         "read_timeout": _TIMEOUT_S,
+        "raw_request_hook": partial(_stay_at, host),
     }
+
+
+def _stay_at(host: str, request: Any) -> None:
+    """Refuse to go on elsewhere, with our token, where an answer names another host for an operation."""
+    from azure.core.exceptions import ServiceRequestError
+
+    own, asked = urlsplit(host), urlsplit(request.http_request.url)
+    regional = (asked.hostname or "").endswith(f".{own.hostname}") and asked.scheme == own.scheme
+    if (asked.scheme, asked.netloc) != (own.scheme, own.netloc) and not regional:
+        raise ServiceRequestError(f"it names another host to go on at, {asked.netloc}")
 
 
 class Arm:

@@ -49,7 +49,8 @@ class Arm:
             "error": error,
             "check": check,
         }
-        return f"{self.state.public}{scope}/operationStatuses/{number}?api-version=2022-05-01"
+        where = self.state.switches.operations_at or self.state.public
+        return f"{where}{scope}/operationStatuses/{number}?api-version=2022-05-01"
 
     def waiting(self, where: str) -> dict[str, str]:
         """Return the headers that tell a client how to wait for an operation.

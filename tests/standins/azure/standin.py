@@ -51,7 +51,9 @@ class AzureStandIn:
         blobs.mkdir()
         self._service = _Service(blobs)
         self.bundle = self.folder / "ca.pem"
-        self.proxy = Proxy(f"http://127.0.0.1:{self._service.port}", self._certificate())
+        self.certificate = self._certificate()
+        """Of 127.0.0.1, with its key; clients of the stand-in trust it."""
+        self.proxy = Proxy(f"http://127.0.0.1:{self._service.port}", self.certificate)
         self.mlflow.wait_until_ready()
         self._service.order("begin", public=self.uri, home=self.mlflow.uri)
 

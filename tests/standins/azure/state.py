@@ -74,6 +74,7 @@ class Switches:
     forbidden_body: bool = True  # False: 403 of MLflow calls without a body (azure-sdk-for-python#31429)
     throttle: int | None = None  # MLflow requests a second; None is without limit
     operation_seconds: float = 0.1  # how long a long-running operation takes
+    operations_at: str = ""  # another host that answers name for operations
     poll_seconds: float = 0.05  # what the service tells clients to wait between polls
     egress: bool = True  # False: containers cannot install packages when they start
     container_crash: tuple[str, ...] = ()  # what containers print before they crash, from now on
