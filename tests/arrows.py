@@ -1,11 +1,13 @@
 """Who imports whom in the package: every arrow, the lazy ones and those for annotations too.
 
-python -m tests.arrows    prints the layers, what leads from each to which, and the circles
+python -m tests.arrows            prints the layers, what leads from each to which, and the circles
+python -m tests.arrows --write    writes that to docs/arrows.md
 """
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dbml_magics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PAGE = ROOT / "docs" / "arrows.md"
+_INTRODUCTION = """\
+# Which part imports which
+
+Each layer imports of itself and of the layers above it on this page. `python -m tests.arrows --write` draws the page
+from every import, the lazy ones and those for annotations too; a test fails where it is not up to date.
+"""
 
 LAYERS = {
     "common": "_version common errors",
@@ -108,5 +117,13 @@ def _part(module: str) -> str:
     return "/".join(words[:2] if words[0] in ("core", "common", "notebook") else words[:1])
 
 
+def page() -> str:
+    """Return the page of the documentation that shows the arrows."""
+    return f"{_INTRODUCTION}\n```\n{drawn()}\n```\n"
+
+
 if __name__ == "__main__":
-    print(drawn())
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(page())
+    else:
+        print(drawn())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.arrows import arrows, circles, layer_of
+from tests.arrows import PAGE, arrows, circles, layer_of, page
 
 # These know each other by Applier, Engine and their parts.
 TRACKING = """
@@ -58,3 +58,7 @@ def test_the_model_imports_nothing_of_the_core() -> None:
         if name.startswith(model) and other.startswith("dbml_magics.core.") and not other.startswith(model)
     }
     assert not found
+
+
+def test_the_page_of_the_arrows_is_up_to_date() -> None:
+    assert PAGE.read_text() == page(), "python -m tests.arrows --write draws it anew"
