@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "arrows.md"
 _INTRODUCTION = """\
 # Which part imports which
 
-Each layer imports of itself and of the layers above it on this page. `python -m tests.arrows --write` draws the page
+Each layer imports of itself and of the layers above it here. `python -m tests.arrows --write` draws this page
 from every import, the lazy ones and those for annotations too; a test fails where it is not up to date.
 """
 
