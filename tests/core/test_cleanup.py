@@ -158,9 +158,9 @@ def _versions(done: CleanupResult, role: str) -> list[str]:
 def test_a_workspace_that_is_away_deletes_nothing_anywhere(
     proxies: Proxies, servers: Servers, home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dbml_magics.core.reconcile import sides
+    from dbml_magics.core.reconcile import readers
 
-    monkeypatch.setattr(sides, "_TRIES", 1)
+    monkeypatch.setattr(readers, "_TRIES", 1)
     two_runs(proxies, experiment_name)
     with proxies.azureml.away(), pytest.raises(DbmlError, match="nothing is deleted"):
         cleaned("experiment", experiment_name, confirm=experiment_name)

@@ -130,7 +130,7 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
     state = current.engine("this test").state
     said["dead letters' causes"] = " ".join(cause for *_, cause, _ in state.dead())
     said["answers"] = json.dumps(state.dump()["tables"]["answers"])
-    said["lines"] = " ".join(str(line.reason) for line in current.engine("this test").lines.values())
+    said["lines"] = " ".join(str(line.reason) for line in current.engine("this test").health.values())
     said["logs"] = caplog.text
     said["output"] = "".join(capsys.readouterr())
     for file in (file for file in home.rglob("*") if file.is_file()):

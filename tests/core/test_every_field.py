@@ -262,14 +262,14 @@ class Judge:
 
     def __init__(self) -> None:
         self.survey = Survey(session.current().engine("this test"), Scope())
-        self.comparer = Comparer(*self.survey.sides, self.survey.unread, files=False)
+        self.comparer = Comparer(*self.survey.readers, self.survey.unread, files=False)
 
     def differ(self, kind: type, first: Any, second: Any) -> list[Difference]:
         """Return what differs; a part is put into what it is a part of."""
         part = _WITHIN.get(kind)
         if part is not None:
             return self.differ(part[0], part[1](first), part[1](second))
-        one, other = self.survey.sides
+        one, other = self.survey.readers
         if kind is of.Run:
             return self.comparer.entities(RUN, first, second)
         if kind is of.Experiment:
@@ -281,8 +281,8 @@ class Judge:
             pair = VersionPair(version_of(one, first), version_of(other, second))
             return list(version_differences(pair, self.comparer.difference))
         versions = [
-            [version_of(side, registry.ModelVersion("name", number, 1)) for number in ("1", "2")]
-            for side in self.survey.sides
+            [version_of(reader, registry.ModelVersion("name", number, 1)) for number in ("1", "2")]
+            for reader in self.survey.readers
         ]
         pairs = [VersionPair(a, b) for a, b in zip(*versions, strict=True)]
         models = [registered_as(m, tuple(v)) for m, v in zip((first, second), versions, strict=True)]
@@ -335,13 +335,13 @@ def test_what_is_called_compared_is_compared_and_nothing_else_is(
         model = mlflow.create_external_model("known")
     linking.sync()
     judge = Judge()
-    for side in judge.survey.sides:  # what nobody has any more is no difference: these are known to be there
+    for reader in judge.survey.readers:  # what nobody has any more is no difference: these are there
         for visible in (RUN, OTHER_RUN):
-            side.engine.state.set_identity(side.role, "run", visible, visible)
+            reader.engine.state.set_identity(reader.role, "run", visible, visible)
         for visible in (MODEL, OTHER_MODEL):
-            found = side.model(side.own_model(model.model_id))
+            found = reader.model(reader.own_model(model.model_id))
             assert found is not None
-            side.applier.remember_model(visible, found.native)
+            reader.applier.remember_model(visible, found.native)
     wrong = []
     for kind, base in BASES.items():
         assert not judge.differ(kind, kind(**base), kind(**base)), f"{kind.__name__} differs from itself"

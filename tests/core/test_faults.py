@@ -155,7 +155,7 @@ def test_a_fault_from_one_stage_on_costs_nothing(
             runs[stage] = journey(stage, strike, experiment_name)
             strike.end()
             for role in ("databricks", "azureml"):  # the next run begins in peace
-                line = session.current().engine("this test").lines[role]
+                line = session.current().engine("this test").health[role]
                 eventually(lambda line=line: line.reason is None, f"{role} is back")
     sync(120)
     assert dead_letters() == []

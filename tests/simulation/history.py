@@ -120,6 +120,7 @@ def _rename(world: World, run: Expected) -> None:
 
 @of_a_run(1)
 def _delete(world: World, run: Expected) -> None:
+    run.deleted = True
     world.write(run, DeleteRun(), ("stage", "", "deleted"))
 
 
@@ -164,6 +165,23 @@ def _crash(world: World) -> None:
 @act(1)
 def _restart(world: World) -> None:
     world.restart("the process ends, and another begins")
+
+
+def _none_is_deleted(world: World) -> bool:
+    """Tell whether no run was ever deleted: a deleted run refuses what is delivered anew."""
+    return not any(run.deleted for run in world.runs)
+
+
+@act(1)
+def _lose_the_state(world: World) -> None:
+    if _none_is_deleted(world):
+        world.lose_the_state()
+
+
+@act(1)
+def _put_back(world: World) -> None:
+    if _none_is_deleted(world):
+        world.put_back()
 
 
 @contextmanager

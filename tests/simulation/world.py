@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
@@ -91,6 +92,7 @@ class Expected:
     id: str
     label: str
     sure: bool = False  # its creation was acknowledged
+    deleted: bool = False  # once
     facts: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
     """(status, name, stage, param, tag or file; its key) -> what may stand there, None: nothing."""
     points: dict[tuple[str, int, int], bool] = field(default_factory=dict)
@@ -158,6 +160,27 @@ class World:
         self.close()
         self.engine = self._start()
 
+    def lose_the_state(self) -> None:
+        """Lose what delivery knew; the journal is whole."""
+        self.close()
+        for path in self.engine.link.home.glob("state.db*"):
+            path.unlink()
+        self.say("the state is lost")
+        self.engine = self._start()
+
+    def put_back(self) -> None:
+        """Have everything delivered, and put the link's folder back as it was before."""
+        self.close()
+        home, before = self.engine.link.home, self.folder / "before"
+        shutil.copytree(home, before)
+        self.engine = self._start()
+        self.deliver_all()
+        self.close()
+        self.say("the folder is put back as it was before all was delivered")
+        shutil.rmtree(home)
+        before.rename(home)
+        self.engine = self._start()
+
     @contextlib.contextmanager
     def may_crash(self) -> Iterator[None]:
         """Go on with another process where this one ends."""
@@ -218,7 +241,16 @@ class World:
             worker.step()
 
     def peace(self) -> None:
-        """End all faults, have everything delivered, and compare."""
+        """Have everything delivered, and compare."""
+        self.deliver_all()
+        dead = [(role, op, cause) for _, role, _, op, cause, _ in self.engine.state.dead(None)]
+        assert not dead, f"put aside: {dead}"
+        for role, there in self.there.items():
+            self._compare(role, there)
+        self.say("equal")
+
+    def deliver_all(self) -> None:
+        """End all faults, and have everything delivered."""
         self.say("peace")
         self.steps.left = None
         for there in self.there.values():
@@ -230,11 +262,6 @@ class World:
             for role in ROLES:
                 self.deliver(role, urgent=True)
             self.clock.sleep(0.5)
-        dead = [(role, op, cause) for _, role, _, op, cause, _ in self.engine.state.dead(None)]
-        assert not dead, f"put aside: {dead}"
-        for role, there in self.there.items():
-            self._compare(role, there)
-        self.say("equal")
 
     def _left(self) -> str:
         return ", ".join(f"{self.engine.waiting(role)[0]} for {role}" for role in ROLES)

@@ -229,7 +229,7 @@ class Copier:
         experiment_id = self.experiment_at_target(source)
         self.source.applier.remember_run(key, source)
         tags = self._tags_there(key, source)
-        made = target.ask(lambda: applier.find_run(experiment_id, key))
+        made = target.ask(lambda: applier.find_run([experiment_id], key))
         new = made is None
         if source.info.lifecycle_stage == "deleted":
             self.state.repairs.note_restored_run(target.role, key)

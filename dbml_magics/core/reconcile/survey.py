@@ -205,7 +205,7 @@ class Survey:
         else:
             ids = self._counterpart(str(other.info.experiment_id), number)
         for experiment_id in ids:
-            found = reader.ask(partial(reader.applier.find_run, experiment_id, key))
+            found = reader.ask(partial(reader.applier.find_run, [experiment_id], key))
             if found is not None:
                 return found
         return None

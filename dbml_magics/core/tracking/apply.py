@@ -251,7 +251,7 @@ class Applier:
             case LogOutputs():
                 self._outputs(queue, op.steps, in_doubt)
             case LogArtifact():
-                self._artifact(op)
+                self._artifact(queue, op)
             case CopyFiles():
                 self._copy_files(queue, op.role)
             case CreateModel():
@@ -559,8 +559,23 @@ class Applier:
             assert known is not None
             return known
         if self.role == self.engine.began_at(run):
-            return self.remember_run(run, self.workspace.get_run(run))
+            return self.remember_run(run, self._own_run(run))
         return self._adopt(run)
+
+    def _own_run(self, run: str) -> Run:
+        try:
+            return self.workspace.get_run(run)
+        except MlflowException as error:
+            if isinstance(classify_error(error), Unavailable) or not is_missing(error):
+                raise
+            if (found := self.run_by_tag(run)) is None:
+                raise
+            return found
+
+    def run_by_tag(self, run: str) -> Run | None:
+        """Return the run of a provisional id that the link's state, which was lost, would translate."""
+        experiments = [each.experiment_id for each in self.workspace.search_experiments(ViewType.ALL)]
+        return self.find_run(experiments, run) if is_text(run) and "'" not in run else None
 
     def remember_run(self, run: str, found: Run) -> Identity:
         """Remember what this workspace calls a run."""
@@ -594,7 +609,7 @@ class Applier:
         tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
         creations = self.state.creations
         if self._was_tried(queue) or in_doubt:
-            found = self._run_under_its_id(queue) or self.find_run(experiment_id, queue)
+            found = self._run_under_its_id(queue) or self.find_run([experiment_id], queue)
             if found is not None:
                 self._complete_tags(queue, found, tags)
                 self.remember_run(queue, found)
@@ -738,9 +753,9 @@ class Applier:
             self.workspace.restore_experiment(experiment_id)
             return make()
 
-    def find_run(self, experiment_id: str, run: str) -> Run | None:
+    def find_run(self, experiment_ids: list[str], run: str) -> Run | None:
         """Return the run that carries the user's id in its tag, whatever its life-cycle stage."""
-        found = self.workspace.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, 2)
+        found = self.workspace.search_runs(experiment_ids, f"tags.`{RUN_TAG}` = '{run}'", ViewType.ALL, 2)
         return found[0] if found else None
 
     def _adopt(self, run: str) -> Identity:
@@ -755,7 +770,7 @@ class Applier:
             experiment_id = self.experiment_at(
                 self.engine.visible_experiment(source.info.experiment_id, other.role)
             )
-            found = self.find_run(experiment_id, run)
+            found = self.find_run([experiment_id], run)
             creations = self.state.creations
             if found is None and not creations.is_adopting(self.role, run):
                 self._leave_to_its_process(run, source)
@@ -1071,9 +1086,11 @@ class Applier:
             found = self._repositories[owner] = self.workspace.artifacts(uri)
         return found
 
-    def _artifact(self, op: LogArtifact) -> None:
+    def _artifact(self, queue: str, op: LogArtifact) -> None:
         with self.engine.journal.lent(op.file, posixpath.basename(op.path), self.role) as lent:
             if lent is None:
+                if self._has_file(queue, op):
+                    return
                 raise MlflowException.invalid_parameter_value(f"the copy of {op.path} is gone from the spool")
             try:
                 self.upload(op.owner, op.path, lent)
@@ -1082,6 +1099,18 @@ class Applier:
                 if isinstance(classified, Unavailable) and classified.sent and not classified.elsewhere:
                     self._refuse_taken_place(op.owner, op.path)
                 raise
+
+    def _has_file(self, queue: str, op: LogArtifact) -> bool:
+        """Tell whether a file has arrived whose copy is gone, or another one comes in its place.
+
+        Copies of what has arrived everywhere are deleted; a link whose state was lost delivers it anew.
+        """
+        view = self.engine.queue_view(queue)
+        newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
+        if newest is not None and newest.spool != op.file.get("spool"):
+            return True
+        there = self.repository(op.owner).list_artifacts(posixpath.dirname(op.path) or None)
+        return any((each.path, each.file_size) == (op.path, op.file["size"]) for each in there)
 
     def _refuse_taken_place(self, owner: str, path: str) -> None:
         """Raise MLflow's refusal of a file that failed where a file is in its way, or a folder in its place.

@@ -575,10 +575,12 @@ class Engine:
         except MlflowException as error:
             if applier.role != self.link.primary or not is_missing(error):
                 raise
-            elsewhere = self._begun_at_mirror(run_id)
-            if elsewhere is None:
+            if (elsewhere := self._begun_at_mirror(run_id)) is not None:
+                return elsewhere
+            if (named := applier.run_by_tag(run_id)) is None:
                 raise
-            return elsewhere
+            applier.remember_run(run_id, named)
+            found = named
         return self.translate_run(found, run_id, applier.role)
 
     def _begun_at_mirror(self, run_id: str) -> Run | None:

@@ -478,7 +478,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         def ask(primary: Applier) -> Run:
             at = primary.experiment_at(experiment_id)
             if tried:  # the answer may have been lost: look before making a second one
-                found = primary.find_run(at, key)
+                found = primary.find_run([at], key)
                 if found is not None:
                     return found
             own, _ = primary.overflow.split_tags({**primary.own_tags(tags), RUN_TAG: key})
