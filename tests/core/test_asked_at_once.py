@@ -296,7 +296,7 @@ def test_a_container_waits_for_its_contents_and_they_for_it(
             ("FINISHED", "deleted", (("m", 1.0),)),
             ("RUNNING", "deleted", (("m", 2.0),)),
         ], server.name
-    assert dbml.verify().differences == ()
+    assert dbml.verify(experiment=experiment_name).differences == ()
 
 
 @pytest.fixture
