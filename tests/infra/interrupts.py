@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import gc
 import os
 import random
 import signal
@@ -50,7 +51,8 @@ class Interrupter:
         """Run it (``at`` 0: to its end); tells whether an interrupt came out of it."""
         assert threading.current_thread() is threading.main_thread()
         self._at, self.steps, self.where = at, 0, ""
-        before = sys.gettrace()
+        before, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()  # Python drops what is raised while garbage, perhaps another test's, is finalized
         sys.settrace(self._enter)
         try:
             code()
@@ -58,6 +60,8 @@ class Interrupter:
             return True
         finally:
             sys.settrace(before)
+            if collects:
+                gc.enable()
         return False
 
     def _enter(self, frame: FrameType, event: str, _arg: Any) -> Any:
