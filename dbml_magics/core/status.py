@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dbml_magics.common.config import data_home_note, spool_limit_bytes
 from dbml_magics.common.hints import say
 from dbml_magics.core import link as links
-from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.core.tracking.shutdown import stopped
 from dbml_magics.results.link import Destination
@@ -76,6 +75,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     """Return a line about each thing to know about a link; ``fresh`` for one that was made now."""
     from dbml_magics.core import ui
     from dbml_magics.core.endpoints import service
+    from dbml_magics.core.outbox.model_versions import Registered
     from dbml_magics.core.tracking import handoff
 
     moved = data_home_note()
