@@ -103,9 +103,12 @@ class Storm:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go, name="storm", daemon=True)
         self._before: Any = None
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Storm:
         self._before = signal.signal(signal.SIGINT, self._heed)
+        # What an interrupt leaves open is told as it is finalized, and pytest cannot be interrupted at that.
+        self._hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         self._thread.start()
         return self
 
@@ -114,6 +117,7 @@ class Storm:
         self._over.set()
         self._thread.join()
         signal.signal(signal.SIGINT, self._before)
+        sys.unraisablehook = self._hook
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
         if self.armed:
