@@ -21,12 +21,12 @@ from dbml_magics.core.model.operations import (
     VersionSource,
 )
 from dbml_magics.core.tracking.apply import RUN_TAG, Applier
-from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.core.tracking.registrations import Registrations
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
+from tests.simulation.history import stillness
 
 ROLES = "databricks", "azureml"
 
@@ -92,15 +92,14 @@ class Both:
 
 
 @pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Both]:
+def both(home: Path) -> Iterator[Both]:
     """Return a link whose workers do nothing until they are told to."""
     there = {role: MemoryDestination(role, appends=True) for role in ROLES}
-    monkeypatch.setattr(DeliveryWorker, "start", lambda _: None)
-    monkeypatch.setattr(Engine, "_start_disk_thread", lambda _: None)
     specs = tuple(WorkspaceSpec(role, there[role].uri) for role in ROLES)
-    made = Both(Link(str(home), specs, registry="both"), there)
-    yield made
-    made.close()
+    with stillness():
+        made = Both(Link(str(home), specs, registry="both"), there)
+        yield made
+        made.close()
 
 
 WHOLE = {"status": "FINISHED", "params": {"p": "1"}, "points": {"m": 30, "n": 1}}

@@ -574,8 +574,10 @@ class Applier:
 
     def run_by_tag(self, run: str) -> Run | None:
         """Return the run of a provisional id that the link's state, which was lost, would translate."""
+        if not is_text(run) or "'" in run:
+            return None
         experiments = [each.experiment_id for each in self.workspace.search_experiments(ViewType.ALL)]
-        return self.find_run(experiments, run) if is_text(run) and "'" not in run else None
+        return self.find_run(experiments, run)
 
     def remember_run(self, run: str, found: Run) -> Identity:
         """Remember what this workspace calls a run."""
