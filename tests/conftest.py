@@ -98,15 +98,24 @@ LONG = (
 """The files that take longest, which begin first: begun last they would run with the other processes idle."""
 
 
+def _is_full(item: pytest.Item) -> bool:
+    """Return whether a test, with these parameters, is left to check.py --full."""
+    mark = item.get_closest_marker("full")
+    spec = getattr(item, "callspec", None)
+    return mark is not None and not (spec is not None and spec.id in mark.kwargs.get("but", ()))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest files first; the others, and each file's tests, keep their order.
 
-    Tests marked ``full`` are left out unless all are wanted, or one of them is asked for by its marker.
+    Tests marked ``full`` are deselected unless DBML_TEST_FULL is set or a test is named by its id or marker.
+    ``full(but=[...])`` keeps the parameters with these ids.
     """
-    if FULL not in os.environ and not config.option.markexpr:
-        left = [item for item in items if item.get_closest_marker("full")]
-        config.hook.pytest_deselected(items=left)
+    named = any("::" in argument for argument in config.args)
+    if FULL not in os.environ and not config.option.markexpr and not named:
+        left = {item for item in items if _is_full(item)}
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
         items[:] = [item for item in items if item not in left]
     rank = {name: number for number, name in enumerate(LONG)}
     here = Path(__file__).parent

@@ -87,6 +87,7 @@ def test_the_quickstart_survives_an_outage_and_delivers_afterwards(quickstart: A
     assert "every workspace is up to date" in _text(_cell(quickstart, "%dbml sync"))
 
 
+@pytest.mark.full
 def test_a_model_is_served_and_asked_in_three_lines(serve_and_score: Any) -> None:
     assert "Deployed wine/1 to wine on local" in _text(_cell(serve_and_score, "%dbml deploy"))
     assert "True" in _text(_cell(serve_and_score, "(answer.predictions =="))
@@ -130,6 +131,7 @@ def test_a_committed_notebook_has_its_outputs_and_no_path_of_the_machine_it_was_
     assert '"output_type": "error"' not in outputs
 
 
+@pytest.mark.full
 def test_the_tour_shows_every_magic_and_what_comes_of_it(tour: Any) -> None:
     code = "\n".join(cell.source for cell in tour.cells if cell.cell_type == "code")
     assert [name for name in COMMANDS if f"%dbml {name}" not in code] == [], "the tour lacks a magic"

@@ -59,6 +59,7 @@ def at_azure(session: Any) -> Any:
     return session.engine("the test").workspaces["azureml"].tracking
 
 
+@pytest.mark.full
 def test_a_service_with_logged_models_runs_the_same_lines_natively(
     link: Any, signed_in: AzureStandIn
 ) -> None:
@@ -172,6 +173,7 @@ def test_aliases_are_the_services_own_where_it_has_them(link: Any, signed_in: Az
         assert client.get_registered_model("aliased").aliases == {}
 
 
+@pytest.mark.full
 def test_autolog_of_a_grid_search_and_of_lightgbm_arrives_whole(link: Any, signed_in: AzureStandIn) -> None:
     import lightgbm
     from sklearn.datasets import load_iris

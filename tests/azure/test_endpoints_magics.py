@@ -16,6 +16,7 @@ from tests.standins.azure import AzureStandIn
 from tests.test_notebooks import NOTEBOOKS
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("to", "confirm"), [("local", ""), ("online", " --confirm wine")])
 def test_the_same_three_lines_serve_a_model_here_and_at_a_managed_endpoint(
     wine: list[Any],
@@ -50,6 +51,7 @@ def test_the_same_three_lines_serve_a_model_here_and_at_a_managed_endpoint(
     assert "BadCommand: a cloud deployment wants an explicit version" in refused
 
 
+@pytest.mark.full
 def test_the_notebook_s_lines_serve_its_model_at_a_managed_endpoint_with_one_word_changed(
     shell: Any,
     signed_in: AzureStandIn,

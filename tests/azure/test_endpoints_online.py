@@ -87,6 +87,7 @@ def test_the_lines_that_deploy_here_deploy_to_a_managed_endpoint(
     assert "dbml undeploy wine --confirm wine" in status
 
 
+@pytest.mark.full
 def test_green_stands_beside_blue_takes_over_and_gives_back_by_one_line_each(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -121,6 +122,7 @@ def test_green_stands_beside_blue_takes_over_and_gives_back_by_one_line_each(
     assert shown().traffic == {"blue": 100}
 
 
+@pytest.mark.full
 def test_an_update_keeps_what_the_line_does_not_name_and_answers_all_the_while(
     wine: list[Any], signed_in: AzureStandIn, tmp_path: Path
 ) -> None:
@@ -240,6 +242,7 @@ os._exit(9)
 """
 
 
+@pytest.mark.full
 def test_a_killed_kernel_leaves_no_orphan_that_status_does_not_show(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -286,6 +289,7 @@ def test_what_fails_after_no_wait_is_shown_by_endpoints(wine: list[Any], signed_
     assert made.endpoint.deployment("wine").error is None
 
 
+@pytest.mark.full
 def test_two_deployments_that_nobody_waits_for_both_arrive(wine: list[Any], signed_in: AzureStandIn) -> None:
     with signed_in.set(operation_seconds=1.0):
         deploy(deployment="blue", wait=False)
@@ -349,6 +353,7 @@ def test_data_is_checked_before_it_is_sent_split_when_large_and_the_key_is_renew
     np.testing.assert_allclose(found.predictions, wine[0].predict(many), rtol=1e-14)
 
 
+@pytest.mark.full
 def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
     signed_in: AzureStandIn, names: dict[str, Any], models: list[Any], tmp_path: Path
 ) -> None:

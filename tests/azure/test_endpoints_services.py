@@ -27,6 +27,7 @@ def told(error: pytest.ExceptionInfo[Any]) -> str:
     return "\n".join(error.value.lines())
 
 
+@pytest.mark.full
 def test_a_container_instance_is_deployed_asked_updated_and_ended(
     wine: list[Any], signed_in: AzureStandIn, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_container_instance_is_deployed_asked_updated_and_ended(
     assert "wine-aci" not in sessions.current().status().text()
 
 
+@pytest.mark.full
 def test_a_cluster_takes_a_service_with_the_options_of_a_file(
     wine: list[Any], signed_in: AzureStandIn, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_cluster_takes_a_service_with_the_options_of_a_file(
     np.testing.assert_array_equal(dbml.invoke("wine-aks", X, target="aks").predictions, wine[0].predict(X))
 
 
+@pytest.mark.full
 def test_a_failed_service_shows_its_log_and_leaves_nothing(wine: list[Any], signed_in: AzureStandIn) -> None:
     crash = ["ModuleNotFoundError: No module named 'xgboost'"]
     with signed_in.set(container_crash=crash), pytest.raises(DeploymentFailed) as failed:
@@ -112,6 +115,7 @@ dbml.deploy("served-wine/1", to="aci", name="orphan-aci", progress=progress)
 """
 
 
+@pytest.mark.full
 def test_a_killed_kernels_service_is_shown_until_nothing_can_come_of_it(
     wine: list[Any], signed_in: AzureStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +156,7 @@ def test_what_is_only_begun_can_be_undeployed(wine: list[Any], signed_in: AzureS
     assert "begun-aci" not in sessions.current().status().text()
 
 
+@pytest.mark.full
 def test_a_container_instance_that_nobody_waits_for_arrives_or_shows_why_not(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -170,6 +175,7 @@ def test_a_container_instance_that_nobody_waits_for_arrives_or_shows_why_not(
     assert "    MemoryError" in failed.text()
 
 
+@pytest.mark.full
 def test_authentication_is_off_or_by_token_when_a_file_says_so(
     wine: list[Any], signed_in: AzureStandIn, tmp_path: Path
 ) -> None:
@@ -185,6 +191,7 @@ def test_authentication_is_off_or_by_token_when_a_file_says_so(
     np.testing.assert_array_equal(dbml.invoke("token-aks", X).predictions, wine[0].predict(X))
 
 
+@pytest.mark.full
 def test_the_line_for_a_managed_endpoint_has_the_options_that_it_takes(
     wine: list[Any], signed_in: AzureStandIn, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_link_that_runs_out_is_renewed(
     assert there.size("late.bin") == size
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("write_links", [True, False], ids=["anew", "by taking the name back"])
 def test_a_file_whose_links_run_out_several_times_on_the_way_arrives(
     link: Any, signed_in: AzureStandIn, tmp_path: Path, write_links: bool
@@ -142,6 +143,7 @@ def test_a_file_whose_links_run_out_several_times_on_the_way_arrives(
     assert [f.path for f in there.list_artifacts()] == ["slow.bin"]
 
 
+@pytest.mark.full
 def test_a_file_over_100_mb_goes_and_comes_back_in_bounded_memory(
     link: Any, signed_in: AzureStandIn, tmp_path: Path
 ) -> None:
@@ -199,6 +201,7 @@ def test_a_storage_firewall_is_told_apart_from_a_missing_role(
     assert there.put(str(file), None) == "f.txt"
 
 
+@pytest.mark.full
 def test_a_role_that_is_missing_to_write_files_is_named_after_every_try(
     link: Any, signed_in: AzureStandIn
 ) -> None:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor.probes import azure as azure_probes
@@ -34,6 +36,7 @@ def row(report: ProbeReport, name: str) -> Probed:
     return found[0]
 
 
+@pytest.mark.full
 def test_what_is_measured_is_what_the_service_does(signed_in: AzureStandIn, names: dict[str, Any]) -> None:
     with signed_in.limits(metric_names=30, tag_value=700):  # not as the documents have it
         report = probed(names)

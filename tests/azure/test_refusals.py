@@ -74,6 +74,7 @@ CASES: dict[str, tuple[Breaking, str, list[str]]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CASES)
 def test_in_the_middle_of_a_run_it_is_an_outage_that_says_why(
     case: str, signed_in: AzureStandIn, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch

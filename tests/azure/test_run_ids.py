@@ -108,6 +108,7 @@ def test_a_creation_whose_answer_was_lost_makes_one_run(link: Any, signed_in: Az
     assert found.data.tags["dbml_run_id"] == run_id
 
 
+@pytest.mark.full
 def test_a_history_service_that_fails_keeps_no_run_from_being_made(
     link: Any, signed_in: AzureStandIn
 ) -> None:

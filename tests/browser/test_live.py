@@ -73,6 +73,7 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("app", ["lab", "notebook"])
 def test_stop_interrupts_the_cell(browser: Browser, jupyter: Jupyter, picture: Keep, app: str) -> None:
     with opened(browser, jupyter, [LINKED, ENDLESS], app=app, theme="dark", width=900) as notebook:
@@ -87,6 +88,7 @@ def test_stop_interrupts_the_cell(browser: Browser, jupyter: Jupyter, picture: K
         expect(notebook.outputs(1)).to_contain_text("KeyboardInterrupt")
 
 
+@pytest.mark.full
 def test_fifty_metrics_and_ten_thousand_points_stay_readable(
     browser: Browser, jupyter: Jupyter, picture: Keep
 ) -> None:

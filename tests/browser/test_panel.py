@@ -115,6 +115,7 @@ def test_the_whole_journey_goes_by_forms(browser: Browser, jupyter: Jupyter, pic
         picture(notebook.page, "cleaned-up", panel.box)
 
 
+@pytest.mark.full
 def test_the_runs_are_sorted_filtered_compared_and_drawn(
     browser: Browser, jupyter: Jupyter, picture: Keep
 ) -> None:
@@ -138,6 +139,7 @@ def test_the_runs_are_sorted_filtered_compared_and_drawn(
             picture(notebook.page, f"{theme}-{width}", panel.box)
 
 
+@pytest.mark.full
 def test_every_form_is_accessible_in_both_themes_and_widths(
     browser: Browser, jupyter: Jupyter, picture: Keep
 ) -> None:
@@ -218,6 +220,7 @@ def forbidding() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.full
 def test_failures_are_said_in_the_panel(
     browser: Browser, jupyter: Jupyter, forbidding: str, picture: Keep
 ) -> None:
@@ -266,6 +269,7 @@ def test_failures_are_said_in_the_panel(
         seen("gone")
 
 
+@pytest.mark.full
 def test_azure_s_choices_cascade_and_say_when_they_cannot_be_looked_up(
     browser: Browser, jupyter: Jupyter, azure: AzureStandIn, tmp_path: Path, picture: Keep
 ) -> None:

@@ -7,6 +7,8 @@ import os
 import textwrap
 from typing import Any
 
+import pytest
+
 from tests.clouds.conftest import Clouds
 from tests.clouds.native import Reader
 from tests.core.linking import child, finish
@@ -25,6 +27,7 @@ JOB = """
 """
 
 
+@pytest.mark.full
 def test_the_jobs_run_is_adopted_with_the_jobs_own_identity(
     both: Clouds, reader: Reader, experiment_name: str
 ) -> None:

@@ -81,6 +81,7 @@ TRAINING = """
     """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("before", "told"),
     [
@@ -99,11 +100,13 @@ def test_another_thread_imports_while_a_hook_of_mlflows_runs(before: str, told: 
     assert printed[2:] == ["absent None"]
 
 
+@pytest.mark.full
 def test_autolog_and_evaluate_end_while_a_worker_delivers(home: None, proxies: Proxies) -> None:
     link(proxies)
     assert finish(child(TRAINING), timeout=120).split()[-3:-1] == ["done", "True"]
 
 
+@pytest.mark.full
 def test_autolog_and_evaluate_end_while_azure_ml_takes_what_is_logged(both: Clouds, home: None) -> None:
     sessions.current().link(**both.wishes("azureml", "azureml"))
     assert finish(child(TRAINING), timeout=120).split()[-3:-1] == ["done", "True"]

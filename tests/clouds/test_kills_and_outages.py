@@ -66,6 +66,7 @@ def whole(killed: Killed, held: dict[str, Any]) -> None:
     assert not killed.files or "notes" in held["files"]
 
 
+@pytest.mark.full
 def test_trainings_and_deliverers_that_are_killed_lose_and_double_nothing(
     both: Clouds, reader: Reader, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_trainings_and_deliverers_that_are_killed_lose_and_double_nothing(
     assert max(adb.written.values()) == 1
 
 
+@pytest.mark.full
 def test_an_outage_in_which_the_tokens_run_out_costs_no_run_file_or_model(
     both: Clouds,
     reader: Reader,
@@ -186,6 +188,7 @@ def expiry(token: str) -> float:
     return float(jwt.decode(token, options={"verify_signature": False})["exp"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("where", ["this machine", "another machine"])
 def test_another_process_finds_and_loads_the_models_that_azure_ml_has_no_word_for(
     both: Clouds, home: Path, where: str, experiment_name: str, tmp_path: Path

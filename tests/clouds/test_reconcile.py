@@ -66,6 +66,7 @@ def edit_file(tmp_path: Path, role: str, run_id: str, name: str, content: str) -
     there.applier.workspace.artifacts(root).log_artifact(str(tmp_path / name))
 
 
+@pytest.mark.full
 def test_a_file_that_was_logged_twice_is_the_same_where_files_are_written_once(
     linked: str, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def a_wide_run() -> str:
     return str(run.info.run_id)
 
 
+@pytest.mark.full
 def test_what_azure_ml_does_not_take_is_no_difference_in_its_histories_either(linked: str) -> None:
     run_id = a_wide_run()
     dbml.sync(timeout=60)
@@ -150,6 +152,7 @@ def test_what_azure_ml_does_not_take_is_no_difference_in_its_histories_either(li
     assert not repaired(linked, deep=True).repaired
 
 
+@pytest.mark.full
 def test_an_older_run_with_more_than_azure_ml_takes_comes_over_whole_at_once(
     both: Clouds, experiment_name: str
 ) -> None:
@@ -174,6 +177,7 @@ def test_an_older_run_with_more_than_azure_ml_takes_comes_over_whole_at_once(
     assert not again.repaired, str(again)
 
 
+@pytest.mark.full
 def test_edits_in_azure_mls_registry_alone_reach_databricks(both: Clouds, experiment_name: str) -> None:
     session = sessions.current()
     session.link(**both.wishes("both", "both"))
@@ -277,6 +281,7 @@ class Edits:
             self.may_stay.add(told)
 
 
+@pytest.mark.full
 def test_edits_at_the_clouds_are_found_exactly_and_repair_ends_equal(
     both: Clouds, experiment_name: str, tmp_path: Path
 ) -> None:

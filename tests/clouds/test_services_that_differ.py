@@ -62,6 +62,7 @@ def test_a_model_is_registered_where_its_run_is_not_too(
     assert predicted(f"runs:/{run.info.run_id}/model") == pytest.approx(6.0)
 
 
+@pytest.mark.full
 def test_the_rates_of_databricks_are_kept_without_loss(
     both: Clouds, home: Path, experiment_name: str
 ) -> None:
@@ -90,6 +91,7 @@ def test_the_rates_of_databricks_are_kept_without_loss(
     assert {run.info.run_id for run in found} >= set(runs)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "lacking", [{"unity_catalog": False}, {"files_api": False}, {"half_batches": 3}], ids=str
 )
@@ -123,6 +125,7 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
     assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")) == 30
 
 
+@pytest.mark.full
 def test_a_cloud_is_named_after_mlflow_and_azureml_were_imported(both: Clouds, home: Path) -> None:
     wishes = both.wishes("azureml", "azureml")
     named = {**wishes.pop("azure"), **wishes, "cloud": both.azure.cloud}

@@ -14,6 +14,9 @@ from tests.conformance.places import Places
 from tests.conformance.table import Compared, compare_group, is_of, tables
 
 TABLES = {table.group: table for table in tables()}
+QUICK = ("experiments", "models")
+"""The groups that are played in every check."""
+
 NAMES = [
     name
     for table in TABLES.values()
@@ -41,6 +44,7 @@ def play(places: Places, kept: dict[str, dict[str, Compared]]) -> Play:
     return play
 
 
+@pytest.mark.full(but=[name for name in NAMES if name.split("/")[0].removesuffix(" away") in QUICK])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_link_answers_as_plain_mlflow_does(name: str, play: Play) -> None:
     compared = play(name.split("/")[0].removesuffix(" away"))[name]
@@ -55,12 +59,14 @@ def everything(play: Play) -> Iterator[Compared]:
         yield from play(group).values()
 
 
+@pytest.mark.full
 def test_every_deviation_that_was_judged_is_still_there(play: Play) -> None:
     found = [deviation for compared in everything(play) for deviation in compared.deviations]
     stale = [known for known in KNOWN if not any(is_of(deviation, known) for deviation in found)]
     assert not stale, f"no story shows these any more: take them off tests/conformance/judged.py: {stale}"
 
 
+@pytest.mark.full
 def test_every_call_of_mlflow_is_in_the_table_or_judged(play: Play) -> None:
     used = {call for compared in everything(play) for call, argument in compared.used if not argument}
     for label, names in surface().items():
@@ -78,6 +84,7 @@ def test_every_call_of_mlflow_is_in_the_table_or_judged(play: Play) -> None:
         assert not both, f"stories call {sorted(both)} of {label}: take them off the list"
 
 
+@pytest.mark.full
 def test_every_argument_is_given_in_some_story(play: Play) -> None:
     used = {each for compared in everything(play) for each in compared.used}
     called = sorted({call for call, _ in used})

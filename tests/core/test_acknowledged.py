@@ -112,6 +112,7 @@ def test_edits_of_others_are_no_difference(linked: Proxies, servers: Servers, ex
     assert (held["tags"]["edited"], held["tags"]["replaced"]) == ("theirs", "second")
 
 
+@pytest.mark.full
 def test_a_run_that_cannot_be_read_at_its_end_still_ends(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -60,6 +60,7 @@ def whole(servers: Servers, run_id: str, experiment: str, status: str = "RUNNING
     assert runs_at(servers, experiment) == [1, 1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ended", ["by its block", "at the end of the process"])
 def test_a_jobs_own_run_is_mirrored_and_its_status_left_alone(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, ended: str
@@ -179,6 +180,7 @@ CHILDREN = {
 }
 
 
+@pytest.mark.full
 def test_a_child_process_s_end_leaves_its_parent_s_run_alone(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_child_process_s_end_leaves_its_parent_s_run_alone(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
+@pytest.mark.full
 def test_a_child_process_nests_under_its_parent_s_run_when_asked(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -230,6 +233,7 @@ def test_a_child_process_nests_under_its_parent_s_run_when_asked(
     assert runs_at(servers, experiment_name) == [3, 3]
 
 
+@pytest.mark.full
 def test_a_run_whose_process_was_killed_runs_no_more_and_is_ended_by_who_resumes_it(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -121,6 +121,7 @@ def at_a_server(servers: Servers, experiment_name: str) -> dict[tuple[Any, ...],
     return found
 
 
+@pytest.mark.full
 def test_each_uri_has_the_files_that_it_has_at_a_server_under_the_same_paths(
     home: Path,
     proxies: Proxies,
@@ -277,6 +278,7 @@ def in_the_way(run_id: str) -> dict[str, Any]:
     return {path: told(partial(client.log_text, run_id, "x", path)) for path in IN_THE_WAY}
 
 
+@pytest.mark.full
 def test_a_file_below_a_file_or_over_a_folder_is_refused_alone(
     home: Path,
     proxies: Proxies,

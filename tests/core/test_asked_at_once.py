@@ -243,6 +243,7 @@ def test_changes_are_answered_as_a_server_answers_and_stand_at_both_sides(
             assert _standing(server.uri, f"linked {n}") == standing, f"{story}, at {server.name}"
 
 
+@pytest.mark.full
 def test_while_the_primary_is_away_changes_are_kept_and_said_once(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +268,7 @@ def test_while_the_primary_is_away_changes_are_kept_and_said_once(
     assert '{"k": "v"}' in held[0][0]["models"][0]
 
 
+@pytest.mark.full
 def test_a_container_waits_for_its_contents_and_they_for_it(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +309,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "_ALONE_S", 2.0)
 
 
+@pytest.mark.full
 def test_a_poisonous_write_in_any_queue_is_put_aside(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, impatient: None
 ) -> None:
@@ -380,6 +383,7 @@ def test_a_copy_outlives_its_source(
         assert plain.client(server.uri).search_registered_models(f"name='{source}'") == [], server.name
 
 
+@pytest.mark.full
 def test_a_point_of_an_unknown_model_costs_nothing_else(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -425,6 +429,7 @@ def test_models_tell_the_metrics_that_are_on_their_way(
     assert [(m.key, m.value, m.step) for m in told] == [("acc", 0.5, 1)]
 
 
+@pytest.mark.full
 def test_the_registry_is_read_at_the_mirror_while_the_primary_is_away(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

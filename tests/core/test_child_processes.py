@@ -217,6 +217,7 @@ def test_a_program_that_only_takes_a_module_does_not_take_one_of_the_folder(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_sparks_workers_get_no_secret_and_modules_of_the_folder_come_last(planted: Path) -> None:
     pytest.importorskip("pyspark")
     (planted / "pyspark.py").unlink()  # the driver itself would import it, as plain Spark does

@@ -167,6 +167,7 @@ def test_a_workspace_that_is_away_deletes_nothing_anywhere(
     assert stages(servers, experiment_name) == [{"active"}, {"active"}]
 
 
+@pytest.mark.full
 def test_an_endpoint_goes_with_its_deployments(proxies: Proxies, home: Path, experiment_name: str) -> None:
     import mlflow
     from sklearn.linear_model import LinearRegression

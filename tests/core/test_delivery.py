@@ -396,6 +396,7 @@ def test_a_search_waits_for_what_was_just_logged(linked: Proxies, experiment_nam
         assert list(found.run_id) == [run.info.run_id]
 
 
+@pytest.mark.full
 def test_a_search_during_an_outage_says_once_what_is_missing(
     linked: Proxies, experiment_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -658,6 +658,7 @@ def test_a_link_that_a_newer_release_wrote_is_left_alone_and_tracking_goes_on_be
 # --- files
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("as_it_was", ["", "short", "long " * 1000], ids=["empty", "short", "long"])
 def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path, as_it_was: str
@@ -698,6 +699,7 @@ def download(client: Any, run_id: str, path: str, into: Path) -> str:
     return str(client.download_artifacts(run_id, path, str(into)))
 
 
+@pytest.mark.full
 def test_a_large_file_streams_through_with_bounded_memory(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def leftovers() -> dict[str, Finding]:
     }
 
 
+@pytest.mark.full
 def test_writes_that_another_folders_link_left_behind_are_named_with_the_line_that_sends_them(
     home: Path, tmp_path: Path, proxies: Proxies
 ) -> None:
@@ -242,6 +243,7 @@ def test_another_folders_damaged_journal_keeps_no_other_look(
     sessions.current().unlink()
 
 
+@pytest.mark.full
 def test_an_earlier_link_of_this_folder_is_named_with_the_line_that_makes_it_again(
     home: Path, proxies: Proxies
 ) -> None:

@@ -86,6 +86,7 @@ ANSWERS: list[tuple[int, str]] = [
 ]
 
 
+@pytest.mark.full(but=["log-batch"])
 @pytest.mark.usefixtures("signed_in")
 @pytest.mark.parametrize("path", ["log-batch", "mlflow-artifacts", "runs/update", "runs/create"])
 def test_an_echoed_secret_is_in_no_text_file_or_log(

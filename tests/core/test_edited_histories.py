@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
@@ -250,6 +251,7 @@ def play(world: World, texts: list[str], edits: list[Any], troubles: list[Any], 
     assert all(len(set(labels)) == len(labels) for labels in copies), f"a run was copied twice: {copies}"
 
 
+@pytest.mark.full
 def test_edits_are_found_exactly_and_repair_ends_equal_whatever_happens(
     servers: Servers, proxies: Proxies, actor_host: ActorHost, tmp_path: Path
 ) -> None:

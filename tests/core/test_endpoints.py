@@ -365,6 +365,7 @@ def _until_closed(
             time.sleep(0.2)
 
 
+@pytest.mark.full
 def test_nobody_holds_a_connection_without_asking(served: Any, wine: list[Any]) -> None:
     port = int(served.uri.rpartition(":")[2].partition("/")[0])
     key = key_of("wine").encode()
@@ -502,6 +503,7 @@ def test_a_large_batch_goes_in_several_requests(
 # --- several deployments
 
 
+@pytest.mark.full
 def test_blue_and_green_are_two_commands_and_going_back_is_one(served: Any, wine: list[Any]) -> None:
     old, new = (model.predict(X)[0] for model in wine)
     beside = dbml.deploy("wine/2", to="local", name="wine", deployment="green")
@@ -537,6 +539,7 @@ def test_blue_and_green_are_two_commands_and_going_back_is_one(served: Any, wine
         dbml.deploy("wine/1", to="local", name="wine", traffic=10)
 
 
+@pytest.mark.full
 def test_what_a_line_does_not_name_stays_so_that_traffic_moves_at_once(
     wine: list[Any], tmp_path: Path
 ) -> None:
@@ -579,6 +582,7 @@ def test_what_a_line_does_not_name_stays_so_that_traffic_moves_at_once(
     dbml.undeploy("kept")
 
 
+@pytest.mark.full
 def test_an_update_in_place_leaves_no_request_without_an_answer(served: Any, wine: list[Any]) -> None:
     key, body = key_of("wine"), {"input_data": split(X[:1])}
     over = threading.Event()
@@ -810,6 +814,7 @@ def test_a_deployment_that_fails_shows_its_log_and_leaves_what_was_there(
     dbml.deploy("wine/1", to="local", name="wine")
 
 
+@pytest.mark.full
 def test_without_waiting_the_state_is_asked_for(wine: list[Any], unloadable: str) -> None:
     begun = dbml.deploy("wine/1", to="local", name="later", wait=False)
     assert begun.endpoint.state in ("creating", "ready")

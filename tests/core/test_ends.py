@@ -274,6 +274,7 @@ class Holder:
         return self.process.returncode, err
 
 
+@pytest.mark.full
 def test_a_holder_of_the_delivery_that_was_stopped_is_named_and_what_waits_is_undelivered(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -303,6 +304,7 @@ def test_a_holder_of_the_delivery_that_was_stopped_is_named_and_what_waits_is_un
     assert holder.end()[0] == 0
 
 
+@pytest.mark.full
 def test_a_holder_of_the_delivery_that_goes_on_delivers_for_a_job_that_ends(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -316,6 +318,7 @@ def test_a_holder_of_the_delivery_that_goes_on_delivers_for_a_job_that_ends(
     held(servers, job.run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_what_another_living_process_goes_on_logging_is_not_a_jobs_undelivered(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -374,6 +377,7 @@ def test_a_package_holds_no_secret(
         assert secret.encode() not in package.read_bytes()
 
 
+@pytest.mark.full
 def test_a_run_that_nobody_has_named_yet_is_taken_up_whole(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -397,6 +401,7 @@ def test_a_run_that_nobody_has_named_yet_is_taken_up_whole(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
+@pytest.mark.full
 def test_two_takers_do_not_both_deliver(
     home: Path,
     elsewhere: Path,
@@ -428,6 +433,7 @@ def test_two_takers_do_not_both_deliver(
     assert list(shared.iterdir()) == []
 
 
+@pytest.mark.full
 def test_a_taker_that_runs_out_of_time_leaves_the_package_to_the_next(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -449,6 +455,7 @@ def test_a_taker_that_runs_out_of_time_leaves_the_package_to_the_next(
     assert_written_once(proxies)
 
 
+@pytest.mark.full
 def test_a_taker_that_is_killed_goes_on_and_keeps_others_away_until_then(
     home: Path,
     elsewhere: Path,
@@ -501,6 +508,7 @@ def test_a_package_for_other_workspaces_is_left_alone(
     assert [path.suffix for path in shared.iterdir()] == [".tar"]
 
 
+@pytest.mark.full
 def test_a_package_that_was_cut_off_on_its_way_is_not_taken_for_whole(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -518,6 +526,7 @@ def test_a_package_that_was_cut_off_on_its_way_is_not_taken_for_whole(
     held(servers, run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_a_job_that_is_killed_while_it_puts_its_writes_away_neither_loses_nor_doubles_them(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -549,6 +558,7 @@ def test_a_job_that_is_killed_while_it_puts_its_writes_away_neither_loses_nor_do
     eventually(lambda: leftovers(home) == [], "the journal is empty", show=lambda: leftovers(home))
 
 
+@pytest.mark.full
 def test_a_folder_that_went_away_costs_nothing_but_a_sentence(
     home: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -563,6 +573,7 @@ def test_a_folder_that_went_away_costs_nothing_but_a_sentence(
     held(servers, job.run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_sigterm_ends_a_job_that_spills_as_an_end_does(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -610,6 +621,7 @@ RUNS = """
     """
 
 
+@pytest.mark.full
 def test_sigterm_ends_the_runs_of_a_process_and_the_process_as_it_always_did(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -648,6 +660,7 @@ def test_a_forked_child_that_is_terminated_ends_no_run_of_its_parent(
         assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
 
 
+@pytest.mark.full
 def test_a_handler_of_the_users_own_stays(home: Path, shared: Path, tmp_path: Path) -> None:
     said = finish(
         child(

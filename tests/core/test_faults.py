@@ -133,6 +133,7 @@ if "DBML_TEST_EXAMPLES" in os.environ:
     CASES = [(fault, who) for fault in FAULTS for who in ("databricks", "azureml", "both")]
 
 
+@pytest.mark.full(but=["500-databricks", "503-azureml"])
 @pytest.mark.parametrize(("fault", "who"), CASES)
 def test_a_fault_from_one_stage_on_costs_nothing(
     home: Path,
@@ -175,6 +176,7 @@ def test_a_fault_from_one_stage_on_costs_nothing(
     eventually(lambda: leftovers(home) == [], "nothing is left", show=lambda: leftovers(home))
 
 
+@pytest.mark.full
 def test_a_workspace_that_says_when_to_come_again_is_left_alone_until_then(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -194,6 +196,7 @@ def test_a_workspace_that_says_when_to_come_again_is_left_alone_until_then(
     assert steps(arrived(servers, run.info.run_id, experiment_name), "m") == [0, 1]
 
 
+@pytest.mark.full
 def test_a_thousand_short_runs_in_one_outage_cost_one_budget(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_thousand_short_runs_in_one_outage_cost_one_budget(
     assert {run.info.status for run in found} == {"FINISHED"}
 
 
+@pytest.mark.full
 def test_where_naming_runs_alone_fails_many_runs_cost_one_budget(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

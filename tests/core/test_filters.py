@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import Proxies, Servers
@@ -128,6 +129,7 @@ def test_nan_fulfils_no_comparison_and_comes_last(
         assert [run.info.run_name for run in found][: len(names)] == names, way
 
 
+@pytest.mark.full
 def test_nan_of_models_that_are_on_their_way(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -235,6 +235,7 @@ LINES: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["a web page", "nothing", "an error in a 200", "a redirect (307)", "hollow"])
 def test_what_a_sign_in_page_answered_arrives_once_it_is_gone(
     kind: str, hostile: Hostile, servers: Servers, home: Path, experiment_name: str

@@ -285,6 +285,7 @@ def worlds(
     return make_world
 
 
+@pytest.mark.full
 def test_whatever_happens_what_was_acknowledged_is_at_both_sides_once(
     servers: Servers, proxies: Proxies, actor_host: ActorHost, tmp_path: Path
 ) -> None:

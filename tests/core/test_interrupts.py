@@ -32,6 +32,7 @@ def experiment(home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch
         mlflow.end_run()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("goes_on", [False, True], ids=["the block ends", "the block goes on"])
 def test_an_interrupt_at_any_step_of_a_tracked_run_loses_nothing_and_leaves_no_run(
     experiment: str, goes_on: bool
@@ -50,6 +51,7 @@ def test_an_interrupt_at_any_step_of_a_tracked_run_loses_nothing_and_leaves_no_r
     story.check()
 
 
+@pytest.mark.full
 def test_a_storm_of_interrupts_loses_nothing_and_leaves_no_run(experiment: str) -> None:
     for seed, goes_on in enumerate((False, True)):
         story = Story(experiment, goes_on=goes_on)

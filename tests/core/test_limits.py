@@ -328,6 +328,7 @@ def test_a_primary_that_does_not_take_all_tags_names_the_run_all_the_same(
     assert kept(servers, run.info.run_id, experiment_name)["tags"] == {"long": "x" * 3000}
 
 
+@pytest.mark.full
 def test_a_storage_that_is_closed_holds_up_the_file_alone(
     clouds: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -564,6 +565,7 @@ class Noting(RateLimiter):
         self.went.append((rates.kind_of(endpoint), who, back, began, time.monotonic()))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", ["verify", "repair"])
 def test_a_live_run_does_not_wait_for_the_runs_that_are_compared_and_repaired(
     linked: Proxies, servers: Servers, experiment_name: str, what: str

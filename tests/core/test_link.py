@@ -324,6 +324,7 @@ def test_unlink_says_what_is_undelivered_and_it_goes_on(
     eventually(arrived, "what was undelivered at unlink arrives while the process lives")
 
 
+@pytest.mark.full
 def test_linking_elsewhere_leaves_nothing_of_the_first_link(home: Path, tmp_path: Path) -> None:
     first = session.current().link(local="one")
     mlflow.set_experiment("iris")
@@ -375,6 +376,7 @@ def test_another_mode_of_the_same_link_shares_its_journal(
 # --- --again
 
 
+@pytest.mark.full
 def test_again_takes_the_link_up_in_another_process(home: Path) -> None:
     made = session.current().link(local=True)
     mlflow.set_experiment("iris")
@@ -520,6 +522,7 @@ def test_a_link_knows_the_line_that_makes_it(home: Path, wish: dict[str, Any], l
 # --- child processes
 
 
+@pytest.mark.full
 def test_a_child_process_needs_nothing_but_the_tracking_uri(home: Path) -> None:
     made = session.current().link(local=True)
     mlflow.set_experiment("iris")

@@ -70,6 +70,7 @@ def at_each(status: Any, run_id: str, experiment: str) -> list[tuple[str, str]]:
 # --- what each workspace has
 
 
+@pytest.mark.full(but=["local"])
 def test_a_logged_model_is_whole_at_both_workspaces_and_each_loads_it_without_us(
     linked: Any, experiment_name: str
 ) -> None:
@@ -144,6 +145,7 @@ def _log_pyfunc() -> Any:
     return ANSWERS
 
 
+@pytest.mark.full
 def test_models_of_other_libraries_load_at_both_workspaces_too(both: Any, experiment_name: str) -> None:
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
@@ -191,6 +193,7 @@ def test_autologging_leaves_the_model_at_both_workspaces(
 _NO_SPARK = importlib.util.find_spec("pyspark") is None
 
 
+@pytest.mark.full
 @pytest.mark.skipif(_NO_SPARK, reason="pyspark is not installed (the extra 'spark')")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
 def test_a_spark_model_is_whole_at_both_workspaces_and_registered_in_both(
@@ -238,6 +241,7 @@ def test_a_spark_model_is_whole_at_both_workspaces_and_registered_in_both(
 # --- through the link
 
 
+@pytest.mark.full
 def test_a_model_is_loaded_by_all_its_names_while_its_files_are_still_on_their_way(
     both: Any, experiment_name: str
 ) -> None:
@@ -267,6 +271,7 @@ def test_a_model_is_loaded_by_all_its_names_while_its_files_are_still_on_their_w
     assert dead() == []
 
 
+@pytest.mark.full
 def test_a_model_is_found_while_the_mirror_that_lacks_it_answers_for_the_primary(
     both: Any, experiment_name: str
 ) -> None:
@@ -292,6 +297,7 @@ def test_a_model_is_found_while_the_mirror_that_lacks_it_answers_for_the_primary
         assert version["run_id"] == own
 
 
+@pytest.mark.full
 def test_another_process_that_has_only_the_uri_loads_the_model_by_all_its_names(
     both: Any, experiment_name: str
 ) -> None:
@@ -395,6 +401,7 @@ NAMES = ["with space.txt", "ünïcödé-文.txt", "100%.txt", "a+b&c=d.txt"]
 ODD_NAMES = ["what?.txt"]  # MLflow's own clients can list it, but not always read it
 
 
+@pytest.mark.full
 def test_files_of_any_name_and_place_arrive_as_they_are(
     linked: Any, experiment_name: str, tmp_path: Path
 ) -> None:
@@ -457,6 +464,7 @@ def test_a_name_that_a_server_refuses_is_told_and_holds_up_nothing_else(
     assert [entry[3][2]["path"] for entry in dead()] == ["refused.txt"] * 2
 
 
+@pytest.mark.full
 def test_what_a_file_held_when_it_was_logged_arrives_whatever_becomes_of_it_then(
     both: Any, experiment_name: str, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def registry(uri: str) -> dict[str, Any]:
     return held
 
 
+@pytest.mark.full
 def test_registries_older_than_the_link_are_named_and_copied_when_asked(home: Path, fresh: Servers) -> None:
     before = {}
     for server, name in zip(fresh, ("wine", "gin"), strict=True):

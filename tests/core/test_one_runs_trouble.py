@@ -137,6 +137,7 @@ PLACES = [
 LISTINGS = ["a folder listed as a file", "a folder in itself", "an endless history"]
 
 
+@pytest.mark.full(but=[*PLACES, "a web page"])
 @pytest.mark.parametrize("how", [*PLACES, *LISTINGS, *WRONG])
 def test_one_runs_trouble_stays_that_runs(
     runs: tuple[str, str], hostile: Hostile, servers: Servers, experiment_name: str, how: str
@@ -169,6 +170,7 @@ LISTED = {
 }
 
 
+@pytest.mark.full(but=["runs"])
 @pytest.mark.parametrize("what", LISTED)
 def test_endless_pages_end(
     runs: tuple[str, str], hostile: Hostile, servers: Servers, experiment_name: str, what: str

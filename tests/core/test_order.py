@@ -31,6 +31,7 @@ def other(home: Path, linked: Proxies, actor_host: ActorHost) -> Actor:
     return actor
 
 
+@pytest.mark.full(but=["True--3"])
 @pytest.mark.parametrize("hours", [-3, 3])
 @pytest.mark.parametrize("ended", [True, False])
 def test_what_another_process_writes_later_stands_though_its_clock_is_hours_off(

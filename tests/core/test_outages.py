@@ -169,6 +169,7 @@ def test_a_run_that_begins_and_ends_in_an_outage_of_both(
     assert arrived(servers, late.info.run_id, experiment_name)["parent"] == held["run_id"]
 
 
+@pytest.mark.full
 def test_a_dozen_runs_in_one_outage_cost_one_budget(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_dozen_runs_in_one_outage_cost_one_budget(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_an_experiment_made_in_an_outage(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -212,6 +214,7 @@ def test_an_experiment_made_in_an_outage(
     assert runs_at(servers, experiment_name) == [2, 2]
 
 
+@pytest.mark.full
 def test_traces_of_an_experiment_that_was_made_in_an_outage(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -261,6 +264,7 @@ def test_a_primary_that_never_had_the_experiment_gets_it_and_not_anothers(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
+@pytest.mark.full
 def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_primary(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -283,6 +287,7 @@ def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_pri
         assert (held["status"], steps(held, "m")) == ("FINISHED", [0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", ["closed port", "hang", "dropped answers"])
 def test_a_logged_model_made_in_an_outage(
     linked: Proxies, servers: Servers, experiment_name: str, fault: str
@@ -455,6 +460,7 @@ def test_a_poisonous_write_is_put_aside_and_holds_up_nothing(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_call_that_fails_for_everybody_is_no_poison(
     linked: Proxies, servers: Servers, experiment_name: str, impatient: None
 ) -> None:
@@ -541,6 +547,7 @@ def test_one_file_that_is_refused_waits_alone_and_its_model_with_it(
     arrived(servers, run.info.run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_a_mirror_that_needs_the_primary_says_so_and_goes_on_with_the_rest(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -604,6 +611,7 @@ def test_experiments_are_found_by_the_names_that_the_user_knows(home: Path) -> N
     assert {first[0].name, second[0].name} == set(found("name LIKE '%iris'"))
 
 
+@pytest.mark.full
 def test_a_model_is_registered_while_nobody_answers(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -379,6 +379,7 @@ def _is_users(path: Path, tmp_path: Path) -> bool:
     return inside not in ("shared", "elsewhere") and path.is_file() and not path.is_symlink()
 
 
+@pytest.mark.full
 def test_a_packages_word_for_where_a_runs_files_are_is_not_taken(
     home: Path,
     shared: Path,
@@ -465,6 +466,7 @@ def test_a_queue_is_a_folder_below_the_queues_whatever_it_is_called(tmp_path: Pa
 # --- whose package it is
 
 
+@pytest.mark.full
 def test_of_two_copies_of_a_data_folder_only_one_delivers_a_package(
     home: Path,
     shared: Path,

@@ -153,6 +153,7 @@ def no_lease_here() -> bool:
     return not any(worker.has_lease for engine in _engines.values() for worker in engine.workers.values())
 
 
+@pytest.mark.full
 def test_a_killed_replay_repeats_nothing(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -208,6 +209,7 @@ def release_leases() -> None:
         engine.journal.close()
 
 
+@pytest.mark.full
 def test_the_other_kernel_takes_over_from_a_killed_one(
     linked: Proxies, servers: Servers, experiment_name: str, home: Path
 ) -> None:
@@ -351,6 +353,7 @@ def test_threads_log_to_one_run(linked: Proxies, servers: Servers, experiment_na
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_hundred_runs_at_once_in_one_process(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -439,6 +442,7 @@ def log_from_worker(run_id: str, number: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.full
 def test_joblib_workers_log_to_the_parents_run(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -496,6 +500,7 @@ def begin_in(experiment: str, at_once: Any) -> None:
         mlflow.log_metric("own", os.getpid())
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("primary", ["there", "away"])
 def test_forked_workers_that_name_a_new_experiment_at_once_are_all_in_it(
@@ -540,6 +545,7 @@ def log_from_spark(run_id: str, flush: bool) -> Callable[[Iterator[int]], Iterat
     return work
 
 
+@pytest.mark.full
 def test_spark_workers_log_to_the_drivers_run(
     spark: Any,
     home: Path,
@@ -622,6 +628,7 @@ def test_a_script_on_its_own_has_delivered_when_it_ends(
     assert leftovers(home) == []
 
 
+@pytest.mark.full
 def test_a_script_that_ends_in_an_outage_says_what_waits(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -660,6 +667,7 @@ def test_a_script_that_ends_in_an_outage_says_what_waits(
     assert leftovers(home) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("where", ["in the log call's wake", "in the run's creation"])
 def test_a_script_that_ends_while_nothing_answers_ends_all_the_same(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str, where: str
@@ -685,6 +693,7 @@ def test_a_script_that_ends_while_nothing_answers_ends_all_the_same(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_child_that_is_cut_off_leaves_its_writes_to_the_parent(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -706,6 +715,7 @@ def test_a_child_that_is_cut_off_leaves_its_writes_to_the_parent(
     assert (held["status"], list(held["artifacts"])) == ("FINISHED", ["t.txt"])
 
 
+@pytest.mark.full
 def test_a_shell_shows_and_delivers_what_a_dead_kernel_left(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

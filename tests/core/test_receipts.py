@@ -81,6 +81,7 @@ def test_a_run_on_its_way_or_refused_has_no_full_receipt_and_is_not_registered(
     assert registered.versions[0].version == "1"
 
 
+@pytest.mark.full
 def test_a_run_of_another_machine_is_compared_instead(
     proxies: Proxies, servers: Servers, home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,6 +249,7 @@ def test_a_registration_waits_for_the_runs_files(both: Any, experiment_name: str
 # --- runs that the link has not seen, or not everywhere
 
 
+@pytest.mark.full
 def test_the_model_of_a_run_that_is_older_than_the_link_is_registered_in_both(
     proxies: Any, experiment_name: str
 ) -> None:
@@ -280,6 +281,7 @@ def _carried_over(proxies: Any, run_id: str, experiment: str) -> None:
     assert rounded(plain.in_child("predictions_at", places, ROWS)) == [ANSWERS] * 2
 
 
+@pytest.mark.full
 def test_a_run_tracked_in_one_workspace_only_is_registered_in_both(
     proxies: Any, experiment_name: str
 ) -> None:
@@ -341,6 +343,7 @@ def test_while_the_first_registry_is_away_a_version_is_provisional_and_gets_its_
     check_twins(both, f"{name}-too", [run_id], experiment_name)
 
 
+@pytest.mark.full
 def test_a_model_logged_and_registered_while_the_first_workspace_is_away_loads_and_arrives(
     both: Any, experiment_name: str
 ) -> None:
@@ -533,6 +536,7 @@ def test_a_registry_that_the_link_does_not_have_is_refused(proxies: Any, experim
 # --- what is asked of a registry that does not answer
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["the first answer is lost", "no answer comes for a while"])
 def test_a_registry_write_whose_answer_is_lost_is_done_once(
     both: Any, experiment_name: str, how: str

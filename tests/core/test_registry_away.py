@@ -128,6 +128,7 @@ def reads(client: MlflowClient, experiment: str, run: str, made: str) -> dict[st
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mirror", ["has it all", "takes nothing"])
 def test_changes_are_read_while_the_first_registry_is_away(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, mirror: str
@@ -168,6 +169,7 @@ def test_changes_are_read_while_the_first_registry_is_away(
         assert [v["version"] for v in plain.model_versions(server.uri, f"{experiment_name}-d")] == ["1"]
 
 
+@pytest.mark.full
 def test_what_nobody_here_knows_of_the_registry_is_an_outage_with_its_cause(
     home: Path, proxies: Proxies, experiment_name: str
 ) -> None:

@@ -130,6 +130,7 @@ HARM: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("harm", HARM)
 def test_a_folder_that_is_older_than_its_deliveries_doubles_nothing(
     home: Path, proxies: Proxies, servers: Servers, world: World, tmp_path: Path, harm: str
@@ -160,6 +161,7 @@ def test_a_copy_on_another_machine_and_the_original_deliver_once(
     assert_there_once(world, proxies, servers, run_id)
 
 
+@pytest.mark.full
 def test_a_state_that_is_older_than_its_journal_is_told_of(
     home: Path, proxies: Proxies, servers: Servers, world: World, tmp_path: Path
 ) -> None:

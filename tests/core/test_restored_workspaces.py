@@ -92,6 +92,7 @@ def restored(
     return run, own, strangers(there, own, f"theirs-of-{name}")
 
 
+@pytest.mark.full
 def test_a_reused_id_of_the_primary_renames_nothing_and_prunes_nothing_until_a_person_says_so(
     home: object,
     proxies: Proxies,
@@ -134,6 +135,7 @@ def test_a_reused_id_of_the_primary_renames_nothing_and_prunes_nothing_until_a_p
     assert primary.get_experiment(own).name == theirs
 
 
+@pytest.mark.full
 def test_what_is_logged_on_after_a_restore_goes_to_no_other_experiment(
     home: object,
     proxies: Proxies,
@@ -165,6 +167,7 @@ def test_what_is_logged_on_after_a_restore_goes_to_no_other_experiment(
     assert len(primary.search_runs([own])) == 1
 
 
+@pytest.mark.full
 def test_another_process_that_goes_on_after_a_restore_mixes_nothing(
     home: object,
     proxies: Proxies,
@@ -187,6 +190,7 @@ def test_another_process_that_goes_on_after_a_restore_mixes_nothing(
     linking.arrived(servers, run, experiment_name)
 
 
+@pytest.mark.full
 def test_what_waited_during_a_restore_goes_to_no_other_experiment(
     home: object,
     proxies: Proxies,
@@ -232,6 +236,7 @@ def test_a_restored_mirror_gets_its_runs_again_in_an_experiment_of_their_own(
     assert dbml.verify(experiment=experiment_name).equal
 
 
+@pytest.mark.full
 def test_another_experiment_of_the_same_name_is_not_taken_for_the_lost_one_until_it_is_named(
     home: object,
     proxies: Proxies,
@@ -269,6 +274,7 @@ def test_another_experiment_of_the_same_name_is_not_taken_for_the_lost_one_until
     assert len(primary.search_runs([theirs])) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("replaced", [False, True], ids=["renamed", "replaced"])
 def test_what_an_older_link_remembers_is_completed_at_first_sight_unless_it_is_another_one(
     home: object,

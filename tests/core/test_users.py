@@ -85,6 +85,7 @@ def test_a_plain_loop(linked: Any, experiment_name: str) -> None:
     assert list(run["artifacts"]) == ["config/a.json"]
 
 
+@pytest.mark.full
 def test_sklearn_autolog_of_a_grid_search(linked: Any, experiment_name: str) -> None:
     from sklearn.model_selection import GridSearchCV
     from sklearn.tree import DecisionTreeClassifier
@@ -155,6 +156,7 @@ def test_a_script_as_a_child_process(linked: Any, experiment_name: str, tmp_path
     assert list(found["script"]["artifacts"]) == ["big.txt"]
 
 
+@pytest.mark.full
 def test_joblib_workers_log_into_the_parents_run(linked: Any, experiment_name: str) -> None:
     out = in_child(
         f"""
@@ -336,6 +338,7 @@ def test_system_metrics(linked: Any, experiment_name: str) -> None:
     assert any(key.startswith("system/cpu") for key in found["system"]["last"])
 
 
+@pytest.mark.full
 def test_autolog_of_everything_at_once(linked: Any, experiment_name: str) -> None:
     run_id = in_child(
         """

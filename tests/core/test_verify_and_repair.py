@@ -162,6 +162,7 @@ def test_a_repair_can_go_the_other_way(
     assert of_experiment(linked).equal
 
 
+@pytest.mark.full
 def test_runs_older_than_the_link_come_over_whole_once_and_only_when_asked(
     home: object,
     proxies: Proxies,
@@ -196,6 +197,7 @@ def test_runs_older_than_the_link_come_over_whole_once_and_only_when_asked(
     assert mlflow.get_run(runs[0]).info.run_name == "old-0"
 
 
+@pytest.mark.full
 def test_a_model_that_was_named_while_the_primary_was_away_is_one_on_another_machine_too(
     linked: str, proxies: Proxies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -295,6 +297,7 @@ def test_the_result_is_a_table_of_what_stands_on_either_side(
     assert json.dumps([d.what for d in found.differences]) == '["tag b"]'
 
 
+@pytest.mark.full
 def test_a_repair_that_is_killed_is_gone_on_with(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, tmp_path: Path
 ) -> None:
@@ -389,6 +392,7 @@ def registries(
     return here, there
 
 
+@pytest.mark.full
 def test_edits_in_the_mirrors_registry_alone_reach_the_primary_and_where_both_were_edited_both_are_shown(
     registries: tuple[MlflowClient, MlflowClient], servers: Servers, experiment_name: str
 ) -> None:
@@ -469,6 +473,7 @@ def test_an_experiment_that_was_renamed_in_one_portal_is_renamed_in_the_other(
     assert of_experiment(f"{linked}-c").equal
 
 
+@pytest.mark.full
 def test_what_prune_would_delete_is_all_named_and_nothing_else_goes(
     registries: tuple[MlflowClient, MlflowClient], servers: Servers, experiment_name: str, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_repair_copies_runs_and_models_with_all_that_they_have(
     assert held(theirs, experiment_name) == held(ours, experiment_name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("deleted", ["run", "experiment"])
 def test_what_is_deleted_and_has_a_model_stays_deleted_in_the_copy(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, deleted: str
@@ -138,6 +139,7 @@ def test_what_is_deleted_and_has_a_model_stays_deleted_in_the_copy(
     assert there["runs"]["whole"]["lifecycle_stage"] == "deleted"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("source", ["databricks", "azureml"])
 def test_what_one_workspace_alone_was_told_of_a_run_is_found_and_brought_over(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, source: str
@@ -182,6 +184,7 @@ def test_what_one_workspace_alone_was_told_of_a_run_is_found_and_brought_over(
     assert held(theirs, experiment_name) == held(ours, experiment_name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("began", ["databricks", "azureml"])
 def test_a_run_that_goes_on_through_a_link_brings_all_that_it_had(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, began: str

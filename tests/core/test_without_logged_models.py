@@ -70,6 +70,7 @@ def _files_of(proxy: Any, run_id: str, folder: str) -> dict[str, bytes]:
     return files_at(proxy.uri, f"{plain.client(proxy.uri).get_run(run_id).info.artifact_uri}/{folder}")
 
 
+@pytest.mark.full(but=["primary"])
 def test_a_model_is_logged_loaded_and_registered_by_all_its_names(lacking: Any, experiment_name: str) -> None:
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 0.5)
@@ -165,6 +166,7 @@ def test_logged_models_are_searched_filtered_sorted_changed_and_deleted(
     assert third in ids
 
 
+@pytest.mark.full
 def test_every_kind_of_model_loads_there_without_us(
     alone: Any, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +274,7 @@ def test_another_machine_finds_and_uses_the_models(alone: Any, experiment_name: 
     assert version["run_id"] == run_id
 
 
+@pytest.mark.full
 def test_a_model_loads_before_its_files_have_arrived(alone: Any, experiment_name: str) -> None:
     alone.status(503, path="mlflow-artifacts/artifacts/", method="PUT")
     with mlflow.start_run() as run:

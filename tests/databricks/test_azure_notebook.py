@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.databricks.conftest import ADA
@@ -25,6 +26,7 @@ def executed(both: dict[str, Any], place: Path) -> Any:
     return notebook
 
 
+@pytest.mark.full
 def test_the_walk_through_does_what_it_says_at_both_services(
     both: dict[str, Any], adb: Databricks, azure: AzureStandIn, home: Path
 ) -> None:

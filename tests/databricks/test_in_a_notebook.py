@@ -127,6 +127,7 @@ def test_a_run_that_begins_while_the_workspace_is_away_goes_to_the_notebooks_exp
     assert out.strip().endswith("['alone']")
 
 
+@pytest.mark.full
 def test_databricks_own_autologging_serves_a_tracked_cell_that_asks_and_is_itself_again_afterwards(
     adb: Databricks, notebook: dict[str, str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_every_magic_runs_at_databricks_alone_and_leads_to_its_pages(
     value("%dbml unlink")
 
 
+@pytest.mark.full
 def test_what_was_changed_at_databricks_is_found_and_repaired_in_azure_ml(
     value: Any, both: dict[str, Any], experiment_name: str
 ) -> None:

@@ -64,6 +64,7 @@ def other_side(server_host: ServerHost) -> Server:
     return server_host.start("databricks-other")
 
 
+@pytest.mark.full(but=["both-catalog"])
 @pytest.mark.parametrize("registry", ["workspace", "catalog"])
 @pytest.mark.parametrize("track", ["databricks", "both"])
 def test_a_run_with_its_model_is_at_databricks_as_its_own_client_expects(

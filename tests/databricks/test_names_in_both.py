@@ -46,6 +46,7 @@ def model(signature: bool = True) -> dict[str, Any]:
     return {"sk_model": fitted, "name": "model", "pip_requirements": ["scikit-learn"], "signature": told}
 
 
+@pytest.mark.full
 def test_a_model_of_unity_catalog_is_registered_at_azure_ml_too_with_alias_tag_and_twin(
     both: dict[str, Any], adb: Databricks, azure: AzureStandIn, experiment_name: str, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ with mlflow.start_run(run_name="killed") as run:
 """
 
 
+@pytest.mark.full
 def test_a_killed_training_and_a_token_that_expires_in_an_outage_lose_nothing_at_databricks(
     adb: Databricks, home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_killed_training_and_a_token_that_expires_in_an_outage_lose_nothing_at
     assert len(notes) >= acknowledged // 50
 
 
+@pytest.mark.full
 def test_the_shell_command_delivers_what_a_notebook_left_with_the_environments_own_sign_in(
     signed_in: Databricks, home: Path, experiment_name: str
 ) -> None:

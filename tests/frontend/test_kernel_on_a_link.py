@@ -50,6 +50,7 @@ def child(home: Path, experiment_name: str) -> Iterator[Kernel]:
         manager.cleanup_resources()
 
 
+@pytest.mark.full
 def test_a_child_kernel_is_linked_and_leaves_its_parent_s_run_alone(
     child: Kernel, experiment_name: str
 ) -> None:

@@ -63,6 +63,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     opened.close()
 
 
+@pytest.mark.full
 def test_the_forms_are_text_in_a_terminal(terminal: Terminal) -> None:
     assert terminal.run("%load_ext dbml_magics").strip() == ""
     shown = terminal.run("%dbml panel deploy")

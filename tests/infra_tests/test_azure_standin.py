@@ -132,6 +132,7 @@ def test_azureml_cores_own_client_chooses_a_runs_id(
         client("history.create_run(run_id='another')")
 
 
+@pytest.mark.full
 def test_azureml_mlflows_deployment_client_serves_a_model_at_a_managed_endpoint(
     azure: AzureStandIn, client: Client, experiment_name: str
 ) -> None:

@@ -93,6 +93,7 @@ def test_many(number):
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("tests", "code", "said"),
     [
