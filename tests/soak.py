@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import FAULTS, PATHS, ROLES, RunTold, Said, World
+from tests.core.histories import PATHS, ROLES, RunTold, Said, World
 from tests.core.linking import assert_written_once
 from tests.infra.actors import Actor, ActorHost
+from tests.infra.faults import FAULTS
 from tests.infra.proxy import Proxy
 from tests.infra.servers import ServerHost
 

@@ -24,6 +24,7 @@ from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, leftovers
 from tests.infra import plain
 from tests.infra.actors import Actor, ActorHost, OrderFailed
+from tests.infra.faults import begin
 from tests.infra.proxy import Proxy
 
 ROLES = ("databricks", "azureml")
@@ -42,24 +43,6 @@ PATHS = (
     "(logged-models|model-versions|registered-models)",
     "runs/get|metrics/get",
 )
-ERROR_IN_200 = '{"error_code": "INTERNAL_ERROR", "message": "not written"}'
-FAULTS: dict[str, Callable[[Proxy, str], Any]] = {
-    "away": lambda proxy, path: proxy.refuse(),
-    "away, accepted first": lambda proxy, path: proxy.refuse("reset"),
-    "hang": lambda proxy, path: proxy.hang(path=path),
-    "reset": lambda proxy, path: proxy.reset(path=path),
-    "answers dropped": lambda proxy, path: proxy.drop(path=path),
-    "one answer dropped": lambda proxy, path: proxy.drop(path=path, method="POST|PUT|PATCH", times=1),
-    "answers cut": lambda proxy, path: proxy.cut(path=path, times=3),
-    "half a batch": lambda proxy, path: proxy.half_batch(times=2),
-    "500": lambda proxy, path: proxy.status(500, path=path),
-    "503": lambda proxy, path: proxy.status(503, retry_after=0.2, path=path),
-    "429": lambda proxy, path: proxy.status(429, retry_after=0.2, path=path, times=5),
-    "a sign-in page": lambda proxy, path: proxy.status(200, body="<html>sign in</html>", path=path, times=5),
-    "an empty 200": lambda proxy, path: proxy.status(200, body="", path=path, times=5),
-    "an error in a 200": lambda proxy, path: proxy.status(200, body=ERROR_IN_200, path=path, times=5),
-    "slow": lambda proxy, path: proxy.delay(0.1, path=path),
-}
 READS_FIRST = ("text", "model", "resume", "register")
 Point = tuple[str, int, int, str]  # key, step, time, value as text
 
@@ -299,7 +282,7 @@ class World:
     def strike(self, role: str, kind: str, path: str) -> None:
         """Begin a fault, which lasts until the next peace."""
         self.say(f"fault at {role}: {kind} ({path or 'everything'})")
-        FAULTS[kind](getattr(self.proxies, role), path)
+        begin(kind, getattr(self.proxies, role), path)
 
     def clear(self, role: str) -> None:
         """End all faults at one workspace."""

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import FAULTS, ROLES, RunTold, World
+from tests.core.histories import ROLES, RunTold, World
 from tests.core.linking import arrived
 from tests.core.test_histories import NUMBERS, TEXT, profile
 from tests.infra import plain
 from tests.infra.actors import Actor, ActorHost, OrderFailed
+from tests.infra.faults import FAULTS
 
 KINDS = (
     "new tag",

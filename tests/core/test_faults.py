@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
@@ -30,6 +27,7 @@ from tests.core.linking import (
 )
 from tests.core.modelling import log_linear
 from tests.infra import plain
+from tests.infra.faults import begin
 from tests.infra.proxy import Proxy
 from tests.infra.wait import eventually
 
@@ -37,37 +35,18 @@ BUDGET_S = 1.5
 STAGES = ("start", "log", "artifact", "log_model", "register", "end")
 
 
-@contextmanager
-def flapping(proxy: Proxy) -> Iterator[None]:
-    """Close the port and open it again, several times a second."""
-    over = threading.Event()
-
-    def flap() -> None:
-        while not over.wait(0.15):
-            with proxy.away("reset" if int(time.monotonic()) % 2 else "closed"):
-                over.wait(0.2)
-
-    thread = threading.Thread(target=flap)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-FAULTS: dict[str, Callable[[Proxy], AbstractContextManager[Any]]] = {
-    "closed port": lambda proxy: proxy.away(),
-    "reset": lambda proxy: proxy.reset(),
-    "hang": lambda proxy: proxy.hang(),
-    "500": lambda proxy: proxy.status(500),
-    "503": lambda proxy: proxy.status(503, retry_after=1),
-    "429": lambda proxy: proxy.status(429, retry_after=1),
-    "answers dropped": lambda proxy: proxy.drop(),
-    "writes' answers dropped": lambda proxy: proxy.drop(path=r"(create|log-|update|set-|logged-models)"),
-    "half a batch": lambda proxy: proxy.half_batch(),
-    "flapping": flapping,
-}
+FAULTS = (
+    "closed port",
+    "reset",
+    "hang",
+    "500",
+    "503",
+    "429",
+    "answers dropped",
+    "writes' answers dropped",
+    "half a batch",
+    "flapping",
+)
 
 
 class Strike:
@@ -79,7 +58,7 @@ class Strike:
 
     def begin(self) -> None:
         for proxy in self.proxies:
-            self._stack.enter_context(FAULTS[self.fault](proxy))
+            self._stack.enter_context(begin(self.fault, proxy))
 
     def end(self) -> None:
         self._stack.close()

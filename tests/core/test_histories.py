@@ -26,8 +26,9 @@ from hypothesis.stateful import (
 )
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import FAULTS, PATHS, ROLES, RunTold, Said, World
+from tests.core.histories import PATHS, ROLES, RunTold, Said, World
 from tests.infra.actors import ActorHost
+from tests.infra.faults import FAULTS
 from tests.infra.planted import BUGS
 
 ASKED = os.environ.get("DBML_TEST_EXAMPLES")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from tests.core.linking import (
 )
 from tests.core.modelling import log_linear
 from tests.infra import plain
-from tests.infra.proxy import Fault, Proxy
+from tests.infra.faults import begin
+from tests.infra.proxy import Fault
 from tests.infra.wait import eventually
 
 BUDGET_S = 5.0
@@ -75,16 +76,16 @@ def took_at_most(seconds: float) -> Iterator[None]:
     assert took < seconds, f"it took {took:.1f} s"
 
 
-FAULTS: dict[str, Callable[[Proxy], AbstractContextManager[Any]]] = {
-    "closed port": lambda proxy: proxy.away(),
-    "accepted and reset": lambda proxy: proxy.away("reset"),
-    "hang": lambda proxy: proxy.hang(),
-    "503 with Retry-After": lambda proxy: proxy.status(503, retry_after=1),
-    "500": lambda proxy: proxy.status(500),
-    "dropped answers": lambda proxy: proxy.drop(method="POST|PUT|PATCH"),
-    "half a batch": lambda proxy: proxy.half_batch(),
-    "signed out": lambda proxy: proxy.status(401),
-}
+FAULTS = (
+    "closed port",
+    "accepted and reset",
+    "hang",
+    "503",
+    "500",
+    "writes' answers dropped",
+    "half a batch",
+    "signed out",
+)
 
 
 def struck_roles(who: str) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ def struck_roles(who: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("fault", "who"),
     [(fault, who) for fault in FAULTS for who in ("databricks", "azureml")]
-    + [("closed port", "both"), ("hang", "both"), ("dropped answers", "both")],
+    + [("closed port", "both"), ("hang", "both"), ("writes' answers dropped", "both")],
 )
 def test_a_fault_in_the_middle_of_a_run_costs_nothing(
     linked: Proxies, servers: Servers, experiment_name: str, fault: str, who: str
@@ -103,7 +104,7 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
     struck = list(linked) if who == "both" else [getattr(linked, who)]
     with mlflow.start_run() as run:
         train(0, 30)
-        faults = [FAULTS[fault](proxy) for proxy in struck]
+        faults = [begin(fault, proxy) for proxy in struck]
         for each in faults:
             each.__enter__()
         with took_at_most(3):
@@ -130,12 +131,12 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
     assert_written_once(linked)
 
 
-@pytest.mark.parametrize("how", ["closed port", "hang", "dropped answers"])
+@pytest.mark.parametrize("how", ["closed port", "hang", "writes' answers dropped"])
 def test_a_run_that_begins_and_ends_in_an_outage_of_both(
     linked: Proxies, servers: Servers, experiment_name: str, how: str
 ) -> None:
     """Its id is provisional; on delivery it and its child are made under ids of the workspaces', once."""
-    with FAULTS[how](linked.databricks), FAULTS[how](linked.azureml), took_at_most(BUDGET_S + MARGIN_S):
+    with begin(how, linked.databricks), begin(how, linked.azureml), took_at_most(BUDGET_S + MARGIN_S):
         with mlflow.start_run(run_name="outer") as outer:
             train(0, 20)
             with mlflow.start_run(nested=True) as inner:
@@ -288,13 +289,13 @@ def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_pri
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("fault", ["closed port", "hang", "dropped answers"])
+@pytest.mark.parametrize("fault", ["closed port", "hang", "writes' answers dropped"])
 def test_a_logged_model_made_in_an_outage(
     linked: Proxies, servers: Servers, experiment_name: str, fault: str
 ) -> None:
     client = MlflowClient()
     experiment_id = client.get_experiment_by_name(experiment_name).experiment_id
-    with FAULTS[fault](linked.databricks), mlflow.start_run() as run:
+    with begin(fault, linked.databricks), mlflow.start_run() as run:
         made = client.create_logged_model(
             experiment_id, name="m", source_run_id=run.info.run_id, tags={"a": "b"}, params={"p": "1"}
         )

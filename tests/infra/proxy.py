@@ -18,8 +18,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,19 @@ class Fault:
         self.clear()
 
 
+class Away:
+    """A proxy that refuses connections, until the block ends."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def __enter__(self) -> Away:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._proxy.accept()
+
+
 def basic(user: str, password: str) -> str:
     """Return the Authorization header of a user and password."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -114,14 +126,10 @@ class Proxy(Orders):
         """Take connections again."""
         self._ask(do="listen")
 
-    @contextmanager
-    def away(self, how: str = "closed") -> Iterator[None]:
-        """Refuse connections for the length of the block."""
+    def away(self, how: str = "closed") -> Away:
+        """Refuse connections from now on, until the block ends."""
         self.refuse(how)
-        try:
-            yield
-        finally:
-            self.accept()
+        return Away(self)
 
     def target(self, upstream: str) -> None:
         """Forward to another server from the next request on."""
