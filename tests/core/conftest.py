@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
+from tests.conftest import Proxies
+from tests.core.linking import link
 from tests.infra.actors import ActorHost
 
 
@@ -28,3 +32,13 @@ def actor_host() -> Iterator[ActorHost]:
     """Return what starts processes that log as a test tells them."""
     with ActorHost() as host:
         yield host
+
+
+@pytest.fixture
+def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
+    """Return the proxies of a fresh link, which keep the batches that they pass; its experiment is set."""
+    for proxy in proxies:
+        proxy.keep_bodies()
+    link(proxies)
+    mlflow.set_experiment(experiment_name)
+    return proxies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -11,17 +10,8 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from tests.conftest import Proxies, Servers
-from tests.core.linking import LOG_BATCH, arrived, both_sides, dead_letters, link, steps, sync
+from tests.core.linking import LOG_BATCH, arrived, both_sides, dead_letters, steps, sync
 from tests.infra import plain
-
-
-@pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    for proxy in proxies:
-        proxy.keep_bodies()
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
-    return proxies
 
 
 def log_a_run() -> str:

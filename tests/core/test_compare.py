@@ -14,9 +14,8 @@ from tests.conftest import Proxies
 
 
 @pytest.fixture
-def linked(home: object, proxies: Proxies, experiment_name: str) -> str:
-    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
-    dbml.experiment(experiment_name)
+def experiment(linked: Proxies, experiment_name: str) -> str:
+    """Return the experiment that a link of two workspaces is on."""
     return experiment_name
 
 
@@ -34,7 +33,7 @@ def values(result: CompareResult, key: str) -> tuple[float | None, ...]:
     return next(metric.last for metric in result.metrics if metric.key == key)
 
 
-def test_runs_of_different_length_and_range_share_their_axes(linked: str) -> None:
+def test_runs_of_different_length_and_range_share_their_axes(experiment: str) -> None:
     first = log("short", {"depth": 4, "seed": 1}, {"loss": {0: 1.0, 1: 0.5, 2: 0.25}, "only": {0: 1.0}})
     second = log(
         "long", {"depth": 8, "seed": 1}, {"loss": {n: 2.0 / (n + 1) for n in range(10, 400)}, "f1": {0: 0.9}}
@@ -54,7 +53,7 @@ def test_runs_of_different_length_and_range_share_their_axes(linked: str) -> Non
     assert (long.count, long.steps[0], long.steps[-1]) == (390, 10.0, 399.0)
     assert len(long.steps) < 200, "a long curve is thinned"
     shown = str(found)
-    assert f"Compared 2 runs of {linked}" in shown
+    assert f"Compared 2 runs of {experiment}" in shown
     assert "params: 1 differs (≠), 1 equal" in shown
     assert re.search(r"≠ depth +4 +8", shown)
     assert re.search(r"only +1 +—", shown)
@@ -65,7 +64,7 @@ def test_runs_of_different_length_and_range_share_their_axes(linked: str) -> Non
     assert found.to_pandas()["metrics.loss"].tolist() == pytest.approx([0.25, 0.005])
 
 
-def test_values_that_are_not_finite_are_gaps_and_are_told(linked: str) -> None:
+def test_values_that_are_not_finite_are_gaps_and_are_told(experiment: str) -> None:
     first = log("odd", {}, {"loss": {0: 1.0, 1: math.nan, 2: 0.5, 3: math.inf}})
     second = log("even", {}, {"loss": {0: 1.0, 3: 0.25}})
     for delivered in (False, True):  # a database keeps infinity as the largest float
@@ -78,20 +77,20 @@ def test_values_that_are_not_finite_are_gaps_and_are_told(linked: str) -> None:
         dbml.sync(60)
 
 
-def test_a_live_run_is_compared_as_it_stands_with_one_of_another_experiment(linked: str) -> None:
+def test_a_live_run_is_compared_as_it_stands_with_one_of_another_experiment(experiment: str) -> None:
     first = log("done", {"depth": 4}, {"loss": {0: 1.0, 1: 0.5}})
-    with mlflow.start_run(run_name="live", experiment_id=mlflow.create_experiment(f"{linked}-b")) as run:
+    with mlflow.start_run(run_name="live", experiment_id=mlflow.create_experiment(f"{experiment}-b")) as run:
         mlflow.log_metric("loss", 3.0, step=0)
         mlflow.log_metric("loss", 2.0, step=1)
         found = dbml.compare(first, run.info.run_id)
     assert [row.status for row in found.runs] == ["FINISHED", "RUNNING"]
-    assert [row.experiment for row in found.runs] == [linked, f"{linked}-b"]
+    assert [row.experiment for row in found.runs] == [experiment, f"{experiment}-b"]
     assert found.curves["loss"][1].values == (3.0, 2.0)
     assert "live is still running" in str(found)
-    assert f"runs of {linked} and {linked}-b" in str(found)
+    assert f"runs of {experiment} and {experiment}-b" in str(found)
 
 
-def test_many_metrics_are_left_out_and_each_can_be_asked_for(linked: str) -> None:
+def test_many_metrics_are_left_out_and_each_can_be_asked_for(experiment: str) -> None:
     ids = [
         log(f"run{n}", {}, {"loss": {0: 1.0, 1: n}, **{f"m{k:02}": {0: k + n} for k in range(50)}})
         for n in range(3)
@@ -110,7 +109,7 @@ def test_many_metrics_are_left_out_and_each_can_be_asked_for(linked: str) -> Non
     assert refused.value.remedies[0][0].endswith("--metric loss")
 
 
-def test_metrics_without_steps_are_drawn_in_the_order_of_logging(linked: str) -> None:
+def test_metrics_without_steps_are_drawn_in_the_order_of_logging(experiment: str) -> None:
     ids = []
     for name in ("a", "b"):
         with mlflow.start_run(run_name=name) as run:
@@ -121,7 +120,7 @@ def test_metrics_without_steps_are_drawn_in_the_order_of_logging(linked: str) ->
     assert (curve.axis, curve.steps) == ("point", (0.0, 1.0, 2.0))
 
 
-def test_what_cannot_be_compared_is_named_with_what_to_type(linked: str) -> None:
+def test_what_cannot_be_compared_is_named_with_what_to_type(experiment: str) -> None:
     first = log("first", {}, {})
     with pytest.raises(dbml.BadCommand, match="two runs or more"):
         dbml.compare(first)
@@ -133,7 +132,7 @@ def test_what_cannot_be_compared_is_named_with_what_to_type(linked: str) -> None
     assert ambiguous.value.remedies[0][0].startswith("%dbml compare ")
 
 
-def test_a_name_in_an_ids_place_is_answered_with_a_line_that_runs(linked: str) -> None:
+def test_a_name_in_an_ids_place_is_answered_with_a_line_that_runs(experiment: str) -> None:
     first, second = log("one", {}, {}), log("two", {}, {})
     for given, meant in (
         (("last", "two"), f"%dbml compare last {first[:8]}"),
@@ -161,7 +160,7 @@ def _shared_beginning() -> str:
     raise AssertionError("sixteen digits, and no two of seventeen ids begin alike")
 
 
-def test_while_a_workspace_is_away_the_other_one_answers(linked: str, proxies: Proxies) -> None:
+def test_while_a_workspace_is_away_the_other_one_answers(experiment: str, proxies: Proxies) -> None:
     first, second = log("one", {}, {"loss": {0: 1.0, 1: 0.5}}), log("two", {}, {"loss": {0: 1.0, 1: 0.25}})
     dbml.sync(60)
     proxies.databricks.refuse()

@@ -32,15 +32,6 @@ from tests.infra.wait import eventually
 REFUSAL = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "not on a Monday"})
 
 
-@pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    link(proxies)
-    dbml.experiment(experiment_name)
-    for proxy in proxies:
-        proxy.keep_bodies()
-    return proxies
-
-
 def refused_points(linked: Proxies, names: int = 1) -> str:
     """Log a run whose last metrics the mirror refuses (and nothing afterwards); returns its id."""
     with linked.azureml.status(400, path=LOG_BATCH, content='"late', body=REFUSAL):

@@ -40,17 +40,6 @@ from tests.core.linking import (
 from tests.infra import plain
 from tests.infra.wait import eventually
 
-
-@pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    """Return the proxies of a fresh link whose experiment is set."""
-    for proxy in proxies:
-        proxy.keep_bodies()
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
-    return proxies
-
-
 # --- everything of a run
 
 

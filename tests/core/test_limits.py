@@ -47,14 +47,10 @@ from tests.infra.wait import eventually
 
 
 @pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    """Return the proxies of a fresh link to two MLflow servers whose limits are not known to the link."""
-    for proxy in proxies:
-        proxy.keep_bodies()
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
+def linked(linked: Proxies) -> Proxies:
+    """Return the proxies of a link whose experiment both workspaces have."""
     sync()
-    return proxies
+    return linked
 
 
 def known_as(role: str, kind: str) -> None:

@@ -10,17 +10,14 @@ from mlflow import MlflowClient
 
 from tests.conftest import Proxies, Servers
 from tests.core.histories import SETTINGS
-from tests.core.linking import arrived, link, sync
+from tests.core.linking import arrived, sync
 from tests.infra.actors import Actor, ActorHost
 
 
-@pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str, monkeypatch: pytest.MonkeyPatch) -> Proxies:
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
-    return proxies
 
 
 @pytest.fixture

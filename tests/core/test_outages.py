@@ -40,14 +40,10 @@ MARGIN_S = 6.0  # two cores that others use too
 
 
 @pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    """Return the proxies of a fresh link whose experiment is set and known at both sides."""
-    for proxy in proxies:
-        proxy.keep_bodies()
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
+def linked(linked: Proxies) -> Proxies:
+    """Return the proxies of a link whose experiment both workspaces have."""
     sync()
-    return proxies
+    return linked
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ from tests.core.linking import (
     child,
     finish,
     leftovers,
-    link,
     runs_at,
     steps,
     sync,
@@ -64,14 +63,10 @@ SYNC = "import sys; from dbml_magics.__main__ import main; sys.exit(main(['sync'
 
 
 @pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    """Return the proxies of a fresh link whose experiment is set and known at both sides."""
-    for proxy in proxies:
-        proxy.keep_bodies()
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
+def linked(linked: Proxies) -> Proxies:
+    """Return the proxies of a link whose experiment both workspaces have."""
     sync()
-    return proxies
+    return linked
 
 
 def in_shell(*arguments: str) -> subprocess.CompletedProcess[str]:

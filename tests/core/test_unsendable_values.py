@@ -19,19 +19,12 @@ import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.tracking.journal import OLD_SUFFIX
 from tests.conftest import Proxies, Servers
-from tests.core.linking import arrived, dead_letters, leftovers, link, steps, sync
+from tests.core.linking import arrived, dead_letters, leftovers, steps, sync
 from tests.infra import plain
 from tests.infra.wait import eventually
 
 BAD = os.fsdecode(b"caf\xe9.csv")  # what os.listdir gives for a Latin-1 name
 MOST = 2**63 - 1
-
-
-@pytest.fixture
-def linked(home: Path, proxies: Proxies, experiment_name: str) -> Proxies:
-    link(proxies)
-    mlflow.set_experiment(experiment_name)
-    return proxies
 
 
 def log_everything_good(first: int) -> None:

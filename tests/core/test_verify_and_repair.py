@@ -26,9 +26,8 @@ from tests.infra.wait import eventually
 
 
 @pytest.fixture
-def linked(home: object, proxies: Proxies, experiment_name: str) -> str:
-    linking.link(proxies)
-    dbml.experiment(experiment_name)
+def experiment(linked: Proxies, experiment_name: str) -> str:
+    """Return the experiment that a link of two workspaces is on."""
     return experiment_name
 
 
@@ -78,17 +77,17 @@ def repaired(experiment: str, **options: Any) -> RepairResult:
 
 
 def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
-    same = of_experiment(linked, deep=True)
+    same = of_experiment(experiment, deep=True)
     assert same.equal, f"just delivered, and yet: {same}"
     assert same.runs_compared == 2
     assert same.requests >= same.least
 
     primary, mirror = clients
-    twin = mirrored(servers, run, linked)
+    twin = mirrored(servers, run, experiment)
     mirror.set_tag(twin, "team", "beer")  # edited in the mirror alone
     primary.set_tag(run, "owner", "me")  # added in the primary alone
     mirror.set_tag(twin, "mlflow.note.content", "looks good")
@@ -98,7 +97,7 @@ def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
     mirror.set_terminated(twin, "FAILED")
     put(primary, servers.databricks, run, "notes/late.txt")
     primary.update_run(run, name="renamed")
-    found = of_experiment(linked)
+    found = of_experiment(experiment)
     assert told(found) >= {
         ("tag", "team"),
         ("tag", "owner"),
@@ -117,7 +116,7 @@ def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
     assert (note.databricks, note.azureml) == (ABSENT, "looks good")
     assert "%dbml sync --repair" in str(found)
 
-    done = repaired(linked)
+    done = repaired(experiment)
     assert {(r.difference.kind, r.difference.key) for r in done.remaining} == {("metric", "loss")}
     assert "cannot be taken back" in done.remaining[0].done
     there = plain.comparable(plain.run(servers.azureml.uri, twin))
@@ -128,38 +127,38 @@ def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
     assert there == here
     assert here["tags"]["team"] == "beer", "what was edited in the mirror alone reaches the primary"
     assert here["tags"]["mlflow.note.content"] == "looks good"
-    again = repaired(linked)
+    again = repaired(experiment)
     assert not again.repaired, f"a second time there is nothing to do, but: {again}"
 
 
 def test_where_both_were_edited_the_primary_wins_and_the_other_value_is_shown(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
     primary, mirror = clients
     primary.set_tag(run, "team", "gin")
-    mirror.set_tag(mirrored(servers, run, linked), "team", "beer")
-    done = repaired(linked)
+    mirror.set_tag(mirrored(servers, run, experiment), "team", "beer")
+    done = repaired(experiment)
     assert [r.difference.key for r in done.repaired] == ["team"]
     assert "'beer'" in done.repaired[0].done
-    assert mirror.get_run(mirrored(servers, run, linked)).data.tags["team"] == "gin"
+    assert mirror.get_run(mirrored(servers, run, experiment)).data.tags["team"] == "gin"
 
 
 def test_a_repair_can_go_the_other_way(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
     primary, mirror = clients
-    twin = mirrored(servers, run, linked)
+    twin = mirrored(servers, run, experiment)
     primary.set_tag(run, "team", "gin")
     put(mirror, servers.azureml, twin, "there.txt")
-    done = repaired(linked, source="azureml")
+    done = repaired(experiment, source="azureml")
     assert not done.remaining, str(done)
     assert primary.get_run(run).data.tags["team"] == "wine"
     assert "there.txt" in plain.run(servers.databricks.uri, run)["artifacts"]
-    assert of_experiment(linked).equal
+    assert of_experiment(experiment).equal
 
 
 @pytest.mark.full
@@ -199,7 +198,7 @@ def test_runs_older_than_the_link_come_over_whole_once_and_only_when_asked(
 
 @pytest.mark.full
 def test_a_model_that_was_named_while_the_primary_was_away_is_one_on_another_machine_too(
-    linked: str, proxies: Proxies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    experiment: str, proxies: Proxies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     dbml.sync(60)
     with mlflow.start_run(), proxies.databricks.away():
@@ -209,7 +208,8 @@ def test_a_model_that_was_named_while_the_primary_was_away_is_one_on_another_mac
     code = f"""
         import dbml_magics as dbml
         dbml.link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
-        print(dbml.verify(experiment={linked!r}).equal, len(dbml.repair(experiment={linked!r}).repaired))
+        name = {experiment!r}
+        print(dbml.verify(experiment=name).equal, len(dbml.repair(experiment=name).repaired))
     """
     told = linking.finish(linking.child(code))
     assert told.splitlines()[-1:] == ["True 0"], f"one model under one id, but: {told}"
@@ -233,22 +233,22 @@ def test_a_team_that_begins_from_azure_ml(
 
 
 def test_nothing_is_deleted_without_being_asked_and_told(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
     primary, mirror = clients
-    twin = mirrored(servers, run, linked)
+    twin = mirrored(servers, run, experiment)
     other = mirror.create_run(mirror.get_run(twin).info.experiment_id, run_name="stray")
     mirror.set_tag(twin, "stray", "1")
     primary.delete_tag(run, "team")
-    done = repaired(linked)
+    done = repaired(experiment)
     assert {r.difference.kind for r in done.remaining} == {"run", "tag"}
     with pytest.raises(NotConfirmed, match="stray") as refused:
-        repaired(linked, prune=True)
+        repaired(experiment, prune=True)
     assert any("--prune --confirm" in line for line in refused.value._render_traceback_())
     assert mirror.get_run(other.info.run_id).info.lifecycle_stage == "active"
-    pruned = repaired(linked, prune=True, confirm=True)
+    pruned = repaired(experiment, prune=True, confirm=True)
     assert not pruned.remaining, str(pruned)
     assert mirror.get_run(other.info.run_id).info.lifecycle_stage == "deleted"
     assert "team" not in mirror.get_run(twin).data.tags
@@ -272,24 +272,24 @@ def test_a_repair_that_was_interrupted_ends_the_same(
     assert of_experiment(experiment_name, deep=True).equal
 
 
-def test_what_cannot_be_meant_is_said(linked: str, proxies: Proxies) -> None:
+def test_what_cannot_be_meant_is_said(experiment: str, proxies: Proxies) -> None:
     with pytest.raises(ExperimentNotFound, match="no experiment 'nowhere'"):
         of_experiment("nowhere")
     with pytest.raises(BadCommand, match="--since wants a date"):
         dbml.verify(since="yesterdayish")
     with pytest.raises(BadCommand, match="each choose the runs"):
-        dbml.verify(experiment=linked, everything=True)
+        dbml.verify(experiment=experiment, everything=True)
     with pytest.raises(BadCommand, match="--from takes one of"):
         dbml.repair(source="gcp")
 
 
 def test_the_result_is_a_table_of_what_stands_on_either_side(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
-    clients[1].set_tag(mirrored(servers, run, linked), "b", "<i>")
-    found = of_experiment(linked)
+    clients[1].set_tag(mirrored(servers, run, experiment), "b", "<i>")
+    found = of_experiment(experiment)
     page = found._repr_html_() or ""
     assert "<i>" not in page
     assert "&lt;i&gt;" in page
@@ -310,14 +310,14 @@ def test_a_repair_that_is_killed_is_gone_on_with(
     code = f"""
         import dbml_magics as dbml
         dbml.link(again=True)
-        print("linked", flush=True)
+        print("experiment", flush=True)
         dbml.repair(experiment={experiment_name!r})
     """
     for after in (3, 9, 14):
         proxies.azureml.forget()
         process = linking.child(code)
         assert process.stdout is not None
-        assert process.stdout.readline() == "linked\n"
+        assert process.stdout.readline() == "experiment\n"
         writes = "runs/(create|log-batch|update|set-tag)$|artifacts/"
         eventually(
             lambda: proxies.azureml.count(writes, "POST|PUT") >= after or process.poll() is not None,  # noqa: B023
@@ -454,23 +454,23 @@ def test_an_alias_that_was_moved_is_moved_and_pruning_does_not_delete_it(
 
 
 def test_an_experiment_that_was_renamed_in_one_portal_is_renamed_in_the_other(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     a_run(tmp_path)
     dbml.sync(60)
     primary, mirror = clients
-    assert of_experiment(linked).equal
-    one, other = (c.get_experiment_by_name(linked).experiment_id for c in clients)
-    mirror.rename_experiment(other, f"{linked}-b")
-    assert told(of_experiment(linked)) == {("experiment", "name")}
-    assert not repaired(linked).remaining
-    assert primary.get_experiment(one).name == f"{linked}-b"
-    primary.rename_experiment(one, f"{linked}-c")
-    mirror.rename_experiment(other, f"{linked}-d")
-    done = repaired(f"{linked}-c")
-    assert mirror.get_experiment(other).name == f"{linked}-c"
-    assert f"{linked}-d" in done.repaired[0].done
-    assert of_experiment(f"{linked}-c").equal
+    assert of_experiment(experiment).equal
+    one, other = (c.get_experiment_by_name(experiment).experiment_id for c in clients)
+    mirror.rename_experiment(other, f"{experiment}-b")
+    assert told(of_experiment(experiment)) == {("experiment", "name")}
+    assert not repaired(experiment).remaining
+    assert primary.get_experiment(one).name == f"{experiment}-b"
+    primary.rename_experiment(one, f"{experiment}-c")
+    mirror.rename_experiment(other, f"{experiment}-d")
+    done = repaired(f"{experiment}-c")
+    assert mirror.get_experiment(other).name == f"{experiment}-c"
+    assert f"{experiment}-d" in done.repaired[0].done
+    assert of_experiment(f"{experiment}-c").equal
 
 
 @pytest.mark.full
@@ -558,28 +558,28 @@ def test_what_prune_would_delete_is_all_named_and_nothing_else_goes(
 
 
 def test_an_experiment_goes_only_when_it_was_named_and_confirmed(
-    linked: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     a_run(tmp_path)
     dbml.sync(60)
     primary, mirror = clients
-    primary.delete_experiment(primary.get_experiment_by_name(linked).experiment_id)
-    with pytest.raises(NotConfirmed, match=f"experiment {linked}"):
-        repaired(linked, prune=True)
-    assert mirror.get_experiment_by_name(linked).lifecycle_stage == "active"
-    repaired(linked, prune=True, confirm=True)
-    assert mirror.get_experiment_by_name(linked).lifecycle_stage == "deleted"
+    primary.delete_experiment(primary.get_experiment_by_name(experiment).experiment_id)
+    with pytest.raises(NotConfirmed, match=f"experiment {experiment}"):
+        repaired(experiment, prune=True)
+    assert mirror.get_experiment_by_name(experiment).lifecycle_stage == "active"
+    repaired(experiment, prune=True, confirm=True)
+    assert mirror.get_experiment_by_name(experiment).lifecycle_stage == "deleted"
 
 
 def test_pruning_with_nothing_to_delete_repairs_and_fails_nothing(
-    linked: str, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
+    experiment: str, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:
     run = a_run(tmp_path)
     dbml.sync(60)
     clients[0].set_tag(run, "team", "gin")
-    done = repaired(linked, prune=True)
+    done = repaired(experiment, prune=True)
     assert [r.difference.key for r in done.repaired] == ["team"]
-    assert str(repaired(linked, prune=True)).startswith("Nothing to repair")
+    assert str(repaired(experiment, prune=True)).startswith("Nothing to repair")
 
 
 def test_many_runs_come_over_in_few_requests(
