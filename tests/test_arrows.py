@@ -6,8 +6,8 @@ from tests.arrows import PAGE, arrows, circles, layer_of, page
 
 # These know each other by Applier, Engine and their parts.
 TRACKING = """
-    acknowledged apply artifacts attached containers delivery engine experiments handoff model_emulation
-    overflow registrations shutdown
+    acknowledged apply attached containers delivery engine experiments handoff model_emulation overflow
+    registrations shutdown
 """
 
 
@@ -56,6 +56,18 @@ def test_the_model_imports_nothing_of_the_core() -> None:
         for name, others in arrows().items()
         for other in others
         if name.startswith(model) and other.startswith("dbml_magics.core.") and not other.startswith(model)
+    }
+    assert not found
+
+
+def test_what_journals_and_delivers_imports_nothing_of_the_plugin() -> None:
+    """MLflow calls the plugin, the plugin calls the engine; the engine finds files as MLflow does."""
+    plugin, rooms = "dbml_magics.core.plugin", ("model", "outbox", "destinations", "delivery", "tracking")
+    found = {
+        (name, other)
+        for name, others in arrows().items()
+        for other in others
+        if name.split(".")[2:3] in ([room] for room in rooms) and other.startswith(plugin)
     }
     assert not found
 

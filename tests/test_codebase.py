@@ -49,12 +49,12 @@ PRIVATE_ELSEWHERE = {
     "core.reconcile.experiment_repairer": "_whose",
     "core.scoring.outputs": "_jsc _jvm",
     "core.scoring.spark": "_jsc",
-    "core.tracking.artifacts": "_known_at _path",
+    "core.plugin.artifacts": "_known_at _path",
     "core.tracking.attached": "_asking _native _visible",
     "core.tracking.engine": "_outputs",
     "core.tracking.experiments": "_asking_primary _make_experiment _whose",
     "core.tracking.registrations": "_left",
-    "core.tracking.store": "_known_at _live _refresh _visible",
+    "core.plugin.tracking_store": "_known_at _live _refresh _visible",
     "notebook.callers": "_getframe",
     "notebook.cells": "_getframe",
     "notebook.live": "_reply_subshell_id",
@@ -202,7 +202,7 @@ def test_no_tracked_file_names_a_machine() -> None:
         "import dbml_magics",
         "import dbml_magics.core.session",
         "import dbml_magics.core.link",
-        "import dbml_magics.core.tracking.entry",
+        "import dbml_magics.core.plugin.entry",
         "import dbml_magics.notebook.magics",
         "import dbml_magics as dbml; dbml.link; dbml.TrackSummary if False else None",
         "from IPython.core.interactiveshell import InteractiveShell; "
@@ -217,9 +217,9 @@ def test_imports_nothing_heavy(what: str) -> None:
 def test_mlflow_finds_the_plugin_and_imports_no_more_of_it() -> None:
     code = (
         "import sys, mlflow; "
-        "print(sorted(m for m in sys.modules if m.startswith('dbml_magics.core.tracking.')))"
+        "print(sorted(m for m in sys.modules if m.startswith('dbml_magics.core.') and m.count('.') > 2))"
     )
-    entry = ["dbml_magics.core.tracking.entry", "dbml_magics.core.tracking.job_run"]
+    entry = ["dbml_magics.core.plugin.entry", "dbml_magics.core.plugin.job_run"]
     assert in_fresh_process(code).splitlines()[-1] == str(entry)
 
 

@@ -27,9 +27,9 @@ from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.outbox.model_versions import Refusal
+from dbml_magics.core.plugin import job_run
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.status import destination
-from dbml_magics.core.tracking import job_run
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.view import TERMINAL, RunView, Series

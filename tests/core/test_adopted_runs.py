@@ -10,7 +10,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import job_run
+from dbml_magics.core.plugin import job_run
 from dbml_magics.errors import BadCommand
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (

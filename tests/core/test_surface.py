@@ -19,8 +19,8 @@ from mlflow.store.tracking.abstract_store import AbstractStore as TrackingBase
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking.registry_store import DbmlRegistryStore
-from dbml_magics.core.tracking.store import DbmlTrackingStore
+from dbml_magics.core.plugin.registry_store import DbmlRegistryStore
+from dbml_magics.core.plugin.tracking_store import DbmlTrackingStore
 from tests.core.test_link import log_model
 from tests.infra import plain
 

@@ -330,10 +330,6 @@ def main() -> None:
     import mlflow
     import mlflow.sklearn
 
-    import dbml_magics.core.session
-    import dbml_magics.core.tracking.registry_store
-    import dbml_magics.core.tracking.store  # noqa: F401
-
     with tempfile.TemporaryDirectory() as folder:  # what MLflow imports late, all actors shall have
         mlflow.sklearn.save_model(linear(), Path(folder, "model"), pip_requirements=["scikit-learn"])
     gc.collect()

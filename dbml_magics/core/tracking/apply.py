@@ -82,6 +82,7 @@ from dbml_magics.core.model.operations import (
     Unknown,
     UpdateRun,
 )
+from dbml_magics.core.model.sendable import is_text, refuse_taken_place
 from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import Pages, entries, files_below, standing
 from dbml_magics.core.tracking import model_emulation
@@ -90,7 +91,6 @@ from dbml_magics.core.tracking.attached import complete_adopted
 from dbml_magics.core.tracking.experiments import Experiments
 from dbml_magics.core.tracking.overflow import Overflow
 from dbml_magics.core.tracking.registrations import Registrations
-from dbml_magics.core.tracking.sendable import is_text, refuse_taken_place
 from dbml_magics.core.tracking.view import Mark, dataset_from, mark
 
 if TYPE_CHECKING:

@@ -52,6 +52,7 @@ from dbml_magics.core.model.operations import (
     decode,
     point_of,
 )
+from dbml_magics.core.model.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.acknowledged import Missing
 from dbml_magics.core.tracking.apply import (
     Applier,
@@ -65,7 +66,6 @@ from dbml_magics.core.tracking.containers import Containers
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
 from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, registration_queue
-from dbml_magics.core.tracking.sendable import LEAST, MOST, is_text
 from dbml_magics.core.tracking.view import TERMINAL, mark
 from dbml_magics.errors import JournalError
 

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from dbml_magics.common.config import (
     SEARCH_WAIT_S,
@@ -52,6 +54,7 @@ from dbml_magics.core.model.operations import (
     encoded_point,
     read_as,
 )
+from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
@@ -63,7 +66,6 @@ from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
 from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.provenance import place_of
-from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.errors import JournalDamaged
 
@@ -876,12 +878,10 @@ class Engine:
 
     # --- artifacts
 
-    def files_of(self, owner: str) -> Any:
+    def files_of(self, owner: str) -> ArtifactRepository:
         """Return the link's own artifact repository of ``run:<id>`` or ``model:<id>``."""
-        from dbml_magics.core.tracking.artifacts import DbmlArtifactRepository
-
         kind, _, name = owner.partition(":")
-        return DbmlArtifactRepository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
+        return get_artifact_repository(self.artifact_uri(kind, name), tracking_uri=self.link.uri)
 
     def keep(self, source: str | os.PathLike[str]) -> StoredFile:
         """Copy a file; returns what its line says of the copy. While the spool is full, wait for room.

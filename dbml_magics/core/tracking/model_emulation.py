@@ -17,8 +17,6 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
-from mlflow.store.entities.paged_list import PagedList
-from mlflow.utils.search_utils import SearchLoggedModelsUtils
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
@@ -35,7 +33,6 @@ from dbml_magics.core.model.operations import (
 )
 from dbml_magics.core.outbox.emulated_models import EmulatedFacts, ModelPoint, facts_of
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking.not_numbers import with_numbers
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.apply import Applier
@@ -342,21 +339,3 @@ def _models_in(applier: Applier, run: Any) -> list[str]:
         files = applier.workspace.artifacts(run.info.artifact_uri).list_artifacts(FOLDER)
         models += [f.path.rpartition("/")[2] for f in files if f.is_dir]
     return list(dict.fromkeys(models))
-
-
-def search(
-    models: list[LoggedModel],
-    filter_string: str | None,
-    datasets: list[dict[str, Any]] | None,
-    max_results: int | None,
-    order_by: list[dict[str, Any]] | None,
-    page_token: str | None,
-) -> PagedList:
-    """Filter, sort and page models here, as a service that has none cannot."""
-    numbers, given = [with_numbers(model) for model in models], {model.model_id: model for model in models}
-    kept = SearchLoggedModelsUtils.filter_logged_models(numbers, filter_string, datasets)
-    kept = SearchLoggedModelsUtils.sort(kept, order_by)
-    start = int(page_token or 0)
-    end = start + (max_results or 100)
-    found = [given[model.model_id] for model in kept[start:end]]
-    return PagedList(found, str(end) if end < len(kept) else None)

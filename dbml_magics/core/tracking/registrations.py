@@ -33,11 +33,11 @@ from dbml_magics.core.model.operations import (
     VersionSource,
     read_as,
 )
+from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.model_versions import Answer, Refusal, Registered
 from dbml_magics.core.paging import files_below
 from dbml_magics.core.tracking.attached import attach_output
 from dbml_magics.core.tracking.journal import LINK_QUEUE
-from dbml_magics.core.tracking.sendable import refuse_bad_text
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.state import State

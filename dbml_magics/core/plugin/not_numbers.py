@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from typing import Any
 
 from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
-from mlflow.utils.search_utils import SearchUtils
+from mlflow.utils.search_utils import SearchLoggedModelsUtils, SearchUtils
 
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.paging import Pages
@@ -45,7 +46,25 @@ def with_numbers_in(
             return PagedList(found, token)
 
 
-def with_numbers(model: LoggedModel) -> LoggedModel:
+def search_models(
+    models: list[LoggedModel],
+    filter_string: str | None,
+    datasets: list[dict[str, Any]] | None,
+    max_results: int | None,
+    order_by: list[dict[str, Any]] | None,
+    page_token: str | None,
+) -> PagedList:
+    """Filter, sort and page models here, as a service that has none cannot."""
+    numbers, given = [_with_numbers(model) for model in models], {model.model_id: model for model in models}
+    kept = SearchLoggedModelsUtils.filter_logged_models(numbers, filter_string, datasets)
+    kept = SearchLoggedModelsUtils.sort(kept, order_by)
+    start = int(page_token or 0)
+    end = start + (max_results or 100)
+    found = [given[model.model_id] for model in kept[start:end]]
+    return PagedList(found, str(end) if end < len(kept) else None)
+
+
+def _with_numbers(model: LoggedModel) -> LoggedModel:
     """Return a copy of a logged model without the metrics that are NaN by now, to filter and sort by."""
     shown = copy.copy(model)
     points = [point for point in latest_of_each(model.metrics or []) if not _is_nan(point.value)]

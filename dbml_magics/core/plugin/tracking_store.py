@@ -105,8 +105,14 @@ from dbml_magics.core.model.operations import (
     SetTagAt,
     UpdateRun,
 )
+from dbml_magics.core.model.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking import job_run, model_emulation, shutdown
+from dbml_magics.core.plugin import job_run
+from dbml_magics.core.plugin.asked import Answer, ask_primary
+from dbml_magics.core.plugin.filters import own_filter
+from dbml_magics.core.plugin.model_points import as_a_server_keeps, each_once, placed
+from dbml_magics.core.plugin.not_numbers import compared_metrics, search_models, with_numbers_in
+from dbml_magics.core.tracking import model_emulation, shutdown
 from dbml_magics.core.tracking.apply import (
     MODEL_TAG,
     MODEL_VERSIONS_TAG,
@@ -115,17 +121,12 @@ from dbml_magics.core.tracking.apply import (
     Applier,
     no_such_model,
 )
-from dbml_magics.core.tracking.asked import Answer, ask_primary
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.experiments import own_tags
-from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
-from dbml_magics.core.tracking.model_points import as_a_server_keeps, each_once, placed
-from dbml_magics.core.tracking.not_numbers import compared_metrics, with_numbers_in
-from dbml_magics.core.tracking.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.tracking.view import (
     TERMINAL,
     QueueView,
@@ -1167,9 +1168,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     applier.note_no_logged_models()
                     kept = model_emulation.of_runs(applier, ids)
             models = [self._model_at(applier, told["id"]) for told in kept]
-            models = [*model_emulation.search(models, filter_string, datasets, len(models) or 1, None, None)]
+            models = [*search_models(models, filter_string, datasets, len(models) or 1, None, None)]
             models += [self._visible_model(applier, model) for model in own]
-            return model_emulation.search(models, None, None, max_results, order_by, page_token)
+            return search_models(models, None, None, max_results, order_by, page_token)
 
         # Who waits is looked at before the question: what arrives in between is in the answer.
         on_their_way = {} if page_token else self._models_on_their_way({str(e) for e in experiment_ids})
@@ -1186,8 +1187,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if not waiting:
             return found
         most = max(len(found) + len(waiting), 1)
-        merged = [*found, *model_emulation.search(waiting, filter_string, datasets, most, None, None)]
-        answer = model_emulation.search(merged, None, None, most, order_by, None)
+        merged = [*found, *search_models(waiting, filter_string, datasets, most, None, None)]
+        answer = search_models(merged, None, None, most, order_by, None)
         own = {model.model_id for model in waiting}
         for model in answer:
             if model.model_id in own:  # compared and sorted by what was logged, told as a server tells it

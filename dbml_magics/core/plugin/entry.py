@@ -10,19 +10,19 @@ import atexit
 import sys
 from typing import Any
 
-from dbml_magics.core.tracking import job_run  # noqa: F401 - read before MLflow forgets it
+from dbml_magics.core.plugin import job_run  # noqa: F401 - read before MLflow forgets it
 
 
 def tracking_store(store_uri: str | None = None, **_: Any) -> Any:
     """Build the tracking store of a ``dbml:`` URI."""
-    from dbml_magics.core.tracking.store import build
+    from dbml_magics.core.plugin.tracking_store import build
 
     return build(store_uri)
 
 
 def registry_store(store_uri: str | None = None, **_: Any) -> Any:
     """Build the model registry store of a ``dbml:`` URI."""
-    from dbml_magics.core.tracking.registry_store import build
+    from dbml_magics.core.plugin.registry_store import build
 
     return build(store_uri)
 
@@ -31,7 +31,7 @@ def artifact_repository(
     artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
 ) -> Any:
     """Build the artifact repository of a ``dbml:`` artifact URI."""
-    from dbml_magics.core.tracking.artifacts import build
+    from dbml_magics.core.plugin.artifacts import build
 
     return build(artifact_uri, tracking_uri, registry_uri)
 

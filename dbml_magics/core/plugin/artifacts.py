@@ -25,16 +25,16 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artif
 from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact, read_as
-from dbml_magics.core.paging import standing
-from dbml_magics.core.tracking.apply import Applier
-from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
-from dbml_magics.core.tracking.journal import small_file
-from dbml_magics.core.tracking.sendable import (
+from dbml_magics.core.model.sendable import (
     refuse_bad_name,
     refuse_bad_text,
     refuse_taken_place,
     refuse_unsafe_name,
 )
+from dbml_magics.core.paging import standing
+from dbml_magics.core.tracking.apply import Applier
+from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
+from dbml_magics.core.tracking.journal import small_file
 from dbml_magics.core.tracking.view import ArtifactLocation
 
 

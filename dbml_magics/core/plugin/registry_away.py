@@ -29,16 +29,16 @@ from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils,
 from dbml_magics.common.hints import say
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
-from dbml_magics.core.tracking.filters import own_filter
-from dbml_magics.core.tracking.other_registry import OtherRegistry, Seen
+from dbml_magics.core.plugin.filters import own_filter
+from dbml_magics.core.plugin.other_registry import OtherRegistry, Seen
+from dbml_magics.core.plugin.registry_view import WAITING, Pointer, RegistryView, version_of
 from dbml_magics.core.tracking.registrations import KEY_TAG
-from dbml_magics.core.tracking.registry_view import WAITING, Pointer, RegistryView, version_of
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.model_names import AliasTarget
     from dbml_magics.core.outbox.model_versions import ModelVersions, WaitingVersion
+    from dbml_magics.core.plugin.registry_shown import Shown
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.tracking.registry_shown import Shown
 
 T = TypeVar("T")
 

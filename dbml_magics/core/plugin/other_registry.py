@@ -19,15 +19,15 @@ from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.operations import VersionSource
 from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries
-from dbml_magics.core.tracking.asked import has_arrived
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG
-from dbml_magics.core.tracking.registry_view import (
+from dbml_magics.core.plugin.asked import has_arrived
+from dbml_magics.core.plugin.registry_view import (
     WAITING,
     Pointer,
     RegistryView,
     changes_to,
     earlier_name,
 )
+from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

@@ -39,21 +39,21 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
+from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import ModelVersions, Refusal, Registered
-from dbml_magics.core.tracking.asked import ask, has_arrived
+from dbml_magics.core.plugin.asked import ask, has_arrived
+from dbml_magics.core.plugin.filters import own_filter
+from dbml_magics.core.plugin.registry_away import AwayReads
+from dbml_magics.core.plugin.registry_shown import Shown
+from dbml_magics.core.plugin.registry_view import WAITING, model_of, version_of
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.filters import own_filter
 from dbml_magics.core.tracking.registrations import (
     REGISTRY_QUEUE,
     check_before,
     note_asked,
     write_directly,
 )
-from dbml_magics.core.tracking.registry_away import AwayReads
-from dbml_magics.core.tracking.registry_shown import Shown
-from dbml_magics.core.tracking.registry_view import WAITING, model_of, version_of
-from dbml_magics.core.tracking.sendable import refuse_bad_text, required
 
 
 def build(store_uri: str | None) -> DbmlRegistryStore:

@@ -18,8 +18,8 @@ from dbml_magics.core.model.operations import VersionSource
 from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG
 
 if TYPE_CHECKING:
+    from dbml_magics.core.plugin.registry_view import RegistryView
     from dbml_magics.core.tracking.engine import Engine
-    from dbml_magics.core.tracking.registry_view import RegistryView
 
 
 class Shown:

@@ -1,0 +1,1 @@
+"""What MLflow calls: the stores behind ``dbml:`` URIs, and the entry points by which MLflow finds them."""
