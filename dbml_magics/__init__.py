@@ -78,7 +78,7 @@ if TYPE_CHECKING:
         WorkspaceNotFound,
         WorkspaceUnreachable,
     )
-    from dbml_magics.panels import panel
+    from dbml_magics.notebook.panel import panel
 
 __all__ = [
     "AmbiguousRun",
@@ -170,7 +170,7 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for when it is used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "panels" if name == "panel" else "errors" if name[:1].isupper() else "api"
+    module = "notebook.panel" if name == "panel" else "errors" if name[:1].isupper() else "api"
     return getattr(import_module(f"dbml_magics.{module}"), name)
 
 
@@ -196,8 +196,8 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 def _mention_what_is_left(shell: Any) -> None:
-    from dbml_magics import display
     from dbml_magics.common import environment
+    from dbml_magics.notebook import display
 
     if not environment.is_interactive(shell):
         return

@@ -13,13 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dbml_magics import api, display
+from dbml_magics import api
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS, running
+from dbml_magics.commands.parser import HelpRequested, command_help, parse, suggestion
 from dbml_magics.common import hints
 from dbml_magics.common.secrecy import refuse_secrets
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused
-from dbml_magics.parser import HelpRequested, command_help, parse, suggestion
+from dbml_magics.notebook import display
 from dbml_magics.results.delivery import DeadLetters, RetryResult, SyncResult
 from dbml_magics.results.link import LinkStatus
 from dbml_magics.results.reconcile import RepairResult, VerifyResult
@@ -76,7 +77,7 @@ def _run(arguments: list[str]) -> int:
     args = parse(command, rest, {})
     if command.needs_link:
         api.link(again=True)
-    result = running.run(command, args)
+    result = running.run(command, args, display.Screen())
     print(result)
     if getattr(result, "broken", ()):
         return 1

@@ -27,7 +27,7 @@ LAYERS = {
     "common": "_version common errors",
     "results": "results",
     "core": "core",
-    "commands and forms": "api commands display forms panels parser variables",
+    "commands and forms": "api commands forms",
     "front ends": "__init__ __main__ notebook",
 }
 """Each layer imports of itself and of those above it in this list; its modules, as the package names them."""

@@ -35,7 +35,8 @@ import os, pathlib, sys, tempfile
 sys.path.insert(0, sys.argv[1])
 import dbml_magics
 from dbml_magics.common import config, disks, hints, secrecy
-from dbml_magics import errors, parser
+from dbml_magics import errors
+from dbml_magics.commands import parser
 from dbml_magics.results import charts, cleanup, compare, delivery, doctor, endpoints, live, scoring
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.core import link as links

@@ -6,15 +6,16 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Compare the runs, on the metrics that are named or on those that tell most."""
     if len(args.run) < 2:
         raise BadCommand(
@@ -24,7 +25,7 @@ def run(args: Namespace) -> Result:
                 ("%dbml compare last 4f1c", "for example"),
             ],
         )
-    return call(COMMAND, args)
+    return call(COMMAND, args, output)
 
 
 COMMAND = Command(

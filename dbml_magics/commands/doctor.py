@@ -6,18 +6,19 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call, need_link
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Look at everything, or measure the services; what is wrong is in the result."""
     if args.probe:
         need_link("%dbml doctor --probe")
-    return call(COMMAND, args)
+    return call(COMMAND, args, output)
 
 
 COMMAND = Command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbml_magics import api
-from dbml_magics.parser import Command, Option
+from dbml_magics.commands.parser import Command, Option
 
 
 def from_target(line: str) -> Option:

@@ -6,9 +6,10 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbml_magics.parser import Command, Option, command_help, find_command
+from dbml_magics.commands.parser import Command, Option, command_help, find_command
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import HelpText
 
 
@@ -32,7 +33,7 @@ def overview(commands: Mapping[str, Command], track: Command) -> HelpText:
 def command(commands: Mapping[str, Command], track: Command) -> Command:
     """Return the command that tells of ``commands``, of itself too once they hold it, and of ``track``."""
 
-    def run(args: Namespace) -> HelpText:
+    def run(args: Namespace, _output: Output) -> HelpText:
         from dbml_magics.results.base import HelpText
 
         if args.command is None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import api, display
+from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
 from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 _WAYS = ("--local", "--databricks", "--azureml", "--again")
@@ -26,7 +27,7 @@ _AZURE_NAMES = (
 )
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Link as asked; without options, return what is linked now."""
     settings = any(getattr(args, name) for name in _PLAIN)
     azure = any(getattr(args, name) for name in _AZURE_NAMES)
@@ -37,12 +38,12 @@ def run(args: Namespace) -> Result:
         )
     named = (args.again, args.local, args.databricks, args.azureml, args.config)
     if azure or any(name not in (None, False) for name in named):
-        return call(COMMAND, args, prompt=display.note)
+        return call(COMMAND, args, output, prompt=output.note)
     from dbml_magics.core import session
 
     linked = session.current().linked
     if environment.databricks() is not None and (settings or not linked):
-        return call(COMMAND, args)  # the notebook's own workspace
+        return call(COMMAND, args, output)  # the notebook's own workspace
     if settings:
         raise BadCommand(
             "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _AZURE, _TWO_URIS]

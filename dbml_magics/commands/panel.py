@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.common import environment
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.core.session import Session
     from dbml_magics.results.panel import PanelResult
 
@@ -43,7 +44,7 @@ def panel(
 def command(commands: Mapping[str, Command]) -> Command:
     """Return the command that shows the forms of ``commands``."""
 
-    def run(args: Namespace) -> PanelResult:
+    def run(args: Namespace, _output: Output) -> PanelResult:
         from dbml_magics.core import session
 
         linked = session.current()

@@ -7,21 +7,22 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Register the run's model, in the link's registry or where ``--to`` says."""
     if args.run is None and re.fullmatch(r"last|[0-9a-f]{32}", args.name):
         raise BadCommand(
             "%dbml register needs the model's NAME after the run.", remedies=["%dbml register last wine"]
         )
-    return call(COMMAND, args, run=args.run or "last")
+    return call(COMMAND, args, output, run=args.run or "last")
 
 
 COMMAND = Command(

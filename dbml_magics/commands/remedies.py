@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.parser import Call, Command, Option, names, pair, text
 from dbml_magics.common.hints import IN_SHELLS, SHELL
-from dbml_magics.parser import Call, Command, Option, names, pair, text
 
 __all__ = ["Remedy", "keyword"]
 

@@ -8,19 +8,20 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import api, display
+from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option, pair
 from dbml_magics.errors import BadCommand, NotLinked
-from dbml_magics.parser import Command, Option, pair
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 __all__ = ["call", "need_link", "run", "unique_tags"]
 
 
-def run(command: Command, args: Namespace) -> Result:
+def run(command: Command, args: Namespace, output: Output) -> Result:
     """Run a line that has been read."""
-    return call(command, args) if command.run is None else command.run(args)
+    return call(command, args, output) if command.run is None else command.run(args, output)
 
 
 def need_link(what: str) -> None:
@@ -31,7 +32,7 @@ def need_link(what: str) -> None:
         raise NotLinked(what, again=link.is_remembered(os.getcwd()))
 
 
-def call(command: Command, args: Namespace, **classified: object) -> Result:
+def call(command: Command, args: Namespace, output: Output, /, **settled: object) -> Result:
     """Call what a line calls with one progress line; ``settled`` are arguments that the caller sees to."""
     for option in command.options:
         if option.required and getattr(args, option.dest) is None:
@@ -43,11 +44,11 @@ def call(command: Command, args: Namespace, **classified: object) -> Result:
     assert called is not None
     parameters = inspect.signature(called).parameters
     several: tuple[object, ...] = ()
-    named = dict(classified)
+    named = dict(settled)
     for option in command.options:
         value = getattr(args, option.dest)
         parameter = parameters.get(option.parameter)
-        if parameter is None or option.parameter in classified or not _is_given(option, value):
+        if parameter is None or option.parameter in settled or not _is_given(option, value):
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             several = tuple(value)
@@ -55,19 +56,19 @@ def call(command: Command, args: Namespace, **classified: object) -> Result:
             named[option.parameter] = _argument(option, value)
     # By its name: tests put a recorder in the place of each callable.
     function: Callable[..., Result] = getattr(api, called.__name__)
-    if "progress" not in parameters or "progress" in classified:
+    if "progress" not in parameters or "progress" in settled:
         return function(*several, **named)
-    with display.Progress() as progress:
-        told = getattr(progress, _TELLS[parameters["progress"].annotation])
-        return function(*several, **named, progress=told)
+    with output.progress() as progress:
+        report = getattr(progress, _REPORTS[parameters["progress"].annotation])
+        return function(*several, **named, progress=report)
 
 
-_TELLS = {
+_REPORTS = {
     "Callable[[str], None] | None": "say",
     "Callable[[int, int, str], None] | None": "step",
     "Callable[[Mapping[str, int], float], None] | None": "update",
 }
-"""What a call tells of how far it is -> the progress line's method for it."""
+"""How a call reports its progress -> the progress line's method for it."""
 
 
 def _is_given(option: Option, value: object) -> bool:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from dbml_magics import api
 from dbml_magics.commands.invoke import params_option
+from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand
-from dbml_magics.parser import Command, Option
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 _EXAMPLE = "%dbml score wine/1 --input $frame"
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Score with one progress line; ``--output NAME`` is a variable of the notebook."""
     variable = args.output if args.output is not None and args.output.isidentifier() else None
     if variable is not None and args.mode is not None:
@@ -27,7 +28,7 @@ def run(args: Namespace) -> Result:
             f"--mode is about a table or files, and {variable} is a variable of the notebook.",
             remedies=[(f"--output default.{variable}", "a table is named with its schema")],
         )
-    result = call(COMMAND, args, **({} if variable is None else {"output": None}))
+    result = call(COMMAND, args, output, **({} if variable is None else {"output": None}))
     if variable is None:
         return result
     from dbml_magics.results.scoring import ScoreResult

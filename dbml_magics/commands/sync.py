@@ -6,33 +6,34 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from dbml_magics import api, display
+from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option, positive_integer
 from dbml_magics.commands.running import call
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
-from dbml_magics.parser import Command, Option, positive_integer
 from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 _QUIET_S = 2.0  # without a word on how far comparing is
 
 
-def run(args: Namespace) -> Result:
+def run(args: Namespace, output: Output) -> Result:
     """Wait with one progress line; an interrupt ends the waiting and loses nothing."""
     _refuse_strays(args)
     if args.dead == "discard":
-        return call(COMMAND, args)
+        return call(COMMAND, args, output)
     if args.verify or args.repair:
-        return _compare(args)
+        return _compare(args, output)
     try:
-        return call(COMMAND, args)
+        return call(COMMAND, args, output)
     except KeyboardInterrupt:
         raise (_retrying() if args.dead else _waiting()) from None
 
 
-def _compare(args: Namespace) -> Result:
-    with display.Progress() as progress:
+def _compare(args: Namespace, output: Output) -> Result:
+    with output.progress() as progress:
         began = time.monotonic()
 
         def counted(amount: int, what: str) -> None:
@@ -42,8 +43,8 @@ def _compare(args: Namespace) -> Result:
 
         try:
             if args.repair:
-                return call(COMMAND, args, confirm=args.confirm is not None, progress=counted)
-            return call(COMMAND, args, progress=counted)
+                return call(COMMAND, args, output, confirm=args.confirm is not None, progress=counted)
+            return call(COMMAND, args, output, progress=counted)
         except KeyboardInterrupt:
             raise DeliveryIncomplete(
                 "interrupted; what was copied or corrected so far stays, and nothing is half done that the "

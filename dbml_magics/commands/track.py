@@ -6,9 +6,9 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command, Option, names
 from dbml_magics.commands.running import need_link, unique_tags
 from dbml_magics.errors import EmptyCell
-from dbml_magics.parser import Command, Option, names
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 __all__ = [
@@ -30,11 +32,14 @@ __all__ = [
     "shows_widgets",
     "updates_displays",
     "uses_databricks_connect",
+    "variables",
     "way_to_busy_kernel",
 ]
 
 Compute = Literal["dedicated", "standard", "serverless"]
 Place = Literal["databricks", "vscode", "colab", "jupyter", "terminal", "script"]
+
+_SHELL_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 
 
 def shell() -> Any:
@@ -170,6 +175,16 @@ def assign(name: str, value: Any) -> None:
     if running is not None:
         for space in (running.user_ns, vars(sys.modules["__main__"])):
             space[name] = value
+
+
+def variables(namespace: Mapping[str, object]) -> list[str]:
+    """Return the names of the notebook's values: no modules, functions, classes or IPython's own."""
+    tools = (ModuleType, FunctionType, type)
+    return sorted(
+        name
+        for name, value in list(namespace.items())
+        if not name.startswith("_") and name not in _SHELL_NAMES and not isinstance(value, tools)
+    )
 
 
 def _is_terminal() -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics import api
+from dbml_magics.common.environment import variables
 from dbml_magics.common.foreign_text import is_plain
 from dbml_magics.errors import DbmlError
-from dbml_magics.variables import variables
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

@@ -10,11 +10,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from dbml_magics.commands.parser import Command, Option, read_value
 from dbml_magics.common.redaction import redacted
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms import tabs
 from dbml_magics.forms.choices import Choices, Values
-from dbml_magics.parser import Command, Option, read_value
 from dbml_magics.results.html import safe
 
 __all__ = ["Field", "said"]

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from dbml_magics import api, display
+from dbml_magics import api
+from dbml_magics.commands.output import Progress
+from dbml_magics.commands.parser import Command, Option, parse, split
 from dbml_magics.commands.running import run
+from dbml_magics.common.foreign_text import visible
+from dbml_magics.common.redaction import redacted
+from dbml_magics.common.reporting import how_to_report
 from dbml_magics.errors import DbmlError, NotLinked
 from dbml_magics.forms import choices, tabs
 from dbml_magics.forms.fields import Field, said
-from dbml_magics.parser import Command, Option, parse, split
 from dbml_magics.results.html import safe
 from dbml_magics.results.text import duration
 
@@ -204,14 +208,13 @@ class CommandForm:
         ticking.start()
         result: Result | None = None
         try:
-            with display.told_to(self._heard):
-                result = self._answer(line)
+            result = self._answer(line)
             shown = result.html() or f"<pre>{safe(result.text())}</pre>"
             self._finish(over, ticking, shown, f"✓ done in {duration(time.monotonic() - begun)}: {line}")
         except DbmlError as error:
             self._finish(over, ticking, _alert("\n".join(error.lines())), f"✗ failed: {line}")
         except BaseException as error:  # nobody stands above a thread
-            told = f"{type(error).__name__}: {error}\n{display.how_to_report()}"
+            told = f"{type(error).__name__}: {error}\n{how_to_report()}"
             self._finish(over, ticking, _alert(told), f"✗ failed: {line}")
         if result is not None:
             self._ran(self.command, result)
@@ -220,10 +223,15 @@ class CommandForm:
         args = parse(self.command, split(line.removeprefix(self.command.prog), "%dbml"), self._namespace)
         if self.command.needs_link and not self._session().linked:
             raise NotLinked(self.command.prog)
-        return run(self.command, args)
+        return run(self.command, args, self)
 
-    def _heard(self, told: str) -> None:
-        self._progress = told
+    def note(self, text: str) -> None:
+        """Show a line of the command that runs."""
+        self._progress = visible(redacted(text))
+
+    def progress(self) -> Progress:
+        """Open a progress line of the command that runs."""
+        return Progress(self.note)
 
     _progress = ""
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from dbml_magics import api
+from dbml_magics.commands.parser import Command
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.style import STYLE
-from dbml_magics.parser import Command
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.inputtransformer2 import cell_magic
 
-from dbml_magics import display
 from dbml_magics.commands import TRACK, track
+from dbml_magics.commands.parser import HelpRequested, parse, split, wants_help, without_remark
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
-from dbml_magics.notebook import callers, live
-from dbml_magics.parser import HelpRequested, parse, split, wants_help, without_remark
+from dbml_magics.notebook import callers, display, live
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

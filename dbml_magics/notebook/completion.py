@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.environment import variables
 from dbml_magics.common.foreign_text import is_plain
-from dbml_magics.parser import Command, Option
-from dbml_magics.variables import variables
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session

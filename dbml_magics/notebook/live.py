@@ -14,10 +14,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics import display
 from dbml_magics.common import config, environment
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.interrupts import Flag
+from dbml_magics.notebook import display
 
 if TYPE_CHECKING:
     from dbml_magics.core.track import Track

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from dbml_magics import display
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.help import overview
+from dbml_magics.commands.parser import Command, HelpRequested, find_command, parse, split, without_remark
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand, DbmlError
-from dbml_magics.notebook import callers
+from dbml_magics.notebook import callers, display
 from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
 from dbml_magics.notebook.completion import Completion
-from dbml_magics.parser import Command, HelpRequested, find_command, parse, split, without_remark
+from dbml_magics.notebook.display_hook import DisplayHookFilter
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -43,7 +43,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         super().__init__(shell)
         self._session = session
         self._cells = CellTracker(shell, session)
-        self._filter = display.DisplayHookFilter(shell)
+        self._filter = DisplayHookFilter(shell)
         self._completion = Completion(shell)
 
     def install(self) -> None:
@@ -119,7 +119,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
     def _run(self, command: Command, args: Any) -> Result:
         if command.needs_link:
             need_link(command.prog)
-        return run(command, args)
+        return run(command, args, display.Screen())
 
     def _hand_over(self, result: Result) -> Result | None:
         """Show a result unless the line's value is used, and return it so that it is not shown again.

@@ -108,8 +108,8 @@ def test_what_stands_on_the_line_is_the_users_word(home: Path, proxies: Proxies)
 
 def test_a_line_in_a_notebook_names_the_host_and_takes_the_word(home: Path, proxies: Proxies) -> None:
     from dbml_magics.commands import COMMANDS
+    from dbml_magics.commands.parser import parse, split
     from dbml_magics.commands.running import run
-    from dbml_magics.parser import parse, split
 
     team_file(proxies)
     command = COMMANDS["link"]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.parser import HelpRequested, find_command, parse, split
 from dbml_magics.errors import DbmlError, SecretRefused
-from dbml_magics.parser import HelpRequested, find_command, parse, split
 from tests.frontend.conftest import Shell
 
 SECRETS = ["dapi" + "a1" * 16, "eyJhbGciOi.eyJhdWQiOi.c2lnbmF0", "hunter2hunter2"]

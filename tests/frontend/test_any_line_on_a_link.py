@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shlex
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ import pytest
 import dbml_magics
 import dbml_magics as dbml
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.output import Output
+from dbml_magics.commands.parser import Command
 from dbml_magics.commands.running import run
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.limits import BY_KIND
 from dbml_magics.errors import NoModel
-from dbml_magics.parser import Command
+from dbml_magics.results.base import Result
 from tests.core.linking import sync
 from tests.frontend.conftest import Shell
 from tests.frontend.test_any_line import NAMESPACE, SECRET_WORDS, is_refused_well
@@ -155,7 +158,7 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     seed = 1 if ASKED is None else random.randrange(10**9)
     ids = [run.run_id[:8] for run in dbml.runs()]
     lines = Lines(seed, [*ODD, *ids])
-    reached: list[Any] = []
+    reached: list[Namespace] = []
     refused = 0
     monkeypatch.setattr("dbml_magics.notebook.magics.run", partial(_counted, reached))
     for _ in range(LINES):
@@ -168,9 +171,9 @@ def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     assert refused > LINES / 10
 
 
-def _counted(reached: list[Any], command: Command, args: Any) -> Any:
+def _counted(reached: list[Namespace], command: Command, args: Namespace, output: Output) -> Result:
     reached.append(args)
-    return run(command, args)
+    return run(command, args, output)
 
 
 def test_a_model_at_an_address_that_holds_none_is_refused_in_words(linked: Shell) -> None:

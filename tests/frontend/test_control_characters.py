@@ -20,12 +20,12 @@ from typing import Any, Literal
 import pytest
 
 import dbml_magics
-from dbml_magics import display, errors, results
-from dbml_magics.commands import COMMANDS
+from dbml_magics import errors, results
+from dbml_magics.commands import COMMANDS, output
 from dbml_magics.common import hints, log_records
 from dbml_magics.common.foreign_text import is_plain, one_line, visible
 from dbml_magics.core.link import Link, WorkspaceSpec
-from dbml_magics.notebook import completion
+from dbml_magics.notebook import completion, display
 from dbml_magics.results.base import Result, _cleaned
 from dbml_magics.results.charts import Line, chart_svg, curve_svg, curves_svg, points_svg
 from dbml_magics.results.html import code, details, html_table, link, panel, rows_table, safe
@@ -243,9 +243,8 @@ def test_notes_progress_warnings_and_log_records_let_none_through(
 ) -> None:
     display.note(HOSTILE)
     display.warn(HOSTILE)
-    told: list[str] = []
-    with display.told_to(told.append), display.Progress() as progress:
-        display.note(HOSTILE)
+    lines: list[str] = []
+    with output.Progress(lines.append) as progress:
         progress.say(HOSTILE)
         progress.step(1, 2, HOSTILE)
         progress.update({HOSTILE: 3}, 1.0)
@@ -253,9 +252,9 @@ def test_notes_progress_warnings_and_log_records_let_none_through(
         progress.say(HOSTILE)
     log_records.logger("dbml_magics.of_this_test").warning("said %s", HOSTILE)
     shown = capsys.readouterr()
-    for text in (shown.out, shown.err, *told, *(record.getMessage() for record in caplog.records)):
+    for text in (shown.out, shown.err, *lines, *(record.getMessage() for record in caplog.records)):
         assert raw(text) == []
-    assert len(told) == 4
+    assert len(lines) == 3
 
 
 def test_every_logger_of_ours_is_one_that_cleans() -> None:

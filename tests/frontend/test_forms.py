@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from dbml_magics import panels
 from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.panel import TABS
+from dbml_magics.commands.parser import parse, split
 from dbml_magics.common import environment
 from dbml_magics.errors import BadCommand, NotPermitted, WorkspaceUnreachable
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.panel import Panel
 from dbml_magics.forms.runs import RunsView
-from dbml_magics.parser import parse, split
+from dbml_magics.notebook.panel import panel
 from dbml_magics.results.link import LinkStatus
 from dbml_magics.results.panel import PanelResult
 from dbml_magics.results.runs import RunRow, RunsResult
@@ -348,7 +348,7 @@ def test_a_command_that_stands_alone_is_its_form_where_widgets_are_shown(
 ) -> None:
     monkeypatch.setattr(environment, "shows_widgets", lambda _shell: True)
     shown: list[PanelResult] = []
-    monkeypatch.setattr("dbml_magics.display.show", shown.append)
+    monkeypatch.setattr("dbml_magics.notebook.display.show", shown.append)
     for line in ("link", "register", "deploy", "undeploy"):
         shell.run(f"%dbml {line}")
         (made,) = shown
@@ -364,6 +364,6 @@ def test_a_command_that_stands_alone_is_its_form_where_widgets_are_shown(
 
 
 def test_the_panel_is_a_python_call_too(fake: FakeSession) -> None:
-    assert "%dbml deploy wine/1" in panels.panel("deploy").text()
+    assert "%dbml deploy wine/1" in panel("deploy").text()
     with pytest.raises(BadCommand, match="there is no tab"):
-        panels.panel("nowhere")
+        panel("nowhere")

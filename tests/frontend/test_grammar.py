@@ -13,7 +13,7 @@ import pytest
 import dbml_magics
 from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.parser import Command, command_help, parse
+from dbml_magics.commands.parser import Command, command_help, parse
 from tests.arrows import imported
 
 PACKAGE = Path(dbml_magics.__file__).parent

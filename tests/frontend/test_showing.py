@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dbml_magics import display
+from dbml_magics.notebook import display
 from dbml_magics.results.runs import RunsResult
 from tests.frontend.conftest import Shell
 

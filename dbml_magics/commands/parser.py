@@ -22,6 +22,7 @@ from dbml_magics.common.secrecy import refusal, refuse_secrets, resembles_secret
 from dbml_magics.errors import BadCommand, UndefinedVariable
 
 if TYPE_CHECKING:
+    from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 __all__ = [
@@ -217,7 +218,7 @@ class Command:
     instead: Mapping[str, Call] = field(default_factory=dict)
     """What is called where an option stands on the line (``--verify``), or has a value (``--dead list``)."""
     bare: Call | None = None  # what the command alone comes to, where that is another call
-    run: Callable[[argparse.Namespace], Result] | None = None  # where calling it is not all
+    run: Callable[[argparse.Namespace, Output], Result] | None = None  # where calling it is not all
     options: tuple[Option, ...] = ()
     needs_link: bool = True
     details: str = ""
