@@ -111,10 +111,10 @@ def _endpoint(session: Session, name: str) -> Plan:
 
 
 def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: str) -> NotConfirmed:
-    told = [one_line(" ".join(item.cells[:3])) for item in going if item.state != "stays"]
-    shown = [f"  {each}" for each in told[:_TOLD]]
-    if len(told) > _TOLD:
-        shown.append(f"  … {len(told) - _TOLD:,} more: --dry-run returns all of them")
+    items = [one_line(" ".join(item.cells[:3])) for item in going if item.state != "stays"]
+    shown = [f"  {each}" for each in items[:_TOLD]]
+    if len(items) > _TOLD:
+        shown.append(f"  … {len(items) - _TOLD:,} more: --dry-run returns all of them")
     wrong = f"--confirm is {confirm!r}, and the name is {going.name!r}; " if confirm else ""
     stays = [one_line(f"  stays billed: {each}") for each in going.stays]
     return NotConfirmed(
@@ -150,9 +150,11 @@ def _carry_out(plan: Plan, line: str, say: Progress) -> CleanupResult:
     )
     if not failed:
         return result
-    told = [one_line(f"  {each.where} {each.what} {each.name}: {each.why}") for each in result.failed[:_TOLD]]
+    failures = [
+        one_line(f"  {each.where} {each.what} {each.name}: {each.why}") for each in result.failed[:_TOLD]
+    ]
     error = CleanupIncomplete(
-        "\n".join([one_line(f"{result.headline()}."), *told]),
+        "\n".join([one_line(f"{result.headline()}."), *failures]),
         remedies=[*remedies[:1], (line, "tries the rest again")],
     )
     error.result = result

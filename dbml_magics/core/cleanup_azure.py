@@ -7,17 +7,25 @@ resource is deleted by itself, waited for, and looked for again afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.core import link as links
 from dbml_magics.core.azure import names, permissions
-from dbml_magics.core.azure.arm import Arm, managed_by_databricks
+from dbml_magics.core.azure.arm import Arm, managed_by_databricks, properties_of
 from dbml_magics.core.azure.finding import AzureWish, sign_in_for, signed_in
 from dbml_magics.core.cleanup_plan import Plan, Step
+from dbml_magics.core.destinations.kinds import is_azureml
 from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, BadLink, NotConfirmed, RunActive, WorkspaceNotFound
 from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count, listing
+
+if TYPE_CHECKING:
+    from azure.core.polling import LROPoller
+    from azure.mgmt.resource import ResourceManagementClient
+    from azure.mgmt.resource.resources.models import GenericResource
+
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
 __all__ = ["plan"]
 
@@ -37,7 +45,9 @@ _BILLED = {
 _EXAMPLE = "%dbml cleanup workspace WS --subscription ID --resource-group RG"
 
 
-def plan(session: Session, kind: str, name: str, also: Sequence[str], azure: Mapping[str, Any]) -> Plan:
+def plan(
+    session: Session, kind: str, name: str, also: Sequence[str], azure: Mapping[str, str | None]
+) -> Plan:
     """Return what deleting a workspace or a resource group takes; changes nothing.
 
     Raises BadCommand, NotConfirmed (for a group with resources that are nobody's of the workspace),
@@ -59,15 +69,15 @@ def plan(session: Session, kind: str, name: str, also: Sequence[str], azure: Map
     return made
 
 
-def _linked(session: Session) -> Any:
+def _linked(session: Session) -> AzuremlWorkspace | None:
     """Return the link's Azure ML workspace, or None."""
     if not session.linked:
         return None
     workspaces = session.engine("%dbml cleanup").workspaces.values()
-    return next((w for w in workspaces if w.kind == "azureml"), None)
+    return next((w for w in workspaces if is_azureml(w)), None)
 
 
-def _arm(linked: Any, azure: Mapping[str, Any]) -> Arm:
+def _arm(linked: AzuremlWorkspace | None, azure: Mapping[str, str | None]) -> Arm:
     subscription = azure.get("subscription") or (linked.id.subscription if linked is not None else None)
     if subscription is None:
         raise BadCommand(
@@ -79,7 +89,7 @@ def _arm(linked: Any, azure: Mapping[str, Any]) -> Arm:
     return Arm(signed_in(AzureWish(cloud=azure.get("cloud"), auth=azure.get("auth"))), str(subscription))
 
 
-def _get(arm: Arm, where: names.WorkspaceId, path: str, api: str, kind: str) -> Any:
+def _get(arm: Arm, where: names.WorkspaceId, path: str, api: str, kind: str) -> GenericResource | None:
     return arm.ask(lambda c: c.resources.get_by_id(path, api), where, f"{kind}/read")
 
 
@@ -96,7 +106,7 @@ def _workspace(session: Session, arm: Arm, where: names.WorkspaceId, also: Seque
             )
         kept = [CleanupItem("azure", _ML_WORKSPACE, where.name, "gone already")]
         return Plan("workspace", where.name, [], kept)
-    own = _own(arm, where, found.properties or {})
+    own = _own(arm, where, properties_of(found))
     unknown = [each for each in also if each.lower() not in {_short(i).lower() for i in own}]
     if unknown:
         raise BadCommand(
@@ -127,7 +137,7 @@ def _workspace(session: Session, arm: Arm, where: names.WorkspaceId, also: Seque
     )
 
 
-def _own(arm: Arm, where: names.WorkspaceId, properties: Mapping[str, Any]) -> list[str]:
+def _own(arm: Arm, where: names.WorkspaceId, properties: Mapping[str, object]) -> list[str]:
     """Return the ids of a workspace's own resources, with the logs behind its insights."""
     found = [str(properties[key]) for key in _OWN if properties.get(key)]
     for each in list(found):
@@ -177,15 +187,17 @@ def _unlink(session: Session, where: names.WorkspaceId) -> list[str]:
     if linked is None or linked.id.path.lower() != where.path.lower():
         return []
     link = session.engine("%dbml cleanup").link
-    told = session.unlink()
+    restored = session.unlink()
     links.forget(link)
-    return [f"unlinked: MLflow tracks to {told.tracking_uri} again"]
+    return [f"unlinked: MLflow tracks to {restored.tracking_uri} again"]
 
 
 # --- a resource group
 
 
-def _group(session: Session, arm: Arm, name: str, also: Sequence[str], linked: Any) -> Plan:
+def _group(
+    session: Session, arm: Arm, name: str, also: Sequence[str], linked: AzuremlWorkspace | None
+) -> Plan:
     where = names.WorkspaceId(arm.subscription, name, "any")
     read = "Microsoft.Resources/subscriptions/resourceGroups/read"
     group = arm.ask(lambda c: c.resource_groups.get(name), where, read)
@@ -206,7 +218,7 @@ def _group(session: Session, arm: Arm, name: str, also: Sequence[str], linked: A
     for each in ours:
         found = _get(arm, where, str(each.id), _WORKSPACE_API, _ML_WORKSPACE)
         own |= {str(each.id).lower()}
-        own |= {i.lower() for i in _own(arm, where, (found.properties or {}) if found is not None else {})}
+        own |= {i.lower() for i in _own(arm, where, properties_of(found) if found is not None else {})}
     foreign = [r for r in resources if str(r.id).lower() not in own]
     _refuse_unnamed(name, foreign, also, resources)
     for each in workspaces:
@@ -224,11 +236,11 @@ def _group(session: Session, arm: Arm, name: str, also: Sequence[str], linked: A
     return Plan("resource-group", name, [step], inside, _billed(outside), notes, after=forget)
 
 
-def _of(arm: Arm, group: str, workspace: Any) -> names.WorkspaceId:
+def _of(arm: Arm, group: str, workspace: GenericResource) -> names.WorkspaceId:
     return names.WorkspaceId(arm.subscription, group, str(workspace.name))
 
 
-def _whose(workspaces: Sequence[Any], linked: Any) -> list[Any]:
+def _whose(workspaces: Sequence[GenericResource], linked: AzuremlWorkspace | None) -> list[GenericResource]:
     """Return the workspace that the group is cleaned up for: the link's, else the only one."""
     if linked is not None:
         found = [w for w in workspaces if str(w.id).lower() == linked.id.path.lower()]
@@ -237,7 +249,9 @@ def _whose(workspaces: Sequence[Any], linked: Any) -> list[Any]:
     return list(workspaces) if len(workspaces) == 1 else []
 
 
-def _refuse_unnamed(name: str, foreign: Sequence[Any], also: Sequence[str], all_: Sequence[Any]) -> None:
+def _refuse_unnamed(
+    name: str, foreign: Sequence[GenericResource], also: Sequence[str], all_: Sequence[GenericResource]
+) -> None:
     """Refuse a group with resources that are not the workspace's, unless each is named."""
     named = {each.lower() for each in also}
     left = [r for r in foreign if str(r.name).lower() not in named]
@@ -249,11 +263,11 @@ def _refuse_unnamed(name: str, foreign: Sequence[Any], also: Sequence[str], all_
         )
     if not left:
         return
-    told = listing([f"{r.name} ({r.type})" for r in left], 12)
+    listed = listing([f"{r.name} ({r.type})" for r in left], 12)
     words = "".join(f" --also {r.name}" for r in foreign)
     raise NotConfirmed(
         f"{name} holds {count(len(left), 'resource')} that {'is' if len(left) == 1 else 'are'} not the "
-        f"workspace's: {told}. Each has to be named; nothing is deleted.",
+        f"workspace's: {listed}. Each has to be named; nothing is deleted.",
         remedies=[
             (f"%dbml cleanup resource-group {name}{words} --dry-run", "shows all that would go"),
             ("%dbml cleanup workspace NAME", "deletes the workspace alone"),
@@ -261,7 +275,7 @@ def _refuse_unnamed(name: str, foreign: Sequence[Any], also: Sequence[str], all_
     )
 
 
-def _managed(arm: Arm, where: names.WorkspaceId, foreign: Sequence[Any]) -> list[CleanupItem]:
+def _managed(arm: Arm, where: names.WorkspaceId, foreign: Sequence[GenericResource]) -> list[CleanupItem]:
     """Return what goes along elsewhere: a Databricks workspace takes its managed resource group with it."""
     found: list[CleanupItem] = []
     for each in foreign:
@@ -289,7 +303,7 @@ def _step(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> Step:
     return Step(CleanupItem("azure", kind, _short(path)), lambda: _delete(arm, where, path, kind))
 
 
-def _wait(deletion: Any) -> None:
+def _wait(deletion: LROPoller) -> None:
     """Wait for a deletion; one that failed raises what the service said of it."""
     deletion.wait(_DELETION_S)
     if deletion.done():
@@ -299,7 +313,7 @@ def _wait(deletion: Any) -> None:
 def _delete(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> None:
     api = _api(arm, where, kind)
 
-    def delete(client: Any) -> None:
+    def delete(client: ResourceManagementClient) -> None:
         _wait(client.resources.begin_delete_by_id(path, api, polling_interval=_POLL_S))
 
     arm.ask(delete, where, f"{kind}/delete")
@@ -308,7 +322,7 @@ def _delete(arm: Arm, where: names.WorkspaceId, path: str, kind: str) -> None:
 
 
 def _delete_group(arm: Arm, where: names.WorkspaceId, name: str) -> None:
-    def delete(client: Any) -> None:
+    def delete(client: ResourceManagementClient) -> None:
         _wait(client.resource_groups.begin_delete(name, polling_interval=_POLL_S))
 
     arm.ask(delete, where, "Microsoft.Resources/subscriptions/resourceGroups/delete")
@@ -322,10 +336,10 @@ def _api(arm: Arm, where: names.WorkspaceId, kind: str) -> str:
     if kind == _ML_WORKSPACE:
         return _WORKSPACE_API
     namespace, _, type_ = kind.partition("/")
-    told = arm.ask(
+    provider = arm.ask(
         lambda c: c.providers.get(namespace), where, "Microsoft.Resources/subscriptions/providers/read"
     )
-    for each in getattr(told, "resource_types", None) or []:
+    for each in getattr(provider, "resource_types", None) or []:
         versions = [v for v in each.api_versions or [] if "preview" not in v] or list(each.api_versions or [])
         if str(each.resource_type).lower() == type_.lower() and versions:
             return str(max(versions))

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -33,6 +33,10 @@ from dbml_magics.errors import (
 )
 
 if TYPE_CHECKING:
+    from azure.core.pipeline import PipelineRequest
+    from azure.mgmt.resource import ResourceManagementClient
+    from azure.mgmt.resource.resources.models import DeploymentValidateResult, GenericResource, ResourceGroup
+
     from dbml_magics.core.azure.identity import SignIn
 
 T = TypeVar("T")
@@ -43,6 +47,21 @@ _OPERATION_S = 900.0
 _POLL_S = 0.5  # where the service does not say how long to wait
 _ML_API = "2022-05-01"
 _DATABRICKS = "Microsoft.Databricks/workspaces"
+
+
+class WorkspaceProperties(TypedDict, total=False):
+    """What Resource Manager says of an Azure ML workspace, as far as it is read here."""
+
+    applicationInsights: str
+    containerRegistry: str
+    discoveryUrl: str
+    keyVault: str
+    managedNetwork: Mapping[str, object]
+    mlFlowTrackingUri: str
+    privateEndpointConnections: list[object]
+    publicNetworkAccess: str
+    storageAccount: str
+    tenantId: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,7 @@ class Found:
         return self.id.uri(self.host)
 
 
-def client_settings(sign_in: SignIn) -> dict[str, Any]:
+def client_settings(sign_in: SignIn) -> dict[str, object]:
     """Return how azure-mgmt-resource's clients ask: the cloud's own host, once, following no redirect."""
     host = sign_in.cloud.resource_manager
     return {
@@ -76,7 +95,7 @@ def client_settings(sign_in: SignIn) -> dict[str, Any]:
     }
 
 
-def _stay_at(host: str, request: Any) -> None:
+def _stay_at(host: str, request: PipelineRequest) -> None:
     """Refuse to go on elsewhere, with our token, where an answer names another host for an operation."""
     from azure.core.exceptions import ServiceRequestError
 
@@ -92,10 +111,10 @@ class Arm:
     def __init__(self, sign_in: SignIn, subscription: str) -> None:
         self.sign_in = sign_in
         self.subscription = subscription
-        self._client: Any = None
+        self._client: ResourceManagementClient | None = None
 
     @property
-    def client(self) -> Any:
+    def client(self) -> ResourceManagementClient:
         """Return azure-mgmt-resource's client."""
         if self._client is None:
             from azure.mgmt.resource import ResourceManagementClient
@@ -105,7 +124,9 @@ class Arm:
             )
         return self._client
 
-    def ask(self, question: Callable[[Any], T], workspace: WorkspaceId, action: str) -> T | None:
+    def ask(
+        self, question: Callable[[ResourceManagementClient], T], workspace: WorkspaceId, action: str
+    ) -> T | None:
         """Ask once; None where it does not exist. Raises NotPermitted, WorkspaceUnreachable, BadLink."""
         from azure.core.exceptions import AzureError, HttpResponseError
 
@@ -141,7 +162,7 @@ class Arm:
     def no_subscription(self, workspace: WorkspaceId) -> DbmlError:
         """Return that the subscription is not there for this sign-in."""
         return WorkspaceNotFound(
-            f"no subscription {workspace.subscription} for this sign-in ({self.sign_in.told}).",
+            f"no subscription {workspace.subscription} for this sign-in ({self.sign_in.description}).",
             remedies=[
                 ("az account list --output table", "lists those that az's sign-in sees"),
                 ("AZURE_TENANT_ID=…", "in the environment, if the subscription is of another tenant"),
@@ -156,8 +177,7 @@ class Arm:
         resource = self.ask(lambda c: c.resources.get_by_id(workspace.path, _ML_API), workspace, read)
         if resource is None:
             raise self._not_found(workspace)
-        properties = resource.properties or {}
-        return found(workspace, properties, str(resource.location or ""), self.sign_in)
+        return found(workspace, properties_of(resource), str(resource.location or ""), self.sign_in)
 
     def _not_found(self, workspace: WorkspaceId) -> DbmlError:
         """Return why there is no such workspace: the two usual mistakes, a deleted one, a near name."""
@@ -190,14 +210,14 @@ class Arm:
             remedies=[*remedies, create],
         )
 
-    def _group(self, workspace: WorkspaceId) -> Any:
+    def _group(self, workspace: WorkspaceId) -> ResourceGroup | None:
         return self.ask(
             lambda c: c.resource_groups.get(workspace.group),
             workspace,
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         )
 
-    def _listed(self, workspace: WorkspaceId, kind: str) -> list[Any]:
+    def _listed(self, workspace: WorkspaceId, kind: str) -> list[GenericResource]:
         """Return the subscription's resources of a type, as far as this sign-in may see them."""
         try:
             listed = self.ask(
@@ -225,12 +245,12 @@ class Arm:
         """
         for each in self.databricks_workspaces(workspace):
             parameters = (each.properties or {}).get("parameters") or {}
-            told = (parameters.get("amlWorkspaceId") or {}).get("value")
-            if str(told or "").lower() == workspace.path.lower():
+            linked = (parameters.get("amlWorkspaceId") or {}).get("value")
+            if str(linked or "").lower() == workspace.path.lower():
                 return str(each.name)
         return None
 
-    def databricks_workspaces(self, workspace: WorkspaceId) -> Iterator[Any]:
+    def databricks_workspaces(self, workspace: WorkspaceId) -> Iterator[GenericResource]:
         """Yield the subscription's Databricks workspaces that this sign-in may read, some 20 of them."""
         for listed in self._listed(workspace, _DATABRICKS)[:20]:
             try:
@@ -251,7 +271,7 @@ class Arm:
         workspace = wish.workspace
         group = self._group(workspace)
         managed = managed_by_databricks(group)
-        if managed is not None:
+        if group is not None and managed is not None:
             raise BadLink(
                 f"{workspace.group} is the managed resource group of the Databricks workspace {managed}: "
                 "nothing of yours can be made in it.",
@@ -292,12 +312,12 @@ class Arm:
 
     def _must_be_registered(self, workspace: WorkspaceId, steps: Sequence[Step]) -> None:
         for namespace in dict.fromkeys(step.kind.partition("/")[0] for step in steps if "/" in step.kind):
-            told = self.ask(
+            provider = self.ask(
                 lambda c, n=namespace: c.providers.get(n),  # type: ignore[misc]
                 workspace,
                 "Microsoft.Resources/subscriptions/providers/read",
             )
-            if told is not None and told.registration_state not in ("Registered", "Registering"):
+            if provider is not None and provider.registration_state not in ("Registered", "Registering"):
                 said = diagnosis.Said(409, "MissingSubscriptionRegistration", f"use namespace '{namespace}'")
                 said = diagnosis.Said(409, said.code, f"not registered to {said.message}")
                 raise as_error(diagnosis.unregistered(said, workspace), workspace)
@@ -311,7 +331,7 @@ class Arm:
         self._refuse_taken_name(plan)
         if confirm != workspace.name:
             raise NotConfirmed(
-                plan.told + (f"\n--confirm is {confirm!r}; nothing was made." if confirm else ""),
+                plan.description + (f"\n--confirm is {confirm!r}; nothing was made." if confirm else ""),
                 remedies=[(f"{plan.command} --confirm {workspace.name}", "makes it")],
             )
         for number, step in enumerate(plan.steps):
@@ -350,7 +370,7 @@ class Arm:
         workspace = plan.wish.workspace
         deployment = {"properties": {"mode": "Incremental", "template": template_of(plan)}}
 
-        def check(client: Any) -> Any:
+        def check(client: ResourceManagementClient) -> DeploymentValidateResult | None:
             begun = client.deployments.begin_validate(
                 workspace.group, name, deployment, polling_interval=_POLL_S
             )
@@ -369,7 +389,7 @@ class Arm:
     def _make(self, step: Step, wish: Wish, made: Sequence[Step]) -> None:
         workspace = wish.workspace
 
-        def put(client: Any) -> Any:
+        def put(client: ResourceManagementClient) -> object:
             if not step.kind:
                 return client.resource_groups.create_or_update(workspace.group, step.body)
             operation = client.resources.begin_create_or_update_by_id(
@@ -431,7 +451,7 @@ class Step:
     name: str
     id: str
     kind: str
-    body: dict[str, Any]
+    body: dict[str, object]
 
     @property
     def api(self) -> str:
@@ -453,7 +473,7 @@ class Plan:
         return self.wish.line(location=self.location)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Return the plan in lines, for people."""
         wish = self.wish
         lines = [f"this would make, in {self.location}:"]
@@ -491,7 +511,7 @@ def _steps(wish: Wish, location: str, tenant: str | None) -> list[Step]:
     mark = hashlib.sha256(workspace.path.lower().encode()).hexdigest()[:8]
     steps: list[Step] = []
 
-    def step(what: str, type_: str, name: str, properties: dict[str, Any], **more: Any) -> str:
+    def step(what: str, type_: str, name: str, properties: dict[str, object], **more: object) -> str:
         path = f"{workspace.group_path}/providers/{type_}/{name}"
         body = {"location": location, "tags": dict(wish.tags), "properties": properties, **more}
         steps.append(Step(what, name, path, type_, body))
@@ -545,7 +565,7 @@ def _steps(wish: Wish, location: str, tenant: str | None) -> list[Step]:
     return steps
 
 
-def template_of(plan: Plan) -> dict[str, Any]:
+def template_of(plan: Plan) -> dict[str, object]:
     """Return a plan as a template of Resource Manager's."""
     own = {step.id for step in plan.steps}
     resources = []
@@ -560,7 +580,13 @@ def template_of(plan: Plan) -> dict[str, Any]:
     return {"$schema": schema, "contentVersion": "1.0.0.0", "resources": resources}
 
 
-def found(workspace: WorkspaceId, properties: Mapping[str, Any], location: str, sign_in: SignIn) -> Found:
+def properties_of(workspace: GenericResource) -> WorkspaceProperties:
+    """Return the properties of an Azure ML workspace's resource."""
+    properties: WorkspaceProperties = workspace.properties
+    return properties or {}
+
+
+def found(workspace: WorkspaceId, properties: WorkspaceProperties, location: str, sign_in: SignIn) -> Found:
     """Return a workspace's host and studio, from its own properties and its discovery."""
     discovered = discovery(properties.get("discoveryUrl"))
     host = _host(discovered.get("api")) or _host(properties.get("mlFlowTrackingUri"))
@@ -575,22 +601,26 @@ def found(workspace: WorkspaceId, properties: Mapping[str, Any], location: str, 
     return Found(workspace, host, studio, location, properties.get("tenantId"))
 
 
-def discovery(url: Any) -> dict[str, str]:
+def discovery(url: object) -> dict[str, str]:
     """Return a workspace's services by name (no token is asked for), or nothing where none answers."""
     if not isinstance(url, str) or not url.startswith("https://"):
         return {}
     try:
-        told = hosts.session().get(url, timeout=_TIMEOUT_S).json()
+        services = hosts.session().get(url, timeout=_TIMEOUT_S).json()
     except (requests.RequestException, ValueError):
         return {}
-    return {k: v.rstrip("/") for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
+    return (
+        {k: v.rstrip("/") for k, v in services.items() if isinstance(v, str)}
+        if isinstance(services, dict)
+        else {}
+    )
 
 
-def _host(url: Any) -> str | None:
+def _host(url: str | None) -> str | None:
     return str(url).partition("://")[2].partition("/")[0] or None if url else None
 
 
-def managed_by_databricks(group: Any) -> str | None:
+def managed_by_databricks(group: ResourceGroup | None) -> str | None:
     """Return the name of the Databricks workspace that owns a resource group, or None."""
     owner = str(getattr(group, "managed_by", None) or "")
     return owner.rpartition("/")[2] if f"/{_DATABRICKS}/".lower() in owner.lower() else None

@@ -10,7 +10,7 @@ import difflib
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -18,6 +18,9 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.errors import BadLink
+
+if TYPE_CHECKING:
+    from dbml_magics.core.azure.azureml_mlflow_private import SdkCloud
 
 CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"
 METADATA_VARIABLE = "ARM_CLOUD_METADATA_URL"
@@ -62,7 +65,7 @@ class Cloud:
     login: str
     storage_suffix: str
     portal: str
-    sdk: Any = None  # azureml-mlflow's own object of it
+    sdk: SdkCloud | None = None  # azureml-mlflow's own object of it
 
     @property
     def scope(self) -> str:
@@ -149,7 +152,7 @@ def _known() -> dict[str, Cloud]:
         return _read[url]
 
 
-def _cloud(sdk: Any) -> Cloud:
+def _cloud(sdk: SdkCloud) -> Cloud:
     return Cloud(
         name=sdk.name,
         resource_manager=sdk.endpoints.resource_manager.rstrip("/"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from azureml._vendor.azure_cli_core.cloud import Cloud as CoreCloud
 from azureml._vendor.azure_cli_core.cloud import CloudEndpoints, CloudSuffixes
@@ -11,6 +11,9 @@ from azureml.core import Workspace
 from azureml.core.authentication import AbstractAuthentication, _SubscriptionInfo
 
 if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
+
+    from dbml_magics.core.azure.azureml_mlflow_private import SdkCloud
     from dbml_magics.core.azure.identity import SignIn
     from dbml_magics.core.azure.names import WorkspaceId
 
@@ -24,7 +27,7 @@ class Authentication(AbstractAuthentication):  # type: ignore[misc]
         self._sign_in = sign_in
         self._subscription = subscription
 
-    def get_token(self, *scopes: str, **_: Any) -> Any:
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
         """Return a token for the scopes."""
         return self._sign_in.get_token(*scopes)
 
@@ -38,12 +41,12 @@ class Authentication(AbstractAuthentication):  # type: ignore[misc]
     def _get_azureml_client_token(self) -> str:
         return self._get_arm_token()
 
-    def _get_all_subscription_ids(self) -> tuple[list[Any], str]:
+    def _get_all_subscription_ids(self) -> tuple[list[_SubscriptionInfo], str]:
         # The link's own: what it may not see, Resource Manager itself refuses, in plainer words.
         return [_SubscriptionInfo(self._subscription, self._subscription)], ""
 
 
-def core_cloud(sdk: Any) -> Any:
+def core_cloud(sdk: SdkCloud) -> CoreCloud:
     """Return azureml-core's object of a cloud that azureml-mlflow has."""
     return CoreCloud(
         sdk.name,
@@ -52,7 +55,7 @@ def core_cloud(sdk: Any) -> Any:
     )
 
 
-def workspace_object(workspace: WorkspaceId, sign_in: SignIn) -> Any:
+def workspace_object(workspace: WorkspaceId, sign_in: SignIn) -> Workspace:
     """Return the real ``azureml.core.Workspace``."""
     logging.getLogger("azureml").addHandler(logging.NullHandler())
     return Workspace.get(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException, RestException
 
@@ -17,6 +17,8 @@ from dbml_magics.core.azure import permissions
 from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
+    import requests
+
     from dbml_magics.core.azure.identity import SignIn
     from dbml_magics.core.azure.names import WorkspaceId
 
@@ -37,15 +39,15 @@ class Said:
     def by(cls, status: int, body: str) -> Said:
         """Read a body: Resource Manager's, Azure ML's services', its MLflow's, or a storage account's XML."""
         try:
-            told = json.loads(body)
+            body_fields = json.loads(body)
         except ValueError:
             return cls(status, _element("Code", body), _element("Message", body))
-        if not isinstance(told, dict):
+        if not isinstance(body_fields, dict):
             return cls(status, "", "")
-        error = told.get("error") or told.get("Error")
+        error = body_fields.get("error") or body_fields.get("Error")
         error = error if isinstance(error, dict) else {}
-        code = str(told.get("error_code") or error.get("code") or error.get("Code") or "")
-        message = told.get("message") or error.get("message") or error.get("Message") or ""
+        code = str(body_fields.get("error_code") or error.get("code") or error.get("Code") or "")
+        message = body_fields.get("message") or error.get("message") or error.get("Message") or ""
         return cls(status, code, " ".join(str(message).split()))
 
 
@@ -55,7 +57,7 @@ def _element(name: str, xml: str) -> str:
 
 
 def judge(
-    sign_in: SignIn, workspace: WorkspaceId, response: Any, method: str, endpoint: str
+    sign_in: SignIn, workspace: WorkspaceId, response: requests.Response, method: str, endpoint: str
 ) -> Exception | None:
     """Return what a response other than 200 means, or None where the status says it all."""
     away = kept_out(sign_in, workspace, response, method, endpoint)
@@ -70,7 +72,7 @@ def judge(
 
 
 def kept_out(
-    sign_in: SignIn, workspace: WorkspaceId, response: Any, method: str, endpoint: str
+    sign_in: SignIn, workspace: WorkspaceId, response: requests.Response, method: str, endpoint: str
 ) -> Unavailable | None:
     """Return why a response says that the workspace takes nothing from this user, or None."""
     said = Said.by(response.status_code, response.text)

@@ -24,7 +24,7 @@ _MAKE = "%dbml link --subscription … --resource-group … --workspace … --cr
 
 @dataclass(frozen=True)
 class AzureWish:
-    """What ``link`` was told about the Azure ML side, beside a URI."""
+    """The options of ``link`` that name the Azure ML workspace other than by a URI."""
 
     subscription: str | None = None
     resource_group: str | None = None
@@ -143,13 +143,13 @@ def of_uri(
     spec: WorkspaceSpec, wish: AzureWish, prompt: Callable[[str], None] | None = None
 ) -> WorkspaceSpec:
     """Return an ``azureml://`` workspace signed in; its studio's address where Resource Manager tells it."""
-    told = names.of_uri(spec.uri)
-    if told is None:
+    parsed = names.of_uri(spec.uri)
+    if parsed is None:
         raise BadUri(
             f"{spec.uri!r} names no workspace.",
             remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
         )
-    host, workspace = told
+    host, workspace = parsed
     cloud = _cloud(wish.cloud, host)
     sign_in = _signed_in(wish.auth, cloud, wish.settings, prompt)
     try:
@@ -161,8 +161,8 @@ def of_uri(
 
 def _spec(uri: str, sign_in: SignIn, studio: str | None) -> WorkspaceSpec:
     settings = {"auth": sign_in.method, "cloud": sign_in.cloud.name, **sign_in.settings}
-    told = {"studio": studio, "tenant": sign_in.tenant}
-    settings |= {name: value for name, value in told.items() if value}
+    known = {"studio": studio, "tenant": sign_in.tenant}
+    settings |= {name: value for name, value in known.items() if value}
     return WorkspaceSpec("azureml", checked_uri("azureml", uri), settings=tuple(sorted(settings.items())))
 
 
@@ -171,8 +171,8 @@ def sign_in_for(spec: WorkspaceSpec, prompt: Callable[[str], None] | None = None
 
     Raises Unavailable, BadLink.
     """
-    told = names.of_uri(spec.uri)
-    cloud = clouds.named(spec.setting("cloud"), told[0] if told else None)
+    parsed = names.of_uri(spec.uri)
+    cloud = clouds.named(spec.setting("cloud"), parsed[0] if parsed else None)
     return shared(spec.setting("auth") or "default", cloud, dict(spec.settings), prompt)
 
 

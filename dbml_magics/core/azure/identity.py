@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
 from dbml_magics.common.redaction import remember_secrets
@@ -28,7 +28,8 @@ from dbml_magics.errors import BadLink, NotPermitted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from azure.core.credentials import AccessToken
+    from azure.core.credentials import AccessToken, TokenCredential
+    from dbruntime.dbutils import DBUtils
 
     from dbml_magics.core.azure.clouds import Cloud
 
@@ -74,7 +75,7 @@ class SignIn:
         self._prompt = prompt
         self._lock = threading.RLock()
         self._tokens: dict[tuple[str, ...], tuple[AccessToken, float]] = {}
-        self._credential: Any = None
+        self._credential: TokenCredential | None = None
         self._signed_in = False
         self._claims = ""
         self.method, self.why = method, ""
@@ -86,7 +87,7 @@ class SignIn:
         return f"SignIn({self.method}, {self.cloud.name})"  # never a token
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Return which way was taken and why, for people."""
         return f"{_NAMES[self.method]}{f' ({self.why})' if self.why else ''}"
 
@@ -96,12 +97,12 @@ class SignIn:
         import jwt
 
         try:
-            told = jwt.decode(
+            claims = jwt.decode(
                 self.get_token().token, options={"verify_signature": False, "verify_aud": False}
             )
         except jwt.PyJWTError:
             return None
-        return str(told["tid"]) if told.get("tid") else None
+        return str(claims["tid"]) if claims.get("tid") else None
 
     # --- which way
 
@@ -186,16 +187,18 @@ class SignIn:
         chosen = self.settings.get(SERVICE_CREDENTIAL_SETTING)
         return chosen or os.environ.get(_SERVICE_CREDENTIAL_VARIABLE) or None
 
-    def _authority(self) -> dict[str, Any]:
-        """Return what every credential that talks to the authority is told."""
-        told: dict[str, Any] = {"authority": self.cloud.authority}
+    def _authority(self) -> dict[str, object]:
+        """Return the settings of every credential that talks to the authority."""
+        settings: dict[str, object] = {"authority": self.cloud.authority}
         if not self.cloud.authority_is_public:
-            told["disable_instance_discovery"] = True  # a private authority is none that Microsoft's list has
-        return told
+            settings["disable_instance_discovery"] = (
+                True  # a private authority is none that Microsoft's list has
+            )
+        return settings
 
     # --- tokens
 
-    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
         """Return a token for the scopes (the cloud's resource manager by default), renewed when it ages.
 
         Raises Unavailable, ``denied`` where the sign-in itself is refused: delivery waits, nothing is lost.
@@ -280,7 +283,7 @@ class SignIn:
 
     # --- signing in
 
-    def _own_credential(self) -> Any:
+    def _own_credential(self) -> TokenCredential:
         if self._credential is None:
             self._credential = _BUILDERS[self.method](self)
         return self._credential
@@ -316,13 +319,13 @@ class SignIn:
             raise classified from error
         self._signed_in = True
 
-    def _show_code(self, address: str, code: str, _expires: Any) -> None:
+    def _show_code(self, address: str, code: str, _expires: object) -> None:
         assert self._prompt is not None
         self._prompt(f"to sign in to Azure, open {address} in any browser and enter the code {code}")
 
     # --- the ways
 
-    def _cli(self) -> Any:
+    def _cli(self) -> TokenCredential:
         from azure.identity import AzureCliCredential
 
         if shutil.which("az") is None:
@@ -332,7 +335,7 @@ class SignIn:
             )
         return AzureCliCredential(tenant_id=os.environ.get("AZURE_TENANT_ID", ""))
 
-    def _interactive(self) -> Any:
+    def _interactive(self) -> TokenCredential:
         from azure.identity import InteractiveBrowserCredential
 
         return InteractiveBrowserCredential(
@@ -341,7 +344,7 @@ class SignIn:
             **self._authority(),
         )
 
-    def _device_code(self) -> Any:
+    def _device_code(self) -> TokenCredential:
         from azure.identity import DeviceCodeCredential
 
         return DeviceCodeCredential(
@@ -352,7 +355,7 @@ class SignIn:
             **self._authority(),
         )
 
-    def _service_principal(self) -> Any:
+    def _service_principal(self) -> TokenCredential:
         from azure.identity import CertificateCredential, ClientSecretCredential, WorkloadIdentityCredential
 
         given = {name: os.environ.get(name) for name in _PRINCIPAL}
@@ -390,14 +393,14 @@ class SignIn:
             ],
         )
 
-    def _managed_identity(self) -> Any:
+    def _managed_identity(self) -> TokenCredential:
         from azure.identity import ManagedIdentityCredential
 
         # Azure ML's compute names its user-assigned identity so.
         client = os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")
         return ManagedIdentityCredential(client_id=client) if client else ManagedIdentityCredential()
 
-    def _databricks(self) -> Any:
+    def _databricks(self) -> TokenCredential:
         tools = environment.dbutils()
         if tools is None:
             raise BadLink(
@@ -410,7 +413,7 @@ class SignIn:
             return tools.credentials.getServiceCredentialsProvider(name)
         return _Passthrough(tools)
 
-    def _job_token(self) -> Any:
+    def _job_token(self) -> TokenCredential:
         if not job.has_token():
             raise BadLink(
                 "--auth job-token is the token of an Azure ML job, and this is none that was given one.",
@@ -422,10 +425,10 @@ class SignIn:
 class _Passthrough:
     """The Entra token of a cluster with credential passthrough; azureml-mlflow takes the same."""
 
-    def __init__(self, tools: Any) -> None:
+    def __init__(self, tools: DBUtils) -> None:
         self._tools = tools
 
-    def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+    def get_token(self, *_scopes: str, **_: object) -> AccessToken:
         """Return the notebook's own token. Raises CredentialUnavailableError."""
         import jwt
         from azure.core.credentials import AccessToken
@@ -458,7 +461,7 @@ _NAMES = {
     "databricks": "the Databricks notebook's identity",
     "job-token": "the job's own token",
 }
-_BUILDERS: dict[str, Callable[[SignIn], Any]] = {
+_BUILDERS: dict[str, Callable[[SignIn], TokenCredential]] = {
     "cli": SignIn._cli,
     "interactive": SignIn._interactive,
     "device-code": SignIn._device_code,

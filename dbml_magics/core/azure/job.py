@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dbml_magics.common.redaction import remember_secrets
@@ -31,8 +31,8 @@ def has_token() -> bool:
 def workspace() -> tuple[str, WorkspaceId] | None:
     """Return the host and the workspace of the job that this is, or None where it does not say."""
     host = urlsplit(os.environ.get("AZUREML_SERVICE_ENDPOINT", "")).netloc
-    told = [os.environ.get(name, "") for name in _PLACE]
-    return (host, WorkspaceId(*told)) if host and all(told) else None
+    parts = [os.environ.get(name, "") for name in _PLACE]
+    return (host, WorkspaceId(*parts)) if host and all(parts) else None
 
 
 class JobToken:
@@ -41,7 +41,7 @@ class JobToken:
     def __init__(self) -> None:
         self._token = os.environ.get(TOKEN, "")
 
-    def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+    def get_token(self, *_scopes: str, **_: object) -> AccessToken:
         """Return the token. Raises CredentialUnavailableError."""
         import jwt
         from azure.core.credentials import AccessToken
@@ -75,14 +75,14 @@ class JobToken:
             answer = hosts.session().get(
                 url, headers={"Authorization": f"Bearer {self._token}"}, timeout=_TIMEOUT_S
             )
-            told = answer.json() if answer.status_code == 200 else {}
+            reply = answer.json() if answer.status_code == 200 else {}
         except (requests.RequestException, ValueError):
             return None
-        return str(told["token"]) if isinstance(told, dict) and told.get("token") else None
+        return str(reply["token"]) if isinstance(reply, dict) and reply.get("token") else None
 
 
 def _expiry(token: str) -> int:
     import jwt
 
-    told = jwt.decode(token, options={"verify_signature": False, "verify_aud": False})
-    return int(told["exp"])
+    claims = jwt.decode(token, options={"verify_signature": False, "verify_aud": False})
+    return int(claims["exp"])

@@ -17,11 +17,11 @@ def page(spec: WorkspaceSpec, path: str = "") -> str | None:
 
     The studio's address is the workspace's own (its discovery tells it), so sovereign clouds have theirs.
     """
-    told = names.of_uri(spec.uri)
-    if told is None:
+    parsed = names.of_uri(spec.uri)
+    if parsed is None:
         return None
     tenant = spec.setting("tenant")
     return (
-        f"{(spec.setting('studio') or _STUDIO).rstrip('/')}{path}?wsid={told[1].studio_id}"
+        f"{(spec.setting('studio') or _STUDIO).rstrip('/')}{path}?wsid={parsed[1].studio_id}"
         f"{f'&tid={tenant}' if tenant else ''}"
     )

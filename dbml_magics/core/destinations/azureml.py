@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mlflow.entities import Run
@@ -28,9 +28,14 @@ from dbml_magics.core.link import WorkspaceSpec
 from dbml_magics.errors import BadUri
 
 if TYPE_CHECKING:
-    from dbml_magics.core.azure.identity import SignIn
+    import requests
+    from azureml.core import Workspace as AzureMLWorkspaceObject
 
-Judge = Callable[["SignIn", names.WorkspaceId, Any, str, str], Exception | None]
+    from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
+    from dbml_magics.core.azure.identity import SignIn
+    from dbml_magics.core.destinations.azureml_stores import AzuremlRegistry, AzuremlTracking
+
+Judge = Callable[["SignIn", names.WorkspaceId, "requests.Response", str, str], Exception | None]
 
 _HISTORY_TRIES = 3
 
@@ -40,12 +45,12 @@ class AzuremlWorkspace(Workspace):
 
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
-        told = names.of_uri(spec.uri)
-        if told is None:
+        parsed = names.of_uri(spec.uri)
+        if parsed is None:
             raise BadUri(f"{spec.uri!r} names no workspace.", remedies=["%dbml link --azureml azureml://…"])
-        self.host, self.id = told
-        self._context: Any = None
-        self._object: Any = None
+        self.host, self.id = parsed
+        self._context: ServiceContext | None = None
+        self._object: AzureMLWorkspaceObject | None = None
         self._history_failed = 0
 
     @property
@@ -54,7 +59,7 @@ class AzuremlWorkspace(Workspace):
         return finding.sign_in_for(self.spec)
 
     @property
-    def context(self) -> Any:
+    def context(self) -> ServiceContext:
         """Return azureml-mlflow's service context, with the link's own sign-in."""
         if self._context is None:
             from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
@@ -116,12 +121,12 @@ class AzuremlWorkspace(Workspace):
             return None
         return found
 
-    def _build_tracking(self) -> Any:
+    def _build_tracking(self) -> AzuremlTracking:
         from dbml_magics.core.destinations.azureml_stores import AzuremlTracking
 
         return AzuremlTracking(self.context, self.creds)
 
-    def _build_registry(self) -> Any:
+    def _build_registry(self) -> AzuremlRegistry:
         from dbml_magics.core.destinations.azureml_stores import AzuremlRegistry
 
         return AzuremlRegistry(self.context, self.creds)
@@ -162,7 +167,7 @@ class AzuremlWorkspace(Workspace):
 
     def notes(self) -> list[str]:
         """Return how it is signed in to, and whether the portal links it too."""
-        found = [f"azureml is signed in to with {self.sign_in.told}"]
+        found = [f"azureml is signed in to with {self.sign_in.description}"]
         if self._tracks_by_portal():
             found.append(
                 "Databricks tracks to this workspace by itself, by a link made in the Azure portal: "
@@ -178,7 +183,7 @@ class AzuremlWorkspace(Workspace):
             return True
         return Arm(self.sign_in, self.id.subscription).linked_in_portal(self.id) is not None
 
-    def azure_workspace(self) -> Any:
+    def azure_workspace(self) -> AzureMLWorkspaceObject:
         """Return azureml-core's ``Workspace``, made at the first call. Raises what Azure's refusals mean."""
         if self._object is None:
             from dbml_magics.core.azure.core_auth import workspace_object

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -18,6 +18,7 @@ from dbml_magics.common.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
+from dbml_magics.core.destinations.kinds import is_azureml, is_databricks
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.doctor import Finding
 
@@ -70,19 +71,19 @@ def _is_it_there(workspace: Workspace) -> tuple[str, str]:
     return _DEAD_HOST[0].format(url=url), _DEAD_HOST[1]
 
 
-def timed(area: str, what: str, milliseconds: float, told: str) -> Finding:
+def timed(area: str, what: str, milliseconds: float, text: str) -> Finding:
     """Return the finding for an answer that took so long."""
     slow = milliseconds > _SLOW_MS
-    why = f"{told}, in {milliseconds:,.0f} ms" + (": slow; logging does not wait for it" if slow else "")
+    why = f"{text}, in {milliseconds:,.0f} ms" + (": slow; logging does not wait for it" if slow else "")
     remedy = ("%dbml status", "shows how far behind delivery is") if slow else ("", "")
     return Finding(area, what, "warning" if slow else "fine", why, *remedy, milliseconds=milliseconds)
 
 
-def base_of(workspace: Any) -> str | None:
+def base_of(workspace: Workspace) -> str | None:
     """Return the address of a workspace's host, or None for one in a file or a database."""
-    if workspace.kind == "azureml":
+    if is_azureml(workspace):
         return f"https://{workspace.host}"
-    if workspace.kind == "databricks":
+    if is_databricks(workspace):
         try:
             return str(workspace.config.host).rstrip("/")
         except Exception:  # no sign-in, no host
@@ -121,8 +122,8 @@ def reach(area: str, what: str, url: str, *, clock: bool = False, again: int = 1
         yield Finding(area, what, "broken", f"{host}: {why}", _DEAD_HOST[0].format(url=url), _DEAD_HOST[1])
         return
     private = _is_private(host)
-    told = f"{host} answers" + (" at a private address" if private else "")
-    yield timed(area, what, statistics.median(took), told)
+    text = f"{host} answers" + (" at a private address" if private else "")
+    yield timed(area, what, statistics.median(took), text)
     if clock:
         yield from _clock(area, skew)
 
@@ -136,12 +137,12 @@ def _clock(area: str, skew: float | None) -> Iterator[Finding]:
     if skew is None:
         return
     off = abs(skew)
-    told = f"{'ahead of' if skew > 0 else 'behind'} the workspace's by {off:,.0f} s"
+    offset = f"{'ahead of' if skew > 0 else 'behind'} the workspace's by {off:,.0f} s"
     if off < _SKEW_WARN_S:
         yield Finding(area, "clock", cause="as the workspace's, within a minute")
         return
     level = "broken" if off >= _SKEW_BROKEN_S else "warning"
-    why = f"this machine's is {told}" + ("; sign-ins fail for that" if level == "broken" else "")
+    why = f"this machine's is {offset}" + ("; sign-ins fail for that" if level == "broken" else "")
     yield Finding(area, "clock", level, why, "sudo timedatectl set-ntp true", "in a terminal")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import requests
 
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import permissions
-from dbml_magics.core.azure.arm import Arm
+from dbml_magics.core.azure.arm import Arm, WorkspaceProperties, properties_of
 from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.doctor.answering import CALL_S, not_fine, reach
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.doctor import Finding
+
+if TYPE_CHECKING:
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
 __all__ = ["allowed", "checks", "may"]
 
@@ -23,7 +26,7 @@ _RARE = ("%dbml link --create", "%dbml cleanup")  # what an owner does
 _STORAGE_API = "2022-09-01"
 
 
-def checks(workspace: Any) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
+def checks(workspace: AzuremlWorkspace) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
     """Return what is looked at of an Azure ML workspace, by name."""
     return [
         ("permissions", lambda: _permissions(workspace)),
@@ -32,14 +35,14 @@ def checks(workspace: Any) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
     ]
 
 
-def _arm(workspace: Any) -> Arm:
+def _arm(workspace: AzuremlWorkspace) -> Arm:
     return Arm(workspace.sign_in, workspace.id.subscription)
 
 
 # --- what the user may do
 
 
-def allowed(workspace: Any) -> list[dict[str, list[str]]]:
+def allowed(workspace: AzuremlWorkspace) -> list[dict[str, list[str]]]:
     """Return the caller's permissions at a workspace, an entry a role, as Resource Manager lists them."""
     sign_in = workspace.sign_in
     response = hosts.session().get(
@@ -63,7 +66,7 @@ def may(entries: list[dict[str, list[str]]], action: str) -> bool:
     return any(fits(e.get("actions") or []) and not fits(e.get("notActions") or []) for e in entries)
 
 
-def _permissions(workspace: Any) -> Iterator[Finding]:
+def _permissions(workspace: AzuremlWorkspace) -> Iterator[Finding]:
     try:
         entries = allowed(workspace)
     except Exception as error:
@@ -96,7 +99,7 @@ def _permissions(workspace: Any) -> Iterator[Finding]:
 # --- the resource, its network and its storage
 
 
-def _resource(workspace: Any) -> Iterator[Finding]:
+def _resource(workspace: AzuremlWorkspace) -> Iterator[Finding]:
     arm, read = _arm(workspace), f"{permissions.ML}/workspaces/read"
     try:
         found = arm.ask(lambda c: c.resources.get_by_id(workspace.id.path, "2022-05-01"), workspace.id, read)
@@ -107,12 +110,12 @@ def _resource(workspace: Any) -> Iterator[Finding]:
         why = f"{workspace.id.name} is not in {workspace.id.group} (any more)"
         yield Finding(workspace.role, "resource", "broken", why, "%dbml link --help", "another workspace")
         return
-    properties = found.properties or {}
+    properties = properties_of(found)
     yield _private_link(workspace, properties)
     yield from _storage(workspace, arm, properties.get("storageAccount"))
 
 
-def _private_link(workspace: Any, properties: dict[str, Any]) -> Finding:
+def _private_link(workspace: AzuremlWorkspace, properties: WorkspaceProperties) -> Finding:
     closed = str(properties.get("publicNetworkAccess", "Enabled")).lower() == "disabled"
     endpoints = properties.get("privateEndpointConnections") or []
     if closed:
@@ -122,15 +125,15 @@ def _private_link(workspace: Any, properties: dict[str, Any]) -> Finding:
     return Finding(workspace.role, "private link", cause=f"not needed: open to public networks{also}")
 
 
-def _storage(workspace: Any, arm: Arm, account: Any) -> Iterator[Finding]:
+def _storage(workspace: AzuremlWorkspace, arm: Arm, account: str | None) -> Iterator[Finding]:
     """Look at the storage account apart: metrics may pass while files are refused."""
     if not account:
         return
-    name = str(account).rpartition("/")[2]
+    name = account.rpartition("/")[2]
     blobs = f"https://{name}.blob.{workspace.sign_in.cloud.storage_suffix}/"
     try:
         found = arm.ask(
-            lambda c: c.resources.get_by_id(str(account), _STORAGE_API),
+            lambda c: c.resources.get_by_id(account, _STORAGE_API),
             workspace.id,
             "Microsoft.Storage/storageAccounts/read",
         )
@@ -138,13 +141,13 @@ def _storage(workspace: Any, arm: Arm, account: Any) -> Iterator[Finding]:
             blobs = ((found.properties or {}).get("primaryEndpoints") or {}).get("blob") or blobs
     except DbmlError:
         pass  # its usual address will do: reading the account is no right that logging needs
-    told = list(reach(workspace.role, f"storage {name}", blobs, again=2))
-    if any(each.level == "broken" for each in told):
-        yield from told
+    findings = list(reach(workspace.role, f"storage {name}", blobs, again=2))
+    if any(each.level == "broken" for each in findings):
+        yield from findings
         return
     refused = _firewall(blobs)
     if refused is None:
-        yield from told
+        yield from findings
         return
     yield Finding(
         workspace.role,
@@ -166,7 +169,7 @@ def _firewall(blobs: str) -> str | None:
     return said.code if said.status == 403 and said.code == "AuthorizationFailure" else None
 
 
-def _portal_link(workspace: Any) -> Iterator[Finding]:
+def _portal_link(workspace: AzuremlWorkspace) -> Iterator[Finding]:
     linked = _arm(workspace).linked_in_portal(workspace.id)
     if linked is None:
         yield Finding(workspace.role, "portal link", cause="none: runs are there once")

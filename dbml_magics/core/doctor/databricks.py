@@ -24,6 +24,7 @@ from dbml_magics.core.paging import Pages
 from dbml_magics.results.doctor import Finding
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.databricks import DatabricksWorkspace
     from dbml_magics.core.link import Link
     from dbml_magics.core.outbox.state import State
 
@@ -98,22 +99,24 @@ def known(state: State, link: Link, role: str) -> Known:
     return Known(experiment, own)
 
 
-def checks(workspace: Any, used: Callable[[], Known]) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
+def checks(
+    workspace: DatabricksWorkspace, used: Callable[[], Known]
+) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
     """Return what is looked at of what the caller may do, by name."""
     return [("permissions", lambda: _permissions(workspace, used()))]
 
 
-def _permissions(workspace: Any, used: Known) -> Iterator[Finding]:
+def _permissions(workspace: DatabricksWorkspace, used: Known) -> Iterator[Finding]:
     try:
         with call_timeout(CALL_S):
             workspace.signed_in()  # bounded in time, which the SDK's own signing in is not
         ask = _asker(workspace)
-        told = ask(_ME)
+        profile = ask(_ME)
     except Exception as error:
         yield not_fine(workspace, "permissions", error, "warning")
         return
-    groups = frozenset(str(each["display"]) for each in told.get("groups") or [] if each.get("display"))
-    caller = _Caller(str(told.get("userName", "")), groups)
+    groups = frozenset(str(each["display"]) for each in profile.get("groups") or [] if each.get("display"))
+    caller = _Caller(str(profile.get("userName", "")), groups)
     looks: list[Callable[[], Iterator[Finding]]] = []
     if used.experiment is not None:
         looks.append(partial(_of_experiment, workspace, ask, caller, used.experiment))
@@ -133,23 +136,25 @@ def _permissions(workspace: Any, used: Known) -> Iterator[Finding]:
         seen.update(found)
 
 
-Ask = Callable[..., dict[str, Any]]
+Fields = dict[str, Any]
+"""The JSON object of a reply; each of the APIs asked here has a form of its own."""
+Ask = Callable[..., Fields]
 
 
-def _asker(workspace: Any) -> Ask:
+def _asker(workspace: DatabricksWorkspace) -> Ask:
     """Return what asks the workspace by databricks-sdk; its typed calls differ from release to release."""
     from databricks.sdk.core import ApiClient
 
     client = ApiClient(workspace.config)
 
-    def ask(path: str, **query: Any) -> dict[str, Any]:
+    def ask(path: str, **query: object) -> Fields:
         answer = client.do("GET", path, query=query)
         return answer if isinstance(answer, dict) else {}
 
     return ask
 
 
-def _hidden(workspace: Any, on: str) -> Finding:
+def _hidden(workspace: DatabricksWorkspace, on: str) -> Finding:
     why = f"not shown to you for {on}: its owner and those who manage it see who has what"
     return Finding(workspace.role, "permissions", cause=why)
 
@@ -157,7 +162,9 @@ def _hidden(workspace: Any, on: str) -> Finding:
 # --- levels: experiments, and models of the workspace's registry
 
 
-def _of_experiment(workspace: Any, ask: Ask, caller: _Caller, experiment: str) -> Iterator[Finding]:
+def _of_experiment(
+    workspace: DatabricksWorkspace, ask: Ask, caller: _Caller, experiment: str
+) -> Iterator[Finding]:
     from databricks.sdk.errors import PermissionDenied
 
     with call_timeout(CALL_S):
@@ -165,20 +172,20 @@ def _of_experiment(workspace: Any, ask: Ask, caller: _Caller, experiment: str) -
     kind = "notebooks" if found.tags.get("mlflow.experimentType") == "NOTEBOOK" else "experiments"
     on = f"the experiment {posixpath.basename(found.name) or found.name}"
     try:
-        told = ask(f"/api/2.0/permissions/{kind}/{quote(experiment)}")
+        reply = ask(f"/api/2.0/permissions/{kind}/{quote(experiment)}")
     except PermissionDenied:
         yield _hidden(workspace, on)
         return
     level = _highest(
         str(each.get("permission_level"))
-        for entry in told.get("access_control_list") or []
+        for entry in reply.get("access_control_list") or []
         if _principal(entry) in caller.all
         for each in entry.get("all_permissions") or []
     )
     yield from _levels(workspace, caller, _EXPERIMENT, level, on, f"{kind} {experiment}")
 
 
-def _principal(entry: dict[str, Any]) -> str | None:
+def _principal(entry: Fields) -> str | None:
     return entry.get("user_name") or entry.get("group_name") or entry.get("service_principal_name")
 
 
@@ -186,21 +193,21 @@ def _highest(levels: Iterable[str]) -> str | None:
     return max((each for each in levels if each in _LEVELS), key=_LEVELS.index, default=None)
 
 
-def _of_model(workspace: Any, ask: Ask, caller: _Caller, name: str) -> Iterator[Finding]:
+def _of_model(workspace: DatabricksWorkspace, ask: Ask, caller: _Caller, name: str) -> Iterator[Finding]:
     from databricks.sdk.errors import NotFound
 
     try:
-        told = ask("/api/2.0/mlflow/databricks/registered-models/get", name=name)
+        reply = ask("/api/2.0/mlflow/databricks/registered-models/get", name=name)
     except NotFound:  # deleted, or still on its way
         return
-    model = told.get("registered_model_databricks") or {}
+    model = reply.get("registered_model_databricks") or {}
     level = _highest([str(model.get("permission_level"))])
     on = f"the model {name}"
     yield from _levels(workspace, caller, _MODEL, level, on, f"registered-models {model.get('id')}")
 
 
 def _levels(
-    workspace: Any,
+    workspace: DatabricksWorkspace,
     caller: _Caller,
     needs: tuple[tuple[str, str, str], ...],
     level: str | None,
@@ -237,7 +244,7 @@ def _grant(place: str, caller: _Caller, level: str) -> str:
 # --- privileges: models in Unity Catalog
 
 
-def _of_catalog(workspace: Any, ask: Ask, caller: _Caller, name: str) -> Iterator[Finding]:
+def _of_catalog(workspace: DatabricksWorkspace, ask: Ask, caller: _Caller, name: str) -> Iterator[Finding]:
     from databricks.sdk.errors import NotFound
 
     catalog, schema, _ = name.split(".")
@@ -290,10 +297,10 @@ def _held(ask: Ask, caller: _Caller, kind: str, full_name: str) -> _Held:
     from databricks.sdk.errors import PermissionDenied
 
     try:
-        told = ask(f"{_CATALOG}/{_OWNED[kind]}/{quote(full_name)}")
+        reply = ask(f"{_CATALOG}/{_OWNED[kind]}/{quote(full_name)}")
     except PermissionDenied:
         return _Held(frozenset(), whole=False)
-    if told.get("owner") in caller.all:
+    if reply.get("owner") in caller.all:
         return _Held(frozenset({"ALL_PRIVILEGES"}))
     shown = {_SHOWN_BY[kind]}
     try:
@@ -305,16 +312,16 @@ def _held(ask: Ask, caller: _Caller, kind: str, full_name: str) -> _Held:
 
 def _granted(ask: Ask, kind: str, full_name: str, names: frozenset[str], **only: str) -> Iterator[str]:
     # max_results=0 asks for pages, whose size is the service's: a page may be empty, and another follow.
-    query: dict[str, Any] = {"max_results": 0, **only}
+    query: dict[str, object] = {"max_results": 0, **only}
     pages = Pages()
     for _ in range(_PAGES):
-        told = ask(f"{_CATALOG}/effective-permissions/{kind}/{quote(full_name)}", **query)
-        page = told.get("privilege_assignments") or []
+        reply = ask(f"{_CATALOG}/effective-permissions/{kind}/{quote(full_name)}", **query)
+        page = reply.get("privilege_assignments") or []
         for entry in page:
             if entry.get("principal") in names:
                 yield from (str(each.get("privilege")) for each in entry.get("privileges") or [])
         try:
-            following = pages.follow(told.get("next_page_token"), page)
+            following = pages.follow(reply.get("next_page_token"), page)
         except EndlessListing:
             return
         if following is None:

@@ -39,8 +39,8 @@ def examine(engine: Engine | None, folder: str, *, timeout: float | None = None)
     began = time.monotonic()
     until = began + (TIME_S if timeout is None else timeout)
     round_ = _Round(until)
-    link, told = (engine.link, []) if engine is not None else _remembered(folder)
-    round_.found.extend((("link",), finding) for finding in told)
+    link, notes = (engine.link, []) if engine is not None else _remembered(folder)
+    round_.found.extend((("link",), finding) for finding in notes)
     round_.start("python", "Python", packages.python)
     round_.start("packages", "versions", packages.versions)
     round_.start("packages", "requirements", packages.requirements)
@@ -67,11 +67,11 @@ class _Importable:
         self._known = threading.Event()
         self._broken: Finding | None = None
 
-    def watch(self, told: Iterator[Finding]) -> Iterator[Finding]:
+    def watch(self, findings: Iterator[Finding]) -> Iterator[Finding]:
         """Hand findings on; note what became of the packages that this process needs."""
         needed = {imports.MODULES[name] for name in _NEEDED}
         try:
-            for finding in told:
+            for finding in findings:
                 if finding.what in needed:
                     needed.discard(finding.what)
                     if finding.level != "fine":
@@ -145,8 +145,8 @@ def _remembered(folder: str) -> tuple[Link | None, list[Finding]]:
         link = links.remembered(folder)
     except (NothingRemembered, BadUri):
         return None, [Finding("link", "link", cause="none in this folder yet", command="%dbml link --local")]
-    told = "remembered for this folder, not taken up"
-    return link, [Finding("link", "link", cause=told, command="%dbml link --again")]
+    note = "remembered for this folder, not taken up"
+    return link, [Finding("link", "link", cause=note, command="%dbml link --again")]
 
 
 def _workspace(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from typing import TypedDict
 
 from dbml_magics.core import processes
 from dbml_magics.results.doctor import Finding
@@ -63,8 +63,8 @@ def look(until: float, modules: Sequence[str] | None = None) -> Iterator[Finding
         asked.remove(name)
         yield Finding("packages", MODULES.get(name, name), cause=f"{_release(name)}, imported here already")
     while asked:
-        told, died = _try(asked, until)
-        for each in told:
+        reports, died = _try(asked, until)
+        for each in reports:
             asked.remove(each["name"])
             yield _judged(each["name"], float(each["seconds"]), str(each["why"]))
         if died is not None and asked:
@@ -77,7 +77,15 @@ def look(until: float, modules: Sequence[str] | None = None) -> Iterator[Finding
             return
 
 
-def _try(names: Sequence[str], until: float) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
+class _Report(TypedDict):
+    """A line of the child about one import."""
+
+    name: str
+    seconds: float
+    why: str
+
+
+def _try(names: Sequence[str], until: float) -> tuple[list[_Report], tuple[str, str] | None]:
     """Return what one child said of the imports, and (level, why) of the one that it ended in."""
     child = subprocess.Popen(
         [*processes.python(_CHILD), *names],
@@ -94,15 +102,15 @@ def _try(names: Sequence[str], until: float) -> tuple[list[dict[str, Any]], tupl
         child.kill()
         out, _ = child.communicate()
         late = True
-    lines = [json.loads(line) for line in (out or "").splitlines() if line.startswith("{")]
-    told = [line for line in lines if "name" in line]
-    if len(told) == len(names):
-        return told, None
+    lines: list[_Report] = [json.loads(line) for line in (out or "").splitlines() if line.startswith("{")]
+    reports = [line for line in lines if "name" in line]
+    if len(reports) == len(names):
+        return reports, None
     if late:
         begun = any("begins" in line for line in lines[-1:])
         why = ("warning", "its import had not ended when the time was up")
-        return told, why if begun else None
-    return told, ("broken", f"importing it ends the process ({_end(child.returncode)})")
+        return reports, why if begun else None
+    return reports, ("broken", f"importing it ends the process ({_end(child.returncode)})")
 
 
 def _end(returned: int) -> str:

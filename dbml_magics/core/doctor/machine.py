@@ -51,12 +51,12 @@ def journal(link: Link | None, *, linked: bool = False) -> Iterator[Finding]:
         why = f"{home} is on {kind}: the journal's locks and its log need a local disk"
         yield Finding("journal", "disk", "broken", why, _OWN_HOME, _BEFORE)
     free = shutil.disk_usage(_existing(home)).free
-    told = f"{size(free)} free" + (f" on {kind}" if kind else "")
+    summary = f"{size(free)} free" + (f" on {kind}" if kind else "")
     if free < _LITTLE:
         level = "broken" if free < _LEAST else "warning"
-        yield Finding("journal", "disk", level, told, _OWN_HOME, "a larger disk; or free some space")
+        yield Finding("journal", "disk", level, summary, _OWN_HOME, "a larger disk; or free some space")
     else:
-        yield Finding("journal", "disk", cause=told)
+        yield Finding("journal", "disk", cause=summary)
     if link is not None:
         yield from _waiting(link, linked)
 
@@ -105,10 +105,10 @@ def _in_others_hands(home: Path) -> Iterator[tuple[Path, str]]:
     """Yield each folder on the way to a path, through every symbolic link, that others can change."""
     ours = {0, os.getuid()}
     for place in _on_the_way(Path(os.path.abspath(home)), set()):
-        told = place.stat()
-        mode = stat.S_IMODE(told.st_mode)
-        shared = mode & 0o002 or (mode & 0o020 and told.st_gid not in (0, os.getgid()))
-        if told.st_uid not in ours:
+        entry = place.stat()
+        mode = stat.S_IMODE(entry.st_mode)
+        shared = mode & 0o002 or (mode & 0o020 and entry.st_gid not in (0, os.getgid()))
+        if entry.st_uid not in ours:
             yield place, "belongs to another user, who can put another folder in the place of yours"
         elif shared and not mode & stat.S_ISVTX:
             yield place, "can be written by others, who can put another folder in the place of yours"
@@ -156,13 +156,13 @@ def _waiting(link: Link, linked: bool) -> Iterator[Finding]:
         return
     for role, amount in waiting.items():
         if amount:
-            told = f"{count(amount, 'write')} on the way"
+            summary = f"{count(amount, 'write')} on the way"
             level = "fine" if linked else "warning"
-            yield Finding("journal", f"{role}, on its way", level, told, "%dbml sync", "waits for them")
+            yield Finding("journal", f"{role}, on its way", level, summary, "%dbml sync", "waits for them")
         if dead[role]:
-            told = f"{count(dead[role], 'write')} refused for good"
+            summary = f"{count(dead[role], 'write')} refused for good"
             remedy = ("%dbml sync --dead list", "shows why")
-            yield Finding("journal", f"{role}, refused", "warning", told, *remedy)
+            yield Finding("journal", f"{role}, refused", "warning", summary, *remedy)
     if not any(waiting.values()) and not any(dead.values()):
         yield Finding("journal", "this folder's link", cause="everything is delivered")
 
@@ -176,8 +176,8 @@ def java() -> Iterator[Finding]:
         spark = metadata.version("pyspark")
     except metadata.PackageNotFoundError:
         if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
-            told = "not installed; it is for scoring on this machine alone"
-            yield Finding("spark", "pyspark", cause=told)
+            summary = "not installed; it is for scoring on this machine alone"
+            yield Finding("spark", "pyspark", cause=summary)
         return
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         yield Finding("spark", "pyspark", cause=f"{spark}, the cluster's")
@@ -315,8 +315,10 @@ def leftovers(link: Link | None) -> Iterator[Finding]:
         copies = _orphans(link)
         if copies:
             seen += 1
-            told = f"{count(copies, 'copy').replace('copys', 'copies')} of files that no write names"
-            yield Finding("leftovers", "spool", "warning", told, "%dbml sync", "removes them when it is done")
+            summary = f"{count(copies, 'copy').replace('copys', 'copies')} of files that no write names"
+            yield Finding(
+                "leftovers", "spool", "warning", summary, "%dbml sync", "removes them when it is done"
+            )
     for finding in (*_cloud_endpoints(link), *_journals(link)):
         seen += 1
         yield finding
@@ -340,16 +342,16 @@ def _cloud_endpoints(link: Link | None) -> Iterator[Finding]:
             continue
         here = link is not None and any(record.workspace.lower() in w.uri.lower() for w in link.workspaces)
         ended = f"%dbml undeploy {record.name} --from {record.target}"
-        told = f"{endpoint.state}, seen {duration(time.time() - seen)} ago; it costs until it is ended"
+        summary = f"{endpoint.state}, seen {duration(time.time() - seen)} ago; it costs until it is ended"
         if here:
             command, does = ended, "says what it deletes, and wants the name typed"
         else:
             named = names.of_uri(f"azureml://host{record.workspace}")
-            told += f"; at the workspace {named[1].name if named is not None else record.workspace}"
+            summary += f"; at the workspace {named[1].name if named is not None else record.workspace}"
             options = named[1].command if named is not None else "--workspace …"
             command, does = f"%dbml link {options} --track azureml", f"then {hints.say(ended)}"
         level = "fine" if here and endpoint.state == "ready" else "warning"
-        yield Finding("leftovers", what, level, told, command, does)
+        yield Finding("leftovers", what, level, summary, command, does)
 
 
 def _journals(link: Link | None) -> Iterator[Finding]:
@@ -357,14 +359,14 @@ def _journals(link: Link | None) -> Iterator[Finding]:
     from dbml_magics.core import link as links
 
     for other, waiting in links.undelivered(link):
-        told = f"writes undelivered: {waiting}"
+        summary = f"writes undelivered: {waiting}"
         if waiting.startswith("perhaps"):
             aside = f"mv {shlex.quote(str(other.home))} {shlex.quote(f'{other.home}.damaged')}"
             does = "in a terminal; then link there again: what was delivered is at the workspaces"
-            yield Finding("leftovers", f"a link of {other.folder}", "broken", told, aside, does)
+            yield Finding("leftovers", f"a link of {other.folder}", "broken", summary, aside, does)
             continue
         if link is not None and other.folder == link.folder:
-            yield Finding("leftovers", "an earlier link", "warning", told, other.command, "sends them")
+            yield Finding("leftovers", "an earlier link", "warning", summary, other.command, "sends them")
             continue
         there = shlex.quote(other.folder)
         enter = f"cd {there}" if os.path.isdir(other.folder) else f"mkdir -p {there} && cd {there}"
@@ -372,7 +374,7 @@ def _journals(link: Link | None) -> Iterator[Finding]:
             remedy = (f"{enter} && dbml-magics sync", "in a terminal: sends them")
         else:
             remedy = (other.command, f"in a notebook in {other.folder}: sends them")
-        yield Finding("leftovers", f"a link of {other.folder}", "warning", told, *remedy)
+        yield Finding("leftovers", f"a link of {other.folder}", "warning", summary, *remedy)
 
 
 def _orphans(link: Link) -> int:

@@ -38,20 +38,20 @@ _WHY = {
 
 def python() -> Iterator[Finding]:
     """Look at the interpreter."""
-    found, told = sys.version_info[:2], f"{platform.python_version()} on {platform.system()}"
+    found, system = sys.version_info[:2], f"{platform.python_version()} on {platform.system()}"
     if not _OLDEST <= found <= _NEWEST:
         yield Finding(
             "python",
             "Python",
             "broken",
-            f"{told}; azureml-core and pyspark have releases for 3.10 to 3.13",
+            f"{system}; azureml-core and pyspark have releases for 3.10 to 3.13",
             "python3.11 -m venv .venv",
             "then install into it",
         )
     elif sys.platform == "win32":
         yield Finding("python", "system", "broken", "Windows lacks the journal's file locks", *hints.WSL)
     else:
-        yield Finding("python", "Python", cause=f"{told}, {platform.machine()}")
+        yield Finding("python", "Python", cause=f"{system}, {platform.machine()}")
 
 
 def versions() -> Iterator[Finding]:

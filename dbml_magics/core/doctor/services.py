@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dbml_magics.common.config import credentials
+from dbml_magics.core.destinations.kinds import is_azureml, is_databricks
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.doctor import azure, databricks
 from dbml_magics.core.doctor.answering import CALL_S, base_of, not_fine, reach, timed
@@ -34,11 +35,11 @@ def checks(
         ("sign-in and API", lambda: _sign_in_and_api(workspace)),
         ("host", lambda: _host(workspace)),
     ]
-    if workspace.kind == "azureml":
+    if is_azureml(workspace):
         found += azure.checks(workspace)
     elif not workspace.spec.local:
         found.append(("files", lambda: _files(workspace)))
-    if workspace.kind == "databricks":
+    if is_databricks(workspace):
         found += databricks.checks(workspace, used)
     return found
 
@@ -49,11 +50,11 @@ def checks(
 def _sign_in_and_api(workspace: Workspace) -> Iterator[Finding]:
     role = workspace.role
     try:
-        told = _signed_in(workspace)
+        how = _signed_in(workspace)
     except Exception as error:
         yield not_fine(workspace, "sign-in", error)
         return
-    yield Finding(role, "sign-in", cause=told)
+    yield Finding(role, "sign-in", cause=how)
     took: list[float] = []
     try:
         for _ in range(1 if workspace.spec.local else _PINGS):
@@ -73,15 +74,15 @@ def _sign_in_and_api(workspace: Workspace) -> Iterator[Finding]:
         yield not_fine(workspace, "registry", error, "warning")
 
 
-def _signed_in(workspace: Any) -> str:
+def _signed_in(workspace: Workspace) -> str:
     """Return how a workspace is signed in to; asks for a token, and for nothing else."""
     if workspace.spec.local:
         return "not needed: on this machine"
-    if workspace.kind == "azureml":
+    if is_azureml(workspace):
         sign_in = workspace.sign_in
         sign_in.get_token(sign_in.cloud.scope)
-        return str(sign_in.told)
-    if workspace.kind == "databricks":
+        return sign_in.description
+    if is_databricks(workspace):
         config = workspace.config
         config.authenticate()
         with call_timeout(CALL_S):

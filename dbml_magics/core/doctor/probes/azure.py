@@ -6,7 +6,7 @@ import base64
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import requests
 from azure.storage.blob import BlobBlock
@@ -18,13 +18,25 @@ from dbml_magics.core.azure.diagnosis import Said
 from dbml_magics.core.azure.names import WorkspaceId
 from dbml_magics.core.destinations.azureml_artifacts import AzuremlArtifacts
 from dbml_magics.core.destinations.errors import classify_error
+from dbml_magics.core.destinations.kinds import is_azureml
 from dbml_magics.core.doctor.azure import allowed, may
 from dbml_magics.core.doctor.probes.sandbox import Measured, NotMeasured, Probe, Sandbox
 from dbml_magics.errors import DbmlError, NotPermitted
 
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
+
+    from dbml_magics.core.destinations.azureml import AzuremlWorkspace
+
 __all__ = ["PROBES"]
 
 _CALL_S = 30.0
+
+
+def _workspace(sandbox: Sandbox) -> AzuremlWorkspace:
+    """Return the workspace; the probes of this module are Azure ML's."""
+    assert is_azureml(sandbox.workspace)
+    return sandbox.workspace
 
 
 def _run_id_chosen(sandbox: Sandbox) -> Measured:
@@ -49,7 +61,7 @@ def _blob_blocks(sandbox: Sandbox) -> Measured:
     return Measured("they stay, and can be committed" if kept else "they are gone", agrees=kept)
 
 
-def _block(blob: Any) -> list[BlobBlock]:
+def _block(blob: BlobClient) -> list[BlobBlock]:
     name = base64.b64encode(b"00000000").decode()
     blob.stage_block(name, b"x" * 1000, length=1000)
     return [BlobBlock(name)]
@@ -57,7 +69,7 @@ def _block(blob: Any) -> list[BlobBlock]:
 
 def _refusal_words(sandbox: Sandbox) -> Measured:
     """Be refused: for a role that lacks, where one does, else for a token that is none."""
-    workspace = sandbox.workspace
+    workspace = _workspace(sandbox)
     lacking = ""
     try:
         if not may(allowed(workspace), f"{permissions.ML}/workspaces/models/write"):
@@ -85,7 +97,7 @@ def _refusal_words(sandbox: Sandbox) -> Measured:
 
 
 def _portal_link(sandbox: Sandbox) -> Measured:
-    workspace = sandbox.workspace
+    workspace = _workspace(sandbox)
     arm = Arm(workspace.sign_in, workspace.id.subscription)
     found: set[str] = set()
     amount = 0
@@ -98,8 +110,8 @@ def _portal_link(sandbox: Sandbox) -> Measured:
     if not amount:
         raise NotMeasured("no Databricks workspace of the subscription can be seen")
     linked = "amlWorkspaceId" in found
-    told = ", ".join(sorted(found)) or "none"
-    return Measured(f"parameters of the Databricks workspaces: {told}", agrees=True if linked else None)
+    names = ", ".join(sorted(found)) or "none"
+    return Measured(f"parameters of the Databricks workspaces: {names}", agrees=True if linked else None)
 
 
 def _studio_pages(sandbox: Sandbox) -> Measured:
@@ -116,8 +128,8 @@ def _studio_pages(sandbox: Sandbox) -> Measured:
 
 def _create_shape(sandbox: Sandbox) -> Measured:
     """Have Resource Manager check what ``--create`` would make; validating makes nothing."""
-    own = sandbox.workspace.id
-    arm = Arm(sandbox.workspace.sign_in, own.subscription)
+    own = _workspace(sandbox).id
+    arm = Arm(_workspace(sandbox).sign_in, own.subscription)
     try:
         plan = arm.plan(Wish(WorkspaceId(own.subscription, own.group, sandbox.name)))
     except DbmlError as error:

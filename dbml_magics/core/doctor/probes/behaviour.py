@@ -6,20 +6,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.errors import classify_error
 from dbml_magics.core.doctor.probes.sandbox import Answer, Measured, NotMeasured, Probe, Sandbox
 
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
 __all__ = ["PROBES"]
+
+T = TypeVar("T")
 
 _ALL = ("azureml", "databricks", "mlflow")
 _LAG_S = 15.0
 _KEYS = "a.b a,b a-b a=b a/b a:b a_b"
 
 
-def _point(key: str = "m", value: float = 1.0, step: int = 0) -> dict[str, Any]:
+def _point(key: str = "m", value: float = 1.0, step: int = 0) -> dict[str, object]:
     return {"key": key, "value": value, "timestamp": 1_700_000_000_000 + step, "step": step}
 
 
@@ -62,7 +67,7 @@ def _search_lag(sandbox: Sandbox) -> Measured:
     return Measured(f"a search does not show a metric within {_LAG_S:g} s", agrees=bool(at_once))
 
 
-def _searches(sandbox: Sandbox, **more: Any) -> Answer:
+def _searches(sandbox: Sandbox, **more: object) -> Answer:
     return sandbox.ask(
         "POST", "runs/search", {"experiment_ids": [sandbox.experiment], "max_results": 10, **more}
     )
@@ -166,12 +171,12 @@ def _files_twice(sandbox: Sandbox) -> Measured:
     )
 
 
-def _repository(sandbox: Sandbox) -> Any:
+def _repository(sandbox: Sandbox) -> ArtifactRepository:
     run = sandbox.must("GET", "runs/get", {"run_id": sandbox.run})["run"]
     return sandbox.workspace.artifacts(run["info"]["artifact_uri"])
 
 
-def _through(sandbox: Sandbox, step: Callable[[], Any]) -> Any:
+def _through(sandbox: Sandbox, step: Callable[[], T]) -> T:
     del sandbox
     try:
         return step()
@@ -248,7 +253,7 @@ def _dots_assumed(workspace: Workspace) -> str:
     return "no dots" if str(workspace.kind) == "azureml" else ""
 
 
-def _says(words: str) -> Callable[[Any], str]:
+def _says(words: str) -> Callable[[Workspace], str]:
     return lambda _: words
 
 

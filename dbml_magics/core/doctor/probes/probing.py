@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dbml_magics.core.destinations.kinds import is_remote
 from dbml_magics.core.doctor.probes import behaviour, sizes
 from dbml_magics.core.doctor.probes.sandbox import NotMeasured, Probe, Sandbox
 from dbml_magics.errors import BadCommand
 from dbml_magics.results.probes import Probed, ProbeReport
 
 if TYPE_CHECKING:
+    from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.tracking.engine import Engine
 
 __all__ = ["probe"]
@@ -31,7 +33,7 @@ def probe(engine: Engine, folder: str, *, progress: Progress | None = None) -> P
     began = time.monotonic()
     say = progress or (lambda _: None)
     workspaces = [engine.workspaces[role] for role in engine.link.tracked]
-    remote = [w for w in workspaces if w.kind != "mlflow" or w.uri.startswith(("http://", "https://"))]
+    remote = [w for w in workspaces if is_remote(w)]
     if not remote:
         raise BadCommand(
             "the workspaces of this link are on this machine: there is no service to measure.",
@@ -53,11 +55,11 @@ def probe(engine: Engine, folder: str, *, progress: Progress | None = None) -> P
     return ProbeReport(report.rows, report.seconds, file, report.left)
 
 
-def _wanted(workspace: Any) -> list[Probe]:
+def _wanted(workspace: Workspace) -> list[Probe]:
     return [each for each in _probes(workspace) if workspace.kind in each.kinds]
 
 
-def _probes(workspace: Any) -> Iterator[Probe]:
+def _probes(workspace: Workspace) -> Iterator[Probe]:
     yield from sizes.PROBES
     yield from behaviour.PROBES
     if workspace.kind == "azureml":

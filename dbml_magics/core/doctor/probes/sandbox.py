@@ -13,10 +13,12 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error
+from dbml_magics.core.destinations.kinds import is_azureml, is_databricks
 from dbml_magics.core.destinations.rates import backfill
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace
+    from dbml_magics.core.destinations.kinds import RemoteWorkspace
 
 __all__ = ["PREFIX", "Answer", "Measured", "NotMeasured", "Probe", "Sandbox", "rest_message"]
 
@@ -36,7 +38,7 @@ class Answer:
     status: int
     code: str
     message: str
-    body: Any = None
+    body: Any = None  # the JSON of the answer; each call has a form of its own
 
     @property
     def taken(self) -> bool:
@@ -71,7 +73,7 @@ class Probe:
 class Sandbox:
     """A throw-away experiment at one workspace. Close it: what it made is deleted then."""
 
-    def __init__(self, workspace: Any) -> None:
+    def __init__(self, workspace: RemoteWorkspace) -> None:
         self.workspace = workspace
         self.name = f"{PREFIX}{secrets.token_hex(4)}"
         self.learnt: dict[str, int] = {}
@@ -82,9 +84,9 @@ class Sandbox:
 
     # --- asking
 
-    def ask(self, method: str, call: str, body: Mapping[str, Any] | None = None) -> Answer:
+    def ask(self, method: str, call: str, body: Mapping[str, object] | None = None) -> Answer:
         """Make one call of MLflow's REST interface, past everything that the package does about limits."""
-        kwargs: dict[str, Any] = {"params": body} if method == "GET" else {"json": dict(body or {})}
+        kwargs: dict[str, object] = {"params": body} if method == "GET" else {"json": dict(body or {})}
         for pause in (1.0, 4.0, None):
             try:
                 with backfill(), rest.call_timeout(_CALL_S):
@@ -100,18 +102,18 @@ class Sandbox:
                 code = str(error.error_code)
                 return Answer(400, code, str(error.message).removeprefix(f"{code}: "))
         try:
-            told = json.loads(response.text)
+            parsed = json.loads(response.text)
         except ValueError:
-            told = None
-        found = told if isinstance(told, dict) else {}
+            parsed = None
+        found = parsed if isinstance(parsed, dict) else {}
         return Answer(
             response.status_code,
             str(found.get("error_code", "")),
             str(found.get("message") or "") or rest_message(found),
-            told,
+            parsed,
         )
 
-    def must(self, method: str, call: str, body: Mapping[str, Any] | None = None) -> Any:
+    def must(self, method: str, call: str, body: Mapping[str, object] | None = None) -> Any:
         """Make a call that a probe needs before it can ask its question. Raises NotMeasured."""
         answer = self.ask(method, call, body)
         if not answer.taken:
@@ -147,12 +149,12 @@ class Sandbox:
             self._run = self.new_run()
         return self._run
 
-    def new_run(self, **more: Any) -> str:
+    def new_run(self, **more: object) -> str:
         """Return a new run's id."""
         asked = {"experiment_id": self.experiment, "start_time": int(time.time() * 1000), **more}
         return str(self.must("POST", "runs/create", asked)["run"]["info"]["run_id"])
 
-    def batch(self, run: str, **items: Any) -> Answer:
+    def batch(self, run: str, **items: object) -> Answer:
         """Send one batch."""
         return self.ask("POST", "runs/log-batch", {"run_id": run, **items})
 
@@ -175,11 +177,11 @@ class Sandbox:
         """Return a text without the names of workspaces, people and runs."""
         workspace = self.workspace
         named = {self.name: "PROBE", str(self._run): "RUN", str(self._experiment): "EXPERIMENT"}
-        if workspace.kind == "azureml":
+        if is_azureml(workspace):
             own = workspace.id
             named |= {own.subscription: "SUBSCRIPTION", workspace.host: "HOST"}
             named |= {f"/{own.group}": "/GROUP", f"'{own.name}'": "'WORKSPACE'", f"/{own.name}": "/WORKSPACE"}
-        if workspace.kind == "databricks":
+        if is_databricks(workspace):
             named |= {str(workspace.known_user): "USER", str(workspace.config.host): "HOST"}
         for name, word in named.items():
             if len(name) > 3 and name != "None":
@@ -201,7 +203,7 @@ class Sandbox:
         return low
 
 
-def rest_message(body: Mapping[str, Any]) -> str:
+def rest_message(body: Mapping[str, object]) -> str:
     """Return the message of a refusal in Azure's own forms."""
     nested = body.get("error") or body.get("Error")
     inner = nested if isinstance(nested, dict) else {}

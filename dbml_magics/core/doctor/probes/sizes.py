@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any
 
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.doctor.probes.sandbox import Measured, Probe, Sandbox
@@ -17,7 +16,7 @@ _CHUNK = 90  # of params or tags: below every limit of a batch
 _numbers = itertools.count(1)
 
 
-def _points(count: int, key: Callable[[int], str]) -> list[dict[str, Any]]:
+def _points(count: int, key: Callable[[int], str]) -> list[dict[str, object]]:
     now = int(time.time() * 1000)
     return [{"key": key(n), "value": 1.0, "timestamp": now + n, "step": n} for n in range(count)]
 
@@ -107,7 +106,7 @@ def _history_page(sandbox: Sandbox) -> int:
 
 
 def _body_bytes(sandbox: Sandbox) -> Measured:
-    told = []
+    results = []
     sizes: list[bool] = []
     for tags in (60, 100):
         body = {
@@ -117,8 +116,8 @@ def _body_bytes(sandbox: Sandbox) -> Measured:
         size = 70 * 5925 + tags * 7925
         answer = sandbox.batch(sandbox.new_run(), **body)
         sizes.append(answer.taken)
-        told.append(f"{size:,} bytes {'taken' if answer.taken else 'refused'}")
-    return Measured(", ".join(told), agrees=sizes == [True, False])
+        results.append(f"{size:,} bytes {'taken' if answer.taken else 'refused'}")
+    return Measured(", ".join(results), agrees=sizes == [True, False])
 
 
 def _sized(
