@@ -75,7 +75,7 @@ def layer_of(module: str) -> int:
 
 def circles() -> list[set[str]]:
     """Return the groups of modules that reach each other, the largest first."""
-    reached = {name: _reached_from(name) for name in arrows()}
+    reached = {name: reached_from(name) for name in arrows()}
     found: list[set[str]] = []
     for name, there in reached.items():
         group = {other for other in there if name in reached[other]}
@@ -84,7 +84,8 @@ def circles() -> list[set[str]]:
     return sorted(found, key=len, reverse=True)
 
 
-def _reached_from(name: str) -> set[str]:
+def reached_from(name: str) -> set[str]:
+    """Return the modules that one imports, and those that they import."""
     found: set[str] = set()
     ahead = [name]
     while ahead:

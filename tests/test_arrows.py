@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from tests.arrows import PAGE, arrows, circles, layer_of, page
+from tests.arrows import PAGE, arrows, circles, layer_of, page, reached_from
 
-# These know each other by Applier, Engine and their parts.
-TRACKING = """
-    acknowledged apply attached containers delivery engine experiments handoff model_emulation overflow
-    registrations shutdown
-"""
+# These know each other by Engine and its parts.
+TRACKING = "containers delivery engine handoff shutdown"
 
 
 def test_no_module_imports_one_of_a_layer_above() -> None:
@@ -40,6 +37,17 @@ def test_the_outbox_knows_neither_workspaces_nor_delivery() -> None:
     }
     known = {"dbml_magics.core.interrupts", "dbml_magics.core.model.operations"}
     assert {other for _, other in found} == known, found
+
+
+WRITERS = "dbml_magics.core.delivery.writers"
+
+
+def test_no_writer_reaches_the_engine() -> None:
+    """They get what they need of the link when they are made."""
+    writers = {name for name in arrows() if name.startswith(WRITERS)}
+    assert writers
+    reached = {(name, other) for name in writers for other in reached_from(name)}
+    assert not {pair for pair in reached if pair[1] == "dbml_magics.core.tracking.engine"}
 
 
 def test_the_keys_of_the_state_belong_to_the_outbox() -> None:

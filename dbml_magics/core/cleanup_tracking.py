@@ -208,7 +208,7 @@ def _places(
 ) -> Iterator[tuple[WorkspaceReader, Any]]:
     """Yield each workspace that has the experiment, and what it is there."""
     if len(readers) == 1:
-        here = readers[0].applier.workspace.experiment_name(name)
+        here = readers[0].side.destination.experiment_name(name)
         for each in readers[0].experiments():
             if each.name in (name, here):
                 yield readers[0], each

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core import runs
+from dbml_magics.core.delivery.writers.registrations import registration_queue
 from dbml_magics.core.model.operations import (
     DamagedLine,
     Line,
@@ -22,7 +23,6 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.tracking.delivery import HELD_QUEUE
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
-from dbml_magics.core.tracking.registrations import registration_queue
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult
 from dbml_magics.results.text import count

@@ -13,6 +13,14 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core import pages
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.registrations import (
+    REGISTRY_QUEUE,
+    check_before,
+    note_asked,
+    registration_queue,
+)
+from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (
@@ -32,14 +40,6 @@ from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.registrations import (
-    REGISTRY_QUEUE,
-    RUN_TAG,
-    TWIN_TAG,
-    check_before,
-    note_asked,
-    registration_queue,
-)
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 
@@ -72,7 +72,7 @@ def register(
         "to": roles,
     }
     try:
-        check_before(engine, told)
+        check_before(engine.workspaces, engine.files_of, told)
     except WouldRefuse as error:
         remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
@@ -236,7 +236,7 @@ def _version(
     answer = answers[role]
     twin = next(
         (
-            engine.applier(other).registrations.place(other, a.name, a.version)
+            engine.side(other).versions.place(other, a.name, a.version)
             for other, a in answers.items()
             if other != role and a is not None
         ),

@@ -80,27 +80,27 @@ def _accept(engine: Engine, name: str) -> None:
     """
     visible = engine.state.experiments.named(name) or ""
     for role in engine.link.tracked:
-        applier = engine.applier(role)
-        if applier.experiments.lost(visible) is not None:
+        side = engine.side(role)
+        if side.experiments.lost(visible) is not None:
             with suppress(MlflowException, OSError), call_timeout(_WORD_S):
-                _, there = applier.find_experiment(name)
+                _, there = side.experiments.find(name)
                 if there is not None:
-                    applier.experiments.accept(there, name)
+                    side.experiments.accept(there, name)
 
 
 def _name_there(engine: Engine, role: str, name: str) -> str:
-    applier = engine.applier(role)
-    if not applier.workspace.capabilities.names_experiments_itself:
+    side = engine.side(role)
+    if not side.destination.capabilities.names_experiments_itself:
         try:
-            return str(engine.health[role].ask(lambda: applier.workspace.experiment_name(name)))
+            return str(engine.health[role].ask(lambda: side.destination.experiment_name(name)))
         except Unavailable:
             return name
     if not engine.health[role].away:
         engine.wait(role, [LINK_QUEUE], 2.0)  # an experiment of that last part may be on its way there
     try:
-        return str(engine.health[role].ask(lambda: applier.find_experiment(name))[0])
+        return str(engine.health[role].ask(lambda: side.experiments.find(name))[0])
     except Unavailable:
-        return applier.workspace.experiment_name(name)
+        return side.destination.experiment_name(name)
 
 
 def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:

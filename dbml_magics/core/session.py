@@ -178,7 +178,7 @@ class Session:
             raise
         engine.link = wanted  # perhaps in another mode than before
         for role in wanted.used:
-            engine.applier(role).reset_capabilities()
+            engine.side(role).learned.reset_capabilities()
         shutdown.heed_sigterm(wanted)
         self._take(engine)
         if again:

@@ -107,9 +107,9 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
                 f"{told['name']} version 0 (provisional) is version {answer.version} in {told['to'][0]}"
             )
     for role in engine.link.tracked:
-        applier = engine.applier(role)
-        notes += filter(None, [applier.about_ids()])
-        notes += applier.overflow.summary()
+        side = engine.side(role)
+        notes += filter(None, [side.runs.about_ids()])
+        notes += side.overflow.summary()
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
     notes += [] if fresh else _deliveries(engine)
@@ -120,13 +120,13 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
 
 def _lacks(engine: Engine, role: str) -> tuple[str, ...]:
     """Return what a workspace cannot do and what is done instead, a line each; asks nobody."""
-    applier, limits = engine.applier(role), engine.workspaces[role].limits
+    learned, limits = engine.side(role).learned, engine.workspaces[role].limits
     found = []
-    if not applier.has_logged_models:
+    if not learned.has_logged_models:
         found.append("has no logged models: their files are artifacts of their run, their ids in its tag")
-    if applier.lacks("outputs"):
+    if learned.lacks("outputs"):
         found.append("takes no outputs of runs: the models that a run made are named in its tag")
-    if applier.lacks("inputs"):
+    if learned.lacks("inputs"):
         found.append("takes no inputs of runs: a run's data sets are not there")
     if limits.artifacts_once:
         found.append("takes a file once: another content of that name goes beside it")

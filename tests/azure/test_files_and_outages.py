@@ -36,7 +36,7 @@ def link(signed_in: AzureStandIn, names: dict[str, Any]) -> Any:
 def repository(session: Any, run_id: str) -> Any:
     """Return the workspace's own repository of a run's files."""
     engine = session.engine("the test")
-    return engine.applier("azureml").repository(f"run:{run_id}")
+    return engine.side("azureml").reader.repository(f"run:{run_id}")
 
 
 def test_files_are_listed_by_whole_names_with_sizes_and_written_once(
@@ -245,7 +245,7 @@ def test_behind_a_storage_firewall_the_rest_of_the_run_passes_at_once_and_the_fi
 
 def _ended(store: Any, link: Any, run_id: str) -> Any:
     try:
-        found = store.get_run(link.engine("the test").applier("azureml").run_at(run_id))
+        found = store.get_run(link.engine("the test").side("azureml").ids.run_at(run_id))
     except MlflowException:
         return None
     return found if found.info.status == "FINISHED" else None

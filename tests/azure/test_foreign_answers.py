@@ -54,7 +54,7 @@ def test_files_are_answered_by_azure_ml_and_its_storage_alone(
     with mlflow.start_run() as run:
         mlflow.log_text("there", "there.txt")
     dbml.sync(timeout=30)
-    repository = link.engine("the test").applier("azureml").repository(f"run:{run.info.run_id}")
+    repository = link.engine("the test").side("azureml").reader.repository(f"run:{run.info.run_id}")
     proxy, file, back = signed_in.proxy, tmp_path / "notes.txt", tmp_path / "back"
     for number, (name, (status, body)) in enumerate(BODIES.items()):
         file = tmp_path / f"notes{number}.txt"
@@ -82,7 +82,7 @@ def test_no_redirect_takes_a_file_or_a_token_to_another_host(
         mlflow.log_text("there", "there.txt")
     dbml.sync(timeout=30)
     workspace = link.engine("the test").workspaces["azureml"]
-    repository = link.engine("the test").applier("azureml").repository(f"run:{run.info.run_id}")
+    repository = link.engine("the test").side("azureml").reader.repository(f"run:{run.info.run_id}")
     file = tmp_path / "notes.txt"
     file.write_text("notes")
     with Hostile() as elsewhere:

@@ -58,8 +58,8 @@ def test_a_run_has_the_id_that_databricks_gave_it(link: Any, signed_in: AzureSta
     assert found.data.tags["team"] == "ml"
     assert abs(found.info.start_time - dbml.runs().rows[0].start_time) < 2
     assert f"/runs/{run_id}/artifacts" in found.info.artifact_uri
-    applier = link.engine("the test").applier("azureml")
-    assert [f.path for f in applier.repository(f"run:{run_id}").list_artifacts()] == ["notes.txt"]
+    side = link.engine("the test").side("azureml")
+    assert [f.path for f in side.reader.repository(f"run:{run_id}").list_artifacts()] == ["notes.txt"]
     assert ONE_ID in link.status().notes
     second = track(link)
     assert at_azure(link, second).info.run_id == second

@@ -90,7 +90,7 @@ def test_every_magic_runs_and_each_workspace_has_its_share_natively(
         assert not checked.differences, str(checked)
 
     link = sessions.current().engine("the test")
-    ids = {role: link.applier(role).run_at(first.run_id) for role in tracked}
+    ids = {role: link.side(role).ids.run_at(first.run_id) for role in tracked}
     run("%dbml unlink")
     assert "Linked" in run("%dbml link --again")
     run("%dbml unlink")

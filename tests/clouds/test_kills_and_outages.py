@@ -154,9 +154,9 @@ def test_an_outage_in_which_the_tokens_run_out_costs_no_run_file_or_model(
         tokens.append(session.engine("the test").workspaces["azureml"].sign_in.get_token().token)  # type: ignore[attr-defined]
     assert not any(d.dead for d in session.status().destinations)
     shown += f"{session.status()}{session.status().uri}{dbml.runs()}{dbml.models(name)}"
-    applier = session.engine("the test").applier("azureml")
+    side = session.engine("the test").side("azureml")
     reader.sign_in_again()
-    ids = [applier.run_at(run.info.run_id) for run in (first, second)]
+    ids = [side.ids.run_at(run.info.run_id) for run in (first, second)]
     held = reader.run("azureml", ids[0], (f"runs:/{ids[0]}/model",))
     assert [step for step, _ in held["history"]["loss"]] == list(range(50))
     assert {"model", "notes"} <= set(held["files"])

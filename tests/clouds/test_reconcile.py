@@ -50,8 +50,8 @@ def side(role: str) -> WorkspaceReader:
 def files_at(role: str, run_id: str) -> dict[str, str]:
     """Return {path: content} of a run's files at one workspace, without those that the package keeps."""
     there = side(role)
-    run = there.get_run(there.applier.run_at(run_id))
-    repository = there.applier.workspace.artifacts(run.info.artifact_uri)
+    run = there.get_run(there.side.ids.run_at(run_id))
+    repository = there.side.destination.artifacts(run.info.artifact_uri)
     return {
         path: Path(repository.download_artifacts(path)).read_text()
         for path in there.files(repository, ["dbml"])
@@ -62,8 +62,8 @@ def edit_file(tmp_path: Path, role: str, run_id: str, name: str, content: str) -
     """Put a file into a run in one of the portals."""
     there = side(role)
     (tmp_path / name).write_text(content)
-    root = there.get_run(there.applier.run_at(run_id)).info.artifact_uri
-    there.applier.workspace.artifacts(root).log_artifact(str(tmp_path / name))
+    root = there.get_run(there.side.ids.run_at(run_id)).info.artifact_uri
+    there.side.destination.artifacts(root).log_artifact(str(tmp_path / name))
 
 
 @pytest.mark.full
@@ -141,7 +141,7 @@ def test_what_azure_ml_does_not_take_is_no_difference_in_its_histories_either(li
     assert same.least > 100, "each history had to be read"
     assert same.requests >= same.least
     # What was edited since is one, also where the file has it.
-    store = side("databricks").applier.store
+    store = side("databricks").engine.workspaces["databricks"].tracking
     store.set_tag(run_id, RunTag("long", "y" * 3000))
     store.log_param(run_id, Param("p999", "late"))
     found = verified(linked)
@@ -231,7 +231,7 @@ class Edits:
             return  # Azure ML shows no logged models that somebody could edit
         self.done.add(kind)
         there = side(role)
-        own, store = there.applier.run_at(self.run_id), there.applier.store
+        own, store = there.side.ids.run_at(self.run_id), there.engine.workspaces[role].tracking
         registry = there.engine.workspaces[role].registry
         stays, told = False, f"{kind} {kind}"
         if kind in ("tag", "long tag"):

@@ -106,6 +106,7 @@ def test_clouds_have_names_endpoints_and_suffixes_and_more_can_be_added() -> Non
     before = dict(private._clouds.KNOWN_CLOUDS)
     try:
         own = private.add_clouds([METADATA])["OwnCloud"]
+        assert isinstance(own, private.SdkCloud)
         assert own.endpoints.resource_manager.rstrip("/") == "https://rm.own"
         assert own.endpoints.active_directory.rstrip("/") == "https://login.own"
         assert own.endpoints.portal.rstrip("/") == "https://portal.own"

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
+from dbml_magics.core.delivery.writers.in_doubt import PointsThere
+from dbml_magics.core.delivery.writers.registrations import Registrations
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.operations import (
@@ -20,11 +23,9 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
-from dbml_magics.core.tracking.apply import RUN_TAG, Applier
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
-from dbml_magics.core.tracking.registrations import Registrations
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.simulation.history import stillness
 
@@ -181,7 +182,7 @@ def test_a_worker_that_does_not_ask_makes_two_of_one(
     both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """What the tests above would say if delivery did not settle its doubts."""
-    monkeypatch.setattr(Applier, "find_run", lambda *_: None)
+    monkeypatch.setattr(Ids, "find_run", lambda *_: None)
     run = a_whole_run(both)
     both.there["azureml"].fail(fault, of="create_run")
     both.deliver(run)
@@ -193,7 +194,7 @@ def test_a_worker_that_does_not_ask_makes_two_of_one(
 def test_a_worker_that_does_not_compare_sends_points_twice(
     both: Both, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr(Applier, "_missing_points", lambda _, _run_id, points: points)
+    monkeypatch.setattr(PointsThere, "missing", lambda _, _run_id, points: points)
     run = a_whole_run(both)
     both.there["azureml"].fail(fault, of="log_batch")
     both.deliver(run)
@@ -205,7 +206,7 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     run = a_whole_run(both)
     there = both.there["azureml"]
     both.deliver(run)
-    own = both.engine.applier("azureml").run_at(run)
+    own = both.engine.side("azureml").ids.run_at(run)
     there.log_batch(own, [], {"q": "there already"}, {})
     both.engine.write_all(run, [LogParam("q", "another"), LogParam("r", "3"), LogMetric("o", 1.0, 1, 1)])
     both.deliver(run)

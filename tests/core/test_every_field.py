@@ -341,7 +341,7 @@ def test_what_is_called_compared_is_compared_and_nothing_else_is(
         for visible in (MODEL, OTHER_MODEL):
             found = reader.model(reader.own_model(model.model_id))
             assert found is not None
-            reader.applier.remember_model(visible, found.native)
+            reader.side.ids.remember_model(visible, found.native)
     wrong = []
     for kind, base in BASES.items():
         assert not judge.differ(kind, kind(**base), kind(**base)), f"{kind.__name__} differs from itself"

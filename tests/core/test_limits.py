@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.delivery.writers.batch import Batch, within
+from dbml_magics.core.delivery.writers.overflow import ARTIFACT, Overflow, _item
 from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest
 from dbml_magics.core.destinations.connecting import connect
@@ -26,8 +28,6 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.limits import BY_KIND, SOURCES, Limits
 from dbml_magics.core.destinations.rates import RateLimiter, backfill
 from dbml_magics.core.link import WorkspaceSpec
-from dbml_magics.core.tracking.apply import Batch, within
-from dbml_magics.core.tracking.overflow import ARTIFACT, Overflow, _item
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,
@@ -57,7 +57,7 @@ def known_as(role: str, kind: str) -> None:
     """Let the link know a role's limits as those of a kind of service."""
     engine = session.current().engine("this test")
     workspace = engine.workspaces[role]
-    workspace.limits = engine.applier(role).limits = BY_KIND[kind]
+    workspace.limits = engine.side(role).learned.limits = BY_KIND[kind]
     workspace.limiter = RateLimiter(workspace.limits.rates)
 
 
@@ -361,7 +361,7 @@ def test_a_model_of_too_many_files_is_not_registered_there_and_holds_up_nothing(
     link(proxies, registry="both")
     mlflow.set_experiment(experiment_name)
     engine = session.current().engine("this test")
-    engine.applier("azureml").limits = replace(BY_KIND["azureml"], model_files=3)
+    engine.side("azureml").learned.limits = replace(BY_KIND["azureml"], model_files=3)
     with mlflow.start_run() as run:
         for name in ("a/1.bin", "a/2.bin", "b.bin", "MLmodel"):
             mlflow.log_text("flavors: {}", f"model/{name}")

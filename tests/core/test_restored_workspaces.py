@@ -296,7 +296,7 @@ def test_what_an_older_link_remembers_is_completed_at_first_sight_unless_it_is_a
         known = state().identity(role, "experiment", own)
         assert known is not None
         state().set_identity(role, "experiment", own, known.actual)
-    session.current().engine("this test").applier("databricks").experiments._looked.clear()
+    session.current().engine("this test").side("databricks").experiments._looked.clear()
     if replaced:
         backup.restore()
         strangers(primary, own, f"theirs-of-{experiment_name}")

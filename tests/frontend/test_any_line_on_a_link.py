@@ -182,7 +182,7 @@ def test_a_model_at_an_address_that_holds_none_is_refused_in_words(linked: Shell
 
 
 def test_a_run_near_a_limit_is_named_by_the_magic_before_it_is_reached(linked: Shell) -> None:
-    sessions.current().engine("this test").applier("azureml").limits = BY_KIND["azureml"]
+    sessions.current().engine("this test").side("azureml").learned.limits = BY_KIND["azureml"]
     with mlflow.start_run(run_name="wide"):
         mlflow.log_metrics({f"m{n}": float(n) for n in range(44)})
         sync()

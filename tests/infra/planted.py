@@ -9,14 +9,14 @@ __all__ = ["BUGS", "plant"]
 
 def _doubt_is_not_settled() -> None:
     """Have a batch that may have arrived sent again without asking for what is there."""
-    from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.delivery.writers.sender import Sender
 
-    real = Applier._send
+    real = Sender.send
 
     def send(self, run, run_id, batch, in_doubt, rejected):  # type: ignore[no-untyped-def]
         real(self, run, run_id, batch, False, rejected)
 
-    Applier._send = send  # type: ignore[method-assign]
+    Sender.send = send  # type: ignore[method-assign]
 
 
 def _sending_is_not_noted() -> None:
@@ -28,10 +28,10 @@ def _sending_is_not_noted() -> None:
 
 def _an_outage_loses_a_batch() -> None:
     """Take a batch that could not be sent for delivered."""
+    from dbml_magics.core.delivery.writers.batches import Batches
     from dbml_magics.core.destinations.errors import Unavailable
-    from dbml_magics.core.tracking.apply import Applier
 
-    real = Applier.batch
+    real = Batches.send
 
     def batch(self, *args, **options):  # type: ignore[no-untyped-def]
         try:
@@ -39,7 +39,7 @@ def _an_outage_loses_a_batch() -> None:
         except Unavailable:
             return []
 
-    Applier.batch = batch  # type: ignore[method-assign]
+    Batches.send = batch  # type: ignore[method-assign]
 
 
 def _the_wall_clock_orders_writes() -> None:

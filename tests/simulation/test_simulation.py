@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dbml_magics.core.delivery.writers.batches import Batches
+from dbml_magics.core.delivery.writers.sender import Sender
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.apply import Applier
 from tests.infra.planted import BUGS
 from tests.simulation.history import play, stillness
 
@@ -47,7 +48,7 @@ def test_processes_are_killed_at_many_steps() -> None:
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for owner, names in ((Applier, ["_send", "batch"]), (State, ["mark_sending"])):
+    for owner, names in ((Sender, ["send"]), (Batches, ["send"]), (State, ["mark_sending"])):
         for name in names:  # put back at the end
             monkeypatch.setattr(owner, name, getattr(owner, name))
     BUGS[bug]()

@@ -13,10 +13,10 @@ from typing import ParamSpec, TypeVar
 
 from mlflow.entities import Run, ViewType
 
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.operations import CreateRun, Operation
-from dbml_magics.core.tracking.apply import RUN_TAG
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
 from tests.infra.clock import FakeClock

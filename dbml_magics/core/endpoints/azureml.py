@@ -14,11 +14,12 @@ from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.azure.arm import as_error as arm_error
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say, with_option
 from dbml_magics.core.runs import as_error
-from dbml_magics.core.tracking.registrations import RUN_TAG, TWIN_TAG
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
 
 if TYPE_CHECKING:

@@ -48,6 +48,11 @@ class ExperimentNotes:
         """Note an experiment's name and tags."""
         self._facts.put(ExperimentFacts(name, tags), visible)
 
+    def remember(self, visible: str, name: str, tags: dict[str, str]) -> None:
+        """Note what another workspace needs to have an experiment too, and that the user calls it so."""
+        self.note(visible, name, tags)
+        self.note_name(name, visible)
+
     # --- by name
 
     def named(self, name: str) -> str | None:

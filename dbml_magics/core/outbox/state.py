@@ -318,6 +318,11 @@ class State(StateFile):
         row = self.one("SELECT queue, info FROM models WHERE visible=?", visible)
         return None if row is None else (row[0], json.loads(row[1]))
 
+    def model_facts(self, visible: str) -> ModelFacts | None:
+        """Return what a logged model was created with, if this machine knows."""
+        known = self.model(visible)
+        return known[1] or None if known else None
+
     def models_of(self, queue: str) -> list[tuple[str, dict[str, Any]]]:
         """Return (id, info) of the logged models that a run made."""
         rows = self.rows("SELECT visible, info FROM models WHERE queue=?", queue)

@@ -23,6 +23,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
 from dbml_magics.common.hints import say
+from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.model.sendable import (
@@ -32,7 +33,6 @@ from dbml_magics.core.model.sendable import (
     refuse_unsafe_name,
 )
 from dbml_magics.core.paging import standing
-from dbml_magics.core.tracking.apply import Applier
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.journal import small_file
 from dbml_magics.core.tracking.view import ArtifactLocation
@@ -214,30 +214,28 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """Return a function that asks the right workspace's own repository."""
         kind, _, name = owner.partition(":")
 
-        def repository(applier: Applier) -> Any:
+        def repository(side: Side) -> Any:
             if kind == "version":
                 role, model, version = (unquote(p) for p in name.split("/"))
-                applier = self.engine.applier(role)
+                side = self.engine.side(role)
                 workspace = self.engine.workspaces[role]
                 return workspace.artifacts(workspace.registry.get_model_version_download_uri(model, version))
-            if applier.state.identity(applier.role, kind, name) is None:
+            if self.engine.state.identity(side.role, kind, name) is None:
                 if kind == "run":
                     if self.engine.creation_of(name) is not None:
                         raise MlflowException(f"run {name} is on its way", RESOURCE_DOES_NOT_EXIST)
-                    applier.remember_run(
-                        name, applier.workspace.get_run(self.engine._known_at(applier, name))
-                    )
+                    side.ids.remember_run(name, side.destination.get_run(side.ids.known_run(name)))
                 else:
-                    applier.find_model(name)
-            return applier.repository(owner)
+                    side.ids.find_model(name)
+            return side.reader.repository(owner)
 
         return repository
 
-    def _ask(self, owner: str, question: Callable[[Applier], Any]) -> Any:
+    def _ask(self, owner: str, question: Callable[[Side], Any]) -> Any:
         """Ask the workspace whose files they are: a version's own, else the primary or the mirror."""
         if owner.startswith("version:"):
             role = owner.removeprefix("version:").partition("/")[0]
-            return self.engine.health[role].ask(lambda: question(self.engine.applier(role)))
+            return self.engine.health[role].ask(lambda: question(self.engine.side(role)))
         return self.engine.read(question)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
@@ -277,10 +275,10 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 return  # else it has just arrived: it is read there
         repository = self._remote(owner)
 
-        def fetch(applier: Applier) -> None:
-            repository(applier)._download_file(full, local_path)
+        def fetch(side: Side) -> None:
+            repository(side)._download_file(full, local_path)
             if posixpath.basename(full) == "MLmodel":
-                role = applier.role if not owner.startswith("version:") else owner.split(":")[1].split("/")[0]
+                role = side.role if not owner.startswith("version:") else owner.split(":")[1].split("/")[0]
                 _show_own_ids(self.engine, role, Path(local_path))
 
         self._ask(owner, fetch)

@@ -20,7 +20,7 @@ from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.delivery.writers.side import Side
     from dbml_magics.core.tracking.engine import Engine
 
 _log = logger(__name__)
@@ -39,7 +39,7 @@ class Answer(Generic[T]):
 
 
 def ask_primary(
-    engine: Engine, what: str, behind: Iterable[str], question: Callable[[Applier, bool], T]
+    engine: Engine, what: str, behind: Iterable[str], question: Callable[[Side, bool], T]
 ) -> Answer[T]:
     """Ask the primary for a write that comes after what the queues ``behind`` hold. Raises its refusal.
 

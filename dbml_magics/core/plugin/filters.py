@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Applier
+    from dbml_magics.core.delivery.writers.side import Side
 
 _NAMED = re.compile(
     # A user's param or tag is everywhere what the user said, whatever it looks like.
@@ -25,7 +25,7 @@ _NAMED = re.compile(
 )
 
 
-def own_filter(applier: Applier, where: str | None, *, places_only: bool = False) -> str | None:
+def own_filter(side: Side, where: str | None, *, places_only: bool = False) -> str | None:
     """Return a filter with the runs, models and places in it as the workspace knows them.
 
     A pattern that every place of the link fits (``'dbml://%'``) fits every place there. What the workspace
@@ -37,38 +37,38 @@ def own_filter(applier: Applier, where: str | None, *, places_only: bool = False
 
     def own(found: re.Match[str]) -> str:
         if found["by"]:
-            return _source(applier, found["by"], found["folder"]) or found[0]
-        if found["link"] == applier.engine.link.key:
-            return _place(applier, found["of"], found["owner"]) or found[0]
+            return _source(side, found["by"], found["folder"]) or found[0]
+        if found["link"] == side.ids.topology.key:
+            return _place(side, found["of"], found["owner"]) or found[0]
         for kind in () if places_only else ("model", "run"):
             if found[kind]:
-                known = applier.state.identity(applier.role, kind, found[0])
+                known = side.ids.state.identity(side.role, kind, found[0])
                 return known.actual if known is not None else found[0]
         return "" if found["all"] else found[0]
 
     return _NAMED.sub(own, where)
 
 
-def _source(applier: Applier, run: str, folder: str) -> str | None:
+def _source(side: Side, run: str, folder: str) -> str | None:
     """Return what a version's source is at a workspace that was asked for as a folder of a run."""
-    model = next((m for m, told in applier.state.models_of(run) if told.get("name") == folder), None)
-    known = applier.state.identity(applier.role, "model", model) if model is not None else None
-    if known is not None and applier.workspace.uri.startswith(("http://", "https://")):
+    model = next((m for m, told in side.ids.state.models_of(run) if told.get("name") == folder), None)
+    known = side.ids.state.identity(side.role, "model", model) if model is not None else None
+    if known is not None and side.destination.uri.startswith(("http://", "https://")):
         return f"models:/{known.actual}"
-    place = _place(applier, "run", run) if known is None else str(known.extra["artifacts"])
+    place = _place(side, "run", run) if known is None else str(known.extra["artifacts"])
     return f"{place}/{folder}" if place is not None and known is None else place
 
 
-def _place(applier: Applier, kind: str, name: str) -> str | None:
+def _place(side: Side, kind: str, name: str) -> str | None:
     """Return where a workspace has a run's or model's files; asks for those older than the link."""
-    known = applier.state.identity(applier.role, kind, name)
+    known = side.ids.state.identity(side.role, kind, name)
     if known is not None and "artifacts" in known.extra:
         return str(known.extra["artifacts"])
     actual = known.actual if known is not None else name
     try:
         if kind == "run":
-            return str(applier.workspace.get_run(actual).info.artifact_uri)
-        return str(applier.workspace.get_logged_model(actual).artifact_location)
+            return str(side.destination.get_run(actual).info.artifact_uri)
+        return str(side.destination.get_logged_model(actual).artifact_location)
     except MlflowException as error:
         if isinstance(error, Unavailable):
             raise

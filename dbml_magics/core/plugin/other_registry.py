@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE
+from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.operations import VersionSource
@@ -27,7 +29,6 @@ from dbml_magics.core.plugin.registry_view import (
     changes_to,
     earlier_name,
 )
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE, TWIN_TAG
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
@@ -105,7 +106,7 @@ class OtherRegistry:
 
         def find(role: str, registry: Any) -> ModelVersion | None:
             key = self._versions.key_of(name, number)
-            own = self.engine.applier(role).registrations.own_version(name, number, key)
+            own = self.engine.side(role).versions.own_version(name, number, key)
             return None if own is None else registry.get_model_version(name, own)
 
         return self.ask(find)

@@ -27,12 +27,12 @@ from mlflow.store.model_registry import (
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
 from dbml_magics.common.hints import say
+from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
 from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.other_registry import OtherRegistry, Seen
 from dbml_magics.core.plugin.registry_view import WAITING, Pointer, RegistryView, version_of
-from dbml_magics.core.tracking.registrations import KEY_TAG
 
 if TYPE_CHECKING:
     from dbml_magics.core.outbox.model_names import AliasTarget
@@ -154,7 +154,7 @@ class AwayReads:
             shown = self.shown.as_first(version)
             with_fields(shown, version=int(shown.version))  # by which a filter and an order take it
             (coming if waits else there).append(shown)
-        own = own_filter(self.engine.applier(seen.role), where, places_only=True)
+        own = own_filter(self.engine.side(seen.role), where, places_only=True)
         found = [
             each
             for versions, asked in ((there, own), (coming, where))

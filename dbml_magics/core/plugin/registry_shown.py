@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.operations import VersionSource
-from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG
 
 if TYPE_CHECKING:
     from dbml_magics.core.plugin.registry_view import RegistryView

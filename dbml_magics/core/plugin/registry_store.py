@@ -23,6 +23,12 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.common.config import identity_budget_seconds
+from dbml_magics.core.delivery.writers.registrations import (
+    REGISTRY_QUEUE,
+    check_before,
+    note_asked,
+    write_directly,
+)
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (
@@ -48,12 +54,6 @@ from dbml_magics.core.plugin.registry_away import AwayReads
 from dbml_magics.core.plugin.registry_shown import Shown
 from dbml_magics.core.plugin.registry_view import WAITING, model_of, version_of
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.registrations import (
-    REGISTRY_QUEUE,
-    check_before,
-    note_asked,
-    write_directly,
-)
 
 
 def build(store_uri: str | None) -> DbmlRegistryStore:
@@ -222,7 +222,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             "description": description,
             "to": list(self.engine.link.registries),
         }
-        check_before(self.engine, told)
+        check_before(self.engine.workspaces, self.engine.files_of, told)
         self._check_model(name)
         if run_id and not self._is_known(run_id):
             told["run"], told["foreign_run"] = None, run_id
@@ -241,8 +241,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         where it takes as long as a copy of the files.
         """
         after = {**(told.get("after") or {}), **self._versions.open_of(told["name"])}
-        applier = self.engine.applier(self.first)
-        if not applier.tracked or applier.workspace.capabilities.copies_registered_files:
+        side = self.engine.side(self.first)
+        if not side.ids.is_tracked or side.destination.capabilities.copies_registered_files:
             return
         if not self._has_caught_up(after) or not self._wait_for(queue):
             return
@@ -251,7 +251,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
                 self.engine,
                 self.first,
                 "registration of a version",
-                lambda: applier.registrations.register_now(told, identity_budget_seconds()),
+                lambda: side.registrations.register_now(told, identity_budget_seconds()),
             )
 
     def _check_model(self, name: str) -> None:
@@ -488,7 +488,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         """Search versions at the first registry, or at the other one while that is away."""
         rest = max_results, order_by, page_token
         try:
-            where = own_filter(self.engine.applier(self.first), filter_string)
+            where = own_filter(self.engine.side(self.first), filter_string)
             page = self._search("search_model_versions", where, *rest)
         except Unavailable:
             return self._away.search_versions(filter_string, *rest)

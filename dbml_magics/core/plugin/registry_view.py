@@ -20,6 +20,8 @@ from mlflow.entities.model_registry.model_version_stages import (
 )
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE
+from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.mlflow_private import own_tags, with_fields
 from dbml_magics.core.model.operations import (
     ChangeRegistry,
@@ -30,7 +32,6 @@ from dbml_magics.core.model.operations import (
     read_as,
 )
 from dbml_magics.core.outbox.model_versions import Asked, Refusal
-from dbml_magics.core.tracking.registrations import KEY_TAG, REGISTRY_QUEUE
 
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine

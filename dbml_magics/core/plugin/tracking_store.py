@@ -61,6 +61,11 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from dbml_magics.common import environment
 from dbml_magics.common.config import identity_budget_seconds
+from dbml_magics.core.delivery.writers import emulated_models
+from dbml_magics.core.delivery.writers.experiments import own_tags
+from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, no_such_model
+from dbml_magics.core.delivery.writers.models import MODEL_VERSIONS_TAG
+from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, check_experiment_name
@@ -112,18 +117,9 @@ from dbml_magics.core.plugin.asked import Answer, ask_primary
 from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.model_points import as_a_server_keeps, each_once, placed
 from dbml_magics.core.plugin.not_numbers import compared_metrics, search_models, with_numbers_in
-from dbml_magics.core.tracking import model_emulation, shutdown
-from dbml_magics.core.tracking.apply import (
-    MODEL_TAG,
-    MODEL_VERSIONS_TAG,
-    RUN_ID_TAGS,
-    RUN_TAG,
-    Applier,
-    no_such_model,
-)
+from dbml_magics.core.tracking import shutdown
 from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
-from dbml_magics.core.tracking.experiments import own_tags
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
@@ -234,7 +230,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
 
         def keeps_one(model_id: str) -> bool:
             primary = self.engine.primary
-            return primary.workspace.kind == "mlflow" and not primary.keeps(model_id)
+            return primary.destination.kind == "mlflow" and not primary.emulated.keeps(model_id)
 
         return points if view.run is None else placed(view.run, points, keeps_one)
 
@@ -429,7 +425,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         else:
             run_id = made.info.run_id
             kept[MLFLOW_RUN_NAME] = made.info.run_name or made.data.tags.get(MLFLOW_RUN_NAME, "")
-            engine.primary.remember_run(run_id, made)
+            engine.primary.ids.remember_run(run_id, made)
             engine.primary.overflow.begin(run_id, made.data.tags)
             _, over = engine.primary.overflow.split_tags(kept)
             # What it was not made with, or not whole.
@@ -472,17 +468,17 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if any(self._is_on_its_way(tags.get(tag)) for tag in RUN_ID_TAGS):
             raise Unavailable("its parent is still on its way there", sent=False)
 
-        def make(primary: Applier, at: str, given: dict[str, str]) -> Run:
+        def make(primary: Side, at: str, given: dict[str, str]) -> Run:
             entities = [RunTag(k, v) for k, v in given.items()]
-            return primary.store.create_run(at, user_id, start, entities, name)
+            return self._store_of(primary).create_run(at, user_id, start, entities, name)
 
-        def ask(primary: Applier) -> Run:
-            at = primary.experiment_at(experiment_id)
+        def ask(primary: Side) -> Run:
+            at = primary.experiments.at(experiment_id)
             if tried:  # the answer may have been lost: look before making a second one
-                found = primary.find_run([at], key)
+                found = primary.ids.find_run([at], key)
                 if found is not None:
                     return found
-            own, _ = primary.overflow.split_tags({**primary.own_tags(tags), RUN_TAG: key})
+            own, _ = primary.overflow.split_tags({**primary.ids.own_tags(tags), RUN_TAG: key})
             tried.append(True)
             try:
                 return make(primary, at, own)
@@ -495,6 +491,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 return make(primary, at, few)
 
         return self.engine.ask_primary(ask)
+
+    def _store_of(self, side: Side) -> Any:
+        """Return the tracking store of a workspace itself."""
+        return self.engine.workspaces[side.role].tracking
 
     def _is_on_its_way(self, run_id: str | None) -> bool:
         """Tell whether a run has yet to be made at the primary; its worker makes it, and nobody else."""
@@ -570,10 +570,10 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         engine = self.engine
         engine.open_run(run_id)
 
-        def ask(primary: Applier, _again: bool) -> None:
-            if self._is_on_its_way(run_id) or engine.began_at(run_id) != primary.role:
+        def ask(primary: Side, _again: bool) -> None:
+            if self._is_on_its_way(run_id) or primary.ids.began_at(run_id) != primary.role:
                 raise Unavailable("the run is still on its way there", sent=False)
-            change(primary.store, engine._known_at(primary, run_id))
+            change(self._store_of(primary), primary.ids.known_run(run_id))
 
         asked = ask_primary(engine, "deletion or restoration of a run", [run_id], ask)
         engine.write(run_id, kind(asked.to))
@@ -648,8 +648,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
             token = SearchUtils.create_page_token(end) if end < len(points) else None
             return PagedList(points[start:end], token)
         page = self.engine.read(
-            lambda a: a.store.get_metric_history(
-                self.engine._known_at(a, run_id), metric_key, max_results, page_token
+            lambda a: self._store_of(a).get_metric_history(
+                a.ids.known_run(run_id), metric_key, max_results, page_token
             )
         )
         return PagedList(page, getattr(page, "token", None))
@@ -659,7 +659,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         own = [] if series is None else [series.metric(key, n) for n in range(len(series))]
         if key not in view.from_base:
             return as_history(own)
-        base = self.engine.read(lambda a: a.history(self.engine._known_at(a, view.run_id), key))
+        base = self.engine.read(lambda a: a.reader.history(a.ids.known_run(view.run_id), key))
         return as_history([*base, *own])
 
     def get_metric_history_bulk_interval_from_steps(
@@ -686,24 +686,24 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         self.engine.wait_for_reads("search_runs")
         compared = compared_metrics(filter_string)
 
-        def ask(applier: Applier) -> Any:
-            ids = [self._experiment_known_at(applier, str(e)) for e in experiment_ids]
-            where, there = own_filter(applier, filter_string), [i for i in ids if i]
+        def ask(side: Side) -> Any:
+            ids = [self._experiment_known_at(side, str(e)) for e in experiment_ids]
+            where, there = own_filter(side, filter_string), [i for i in ids if i]
 
             def page_of(most: int, token: str | None) -> PagedList:
-                return applier.store.search_runs(there, where, run_view_type, most, order_by, token)
+                return self._store_of(side).search_runs(there, where, run_view_type, most, order_by, token)
 
             page = with_numbers_in(compared, page_of, max_results, page_token)
-            runs = [self.engine.translate_run(run, role=applier.role) for run in page]
+            runs = [self.engine.translate_run(run, role=side.role) for run in page]
             return PagedList(runs, page.token)
 
         return self.engine.read(ask)
 
-    def _experiment_known_at(self, applier: Applier, experiment_id: str) -> str | None:
-        known = self.engine.state.identity(applier.role, "experiment", experiment_id)
+    def _experiment_known_at(self, side: Side, experiment_id: str) -> str | None:
+        known = self.engine.state.identity(side.role, "experiment", experiment_id)
         if known is not None:
             return known.actual or None
-        if applier.role == self.engine.link.primary:
+        if side.role == self.engine.link.primary:
             return None if names_nothing_yet(experiment_id) else experiment_id
         return None
 
@@ -720,12 +720,12 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         refuse_bad_text("tag", kept)
         tried: list[bool] = []
 
-        def ask(primary: Applier) -> str:
-            own_name, found = primary.find_experiment(name)
+        def ask(primary: Side) -> str:
+            own_name, found = primary.experiments.find(name)
             if found is not None and tried:  # the first answer was lost
                 return str(found.experiment_id)
             tried.append(True)
-            return primary.create_experiment(own_name, name, kept, artifact_location)
+            return primary.experiments.create(own_name, name, kept, artifact_location)
 
         missed = self._missed.pop(name, float("-inf"))
         try:
@@ -742,7 +742,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 raise
             return str(found.experiment_id)
 
-    def _begin_experiment(self, name: str, kept: dict[str, str], ask: Callable[[Applier], str]) -> str:
+    def _begin_experiment(self, name: str, kept: dict[str, str], ask: Callable[[Side], str]) -> str:
         engine = self.engine
         try:
             experiment_id = engine.ask_primary(ask)
@@ -753,7 +753,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                     f"Experiment '{name}' already exists.", error_code=RESOURCE_ALREADY_EXISTS
                 ) from None
             experiment_id = provisional()
-        engine.remember_experiment(experiment_id, name, kept)
+        engine.state.experiments.remember(experiment_id, name, kept)
         engine.write_all(LINK_QUEUE, [CreateExperiment(experiment_id, name, kept)], lasting=True)
         return experiment_id
 
@@ -778,42 +778,40 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
                 raise
             return _experiment(experiment_id, known.name, known.tags, self._experiment_files(experiment_id))
 
-    def _experiment_at(self, applier: Applier, experiment_id: str) -> Experiment:
-        known = self._experiment_known_at(applier, experiment_id)
-        found = applier.store.get_experiment(known) if known is not None else None
-        there = applier.experiments.seen(found) if found is not None else None
+    def _experiment_at(self, side: Side, experiment_id: str) -> Experiment:
+        known = self._experiment_known_at(side, experiment_id)
+        found = self._store_of(side).get_experiment(known) if known is not None else None
+        there = side.experiments.seen(found) if found is not None else None
         # (When it is seen, its number may turn out to be another one's by now.)
-        if found is None or there is None or self._experiment_known_at(applier, experiment_id) != known:
+        if found is None or there is None or self._experiment_known_at(side, experiment_id) != known:
             raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
-        return self._visible_experiment(applier, found, experiment_id)
+        return self._visible_experiment(side, found, experiment_id)
 
     def _experiment_files(self, experiment_id: str) -> str:
         return f"dbml://{self.engine.link.key}/experiments/{experiment_id}"
 
-    def _visible_experiment(
-        self, applier: Applier, found: Experiment, visible: str | None = None
-    ) -> Experiment:
+    def _visible_experiment(self, side: Side, found: Experiment, visible: str | None = None) -> Experiment:
         """Return a workspace's experiment under the id and name that the user knows."""
         with_fields(found, name=found.tags.get(EXPERIMENT_TAG, found.name))
         if visible is None:
-            visible = applier.experiments.seen(found) or self._visible_from_mirror(applier, found)
+            visible = side.experiments.seen(found) or self._visible_from_mirror(side, found)
         with_fields(found, experiment_id=visible)
-        if applier.workspace.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+        if side.destination.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
             with_fields(found, name=self.engine.state.experiments.name(visible) or found.name)
         return found
 
-    def _visible_from_mirror(self, applier: Applier, found: Experiment) -> str:
+    def _visible_from_mirror(self, side: Side, found: Experiment) -> str:
         """Return the user's id of a mirror's experiment; a provisional one where the primary's is not known.
 
         The mirror's own number would mean another experiment at the primary.
         """
         state, actual = self.engine.state, str(found.experiment_id)
-        known = state.visible(applier.role, "experiment", actual) or state.experiments.named(found.name)
+        known = state.visible(side.role, "experiment", actual) or state.experiments.named(found.name)
         visible = known or provisional()
-        there = state.identity(applier.role, "experiment", visible)
+        there = state.identity(side.role, "experiment", visible)
         if there is None or not there.actual:
-            state.set_identity(applier.role, "experiment", visible, actual)
-            self.engine.remember_experiment(visible, found.name, own_tags(found))
+            state.set_identity(side.role, "experiment", visible, actual)
+            self.engine.state.experiments.remember(visible, found.name, own_tags(found))
         return visible
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
@@ -836,15 +834,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if shown is None:
             self._missed[experiment_name] = time.monotonic()
             return None
-        self.engine.remember_experiment(shown.experiment_id, experiment_name, own_tags(shown))
+        self.engine.state.experiments.remember(shown.experiment_id, experiment_name, own_tags(shown))
         return shown
 
-    def _experiment_named(self, applier: Applier, name: str) -> Experiment | None:
-        _, found = applier.find_experiment(name)
+    def _experiment_named(self, side: Side, name: str) -> Experiment | None:
+        _, found = side.experiments.find(name)
         if found is None:
             return None
-        applier.experiments.accept(found, name)
-        shown = self._visible_experiment(applier, found)
+        side.experiments.accept(found, name)
+        shown = self._visible_experiment(side, found)
         with_fields(shown, name=name)  # an experiment that was made without us carries no name of the user's
         return shown
 
@@ -860,21 +858,21 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if self.engine.is_waiting(self.engine.link.primary, LINK_QUEUE):
             self.engine.wait_for_reads("search_experiments")
 
-        def ask(applier: Applier) -> Any:
-            if applier.workspace.capabilities.names_experiments_itself and (filter_string or order_by):
+        def ask(side: Side) -> Any:
+            if side.destination.capabilities.names_experiments_itself and (filter_string or order_by):
                 return self._search_by_own_names(
-                    applier, view_type, max_results, filter_string, order_by, page_token
+                    side, view_type, max_results, filter_string, order_by, page_token
                 )
-            page = applier.store.search_experiments(
+            page = self._store_of(side).search_experiments(
                 view_type, max_results, filter_string, order_by, page_token
             )
-            return PagedList([self._visible_experiment(applier, e) for e in page], page.token)
+            return PagedList([self._visible_experiment(side, e) for e in page], page.token)
 
         return self.engine.read(ask)
 
     def _search_by_own_names(
         self,
-        applier: Applier,
+        side: Side,
         view_type: int,
         max_results: int,
         where: str | None,
@@ -883,9 +881,9 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         """Filter and sort here: the workspace calls its experiments otherwise than the user does."""
         found = [
-            self._visible_experiment(applier, each)
+            self._visible_experiment(side, each)
             for each in entries(
-                lambda token: applier.store.search_experiments(view_type, 1000, page_token=token)
+                lambda token: self._store_of(side).search_experiments(view_type, 1000, page_token=token)
             )
         ]
         kept = SearchExperimentsUtils.filter(found, where)
@@ -897,8 +895,8 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         required("experiment_id", change.id)
         behind = [LINK_QUEUE, *(self.engine.contents_of(change.id) if change.do in MOVES_CONTENTS else ())]
 
-        def ask(primary: Applier, again: bool) -> None:
-            primary.change_experiment(change, again)
+        def ask(primary: Side, again: bool) -> None:
+            primary.experiments.change(change, again)
 
         asked = ask_primary(self.engine, "change of an experiment", behind, ask)
         if self.engine.link.primary in asked.to:
@@ -925,7 +923,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         found = self.get_experiment(experiment_id)
         self._change_experiment(ChangeExperiment("rename", str(experiment_id), name=new_name))
         self.engine.note_renamed(str(experiment_id), found.name)
-        self.engine.remember_experiment(str(experiment_id), new_name, own_tags(found))
+        self.engine.state.experiments.remember(str(experiment_id), new_name, own_tags(found))
 
     def delete_experiment(self, experiment_id: str) -> None:
         """Delete an experiment and its runs."""
@@ -978,7 +976,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         made = self._model_named_by_primary(told, key)
         told["id"] = model_id = made.model_id if made is not None else key
         if made is not None:
-            self.engine.primary.remember_model(model_id, made)
+            self.engine.primary.ids.remember_model(model_id, made)
             told["created"] = made.creation_timestamp
         queue = source_run_id or model_id
         self.engine.state.remember_model(model_id, queue, told)
@@ -987,22 +985,22 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         return str(model_id)
 
     def _model_named_by_primary(self, told: ModelFacts, key: str) -> LoggedModel | None:
-        if not self.engine.primary.has_logged_models or self._is_on_its_way(told["run"]):
+        if not self.engine.primary.learned.has_logged_models or self._is_on_its_way(told["run"]):
             return None
         tried: list[bool] = []
 
-        def ask(primary: Applier) -> LoggedModel:
+        def ask(primary: Side) -> LoggedModel:
             run = told["run"]
-            experiment_id = primary.experiment_at(told["experiment"])
+            experiment_id = primary.experiments.at(told["experiment"])
             if tried:
-                for found in primary._models_of(experiment_id, told["name"]):
+                for found in primary.models.named(experiment_id, told["name"]):
                     if found.tags.get(MODEL_TAG) == key:
                         return found
             tried.append(True)
-            return primary.store.create_logged_model(
+            return self._store_of(primary).create_logged_model(
                 experiment_id=experiment_id,
                 name=told["name"],
-                source_run_id=self.engine._known_at(primary, run) if run else told.get("foreign_run"),
+                source_run_id=primary.ids.known_run(run) if run else told.get("foreign_run"),
                 tags=[LoggedModelTag(k, v) for k, v in {**told["tags"], MODEL_TAG: key}.items()],
                 params=[LoggedModelParameter(k, v) for k, v in told["params"].items()],
                 model_type=told["type"],
@@ -1011,7 +1009,7 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         try:
             return self.engine.ask_primary(ask)
         except MissingEndpoint:
-            self.engine.primary.note_no_logged_models()
+            self.engine.primary.learned.note_no_logged_models()
         except Unavailable:
             self.engine.state.creations.begin(self.engine.link.primary, key)
         return None
@@ -1058,14 +1056,14 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
     def _points_of(self, model_id: str, view: QueueView, there: Iterable[Metric] = ()) -> list[Metric]:
         """Return a model's points, with those on their way, as after their delivery."""
         own = view.model_metrics(model_id)
-        if self.engine.primary.keeps(model_id):
+        if self.engine.primary.emulated.keeps(model_id):
             return latest_of_each([*there, *own])
         return each_once([*there, *self._as_kept(model_id, own)])
 
     def _as_kept(self, model_id: str, points: list[Metric]) -> list[Metric]:
         """Return a model's points as the primary will tell them."""
         primary = self.engine.primary
-        plain = primary.workspace.kind != "mlflow" or primary.keeps(model_id)
+        plain = primary.destination.kind != "mlflow" or primary.emulated.keeps(model_id)
         return points if plain else as_a_server_keeps(points)
 
     def _model_here(
@@ -1084,53 +1082,46 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         metrics = self._points_of(model_id, view) if as_kept else view.model_metrics(model_id)
         found = model.entity(self.engine.artifact_uri("model", model_id), metrics)
         if (
-            self.engine.primary.workspace.capabilities.answers_by_rest
+            self.engine.primary.destination.capabilities.answers_by_rest
         ):  # which tells what is not set as an empty text
             with_fields(found, model_type=found.model_type or "", source_run_id=found.source_run_id or "")
             with_fields(found, status_message=found.status_message or "")
         return found
 
-    def _model_at(self, applier: Applier, model_id: str, allow_deleted: bool = False) -> LoggedModel:
-        if not applier.keeps(model_id):
+    def _model_at(self, side: Side, model_id: str, allow_deleted: bool = False) -> LoggedModel:
+        if not side.emulated.keeps(model_id):
             try:
-                actual = self.engine.model_known_at(applier, model_id)
+                actual = side.ids.known_model(model_id)
                 if allow_deleted:
-                    found = applier.store.get_logged_model(actual, allow_deleted=True)
-                    return self._visible_model(applier, found)
-                return self._visible_model(applier, applier.store.get_logged_model(actual), model_id)
+                    found = self._store_of(side).get_logged_model(actual, allow_deleted=True)
+                    return self._visible_model(side, found)
+                return self._visible_model(side, self._store_of(side).get_logged_model(actual), model_id)
             except MissingEndpoint as error:
-                if applier.look_for_logged_models():
+                if side.learned.look_for_logged_models():
                     raise no_such_model(model_id) from error
             except MlflowException as error:
-                if (
-                    isinstance(error, Unavailable)
-                    or not is_missing(error)
-                    or not model_emulation.may_keep(applier)
-                ):
+                if isinstance(error, Unavailable) or not is_missing(error) or not side.emulated.may_keep():
                     raise
-        told, _ = model_emulation.get(applier, model_id)
+        told = side.emulated.facts(model_id)
         if told.get("deleted") and not allow_deleted:
             raise no_such_model(model_id)
-        return model_emulation.entity(
+        return emulated_models.entity(
             told,
             self.engine.artifact_uri("model", model_id),
             told["experiment"],
-            self.engine._visible("run", told["run_at"], applier.role) if told.get("run") else None,
+            side.ids.shown("run", told["run_at"]) if told.get("run") else None,
         )
 
-    def _visible_model(
-        self, applier: Applier, found: LoggedModel, model_id: str | None = None
-    ) -> LoggedModel:
-        role = applier.role
-        found.model_id = model_id or self.engine._visible("model", found.model_id, role)
+    def _visible_model(self, side: Side, found: LoggedModel, model_id: str | None = None) -> LoggedModel:
+        found.model_id = model_id or side.ids.shown("model", found.model_id)
         with_fields(found, model_uri=f"models:/{found.model_id}")
-        found.experiment_id = self.engine.visible_experiment(found.experiment_id, role)
+        found.experiment_id = side.experiments.visible(str(found.experiment_id))
         found.artifact_location = self.engine.artifact_uri("model", found.model_id)
         if found.source_run_id:
-            with_fields(found, source_run_id=self.engine._visible("run", found.source_run_id, role))
+            with_fields(found, source_run_id=side.ids.shown("run", found.source_run_id))
         for metric in found.metrics or []:
             with_fields(metric, model_id=found.model_id)
-            with_fields(metric, run_id=metric.run_id and self.engine._visible("run", metric.run_id, role))
+            with_fields(metric, run_id=metric.run_id and side.ids.shown("run", metric.run_id))
         found.tags.pop(MODEL_TAG, None)  # by which it is found again; nothing to a reader
         return found
 
@@ -1146,30 +1137,30 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         """Search logged models at the primary once it has caught up; here, where it has none."""
         self.engine.wait_for_reads("search_logged_models")
 
-        def ask(applier: Applier) -> Any:
-            ids = [e for e in (self._experiment_known_at(applier, str(e)) for e in experiment_ids) if e]
-            kept = model_emulation.of_runs(applier, ids) if model_emulation.may_keep(applier) else []
-            own, where = [], own_filter(applier, filter_string)
-            if applier.has_logged_models:
+        def ask(side: Side) -> Any:
+            ids = [e for e in (self._experiment_known_at(side, str(e)) for e in experiment_ids) if e]
+            kept = side.emulated.of_runs(ids) if side.emulated.may_keep() else []
+            own, where = [], own_filter(side, filter_string)
+            if side.learned.has_logged_models:
                 try:
-                    page = applier.store.search_logged_models(
+                    page = self._store_of(side).search_logged_models(
                         ids, where, datasets, max_results, order_by, page_token if not kept else None
                     )
                     if not kept:
-                        return PagedList([self._visible_model(applier, m) for m in page], page.token)
+                        return PagedList([self._visible_model(side, m) for m in page], page.token)
                     own = [*page]
                     if page.token:  # a page of both is one that is sorted here
                         own += entries(
-                            lambda token: applier.store.search_logged_models(
+                            lambda token: self._store_of(side).search_logged_models(
                                 ids, where, datasets, max_results, order_by, token or page.token
                             )
                         )
                 except MissingEndpoint:
-                    applier.note_no_logged_models()
-                    kept = model_emulation.of_runs(applier, ids)
-            models = [self._model_at(applier, told["id"]) for told in kept]
+                    side.learned.note_no_logged_models()
+                    kept = side.emulated.of_runs(ids)
+            models = [self._model_at(side, told["id"]) for told in kept]
             models = [*search_models(models, filter_string, datasets, len(models) or 1, None, None)]
-            models += [self._visible_model(applier, model) for model in own]
+            models += [self._visible_model(side, model) for model in own]
             return search_models(models, None, None, max_results, order_by, page_token)
 
         # Who waits is looked at before the question: what arrives in between is in the answer.
@@ -1254,15 +1245,15 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         if isinstance(change, DeleteModel):
             behind = engine.queues_naming(model_id)
 
-        def ask(applier: Applier, again: bool) -> None:
-            if applier.keeps(model_id):
+        def ask(side: Side, again: bool) -> None:
+            if side.emulated.keeps(model_id):
                 raise Unavailable("the model is kept by the link there", sent=False)
             own: ModelChange = change
             if isinstance(change, SetModelTags):
-                own = replace(change, tags=applier.own_model_tags(change.tags))
-            applier.change_model(engine.model_known_at(applier, model_id), own, again)
+                own = replace(change, tags=side.models.own_tags(change.tags))
+            side.models.change_native(side.ids.known_model(model_id), own, again)
 
-        if primary.keeps(model_id) or self._is_model_on_its_way(model_id, queue):
+        if primary.emulated.keeps(model_id) or self._is_model_on_its_way(model_id, queue):
             self.get_logged_model(model_id)
             asked = Answer[None](None, list(engine.link.tracked), False)
         else:
@@ -1280,21 +1271,23 @@ class DbmlTrackingStore(AbstractStore):  # type: ignore[misc]
         engine = self.engine
         if engine.state.identity(engine.link.primary, "model", model_id) is not None:
             return False
-        return engine.model_facts(model_id) is not None and engine.is_waiting(engine.link.primary, queue)
+        return engine.state.model_facts(model_id) is not None and engine.is_waiting(
+            engine.link.primary, queue
+        )
 
     # --- what clients call although MLflow's base class lacks it
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "get_host_creds":
             raise AttributeError(name)
-        found = getattr(self.engine.primary.store, name)
+        found = getattr(self._store_of(self.engine.primary), name)
         if not callable(found):
             return found
         return functools.partial(self._forward, name)
 
     def _forward(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = self._as_primary(args), self._as_primary(kwargs)
-        return self._from_primary(getattr(self.engine.primary.store, method)(*args, **kwargs))
+        return self._from_primary(getattr(self._store_of(self.engine.primary), method)(*args, **kwargs))
 
     def _from_primary(self, answer: Any) -> Any:
         """Return an answer with the files of the traces in it behind the link.
@@ -1375,12 +1368,12 @@ def _experiment(experiment_id: str, name: str, tags: dict[str, str], files: str)
 
 def _forwarder(name: str, like: Any) -> Any:
     if isinstance(like, property):
-        return property(lambda self: getattr(self.engine.primary.store, name))
+        return property(lambda self: getattr(self._store_of(self.engine.primary), name))
     if inspect.iscoroutinefunction(like):
 
         async def forward_async(self: DbmlTrackingStore, *args: Any, **kwargs: Any) -> Any:
             args, kwargs = self._as_primary(args), self._as_primary(kwargs)
-            return await getattr(self.engine.primary.store, name)(*args, **kwargs)
+            return await getattr(self._store_of(self.engine.primary), name)(*args, **kwargs)
 
         return functools.wraps(like)(forward_async)
 

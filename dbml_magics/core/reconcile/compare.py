@@ -16,17 +16,19 @@ from typing import Any
 
 from mlflow.entities import DatasetInput, Run
 
+from dbml_magics.core.delivery.writers.attached import Attached, Scored
+from dbml_magics.core.delivery.writers.emulated_models import FOLDER as MODELS_FOLDER
+from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, paths_in
+from dbml_magics.core.delivery.writers.learned import Lack
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
-from dbml_magics.core.tracking.attached import Attached, Scored
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.model_emulation import FOLDER as MODELS_FOLDER
-from dbml_magics.core.tracking.model_emulation import MODELS_TAG, paths_in
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
+_OF_RUNS: tuple[Lack, ...] = ("inputs", "outputs")
 PARENT = "mlflow.parentRunId"
 ALL_FILES = "(all)"
 """Stands for every path, where a workspace may not have its files where it says that they are."""
@@ -100,7 +102,7 @@ class Comparer:
     @property
     def has_models(self) -> bool:
         """Tell whether both services have logged models, as far as it is known."""
-        return self.first.applier.has_logged_models and self.second.applier.has_logged_models
+        return self.first.side.learned.has_logged_models and self.second.side.learned.has_logged_models
 
     def entities(self, key: str, first: Run, second: Run) -> list[Difference]:
         """Return what differs of what the two forms of a run say themselves, beside histories and files."""
@@ -132,7 +134,7 @@ class Comparer:
 
     def _attached(self, key: str, first: Run, second: Run) -> Iterator[Difference]:
         """Yield what differs in the datasets and models that a run took and made."""
-        name, lacks = name_of(first), {w for w in ("inputs", "outputs") if self._lack(w)}
+        name, lacks = name_of(first), {what for what in _OF_RUNS if self._lack(what)}
         ours, theirs = self.attached(first, second)
         if "inputs" not in lacks:
             yield from self._datasets(key, name, ours.datasets, theirs.datasets)
@@ -145,8 +147,8 @@ class Comparer:
             steps = ({m: f"step {step}" for m, step in each.outputs.items()} for each in (ours, theirs))
             yield from self._maps(key, name, "output", *steps)
 
-    def _lack(self, what: str) -> bool:
-        return any(reader.applier.lacks(what) for reader in (self.first, self.second))
+    def _lack(self, what: Lack) -> bool:
+        return any(reader.side.learned.lacks(what) for reader in (self.first, self.second))
 
     def _datasets(
         self, key: str, name: str, first: dict[str, DatasetInput], second: dict[str, DatasetInput]
@@ -187,7 +189,7 @@ class Comparer:
             yield self.difference(key, name, "parent", "", a or ABSENT, b or ABSENT)
 
     def _tag_of(self, model: str) -> str:
-        if not self.first.applier.has_logged_models:
+        if not self.first.side.learned.has_logged_models:
             return ""
         found = self.first.model(self.first.own_model(model))
         return found.other_key if found is not None else ""
@@ -252,7 +254,7 @@ class Comparer:
 
     def files_of(self, reader: WorkspaceReader, run: Run) -> Files:
         """Return a run's files at one workspace, as they are listed there."""
-        repository = reader.applier.workspace.artifacts(run.info.artifact_uri)
+        repository = reader.side.destination.artifacts(run.info.artifact_uri)
         return reader.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
 
     def alike(self, first: Files, second: Files) -> tuple[Files, Files]:
@@ -302,7 +304,7 @@ class Comparer:
         """Return a logged model's files at both workspaces."""
         owner = f"model:{key}"
         first, second = (
-            reader.files(reader.applier.repository(owner)) for reader in (self.first, self.second)
+            reader.files(reader.side.reader.repository(owner)) for reader in (self.first, self.second)
         )
         return self.alike(first, second)
 
@@ -310,7 +312,7 @@ class Comparer:
 def _reached(reader: WorkspaceReader, uri: str) -> str:
     """Return why a workspace may not have its files where it says, or that they are there."""
     try:
-        reader.applier.workspace.artifacts(uri)
+        reader.side.destination.artifacts(uri)
     except WouldRefuse as refused:
         return str(refused.message)
     return "there"
@@ -353,7 +355,7 @@ def latest_of(run: Run) -> dict[str, Any]:
 def _living(reader: WorkspaceReader, own: Attached, other: Attached) -> Attached:
     """Leave out the models that one workspace alone names, where they are deleted: nobody can copy them."""
     lone = {*own.inputs, *own.outputs} - {*other.inputs, *other.outputs}
-    asked = lone if reader.applier.has_logged_models else set()
+    asked = lone if reader.side.learned.has_logged_models else set()
     gone = {model for model in asked if reader.model(reader.own_model(model)) is None}
     return Attached(
         own.datasets,

@@ -16,6 +16,10 @@ from typing import Any
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.attached import Attached, Scored, facts_of, points_by_run
+from dbml_magics.core.delivery.writers.batch import Batch, Rejected, within
+from dbml_magics.core.delivery.writers.emulated_models import created_as
+from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.model.operations import (
@@ -36,9 +40,6 @@ from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.verify import models_in_scope
-from dbml_magics.core.tracking import model_emulation
-from dbml_magics.core.tracking.apply import RUN_ID_TAGS, RUN_TAG, Batch, Rejected, within
-from dbml_magics.core.tracking.attached import Attached, Scored, attach, facts_of, points_by_run
 from dbml_magics.core.tracking.view import mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
@@ -82,12 +83,12 @@ class Copier:
 
     def send(self, key: str, run_id: str, batch: Batch) -> None:
         """Send params, tags and points of one run. Raises MlflowException with what was refused."""
-        applier = self.target.applier
+        side = self.target.side
         if self.state.identity(self.target.role, "run", key) is None:
-            applier.remember_run(key, self.target.get_run(run_id))
+            side.ids.remember_run(key, self.target.get_run(run_id))
         rejected: Rejected = []
-        for part in within(applier.overflow.split_by_limits(key, run_id, batch), applier.limits):
-            self.repairing.write(partial(applier._send, key, run_id, part, False, rejected))
+        for part in within(side.overflow.split_by_limits(key, run_id, batch), side.learned.limits):
+            self.repairing.write(partial(side.sender.send, key, run_id, part, False, rejected))
         if rejected:
             causes = self.causes.setdefault(key, {})
             causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in rejected}
@@ -127,7 +128,7 @@ class Copier:
                         continue
                     left[point] -= 1
                 waiting.metrics.append((metric.key, metric.value, metric.timestamp, metric.step))
-                if len(waiting.metrics) >= self.target.applier.limits.metrics:
+                if len(waiting.metrics) >= self.target.side.learned.limits.metrics:
                     flush()
         if len(waiting):
             flush()
@@ -136,7 +137,7 @@ class Copier:
 
     def write_overflow(self, key: str) -> None:
         """Write the file of what the target does not take of a run, rather than leave it to delivery."""
-        overflow = self.target.applier.overflow
+        overflow = self.target.side.overflow
         if key not in overflow.unwritten():
             return
         worker = self.repairing.engine.workers[self.target.role]
@@ -170,7 +171,7 @@ class Copier:
                 file = file.rename(Path(renamed, posixpath.basename(goal)))
             if file.name == "MLmodel":
                 file.write_text(self._visible_ids(file.read_text(encoding="utf-8")), encoding="utf-8")
-            self.repairing.write(lambda: self.target.applier.upload(owner, goal, file))
+            self.repairing.write(lambda: self.target.side.files.upload(owner, goal, file))
 
     def _visible_ids(self, text: str) -> str:
         """Replace the source's own ids of runs and models in an MLmodel by those that the user knows."""
@@ -225,22 +226,22 @@ class Copier:
                         ended.set()
 
     def _copy(self, key: str, source: Run) -> Run:
-        applier, target = self.target.applier, self.target
+        side, target = self.target.side, self.target
         experiment_id = self.experiment_at_target(source)
-        self.source.applier.remember_run(key, source)
+        self.source.side.ids.remember_run(key, source)
         tags = self._tags_there(key, source)
-        made = target.ask(lambda: applier.find_run([experiment_id], key))
+        made = target.ask(lambda: side.ids.find_run([experiment_id], key))
         new = made is None
         if source.info.lifecycle_stage == "deleted":
             self.state.repairs.note_restored_run(target.role, key)
         if made is None:
             user, start = source.info.user_id, source.info.start_time
-            made = self.repairing.write(lambda: applier._make_run(key, experiment_id, user, start, tags))
+            made = self.repairing.write(lambda: side.runs.make(key, experiment_id, user, start, tags))
         own = self._runs[key] = str(made.info.run_id)
-        applier.remember_run(key, made)
+        side.ids.remember_run(key, made)
         if not new:
             made = target.get_run(own)
-            applier._complete_tags(key, made, tags)
+            side.sender.complete_tags(key, made, tags)
         self._mend(partial(self._send_all, key, source, made, new))
         self._mend(partial(self._copy_files, key, source, made, new))
         for model in self._models_of(source, key):
@@ -293,15 +294,15 @@ class Copier:
         """Give the target's form of a run what hangs on the source's, each model whole there first."""
         if not lacking:
             return
-        applier, run_id = self.target.applier, target.info.run_id
+        side, run_id = self.target.side, target.info.run_id
         if self.state.identity(self.target.role, "run", key) is None:
-            applier.remember_run(key, target)
-        if not applier.has_logged_models:
+            side.ids.remember_run(key, target)
+        if not side.learned.has_logged_models:
             lacking = Attached(lacking.datasets)
         for model in dict.fromkeys([*lacking.inputs, *lacking.outputs]):
             self.bring_model(model)
         with self.awake(key, run_id):
-            self.repairing.write(partial(attach, applier, key, run_id, lacking))
+            self.repairing.write(partial(side.lineage.attach, key, run_id, lacking))
 
     def bring_model(self, key: str) -> None:
         """Copy a logged model to the target unless it is known there. Raises MlflowException."""
@@ -330,7 +331,7 @@ class Copier:
                 tags[name] = parent = self.source.key_of(tags[name])
                 self.run_at_target(parent)
         tags.setdefault("mlflow.runName", source.info.run_name)
-        return {**self.target.applier.own_tags(tags), RUN_TAG: key}
+        return {**self.target.side.ids.own_tags(tags), RUN_TAG: key}
 
     def _send_all(self, key: str, source: Run, made: Run, new: bool) -> None:
         have = {} if new else made.data.params
@@ -352,7 +353,7 @@ class Copier:
             ours = folded(ours, ()) if self.source.writes_once else ours
         else:
             ours, theirs = self.repairing.files(source, made)
-        repository = self.source.applier.workspace.artifacts(source.info.artifact_uri)
+        repository = self.source.side.destination.artifacts(source.info.artifact_uri)
         for path, here, _ in unlike_files(ours, theirs):
             if here is not ABSENT:
                 self._mend(partial(self.put, repository, f"run:{key}", path, ours, theirs))
@@ -369,7 +370,7 @@ class Copier:
                 raise MlflowException.invalid_parameter_value(f"its run {key} is in neither workspace")
             found = self.copy(key, origin)
         if self.state.identity(self.target.role, "run", key) is None:
-            self.target.applier.remember_run(key, found)
+            self.target.side.ids.remember_run(key, found)
         own = self._runs[key] = str(found.info.run_id)
         return own
 
@@ -393,15 +394,15 @@ class Copier:
                 return known
             self._refuse_contested(pair)
             tags = experiment_tags(origin)
-            made = str(self.repairing.write(lambda: self.target.applier._make_experiment(pair.name, tags)))
+            made = str(self.repairing.write(lambda: self.target.side.experiments.make(pair.name, tags)))
             own = {self.source.role: experiment_id, self.target.role: made}
             first = self.survey.first
-            visible = first.applier.experiments.visible(own[first.role])
+            visible = first.side.experiments.visible(own[first.role])
             self.state.repairs.note_made(self.target.role, origin.experiment_id, origin.creation_time, made)
             self.state.set_identity(
                 self.survey.second.role, "experiment", visible, own[self.survey.second.role]
             )
-            self.repairing.engine.remember_experiment(visible, pair.name, tags)
+            self.repairing.engine.state.experiments.remember(visible, pair.name, tags)
             if deleted:
                 self._end_experiment_later(made)
             return made
@@ -419,8 +420,8 @@ class Copier:
 
     def _refuse_contested(self, pair: ExperimentPair) -> None:
         """Refuse to mix runs into another experiment of a name, where one workspace lost the user's own."""
-        target, source = self.target.applier.experiments, self.source.applier.experiments
-        _, there = self.target.applier.find_experiment(pair.name)
+        target, source = self.target.side.experiments, self.source.side.experiments
+        _, there = self.target.side.experiments.find(pair.name)
         if there is None:
             return
         if pair.lost == self.target.role or source.lost(target.seen(there) or ""):
@@ -465,7 +466,7 @@ class Copier:
             return Fix(f"in {role} alone; --from {role} copies it")
         if theirs is None:
             return Fix(f"copied to {role}", partial(self._copy_with_scores, ours, ours.points))
-        applier, key = self.target.applier, ours.key
+        side, key = self.target.side, ours.key
         _, _, what = difference.key.partition(" ")
         kind, _, name = what.partition(" ")
         said = f"as in {self.source.role}"
@@ -477,17 +478,15 @@ class Copier:
             status = ours.facts["status"]
             return Fix(
                 said,
-                lambda: self.repairing.write(lambda: applier.finalize_model(key, status)),
+                lambda: self.repairing.write(lambda: side.models.finalize(key, status)),
             )
         if kind == "tag":
             return self.repairing.fact(
                 f"model/{key}",
                 Difference(difference.run, difference.name, "model", what, difference.values),
                 (ours.facts.get(what), theirs.facts.get(what)),
-                lambda reader, value: reader.applier.change_known_model(
-                    SetModelTags(key, {name: value}), False
-                ),
-                lambda reader: reader.applier.change_known_model(DeleteModelTag(key, name), False),
+                lambda reader, value: reader.side.models.change(SetModelTags(key, {name: value}), False),
+                lambda reader: reader.side.models.change(DeleteModelTag(key, name), False),
             )
         if kind == "metric":
             place = next((p.place for p in ours.points if metric_words(p.place) == name), None)
@@ -500,42 +499,40 @@ class Copier:
             params = {name: ours.facts[what]}
             return Fix(
                 said,
-                lambda: self.repairing.write(
-                    lambda: applier.change_known_model(LogModelParams(key, params), False)
-                ),
+                lambda: self.repairing.write(lambda: side.models.change(LogModelParams(key, params), False)),
             )
         return Fix(f"a logged model's {kind} cannot be changed there")
 
     def _put_model_file(self, key: str, path: str) -> None:
         first, second = self.repairing.comparer.model_files(key)
         ours, theirs = (first, second) if self.repairing.forwards else (second, first)
-        self.put(self.source.applier.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
+        self.put(self.source.side.reader.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
 
     def copy_model(self, model: Model) -> None:
         """Copy a logged model with its files; whoever finds it READY finds it whole."""
-        applier, key = self.target.applier, model.key
+        side, key = self.target.side, model.key
         write = self.repairing.write
         told = self._facts_of(model)
         if model.run:
             self.run_at_target(model.run)
         with self._making:
-            write(lambda: applier.create_model(told, True))
-        ours = self.source.applier.repository(f"model:{key}")
+            write(lambda: side.models.create(told, True))
+        ours = self.source.side.reader.repository(f"model:{key}")
         first, second = self.repairing.comparer.model_files(key)
         files, have = (first, second) if self.repairing.forwards else (second, first)
         for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
             if path not in have:
                 self.put(ours, f"model:{key}", path, files, have)
         if model.facts["status"] != LoggedModelStatus.PENDING.value:
-            write(lambda: applier.finalize_model(key, model.facts["status"]))
+            write(lambda: side.models.finalize(key, model.facts["status"]))
 
     def send_scores(self, model: Model, lacking: Iterable[Scored]) -> None:
         """Send points of a logged model's metrics, each in the run in which it was logged."""
-        applier = self.target.applier
+        side = self.target.side
         for run, points in points_by_run(lacking, model.key, model.run).items():
-            if applier.keeps(model.key):
+            if side.emulated.keeps(model.key):
                 with self._making:
-                    self.repairing.write(partial(model_emulation.note_metrics, applier, points))
+                    self.repairing.write(partial(side.emulation.note_metrics, points))
                 continue
             run_id = self.run_at_target(run)
             with self.awake(run, run_id):
@@ -544,7 +541,7 @@ class Copier:
     def _facts_of(self, model: Model) -> ModelFacts:
         """Return what a logged model was created with, under the ids that the user knows."""
         if model.native is None:
-            return model_emulation.created_as(model_emulation.get(self.source.applier, model.key)[0])
+            return created_as(self.source.side.emulated.facts(model.key))
         own = str(model.native.experiment_id)
         visible = self.state.visible(self.source.role, "experiment", own)
         if visible is None:

@@ -108,15 +108,15 @@ class ExperimentRepairer:
         name = name_by_rule(other, model)
         if name == model.name and experiment.name.startswith("/") and not name.startswith("/"):
             name = posixpath.join(posixpath.dirname(experiment.name), name)  # it stays in its folder
-        own_name, taken = reader.applier.find_experiment(name)
+        own_name, taken = reader.side.experiments.find(name)
         if taken is not None and str(taken.experiment_id) != str(experiment.experiment_id):
             return Fix(f"{reader.role} has another experiment {own_name}")
 
         def rename() -> None:
             reader.ask(lambda: reader.workspace.rename_experiment(experiment.experiment_id, own_name))
             for each, own in ((reader, experiment), (other, model)):
-                if each.applier.workspace.capabilities.names_experiments_itself:
-                    tag = EXPERIMENT_TAG, each.applier._whose(name)
+                if each.side.destination.capabilities.names_experiments_itself:
+                    tag = EXPERIMENT_TAG, each.side.experiments.full_name(name)
                     each.ask(partial(each.workspace.set_experiment_tag, own.experiment_id, *tag))
             self._remember(reader, experiment, name)
 
@@ -128,4 +128,4 @@ class ExperimentRepairer:
         visible = engine.state.visible(reader.role, "experiment", own) or own
         known = engine.state.experiments.facts(visible)
         if known is not None:
-            engine.remember_experiment(visible, name, known.tags)
+            engine.state.experiments.remember(visible, name, known.tags)

@@ -93,7 +93,7 @@ def name_by_rule(reader: WorkspaceReader, experiment: Experiment) -> str:
 
 
 def _forms(reader: WorkspaceReader, name: str) -> set[str]:
-    return reader.applier.experiments.forms(name)
+    return reader.side.experiments.forms(name)
 
 
 def lost_differences(survey: Survey, comparer: Comparer) -> Iterator[tuple[ExperimentPair, Difference]]:

@@ -8,9 +8,9 @@ from functools import partial
 
 from mlflow.entities import Experiment, Run
 
+from dbml_magics.core.delivery.writers.experiments import name_of
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.reconcile.readers import WorkspaceReader
-from dbml_magics.core.tracking.experiments import name_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def experiment_pairs(first: WorkspaceReader, second: WorkspaceReader) -> list[Ex
         there_too = state.identity(second.role, "experiment", visible)
         partner = others.by_id.get(there_too.actual) if there_too is not None else None
         if partner is None and not ours.lost_by_other(own):
-            there = second.applier.workspace.experiment_name(name)
+            there = second.side.destination.experiment_name(name)
             candidates = (tagged.get(name), named.get(there), named.get(told_apart(name, there)))
             partner = next(
                 (
@@ -77,7 +77,7 @@ class _Known:
         self.listed = reader.experiments()
         self.by_id = {str(e.experiment_id): e for e in self.listed}
         self._visible = {
-            own: reader.applier.experiments.seen(e) or f"{reader.role}:{own}" for own, e in self.by_id.items()
+            own: reader.side.experiments.seen(e) or f"{reader.role}:{own}" for own, e in self.by_id.items()
         }
 
     def visible(self, experiment: Experiment) -> str:
@@ -88,14 +88,14 @@ class _Known:
         for visible in others._visible.values():
             known = self.reader.engine.state.identity(self.reader.role, "experiment", visible)
             if known is not None and known.actual and known.actual not in self.by_id:
-                self.reader.ask(partial(self.reader.applier.experiments.look, visible))
+                self.reader.ask(partial(self.reader.side.experiments.look, visible))
 
     def lost_by_other(self, experiment: Experiment) -> bool:
-        return self.other.applier.experiments.lost(self.visible(experiment)) is not None
+        return self.other.side.experiments.lost(self.visible(experiment)) is not None
 
     def fate(self, experiment: Experiment, others: _Known) -> tuple[str, str]:
         """Return (the workspace that had it once, the name of what has its id there now)."""
-        lost = self.other.applier.experiments.lost(self.visible(experiment))
+        lost = self.other.side.experiments.lost(self.visible(experiment))
         if lost is None:
             return "", ""
         instead = others.by_id.get(lost.extra.get("was", ""))

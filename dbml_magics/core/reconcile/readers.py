@@ -16,6 +16,11 @@ from typing import Any, TypeVar
 from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.attached import Attached, Scored, attached, scored
+from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, in_tag, points
+from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_TAG
+from dbml_magics.core.delivery.writers.overflow import ARTIFACT
+from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import (
     EndlessListing,
     MissingEndpoint,
@@ -27,11 +32,7 @@ from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, FileVersion
-from dbml_magics.core.tracking import model_emulation
-from dbml_magics.core.tracking.apply import MODEL_TAG, RUN_TAG, Applier
-from dbml_magics.core.tracking.attached import Attached, Scored, attached, scored
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.overflow import ARTIFACT
 
 PAGE = 1000
 _HISTORY_PAGE = 25_000
@@ -60,7 +61,7 @@ class WorkspaceReader:
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
         self.role = role
-        self.applier: Applier = engine.applier(role)
+        self.side: Side = engine.side(role)
         self.requests = 0
         self._lock = threading.Lock()
         self._keys: dict[str, str] = {}
@@ -71,7 +72,7 @@ class WorkspaceReader:
     @property
     def workspace(self) -> Destination:
         """Return what is asked."""
-        return self.applier.workspace
+        return self.side.destination
 
     def count_request(self) -> None:
         """Count one request more, from any thread."""
@@ -185,18 +186,18 @@ class WorkspaceReader:
     @property
     def writes_once(self) -> bool:
         """Tell whether a file that is there stays, and another content of its name goes beside it."""
-        return self.applier.limits.artifacts_once
+        return self.side.learned.limits.artifacts_once
 
     @property
     def bounded(self) -> bool:
         """Tell whether the service takes only so much of a run, and has the rest in a file of ours."""
-        limits = self.applier.limits
+        limits = self.side.learned.limits
         bounds = limits.metric_names, limits.run_params, limits.run_tags, limits.tag_value, limits.param_value
         return any(bound is not None for bound in bounds)
 
     def overflow(self, run: Run) -> dict[str, Any]:
         """Return what is kept in a file of the run because the service does not take it."""
-        repository = self.applier.workspace.artifacts(run.info.artifact_uri)
+        repository = self.side.destination.artifacts(run.info.artifact_uri)
         folder = posixpath.dirname(ARTIFACT)
         stem = posixpath.splitext(ARTIFACT)[0]
         named = [f.path for f in self._listed(repository, folder) if f.path.startswith(stem)]
@@ -223,7 +224,7 @@ class WorkspaceReader:
         """Yield the logged models of some experiments, also where the service has none and we keep them."""
         if not experiment_ids:
             return
-        if self.applier.has_logged_models:
+        if self.side.learned.has_logged_models:
             try:
                 for found in self._pages(
                     lambda token: self.workspace.search_logged_models(
@@ -233,19 +234,19 @@ class WorkspaceReader:
                     yield self.as_model(found)
                 return
             except MissingEndpoint:
-                self.applier.note_no_logged_models()
-        of_all = partial(model_emulation.of_runs, view=ViewType.ALL)  # a model outlives its run's deletion
-        for told in self.ask(lambda: of_all(self.applier, list(experiment_ids))):
+                self.side.learned.note_no_logged_models()
+        # A model outlives its run's deletion.
+        ids = list(experiment_ids)
+        for told in self.ask(lambda: self.side.emulated.of_runs(ids, ViewType.ALL)):
             # A model that was logged without a run has one here all the same, of its own id.
             run = told.get("run") or ""
             facts = _facts(told["name"], told["status"], told.get("type"), told)
-            points = scored(model_emulation.points(told), str)
-            yield Model(told["id"], told["name"], run, facts, points)
+            yield Model(told["id"], told["name"], run, facts, scored(points(told), str))
 
     def model(self, own: str) -> Model | None:
         """Return a logged model that the service has, by its own id; None where it is gone."""
         try:
-            return self.as_model(self.ask(lambda: self.applier.logged_model(own)))
+            return self.as_model(self.ask(lambda: self.side.ids.logged_model(own)))
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -259,7 +260,7 @@ class WorkspaceReader:
     def model_key_of(self, own: str) -> str:
         """Return the id that the user knows of a logged model by the workspace's own; may ask."""
         known = self.engine.state.visible(self.role, "model", own) or self._model_keys.get(own)
-        if known is None and self.role != self.engine.link.primary and self.applier.has_logged_models:
+        if known is None and self.role != self.engine.link.primary and self.side.learned.has_logged_models:
             found = self.model(own)
             known = found.key if found is not None else own
             if len(self._model_keys) >= _KEYS:
@@ -269,24 +270,24 @@ class WorkspaceReader:
 
     def has_models(self, experiment_id: str) -> bool:
         """Tell whether the service has logged models, asking it once."""
-        if not self._asked_for_models and self.applier.has_logged_models:
+        if not self._asked_for_models and self.side.learned.has_logged_models:
             try:
                 self.ask(lambda: self.workspace.search_logged_models([experiment_id], most=1))
             except MissingEndpoint:
-                self.applier.note_no_logged_models()
+                self.side.learned.note_no_logged_models()
         self._asked_for_models = True
-        return self.applier.has_logged_models
+        return self.side.learned.has_logged_models
 
     def attached(self, run: Run) -> Attached:
         """Return what hangs on a run, of what the service says of runs at all."""
         found = attached(run, self.model_key_of)
-        if not self.applier.has_logged_models:  # the step of what we keep is not known
-            kept = model_emulation.in_tag(run.data.tags.get(model_emulation.MODELS_TAG, ""))
+        if not self.side.learned.has_logged_models:  # the step of what we keep is not known
+            kept = in_tag(run.data.tags.get(MODELS_TAG, ""))
             return Attached(found.datasets, (), dict.fromkeys(kept, 0))
         return Attached(
             found.datasets,
-            tuple(model for model in found.inputs if not self.applier.keeps(model)),
-            {model: step for model, step in found.outputs.items() if not self.applier.keeps(model)},
+            tuple(model for model in found.inputs if not self.side.emulated.keeps(model)),
+            {model: step for model, step in found.outputs.items() if not self.side.emulated.keeps(model)},
         )
 
     def as_model(self, found: LoggedModel) -> Model:
@@ -305,7 +306,7 @@ class WorkspaceReader:
     def known_as(self, key: str, model: Model) -> Model:
         """Return a logged model under the id that both workspaces know it by, and remember that."""
         if model.native is not None and self.engine.state.identity(self.role, "model", key) is None:
-            self.applier.remember_model(key, model.native)
+            self.side.ids.remember_model(key, model.native)
         return replace(model, key=key)
 
 

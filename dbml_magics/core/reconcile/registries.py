@@ -16,11 +16,12 @@ from mlflow.entities.model_registry import (
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.readers import WorkspaceReader
-from dbml_magics.core.tracking.registrations import KEY_TAG, RUN_TAG, TWIN_TAG
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PAGE = 1000
@@ -291,7 +292,7 @@ class Registries:
     def _pairs(self, ours: Iterable[Registered], theirs: Iterable[Registered]) -> list[VersionPair]:
         first, second = self.readers
         others = [v for model in theirs for v in model.versions]
-        place = first.applier.registrations.place
+        place = first.side.versions.place
         by_key = {v.key: v for v in others if v.key}
         by_twin = {v.twin: v for v in others if v.twin}
         by_place = {place(second.role, v.name, v.number): v for v in others}
@@ -328,7 +329,7 @@ class Registries:
     def _of_one_model(self, own: Version, other: Version) -> Version:
         """Name the logged model of two twins alike: one that was named elsewhere says so in its tag."""
         first = self.readers[0]
-        if own.model and other.model and own.model != other.model and first.applier.has_logged_models:
+        if own.model and other.model and own.model != other.model and first.side.learned.has_logged_models:
             found = first.model(first.own_model(own.model))
             if found is not None and found.other_key == other.model:
                 return replace(own, model=other.model)

@@ -9,6 +9,7 @@ from functools import partial
 
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.protocol import Registry
 from dbml_magics.core.model.operations import VersionFacts, VersionSource
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
@@ -29,7 +30,6 @@ from dbml_magics.core.reconcile.registries import (
     version_differences,
 )
 from dbml_magics.core.reconcile.repairer import Repairer
-from dbml_magics.core.tracking.registrations import TWIN_TAG
 from dbml_magics.results.reconcile import Difference
 
 _OF_VERSION = re.compile(r"models:/([^/]+)/(\d+)")
@@ -180,8 +180,8 @@ class RegistryRepairer:
     def _register(self, ours: Version, found: Registries) -> None:
         """Register a version's twin, its files carried over first if need be."""
         source, versions = self.source, self.repairer.state.model_versions
-        registrations, registry = self.target.applier.registrations, self._registry(source)
-        twin = registrations.place(source.role, ours.name, ours.number)
+        registrations, registry = self.target.side.registrations, self._registry(source)
+        twin = self.target.side.versions.place(source.role, ours.name, ours.number)
         key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
         made_of = self._source(ours, found)
         told: VersionFacts = {
@@ -197,12 +197,12 @@ class RegistryRepairer:
             self.repairer.copier.run_at_target(ours.run)
         if made_of["kind"] == "model":
             self.repairer.copier.bring_model(made_of["id"])
-        made = self.repairer.write(lambda: registrations._register(told, True, twin))
+        made = self.repairer.write(lambda: registrations.register(told, True, twin))
         if ours.key:
             versions.note_registered(ours.key, self.target.role, made)
         if ours.stage:
             self._set_stage(made.name, made.version, ours.stage)
-        there = registrations.place(self.target.role, made.name, made.version)
+        there = self.target.side.versions.place(self.target.role, made.name, made.version)
         source.ask(lambda: registry.set_model_version_tag(ours.name, ours.number, TWIN_TAG, there))
 
     def _set_stage(self, name: str, number: str, stage: str) -> None:

@@ -12,6 +12,8 @@ from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.common.hints import say
+from dbml_magics.core.delivery.writers.attached import Attached
+from dbml_magics.core.delivery.writers.batch import Batch
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.compare import (
@@ -28,8 +30,6 @@ from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.reconcile.verify import differences
-from dbml_magics.core.tracking.apply import Batch
-from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.core.tracking.engine import NOTE_TAG
 from dbml_magics.results.reconcile import ABSENT, LOST, UNREAD, Difference
 
@@ -310,7 +310,7 @@ class Repairer(Repairing):
 
         def add() -> Outcome:
             self.copier.attach(case.key, case.target, one)
-            if self.target.applier.lacks("outputs" if kind == "output" else "inputs"):
+            if self.target.side.learned.lacks("outputs" if kind == "output" else "inputs"):
                 return Outcome(False, f"{role} takes no {_WORDS[kind]}s of runs")
             return Outcome(True, f"added to {role}")
 
@@ -322,7 +322,7 @@ class Repairer(Repairing):
             why = next((str(told) for told in case.difference.values.values() if told != "there"), "")
             return Fix(f"none is read or written: {why}")
         if case.difference.values.get(self.source.role, ABSENT) is ABSENT:
-            theirs = self.target.applier.workspace.artifacts(case.target.info.artifact_uri)
+            theirs = self.target.side.destination.artifacts(case.target.info.artifact_uri)
             if type(theirs).delete_artifacts is ArtifactRepository.delete_artifacts:
                 return Fix(f"in {role} alone, where files cannot be deleted one by one")
             return Fix.deletion(
@@ -331,7 +331,7 @@ class Repairer(Repairing):
 
         def upload() -> None:
             self._know(case.key, case.source, case.target)
-            ours = self.source.applier.workspace.artifacts(case.source.info.artifact_uri)
+            ours = self.source.side.destination.artifacts(case.source.info.artifact_uri)
             self.copier.put(ours, f"run:{case.key}", path, *case.files())
 
         return Fix(f"uploaded to {role}", upload)
@@ -340,7 +340,7 @@ class Repairer(Repairing):
         """Let the link know both forms of a run, as it does of those that it made."""
         for reader, run in ((self.source, source), (self.target, target)):
             if self.state.identity(reader.role, "run", key) is None:
-                reader.applier.remember_run(key, run)
+                reader.side.ids.remember_run(key, run)
 
 
 def edited_tags(run: Run) -> dict[str, str]:

@@ -10,6 +10,8 @@ from typing import Any
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.writers.attached import Attached
+from dbml_magics.core.delivery.writers.causes import cause_of
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error
 from dbml_magics.core.reconcile.compare import (
     Comparer,
@@ -19,8 +21,6 @@ from dbml_magics.core.reconcile.fixes import Fix, Outcome
 from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.survey import Survey
-from dbml_magics.core.tracking.apply import cause_of
-from dbml_magics.core.tracking.attached import Attached
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 

@@ -13,12 +13,12 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import runs
+from dbml_magics.core.delivery.writers.causes import cause_of
+from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error, is_missing
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
-from dbml_magics.core.tracking.apply import cause_of
 from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.model_emulation import MODELS_TAG
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
 from dbml_magics.results.reconcile import UNREAD, Difference
 
@@ -205,7 +205,7 @@ class Survey:
         else:
             ids = self._counterpart(str(other.info.experiment_id), number)
         for experiment_id in ids:
-            found = reader.ask(partial(reader.applier.find_run, [experiment_id], key))
+            found = reader.ask(partial(reader.side.ids.find_run, [experiment_id], key))
             if found is not None:
                 return found
         return None

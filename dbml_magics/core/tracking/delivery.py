@@ -18,6 +18,11 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.common.config import DELIVERY_TIMEOUT_S
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.delivery.scheduler import Scheduler
+from dbml_magics.core.delivery.writers.acknowledged import Missing
+from dbml_magics.core.delivery.writers.batch import Batch, Rejected, within
+from dbml_magics.core.delivery.writers.causes import cause_of, time_and_again
+from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE, registration_queue
+from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
@@ -53,19 +58,9 @@ from dbml_magics.core.model.operations import (
     point_of,
 )
 from dbml_magics.core.model.sendable import LEAST, MOST, is_text
-from dbml_magics.core.tracking.acknowledged import Missing
-from dbml_magics.core.tracking.apply import (
-    Applier,
-    Batch,
-    Rejected,
-    cause_of,
-    time_and_again,
-    within,
-)
 from dbml_magics.core.tracking.containers import Containers
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry, copy_of
 from dbml_magics.core.tracking.lease import Lease, Watch
-from dbml_magics.core.tracking.registrations import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.tracking.view import TERMINAL, mark
 from dbml_magics.errors import JournalError
 
@@ -83,6 +78,7 @@ _IN_FLIGHT_S = 2.0  # how long a request may be under way whose sender is dead
 _NOTHING: dict[str, str] = {}
 _OF_MACHINE = (sqlite3.Error, JournalError)  # this machine's trouble, and no write's: a full disk
 _HELD_S, _HELD_LONGEST_S = 15.0, 600.0  # between two tries of files that are not taken now
+_PARTS = 10_000  # of a queue that goes before another
 HELD_QUEUE = "held"
 _OF_MODEL = (CreateModel, FinalizeModel, SetModelTags, DeleteModelTag, LogModelParams, DeleteModel)
 _OF_REGISTRY = (RegisterVersion, ChangeRegistry)
@@ -136,7 +132,7 @@ class DeliveryWorker:
         self.role = role
         self.clock = engine.clock
         self.health = engine.health[role]
-        self.applier = Applier(engine, role)
+        self.side = Side(role, engine.parts, self)
         self.delivered = 0
         self.scheduler = Scheduler(LINK_QUEUE, engine.chance)
         # Flags and waiters, as they are set and waited for in the main thread, where an interrupt may come.
@@ -240,7 +236,7 @@ class DeliveryWorker:
         self.held = UploadRetries(self)
         self.lease.after_fork()
         self._lease_lock = threading.Lock()
-        self.applier = Applier(self.engine, self.role)
+        self.side = Side(self.role, self.engine.parts, self)
 
     def wait_for_arrival(self, seconds: float) -> None:
         """Wait until something has arrived, at most so long."""
@@ -348,7 +344,7 @@ class DeliveryWorker:
             self._nudge.clear()
             if self._urgent.is_set() or self._stop.is_set():
                 return
-            batch = self.applier.limits.metrics
+            batch = self.side.learned.limits.metrics
             left = self.scheduler.gathering_seconds(began, self.clock.monotonic(), batch)
             if left <= 0:
                 return
@@ -356,7 +352,7 @@ class DeliveryWorker:
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
-        overflow = self.applier.overflow
+        overflow = self.side.overflow
         if overflow.unwritten() and not self.health.away and self.health.pause() == 0:
             with self._work_lock, call_timeout(DELIVERY_TIMEOUT_S):
                 overflow.write_due(lambda run: self.engine.is_waiting(self.role, run), at_once=urgent)
@@ -378,7 +374,7 @@ class DeliveryWorker:
         """Ask the workspace whether it answers at all."""
         try:
             with call_timeout(_PROBE_S):
-                self.applier.workspace.ping()
+                self.side.destination.ping()
         except Exception as error:
             self.health.trouble(error if isinstance(error, Unavailable) else Unavailable(cause_of(error)))
             return False
@@ -429,9 +425,15 @@ class DeliveryWorker:
                 return True
             self.scheduler.delivered(queue)
             if not more:
-                self.applier.there.clear()
+                self.side.points.forget_all()
                 self.engine.tidy(queue)
             return more
+
+    def deliver_first(self, queue: str) -> None:
+        """Deliver a queue as far as it goes now, within the turn of another one that comes after it."""
+        for _ in range(_PARTS):
+            if not self.deliver(queue) or self.scheduler.paused(queue):
+                return
 
     def _when_away(self, queue: str, error: Unavailable) -> None:
         alone = self.scheduler.unavailable(queue, error, self.clock.monotonic())
@@ -568,7 +570,8 @@ class _Part:
         self.worker = worker
         self.engine = worker.engine
         self.state = worker.engine.state
-        self.applier = worker.applier
+        self.side = worker.side
+        self.learned = worker.side.learned
         self.role = worker.role
         self.queue = queue
         self.offsets: dict[str, int] = {}
@@ -582,7 +585,7 @@ class _Part:
 
     def deliver(self) -> bool:
         sizes = self.engine.journal.files(self.queue)
-        limit, waits_from = 4 * self.applier.limits.metrics, self.worker.containers.limit(self.queue)
+        limit, waits_from = 4 * self.learned.limits.metrics, self.worker.containers.limit(self.queue)
         for handled, entry in enumerate(
             self.engine.journal.entries(self.queue, sizes, self.offsets), start=1
         ):
@@ -643,7 +646,7 @@ class _Part:
     def _make_room(self, points: int, params: int, tags: int, size: int, new_params: dict[str, str]) -> None:
         if not self.count:
             return
-        limits, batch = self.applier.limits, self.batch
+        limits, batch = self.learned.limits, self.batch
         changed = bool(new_params) and any(batch.params.get(k, v) != v for k, v in new_params.items())
         if (
             len(batch.metrics) + points > limits.metrics
@@ -661,8 +664,7 @@ class _Part:
         self.bytes += entry.end - entry.start
 
     def _in_doubt(self) -> bool:
-        if self.queue in self.applier.adopted:
-            self.applier.adopted.discard(self.queue)
+        if self.side.adoption.settle_doubt(self.queue):
             self._read_cursors()
         in_doubt = any(self.offsets.get(file, 0) < self.doubtful_to.get(file, 0) for file in self.ends)
         if in_doubt:
@@ -702,15 +704,15 @@ class _Part:
         self._done()
 
     def _send_batch(self) -> Rejected:
-        self.applier.make_ready(self.queue)
+        self.side.batches.make_ready(self.queue)
         in_doubt = self._in_doubt()
         before = {file: self.doubtful_to.get(file, 0) for file in self.ends}
         self.state.mark_sending(self.role, self.queue, self.ends)
         rejected: Rejected = []
         stuck = self.worker.is_stuck(self.queue)
-        for number, part in enumerate(within(self.batch, self.applier.limits)):
+        for number, part in enumerate(within(self.batch, self.learned.limits)):
             try:
-                rejected += self.applier.batch(self.queue, part, in_doubt, in_pieces=stuck)
+                rejected += self.side.batches.send(self.queue, part, in_doubt, in_pieces=stuck)
             except Unavailable as error:
                 if number == 0 and not error.sent:
                     self.state.unmark_sending(self.role, self.queue, before)
@@ -741,7 +743,7 @@ class _Part:
         self.state.mark_sending(self.role, self.queue, self.ends)
         in_doubt = self._in_doubt()
         try:
-            self.applier.apply(self.queue, op, in_doubt)
+            self.side.apply(self.queue, op, in_doubt)
         except Unavailable as error:
             if not error.sent and not error.denied:
                 self.state.unmark_sending(self.role, self.queue, before)
@@ -789,10 +791,10 @@ class _Part:
 
         Raises Unavailable.
         """
-        if not self.applier.tracked:
+        if not self.side.ids.is_tracked:
             return
         try:
-            missing = self.applier.missing_at_end(self.queue)
+            missing = self.side.batches.missing_at_end(self.queue)
             if missing:
                 _log.warning(
                     "dbml_magics: %s acknowledged writes of run %s that it does not have (%s): sent again",
@@ -801,7 +803,7 @@ class _Part:
                     missing,
                 )
                 self._send_missing(missing, op)
-                left = self.applier.missing_at_end(self.queue)
+                left = self.side.batches.missing_at_end(self.queue)
                 self.state.receipts.note_resent(self.role, self.queue, str(missing))
                 if left:
                     self._reject_missing(left)
@@ -810,19 +812,19 @@ class _Part:
                 raise
         except MlflowException as error:  # nobody may read it: what was acknowledged has to do
             _log.debug("run %s at %s could not be compared: %s", self.queue, self.role, error)
-        self.applier.acknowledged.forget(self.applier.run_at(self.queue))
+        self.side.acknowledged.forget(self.side.ids.run_at(self.queue))
 
     def _send_missing(self, missing: Missing, op: Operation) -> None:
         for points in self._points_of(missing.metrics):
             self._send_again(Batch(metrics=points))
-        for part in within(Batch([], dict(missing.params), dict(missing.tags)), self.applier.limits):
+        for part in within(Batch([], dict(missing.params), dict(missing.tags)), self.learned.limits):
             self._send_again(part)
         if missing.status:
-            self.applier.apply(self.queue, op, True)
+            self.side.apply(self.queue, op, True)
 
     def _points_of(self, metrics: frozenset[str]) -> Iterator[list[Point]]:
         """Yield what the journal has of some metrics of the run, as many points at a time as fit a batch."""
-        journal, points, limit = self.engine.journal, list[Point](), self.applier.limits.metrics
+        journal, points, limit = self.engine.journal, list[Point](), self.learned.limits.metrics
         for entry in journal.entries(self.queue, journal.files(self.queue), {}) if metrics else ():
             items = None if entry.line is None else _items_of(decode(entry.line), self.role)
             points += [point for point in items[0] if point[0] in metrics] if items else []
@@ -833,7 +835,7 @@ class _Part:
             yield points
 
     def _send_again(self, part: Batch) -> None:
-        for op, cause in self.applier.batch(self.queue, part, True):
+        for op, cause in self.side.batches.send(self.queue, part, True):
             self.state.reject(self.role, self.queue, op.encode(), cause)
 
     def _reject_missing(self, missing: Missing) -> None:
@@ -843,7 +845,7 @@ class _Part:
             lacking = LogBatch([], dict(missing.params), dict(missing.tags))
             self.state.reject(self.role, self.queue, lacking.encode(), cause)
         for points in self._points_of(missing.metrics):
-            if absent := self.applier.absent(self.queue, points):
+            if absent := self.side.batches.absent(self.queue, points):
                 self.state.reject(self.role, self.queue, LogBatch(absent, {}, {}).encode(), cause)
 
     def _passed(self, op: Operation) -> None:
@@ -869,8 +871,8 @@ class _Part:
             raise error
         failure, alone = error, True
         if isinstance(op, _OF_RUN):
-            failed = self.applier.retry_in_isolation(
-                self.queue, lambda: self.applier.apply(self.queue, op, True)
+            failed = self.side.batches.retry_in_isolation(
+                self.queue, lambda: self.side.apply(self.queue, op, True)
             )
             if failed is None:
                 return
@@ -881,7 +883,7 @@ class _Part:
                 raise error
         cause = time_and_again(failure, alone=alone)
         if isinstance(op, CreateRun):
-            self.applier.give_up_run(self.queue, cause)
+            self.side.runs.give_up(self.queue, cause)
         self._refused(op, line, MlflowException(cause))
 
     def _reject_damaged(self, text: str) -> None:
@@ -949,12 +951,12 @@ class _Part:
             if isinstance(op, UpdateRun) and not _ends(op) and ended:
                 # MLflow's rename says RUNNING too: what came after it shall stand.
                 op = UpdateRun(name=op.name)
-            self.applier.apply(self.queue, op, True)
+            self.side.apply(self.queue, op, True)
             return []
         refused: Rejected = []
         # Always in doubt: a part of it may have arrived before it was refused, or another way since.
-        for part in within(Batch(*items), self.applier.limits):
-            refused += self.applier.batch(self.queue, part, True)
+        for part in within(Batch(*items), self.learned.limits):
+            refused += self.side.batches.send(self.queue, part, True)
         return refused
 
     def _done(self) -> None:

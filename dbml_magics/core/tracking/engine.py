@@ -18,9 +18,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -34,6 +34,9 @@ from dbml_magics.common.config import (
 from dbml_magics.common.hints import say
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.clock import SYSTEM, Clock
+from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, in_tag
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.side import LinkParts, Side
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
@@ -45,7 +48,6 @@ from dbml_magics.core.model.operations import (
     BATCHED,
     CreateRun,
     LogBatch,
-    ModelFacts,
     Operation,
     StoredFile,
     UpdateRun,
@@ -55,12 +57,9 @@ from dbml_magics.core.model.operations import (
     read_as,
 )
 from dbml_magics.core.model.sendable import refuse_bad_text, required
-from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
-from dbml_magics.core.tracking import handoff, model_emulation, shutdown
-from dbml_magics.core.tracking.apply import RUN_TAG, Applier, is_model_id, no_such_model
-from dbml_magics.core.tracking.attached import facts_of
+from dbml_magics.core.tracking import handoff, shutdown
 from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
@@ -174,6 +173,17 @@ class Engine:
         }
         self.witnesses = {role: self.journal.witness(role, n) for n, role in enumerate(link.used, start=1)}
         self.state.on_step = lambda role, count: self.witnesses[role].note(count)
+        self.parts = LinkParts(
+            link,
+            self.workspaces,
+            self.health,
+            self.state,
+            self.journal,
+            self,
+            clock,
+            lambda role: self.side(role).reader,
+        )
+        """What the writers of every workspace get of this link."""
         self.workers: dict[str, DeliveryWorker] = {role: DeliveryWorker(self, role) for role in link.used}
         self._workers: tuple[DeliveryWorker, ...] = tuple(self.workers.values())
         self._live: dict[str, _LiveQueue] = {}
@@ -263,14 +273,14 @@ class Engine:
             self.state.link_notes.note_began(began)
         return began
 
-    def applier(self, role: str) -> Applier:
-        """Return what applies writes at a workspace (and knows its ids)."""
-        return self.workers[role].applier
+    def side(self, role: str) -> Side:
+        """Return one workspace's ids and writers."""
+        return self.workers[role].side
 
     @property
-    def primary(self) -> Applier:
-        """Return the applier of the workspace that names runs."""
-        return self.applier(self.link.primary)
+    def primary(self) -> Side:
+        """Return the side at which runs are named."""
+        return self.side(self.link.primary)
 
     def artifact_uri(self, kind: str, name: str) -> str:
         """Return the link's own URI of a run's or model's files."""
@@ -525,15 +535,6 @@ class Engine:
             self.state.experiments.note_queue(run_id, run.info.experiment_id)
         return RunView.from_run(run, self.artifact_uri("run", run_id))
 
-    def _known_at(self, applier: Applier, run_id: str) -> str:
-        """Return a workspace's id of a run without making one there."""
-        known = self.state.identity(applier.role, "run", run_id)
-        if known is not None:
-            return known.actual
-        if applier.role == self.link.primary:
-            return run_id
-        raise MlflowException(f"Run '{run_id}' not found", RESOURCE_DOES_NOT_EXIST)
-
     def get_run(self, run_id: str) -> Run:
         """Return a run: from its view while it lives here or is on its way, else from the primary."""
         live = self._live.get(run_id)
@@ -571,19 +572,19 @@ class Engine:
             return True
         return self.is_waiting(self.link.primary, live.view.queue)
 
-    def _run_at(self, applier: Applier, run_id: str) -> Run:
+    def _run_at(self, side: Side, run_id: str) -> Run:
         try:
-            found = applier.workspace.get_run(self._known_at(applier, run_id))
+            found = side.destination.get_run(side.ids.known_run(run_id))
         except MlflowException as error:
-            if applier.role != self.link.primary or not is_missing(error):
+            if side.role != self.link.primary or not is_missing(error):
                 raise
             if (elsewhere := self._begun_at_mirror(run_id)) is not None:
                 return elsewhere
-            if (named := applier.run_by_tag(run_id)) is None:
+            if (named := side.ids.run_by_tag(run_id)) is None:
                 raise
-            applier.remember_run(run_id, named)
+            side.ids.remember_run(run_id, named)
             found = named
-        return self.translate_run(found, run_id, applier.role)
+        return self.translate_run(found, run_id, side.role)
 
     def _begun_at_mirror(self, run_id: str) -> Run | None:
         """Return a run that was begun at the mirror without the link (an Azure ML job's), or None.
@@ -591,43 +592,39 @@ class Engine:
         It keeps its id; the primary gets a copy once something is logged to it.
         """
         for role in self.link.tracked[1:]:
-            applier = self.applier(role)
+            side = self.side(role)
             if self.health[role].away or self.state.visible(role, "run", run_id) not in (None, run_id):
                 continue
             try:
-                found = self.health[role].ask(partial(applier.workspace.get_run, run_id), _SECOND_ASK_S)
+                found = self.health[role].ask(partial(side.destination.get_run, run_id), _SECOND_ASK_S)
                 if RUN_TAG in found.data.tags and found.data.tags[RUN_TAG] != run_id:
                     continue
-                experiment = self._experiment_begun_at(applier, found.info.experiment_id)
+                experiment = self._experiment_begun_at(side, found.info.experiment_id)
             except MlflowException:
                 continue
             if self.state.identity(role, "run", run_id) is None:
                 self.state.creations.note_began_at(run_id, role)
-                applier.remember_run(run_id, found)
+                side.ids.remember_run(run_id, found)
             found = self.translate_run(found, run_id, role)
             with_fields(found.info, experiment_id=experiment)
             return found
         return None
 
-    def _experiment_begun_at(self, applier: Applier, actual: str) -> str:
+    def _experiment_begun_at(self, side: Side, actual: str) -> str:
         """Return the user's id of an experiment of the mirror's, which is made at the primary if need be."""
-        known = self.state.visible(applier.role, "experiment", actual)
+        known = self.state.visible(side.role, "experiment", actual)
         if known is not None:
             return known
         from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 
-        there = applier.workspace.get_experiment(actual)
+        there = side.destination.get_experiment(actual)
         name = there.tags.get(EXPERIMENT_TAG, there.name)
         visible = self.state.experiments.named(name)
         if visible is None:
-            visible = self.ask_primary(lambda primary: primary.own_experiment(name))
-            self.remember_experiment(visible, name, {})
-        self.state.set_identity(applier.role, "experiment", visible, actual)
+            visible = self.ask_primary(lambda primary: primary.experiments.make(name, {}))
+            self.state.experiments.remember(visible, name, {})
+        self.state.set_identity(side.role, "experiment", visible, actual)
         return visible
-
-    def began_at(self, run_id: str) -> str:
-        """Return the role of the workspace that has a run which began without the link."""
-        return self.state.creations.began_at(run_id) or self.link.primary
 
     def view_of(self, run_id: str) -> RunView | None:
         """Return the run's view where the run is read from it, else None."""
@@ -691,17 +688,17 @@ class Engine:
 
     # --- asking
 
-    def read(self, question: Callable[[Applier], T]) -> T:
+    def read(self, question: Callable[[Side], T]) -> T:
         """Ask the primary, or the mirror when the primary is away. Raises Unavailable, or the refusal."""
         return self.answered(question)[1]
 
-    def answered(self, question: Callable[[Applier], T]) -> tuple[str, T]:
+    def answered(self, question: Callable[[Side], T]) -> tuple[str, T]:
         """Ask as :meth:`read` does; returns (the role that answered, its answer)."""
         failure: Exception | None = None
         for role in self.link.tracked:
             budget = identity_budget_seconds() if failure is None else _SECOND_ASK_S
             try:
-                return role, self.health[role].ask(partial(question, self.applier(role)), budget)
+                return role, self.health[role].ask(partial(question, self.side(role)), budget)
             except Unavailable as error:
                 failure = failure or error
             except MlflowException as error:
@@ -719,7 +716,7 @@ class Engine:
             ) from failure
         raise failure
 
-    def ask_primary(self, question: Callable[[Applier], T]) -> T:
+    def ask_primary(self, question: Callable[[Side], T]) -> T:
         """Ask the primary for what it alone can name, within the budget. Raises Unavailable, or a refusal."""
         return self.health[self.link.primary].ask(lambda: question(self.primary), what="name")
 
@@ -741,9 +738,9 @@ class Engine:
             with_fields(inputs, model_id=self._visible("model", inputs.model_id, role))
         # What the workspaces keep for us says nothing that the run itself does not say here.
         run.data.tags.pop(RUN_TAG, None)
-        kept = run.data.tags.pop(model_emulation.MODELS_TAG, None)
+        kept = run.data.tags.pop(MODELS_TAG, None)
         if kept:
-            _add_outputs(run, [self._visible("model", model, role) for model in model_emulation.in_tag(kept)])
+            _add_outputs(run, [self._visible("model", model, role) for model in in_tag(kept)])
         return run
 
     def _visible(self, kind: str, actual: str, role: str | None = None) -> str:
@@ -766,26 +763,9 @@ class Engine:
 
         Two servers count their experiments alike, so an id means nothing without the ``role`` it comes from.
         """
-        return self.applier(role or self.link.primary).experiments.visible(str(actual))
+        return self.side(role or self.link.primary).experiments.visible(str(actual))
 
     # --- experiments
-
-    def remember_experiment(self, experiment_id: str, name: str, tags: dict[str, str]) -> None:
-        """Remember what the other workspace needs to have the experiment too."""
-        self.state.experiments.note(experiment_id, name, tags)
-        self.state.experiments.note_name(name, experiment_id)
-
-    def experiment_facts(self, experiment_id: str) -> ExperimentFacts:
-        """Return the user's name of an experiment and its tags, asking the primary if need be."""
-        known = self.state.experiments.facts(experiment_id)
-        if known is None:
-            found: Experiment = self.primary.workspace.get_experiment(experiment_id)
-            from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
-
-            tags = {k: v for k, v in found.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
-            known = ExperimentFacts(found.tags.get(EXPERIMENT_TAG, found.name), tags)
-            self.remember_experiment(experiment_id, known.name, tags)
-        return known
 
     def note_renamed(self, experiment_id: str, name: str) -> None:
         """Remember that an experiment had a name that may be another one's from now on."""
@@ -840,9 +820,7 @@ class Engine:
         if known is not None:
             return known[0]
         try:
-            role, found = self.answered(
-                lambda a: a.workspace.get_logged_model(self.model_known_at(a, model_id))
-            )
+            role, found = self.answered(lambda a: a.destination.get_logged_model(a.ids.known_model(model_id)))
             queue = self.visible_run(found.source_run_id) if found.source_run_id else model_id
             experiment_id = self.visible_experiment(found.experiment_id, role)
             self.state.experiments.note_queue(queue, experiment_id)
@@ -852,29 +830,6 @@ class Engine:
                 return queue
         self.state.remember_model(model_id, queue, {})
         return queue
-
-    def model_known_at(self, applier: Applier, model_id: str) -> str:
-        """Return a workspace's id of a logged model without making one there."""
-        known = self.state.identity(applier.role, "model", model_id)
-        if known is not None:
-            return known.actual
-        if applier.role == self.link.primary and is_model_id(str(model_id)):
-            return model_id
-        raise no_such_model(model_id)
-
-    def model_facts(self, model_id: str) -> ModelFacts | None:
-        """Return what a model was created with, if this machine knows."""
-        known = self.state.model(model_id)
-        return known[1] or None if known else None
-
-    def model_facts_from_primary(self, model_id: str) -> ModelFacts:
-        """Return what a model was created with, as the primary says."""
-        primary = self.primary
-        if primary.keeps(model_id):
-            return model_emulation.get(primary, model_id)[0].copy()
-        found = primary.workspace.get_logged_model(self.model_known_at(primary, model_id))
-        run = self.visible_run(found.source_run_id) if found.source_run_id else None
-        return facts_of(found, model_id, self.visible_experiment(found.experiment_id), run)
 
     # --- artifacts
 
@@ -945,7 +900,7 @@ class Engine:
             count += n
             if stamp is not None:
                 oldest = stamp if oldest is None else min(oldest, stamp)
-        count += len(self.applier(role).overflow.unwritten())
+        count += len(self.side(role).overflow.unwritten())
         return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
 
     def goal(self, queues: Iterable[str] | None = None) -> Goal:
@@ -968,8 +923,8 @@ class Engine:
         goal = self.goal(queues) if goal is None else goal
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            goal = {q: left for q, files in goal.items() if (left := self._left(role, q, files))}
-            if not goal and not (queues is None and worker.applier.overflow.on_their_way()):
+            goal = {q: left for q, files in goal.items() if (left := self.left(role, q, files))}
+            if not goal and not (queues is None and worker.side.overflow.on_their_way()):
                 return True
             if until is not None and time.monotonic() >= until:
                 return False
@@ -995,7 +950,8 @@ class Engine:
                 break
         return True
 
-    def _left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
+    def left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
+        """Return what of a goal in one queue is still on its way to a workspace."""
         cursors = self.state.cursors(role, queue)
         there = self.journal.files(queue)
         return {f: s for f, s in goal.items() if f in there and s > cursors.get(f, (0, 0))[0]}
@@ -1069,7 +1025,7 @@ class Engine:
         if not self.journal.files(queue):
             self._live.pop(queue, None)
             for worker in self._workers:
-                worker.applier.overflow.clear(queue)
+                worker.side.overflow.clear(queue)
             if self.journal.has_spooled():
                 self.journal.drop_orphans(self.state.is_dead_copy)
 
@@ -1141,7 +1097,7 @@ class Engine:
         """Return what is this process's to see to: what it wrote, and what processes that ended left."""
         goal = {}
         for queue, files in self.goal().items():
-            there = self._left(role, queue, files)
+            there = self.left(role, queue, files)
             goal[queue] = {
                 f: s for f, s in there.items() if self.journal.is_own(f) or self.journal.is_left(queue, f)
             }
@@ -1149,7 +1105,7 @@ class Engine:
 
     def _count(self, role: str, goal: Goal) -> int:
         """Return how many writes of a goal wait for a workspace, the rows of overflow files with them."""
-        count = len(self.applier(role).overflow.unwritten())
+        count = len(self.side(role).overflow.unwritten())
         for queue, files in goal.items():
             cursors = self.state.cursors(role, queue)
             for file, size in files.items():

@@ -113,7 +113,7 @@ def put(engine: Engine) -> Path | None:
             _write(engine, path, files, copies, writes)
             _forget(engine.journal, engine.state, moved)
             for role in engine.link.used:
-                for run in engine.applier(role).overflow.unwritten():
+                for run in engine.side(role).overflow.unwritten():
                     engine.state.overflow_rows.clear(role, run)
                     engine.state.overflow_files.forget(role, run)
         finally:

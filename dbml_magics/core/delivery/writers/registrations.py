@@ -12,19 +12,31 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.writers.emulated_models import EmulatedModels
+from dbml_magics.core.delivery.writers.files import Files
+from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
+from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.lineage import Lineage
+from dbml_magics.core.delivery.writers.models import Models
+from dbml_magics.core.delivery.writers.ports import Queues, Topology, Turns
+from dbml_magics.core.delivery.writers.reader import Reader
+from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG, Versions
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
-from dbml_magics.core.destinations.protocol import Registry
+from dbml_magics.core.destinations.protocol import Destination, Registry
 from dbml_magics.core.model.operations import (
     ChangeRegistry,
     LogArtifact,
@@ -34,23 +46,14 @@ from dbml_magics.core.model.operations import (
     read_as,
 )
 from dbml_magics.core.model.sendable import refuse_bad_text
-from dbml_magics.core.outbox.model_versions import Answer, Refusal, Registered
+from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
+from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
-from dbml_magics.core.tracking.attached import attach_output
-from dbml_magics.core.tracking.journal import LINK_QUEUE
-
-if TYPE_CHECKING:
-    from dbml_magics.core.outbox.state import State
-    from dbml_magics.core.tracking.apply import Applier
-    from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.journal import LINK_QUEUE, Journal
 
 REGISTRY_QUEUE = "registry"
-KEY_TAG = "dbml_key"
-RUN_TAG = "dbml_run_id"
-TWIN_TAG = "dbml_twin"
 _READY_WITHIN_S = 300.0
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
-_PARTS = 10_000
 
 
 def registration_queue(key: str) -> str:
@@ -67,18 +70,23 @@ def note_asked(state: State, queue: str, told: VersionFacts) -> None:
     state.model_versions.ask(queue, told)
 
 
-def check_before(engine: Engine, told: VersionFacts) -> None:
+def check_before(
+    destinations: Mapping[str, Destination],
+    files_of: Callable[[str], ArtifactRepository],
+    told: VersionFacts,
+) -> None:
     """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it.
 
     Raises MLflow's refusal for text that no workspace can be sent.
     """
     refuse_bad_text(f"the version of {told['name']!r}:", told)
     for role in told["to"]:
-        workspace = engine.workspaces[role]
-        workspace.check_version(told["name"], told["tags"], lambda: _mlmodel(engine, told["source"]))
+        destinations[role].check_version(
+            told["name"], told["tags"], lambda: _mlmodel(files_of, told["source"])
+        )
 
 
-def _mlmodel(engine: Engine, source: VersionSource) -> dict[str, Any] | None:
+def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSource) -> dict[str, Any] | None:
     """Return the content of a model's file MLmodel, or None where it cannot be read now."""
     if source["kind"] not in ("model", "run"):
         return None
@@ -86,28 +94,45 @@ def _mlmodel(engine: Engine, source: VersionSource) -> dict[str, Any] | None:
     path = posixpath.join(source.get("path") or "", "MLmodel")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            file = engine.files_of(owner).download_artifacts(path, folder)
+            file = files_of(owner).download_artifacts(path, folder)
             read = yaml.safe_load(Path(file).read_text())
     except (MlflowException, OSError, yaml.YAMLError):
         return None
     return read if isinstance(read, dict) else None
 
 
+@dataclass(eq=False)
 class Registrations:
     """Registers versions and makes registry writes at one workspace."""
 
-    def __init__(self, applier: Applier) -> None:
-        self.applier = applier
-        self.role = applier.role
-        self.state = applier.state
-        self.versions = applier.state.model_versions
-        self._under_way: set[str] = set()
-        self._goals: dict[str, dict[str, int]] = {}
+    role: str
+    topology: Topology
+    destination: Destination
+    learned: Learned
+    state: State
+    ids: Ids
+    emulated: EmulatedModels
+    versions: Versions
+    models: Models
+    lineage: Lineage
+    files: Files
+    reader: Reader
+    journal: Journal
+    queues: Queues
+    turns: Turns
+    clock: Clock
+    _under_way: set[str] = field(default_factory=set, init=False)
+    _goals: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
 
     @property
     def registry(self) -> Registry:
         """Return the destination as a registry."""
-        return self.applier.workspace
+        return self.destination
+
+    @property
+    def notes(self) -> ModelVersions:
+        """Return what is remembered of registrations."""
+        return self.state.model_versions
 
     # --- versions
 
@@ -119,19 +144,19 @@ class Registrations:
         with self._within(queue):
             self._deliver_first(REGISTRY_QUEUE)
             self._await_registrations(told.get("after") or {})
-        if not self.applier.tracked:
+        if not self.ids.is_tracked:
             self._await_primary(source_queue, told["key"])
         self._await_files(source_queue, told)
         key, others = told["key"], [role for role in told["to"] if role != self.role]
-        made = self.versions.registered(key, self.role)
+        made = self.notes.registered(key, self.role)
         if made is None:  # or refused before, and tried again
-            twin = next((self._twin(role, self.versions.registered(key, role)) for role in others), None)
-            made = self._register(told, in_doubt, twin)
+            twin = next((self._twin(role, self.notes.registered(key, role)) for role in others), None)
+            made = self.register(told, in_doubt, twin)
         for role, other in self._note_registered(key, made, others).items():
             if isinstance(other, Registered):
                 self._exchange(told, made, role, other)
         self._replay(queue, key)
-        self.versions.open_of(told["name"])  # which forgets what all have answered
+        self.notes.open_of(told["name"])  # which forgets what all have answered
 
     def register_now(self, told: VersionFacts, within: float) -> None:
         """Register one version at the call that asks for it.
@@ -139,18 +164,18 @@ class Registrations:
         Raises the registry's refusal, or Unavailable.
         """
         try:
-            made = self._register(told, False, None, within)
+            made = self.register(told, False, None, within)
         except MlflowException as error:
             if not isinstance(error, Unavailable):
-                self.versions.settle(told["key"], self.role)
+                self.notes.settle(told["key"], self.role)
             raise
         self._note_registered(told["key"], made, ())
 
     def _note_registered(self, key: str, made: Registered, others: Iterable[str]) -> Mapping[str, Answer]:
         """Keep the version that was made for a registration; returns what ``others`` answered before."""
-        if self.role == self.applier.engine.link.registries[0]:
-            self.versions.note_number(made.name, made.version, key)
-        return self.versions.exchange(key, self.role, made, others)
+        if self.role == self.topology.registries[0]:
+            self.notes.note_number(made.name, made.version, key)
+        return self.notes.exchange(key, self.role, made, others)
 
     @contextmanager
     def _within(self, queue: str) -> Iterator[None]:
@@ -164,35 +189,30 @@ class Registrations:
 
     def _deliver_first(self, queue: str) -> None:
         """Deliver another queue as far as it goes: what is in it was asked for earlier."""
-        if queue in self._under_way or not self.applier.engine.is_waiting(self.role, queue):
+        if queue in self._under_way or not self.queues.is_waiting(self.role, queue):
             return
-        worker = self.applier.engine.workers[self.role]
         with self._within(queue):
-            for _ in range(_PARTS):
-                if not worker.deliver(queue) or worker.scheduler.paused(queue):
-                    return
+            self.turns.deliver_first(queue)
 
     def _await_registrations(self, after: dict[str, str]) -> None:
         """Let registrations go first that a write comes after. Raises Unavailable while they cannot."""
         for key, queue in after.items():
             for each in (queue, registration_queue(key)):
-                if self.versions.is_open(key, self.role):
+                if self.notes.is_open(key, self.role):
                     self._deliver_first(each)
-            if self.versions.is_open(key, self.role):
+            if self.notes.is_open(key, self.role):
                 raise Blocked("waits for the registration of a version", on=registration_queue(key))
 
     def _await_primary(self, queue: str, key: str) -> None:
         """Let the run arrive whole where it is tracked: from there it is carried over. Raises Unavailable."""
-        engine = self.applier.engine
-        goal = self._goals.setdefault(key, engine.journal.files(queue))
-        if engine._left(engine.link.primary, queue, goal):
-            raise Blocked(f"waits for the run to arrive in {engine.link.primary}", on=queue)
+        goal = self._goals.setdefault(key, self.journal.files(queue))
+        if self.queues.left(self.topology.primary, queue, goal):
+            raise Blocked(f"waits for the run to arrive in {self.topology.primary}", on=queue)
         del self._goals[key]
 
     def _await_files(self, queue: str, told: VersionFacts) -> None:
         """Let a model's files be there first that the workspace does not take now. Raises Unavailable."""
-        source, held = told["source"], self.applier.engine.workers[self.role].held
-        waiting = set(held.numbers())
+        source, waiting = told["source"], set(self.state.deferred_uploads.numbers(self.role))
         owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
         lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
         for number, _, _, line, _, _ in self.state.dead(self.role, queue) if waiting else ():
@@ -200,18 +220,22 @@ class Registrations:
             if upload is not None and upload.owner == owner and upload.path.startswith(lead):
                 raise Blocked("waits for the model's files to arrive there", on=queue)
 
-    def _register(
+    def register(
         self, told: VersionFacts, in_doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
     ) -> Registered:
+        """Register one version here, which an earlier try may have made; returns it once it is ready.
+
+        Raises Unavailable, or the registry's refusal.
+        """
         name, key = told["name"], told["key"]
         source, run_id, model_id = self._source(told)
         self._check_files(told["source"])
         new = self._make_model(name)
         made = None
-        if in_doubt or self.versions.is_begun(key, self.role):
+        if in_doubt or self.notes.is_begun(key, self.role):
             made = self._find(name, key)
         if made is None:
-            self.versions.begin(key, self.role)
+            self.notes.begin(key, self.role)
             tags = {**told["tags"], KEY_TAG: key}
             if run := told.get("run"):
                 tags[RUN_TAG] = run
@@ -230,14 +254,14 @@ class Registrations:
             except MlflowException as error:
                 if not self._are_too_many_pending(error):
                     raise
-                self.versions.settle(key, self.role)
-                most = self.applier.limits.pending_versions
+                self.notes.settle(key, self.role)
+                most = self.learned.limits.pending_versions
                 raise Busy(
                     f"takes no version while {most or 'too many'} are being registered: {error.message}",
                     retry_after=_PENDING_S,
                 ) from error
         made = self._ready(made, ready_within)
-        self.versions.settle(key, self.role)
+        self.notes.settle(key, self.role)
         return Registered(made.name, str(made.version), made.source, new)
 
     @staticmethod
@@ -255,11 +279,11 @@ class Registrations:
 
     def _check_files(self, source: VersionSource) -> None:
         """Refuse a version that has more files than the service takes: it would fail half-way there."""
-        most = self.applier.limits.model_files
+        most = self.learned.limits.model_files
         if most is None or source["kind"] not in ("model", "run"):
             return
         owner = f"{source['kind']}:{source.get('id') or source['run']}"
-        repository = self.applier.repository(owner)
+        repository = self.reader.repository(owner)
         files = files_below(
             lambda folder: repository.list_artifacts(folder or None), (source.get("path") or "").strip("/")
         )
@@ -280,45 +304,44 @@ class Registrations:
         return True
 
     def _find(self, name: str, key: str) -> ModelVersion | None:
-        return next((found for found in self._all(name) if found.tags.get(KEY_TAG) == key), None)
+        return next((found for found in self.versions.all_of(name) if found.tags.get(KEY_TAG) == key), None)
 
     def _ready(self, made: ModelVersion, within: float) -> ModelVersion:
-        clock = self.applier.engine.clock
-        until = clock.monotonic() + within
+        until = self.clock.monotonic() + within
         while made.status == "PENDING_REGISTRATION":
-            if clock.monotonic() > until:
+            if self.clock.monotonic() > until:
                 raise Unavailable(f"version {made.version} of {made.name} is still being registered there")
-            clock.sleep(1.0)
+            self.clock.sleep(1.0)
             made = self.registry.get_model_version(made.name, made.version)
         return made
 
     def _source(self, told: VersionFacts) -> tuple[str, str | None, str | None]:
         """Return (source, run, model) under this workspace's own names, its files there."""
-        given, applier = told["source"], self.applier
+        given = told["source"]
         run = told.get("run")
-        run_id = applier.run_at(run) if run else told.get("foreign_run")
+        run_id = self.ids.run_at(run) if run else told.get("foreign_run")
         if given["kind"] == "model":
-            identity = applier.model_at(given["id"])
+            identity = self.ids.model_at(given["id"])
             if self._lacks_files(f"model:{given['id']}", ""):
-                applier.copy_from_primary(f"model:{given['id']}", "")
+                self.files.copy_folder(f"model:{given['id']}", "")
                 self._finish_copy(given["id"], run_id)
-            kept = applier.keeps(given["id"])
-            native = not kept and applier.workspace.uri.startswith(("http://", "https://"))
+            kept = self.emulated.keeps(given["id"])
+            native = not kept and self.destination.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
             source = f"models:/{identity.actual}" if native else identity.extra["artifacts"]
             # A server notes at the model those versions only that were asked for by its id.
             own = native and given.get("named", True)
-            own = own or (not kept and applier.workspace.kind == "databricks")
+            own = own or (not kept and self.destination.kind == "databricks")
             return source, run_id or identity.extra.get("run"), identity.actual if own else None
         if given["kind"] == "run":
-            identity = applier.run_identity(given["run"])
+            identity = self.ids.run_identity(given["run"])
             owner, place = f"run:{given['run']}", identity.extra["artifacts"]
             if self._lacks_files(owner, given["path"]):
-                applier.copy_from_primary(owner, given["path"])
+                self.files.copy_folder(owner, given["path"])
             source = append_to_uri_path(place, given["path"]) if given["path"] else place
             return source, run_id or identity.actual, None
         if given["kind"] == "version":
-            version = self.own_version(given["name"], given["version"], given.get("of"))
+            version = self.versions.own_version(given["name"], given["version"], given.get("of"))
             if version is None:
                 raise MlflowException.invalid_parameter_value(
                     f"version {given['version']} of {given['name']} is not registered in {self.role}"
@@ -328,47 +351,18 @@ class Registrations:
 
     def _lacks_files(self, owner: str, path: str) -> bool:
         """Tell whether a folder of a run's is elsewhere and not here, as when a run is not tracked here."""
-        applier = self.applier
-        if self.role == applier.engine.link.primary or applier.has_file(
-            owner, posixpath.join(path, "MLmodel")
-        ):
+        if self.ids.is_primary or self.files.has(owner, posixpath.join(path, "MLmodel")):
             return False
-        return bool(applier.engine.files_of(owner).list_artifacts(path))
-
-    def numbers(self, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return a logged model's versions (name and the user's number) by this registry's own numbers."""
-        if self.role not in self.applier.engine.link.registries:
-            return []
-        found = {}
-        for given in told:
-            name, version = str(given["name"]), str(given["version"])
-            waiting = self.versions.newest_provisional(name) if version == "0" else None
-            key = waiting["key"] if waiting else self.versions.key_of(name, version)
-            own = self.own_version(name, version, key)
-            if own is not None and own != "0":
-                found[name, own] = {"name": name, "version": int(own)}
-        return list(found.values())
+        return bool(self.queues.files_of(owner).list_artifacts(path))
 
     def _finish_copy(self, model: str, run_id: str | None) -> None:
         """Finish a logged model whose files were carried over: its status, and its run's output."""
-        applier = self.applier
-        applier.finalize_model(model, "READY")
-        if run_id and not applier.keeps(model):
-            attach_output(applier, self.state.visible(self.role, "run", run_id) or run_id, run_id, model)
+        self.models.finalize(model, "READY")
+        if run_id and not self.emulated.keeps(model):
+            self.lineage.attach_output(self.ids.shown("run", run_id), run_id, model)
 
     def _twin(self, role: str, made: Registered | None) -> str | None:
-        return None if made is None else self.place(role, made.name, made.version)
-
-    def place(self, role: str, name: str, version: str) -> str:
-        """Return a version as its twin's tag names it: under the name that its own workspace shows."""
-        return f"{role}:{self.applier.engine.workspaces[role].model_name(name)}/{version}"
-
-    def read_place(self, tag: str) -> tuple[str, str, str]:
-        """Return (role, name as the link knows it, number) of a twin's tag."""
-        role, _, twin = tag.partition(":")
-        name, _, number = twin.rpartition("/")
-        there = self.applier.engine.workspaces.get(role)
-        return role, there.model_name_behind(name) if there is not None else name, number
+        return None if made is None else self.versions.place(role, made.name, made.version)
 
     def _exchange(self, told: VersionFacts, own: Registered, role: str, other: Registered) -> None:
         """Give each of two versions the other's name; the later of two registrations does it for both."""
@@ -376,7 +370,7 @@ class Registrations:
         a, b = (own, other) if first == self.role else (other, own)
         second = role if first == self.role else self.role
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
-        twin = self.place(role, other.name, other.version)
+        twin = self.versions.place(role, other.name, other.version)
         self.registry.set_model_version_tag(own.name, own.version, TWIN_TAG, twin)
         change: RegistryChange = {
             "to": [role],
@@ -385,34 +379,9 @@ class Registrations:
             "version": other.version,
             "own": True,
             "key": TWIN_TAG,
-            "value": self.place(self.role, own.name, own.version),
+            "value": self.versions.place(self.role, own.name, own.version),
         }
-        self.applier.engine.write(LINK_QUEUE, ChangeRegistry(change))
-
-    def own_version(self, name: str, version: str, key: str | None) -> str | None:
-        """Return this registry's number for a version that the user knows by the first registry's."""
-        if key is not None:
-            made = self.versions.registered(key, self.role)
-            return None if made is None else made.version
-        first = self.applier.engine.link.registries[0]
-        if self.role == first:
-            return str(version)
-        known = self.state.identity(self.role, "version", f"{name}/{version}")
-        if known is not None:
-            return known.actual
-        # Registered from another machine: the version itself says whose twin it is.
-        return next(
-            (
-                str(v.version)
-                for v in self._all(name)
-                if v.tags.get(TWIN_TAG) == self.place(first, name, version)
-            ),
-            None,
-        )
-
-    def _all(self, name: str) -> list[ModelVersion]:
-        quoted = name.replace("'", "\\'")
-        return list(self.registry.search_model_versions(f"name='{quoted}'"))
+        self.queues.write(LINK_QUEUE, ChangeRegistry(change))
 
     # --- other writes
 
@@ -430,7 +399,7 @@ class Registrations:
             return
         version = None
         if "version" in told:
-            version = self.own_version(told["name"], told["version"], told.get("of"))
+            version = self.versions.own_version(told["name"], told["version"], told.get("of"))
             if version is None:
                 self._defer(told)
                 return  # that version was never registered here, or is not yet
@@ -445,21 +414,21 @@ class Registrations:
     def _defer(self, told: RegistryChange) -> None:
         """Keep what was written to a version that was refused here, until it is registered after all."""
         key = told.get("of")
-        if key and isinstance(self.versions.answer(key, self.role), Refusal):
-            self.versions.defer_write(key, self.role, told)
+        if key and isinstance(self.notes.answer(key, self.role), Refusal):
+            self.notes.defer_write(key, self.role, told)
 
     def _replay(self, queue: str, key: str) -> None:
-        for place, told in self.versions.deferred_writes(key, self.role):
+        for place, told in self.notes.deferred_writes(key, self.role):
             change = told.copy()
             change["after"] = {}
             self.write(queue, change, True)
-            self.versions.drop_deferred(key, self.role, place)
+            self.notes.drop_deferred(key, self.role, place)
 
     def _tag_twin(self, told: RegistryChange) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
-        role, name, number = self.read_place(told["value"])
+        role, name, number = self.versions.read_place(told["value"])
         current = self.state.model_names.current
-        twin = self.place(role, current(name), number)
+        twin = self.versions.place(role, current(name), number)
         for own_name in dict.fromkeys([current(told["name"]), told["name"]]):
             try:
                 self.registry.set_model_version_tag(own_name, told["version"], TWIN_TAG, twin)
@@ -492,10 +461,10 @@ class Registrations:
 
     def _rename_twins(self, told: RegistryChange) -> None:
         """Let a renamed model's versions here name their twins by the new name."""
-        for found in self._all(told["name"]):
-            role, name, number = self.read_place(found.tags.get(TWIN_TAG, ""))
+        for found in self.versions.all_of(told["name"]):
+            role, name, number = self.versions.read_place(found.tags.get(TWIN_TAG, ""))
             if name == told["old_name"]:
-                twin = self.place(role, told["name"], number)
+                twin = self.versions.place(role, told["name"], number)
                 self.registry.set_model_version_tag(told["name"], str(found.version), TWIN_TAG, twin)
 
 

@@ -14,22 +14,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.log_records import logger
+from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.writers.acknowledged import Acknowledged
+from dbml_magics.core.delivery.writers.batch import Batch
+from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.ports import Turns
+from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.limits import Limits, number_named
-from dbml_magics.core.outbox.overflow_rows import Row
-
-if TYPE_CHECKING:
-    from dbml_magics.core.destinations.protocol import Point
-    from dbml_magics.core.outbox.overflow_files import OverflowFile
-    from dbml_magics.core.outbox.overflow_rows import OverflowRows
-    from dbml_magics.core.outbox.state import State
-    from dbml_magics.core.tracking.apply import Applier, Batch
+from dbml_magics.core.destinations.protocol import Destination, Point
+from dbml_magics.core.outbox.overflow_files import OverflowFile
+from dbml_magics.core.outbox.overflow_rows import OverflowRows, Row
+from dbml_magics.core.outbox.state import State
 
 _log = logger(__name__)
 
@@ -85,36 +87,38 @@ class RunUsage:
         return cls(dict.fromkeys(data.metrics, 0), 0, set(data.params), set(data.tags))
 
 
+@dataclass(eq=False)
 class Overflow:
     """Keeps each run of one workspace within what the workspace takes."""
 
-    def __init__(self, applier: Applier) -> None:
-        self.applier = applier
-        self.role = applier.role
-        self._usages: dict[str, RunUsage] = {}
-        self._next_write: dict[str, float] = {}
-        self._loaded = False
-        self._unwritten: set[str] = set()
-        self._kept: dict[
-            str, int
-        ] = {}  # run -> times that something was kept, to see whether its file has it
-        self._keeping = threading.Lock()  # repairing keeps what does not fit while a worker writes files
-        self._failed: set[str] = set()
-        self._said: set[str] = set()
-
-    @property
-    def _state(self) -> State:
-        return self.applier.state
+    role: str
+    destination: Destination
+    learned: Learned
+    reader: Reader
+    state: State
+    acknowledged: Acknowledged
+    turns: Turns
+    clock: Clock
+    _usages: dict[str, RunUsage] = field(default_factory=dict, init=False)
+    _next_write: dict[str, float] = field(default_factory=dict, init=False)
+    _loaded: bool = field(default=False, init=False)
+    _unwritten: set[str] = field(default_factory=set, init=False)
+    _kept: dict[str, int] = field(default_factory=dict, init=False)
+    """Run -> times that something was kept, to see whether its file has it."""
+    _keeping: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Repairing keeps what does not fit while a worker writes files."""
+    _failed: set[str] = field(default_factory=set, init=False)
+    _said: set[str] = field(default_factory=set, init=False)
 
     @property
     def _rows(self) -> OverflowRows:
-        return self._state.overflow_rows
+        return self.state.overflow_rows
 
     # --- what fits
 
     def begin(self, run: str, tags: Iterable[str]) -> None:
         """Open the book of a run that was made just now."""
-        if _limits_runs(self.applier.limits):
+        if _limits_runs(self.learned.limits):
             self._put(run, RunUsage(tags=set(tags)))
 
     def _put(self, run: str, usage: RunUsage) -> RunUsage:
@@ -125,11 +129,11 @@ class Overflow:
 
     def _usage(self, run: str, run_id: str) -> RunUsage:
         known = self._usages.get(run)
-        return known or self._put(run, RunUsage.of(self.applier.workspace.get_run(run_id)))
+        return known or self._put(run, RunUsage.of(self.destination.get_run(run_id)))
 
     def split_by_limits(self, run: str, run_id: str, batch: Batch) -> Batch:
         """Return what of a batch fits; the rest is kept for the run's artifact."""
-        limits = self.applier.limits
+        limits = self.learned.limits
         if run not in self._usages and not _limits_runs(limits) and not _has_long(limits, batch):
             self._fit_after_all(run, batch.tags)
             return batch
@@ -217,7 +221,7 @@ class Overflow:
     def split_tags(self, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the tags that a run can be made with, and those that have to overflow (some of both cut)."""
         rows: list[Row] = []
-        kept, _ = self._fitting_tags(RunUsage(), self.applier.limits, tags, rows)
+        kept, _ = self._fitting_tags(RunUsage(), self.learned.limits, tags, rows)
         return kept, {key: value for _, key, _, _, _, value, _ in rows}
 
     def sent(self, run: str, batch: Batch) -> None:
@@ -241,7 +245,7 @@ class Overflow:
         """Forget what was kept of tags that are sent whole; what was cut before is sent again as it is."""
         if not tags or not self._rows.has_any(self.role, run):
             return
-        limit = self.applier.limits.tag_value
+        limit = self.learned.limits.tag_value
         self._drop(
             run,
             [k for k, v in tags.items() if len(v) != limit or self._whole(run, "g", k, v) == v],
@@ -262,7 +266,7 @@ class Overflow:
             key = point[0]
             if len(point) > 4 and point[4] is not None and point[4][0]:
                 # It may be the model that has as many as it may have: the run's own point is worth a try.
-                most = self.applier.limits.model_metrics
+                most = self.learned.limits.model_metrics
                 self.keep(run, [_row_of(point, limit_words("model_metrics", most or named))])
                 batch.metrics = [point[:4]]
                 return True
@@ -305,7 +309,7 @@ class Overflow:
 
     def _make_room(self, run: str, run_id: str, usage: RunUsage, named: int | None) -> bool:
         """Move one of the user's tags into the artifact; False where there is none."""
-        tags = self.applier.workspace.get_run(run_id).data.tags
+        tags = self.destination.get_run(run_id).data.tags
         movable = sorted(key for key in tags if not key.startswith(("mlflow.", "dbml_")))
         if not movable:
             return False
@@ -319,8 +323,8 @@ class Overflow:
 
     def _untag(self, run_id: str, key: str) -> None:
         try:
-            self.applier.acknowledged.untagged(run_id, key)
-            self.applier.workspace.delete_tag(run_id, key)
+            self.acknowledged.untagged(run_id, key)
+            self.destination.delete_tag(run_id, key)
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -337,7 +341,7 @@ class Overflow:
         for why in dict.fromkeys(row[-1] for row in rows):
             if why not in self._said:
                 self._said.add(why)
-                name = (self._state.run(run) or {}).get("name") or run
+                name = (self.state.run(run) or {}).get("name") or run
                 _log.warning(
                     "dbml_magics: %s takes %s; the rest of run %s stands in its file %s there, and nothing "
                     "else of it is held up",
@@ -353,18 +357,18 @@ class Overflow:
             self._unwritten.add(run)
 
     def _file(self, run: str) -> OverflowFile:
-        return self._state.overflow_files.of(self.role, run)
+        return self.state.overflow_files.of(self.role, run)
 
     def _note(self, run: str, file: OverflowFile) -> None:
-        self._state.overflow_files.note(self.role, run, file)
+        self.state.overflow_files.note(self.role, run, file)
 
     def unwritten(self) -> set[str]:
         """Return the runs whose artifact lacks something."""
-        if not self.applier.engine.workers[self.role].has_lease:  # another process writes them
+        if not self.turns.has_lease:  # another process writes them
             self._loaded = False
-            return self._state.overflow_files.unwritten(self.role)
+            return self.state.overflow_files.unwritten(self.role)
         if not self._loaded:
-            self._unwritten |= self._state.overflow_files.unwritten(self.role)
+            self._unwritten |= self.state.overflow_files.unwritten(self.role)
             self._loaded = True
         return self._unwritten
 
@@ -383,8 +387,8 @@ class Overflow:
         What the workspace does not take now is tried again later; nothing waits for it.
         """
         for run in list(self.unwritten()):
-            ended = (self._state.run(run) or {}).get("ended", False)
-            due = self._next_write.get(run, 0.0) <= self.applier.engine.clock.monotonic()
+            ended = (self.state.run(run) or {}).get("ended", False)
+            due = self._next_write.get(run, 0.0) <= self.clock.monotonic()
             soon = due or (run not in self._failed and (ended or at_once))
             if not soon or is_waiting(run):
                 continue
@@ -393,7 +397,7 @@ class Overflow:
             except Exception as error:
                 classified = classify_error(error)
                 self._note(run, {**self._file(run), "trouble": str(classified)[:300]})
-                self._next_write[run] = self.applier.engine.clock.monotonic() + _PAUSE_S
+                self._next_write[run] = self.clock.monotonic() + _PAUSE_S
                 self._failed.add(run)
                 if isinstance(classified, Unavailable) and not classified.denied:
                     return
@@ -409,7 +413,7 @@ class Overflow:
     def _write(self, run: str) -> None:
         earlier = self._file(run)
         number = earlier.get("number", 0) + 1
-        once = self.applier.limits.artifacts_once or earlier.get("once", False)
+        once = self.learned.limits.artifacts_once or earlier.get("once", False)
         with tempfile.TemporaryDirectory() as folder:
             while True:
                 path = ARTIFACT if number == 1 or not once else f"dbml/overflow-{number}.json"
@@ -418,8 +422,8 @@ class Overflow:
                 with open(file, "w", encoding="utf-8") as out:
                     self._compose(run, out)
                 try:
-                    repository = self.applier.repository(f"run:{run}")
-                    self.applier.workspace.upload(repository, file, "dbml")
+                    repository = self.reader.repository(f"run:{run}")
+                    self.destination.upload(repository, file, "dbml")
                     break
                 except Exception as error:
                     if once or "exist" not in str(error).lower():
@@ -434,7 +438,7 @@ class Overflow:
             )
             if whole:
                 self._unwritten.discard(run)
-        self._next_write[run] = self.applier.engine.clock.monotonic() + _PAUSE_S
+        self._next_write[run] = self.clock.monotonic() + _PAUSE_S
 
     def _compose(self, run: str, out: IO[str]) -> None:
         keys = self._rows.keys(self.role, run)
@@ -466,7 +470,7 @@ class Overflow:
         known = self._file(run)
         if not known.get("cleared"):
             return
-        repository = self.applier.repository(f"run:{run}")
+        repository = self.reader.repository(f"run:{run}")
         with tempfile.TemporaryDirectory() as folder:
             held = json.loads(Path(repository.download_artifacts(known["path"], folder)).read_text("utf-8"))
         whys = {(kind, key): why for kind, key, why, _ in known["keys"]}
@@ -504,8 +508,8 @@ class Overflow:
 
     def summary(self) -> list[str]:
         """Return what the link's status says: runs that overflowed, and live ones that soon will."""
-        runs = self._state.overflow_files.runs(self.role)
-        names = [str((self._state.run(run) or {}).get("name") or run[:8]) for run in runs]
+        runs = self.state.overflow_files.runs(self.role)
+        names = [str((self.state.run(run) or {}).get("name") or run[:8]) for run in runs]
         if not names:
             return self.near()
         shown = ", ".join(names[-3:]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -517,9 +521,9 @@ class Overflow:
 
     def near(self) -> list[str]:
         """Return a line for each live run that is near a limit."""
-        limits, found = self.applier.limits, []
+        limits, found = self.learned.limits, []
         for run, usage in list(self._usages.items()):
-            known = self._state.run(run) or {}
+            known = self.state.run(run) or {}
             if known.get("ended", False):
                 continue
             for name, size, most in (

@@ -8,21 +8,27 @@ it. What is logged goes on to an experiment of the user's name, made anew if nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from dbml_magics.core.destinations.errors import is_missing
+from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.writers.once import remove_once
+from dbml_magics.core.delivery.writers.ports import Peers, Topology
+from dbml_magics.core.destinations.errors import already_exists, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
-from dbml_magics.core.outbox.state import Identity
+from dbml_magics.core.outbox.state import Identity, State
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 
-if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Applier
-
+T = TypeVar("T")
 _FRESH_S = 5.0  # how long a look at an experiment holds, unless the workspace was away since
 _KNOWN_RUNS = 100_000
 
@@ -37,14 +43,24 @@ def own_tags(experiment: Experiment) -> dict[str, str]:
     return {k: v for k, v in experiment.tags.items() if not k.startswith(("mlflow.", "dbml_"))}
 
 
+@dataclass(eq=False)
 class Experiments:
     """The experiments of one workspace as the user knows them."""
 
-    def __init__(self, applier: Applier) -> None:
-        self.applier = applier
-        self.role = applier.role
-        self.state = applier.state
-        self._looked: dict[str, float] = {}  # the user's id -> when the experiment was seen to be the same
+    role: str
+    topology: Topology
+    destinations: Mapping[str, Destination]
+    """All of the link: the primary knows the experiments, and Databricks their names in full."""
+    state: State
+    clock: Clock
+    peers: Peers
+    _looked: dict[str, float] = field(default_factory=dict, init=False)
+    """The user's id -> when the experiment was seen to be the same."""
+
+    @property
+    def destination(self) -> Destination:
+        """Return the workspace itself."""
+        return self.destinations[self.role]
 
     # --- for writes
 
@@ -60,20 +76,26 @@ class Experiments:
             if found is not None and self._recognised(visible, known, found):
                 return known.actual
             known = self._lose(visible, known, found)
-        applier = self.applier
         if known is not None and not self.state.experiments.is_known(visible):
             facts = ExperimentFacts(str(known.extra["name"]), {})
         else:
-            if not self.state.experiments.is_known(visible):
-                with applier._asking_primary():
-                    applier.engine.experiment_facts(visible)
-            facts = applier.engine.experiment_facts(visible)
-        actual = applier._make_experiment(facts.name, facts.tags)
+            facts = self._facts(visible)
+        actual = self.make(facts.name, facts.tags)
         made = self.state.set_identity(self.role, "experiment", visible, actual)
-        self._looked[visible] = self.applier.engine.clock.monotonic()
+        self._looked[visible] = self.clock.monotonic()
         if (found := self._ask(actual)) is not None:
             self._remember(visible, made, found)
         return actual
+
+    def _facts(self, visible: str) -> ExperimentFacts:
+        """Return the user's name of an experiment and its tags, asking the primary if need be."""
+        known = self.state.experiments.facts(visible)
+        if known is None:
+            with self.peers.calling(self.topology.primary):
+                found = self.destinations[self.topology.primary].get_experiment(visible)
+            known = ExperimentFacts(name_of(found), own_tags(found))
+            self.state.experiments.remember(visible, known.name, known.tags)
+        return known
 
     def _known(self, visible: str) -> Identity | None:
         known = self.state.identity(self.role, "experiment", visible)
@@ -83,12 +105,11 @@ class Experiments:
 
     @property
     def _is_primary(self) -> bool:
-        return self.role == self.applier.engine.link.primary
+        return self.role == self.topology.primary
 
     def _ask(self, actual: str) -> Experiment | None:
         try:
-            found: Experiment = self.applier.workspace.get_experiment(actual)
-            return found
+            return self.destination.get_experiment(actual)
         except MlflowException as error:
             if not is_missing(error):
                 raise
@@ -96,8 +117,7 @@ class Experiments:
 
     def _is_fresh(self, visible: str) -> bool:
         looked = self._looked.get(visible, float("-inf"))
-        line = self.applier.engine.health[self.role]
-        return looked > line.back_at and self.applier.engine.clock.monotonic() - looked < _FRESH_S
+        return looked > self.peers.health[self.role].back_at and self.clock.monotonic() - looked < _FRESH_S
 
     # --- for whoever reads
 
@@ -198,8 +218,8 @@ class Experiments:
 
     def forms(self, name: str) -> set[str]:
         """Return what this workspace may call the experiment that the user calls ``name``."""
-        legal = self.applier.workspace.experiment_name(name)
-        return {legal, told_apart(name, legal), told_apart(self.applier._whose(name), legal)}
+        legal = self.destination.experiment_name(name)
+        return {legal, told_apart(name, legal), told_apart(self.full_name(name), legal)}
 
     # --- what is remembered
 
@@ -207,7 +227,7 @@ class Experiments:
         extra: dict[str, Any] = {**known.extra, "name": name_of(found), "created": found.creation_time}
         if self.state.identity(self.role, "experiment", visible) != Identity(known.actual, extra):
             self.state.set_identity(self.role, "experiment", visible, known.actual, **extra)
-        self._looked[visible] = self.applier.engine.clock.monotonic()
+        self._looked[visible] = self.clock.monotonic()
 
     def _lose(self, visible: str, known: Identity, found: Experiment | None) -> Identity:
         """Remember that an id means the user's experiment no more; ``found`` is what it means now."""
@@ -236,3 +256,118 @@ class Experiments:
         if self.state.experiments.named(name) is None:  # else the user's own is called so
             self.state.experiments.note_name(name, visible)
         return visible
+
+    # --- what is made and changed
+
+    def make(self, name: str, tags: dict[str, str]) -> str:
+        """Return this workspace's id of the experiment that the user calls ``name``, made if need be."""
+        own_name, found = self.find(name)
+        if found is None:
+            try:
+                return self.create(own_name, name, tags)
+            except MlflowException as error:
+                if not already_exists(error):
+                    raise
+                found = self.destination.get_experiment_by_name(own_name)
+                assert found is not None
+        if found.lifecycle_stage == "deleted":
+            self.destination.restore_experiment(found.experiment_id)
+        if self.destination.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+            # It was made without us; from now on it is this name's, and nobody else's of the same last part.
+            self.destination.set_experiment_tag(found.experiment_id, EXPERIMENT_TAG, self.full_name(name))
+        return str(found.experiment_id)
+
+    def find(self, name: str) -> tuple[str, Experiment | None]:
+        """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
+        own_name = self.destination.experiment_name(name)
+        found = self.destination.get_experiment_by_name(own_name)
+        if found is None or not self.destination.capabilities.names_experiments_itself:
+            return own_name, found
+        tagged, whose = found.tags.get(EXPERIMENT_TAG, name), self.full_name(name)
+        # Where nothing else is tracked to, a plain name is this workspace's own, whoever made it.
+        plain = self.topology.tracked == (self.role,) and tagged.rpartition("/")[2] == name
+        if tagged not in (name, whose) and not plain:
+            own_name = told_apart(whose, own_name)  # two people's "iris"
+            found = self.destination.get_experiment_by_name(own_name)
+        return own_name, found
+
+    def full_name(self, name: str) -> str:
+        """Return an experiment's name in full: a plain one stands in the user's folder at Databricks."""
+        there = next((w for w in self.destinations.values() if w.kind == "databricks"), None)
+        if there is None or there.role not in self.topology.tracked or name.startswith("/"):
+            return name
+        known = self.state.experiments.full_name(there.role, name)
+        if known is None:  # asked for once: that workspace may be away when it is wanted again
+            with self.peers.calling(self.topology.primary):
+                known = there.experiment_name(name)
+            self.state.experiments.note_full_name(there.role, name, known)
+        return known
+
+    def create(self, own_name: str, name: str, tags: dict[str, str], files: str | None = None) -> str:
+        """Make an experiment under ``own_name`` that says what the user calls it; returns its id here."""
+        named = self.destination.capabilities.names_experiments_itself
+        kept = {**tags, EXPERIMENT_TAG: self.full_name(name)} if named else tags
+        return self.destination.create_experiment(own_name, kept, files)
+
+    def write_creation(self, op: CreateExperiment) -> None:
+        """Make the experiment of a journaled write."""
+        if op.name is not None and not self.state.experiments.is_known(op.id):  # the state was lost
+            self.state.experiments.remember(op.id, op.name, op.tags or {})
+        self.at(op.id)
+
+    def write_change(self, change: ChangeExperiment, in_doubt: bool) -> None:
+        """Make a journaled change of an experiment."""
+        if change.do in ("delete", "restore") and self._is_in_stage(change):
+            return
+        try:
+            self.change(change, in_doubt or bool(change.tried))
+        except MlflowException as error:
+            if change.do != "untag" or not is_missing(error):
+                raise
+
+    def _is_in_stage(self, change: ChangeExperiment) -> bool:
+        found = self.destination.get_experiment(self.at(change.id))
+        stage = "deleted" if change.do == "delete" else "active"
+        return bool(found.lifecycle_stage == stage)
+
+    def change(self, change: ChangeExperiment, again: bool) -> None:
+        """Change an experiment as the user asked; ``again`` where it may have been done before.
+
+        Raises Unavailable, or the workspace's refusal.
+        """
+        experiment_id, what = self.at(change.id), change.do
+        if what == "tag":
+            value = cast(str, change.value)  # the service refuses none
+            self.destination.set_experiment_tag(experiment_id, change.key or "", value)
+        elif what == "untag":
+            remove_once(
+                partial(self.destination.delete_experiment_tag, experiment_id, change.key or ""), again
+            )
+        elif what == "rename":
+            name = change.name or ""
+            own_name, found = self.find(name)
+            there = found if found is not None and str(found.experiment_id) == experiment_id else None
+            # A deleted one cannot be renamed: that it has the name shows nothing.
+            if not again or there is None or there.lifecycle_stage == LifecycleStage.DELETED:
+                self.destination.rename_experiment(experiment_id, own_name)
+            if self.destination.capabilities.names_experiments_itself:
+                self.destination.set_experiment_tag(experiment_id, EXPERIMENT_TAG, self.full_name(name))
+        elif again and self._is_in_stage(change):
+            return
+        elif what == "delete":
+            self.destination.delete_experiment(experiment_id)
+        else:
+            self.destination.restore_experiment(experiment_id)
+
+    def in_living(self, experiment_id: str, make: Callable[[], T]) -> T:
+        """Make something in an experiment, which is restored first if somebody deleted it there."""
+        try:
+            return make()
+        except MlflowException as error:
+            # Somebody deleted the experiment there: what is logged to it must not be lost.
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "INVALID_STATE"):
+                raise
+            if self.destination.get_experiment(experiment_id).lifecycle_stage != "deleted":
+                raise
+            self.destination.restore_experiment(experiment_id)
+            return make()

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from mlflow.entities import Run
 
-if TYPE_CHECKING:
-    from dbml_magics.core.tracking.apply import Batch
-    from dbml_magics.core.tracking.view import Mark
+from dbml_magics.core.delivery.writers.batch import Batch
+from dbml_magics.core.tracking.view import Mark
 
 _MOST_RUNS = 1000  # runs that were begun and never ended by this process are forgotten, the oldest first
 

@@ -1,0 +1,163 @@
+"""Logged models at one workspace: the service's own, or those that the link keeps in their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from mlflow.entities import LoggedModel, LoggedModelStatus
+
+from dbml_magics.core.delivery.writers.emulated_models import EmulatedModels
+from dbml_magics.core.delivery.writers.experiments import Experiments
+from dbml_magics.core.delivery.writers.ids import MODEL_TAG, Ids
+from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
+from dbml_magics.core.delivery.writers.once import remove_once, was_tried
+from dbml_magics.core.delivery.writers.ports import Peers, Turns
+from dbml_magics.core.delivery.writers.reader import Reader
+from dbml_magics.core.delivery.writers.versions import Versions
+from dbml_magics.core.destinations.errors import MissingEndpoint
+from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.model.operations import (
+    DeleteModel,
+    DeleteModelTag,
+    LogModelParams,
+    ModelChange,
+    ModelFacts,
+    SetModelTags,
+)
+from dbml_magics.core.outbox.state import Identity, State
+from dbml_magics.core.paging import entries
+
+MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+
+
+@dataclass(eq=False)
+class Models:
+    """Makes and changes logged models at one workspace."""
+
+    role: str
+    destination: Destination
+    learned: Learned
+    state: State
+    ids: Ids
+    experiments: Experiments
+    emulated: EmulatedModels
+    emulation: ModelEmulation
+    versions: Versions
+    turns: Turns
+    peers: Peers
+    readers: Callable[[str], Reader]
+
+    def bring(self, model: str) -> Identity:
+        """Make a logged model that has no known id here, or find it, and return its id and files' place."""
+        facts = self.state.model_facts(model)
+        if facts is None:
+            if self.ids.is_primary:
+                return self.ids.find_model(model)
+            primary = self.ids.topology.primary
+            with self.peers.calling(primary):
+                facts = self.readers(primary).model_facts(model)
+        self.create(facts, True)
+        made = self.state.identity(self.role, "model", model)
+        assert made is not None
+        return made
+
+    def create(self, told: ModelFacts, in_doubt: bool) -> None:
+        """Create a logged model, at the service or among those that the link keeps there."""
+        model = told["id"]
+        if self.ids.has_model(model):
+            return
+        if self.learned.has_logged_models:
+            try:
+                self._create_native(told, in_doubt)
+                return
+            except MissingEndpoint:
+                self.learned.note_no_logged_models()
+        self.emulation.create(told)
+
+    def _create_native(self, told: ModelFacts, in_doubt: bool) -> None:
+        model = told["id"]
+        experiment_id = self.experiments.at(told["experiment"])
+        run_id = self.ids.run_at(run) if (run := told.get("run")) else told.get("foreign_run")
+        if was_tried(self.state.creations, self.role, model, self.turns) or in_doubt:
+            for found in self.named(experiment_id, told["name"]):
+                if model in (found.tags.get(MODEL_TAG), found.model_id):
+                    self.ids.remember_model(model, found)
+                    self.state.creations.settle(self.role, model)
+                    return
+        self.state.creations.begin(self.role, model)
+        tags = {**(told.get("tags") or {}), MODEL_TAG: model}
+        made = self.experiments.in_living(
+            experiment_id,
+            lambda: self.destination.create_logged_model(
+                experiment_id, told["name"], run_id, tags, told.get("params") or {}, told.get("type")
+            ),
+        )
+        self.ids.remember_model(model, made)
+        self.state.creations.settle(self.role, model)
+
+    def named(self, experiment_id: str, name: str) -> Iterable[LoggedModel]:
+        """Yield the service's logged models of a name in an experiment (its own id)."""
+        return entries(
+            lambda token: self.destination.search_logged_models(
+                [experiment_id], f"name = '{name}'", page_token=token
+            )
+        )
+
+    def finalize(self, model: str, status: str) -> None:
+        """Set a logged model's final status, at the service or where the link keeps the model."""
+        identity = self.ids.model_at(model)
+        if self.emulated.keeps(model):
+            self.emulation.change(model, status=status)
+        else:
+            self.destination.finalize_logged_model(identity.actual, LoggedModelStatus(status))
+
+    def change(self, change: ModelChange, in_doubt: bool) -> None:
+        """Change a logged model by the user's id, at the service or where the link keeps the model."""
+        identity = self.ids.model_at(change.model)
+        if isinstance(change, SetModelTags):
+            change = replace(change, tags=self.own_tags(change.tags))
+        if self.emulated.keeps(change.model):
+            self.emulation.apply_change(change)
+        else:
+            self.change_native(identity.actual, change, in_doubt or not isinstance(change, LogModelParams))
+
+    def own_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return a logged model's tags with its versions under this workspace's own numbers."""
+        own = dict(tags)
+        versions = own.pop(MODEL_VERSIONS_TAG, None)
+        if versions and (numbers := self.versions.numbers(_versions_in(versions))):
+            own[MODEL_VERSIONS_TAG] = json.dumps(numbers)
+        return own
+
+    def change_native(self, actual: str, change: ModelChange, again: bool) -> None:
+        """Change a logged model of the service's; ``again`` where it may have been done before.
+
+        Raises Unavailable, or the workspace's refusal.
+        """
+        match change:
+            case SetModelTags():
+                if change.tags:
+                    self.destination.set_logged_model_tags(actual, change.tags)
+            case LogModelParams():
+                params = change.params
+                if again:
+                    there = self.destination.get_logged_model(actual).params
+                    params = {key: value for key, value in params.items() if there.get(key) != value}
+                if params:
+                    self.destination.log_logged_model_params(actual, params)
+            case DeleteModelTag():
+                remove_once(partial(self.destination.delete_logged_model_tag, actual, change.key), again)
+            case DeleteModel():
+                remove_once(partial(self.destination.delete_logged_model, actual), again)
+
+
+def _versions_in(tag: str) -> list[dict[str, Any]]:
+    try:
+        return [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
+    except (TypeError, ValueError):
+        return []

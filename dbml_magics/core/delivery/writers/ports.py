@@ -1,0 +1,102 @@
+"""What the writers of a workspace need of the rest of their link."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+from dbml_magics.core.destinations.errors import Unavailable, classify_error
+from dbml_magics.core.destinations.health import Health
+from dbml_magics.core.destinations.rest import call_timeout
+from dbml_magics.core.model.operations import CreateRun, Operation
+from dbml_magics.core.tracking.view import QueueView
+
+_PRIMARY_S = 10.0  # how long a mirror's worker waits for the primary's answer: it has its own work
+
+
+class Topology(Protocol):
+    """Which workspaces a link has, and what each is for."""
+
+    @property
+    def key(self) -> str:
+        """Return the name of the link in its own URIs."""
+
+    @property
+    def primary(self) -> str:
+        """Return the role that names runs."""
+
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """Return the roles that runs go to, the primary first."""
+
+    @property
+    def registries(self) -> tuple[str, ...]:
+        """Return the roles that models are registered at, the first registry first."""
+
+
+class Queues(Protocol):
+    """The link's queues, as this process knows them."""
+
+    def write(self, queue: str, op: Operation) -> None:
+        """Journal one write of any kind, and fold it into the queue's view."""
+
+    def creation_of(self, run_id: str) -> CreateRun | None:
+        """Return the write that began a run, if it is in the journal."""
+
+    def queue_view(self, queue: str) -> QueueView | None:
+        """Return a queue's view if it has one or has files to fold."""
+
+    def is_waiting(self, role: str, queue: str) -> bool:
+        """Tell whether anything of a queue is still on its way to a workspace."""
+
+    def left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
+        """Return what of a goal in one queue is still on its way to a workspace."""
+
+    def files_of(self, owner: str) -> ArtifactRepository:
+        """Return the link's own artifact repository of ``run:<id>`` or ``model:<id>``."""
+
+
+class Turns(Protocol):
+    """The worker in whose turn a workspace's writes are carried out."""
+
+    @property
+    def has_lease(self) -> bool:
+        """Tell whether this process delivers to the workspace."""
+
+    def let_settle(self) -> None:
+        """Leave alone what an earlier process may yet have under way. Raises Unavailable."""
+
+    def deliver_first(self, queue: str) -> None:
+        """Deliver another queue as far as it goes now."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The link's other workspaces, asked for what one of them lacks."""
+
+    role: str
+    health: Mapping[str, Health]
+
+    @contextmanager
+    def calling(self, role: str) -> Iterator[None]:
+        """Guard calls to a workspace: that another one is away is no trouble of this one's.
+
+        Raises Unavailable.
+        """
+        health = self.health[role]
+        try:
+            if health.away and role != self.role:
+                raise Unavailable(health.reason or "not reachable", sent=False)
+            with call_timeout(_PRIMARY_S):
+                yield
+        except Exception as error:
+            classified = classify_error(error)
+            if isinstance(classified, Unavailable) and role != self.role:
+                raise Unavailable(
+                    f"waits for {role}: {classified.reason}", sent=False, elsewhere=True
+                ) from error
+            raise classified from error
