@@ -24,7 +24,6 @@ from azureml.mlflow._store.model_registry.model_registry import AzureMLflowModel
 from azureml.mlflow._store.tracking.store import AzureMLRestStore
 
 if TYPE_CHECKING:
-    from azureml.mlflow._common._cloud.cloud import Cloud as SdkCloud
     from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations, RunArtifactsOperations
 
 __all__ = [
