@@ -20,8 +20,7 @@ from mlflow.exceptions import MlflowException, RestException
 import dbml_magics as dbml
 from dbml_magics.common import config, log_records, redaction
 from dbml_magics.core import session
-from dbml_magics.core.delivery.writers.causes import cause_of
-from dbml_magics.core.destinations.errors import Unavailable, classify_error, refusal
+from dbml_magics.core.destinations.errors import Unavailable, cause_of, classify_error, refusal
 from dbml_magics.errors import BadLink, DbmlError, DeliveryIncomplete
 from tests.conftest import Proxies
 from tests.core.linking import link

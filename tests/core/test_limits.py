@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.delivery.writers.batch import Batch, within
+from dbml_magics.core.delivery.batching import Batch, within
 from dbml_magics.core.delivery.writers.overflow import ARTIFACT, Overflow, _item
 from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest

@@ -16,8 +16,8 @@ from typing import Any
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.delivery.writers.attached import Attached, Scored, facts_of, points_by_run
-from dbml_magics.core.delivery.writers.batch import Batch, Rejected, within
 from dbml_magics.core.delivery.writers.emulated_models import created_as
 from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, classify_error

@@ -12,8 +12,8 @@ from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.common.hints import say
+from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.attached import Attached
-from dbml_magics.core.delivery.writers.batch import Batch
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.compare import (

@@ -11,8 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.attached import Attached
-from dbml_magics.core.delivery.writers.causes import cause_of
-from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error
+from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, cause_of, classify_error
 from dbml_magics.core.reconcile.compare import (
     Comparer,
 )

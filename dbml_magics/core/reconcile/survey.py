@@ -13,9 +13,14 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import runs
-from dbml_magics.core.delivery.writers.causes import cause_of
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG
-from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, classify_error, is_missing
+from dbml_magics.core.destinations.errors import (
+    EndlessListing,
+    Unavailable,
+    cause_of,
+    classify_error,
+    is_missing,
+)
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
 from dbml_magics.core.tracking.engine import Engine

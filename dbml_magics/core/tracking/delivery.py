@@ -17,13 +17,12 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.config import DELIVERY_TIMEOUT_S
 from dbml_magics.common.log_records import logger
+from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.delivery.scheduler import Scheduler
 from dbml_magics.core.delivery.writers.acknowledged import Missing
-from dbml_magics.core.delivery.writers.batch import Batch, Rejected, within
-from dbml_magics.core.delivery.writers.causes import cause_of, time_and_again
 from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.delivery.writers.side import Side
-from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
+from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, cause_of, time_and_again
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred

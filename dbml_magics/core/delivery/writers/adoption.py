@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.attached import Attached, FoundModel, attached, points_by_run
-from dbml_magics.core.delivery.writers.batch import Batch
 from dbml_magics.core.delivery.writers.experiments import Experiments
 from dbml_magics.core.delivery.writers.files import Files
-from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.lineage import Lineage
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.models import Models
@@ -21,23 +20,20 @@ from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.runs import Runs
 from dbml_magics.core.delivery.writers.sender import Sender
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable
-from dbml_magics.core.destinations.protocol import Destination, Point
+from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import CopyFiles
-from dbml_magics.core.outbox.state import Identity, State
+from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.tracking.journal import Journal
 
 _OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
 
 
 @dataclass(eq=False)
-class Adoption:
+class Adoption(Writer):
     """Gives one workspace the runs that it lacks."""
 
-    role: str
-    destination: Destination
-    state: State
-    ids: Ids
     experiments: Experiments
     sender: Sender
     runs: Runs
@@ -47,8 +43,7 @@ class Adoption:
     files: Files
     journal: Journal
     queues: Queues
-    peers: Peers
-    readers: Callable[[str], Reader]
+    peers: Peers[Reader]
     clock: Clock
     _adopting: set[str] = field(default_factory=set, init=False)
     _awaited: dict[str, float] = field(default_factory=dict, init=False)
@@ -88,8 +83,7 @@ class Adoption:
         self._adopting.add(run)
         try:
             began = self.ids.began_at(run)
-            with self.peers.calling(began):
-                other = self.readers(began)
+            with self.peers.asking(began) as other:
                 source = other.run(run)
             experiment_id = self.experiments.at(other.experiments.visible(str(source.info.experiment_id)))
             found = self.ids.find_run([experiment_id], run)
@@ -97,7 +91,7 @@ class Adoption:
             if found is None and not creations.is_adopting(self.role, run):
                 self._leave_to_its_process(run, source)
             if found is None or creations.is_adopting(self.role, run):
-                with self.peers.calling(began):
+                with self.peers.asking(began) as other:
                     points: list[Point] = [
                         (m.key, m.value, m.timestamp, m.step)
                         for key in source.data.metrics
@@ -160,8 +154,7 @@ class Adoption:
         began = self.ids.began_at(run)
         self.files.copy_missing(f"run:{run}", began)
         own = self.ids.run_at(run)
-        with self.peers.calling(began):
-            other = self.readers(began)
+        with self.peers.asking(began) as other:
             source = other.run(run)
             there = attached(source, other.ids.visible_model)
             models = list(other.models_of(source))

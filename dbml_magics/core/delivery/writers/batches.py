@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.batching import Batch, Rejected
 from dbml_magics.core.delivery.writers.acknowledged import Acknowledged, Missing
-from dbml_magics.core.delivery.writers.batch import Batch, Rejected, model_of
-from dbml_magics.core.delivery.writers.causes import time_and_again
-from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
-from dbml_magics.core.delivery.writers.in_doubt import PointsThere, latest_of
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.in_doubt import PointsThere, latest_of, model_of
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.overflow import Overflow
 from dbml_magics.core.delivery.writers.sender import Sender
-from dbml_magics.core.destinations.errors import Unavailable, classify_error
-from dbml_magics.core.destinations.protocol import Destination, Point
+from dbml_magics.core.delivery.writers.writer import Writer
+from dbml_magics.core.destinations.errors import Unavailable, classify_error, time_and_again
+from dbml_magics.core.destinations.protocol import Point
 
 _ISOLATED_TRIES = 3  # times that a write is tried alone, each after another that went through
 _ISOLATED_PAUSE_S = 0.3
@@ -28,11 +28,9 @@ _MANY = 8  # items failing alone, none of the others arriving: the service's tro
 
 
 @dataclass(eq=False)
-class Batches:
+class Batches(Writer):
     """Takes gathered metrics, params and tags to one workspace."""
 
-    destination: Destination
-    ids: Ids
     clock: Clock
     points: PointsThere
     overflow: Overflow

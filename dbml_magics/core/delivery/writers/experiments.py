@@ -53,7 +53,7 @@ class Experiments:
     """All of the link: the primary knows the experiments, and Databricks their names in full."""
     state: State
     clock: Clock
-    peers: Peers
+    peers: Peers[object]
     _looked: dict[str, float] = field(default_factory=dict, init=False)
     """The user's id -> when the experiment was seen to be the same."""
 
@@ -91,7 +91,7 @@ class Experiments:
         """Return the user's name of an experiment and its tags, asking the primary if need be."""
         known = self.state.experiments.facts(visible)
         if known is None:
-            with self.peers.calling(self.topology.primary):
+            with self.peers.asking(self.topology.primary):
                 found = self.destinations[self.topology.primary].get_experiment(visible)
             known = ExperimentFacts(name_of(found), own_tags(found))
             self.state.experiments.remember(visible, known.name, known.tags)
@@ -298,7 +298,7 @@ class Experiments:
             return name
         known = self.state.experiments.full_name(there.role, name)
         if known is None:  # asked for once: that workspace may be away when it is wanted again
-            with self.peers.calling(self.topology.primary):
+            with self.peers.asking(self.topology.primary):
                 known = there.experiment_name(name)
             self.state.experiments.note_full_name(there.role, name, known)
         return known

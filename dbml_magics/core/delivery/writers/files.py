@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,26 @@ from typing import Any
 import yaml
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.delivery.writers.ids import Ids
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
-from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import LogArtifact
 from dbml_magics.core.model.sendable import refuse_taken_place
-from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below, standing
 from dbml_magics.core.tracking.journal import Journal
 
 
 @dataclass(eq=False)
-class Files:
+class Files(Writer):
     """Uploads files of runs and logged models to one workspace."""
 
-    role: str
-    destination: Destination
-    state: State
-    ids: Ids
     reader: Reader
     emulation: ModelEmulation
     journal: Journal
     queues: Queues
-    peers: Peers
-    readers: Callable[[str], Reader]
+    peers: Peers[Reader]
 
     def log(self, queue: str, op: LogArtifact) -> None:
         """Upload a file whose copy is in the spool."""
@@ -77,15 +69,15 @@ class Files:
 
     def copy_missing(self, owner: str, role: str) -> None:
         """Copy the files of a run or model from another workspace, one at a time, where they are not here."""
-        with self.peers.calling(role):
-            source = self.readers(role).repository(owner)
+        with self.peers.asking(role) as other:
+            source = other.repository(owner)
             found = files_below(lambda folder: source.list_artifacts(folder or None))
             paths = [info.path for info in found]
         for path in paths:
             if self.has(owner, path):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                with self.peers.calling(role):
+                with self.peers.asking(role):
                     file = Path(source.download_artifacts(path, folder))
                 self.upload(owner, path, file)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.delivery.writers.batch import model_of
 from dbml_magics.core.delivery.writers.ids import Ids
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
@@ -123,3 +122,8 @@ class PointsThere:
 def latest_of(run: Run) -> dict[str, Mark]:
     """Return the latest point of each metric, as a run's workspace tells it."""
     return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
+
+
+def model_of(point: Point) -> str | None:
+    """Return the model for which a point was logged, or None: it is the run's alone."""
+    return point[4][0] or None if len(point) > 4 and point[4] is not None else None

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow.entities import DatasetInput
 
 from dbml_magics.core.delivery.writers.attached import Attached, attached
-from dbml_magics.core.delivery.writers.ids import Ids
-from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.ports import Peers
 from dbml_magics.core.delivery.writers.reader import Reader
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
-from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import LogInputs
 from dbml_magics.core.tracking.view import dataset_from
 
 
 @dataclass(eq=False)
-class Lineage:
+class Lineage(Writer):
     """Logs inputs and outputs of runs at one workspace."""
 
-    destination: Destination
-    learned: Learned
-    ids: Ids
     emulation: ModelEmulation
-    peers: Peers
-    readers: Callable[[str], Reader]
+    peers: Peers[Reader]
 
     def inputs(self, queue: str, op: LogInputs, in_doubt: bool) -> None:
         """Log what a run read."""
@@ -91,8 +85,6 @@ class Lineage:
         """Let a run name a logged model that it made, at the step that it has where the run began."""
         here = attached(self.destination.get_run(run_id), self.ids.visible_model)
         if model not in here.outputs:
-            began = self.ids.began_at(run)
-            with self.peers.calling(began):
-                other = self.readers(began)
+            with self.peers.asking(self.ids.began_at(run)) as other:
                 there = attached(other.run(run), other.ids.visible_model)
             self.attach(run, run_id, Attached(outputs={model: there.outputs.get(model, 0)}))

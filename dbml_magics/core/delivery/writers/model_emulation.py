@@ -18,12 +18,12 @@ from mlflow.models import Model
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.delivery.writers.emulated_models import FOLDER, MODELS_TAG, MORE, EmulatedModels
-from dbml_magics.core.delivery.writers.ids import Ids
+from dbml_magics.core.delivery.writers.emulated_models import FOLDER, MODELS_TAG, MORE
 from dbml_magics.core.delivery.writers.runs import Runs
 from dbml_magics.core.delivery.writers.sender import Sender
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
-from dbml_magics.core.destinations.protocol import Destination, Point
+from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import (
     CreateRun,
     DeleteModel,
@@ -35,20 +35,14 @@ from dbml_magics.core.model.operations import (
     UpdateRun,
 )
 from dbml_magics.core.outbox.emulated_models import ModelPoint, facts_of
-from dbml_magics.core.outbox.state import State
 
 _TAG_ROOM = 1000  # characters a tag's value may have on Azure ML; what is beyond is found by its artifact
 
 
 @dataclass(eq=False)
-class ModelEmulation:
+class ModelEmulation(Writer):
     """Writes the logged models that the link keeps at one workspace."""
 
-    role: str
-    destination: Destination
-    state: State
-    ids: Ids
-    emulated: EmulatedModels
     sender: Sender
     runs: Runs
 
@@ -121,7 +115,7 @@ class ModelEmulation:
         deleted: bool | None = None,
     ) -> None:
         """Change what is kept of a logged model."""
-        told = self.emulated.facts(model)
+        told = self.ids.emulated.facts(model)
         told["status"] = status or told["status"]
         told["tags"] = {**(told.get("tags") or {}), **(tags or {})}
         told["tags"].pop(untag or "", None)
@@ -162,21 +156,21 @@ class ModelEmulation:
             self.change(model, metrics=metrics)
 
     def _write_facts(self, model: str) -> None:
-        told = self.emulated.facts(model)
+        told = self.ids.emulated.facts(model)
         number = told["number"] = told.get("number", 0) + 1
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary, f"{number:04d}.json")
             file.write_text(json.dumps(told), encoding="utf-8")
-            repository = self.destination.artifacts(self.emulated.run_artifacts(told))
+            repository = self.destination.artifacts(self.ids.emulated.run_artifacts(told))
             self.destination.upload(repository, file, f"{FOLDER}/{model}")
         self.state.emulated_models.note(self.role, model, told)
 
     def note_model_file(self, owner: str, path: str, text: str) -> None:
         """Write the classic model history tag once a kept model's MLmodel has arrived, for older pages."""
         kind, _, model = owner.partition(":")
-        if kind != "model" or path != "MLmodel" or not self.emulated.keeps(model):
+        if kind != "model" or path != "MLmodel" or not self.ids.emulated.keeps(model):
             return
-        told = self.emulated.facts(model)
+        told = self.ids.emulated.facts(model)
         try:
             flavour = {**yaml.safe_load(text), "artifact_path": told["path"], "run_id": told["run_at"]}
             self.destination.record_logged_model(told["run_at"], Model.from_dict(flavour))

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from mlflow.entities import LoggedModel, LoggedModelStatus
 
-from dbml_magics.core.delivery.writers.emulated_models import EmulatedModels
 from dbml_magics.core.delivery.writers.experiments import Experiments
-from dbml_magics.core.delivery.writers.ids import MODEL_TAG, Ids
-from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.ids import MODEL_TAG
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.once import remove_once, was_tried
 from dbml_magics.core.delivery.writers.ports import Peers, Turns
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.versions import Versions
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
-from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import (
     DeleteModel,
     DeleteModelTag,
@@ -29,28 +27,21 @@ from dbml_magics.core.model.operations import (
     ModelFacts,
     SetModelTags,
 )
-from dbml_magics.core.outbox.state import Identity, State
+from dbml_magics.core.outbox.state import Identity
 from dbml_magics.core.paging import entries
 
 MODEL_VERSIONS_TAG = "mlflow.modelVersions"
 
 
 @dataclass(eq=False)
-class Models:
+class Models(Writer):
     """Makes and changes logged models at one workspace."""
 
-    role: str
-    destination: Destination
-    learned: Learned
-    state: State
-    ids: Ids
     experiments: Experiments
-    emulated: EmulatedModels
     emulation: ModelEmulation
     versions: Versions
     turns: Turns
-    peers: Peers
-    readers: Callable[[str], Reader]
+    peers: Peers[Reader]
 
     def bring(self, model: str) -> Identity:
         """Make a logged model that has no known id here, or find it, and return its id and files' place."""
@@ -58,9 +49,8 @@ class Models:
         if facts is None:
             if self.ids.is_primary:
                 return self.ids.find_model(model)
-            primary = self.ids.topology.primary
-            with self.peers.calling(primary):
-                facts = self.readers(primary).model_facts(model)
+            with self.peers.asking(self.ids.topology.primary) as primary:
+                facts = primary.model_facts(model)
         self.create(facts, True)
         made = self.state.identity(self.role, "model", model)
         assert made is not None
@@ -111,7 +101,7 @@ class Models:
     def finalize(self, model: str, status: str) -> None:
         """Set a logged model's final status, at the service or where the link keeps the model."""
         identity = self.ids.model_at(model)
-        if self.emulated.keeps(model):
+        if self.ids.emulated.keeps(model):
             self.emulation.change(model, status=status)
         else:
             self.destination.finalize_logged_model(identity.actual, LoggedModelStatus(status))
@@ -121,7 +111,7 @@ class Models:
         identity = self.ids.model_at(change.model)
         if isinstance(change, SetModelTags):
             change = replace(change, tags=self.own_tags(change.tags))
-        if self.emulated.keeps(change.model):
+        if self.ids.emulated.keeps(change.model):
             self.emulation.apply_change(change)
         else:
             self.change_native(identity.actual, change, in_doubt or not isinstance(change, LogModelParams))

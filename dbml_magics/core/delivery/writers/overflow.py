@@ -21,17 +21,16 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.clock import Clock
+from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.acknowledged import Acknowledged
-from dbml_magics.core.delivery.writers.batch import Batch
-from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.delivery.writers.ports import Turns
 from dbml_magics.core.delivery.writers.reader import Reader
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.limits import Limits, number_named
-from dbml_magics.core.destinations.protocol import Destination, Point
+from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.outbox.overflow_files import OverflowFile
 from dbml_magics.core.outbox.overflow_rows import OverflowRows, Row
-from dbml_magics.core.outbox.state import State
 
 _log = logger(__name__)
 
@@ -88,14 +87,10 @@ class RunUsage:
 
 
 @dataclass(eq=False)
-class Overflow:
+class Overflow(Writer):
     """Keeps each run of one workspace within what the workspace takes."""
 
-    role: str
-    destination: Destination
-    learned: Learned
     reader: Reader
-    state: State
     acknowledged: Acknowledged
     turns: Turns
     clock: Clock

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
@@ -15,6 +15,7 @@ from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.model.operations import CreateRun, Operation
 from dbml_magics.core.tracking.view import QueueView
 
+R = TypeVar("R", covariant=True)
 _PRIMARY_S = 10.0  # how long a mirror's worker waits for the primary's answer: it has its own work
 
 
@@ -75,15 +76,17 @@ class Turns(Protocol):
 
 
 @dataclass(frozen=True)
-class Peers:
-    """The link's other workspaces, asked for what one of them lacks."""
+class Peers(Generic[R]):
+    """The link's workspaces, as one of them asks the others for what it lacks."""
 
     role: str
     health: Mapping[str, Health]
+    readers: Callable[[str], R]
+    """Returns the reader of any workspace of the link by its role."""
 
     @contextmanager
-    def calling(self, role: str) -> Iterator[None]:
-        """Guard calls to a workspace: that another one is away is no trouble of this one's.
+    def asking(self, role: str) -> Iterator[R]:
+        """Ask a workspace: that another one is away is then no trouble of this one's.
 
         Raises Unavailable.
         """
@@ -92,7 +95,7 @@ class Peers:
             if health.away and role != self.role:
                 raise Unavailable(health.reason or "not reachable", sent=False)
             with call_timeout(_PRIMARY_S):
-                yield
+                yield self.readers(role)
         except Exception as error:
             classified = classify_error(error)
             if isinstance(classified, Unavailable) and role != self.role:

@@ -25,15 +25,14 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
 from dbml_magics.core.clock import Clock
-from dbml_magics.core.delivery.writers.emulated_models import EmulatedModels
 from dbml_magics.core.delivery.writers.files import Files
-from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
-from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.lineage import Lineage
 from dbml_magics.core.delivery.writers.models import Models
-from dbml_magics.core.delivery.writers.ports import Queues, Topology, Turns
+from dbml_magics.core.delivery.writers.ports import Queues, Turns
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG, Versions
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
@@ -102,16 +101,9 @@ def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSourc
 
 
 @dataclass(eq=False)
-class Registrations:
+class Registrations(Writer):
     """Registers versions and makes registry writes at one workspace."""
 
-    role: str
-    topology: Topology
-    destination: Destination
-    learned: Learned
-    state: State
-    ids: Ids
-    emulated: EmulatedModels
     versions: Versions
     models: Models
     lineage: Lineage
@@ -173,7 +165,7 @@ class Registrations:
 
     def _note_registered(self, key: str, made: Registered, others: Iterable[str]) -> Mapping[str, Answer]:
         """Keep the version that was made for a registration; returns what ``others`` answered before."""
-        if self.role == self.topology.registries[0]:
+        if self.role == self.ids.topology.registries[0]:
             self.notes.note_number(made.name, made.version, key)
         return self.notes.exchange(key, self.role, made, others)
 
@@ -206,8 +198,8 @@ class Registrations:
     def _await_primary(self, queue: str, key: str) -> None:
         """Let the run arrive whole where it is tracked: from there it is carried over. Raises Unavailable."""
         goal = self._goals.setdefault(key, self.journal.files(queue))
-        if self.queues.left(self.topology.primary, queue, goal):
-            raise Blocked(f"waits for the run to arrive in {self.topology.primary}", on=queue)
+        if self.queues.left(self.ids.topology.primary, queue, goal):
+            raise Blocked(f"waits for the run to arrive in {self.ids.topology.primary}", on=queue)
         del self._goals[key]
 
     def _await_files(self, queue: str, told: VersionFacts) -> None:
@@ -325,7 +317,7 @@ class Registrations:
             if self._lacks_files(f"model:{given['id']}", ""):
                 self.files.copy_folder(f"model:{given['id']}", "")
                 self._finish_copy(given["id"], run_id)
-            kept = self.emulated.keeps(given["id"])
+            kept = self.ids.emulated.keeps(given["id"])
             native = not kept and self.destination.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
             source = f"models:/{identity.actual}" if native else identity.extra["artifacts"]
@@ -358,7 +350,7 @@ class Registrations:
     def _finish_copy(self, model: str, run_id: str | None) -> None:
         """Finish a logged model whose files were carried over: its status, and its run's output."""
         self.models.finalize(model, "READY")
-        if run_id and not self.emulated.keeps(model):
+        if run_id and not self.ids.emulated.keeps(model):
             self.lineage.attach_output(self.ids.shown("run", run_id), run_id, model)
 
     def _twin(self, role: str, made: Registered | None) -> str | None:

@@ -9,28 +9,21 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.acknowledged import Acknowledged
 from dbml_magics.core.delivery.writers.experiments import Experiments
-from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG, Ids
-from dbml_magics.core.delivery.writers.learned import Learned
+from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG
 from dbml_magics.core.delivery.writers.once import was_tried
 from dbml_magics.core.delivery.writers.overflow import Overflow
 from dbml_magics.core.delivery.writers.ports import Turns
 from dbml_magics.core.delivery.writers.sender import Sender
+from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error, is_missing
-from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import CreateRun, SetTag, UpdateRun
 from dbml_magics.core.model.sendable import is_text
-from dbml_magics.core.outbox.state import State
 
 
 @dataclass(eq=False)
-class Runs:
+class Runs(Writer):
     """Makes and changes runs at one workspace."""
 
-    role: str
-    destination: Destination
-    learned: Learned
-    state: State
-    ids: Ids
     experiments: Experiments
     sender: Sender
     overflow: Overflow

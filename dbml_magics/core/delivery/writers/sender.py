@@ -7,31 +7,23 @@ from dataclasses import dataclass, field
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core.delivery.batching import Batch, Rejected, wire_bytes, within
 from dbml_magics.core.delivery.writers.acknowledged import Acknowledged
-from dbml_magics.core.delivery.writers.batch import Batch, Rejected, batch_bytes, within
-from dbml_magics.core.delivery.writers.causes import cause_of
-from dbml_magics.core.delivery.writers.ids import Ids
 from dbml_magics.core.delivery.writers.in_doubt import PointsThere
-from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.delivery.writers.overflow import Overflow
-from dbml_magics.core.destinations.errors import Unavailable, classify_error
+from dbml_magics.core.delivery.writers.writer import Writer
+from dbml_magics.core.destinations.errors import Unavailable, cause_of, classify_error
 from dbml_magics.core.destinations.limits import names_a_limit
-from dbml_magics.core.destinations.protocol import Destination, Point
-from dbml_magics.core.outbox.state import State
+from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.tracking.view import Mark, mark
 
 _UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 
 
 @dataclass(eq=False)
-class Sender:
+class Sender(Writer):
     """Sends batches to one workspace."""
 
-    role: str
-    destination: Destination
-    learned: Learned
-    ids: Ids
-    state: State
     points: PointsThere
     overflow: Overflow
     acknowledged: Acknowledged
@@ -66,7 +58,7 @@ class Sender:
             return
         said = str(refusal)
         lowered = self.learned.limits.lowered(said, len(batch.metrics)) or (
-            self.learned.limits.lowered_body(said, batch_bytes(batch)) if len(batch) > 1 else None
+            self.learned.limits.lowered_body(said, wire_bytes(batch)) if len(batch) > 1 else None
         )
         if lowered is not None:
             self.learned.limits = lowered
@@ -81,7 +73,7 @@ class Sender:
                 self.send(run, run_id, self.overflow.split_by_limits(run, run_id, half), True, rejected)
         elif not batch.metrics or self.points.missing(run_id, batch.metrics):
             # (A NaN that is there already is refused by MLflow's own server: it has arrived.)
-            if not names_a_limit(said, refusal.error_code, batch_bytes(batch)):
+            if not names_a_limit(said, refusal.error_code, wire_bytes(batch)):
                 rejected.append((batch.one(), cause_of(refusal)))
             elif self.overflow.learn(run, run_id, batch, said):
                 self.send(run, run_id, batch, True, rejected)

@@ -84,8 +84,8 @@ class Side:
     def __init__(self, role: str, parts: LinkParts, turns: Turns) -> None:
         self.role = role
         self.destination = destination = parts.destinations[role]
-        state, clock, topology, readers = parts.state, parts.clock, parts.topology, parts.readers
-        journal, queues, peers = parts.journal, parts.queues, Peers(role, parts.health)
+        state, clock, topology = parts.state, parts.clock, parts.topology
+        journal, queues, peers = parts.journal, parts.queues, Peers(role, parts.health, parts.readers)
         # --- what is known of it, and read there
         self.learned = learned = Learned(role, destination, state.capabilities)
         self.emulated = emulated = EmulatedModels(role, destination, state, learned)
@@ -96,38 +96,17 @@ class Side:
         self.acknowledged = acknowledged = Acknowledged()
         self.points = points = PointsThere(destination, ids, reader)
         # --- what writes there
-        self.overflow = overflow = Overflow(
-            role, destination, learned, reader, state, acknowledged, turns, clock
-        )
-        self.sender = sender = Sender(role, destination, learned, ids, state, points, overflow, acknowledged)
-        self.runs = runs = Runs(
-            role, destination, learned, state, ids, experiments, sender, overflow, acknowledged, turns
-        )
-        self.emulation = emulation = ModelEmulation(role, destination, state, ids, emulated, sender, runs)
-        self.batches = Batches(destination, ids, clock, points, overflow, acknowledged, sender, emulation)
-        self.lineage = lineage = Lineage(destination, learned, ids, emulation, peers, readers)
-        self.models = models = Models(
-            role,
-            destination,
-            learned,
-            state,
-            ids,
-            experiments,
-            emulated,
-            emulation,
-            versions,
-            turns,
-            peers,
-            readers,
-        )
-        self.files = files = Files(
-            role, destination, state, ids, reader, emulation, journal, queues, peers, readers
-        )
+        shared = role, destination, learned, state, ids
+        self.overflow = overflow = Overflow(*shared, reader, acknowledged, turns, clock)
+        self.sender = sender = Sender(*shared, points, overflow, acknowledged)
+        self.runs = runs = Runs(*shared, experiments, sender, overflow, acknowledged, turns)
+        self.emulation = emulation = ModelEmulation(*shared, sender, runs)
+        self.batches = Batches(*shared, clock, points, overflow, acknowledged, sender, emulation)
+        self.lineage = lineage = Lineage(*shared, emulation, peers)
+        self.models = models = Models(*shared, experiments, emulation, versions, turns, peers)
+        self.files = files = Files(*shared, reader, emulation, journal, queues, peers)
         self.adoption = adoption = Adoption(
-            role,
-            destination,
-            state,
-            ids,
+            *shared,
             experiments,
             sender,
             runs,
@@ -138,26 +117,10 @@ class Side:
             journal,
             queues,
             peers,
-            readers,
             clock,
         )
         self.registrations = Registrations(
-            role,
-            topology,
-            destination,
-            learned,
-            state,
-            ids,
-            emulated,
-            versions,
-            models,
-            lineage,
-            files,
-            reader,
-            journal,
-            queues,
-            turns,
-            clock,
+            *shared, versions, models, lineage, files, reader, journal, queues, turns, clock
         )
         ids.makers = Makers(adoption.bring, models.bring)
 

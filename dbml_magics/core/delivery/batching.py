@@ -1,4 +1,4 @@
-"""What one log-batch carries, and how what is more than a request takes is split."""
+"""Batches of metrics, params and tags, cut to what one request to a destination takes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from dbml_magics.core.destinations.limits import Limits
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import Item, LogMetric, LogParam, SetTag
 
-Rejected = list[tuple[Item, str]]
-"""Items that a workspace refused, each with the cause."""
+__all__ = ["Batch", "Rejected", "wire_bytes", "within"]
+
+_ENVELOPE = 200  # bytes of a request beside its items
+_POINT = 120  # bytes of a point beside its name: two numbers, a value, the fields' names
+_EXTRA = 250  # bytes of a point's model and dataset
 
 
 @dataclass
@@ -49,6 +52,9 @@ class Batch:
         return kind(*next(iter(items.items())))
 
 
+Rejected = list[tuple[Item, str]]
+
+
 def within(batch: Batch, limits: Limits) -> Iterator[Batch]:
     """Split what one log call brought (it may be more than one request takes) into requests' sizes."""
     if _fits(batch, limits):
@@ -82,16 +88,11 @@ def _fits(batch: Batch, limits: Limits) -> bool:
         and len(batch.params) <= limits.params
         and len(batch.tags) <= limits.tags
         and len(batch) <= limits.items
-        and batch_bytes(batch) + _ENVELOPE <= limits.body_bytes
+        and wire_bytes(batch) + _ENVELOPE <= limits.body_bytes
     )
 
 
-_ENVELOPE = 200  # bytes of a request beside its items
-_POINT = 120  # bytes of a point beside its name: two numbers, a value, the fields' names
-_EXTRA = 250  # bytes of a point's model and dataset
-
-
-def batch_bytes(batch: Batch) -> int:
+def wire_bytes(batch: Batch) -> int:
     """Return how many bytes the items of a batch take at most on the wire."""
     return sum(_sizes(batch))
 
@@ -113,8 +114,3 @@ def _width(text: str) -> int:
     if text.isascii() and text.isprintable():
         return len(text) + text.count('"') + text.count("\\")
     return len(json.dumps(text))
-
-
-def model_of(point: Point) -> str | None:
-    """Return the model for which a point was logged, or None: it is the run's alone."""
-    return point[4][0] or None if len(point) > 4 and point[4] is not None else None
