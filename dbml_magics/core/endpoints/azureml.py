@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from mlflow.entities.model_registry import ModelVersionTag
@@ -19,10 +18,14 @@ from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say, with_option
+from dbml_magics.core.endpoints.shapes import Signature
 from dbml_magics.core.runs import as_error
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.model_registry.abstract_store import AbstractStore
+
     from dbml_magics.core.destinations.azureml import AzuremlWorkspace
     from dbml_magics.core.tracking.engine import Engine
 
@@ -34,7 +37,7 @@ __all__ = [
     "workspace_of",
 ]
 
-_signatures: dict[str, Mapping[str, Any] | None] = {}  # of a version, which never changes
+_signatures: dict[str, Signature | None] = {}  # of a version, which never changes
 
 
 def workspace_of(engine: Engine, written: str) -> AzuremlWorkspace:
@@ -118,7 +121,7 @@ def _twin(engine: Engine, order: Order, name: str, twin: str | None) -> str | No
     return None
 
 
-def _versions(store: Any, name: str) -> list[Any]:
+def _versions(store: AbstractStore, name: str) -> list[ModelVersion]:
     try:
         found = store.search_model_versions(f"name='{name}'", max_results=1000)
     except MlflowException as error:
@@ -128,7 +131,7 @@ def _versions(store: Any, name: str) -> list[Any]:
     return sorted(found, key=lambda version: -int(version.version))
 
 
-def _register(engine: Engine, order: Order, store: Any, name: str, twin: str | None) -> str:
+def _register(engine: Engine, order: Order, store: AbstractStore, name: str, twin: str | None) -> str:
     workspace, found = engine.workspaces["azureml"], order.model
     stamp = f"{datetime.now(timezone.utc):%y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     source = f"azureml://artifacts/LocalUpload/{stamp}/model"
@@ -162,21 +165,21 @@ def _tell_twin(engine: Engine, role: str, name: str, version: str, twin: str) ->
         return  # the other way round, the lineage stands in Azure ML
 
 
-def signature_of(engine: Engine, name: str, version: str) -> Mapping[str, Any] | None:
+def signature_of(engine: Engine, name: str, version: str) -> Signature | None:
     """Return the signature in the MLmodel of a version in Azure ML, or None where nobody can read it."""
     key = f"{engine.link.key}:{name}/{version}"
     if key not in _signatures:
         try:
             workspace = engine.workspaces["azureml"]
             uri = workspace.registry.get_model_version_download_uri(name, version)
-            told = yaml.safe_load(Path(workspace.artifacts(uri).download_artifacts("MLmodel")).read_text())
-            _signatures[key] = told.get("signature")
+            model = yaml.safe_load(Path(workspace.artifacts(uri).download_artifacts("MLmodel")).read_text())
+            _signatures[key] = model.get("signature")
         except (MlflowException, DbmlError, OSError, ValueError, yaml.YAMLError, AttributeError):
             return None
     return _signatures[key]
 
 
-def milliseconds(written: Any) -> int:
+def milliseconds(written: object) -> int:
     """Return a moment of Azure's as milliseconds since 1970, 0 where it says none."""
     try:
         moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(written)).replace("Z", "+00:00"))

@@ -1,4 +1,4 @@
-"""The protocol of endpoints: what every target can do, and what it is told.
+"""The protocol of endpoints: what every target can do, and what it is asked to do.
 
 A target is a place where models are served: this machine, or one of Azure ML's services. ``service`` speaks
 to all of them in the same words.
@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from dbml_magics.core.endpoints.shapes import MLmodel, Settings, Signature
 from dbml_magics.errors import BadCommand, BadName, DeploymentFailed
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
@@ -65,9 +65,9 @@ class Order:
     name: str
     model: Found
     files: Path  # the model's files on this machine
-    mlmodel: Mapping[str, Any]
+    mlmodel: MLmodel
     deployment: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the config file and the common options
+    settings: Settings = field(default_factory=dict)  # of the config file and the common options
     traffic: int | None = None
     wait: bool = True
     model_name: str | None = None  # what to call it in Azure ML's registry
@@ -82,7 +82,7 @@ class Address:
     uri: str
     headers: Callable[[bool], dict[str, str]]
     """Returns the headers with the key or token, fetched anew when the argument is true; never shown."""
-    signature: Mapping[str, Any] | None  # MLmodel's own words, or None where nobody knows it
+    signature: Signature | None  # MLmodel's own words, or None where nobody knows it
     limit: int  # bytes of one request
     direct: bool = False  # on this machine: no proxy in between
     deployments: tuple[str, ...] = ()
@@ -214,8 +214,8 @@ def failed(label: str, name: str, target: str, line: str, why: str, lines: Seque
     from dbml_magics.core.link import masked
 
     cause = likely_cause([*lines, why])
-    told = [f"{label} was not deployed to {name} on {target}: {masked(why.rstrip('.'))}."]
-    told += [f"  likely cause: {cause}"] if cause else []
+    text = [f"{label} was not deployed to {name} on {target}: {masked(why.rstrip('.'))}."]
+    text += [f"  likely cause: {cause}"] if cause else []
     if lines:
-        told += ["  the last lines of its log:", *(f"    {masked(each)[:200]}" for each in lines)]
-    return DeploymentFailed("\n".join(told), remedies=[(line, "again, once the cause is gone")])
+        text += ["  the last lines of its log:", *(f"    {masked(each)[:200]}" for each in lines)]
+    return DeploymentFailed("\n".join(text), remedies=[(line, "again, once the cause is gone")])

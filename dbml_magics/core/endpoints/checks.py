@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
+from dbml_magics.core.endpoints.shapes import MLmodel
 from dbml_magics.errors import NotDeployable
 from dbml_magics.results.endpoints import Check
 
@@ -39,7 +39,7 @@ _DATABRICKS_BUILD = re.compile(r"\+(?:db|databricks)|\.dbr", re.IGNORECASE)
 _OLDEST, _NEWEST = (3, 8), (3, 13)
 
 
-def of_files(files: Path, mlmodel: Mapping[str, Any], *, cloud: bool) -> list[Check]:
+def of_files(files: Path, mlmodel: MLmodel, *, cloud: bool) -> list[Check]:
     """Look at the model's files, what it requires, its Python and its signature."""
     flavor = (mlmodel.get("flavors") or {}).get("python_function")
     if flavor is None:
@@ -49,10 +49,10 @@ def of_files(files: Path, mlmodel: Mapping[str, Any], *, cloud: bool) -> list[Ch
     if missing:
         return [Check("files", f"{', '.join(missing)} named in MLmodel is not there", False)]
     found = [Check("files", f"{sum(1 for p in files.rglob('*') if p.is_file())} files")]
-    told, problem = _conda(files)
+    conda, problem = _conda(files)
     # Azure ML builds the image by conda.yaml, and requirements.txt may say something else.
-    wanted = list(dict.fromkeys([*_listed(files), *told.pip, *told.packages]))
-    strange = [line for line in [*wanted, *told.channels] if _is_databricks_only(line)]
+    wanted = list(dict.fromkeys([*_listed(files), *conda.pip, *conda.packages]))
+    strange = [line for line in [*wanted, *conda.channels] if _is_databricks_only(line)]
     if problem is not None:
         found.append(Check("packages", problem, False if cloud else None))
     elif strange:
@@ -111,7 +111,7 @@ def _listed(files: Path) -> list[str]:
     return _lines(path.read_text(errors="replace").splitlines()) if path.exists() else []
 
 
-def _lines(written: Sequence[Any]) -> list[str]:
+def _lines(written: Sequence[object]) -> list[str]:
     bare = (str(line).partition(" #")[0].strip() for line in written)
     return [line for line in bare if line and not line.startswith(("#", "-"))]
 
@@ -131,8 +131,8 @@ def _conda(files: Path) -> tuple[_Conda, str | None]:
     if not path.exists():
         return _Conda(), None
     try:
-        told = yaml.safe_load(path.read_text()) or {}
-        listed, channels = told.get("dependencies") or [], told.get("channels") or []
+        content = yaml.safe_load(path.read_text()) or {}
+        listed, channels = content.get("dependencies") or [], content.get("channels") or []
         pip = [line for each in listed if isinstance(each, dict) for line in each.get("pip") or []]
         own = [each for each in listed if not isinstance(each, dict)]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -156,13 +156,13 @@ def _is_databricks_only(line: str) -> bool:
     )
 
 
-def _named_files(flavor: Mapping[str, Any]) -> list[str]:
+def _named_files(flavor: Mapping[str, object]) -> list[str]:
     return [
         str(flavor[key]) for key in ("model_path", "data", "python_model") if isinstance(flavor.get(key), str)
     ]
 
 
-def _python(flavor: Mapping[str, Any], *, cloud: bool) -> Check:
+def _python(flavor: Mapping[str, object], *, cloud: bool) -> Check:
     made = str(flavor.get("python_version") or "")
     parts = tuple(int(part) for part in re.findall(r"\d+", made)[:2])
     if len(parts) < 2:
@@ -179,10 +179,10 @@ def refuse(checks: Sequence[Check], label: str, line: str) -> None:
     bad = [check for check in checks if check.fine is False]
     if not bad:
         return
-    told = [f"{label} cannot be deployed as it is; nothing was created."]
-    told += [f"  {check.line()}" for check in bad]
+    lines = [f"{label} cannot be deployed as it is; nothing was created."]
+    lines += [f"  {check.line()}" for check in bad]
     installs = [m.group() for check in bad if (m := re.search(r"%pip install .*", check.said))]
-    raise NotDeployable("\n".join(told), remedies=[*installs, (line, "then again")])
+    raise NotDeployable("\n".join(lines), remedies=[*installs, (line, "then again")])
 
 
 _CAUSES = (

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["EXACT", "RANGES", "array", "as_dtype", "from_base64", "objects", "read_csv", "series"]
+__all__ = [
+    "EXACT",
+    "RANGES",
+    "Array",
+    "Column",
+    "array",
+    "as_dtype",
+    "from_base64",
+    "objects",
+    "read_csv",
+    "series",
+]
 
 EXACT = 2**53
 """Whole numbers beyond it have no exact double, so nobody knows which one was meant."""
+
+Column: TypeAlias = "pd.Series[Any]"
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 RANGES = {"integer": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 """What MLflow's types of whole numbers hold."""
@@ -26,7 +41,7 @@ def from_base64(text: str) -> bytes:
     return base64.b64decode("".join(text.split()), validate=True)
 
 
-def array(values: Sequence[Any]) -> Any:
+def array(values: Sequence[object]) -> Array:
     """Return numpy's array of values; an array of objects where numpy would change one (1 beside "a")."""
     try:
         found = np.asarray(values)
@@ -35,7 +50,7 @@ def array(values: Sequence[Any]) -> Any:
     return found if found.dtype == object or _is_same(found.tolist(), values) else np.array(values, object)
 
 
-def objects(values: Sequence[Any]) -> Any:
+def objects(values: Sequence[object]) -> Array:
     """Return values as an array of one dimension, each as it is."""
     found = np.empty(len(values), dtype=object)
     for number, value in enumerate(values):
@@ -43,7 +58,7 @@ def objects(values: Sequence[Any]) -> Any:
     return found
 
 
-def series(values: Sequence[Any]) -> pd.Series[Any]:
+def series(values: Sequence[object]) -> Column:
     """Return values as a column of pandas: whole numbers beside nulls stay exact."""
     try:
         found = pd.Series(list(values))
@@ -58,13 +73,13 @@ def series(values: Sequence[Any]) -> pd.Series[Any]:
     return pd.Series(list(values), dtype="Int64") if whole else pd.Series(objects(values))
 
 
-def as_dtype(values: Any, dtype: Any) -> Any:
+def as_dtype(values: Sequence[object], dtype: str) -> Array:
     """Return values as an array of a type; whole numbers and booleans that would change stay as they are."""
     found = np.asarray(values, dtype=dtype)
     return found if found.dtype.kind not in "iub" or _is_same(found.tolist(), list(values)) else array(values)
 
 
-def _is_same(made: Any, given: Any) -> bool:
+def _is_same(made: Iterable[object], given: Iterable[object]) -> bool:
     """Tell whether each value equals what was made of it; a boolean is no number, and neither is a text."""
     kinds = {type(value) for value in _leaves(given)}
     if len(kinds) == 1 and kinds <= {float, str, bool} and {type(value) for value in _leaves(made)} == kinds:
@@ -73,7 +88,7 @@ def _is_same(made: Any, given: Any) -> bool:
     return all(a == b and _rank(a) == _rank(b) for a, b in pairs if b == b)
 
 
-def _leaves(values: Any) -> Iterator[Any]:
+def _leaves(values: Iterable[object]) -> Iterator[object]:
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _leaves(value)
@@ -81,11 +96,11 @@ def _leaves(values: Any) -> Iterator[Any]:
             yield value.item() if isinstance(value, np.generic) else value
 
 
-def _rank(value: Any) -> int:
+def _rank(value: object) -> int:
     return 1 if isinstance(value, bool) else 2 if isinstance(value, (int, float)) else 3
 
 
-def read_csv(source: Any, texts: Sequence[str] = ()) -> pd.DataFrame:
+def read_csv(source: Path | TextIO, texts: Sequence[str] = ()) -> pd.DataFrame:
     """Read CSV; ``texts`` and columns with numbers like 007 stay text, large whole numbers stay whole."""
     written = pd.read_csv(source, dtype=str)
     frame = pd.DataFrame(index=written.index)
@@ -100,7 +115,7 @@ def read_csv(source: Any, texts: Sequence[str] = ()) -> pd.DataFrame:
     return pd.concat(parts, axis=1) if parts else frame
 
 
-def _inferred(column: pd.Series[Any], known: pd.Series[Any]) -> pd.Series[Any]:
+def _inferred(column: Column, known: Column) -> Column:
     """Return a column of text as what pandas reads in it, without a loss."""
     if known.empty:
         return pd.Series(np.nan, index=column.index, name=column.name)

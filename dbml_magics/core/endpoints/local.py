@@ -22,7 +22,6 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from dbml_magics.common.config import data_home
@@ -40,6 +39,15 @@ from dbml_magics.core.endpoints.base import (
     failed,
     only,
     with_share,
+)
+from dbml_magics.core.endpoints.shapes import (
+    Deployed,
+    RevisionSpec,
+    ServerFile,
+    ServerState,
+    Settings,
+    Signature,
+    json_object,
 )
 from dbml_magics.core.endpoints.swagger import describe
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
@@ -72,7 +80,7 @@ def home() -> Path:
 class _Server:
     """An endpoint's own process, as its folder remembers it."""
 
-    def __init__(self, folder: Path, kept: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, kept: ServerFile) -> None:
         self.folder = folder
         self.kept = kept
 
@@ -89,8 +97,8 @@ class _Server:
         return processes.runs(int(self.kept.get("pid") or 0), str(self.kept.get("started") or ""))
 
     def ask(
-        self, method: str = "GET", path: str = "", body: Any = None, timeout: float = 10.0
-    ) -> dict[str, Any]:
+        self, method: str = "GET", path: str = "", body: object = None, timeout: float = 10.0
+    ) -> ServerState:
         """Ask the server as its owner. Raises OSError when it does not answer."""
         question = urllib.request.Request(
             f"{self.address}/admin{path}",
@@ -100,9 +108,10 @@ class _Server:
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(question, timeout=timeout) as answer:
-            return dict(json.load(answer))
+            state: ServerState = json_object(answer.read())
+            return state
 
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> ServerState | None:
         """Return what the server says, or None when it does not run or does not answer."""
         if not self.runs:
             return None
@@ -111,10 +120,11 @@ class _Server:
         except (OSError, ValueError):
             return None
 
-    def last_state(self) -> dict[str, Any]:
+    def last_state(self) -> ServerState:
         """Return what the server wrote down last."""
         try:
-            return dict(json.loads((self.folder / "state.json").read_text()))
+            state: ServerState = json_object((self.folder / "state.json").read_text())
+            return state
         except (OSError, ValueError):
             return {"traffic": {}, "deployments": []}
 
@@ -148,7 +158,7 @@ class LocalTarget(Target):
     def address(self, endpoint: Endpoint, deployment: str | None) -> Address:
         """Return how the endpoint is asked."""
         server = _read(endpoint.name)
-        kept = dict(server.kept) if server is not None else {}
+        kept: ServerFile = server.kept if server is not None else {}
         remember_secrets(kept.get("key"))
         headers = {"Authorization": f"Bearer {kept['key']}"} if kept.get("key") else {}
         if deployment is not None:
@@ -195,13 +205,13 @@ class LocalTarget(Target):
         name = order.deployment or only(server.name, list(known), order.line)
         before = known.get(name)
         share = _share(order, name, state["traffic"])
-        told = _told(server, name, order, share, before["told"] if before is not None else {})
-        same = before is not None and before["told"].get("digest") == told["digest"] and not before["error"]
+        spec = _spec(server, name, order, share, before["told"] if before is not None else {})
+        same = before is not None and before["told"].get("digest") == spec["digest"] and not before["error"]
         if same and before is not None and before["state"] != "failed":
             return name, self._only_traffic(server, name, order, state, say)
         _tidy(server, state)
-        shutil.move(str(order.files), told["files"])
-        server.ask("PUT", f"/deployments/{quote(name)}", told)
+        shutil.move(str(order.files), spec["files"])
+        server.ask("PUT", f"/deployments/{quote(name)}", spec)
         changed = "deployed" if before is None else "updated"
         if order.wait:
             try:
@@ -212,7 +222,7 @@ class LocalTarget(Target):
                 raise
         return name, changed
 
-    def _only_traffic(self, server: _Server, name: str, order: Order, state: dict[str, Any], say: Say) -> str:
+    def _only_traffic(self, server: _Server, name: str, order: Order, state: ServerState, say: Say) -> str:
         if order.wait:
             _wait(server, name, order, say)
         wanted = (
@@ -261,15 +271,14 @@ def _read(name: str) -> _Server | None:
         return None  # nor is it a path to anywhere else
     folder = home() / name
     try:
-        kept = json.loads((folder / "endpoint.json").read_text())
-        return _Server(
-            folder, {"key": kept["key"], "owner": kept["owner"], "port": int(kept["port"]), **kept}
-        )
+        kept: ServerFile = json_object((folder / "endpoint.json").read_text())
+        kept["port"] = int(kept["port"])
+        return _Server(folder, kept) if {"key", "owner"} <= kept.keys() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(folder: Path, kept: Mapping[str, Any]) -> None:
+def _write(folder: Path, kept: ServerFile) -> None:
     _private(folder / "endpoint.json", json.dumps(kept))
     if kept.get("key"):
         _private(folder / "key", str(kept["key"]))
@@ -289,7 +298,7 @@ def _start(order: Order, before: _Server | None) -> _Server:
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
     auth = order.settings.get("auth_mode") or (before.kept.get("auth") if before else None) or "key"
     with _bound(before) as bound:
-        kept = {
+        kept: ServerFile = {
             "port": bound.getsockname()[1],
             "auth": auth,
             "key": None if auth == "none" else (before and before.kept["key"]) or secrets.token_urlsafe(32),
@@ -305,7 +314,7 @@ def _start(order: Order, before: _Server | None) -> _Server:
             environment=processes.bare_environment(),
             descriptors=[bound.fileno()],
         )
-    kept.update(pid=pid, started=started)
+    kept["pid"], kept["started"] = pid, started
     _write(folder, kept)
     server = _Server(folder, kept)
     try:
@@ -315,7 +324,7 @@ def _start(order: Order, before: _Server | None) -> _Server:
                 server.ask(timeout=5.0)
                 return server
             time.sleep(0.02)
-    except BaseException:  # interrupted: what nobody was told of is not left behind
+    except BaseException:  # interrupted: the user was not shown the endpoint, so nothing of it stays
         server.end()
         if before is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -343,10 +352,10 @@ def _forget(server: _Server) -> None:
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
-def _tidy(server: _Server, state: dict[str, Any]) -> None:
+def _tidy(server: _Server, state: ServerState) -> None:
     """Remove the files of models that are not served any more."""
-    told = [each[which] for each in state["deployments"] for which in ("told", "coming") if each[which]]
-    used = {Path(each["files"]).name for each in told}
+    revisions = [spec for each in state["deployments"] for spec in (each["told"], each["coming"]) if spec]
+    used = {Path(spec["files"]).name for spec in revisions}
     for path in (server.folder / "models").iterdir():
         if path.name not in used:
             shutil.rmtree(path, ignore_errors=True)
@@ -364,10 +373,10 @@ def _tail(path: Path, lines: int) -> list[str]:
     return [line for line in found if line.strip()][-lines:]
 
 
-# --- what is told
+# --- the spec of a revision
 
 
-def _refuse_bad(given: Mapping[str, Any]) -> None:
+def _refuse_bad(given: Settings) -> None:
     auth = given.get("auth_mode", "key")
     if auth not in ("key", "none"):
         raise BadCommand(
@@ -400,32 +409,28 @@ def _share(order: Order, name: str, traffic: Mapping[str, int]) -> int | None:
     return None if any(traffic.values()) else 100
 
 
-_DEFAULTS = {"instances": 1, "concurrency": 1, "timeout_s": 60.0}
-
-
-def _told(
-    server: _Server, name: str, order: Order, share: int | None, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what the server is told of a deployment; what the line does not name stays as it was before."""
+def _spec(server: _Server, name: str, order: Order, share: int | None, before: RevisionSpec) -> RevisionSpec:
+    """Return a deployment's next revision; what the line does not name stays as it was before."""
     given = order.settings
     asked = given.get("request_settings") or {}
     environment = {str(k): str(v) for k, v in (given.get("environment_variables") or {}).items()}
-    named: dict[str, Any] = {}
+    spec: RevisionSpec = {
+        "instances": before.get("instances", 1),
+        "concurrency": before.get("concurrency", 1),
+        "timeout_s": before.get("timeout_s", 60.0),
+    }
     if "instance_count" in given:
-        named["instances"] = int(given["instance_count"])
+        spec["instances"] = int(given["instance_count"])
     if "max_concurrent_requests_per_instance" in asked:
-        named["concurrency"] = int(asked["max_concurrent_requests_per_instance"])
+        spec["concurrency"] = int(asked["max_concurrent_requests_per_instance"])
     if "request_timeout_ms" in asked:
-        named["timeout_s"] = float(asked["request_timeout_ms"]) / 1000
-    kept = {key: before[key] for key in _DEFAULTS if key in before}
-    what = {**_DEFAULTS, **kept, **named}
+        spec["timeout_s"] = float(asked["request_timeout_ms"]) / 1000
     # Values may be secret, so the server alone has them; these marks tell whether one is another.
     marks = {key: _mark(server, f"{key}={value}") for key, value in environment.items()}
     variables = {**before.get("variables", {}), **marks}
-    digest = json.dumps([order.model.identity, what, variables], sort_keys=True)
+    digest = json.dumps([order.model.identity, spec, variables], sort_keys=True)
     signature = order.mlmodel.get("signature")
-    told = {
-        **what,
+    spec |= {
         "model": order.model.label,
         "digest": hashlib.sha256(digest.encode()).hexdigest(),
         "files": str(server.folder / "models" / f"{name}-{uuid.uuid4().hex[:8]}"),
@@ -440,8 +445,8 @@ def _told(
         from dbml_magics.core.scoring.spark import find_java
 
         home = find_java()
-        told["java"] = None if home is None else str(home)
-    return told
+        spec["java"] = None if home is None else str(home)
+    return spec
 
 
 def _mark(server: _Server, text: str) -> str:
@@ -491,7 +496,7 @@ def _failed(order: Order, why: str, lines: list[str]) -> DeploymentFailed:
 # --- what is shown
 
 
-def _signature(server: _Server | None, deployment: str | None) -> Mapping[str, Any] | None:
+def _signature(server: _Server | None, deployment: str | None) -> Signature | None:
     """Return the signature that an endpoint's deployments share, or the named one's."""
     state = (
         (server.state() or server.last_state()) if server is not None else {"deployments": [], "traffic": {}}
@@ -528,31 +533,29 @@ def _shown(server: _Server) -> Endpoint:
     )
 
 
-def _deployment(
-    each: dict[str, Any], traffic: Mapping[str, int], folder: Path, *, stopped: bool
-) -> Deployment:
+def _deployment(each: Deployed, traffic: Mapping[str, int], folder: Path, *, stopped: bool) -> Deployment:
     from dbml_magics.core.endpoints.checks import likely_cause
     from dbml_magics.core.link import masked
 
-    told = each["told"]
+    spec = each["told"]
     coming = (each["coming"] or {}).get("model")
     failed_one = (each.get("failed") or {}).get("model")
     error, lines = each["error"], []
     if error:
         lines = [masked(line) for line in _tail(folder / "logs" / f"{each['name']}.log", _LOG_LINES)]
-        if failed_one and failed_one != told.get("model"):
+        if failed_one and failed_one != spec.get("model"):
             error = f"the update to {failed_one} failed: {error}"
     return Deployment(
         name=each["name"],
-        model=str(told.get("model") or "?"),
+        model=str(spec.get("model") or "?"),
         state="stopped" if stopped else each["state"],
         traffic=int(traffic.get(each["name"], 0)),
         size="" if stopped or not each["memory"] else size(each["memory"] // max(1, len(each["pids"]))),
-        count=0 if stopped else int(told.get("instances") or 1),
+        count=0 if stopped else int(spec.get("instances") or 1),
         created=int(each["created"]),
         error=error,
         cause=likely_cause([*lines, error]) if error else None,
         log=tuple(lines),
-        coming=coming if coming != told.get("model") else None,
+        coming=coming if coming != spec.get("model") else None,
         requests=int(each["requests"]),
     )

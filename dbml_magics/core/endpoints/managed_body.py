@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from dbml_magics.core.endpoints.settings import ENDPOINT_KEYS
+from dbml_magics.core.endpoints.shapes import ArmResource, Settings
 from dbml_magics.errors import BadCommand
 
 __all__ = [
@@ -42,7 +42,7 @@ _EXAMPLES = {
 }
 
 
-def endpoint_body(given: Mapping[str, Any], location: str) -> dict[str, Any]:
+def endpoint_body(given: Settings, location: str) -> dict[str, object]:
     """Return what makes an endpoint: with a key and an identity of its own unless the file says otherwise."""
     auth = str(given.get("auth_mode") or "key").lower()
     if auth not in AUTH:
@@ -50,7 +50,7 @@ def endpoint_body(given: Mapping[str, Any], location: str) -> dict[str, Any]:
             f"auth_mode {auth[:30]!r}: a managed endpoint asks for a key, an aml_token or an aad_token.",
             remedies=[("auth_mode: key", "in the config file")],
         )
-    properties: dict[str, Any] = {
+    properties: dict[str, object] = {
         "authMode": AUTH[auth],
         # As azureml-mlflow marks them, whose client then shows and asks them like its own.
         "properties": {"azureml.mlflow_client_endpoint": "True"},
@@ -67,7 +67,7 @@ def endpoint_body(given: Mapping[str, Any], location: str) -> dict[str, Any]:
     }
 
 
-def _identity(given: Any) -> dict[str, Any]:
+def _identity(given: object) -> dict[str, object]:
     if given is None or (isinstance(given, dict) and given.get("type") in (None, "system_assigned")):
         return {"type": "SystemAssigned"}
     named = given.get("user_assigned_identities") if isinstance(given, dict) else None
@@ -80,9 +80,9 @@ def _identity(given: Any) -> dict[str, Any]:
     return {"type": "UserAssigned", "userAssignedIdentities": {str(each): {} for each in ids}}
 
 
-def changed_endpoint(shown: Mapping[str, Any], **properties: Any) -> dict[str, Any]:
+def changed_endpoint(shown: ArmResource, **properties: object) -> dict[str, object]:
     """Return an endpoint as it is, with other properties: PATCH takes its tags alone, traffic goes by PUT."""
-    own = shown.get("properties") or {}
+    own: Mapping[str, object] = shown.get("properties") or {}
     kept = ("authMode", "description", "properties", "publicNetworkAccess", "traffic", "mirrorTraffic")
     identity = dict(shown.get("identity") or {"type": "SystemAssigned"})
     for key in ("principalId", "tenantId"):
@@ -95,24 +95,24 @@ def changed_endpoint(shown: Mapping[str, Any], **properties: Any) -> dict[str, A
     }
 
 
-def deployment_properties(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a deployment is told, in Resource Manager's words: times as ISO 8601."""
-    told: dict[str, Any] = {}
+def deployment_properties(given: Settings) -> dict[str, object]:
+    """Return the properties of a deployment for Resource Manager, which writes times as ISO 8601."""
+    properties: dict[str, object] = {}
     for key, value in given.items():
         if key in _PLAIN:
-            told[_PLAIN[key]] = value
+            properties[_PLAIN[key]] = value
         elif key in _EXAMPLES:
             if not isinstance(value, dict):
                 raise BadCommand(
                     f"{key} wants NAME: value.", remedies=[(_EXAMPLES[key], "in the config file")]
                 )
-            told.update(_SECTIONS[key](value))
+            properties.update(_SECTIONS[key](value))
         elif key == "egress_public_network_access":
-            told["egressPublicNetworkAccess"] = str(value).capitalize()
-    return told
+            properties["egressPublicNetworkAccess"] = str(value).capitalize()
+    return properties
 
 
-def _number(value: Any, key: str, least: int = 0) -> int:
+def _number(value: object, key: str, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise BadCommand(
             f"{key} wants a whole number from {least} on.",
@@ -121,24 +121,24 @@ def _number(value: Any, key: str, least: int = 0) -> int:
     return int(value)
 
 
-def _probe(value: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {_PROBE[key]: _number(value[key], key, 1) for key in _PROBE if key in value}
+def _probe(value: Settings) -> dict[str, object]:
+    counts: dict[str, object] = {_PROBE[key]: _number(value[key], key, 1) for key in _PROBE if key in value}
     seconds = {name: f"PT{_number(value[key], key)}S" for key, name in _PROBE_SECONDS.items() if key in value}
-    return {**told, **seconds}
+    return {**counts, **seconds}
 
 
-def _requests(value: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _requests(value: Settings) -> dict[str, object]:
+    properties: dict[str, object] = {}
     key = "max_concurrent_requests_per_instance"
     if key in value:
-        told["maxConcurrentRequestsPerInstance"] = _number(value[key], key, 1)
+        properties["maxConcurrentRequestsPerInstance"] = _number(value[key], key, 1)
     for key, name in (("request_timeout_ms", "requestTimeout"), ("max_queue_wait_ms", "maxQueueWait")):
         if key in value:
-            told[name] = f"PT{_number(value[key], key) / 1000:g}S"
-    return told
+            properties[name] = f"PT{_number(value[key], key) / 1000:g}S"
+    return properties
 
 
-def _scale(value: Mapping[str, Any]) -> dict[str, Any]:
+def _scale(value: Settings) -> dict[str, object]:
     kind = str(value.get("type") or ("default" if not value else "target_utilization")).lower()
     if kind not in ("default", "target_utilization"):
         raise BadCommand(
@@ -147,44 +147,49 @@ def _scale(value: Mapping[str, Any]) -> dict[str, Any]:
         )
     if kind == "default":
         return {"scaleType": "Default"}
-    told: dict[str, Any] = {"scaleType": "TargetUtilization"}
+    properties: dict[str, object] = {"scaleType": "TargetUtilization"}
     for key, name in (
         ("min_instances", "minInstances"),
         ("max_instances", "maxInstances"),
         ("target_utilization_percentage", "targetUtilizationPercentage"),
     ):
         if key in value:
-            told[name] = _number(value[key], key, 1)
+            properties[name] = _number(value[key], key, 1)
     if "polling_interval" in value:
-        told["pollingInterval"] = f"PT{_number(value['polling_interval'], 'polling_interval', 1)}S"
-    return told
+        properties["pollingInterval"] = f"PT{_number(value['polling_interval'], 'polling_interval', 1)}S"
+    return properties
 
 
-def _collector(value: Mapping[str, Any]) -> dict[str, Any]:
+def _collector(value: Settings) -> dict[str, object]:
     given = value.get("collections") or {}
     if not isinstance(given, dict) or ("sampling_rate" in value and not given):
         raise BadCommand(
             "data_collector: collections wants NAME: {enabled: true}; sampling_rate is of those named.",
             remedies=[(_EXAMPLES["data_collector"], "in the config file")],
         )
-    told: dict[str, Any] = {}
+    properties: dict[str, object] = {}
+    collections: dict[str, object] = {}
     for name, each in given.items():
         each = each if isinstance(each, dict) else {"enabled": each}
         on = str(each.get("enabled", True)).lower() in ("true", "enabled", "1")
         rate = each.get("sampling_rate", value.get("sampling_rate"))
-        made: dict[str, Any] = {"dataCollectionMode": "Enabled" if on else "Disabled"}
+        made: dict[str, object] = {"dataCollectionMode": "Enabled" if on else "Disabled"}
         made |= {} if rate is None else {"samplingRate": _rate(rate)}
         made |= {"clientId": str(each["client_id"])} if each.get("client_id") else {}
-        told.setdefault("collections", {})[str(name)] = made
+        collections[str(name)] = made
+    if collections:
+        properties["collections"] = collections
     if value.get("rolling_rate"):
-        told["rollingRate"] = str(value["rolling_rate"]).capitalize()
+        properties["rollingRate"] = str(value["rolling_rate"]).capitalize()
     logged = value.get("request_logging")
     if isinstance(logged, dict) and "capture_headers" in logged:
-        told["requestLogging"] = {"captureHeaders": [str(each) for each in logged["capture_headers"] or []]}
-    return told
+        properties["requestLogging"] = {
+            "captureHeaders": [str(each) for each in logged["capture_headers"] or []]
+        }
+    return properties
 
 
-def _rate(value: Any) -> float:
+def _rate(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise BadCommand(
             "sampling_rate wants a number above 0, at most 1.",
@@ -193,21 +198,22 @@ def _rate(value: Any) -> float:
     return float(value)
 
 
-def merged(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def merged(kept: Mapping[str, object], wanted: Mapping[str, object]) -> dict[str, object]:
     """Return what a deployment has with what is wanted of it: what is not named stays, in sections too."""
     found = dict(kept)
     for key, value in wanted.items():
         before = found.get(key)
-        same_kind = (
+        if (
             isinstance(before, dict)
             and isinstance(value, dict)
             and (key != "scaleSettings" or before.get("scaleType") == value.get("scaleType"))
-        )
-        found[key] = merged(before, value) if same_kind and isinstance(before, dict) else value
+        ):
+            value = merged(before, value)
+        found[key] = value
     return found
 
 
-_SECTIONS: dict[str, Any] = {
+_SECTIONS: dict[str, Callable[[Settings], dict[str, object]]] = {
     "request_settings": lambda v: {"requestSettings": _requests(v)},
     "liveness_probe": lambda v: {"livenessProbe": _probe(v)},
     "readiness_probe": lambda v: {"readinessProbe": _probe(v)},
@@ -217,13 +223,13 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-def includes(shown: Any, wanted: Any) -> bool:
+def includes(shown: object, wanted: object) -> bool:
     """Tell whether what the service shows has all that is wanted."""
     if isinstance(wanted, dict):
         return isinstance(shown, dict) and all(includes(shown.get(key), wanted[key]) for key in wanted)
     return bool(shown == wanted)
 
 
-def only_of_endpoint(given: Mapping[str, Any]) -> list[str]:
+def only_of_endpoint(given: Settings) -> list[str]:
     """Return the settings that an endpoint takes when it is made, and not afterwards."""
     return sorted(key for key in ENDPOINT_KEYS if key in given and key != "mirror_traffic")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from dbml_magics.core.azure import permissions
+from dbml_magics.core.azure.arm import WorkspaceProperties
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal
+from dbml_magics.core.endpoints.shapes import ArmResource, Settings
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.endpoints import Check
 
@@ -16,7 +17,13 @@ __all__ = ["egress", "quota"]
 _RESERVED = 1.2  # machines are counted with a fifth more, for upgrades (how-to-manage-quotas.md)
 
 
-def egress(workspace: Mapping[str, Any], given: Mapping[str, Any]) -> Check:
+class _Usage(TypedDict, total=False):
+    name: dict[str, str]
+    limit: int
+    currentValue: int
+
+
+def egress(workspace: WorkspaceProperties, given: Settings) -> Check:
     """Look whether the container can install the model's packages: it does so when it starts.
 
     ``workspace`` are the workspace's properties, ``given`` the settings of the deployment.
@@ -37,7 +44,7 @@ def egress(workspace: Mapping[str, Any], given: Mapping[str, Any]) -> Check:
     return Check("egress", "open")
 
 
-def quota(rest: Rest, region: str, size: str, count: int, before: Mapping[str, Any] | None) -> Check:
+def quota(rest: Rest, region: str, size: str, count: int, before: ArmResource | None) -> Check:
     """Look whether the region's quota has room for the machines, where it can be asked.
 
     ``before`` is the deployment that the new one replaces: what it holds is given back.
@@ -70,5 +77,5 @@ def quota(rest: Rest, region: str, size: str, count: int, before: Mapping[str, A
     return Check("quota", said, wanted <= free)
 
 
-def _family(usage: Mapping[str, Any]) -> str:
+def _family(usage: _Usage) -> str:
     return str((usage.get("name") or {}).get("value")).lower()

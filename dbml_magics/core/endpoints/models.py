@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 from mlflow.artifacts import download_artifacts
@@ -13,8 +13,12 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core import registry, runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
+from dbml_magics.core.endpoints.shapes import MLmodel
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 __all__ = ["fetch", "find", "read_mlmodel"]
 
@@ -75,7 +79,7 @@ def _version(engine: Engine, name: str, version: str, line: str) -> Found:
     return _registered(engine, found)
 
 
-def _registered(engine: Engine, found: Any, said: str | None = None) -> Found:
+def _registered(engine: Engine, found: ModelVersion, said: str | None = None) -> Found:
     version = str(found.version)
     return Found(
         label=f"{found.name}/{version}",
@@ -112,7 +116,7 @@ def _not_found(engine: Engine, name: str, behind: str, line: str) -> DbmlError:
     return ModelNotFound(error.message, remedies=[line.format(f"{meant.group(1)}{behind}"), *error.remedies])
 
 
-def _versions(engine: Engine, name: str) -> list[Any]:
+def _versions(engine: Engine, name: str) -> list[ModelVersion]:
     quoted = name.replace("'", "\\'")
     found = runs.client(engine).search_model_versions(f"name='{quoted}'")
     return sorted(found, key=lambda v: -int(v.version))
@@ -210,15 +214,15 @@ def fetch(engine: Engine, found: Found, folder: Path) -> Path:
     return path
 
 
-def read_mlmodel(files: Path) -> dict[str, Any]:
+def read_mlmodel(files: Path) -> MLmodel:
     """Return a model's description. Raises NoModel when the folder has none."""
     try:
-        told = yaml.safe_load((files / "MLmodel").read_text())
+        mlmodel: MLmodel | None = yaml.safe_load((files / "MLmodel").read_text())
     except (OSError, yaml.YAMLError):
-        told = None
-    if not isinstance(told, dict):
+        mlmodel = None
+    if not isinstance(mlmodel, dict):
         raise NoModel(
             "there is no MLmodel file: these are not the files of an MLflow model.",
             remedies=[("mlflow.<flavor>.log_model(model, name='model')", "logs one")],
         )
-    return told
+    return mlmodel

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
+from dbml_magics.core.azure.arm import WorkspaceProperties
 from dbml_magics.core.endpoints import azureml, managed_body, managed_checks, settings
 from dbml_magics.core.endpoints.base import (
     Address,
@@ -34,6 +35,13 @@ from dbml_magics.core.endpoints.base import (
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, locked, records
 from dbml_magics.core.endpoints.rest import Answer, Rest, ServiceRefusal, every, refused, words
+from dbml_magics.core.endpoints.shapes import (
+    ArmResource,
+    FailedDeployment,
+    PendingDeployment,
+    Settings,
+    Signature,
+)
 from dbml_magics.core.link import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted, Refused
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
@@ -60,6 +68,17 @@ _LABEL, _VERSION = "dbml_model", "dbml_version"  # tags of a deployment: what th
 
 _keys: dict[tuple[str, str], str] = {}  # (endpoint's id, how it asks) -> its key or token, this process long
 _going: set[str] = set()  # records that a thread of this process goes on with
+
+
+class _Workspace(TypedDict, total=False):
+    location: str
+    properties: WorkspaceProperties
+
+
+class _Failure(TypedDict, total=False):
+    error: str
+    cause: str | None
+    log: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,9 @@ class OnlineTarget(Target):
             "creating" if pending else "failed",
             None,
             "key",
-            deployments=() if pending else tuple(_never_made(name, told) for name, told in errors.items()),
+            deployments=()
+            if pending
+            else tuple(_never_made(name, failure) for name, failure in errors.items()),
             created=int(float(kept.get("began") or 0) * 1000),
         )
 
@@ -141,8 +162,8 @@ class OnlineTarget(Target):
         """Return how the endpoint is asked."""
 
         def headers(fresh: bool) -> dict[str, str]:
-            told = {"Authorization": f"Bearer {self._key(endpoint, fresh)}"}
-            return told if deployment is None else {**told, "azureml-model-deployment": deployment}
+            own = {"Authorization": f"Bearer {self._key(endpoint, fresh)}"}
+            return own if deployment is None else {**own, "azureml-model-deployment": deployment}
 
         return Address(
             uri=endpoint.uri or "",
@@ -167,7 +188,7 @@ class OnlineTarget(Target):
             remember_secrets(_keys[place])
         return _keys[place]
 
-    def _signature(self, endpoint: Endpoint, deployment: str | None) -> Mapping[str, Any] | None:
+    def _signature(self, endpoint: Endpoint, deployment: str | None) -> Signature | None:
         """Return the signature that the deployments which answer share, or the named one's."""
         asked = [
             azureml.signature_of(self.engine, *each.registered)
@@ -198,14 +219,15 @@ class OnlineTarget(Target):
             )
         return found
 
-    def _workspace_shown(self) -> dict[str, Any]:
+    def _workspace_shown(self) -> _Workspace:
         try:
             answer = self.rest.arm("GET", action=f"{_WS}/read")
         except ServiceRefusal as error:
             raise refused(error, self.workspace.id.name) from error
-        return answer.body if answer is not None else {}
+        empty: _Workspace = {}
+        return answer.body if answer is not None else empty
 
-    def _before(self, order: Order) -> dict[str, Any] | None:
+    def _before(self, order: Order) -> ArmResource | None:
         """Return the deployment that the line would replace."""
         if self._get(order.name) is None:
             return None
@@ -265,13 +287,13 @@ class OnlineTarget(Target):
             try:
                 with locked(record):
                     self._advance(record, name)
-            except (DeploymentFailed, NotPermitted):  # told at once, so nobody has to be told later
+            except (DeploymentFailed, NotPermitted):  # raised now, so no later command has to say it
                 record.put("failed", name, None)
                 raise
             self._begin(record)
         return name, "deployed" if before is None else "updated"
 
-    def _remember(self, record: Record, pending: dict[str, Any]) -> str | None:
+    def _remember(self, record: Record, pending: PendingDeployment) -> str | None:
         """Remember what is to be done for a deployment; returns the model whose place it takes, if any."""
         name = pending["deployment"]
         with locked(record):
@@ -288,7 +310,7 @@ class OnlineTarget(Target):
     def _location(self, order: Order) -> str:
         return str(order.settings.get("location") or self._workspace_shown().get("location") or "")
 
-    def _only_traffic(self, order: Order, name: str, shown: Mapping[str, Any], say: Say) -> str:
+    def _only_traffic(self, order: Order, name: str, shown: ArmResource, say: Say) -> str:
         before = _traffic(shown)
         wanted = before if order.traffic is None else with_share(before, name, order.traffic)
         if wanted == before:
@@ -307,7 +329,7 @@ class OnlineTarget(Target):
         """Return the traffic with every deployment in it, also those that get none: nothing is left open."""
         return {each["name"]: traffic.get(each["name"], 0) for each in self._deployments(name)}
 
-    def _put_traffic(self, name: str, shown: Mapping[str, Any], **what: Any) -> Answer | None:
+    def _put_traffic(self, name: str, shown: ArmResource, **what: dict[str, int]) -> Answer | None:
         body = managed_body.changed_endpoint(shown, **what)
         return self.rest.arm("PUT", _path(name), body, action=_WRITE)
 
@@ -384,9 +406,9 @@ class OnlineTarget(Target):
             record.put("pending", name, None)
         return step
 
-    def _next(self, record: Record, pending: dict[str, Any]) -> _Step | None:
-        if pending.get("operation"):
-            answer = self.rest.operation(pending["operation"])
+    def _next(self, record: Record, pending: PendingDeployment) -> _Step | None:
+        if operation := pending.get("operation"):
+            answer = self.rest.operation(operation)
             if answer is not None and answer.failure:
                 raise self._given_up(record, pending, words(answer.failure))
             if answer is not None and answer.state != "succeeded":
@@ -411,9 +433,7 @@ class OnlineTarget(Target):
             return self._under_way(record, pending, answer, "starting the deployment")
         return self._traffic_step(record, pending, shown)
 
-    def _traffic_step(
-        self, record: Record, pending: dict[str, Any], shown: Mapping[str, Any]
-    ) -> _Step | None:
+    def _traffic_step(self, record: Record, pending: PendingDeployment, shown: ArmResource) -> _Step | None:
         made = self._get(record.name, pending["deployment"])
         state = _state(made or {})
         if made is None or state == "failed":
@@ -428,7 +448,7 @@ class OnlineTarget(Target):
                 return _Step(f"waiting for {earlier}", 2.0)
             percent = 100
         wanted = before if percent is None else with_share(before, pending["deployment"], percent)
-        what: dict[str, Any] = {}
+        what: dict[str, dict[str, int]] = {}
         if wanted != before:
             what["traffic"] = {
                 each["name"]: wanted.get(each["name"], 0) for each in self._deployments(record.name)
@@ -442,14 +462,15 @@ class OnlineTarget(Target):
             record, pending, self._put_traffic(record.name, shown, **what), "setting the traffic"
         )
 
-    def _under_way(self, record: Record, pending: dict[str, Any], answer: Answer | None, doing: str) -> _Step:
-        pending.update(
-            operation=answer.operation if answer else None, doing=doing, pause=answer.pause if answer else 2.0
-        )
+    def _under_way(
+        self, record: Record, pending: PendingDeployment, answer: Answer | None, doing: str
+    ) -> _Step:
+        pending["operation"] = answer.operation if answer else None
+        pending["doing"], pending["pause"] = doing, answer.pause if answer else 2.0
         record.put("pending", pending["deployment"], pending)
         return _Step(doing, float(pending["pause"]))
 
-    def _given_up(self, record: Record, pending: dict[str, Any], why: str) -> DeploymentFailed:
+    def _given_up(self, record: Record, pending: PendingDeployment, why: str) -> DeploymentFailed:
         """Return why the deployment failed, with its container's last lines; what was new is taken away."""
         lines: list[str] = []
         if pending.get("put"):
@@ -461,15 +482,19 @@ class OnlineTarget(Target):
         self._over(record, pending, error.message.splitlines()[0], lines)
         return error
 
-    def _over(self, record: Record, pending: Mapping[str, Any], why: str, lines: Sequence[str] = ()) -> None:
+    def _over(self, record: Record, pending: PendingDeployment, why: str, lines: Sequence[str] = ()) -> None:
         """Forget what was to be done, and keep why it failed for whoever did not wait for it."""
         name = pending["deployment"]
         record.put("pending", name, None)
         if not pending["wait"]:
-            told = {"why": why, "label": pending["label"], "log": [masked(line) for line in lines]}
-            record.put("failed", name, told)
+            failure: FailedDeployment = {
+                "why": why,
+                "label": pending["label"],
+                "log": [masked(line) for line in lines],
+            }
+            record.put("failed", name, failure)
 
-    def _clean_up(self, record: Record, pending: Mapping[str, Any]) -> None:
+    def _clean_up(self, record: Record, pending: PendingDeployment) -> None:
         """Take away what this deployment has made and nobody can use; an update's old model goes on."""
         with contextlib.suppress(DbmlError, ServiceRefusal):
             names = {d["name"] for d in self._deployments(record.name)} | {*record.of_deployments("pending")}
@@ -524,19 +549,20 @@ class OnlineTarget(Target):
     def _record(self, name: str) -> Record:
         return Record(self.workspace.id.path, self.name, name)
 
-    def _get(self, name: str, deployment: str | None = None) -> dict[str, Any] | None:
+    def _get(self, name: str, deployment: str | None = None) -> ArmResource | None:
         try:
             answer = self.rest.arm(
                 "GET", _path(name, deployment), action=_READ if deployment is None else f"{_DEPLOYMENTS}/read"
             )
         except ServiceRefusal as error:
             raise refused(error, name) from error
-        return answer.body if answer is not None else None
+        shown: ArmResource | None = answer.body if answer is not None else None
+        return shown
 
-    def _deployments(self, name: str) -> list[dict[str, Any]]:
+    def _deployments(self, name: str) -> list[ArmResource]:
         return self.rest.pages(f"{_path(name)}/deployments", action=f"{_DEPLOYMENTS}/read")
 
-    def _seen(self, record: Record, shown: Mapping[str, Any]) -> Endpoint:
+    def _seen(self, record: Record, shown: ArmResource) -> Endpoint:
         kept = record.read()
         properties = shown.get("properties") or {}
         errors, pending = record.of_deployments("failed"), record.of_deployments("pending")
@@ -576,30 +602,30 @@ def _path(name: str, deployment: str | None = None) -> str:
     return f"/onlineEndpoints/{quote(name)}{under}"
 
 
-def _state(shown: Mapping[str, Any]) -> str:
-    told = str((shown.get("properties") or {}).get("provisioningState") or "").lower()
-    return _STATES.get(told, told)
+def _state(shown: ArmResource) -> str:
+    word = str((shown.get("properties") or {}).get("provisioningState") or "").lower()
+    return _STATES.get(word, word)
 
 
-def _traffic(shown: Mapping[str, Any] | None) -> dict[str, int]:
-    told = ((shown or {}).get("properties") or {}).get("traffic") or {}
-    return {str(name): int(share) for name, share in told.items() if share}
+def _traffic(shown: ArmResource | None) -> dict[str, int]:
+    shares = ((shown or {}).get("properties") or {}).get("traffic") or {}
+    return {str(name): int(share) for name, share in shares.items() if share}
 
 
-def _never_made(name: str, told: Mapping[str, Any]) -> Deployment:
+def _never_made(name: str, failure: FailedDeployment) -> Deployment:
     """Return a deployment that the service has not, because it could not be made."""
-    return Deployment(name=name, model=str(told["label"]), state="failed", count=0, **_failure(told))
+    return Deployment(name=name, model=str(failure["label"]), state="failed", count=0, **_failure(failure))
 
 
-def _failure(told: Mapping[str, Any] | None) -> dict[str, Any]:
-    if told is None:
+def _failure(failure: FailedDeployment | None) -> _Failure:
+    if failure is None:
         return {}
-    lines = tuple(told["log"])
-    return {"error": told["why"], "cause": likely_cause([*lines, told["why"]]), "log": lines}
+    lines = tuple(failure["log"])
+    return {"error": failure["why"], "cause": likely_cause([*lines, failure["why"]]), "log": lines}
 
 
 def _deployment(
-    each: Mapping[str, Any], traffic: Mapping[str, int], errors: Mapping[str, Mapping[str, Any]]
+    each: ArmResource, traffic: Mapping[str, int], errors: Mapping[str, FailedDeployment]
 ) -> Deployment:
     properties, tags = each.get("properties") or {}, each.get("tags") or {}
     found = _MODEL.search(str(properties.get("model") or ""))
@@ -619,7 +645,7 @@ def _deployment(
     )
 
 
-def _same(before: Mapping[str, Any], wanted: Mapping[str, Any], order: Order) -> bool:
+def _same(before: ArmResource, wanted: Mapping[str, object], order: Order) -> bool:
     """Tell whether a deployment is already what is wanted of it."""
     count = order.settings.get("instance_count")
     held = int((before.get("sku") or {}).get("capacity") or 1)
@@ -630,7 +656,7 @@ def _same(before: Mapping[str, Any], wanted: Mapping[str, Any], order: Order) ->
     )
 
 
-def _size(before: Mapping[str, Any] | None, order: Order) -> tuple[str, int]:
+def _size(before: ArmResource | None, order: Order) -> tuple[str, int]:
     """Return the machine and how many: the line's, else those that there are, else the default."""
     held = ((before or {}).get("properties") or {}).get("instanceType")
     size = order.settings.get("instance_type") or held or managed_body.DEFAULT_SIZE
@@ -639,12 +665,12 @@ def _size(before: Mapping[str, Any] | None, order: Order) -> tuple[str, int]:
 
 
 def _body(
-    before: Mapping[str, Any] | None,
-    wanted: Mapping[str, Any],
+    before: ArmResource | None,
+    wanted: Mapping[str, object],
     order: Order,
     location: str,
     version: str,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what makes a deployment; what the line does not name stays as it is."""
     kept = {k: v for k, v in ((before or {}).get("properties") or {}).items() if v is not None}
     kept.pop("provisioningState", None)
@@ -663,7 +689,7 @@ def _body(
     }
 
 
-def _refuse_bad(given: Mapping[str, Any]) -> None:
+def _refuse_bad(given: Settings) -> None:
     count = given.get("instance_count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise BadCommand(

@@ -9,11 +9,11 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 
 from dbml_magics.core.endpoints.exact import RANGES
+from dbml_magics.core.endpoints.shapes import ColumnSpec, Params, Signature
 from dbml_magics.core.endpoints.swagger import sides
 from dbml_magics.errors import BadData
 
@@ -22,11 +22,11 @@ __all__ = ["check_params", "read_params"]
 _HELP = [("'{\"temperature\": 0.5}'", "JSON in single quotes, or $name of a dict")]
 
 
-def read_params(given: Any) -> dict[str, Any] | None:
+def read_params(given: object) -> dict[str, object] | None:
     """Return params as a dict: of JSON, or of a mapping. Raises BadData."""
     if given is None:
         return None
-    found = given
+    found: object = given
     if isinstance(given, str):
         try:
             found = json.loads(given)
@@ -39,7 +39,7 @@ def read_params(given: Any) -> dict[str, Any] | None:
     return {str(name): value for name, value in found.items()}
 
 
-def check_params(params: Mapping[str, Any] | None, signature: Mapping[str, Any] | None) -> dict[str, Any]:
+def check_params(params: Params | None, signature: Signature | None) -> dict[str, object]:
     """Return params as the model's signature wants them. Raises BadData for one that it does not name."""
     if not params:
         return {}
@@ -69,36 +69,35 @@ def check_params(params: Mapping[str, Any] | None, signature: Mapping[str, Any] 
     return found
 
 
-def _kind(told: Mapping[str, Any]) -> str:
-    kind = str(told.get("type"))
-    return f"a list of {kind}" if told.get("shape") else kind
+def _kind(spec: ColumnSpec) -> str:
+    kind = str(spec.get("type"))
+    return f"a list of {kind}" if spec.get("shape") else kind
 
 
-def _as_wanted(value: Any, told: Mapping[str, Any]) -> Any:
-    kind = str(told.get("type"))
-    if not told.get("shape"):
-        return _scalar(value, kind, told)
+def _as_wanted(value: object, spec: ColumnSpec) -> object:
+    kind = str(spec.get("type"))
+    if not spec.get("shape"):
+        return _scalar(value, kind, spec)
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise ValueError(f"is {_named(value)}")
-    return [_scalar(each, kind, told) for each in value]
+    return [_scalar(each, kind, spec) for each in value]
 
 
-def _scalar(value: Any, kind: str, told: Mapping[str, Any]) -> Any:
+def _scalar(value: object, kind: str, spec: ColumnSpec) -> object:
     if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
         value = value.item()
     if value is None:
         return None
     if kind == "object":
-        return _object(value, told)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind in RANGES and number and isinstance(value, int):
+        return _object(value, spec)
+    if kind in RANGES and isinstance(value, int) and not isinstance(value, bool):
         low, high = RANGES[kind]
         if not low <= value <= high:
             raise ValueError(f"is {value}")
         return value
-    if kind in ("float", "double") and number:
+    if kind in ("float", "double") and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if kind == "boolean" and isinstance(value, bool):
         return value
@@ -109,8 +108,8 @@ def _scalar(value: Any, kind: str, told: Mapping[str, Any]) -> Any:
     raise ValueError(f"is {_named(value)}")
 
 
-def _object(value: Any, told: Mapping[str, Any]) -> Any:
-    properties = told.get("properties") or {}
+def _object(value: object, spec: ColumnSpec) -> object:
+    properties = spec.get("properties") or {}
     if not isinstance(value, Mapping):
         raise ValueError(f"is {_named(value)}")
     strange = [str(name) for name in value if str(name) not in properties]
@@ -120,7 +119,7 @@ def _object(value: Any, told: Mapping[str, Any]) -> Any:
     return dict(value)
 
 
-def _is_moment(value: Any) -> bool:
+def _is_moment(value: object) -> bool:
     if isinstance(value, (datetime.date, np.datetime64)):
         return True
     try:
@@ -129,7 +128,7 @@ def _is_moment(value: Any) -> bool:
         return False
 
 
-def _named(value: Any) -> str:
+def _named(value: object) -> str:
     return {str: "text", bool: "a boolean", dict: "an object", list: "a list"}.get(
         type(value), f"a {type(value).__name__}"
     )

@@ -11,7 +11,7 @@ import decimal
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,7 @@ import pandas as pd
 
 from dbml_magics.core.endpoints import exact
 from dbml_magics.core.endpoints.params import check_params, read_params
+from dbml_magics.core.endpoints.shapes import ColumnSpec, Params, Signature
 from dbml_magics.core.endpoints.swagger import sides
 from dbml_magics.errors import BadData, ScoringFailed
 
@@ -42,6 +43,9 @@ _WRITTEN = "dbml written as JSON"  # marks a frame whose predictions are a list,
 _HELP = [("%dbml help invoke", "what it takes")]
 
 
+Restore = Callable[[Any], object]
+
+
 @dataclass(frozen=True)
 class Payload:
     """Rows that are ready to be sent, in pieces if need be."""
@@ -49,13 +53,13 @@ class Payload:
     rows: int
     body: Callable[[int, int], bytes]
     """Returns the request for the rows from the first number up to the second."""
-    restore: Callable[[list[Any]], Any]
+    restore: Restore
     """Returns predictions in the shape of what was given."""
     notes: tuple[str, ...] = ()
     whole: bool = False  # it cannot be split
 
 
-def read(data: Any, signature: Mapping[str, Any] | None = None) -> Any:
+def read(data: object, signature: Signature | None = None) -> object:
     """Return what a text means: JSON or a file's content; anything else as it is. Raises BadData.
 
     ``signature`` is the model's: of CSV, its columns of text stay text.
@@ -92,8 +96,8 @@ def read(data: Any, signature: Mapping[str, Any] | None = None) -> Any:
     return [number]
 
 
-def _from_file(path: Path, texts: Sequence[str]) -> Any:
-    readers: dict[str, Callable[[], Any]] = {
+def _from_file(path: Path, texts: Sequence[str]) -> object:
+    readers: dict[str, Callable[[], object]] = {
         ".json": lambda: json.loads(path.read_text()),
         ".jsonl": lambda: [json.loads(line) for line in path.read_text().splitlines() if line.strip()],
         ".csv": lambda: exact.read_csv(path, texts),
@@ -112,19 +116,19 @@ def _from_file(path: Path, texts: Sequence[str]) -> Any:
         raise BadData(f"{path} cannot be read: {said}.", remedies=_HELP) from None
 
 
-def _unwrapped(told: Any) -> tuple[Any, Any]:
+def _unwrapped(content: object) -> tuple[object, object]:
     """Return the data of a whole request, such as ``{"input_data": …, "params": …}``, and its params."""
-    if not isinstance(told, dict):
-        return told, None
-    found = [key for key in _WRAPPERS if key in told]
-    if len(found) == 1 and set(told) <= {found[0], "params"}:
-        data, within = _unwrapped(told[found[0]])
-        return data, told.get("params") if within is None else within
-    if {"columns", "data"} <= told.keys() <= {"columns", "data", "index"}:
-        frame = _as_written(told["data"], told["columns"], told.get("index"))
+    if not isinstance(content, dict):
+        return content, None
+    found = [key for key in _WRAPPERS if key in content]
+    if len(found) == 1 and set(content) <= {found[0], "params"}:
+        data, within = _unwrapped(content[found[0]])
+        return data, content.get("params") if within is None else within
+    if {"columns", "data"} <= content.keys() <= {"columns", "data", "index"}:
+        frame = _as_written(content["data"], content["columns"], content.get("index"))
         frame.attrs[_WRITTEN] = True
         return frame, None
-    return told, None
+    return content, None
 
 
 def _as_written(data: Any, columns: Any = None, index: Any = None) -> pd.DataFrame:
@@ -137,9 +141,7 @@ def _as_written(data: Any, columns: Any = None, index: Any = None) -> pd.DataFra
         ) from None
 
 
-def prepare(
-    data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | str | None
-) -> Payload:
+def prepare(data: object, signature: Signature | None, params: Params | str | None) -> Payload:
     """Check data and params against a model's signature, and make them ready to be sent. Raises BadData.
 
     Params of a whole request count as those that are given beside it.
@@ -165,7 +167,7 @@ def _too_deep() -> BadData:
     return BadData("the data is nested too deeply to be sent.", remedies=_HELP)
 
 
-def _prepared(data: Any, signature: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> Payload:
+def _prepared(data: object, signature: Signature | None, params: Params | None) -> Payload:
     if type(data).__module__.startswith("pyspark"):
         raise BadData(
             "a Spark DataFrame is not sent to an endpoint: it is scored where it is.",
@@ -180,15 +182,15 @@ def _prepared(data: Any, signature: Mapping[str, Any] | None, params: Mapping[st
     return _free(data, inputs, outputs, params)
 
 
-def _request(input_data: Any, params: Mapping[str, Any] | None) -> bytes:
-    told = {"input_data": input_data, **({"params": dict(params)} if params else {})}
+def _request(input_data: object, params: Params | None) -> bytes:
+    body = {"input_data": input_data, **({"params": dict(params)} if params else {})}
     try:
-        return json.dumps(told, default=_plain).encode()
+        return json.dumps(body, default=_plain).encode()
     except RecursionError:
         raise _too_deep() from None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value as JSON has it."""
     if isinstance(value, np.generic):
         return value.item()
@@ -216,7 +218,7 @@ def _of_decimal(value: decimal.Decimal) -> int | float:
 
 
 def _columns(
-    data: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], params: Mapping[str, Any] | None
+    data: Any, inputs: Sequence[ColumnSpec], outputs: Sequence[ColumnSpec], params: Params | None
 ) -> Payload:
     names = [str(each["name"]) for each in inputs]
     frame, restore = _as_frame(data, names, outputs)
@@ -231,7 +233,7 @@ def _columns(
     if twice:
         raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=_HELP)
     wrong = []
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[object]] = {}
     for each in inputs:
         name = str(each["name"])
         if name not in present:
@@ -251,13 +253,13 @@ def _columns(
 
     def body(first: int, last: int) -> bytes:
         rows = [list(row) for row in zip(*(values[first:last] for values in columns.values()), strict=True)]
-        told = {"columns": list(columns), "index": list(range(first, last)), "data": rows}
-        return _request(told, params)
+        table = {"columns": list(columns), "index": list(range(first, last)), "data": rows}
+        return _request(table, params)
 
     return Payload(len(frame), body, restore, tuple(notes))
 
 
-def _first_refused(values: pd.Series[Any], kind: str) -> int:
+def _first_refused(values: exact.Column, kind: str) -> int:
     """Return the place of the first value that is not of the type that is wanted."""
     fine, most = 0, len(values)
     while fine + 1 < most:
@@ -271,19 +273,17 @@ def _first_refused(values: pd.Series[Any], kind: str) -> int:
     return fine
 
 
-def _missing(missing: Sequence[Mapping[str, Any]], extra: Sequence[str], wanted: int) -> str:
-    told = []
+def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
+    lacking = []
     for each in missing[:8]:
         near = get_close_matches(str(each["name"]), extra, n=1, cutoff=0.6)
         hint = f"; is it {near[0]!r} here?" if near else ""
-        told.append(f"{each['name']!r} ({each.get('type')}{hint})")
+        lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(told)}{more}."
+    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."
 
 
-def _as_frame(
-    data: Any, names: list[str], outputs: list[dict[str, Any]]
-) -> tuple[pd.DataFrame, Callable[[list[Any]], Any]]:
+def _as_frame(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tuple[pd.DataFrame, Restore]:
     """Return data as a frame, and what gives predictions its shape."""
     if isinstance(data, pd.DataFrame):
         return data, _restorer(data, outputs)
@@ -306,9 +306,7 @@ def _as_frame(
     return _from_rows(data, names, outputs)
 
 
-def _from_rows(
-    data: Any, names: list[str], outputs: list[dict[str, Any]]
-) -> tuple[pd.DataFrame, Callable[[list[Any]], Any]]:
+def _from_rows(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tuple[pd.DataFrame, Restore]:
     """Return rows without names, or one row, as a frame."""
     array = isinstance(data, np.ndarray)
     if not array and not isinstance(data, (list, tuple)):
@@ -317,9 +315,7 @@ def _from_rows(
         data if array else [list(row) if isinstance(row, (list, tuple, np.ndarray)) else row for row in data]
     )
     flat = data.ndim == 1 if array else not any(isinstance(row, list) for row in rows)
-    shaped: Callable[[list[Any]], Any] = (
-        (lambda found: _as_array(found, outputs)) if array else (lambda found: found)
-    )
+    shaped: Restore = (lambda found: _as_array(found, outputs)) if array else (lambda found: found)
     if flat and len(names) > 1:
         rows, shaped = [rows], lambda found: _one(found, outputs)
     elif flat:
@@ -335,7 +331,7 @@ def _wants(names: Sequence[str], got: str) -> str:
     return f"the model wants {len(names)} values a row ({listed}), and the data has {got}."
 
 
-def _column(values: pd.Series[Any], wanted: str) -> list[Any]:
+def _column(values: exact.Column, wanted: str) -> list[Any]:
     """Return a column as JSON's values. Raises ValueError, saying what it has, when it is of another type."""
     kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
     if wanted in ("double", "float"):
@@ -379,7 +375,7 @@ def _in_base64(value: Any) -> str:
     return str(value)
 
 
-def _numbers(values: pd.Series[Any], kind: str) -> list[Any]:
+def _numbers(values: exact.Column, kind: str) -> list[Any]:
     if kind in ("f", "i", "u"):
         found = values.astype("float64").tolist()
     else:
@@ -387,7 +383,7 @@ def _numbers(values: pd.Series[Any], kind: str) -> list[Any]:
     return [None if math.isnan(value) else value for value in found]
 
 
-def _whole(values: pd.Series[Any], kind: str, wanted: str) -> list[Any]:
+def _whole(values: exact.Column, kind: str, wanted: str) -> list[Any]:
     listed = values.tolist() if kind in ("i", "u") else [_exact(value) for value in _unboxed(values)]
     low, high = exact.RANGES[wanted]
     if listed and (min(listed) < low or max(listed) > high):
@@ -408,7 +404,7 @@ def _exact(value: Any) -> int:
     return int(value)
 
 
-def _unboxed(values: pd.Series[Any]) -> list[Any]:
+def _unboxed(values: exact.Column) -> list[Any]:
     """Return the numbers of a column as they are. Raises ValueError when it has others."""
     listed: list[Any] = values.tolist()
     for value in listed:
@@ -421,13 +417,13 @@ def _unboxed(values: pd.Series[Any]) -> list[Any]:
     return listed
 
 
-def _is_null(value: Any) -> bool:
+def _is_null(value: object) -> bool:
     return (
         value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and math.isnan(value))
     )
 
 
-def _named(values: pd.Series[Any]) -> str:
+def _named(values: exact.Column) -> str:
     first = next((value for value in values.tolist() if not _is_null(value)), None)
     if isinstance(first, str):
         return "text"
@@ -438,7 +434,7 @@ def _named(values: pd.Series[Any]) -> str:
 
 
 def _tensors(
-    data: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], params: Mapping[str, Any] | None
+    data: Any, inputs: Sequence[ColumnSpec], outputs: Sequence[ColumnSpec], params: Params | None
 ) -> Payload:
     named = inputs[0].get("name") is not None
     if named:
@@ -466,14 +462,14 @@ def _tensors(
     return Payload(len(array), lambda first, last: _request(array[first:last].tolist(), params), restore)
 
 
-def _shape(told: Mapping[str, Any]) -> list[int]:
-    return [int(side) for side in (told.get("tensor-spec") or {}).get("shape") or []]
+def _shape(spec: ColumnSpec) -> list[int]:
+    return [int(side) for side in (spec.get("tensor-spec") or {}).get("shape") or []]
 
 
-def _array(data: Any, told: Mapping[str, Any]) -> Any:
-    wanted = np.dtype((told.get("tensor-spec") or {}).get("dtype") or "float64")
-    shape = _shape(told)
-    name = f"{told['name']}: " if told.get("name") is not None else ""
+def _array(data: object, spec: ColumnSpec) -> exact.Array:
+    wanted = np.dtype((spec.get("tensor-spec") or {}).get("dtype") or "float64")
+    shape = _shape(spec)
+    name = f"{spec['name']}: " if spec.get("name") is not None else ""
     try:
         array = np.asarray(data)
     except ValueError:
@@ -500,7 +496,7 @@ def _array(data: Any, told: Mapping[str, Any]) -> Any:
     return array.astype(wanted) if wanted.kind in "iuf" else array
 
 
-def _fitting(array: Any, wanted: Any, name: str) -> Any:
+def _fitting(array: exact.Array, wanted: np.dtype[Any], name: str) -> exact.Array:
     """Return whole numbers in the model's own type. Raises BadData for those that it does not hold."""
     held = np.iinfo(wanted)
     if array.size and (int(array.min()) < held.min or int(array.max()) > held.max):
@@ -511,9 +507,9 @@ def _fitting(array: Any, wanted: Any, name: str) -> Any:
 
 def _free(
     data: Any,
-    inputs: list[dict[str, Any]],
-    outputs: list[dict[str, Any]],
-    params: Mapping[str, Any] | None,
+    inputs: Sequence[ColumnSpec],
+    outputs: Sequence[ColumnSpec],
+    params: Params | None,
 ) -> Payload:
     """Send data to a model without a signature, or with columns that have no names."""
     if isinstance(data, pd.Series):
@@ -524,7 +520,9 @@ def _free(
         if twice:
             raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=_HELP)
         if inputs and len(inputs) == len(names):
-            named = [{**each, "name": name} for each, name in zip(inputs, names, strict=True)]
+            named = [each.copy() for each in inputs]
+            for each, name in zip(named, names, strict=True):
+                each["name"] = name
             return _columns(data, named, outputs, params)
         lists = [_unsigned(data.iloc[:, number], name) for number, name in enumerate(names)]
         moments = [n for n, each in zip(names, lists, strict=True) if any(map(_is_moment, each))]
@@ -547,9 +545,9 @@ def _free(
     return Payload(1, lambda _first, _last: _request(data, params), lambda found: found, whole=True)
 
 
-def _unsigned(values: pd.Series[Any], name: str) -> list[Any]:
+def _unsigned(values: exact.Column, name: str) -> list[Any]:
     """Return a column that no signature describes as JSON's values. Raises BadData for what JSON lacks."""
-    found: list[Any] = []
+    found: list[object] = []
     for row, value in enumerate(values.tolist()):
         if _is_null(value):
             found.append(None)
@@ -565,11 +563,11 @@ def _unsigned(values: pd.Series[Any], name: str) -> list[Any]:
     return found
 
 
-def _is_moment(value: Any) -> bool:
+def _is_moment(value: object) -> bool:
     return isinstance(value, (datetime.datetime, datetime.date, datetime.time))
 
 
-def _refuse_bytes(value: Any) -> None:
+def _refuse_bytes(value: object) -> None:
     """Raise BadData for bytes: a model whose signature does not say binary would be given a text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise BadData(
@@ -586,7 +584,7 @@ def _refuse_bytes(value: Any) -> None:
 # --- the shape of predictions
 
 
-def _restorer(data: Any, outputs: list[dict[str, Any]]) -> Callable[[list[Any]], Any]:
+def _restorer(data: object, outputs: Sequence[ColumnSpec]) -> Restore:
     if isinstance(data, (pd.DataFrame, pd.Series)) and not data.attrs.get(_WRITTEN):
         return lambda found: _like_frame(found, data.index, outputs)
     if isinstance(data, np.ndarray):
@@ -594,13 +592,13 @@ def _restorer(data: Any, outputs: list[dict[str, Any]]) -> Callable[[list[Any]],
     return lambda found: found
 
 
-def _dtype(told: Mapping[str, Any]) -> str | None:
-    if told.get("type") == "tensor":
-        return (told.get("tensor-spec") or {}).get("dtype")
-    return _DTYPES.get(str(told.get("type")))
+def _dtype(spec: ColumnSpec) -> str | None:
+    if spec.get("type") == "tensor":
+        return (spec.get("tensor-spec") or {}).get("dtype")
+    return _DTYPES.get(str(spec.get("type")))
 
 
-def _as_array(found: list[Any], outputs: list[dict[str, Any]]) -> Any:
+def _as_array(found: list[Any], outputs: Sequence[ColumnSpec]) -> Any:
     if found and isinstance(found[0], dict):
         return _like_frame(found, None, outputs)
     dtype = _dtype(outputs[0]) if len(outputs) == 1 else None
@@ -610,7 +608,7 @@ def _as_array(found: list[Any], outputs: list[dict[str, Any]]) -> Any:
         return np.asarray(found, dtype=object)
 
 
-def _like_frame(found: list[Any], index: Any, outputs: list[dict[str, Any]]) -> Any:
+def _like_frame(found: list[Any], index: Any, outputs: Sequence[ColumnSpec]) -> Any:
     if len(found) and isinstance(found[0], dict):
         names = dict.fromkeys(key for row in found for key in row)
         frame = pd.DataFrame({name: exact.series([row.get(name) for row in found]) for name in names})
@@ -629,11 +627,11 @@ def _like_frame(found: list[Any], index: Any, outputs: list[dict[str, Any]]) -> 
     return pd.Series(list(array), index=index, name="prediction")
 
 
-def _with_bytes(found: list[Any], outputs: list[dict[str, Any]]) -> list[Any]:
+def _with_bytes(found: list[Any], outputs: Sequence[ColumnSpec]) -> list[Any]:
     """Return predictions with bytes where the signature says binary and an answer has base64."""
     named = {str(each.get("name")): each for each in outputs}
     one = outputs[0]
-    rows: list[Any] = []
+    rows: list[object] = []
     for row in found:
         if isinstance(row, dict) and not (len(outputs) == 1 and one.get("type") in ("object", "map")):
             rows.append(
@@ -646,8 +644,8 @@ def _with_bytes(found: list[Any], outputs: list[dict[str, Any]]) -> list[Any]:
     return rows
 
 
-def _unpacked(value: Any, told: Mapping[str, Any]) -> Any:
-    kind = told.get("type")
+def _unpacked(value: object, spec: ColumnSpec) -> object:
+    kind = spec.get("type")
     if kind == "binary" and isinstance(value, str):
         try:
             return exact.from_base64(value)
@@ -656,16 +654,16 @@ def _unpacked(value: Any, told: Mapping[str, Any]) -> Any:
                 "the signature says that the model gives bytes, and its answer is not base64.", remedies=_HELP
             ) from None
     if kind == "array" and isinstance(value, list):
-        return [_unpacked(each, told.get("items") or {}) for each in value]
+        return [_unpacked(each, spec.get("items") or {}) for each in value]
     if kind == "object" and isinstance(value, dict):
-        within = told.get("properties") or {}
+        within = spec.get("properties") or {}
         return {key: _unpacked(each, within.get(key) or {}) for key, each in value.items()}
     if kind == "map" and isinstance(value, dict):
-        return {key: _unpacked(each, told.get("values") or {}) for key, each in value.items()}
+        return {key: _unpacked(each, spec.get("values") or {}) for key, each in value.items()}
     return value
 
 
-def _one(found: list[Any], outputs: list[dict[str, Any]]) -> Any:
+def _one(found: list[Any], outputs: Sequence[ColumnSpec]) -> object:
     """Return the one prediction of one row."""
     first = found[0]
     if isinstance(first, (dict, list)) or first is None:

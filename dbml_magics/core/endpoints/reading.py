@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,19 @@ import pandas as pd
 from dbml_magics.core.endpoints import exact
 from dbml_magics.core.mlflow_private import enforce_type
 
+if TYPE_CHECKING:
+    from mlflow.types.schema import Array, DataType, Map, Object
+
+    Kind: TypeAlias = DataType | Array | Object | Map
+
 __all__ = ["FORMS", "BadRequest", "Table", "free", "refuse_other_numbers", "tabular", "typed"]
 
 FORMS = ("input_data", "dataframe_split", "dataframe_records", "inputs", "instances")
 """The keys of a request that may hold its rows."""
+
+
+Name: TypeAlias = "str | int"
+"""A column's name, or its place where the model's columns have none."""
 
 
 class BadRequest(Exception):
@@ -32,16 +41,16 @@ class BadRequest(Exception):
 class Table:
     """Rows by column, as they were written."""
 
-    names: list[Any]
-    columns: list[list[Any]]
-    index: list[Any] | None = None
+    names: list[Name]
+    columns: list[list[object]]
+    index: list[object] | None = None
 
-    def row(self, number: int) -> Any:
+    def row(self, number: int) -> object:
         """Return what the caller calls a row: its index, else its place."""
         return number if self.index is None else self.index[number]
 
 
-def tabular(form: str, data: Any, names: Sequence[Any]) -> Table:
+def tabular(form: str, data: object, names: Sequence[Name]) -> Table:
     """Return rows, however they are written, by column; ``names`` are the model's. Raises BadRequest."""
     if isinstance(data, dict) and "data" in data and _is_split(form, data):
         columns = data.get("columns")
@@ -64,11 +73,11 @@ def tabular(form: str, data: Any, names: Sequence[Any]) -> Table:
     raise BadRequest(f"{form} has no rows: a list of them is wanted, or columns and data")
 
 
-def _is_split(form: str, data: Mapping[str, Any]) -> bool:
+def _is_split(form: str, data: Mapping[str, object]) -> bool:
     return form == "dataframe_split" or (form == "input_data" and "columns" in data)
 
 
-def _of_rows(rows: Any, names: list[Any], index: Any) -> Table:
+def _of_rows(rows: object, names: list[Name], index: object) -> Table:
     if not isinstance(rows, list):
         raise BadRequest("data has no rows: a list of them is wanted")
     twice = [str(name) for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -84,7 +93,7 @@ def _of_rows(rows: Any, names: list[Any], index: Any) -> Table:
     return Table(names, [list(column) for column in zip(*listed, strict=True)] or [[] for _ in names], index)
 
 
-def typed(table: Table, wanted: Sequence[tuple[Any, Any, bool]]) -> pd.DataFrame:
+def typed(table: Table, wanted: Sequence[tuple[Name, Kind, bool]]) -> pd.DataFrame:
     """Return rows as a frame of the model's columns: name, type of MLflow's, required. Raises BadRequest.
 
     Columns that the model does not know are left out; those that are missing MLflow names as it predicts.
@@ -102,7 +111,9 @@ def typed(table: Table, wanted: Sequence[tuple[Any, Any, bool]]) -> pd.DataFrame
 _NUMBERS = {"integer": "int32", "long": "int64", "float": "float32", "double": "float64"}
 
 
-def _column(table: Table, values: list[Any], name: Any, kind: Any, required: bool) -> Any:
+def _column(
+    table: Table, values: list[object], name: Name, kind: Kind, required: bool
+) -> exact.Array | exact.Column:
     named = str(getattr(kind, "name", ""))
     quick = _quick(values, named)
     if quick is not None:
@@ -123,7 +134,7 @@ def _column(table: Table, values: list[Any], name: Any, kind: Any, required: boo
     return np.array(found, dtype=bool) if flags else exact.objects(found)
 
 
-def _quick(values: list[Any], kind: str) -> Any:
+def _quick(values: list[Any], kind: str) -> exact.Array | exact.Column | None:
     """Return a column whose values all are what JSON has for its type, or None."""
     types = set(map(type, values))
     try:
@@ -138,7 +149,7 @@ def _quick(values: list[Any], kind: str) -> Any:
     return exact.objects(values) if kind == "string" else None
 
 
-def _bytes(value: Any) -> bytes | None:
+def _bytes(value: object) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
     if not isinstance(value, str):
@@ -149,7 +160,7 @@ def _bytes(value: Any) -> bytes | None:
         raise ValueError(f"{value!r:.60} is no base64, and the model wants binary") from None
 
 
-def _flag(value: Any) -> bool | None:
+def _flag(value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -159,7 +170,7 @@ def _flag(value: Any) -> bool | None:
     raise ValueError(f"{value!r:.60} is no boolean")
 
 
-def _whole(value: Any, kind: str) -> int:
+def _whole(value: object, kind: str) -> int:
     if value is None:
         raise ValueError(f"a null, and the model wants {kind}")
     if isinstance(value, str):
@@ -192,14 +203,14 @@ def _number(value: Any, kind: type[np.floating[Any]]) -> float:
     return found
 
 
-def _moment(value: Any) -> Any:
+def _moment(value: Any) -> object:
     try:
         return pd.to_datetime(value)
     except (ValueError, TypeError):
         raise ValueError(f"{value!r:.60} is no datetime") from None
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {
+_READERS: dict[str, Callable[[object], object]] = {
     "binary": _bytes,
     "boolean": _flag,
     "integer": lambda value: _whole(value, "integer"),
@@ -210,7 +221,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _nested(value: Any, kind: Any, required: bool) -> Any:
+def _nested(value: object, kind: Kind, required: bool) -> object:
     """Return a list, an object or a map as MLflow checks it, with the bytes in it."""
     from mlflow.exceptions import MlflowException
 
@@ -220,7 +231,7 @@ def _nested(value: Any, kind: Any, required: bool) -> Any:
         raise ValueError(error.message) from None
 
 
-def _with_bytes(value: Any, kind: Any) -> Any:
+def _with_bytes(value: object, kind: Kind) -> object:
     from mlflow.types.schema import Array, DataType, Map, Object
 
     if kind == DataType.binary:
@@ -235,7 +246,7 @@ def _with_bytes(value: Any, kind: Any) -> Any:
     return value
 
 
-def free(form: str, data: Any, parsed: Any) -> Any:
+def free(form: str, data: object, parsed: object) -> object:
     """Return what MLflow made of rows that no schema describes, with the values that it changed put back."""
     if isinstance(parsed, pd.DataFrame):
         table = tabular(form, data, list(parsed.columns))
@@ -251,7 +262,7 @@ def free(form: str, data: Any, parsed: Any) -> Any:
     return parsed
 
 
-def refuse_other_numbers(data: Any, parsed: Any) -> None:
+def refuse_other_numbers(data: Any, parsed: object) -> None:
     """Raise BadRequest for an array of whole numbers or booleans that was made of other ones."""
     if isinstance(parsed, dict) and isinstance(data, dict):
         for name, array in parsed.items():

@@ -13,14 +13,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 from dbml_magics.common.config import data_home
+from dbml_magics.core.endpoints.shapes import FailedDeployment, PendingDeployment, Remembered, json_object
 from dbml_magics.results.endpoints import Deployment, Endpoint
 
 __all__ = ["Record", "all_of", "is_known", "locked", "records"]
+
+_Part = Literal["pending", "failed"]
 
 
 def _home() -> Path:
@@ -35,33 +38,43 @@ class Record:
         mark = hashlib.sha256(workspace.lower().encode()).hexdigest()[:12]
         self.path = _home() / f"{mark}-{target}-{name.lower()}.json"
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Remembered:
         """Return what is remembered, empty where nothing is."""
         try:
-            return dict(json.loads(self.path.read_text()))
+            kept: Remembered = json_object(self.path.read_text())
+            return kept
         except (OSError, ValueError):
             return {}
 
-    def write(self, **told: Any) -> None:
+    def write(self, **fields: object) -> None:
         """Remember something more (None forgets it)."""
         with _held(self.path.with_suffix(".write")):
-            self._keep({**self.read(), **told})
+            self._keep({**self.read(), **fields})
 
-    def put(self, what: str, deployment: str, told: Any) -> None:
+    def put(self, what: _Part, deployment: str, value: object) -> None:
         """Remember something of one deployment (None forgets it); the others' stays."""
         with _held(self.path.with_suffix(".write")):
-            if told is None and not self.path.exists():
+            if value is None and not self.path.exists():
                 return
-            of_all = {**self.of_deployments(what), deployment: told}
+            of_all = {**self.of_deployments(what), deployment: value}
             of_all = {name: each for name, each in of_all.items() if each is not None}
             self._keep({**self.read(), what: of_all or None})
 
-    def of_deployments(self, what: str) -> dict[str, Any]:
+    @overload
+    def of_deployments(self, what: Literal["pending"]) -> dict[str, PendingDeployment]: ...
+
+    @overload
+    def of_deployments(self, what: Literal["failed"]) -> dict[str, FailedDeployment]: ...
+
+    @overload
+    def of_deployments(self, what: _Part) -> Mapping[str, PendingDeployment | FailedDeployment]: ...
+
+    def of_deployments(self, what: _Part) -> Mapping[str, PendingDeployment | FailedDeployment]:
         """Return what is remembered of each deployment, in the order in which it began."""
         return dict(self.read().get(what) or {})
 
-    def _keep(self, told: dict[str, Any]) -> None:
-        kept = {key: value for key, value in told.items() if value is not None}
+    def _keep(self, fields: Mapping[str, object]) -> None:
+        kept = {key: value for key, value in fields.items() if value is not None}
         whose = {"workspace": self.workspace, "target": self.target, "name": self.name}
         part = self.path.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
@@ -71,16 +84,16 @@ class Record:
     def endpoint(self) -> tuple[Endpoint, float]:
         """Return the endpoint as it was last seen, and when."""
         kept = self.read()
-        told = dict(kept.get("endpoint") or {})
+        shown = dict(kept.get("endpoint") or {})
         deployments = tuple(
             Deployment(**{**each, "log": tuple(each.get("log") or ())})
-            for each in told.pop("deployments", ())
+            for each in shown.pop("deployments", ())
         )
-        notes = tuple(told.pop("notes", ()))
+        notes = tuple(shown.pop("notes", ()))
         began = int(float(kept.get("began") or 0) * 1000)
         endpoint = (
-            Endpoint(**{**told, "deployments": deployments, "notes": notes})
-            if told
+            Endpoint(**{**shown, "deployments": deployments, "notes": notes})
+            if shown
             else Endpoint(self.name, self.target, "begun", None, "key", created=began)
         )
         return endpoint, float(kept.get("seen") or kept.get("began") or 0)
@@ -115,8 +128,8 @@ def records(workspace: str | None = None, target: str | None = None) -> list[Rec
     found = []
     for path in sorted(_home().glob("*.json")):
         try:
-            told = json.loads(path.read_text())
-            record = Record(told["workspace"], told["target"], told["name"])
+            content = json.loads(path.read_text())
+            record = Record(content["workspace"], content["target"], content["name"])
         except (OSError, ValueError, KeyError):
             continue
         if workspace in (None, record.workspace) and target in (None, record.target):

@@ -54,7 +54,7 @@ class Answer:
     """What the service answered."""
 
     status: int
-    body: dict[str, Any]
+    body: Any  # a JSON object; each call has a form of its own
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -77,9 +77,9 @@ class Answer:
     def pause(self) -> float:
         """Return how long the service wants to be left alone (seconds)."""
         for name, unit in (("x-ms-retry-after-ms", 1000), ("retry-after-ms", 1000), ("Retry-After", 1)):
-            told = self.headers.get(name, "")
-            if told.isdigit():
-                return min(int(told) / unit, _LONGEST_POLL_S)
+            value = self.headers.get(name, "")
+            if value.isdigit():
+                return min(int(value) / unit, _LONGEST_POLL_S)
         return _POLL_S
 
 
@@ -92,7 +92,7 @@ class Rest:
         self.connection = hosts.session()
 
     def arm(
-        self, method: str, path: str = "", body: Any = None, *, action: str, api: str = API
+        self, method: str, path: str = "", body: object = None, *, action: str, api: str = API
     ) -> Answer | None:
         """Ask Resource Manager about something below the workspace (or at a whole path); None for 404.
 
@@ -102,7 +102,7 @@ class Rest:
         where = path if path.startswith("/subscriptions/") else f"{self.id.path}{path}"
         return self._ask(method, f"{base}{where}?api-version={api}", body, action)
 
-    def data(self, method: str, path: str, body: Any = None, *, action: str) -> Answer | None:
+    def data(self, method: str, path: str, body: object = None, *, action: str) -> Answer | None:
         """Ask the workspace's model management (v1); None for 404. Raises as :meth:`arm`."""
         base = f"https://{self.workspace.host}/modelmanagement/v1.0{self.id.path}"
         return self._ask(method, f"{base}{path}", body, action)
@@ -113,9 +113,9 @@ class Rest:
             return None  # no token of ours goes anywhere else
         return self._ask("GET", address, None, "Microsoft.MachineLearningServices/locations/read")
 
-    def pages(self, path: str, *, action: str) -> list[dict[str, Any]]:
+    def pages(self, path: str, *, action: str) -> list[Any]:
         """Return all of a listing. Raises as :meth:`arm`."""
-        found: list[dict[str, Any]] = []
+        found: list[Any] = []
         pages, answer = Pages(), self.arm("GET", path, action=action)
         while answer is not None:
             page = answer.body.get("value") or []
@@ -127,7 +127,7 @@ class Rest:
             answer = self.operation(str(following)) if following else None
         return found
 
-    def _ask(self, method: str, url: str, body: Any, action: str) -> Answer | None:
+    def _ask(self, method: str, url: str, body: object, action: str) -> Answer | None:
         renewed = False
         for attempt in range(_TRIES):
             try:
@@ -151,8 +151,8 @@ class Rest:
             if answer.status_code < 300:
                 return Answer(answer.status_code, _body(answer), answer.headers)
             if answer.status_code in _COME_AGAIN and attempt + 1 < _TRIES:
-                told = answer.headers.get("Retry-After", "")
-                pause = float(told) if told.isdigit() else _PAUSE_S * 2**attempt
+                header = answer.headers.get("Retry-After", "")
+                pause = float(header) if header.isdigit() else _PAUSE_S * 2**attempt
                 time.sleep(min(pause, _LONGEST_PAUSE_S))
                 continue
             if answer.status_code == 401 and not renewed:
@@ -205,14 +205,14 @@ def every(seconds: float, say: Callable[[], None]) -> None:
 
 def _body(answer: requests.Response) -> dict[str, Any]:
     with contextlib.suppress(ValueError, RecursionError):
-        told = answer.json()
-        if isinstance(told, dict):
-            return told
-        return {"value": told}
+        content = answer.json()
+        if isinstance(content, dict):
+            return content
+        return {"value": content}
     return {}
 
 
-def words(error: Any) -> str:
+def words(error: object) -> str:
     """Return an error that the service tells, in one line; empty where it tells none."""
     if not isinstance(error, dict):
         return ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import requests
 
 from dbml_magics.core import hosts
 from dbml_magics.core.endpoints import payload
 from dbml_magics.core.endpoints.base import Address, Say
+from dbml_magics.core.endpoints.shapes import Params
 from dbml_magics.errors import BadData, NotPermitted, ScoringFailed
 from dbml_magics.results.endpoints import Endpoint, InvokeResult
 
@@ -29,9 +28,9 @@ _TOO_MUCH = (408, 413)
 def ask(
     endpoint: Endpoint,
     address: Address,
-    data: Any,
+    data: object,
     deployment: str | None,
-    params: Mapping[str, Any] | str | None,
+    params: Params | str | None,
     say: Say,
 ) -> InvokeResult:
     """Return an endpoint's predictions for data. Raises BadData, ScoringFailed, NotPermitted."""
@@ -55,14 +54,14 @@ def ask(
     )
 
 
-def _in_pieces(prepared: payload.Payload, caller: _Caller, limit: int, say: Say) -> Any:
+def _in_pieces(prepared: payload.Payload, caller: _Caller, limit: int, say: Say) -> object:
     """Send all rows, in requests that are no larger than the endpoint takes."""
     step = prepared.rows
     if step > _SAMPLE and not prepared.whole:
         # Rows are much alike, so a few of them tell the size: a million are not written twice.
         step = min(step, max(1, int(_SAMPLE * limit * 0.9 / len(prepared.body(0, _SAMPLE)))))
     body = prepared.body(0, step)
-    found: list[Any] = []
+    found: list[object] = []
     first = 0
     while first < prepared.rows:
         last = min(first + step, prepared.rows)
@@ -98,7 +97,7 @@ class _Caller:
         self.requests = 0
         self.answered_by: str | None = None
 
-    def post(self, body: bytes) -> Any:
+    def post(self, body: bytes) -> object:
         """Return the answer to one request, or None when it was too large or took too long.
 
         A connection that was refused, 429 and 503 are tried again, 401 once with a new key; what may have
@@ -141,33 +140,33 @@ class _Caller:
         pause = float(wished) if wished and wished.replace(".", "", 1).isdigit() else _PAUSE_S * 2**attempt
         time.sleep(min(pause, _LONGEST_PAUSE_S))
 
-    def _read(self, answer: requests.Response) -> Any:
+    def _read(self, answer: requests.Response) -> object:
         self.answered_by = answer.headers.get("azureml-model-deployment") or self.answered_by
         if answer.status_code != 200:
             raise self._refusal(answer)
         try:
-            told = answer.json()
-            if isinstance(told, str):  # the v1 services answer JSON within JSON
-                told = json.loads(told)
+            content = answer.json()
+            if isinstance(content, str):  # the v1 services answer JSON within JSON
+                content = json.loads(content)
         except (ValueError, RecursionError):
             raise self._failed(f"its answer is not JSON: {answer.text[:200]}") from None
-        if isinstance(told, dict) and "predictions" in told:
-            return told["predictions"]
-        return told
+        if isinstance(content, dict) and "predictions" in content:
+            return content["predictions"]
+        return content
 
-    def checked(self, answer: Any, rows: int) -> list[Any]:
+    def checked(self, answer: object, rows: int) -> list[object]:
         """Return as many predictions as rows were sent. Raises ScoringFailed."""
         if isinstance(answer, dict) and answer and all(isinstance(v, list) for v in answer.values()):
             answer = [dict(zip(answer, row, strict=False)) for row in zip(*answer.values(), strict=False)]
-        found: list[Any] = answer if isinstance(answer, list) else [answer]
+        found: list[object] = answer if isinstance(answer, list) else [answer]
         if len(found) != rows:
             raise self._failed(f"{rows:,} rows were sent, and {len(found):,} predictions came back")
         return found
 
     def _refusal(self, answer: requests.Response) -> Exception:
         try:
-            told = answer.json()
-            said = told.get("message") or (told.get("error") or {}).get("message") or answer.text
+            content = answer.json()
+            said = content.get("message") or (content.get("error") or {}).get("message") or answer.text
         except (ValueError, AttributeError, RecursionError):
             said = answer.text
         said = " ".join(str(said).split())[:400]

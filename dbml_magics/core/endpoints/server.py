@@ -1,7 +1,7 @@
 """The process behind a local endpoint: takes requests on 127.0.0.1 and shares them out among deployments.
 
 Each deployment is one process or several (``worker``), so that two versions of a model's own code do not
-meet, and one that dies takes no other with it. The server keeps what it was told in ``state.json`` and ends
+meet, and one that dies takes no other with it. The server keeps its deployments in ``state.json`` and ends
 when its folder is gone; with it end its workers. It imports neither MLflow nor pandas: it is there at once.
 """
 
@@ -23,20 +23,21 @@ from urllib.parse import unquote
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import frames
 from dbml_magics.core.endpoints.base import shared
+from dbml_magics.core.endpoints.shapes import Deployed, RevisionSpec, ServerState
 
 __all__ = ["BODY_LIMIT", "serve"]
 
 BODY_LIMIT = 64 * 1024**2
 """The largest body in bytes that a local endpoint takes."""
 
-_WAITING = 200  # requests that may wait for a deployment before the next is told to come later
+_WAITING = 200  # requests that may wait for a deployment before the next one is refused with 429
 _TIMEOUT_S = 60.0
 _RESTARTS = 5  # of a deployment whose process died, before it stays down
 _CALM_S = 60.0  # a process that lived so long died of something new
 _LOG_LIMIT = 10 * 1024**2
 _LOG_KEPT = 1024**2
 _WATCH_S = 2.0
-_CONNECTIONS = 1000  # at a time; the next one is told to come later
+_CONNECTIONS = 1000  # at a time; the next one is refused
 _BODY_S, _PART_S = 60.0, 15.0  # for a whole body, and for the next part of one
 _CLOSE = {"Connection": "close"}  # what is still to come of a request is not waited for
 
@@ -107,20 +108,20 @@ class _Instance:
     def alive(self) -> bool:
         return self.process is not None and self.process.returncode is None
 
-    async def begin(self, told: dict[str, Any], log: Path) -> None:
+    async def begin(self, spec: RevisionSpec, log: Path) -> None:
         """Start the process and wait until its model is loaded. Raises _Problem."""
-        pairs = [socket.socketpair() for _ in range(int(told["concurrency"]))]
+        pairs = [socket.socketpair() for _ in range(int(spec["concurrency"]))]
         descriptors = [theirs.fileno() for _, theirs in pairs]
         code = "from dbml_magics.core.endpoints.worker import work; "
         out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *processes.python(f"{code}work({descriptors!r}, {told['files']!r})"),
+                *processes.python(f"{code}work({descriptors!r}, {spec['files']!r})"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **_of_spark(told), **told.get("environment", {})},
-                cwd=told["files"],
+                env={**os.environ, **_of_spark(spec), **spec.get("environment", {})},
+                cwd=spec["files"],
                 pass_fds=descriptors,
             )
         finally:
@@ -148,22 +149,22 @@ class _Instance:
                 await self.process.wait()
 
 
-def _of_spark(told: dict[str, Any]) -> dict[str, str]:
+def _of_spark(spec: RevisionSpec) -> dict[str, str]:
     """Return what a model that Spark runs needs around it: a Java, this machine's own address, no page."""
-    if "java" not in told:
+    if "java" not in spec:
         return {}
     found = {
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYSPARK_SUBMIT_ARGS": "--conf spark.ui.enabled=false pyspark-shell",
     }
-    return {**found, **({"JAVA_HOME": told["java"]} if told["java"] else {})}
+    return {**found, **({"JAVA_HOME": spec["java"]} if spec["java"] else {})}
 
 
 class _Revision:
-    """What a deployment was told at one time: a model, and the processes that serve it."""
+    """One version of a deployment: a model, and the processes that serve it."""
 
-    def __init__(self, told: dict[str, Any], log: Path) -> None:
-        self.told, self.log = told, log
+    def __init__(self, spec: RevisionSpec, log: Path) -> None:
+        self.spec, self.log = spec, log
         self.instances: list[_Instance] = []
         self.idle: asyncio.Queue[tuple[_Instance, _Channel]] = asyncio.Queue()
         self.waiting = 0
@@ -173,9 +174,9 @@ class _Revision:
 
     async def begin(self) -> None:
         """Start its processes and wait until all are ready. Raises _Problem; none is left behind then."""
-        self.instances = [_Instance() for _ in range(int(self.told["instances"]))]
+        self.instances = [_Instance() for _ in range(int(self.spec["instances"]))]
         done = await asyncio.gather(
-            *(i.begin(self.told, self.log) for i in self.instances), return_exceptions=True
+            *(i.begin(self.spec, self.log) for i in self.instances), return_exceptions=True
         )
         for failure in done:
             if isinstance(failure, BaseException):
@@ -211,7 +212,7 @@ class _Revision:
                 return
             await asyncio.sleep(0.1 * 2**instance.died)
             with contextlib.suppress(_Problem):
-                await instance.begin(self.told, self.log)
+                await instance.begin(self.spec, self.log)
                 self._offer(instance)
 
     @property
@@ -226,7 +227,7 @@ class _Revision:
             raise _Problem(
                 429, "TOO_MANY_REQUESTS", "too many requests wait for this deployment", {"Retry-After": "1"}
             )
-        seconds = float(self.told["timeout_s"])
+        seconds = float(self.spec["timeout_s"])
         until = time.monotonic() + seconds
         instance, channel = await self._channel(until)
         self.busy += 1
@@ -312,7 +313,7 @@ class _Deployment:
             return "failed"
         return self.current.state
 
-    def told(self) -> dict[str, Any]:
+    def shown(self) -> Deployed:
         revision = self.current or self.coming or self.failed
         pids = [i.process.pid for i in revision.instances if i.process is not None] if revision else []
         return {
@@ -345,10 +346,13 @@ def _with_children(pids: list[int]) -> list[int]:
     return found
 
 
-def _shown(revision: _Revision | None) -> dict[str, Any]:
-    """Return what a revision was told, without the variables of its environment: some may be secret."""
-    told = revision.told if revision is not None else {}
-    return {key: value for key, value in told.items() if key != "environment"}
+def _shown(revision: _Revision | None) -> RevisionSpec:
+    """Return a revision's spec without the variables of its environment: some may be secret."""
+    if revision is None:
+        return {}
+    spec = revision.spec.copy()
+    spec.pop("environment", None)
+    return spec
 
 
 class _Endpoint:
@@ -356,9 +360,9 @@ class _Endpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        told = json.loads((folder / "endpoint.json").read_text())
-        self._key: str | None = told["key"]
-        self._owner: str = told["owner"]
+        kept = json.loads((folder / "endpoint.json").read_text())
+        self._key: str | None = kept["key"]
+        self._owner: str = kept["owner"]
         self.deployments: dict[str, _Deployment] = {}
         self.traffic: dict[str, int] = {}
         self.end: Callable[[], None] = lambda: None
@@ -367,14 +371,16 @@ class _Endpoint:
     def _resume(self) -> None:
         """Bring up again what was there when the server's last process ended."""
         try:
-            told = json.loads((self.folder / "state.json").read_text())
+            state = json.loads((self.folder / "state.json").read_text())
         except (OSError, ValueError):
             return
-        self.traffic = {str(name): int(share) for name, share in told["traffic"].items()}
-        for each in told["deployments"]:
+        self.traffic = {str(name): int(share) for name, share in state["traffic"].items()}
+        for each in state["deployments"]:
             if each["told"] and Path(each["told"]["files"]).is_dir():
-                # The variables of its environment are written nowhere: it has none until it is told again.
-                self._begin(each["name"], {**each["told"], "share": None, "variables": {}})
+                # No file has the variables of its environment: it has none until the next deployment.
+                spec: RevisionSpec = each["told"].copy()
+                spec["share"], spec["variables"] = None, {}
+                self._begin(each["name"], spec)
 
     # --- ASGI
 
@@ -463,8 +469,8 @@ class _Endpoint:
 
             return 200, "text/plain", version("mlflow").encode()
         if method == "GET" and path == "/swagger.json":
-            told = self._chosen(headers).told
-            return 200, "application/json", json.dumps(told.get("swagger") or {}).encode()
+            spec = self._chosen(headers).spec
+            return 200, "application/json", json.dumps(spec.get("swagger") or {}).encode()
         if path not in ("/score", "/invocations"):
             raise _Problem(
                 404, "NOT_FOUND", "there are /score, /invocations, /swagger.json, /health and /version"
@@ -517,28 +523,28 @@ class _Endpoint:
             }
         elif method != "GET" or parts:
             raise _Problem(404, "NOT_FOUND", path)
-        told = self._told()
+        state = self._state()
         if method != "GET":
-            self._keep_state(told)
-        return 200, "application/json", json.dumps(told).encode()
+            self._keep_state(state)
+        return 200, "application/json", json.dumps(state).encode()
 
-    def _told(self) -> dict[str, Any]:
+    def _state(self) -> ServerState:
         return {
             "traffic": self.traffic,
-            "deployments": [deployment.told() for deployment in self.deployments.values()],
+            "deployments": [deployment.shown() for deployment in self.deployments.values()],
             "memory": processes.memory_bytes(os.getpid()),
         }
 
-    def _keep_state(self, told: dict[str, Any]) -> None:
+    def _keep_state(self, state: ServerState) -> None:
         temporary = self.folder / f"state.{os.getpid()}"
         with (
             contextlib.suppress(OSError),
             os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out,
         ):
-            json.dump(told, out)
+            json.dump(state, out)
             os.replace(temporary, self.folder / "state.json")
 
-    def _begin(self, name: str, told: dict[str, Any]) -> None:
+    def _begin(self, name: str, spec: RevisionSpec) -> None:
         log = self.folder / "logs" / f"{name}.log"
         deployment = self.deployments.get(name)
         if deployment is None:
@@ -546,9 +552,9 @@ class _Endpoint:
         if deployment.coming is not None:
             raise _Problem(409, "IN_PROGRESS", f"deployment {name} is being brought up already")
         before = deployment.current or deployment.failed
-        if told.pop("inherits", False) and before is not None:
-            told["environment"] = {**before.told.get("environment", {}), **told.get("environment", {})}
-        deployment.coming, deployment.error = _Revision(told, log), None
+        if spec.pop("inherits", False) and before is not None:
+            spec["environment"] = {**before.spec.get("environment", {}), **spec.get("environment", {})}
+        deployment.coming, deployment.error = _Revision(spec, log), None
         task = asyncio.ensure_future(self._bring_up(deployment, deployment.coming))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -563,14 +569,14 @@ class _Endpoint:
         else:
             old, deployment.current, deployment.coming = deployment.current, revision, None
             deployment.failed = None
-            share = revision.told.get("share")
+            share = revision.spec.get("share")
             if share is not None:
                 self.traffic = shared(self.traffic, deployment.name, int(share))
             if old is not None:
-                self._keep_state(self._told())
+                self._keep_state(self._state())
                 await old.end(patience=30.0)
         finally:
-            self._keep_state(self._told())
+            self._keep_state(self._state())
 
     async def _remove(self, name: str) -> None:
         deployment = self.deployments.pop(name, None)

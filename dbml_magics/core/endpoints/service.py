@@ -8,15 +8,16 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import say as told
+from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
 from dbml_magics.core.endpoints.settings import read_config
+from dbml_magics.core.endpoints.shapes import Params, Settings
 from dbml_magics.errors import (
     BadCommand,
     DbmlError,
@@ -153,7 +154,7 @@ def deploy(
     if wait and not share and traffic is None and changed != "nothing":
         notes.append(
             f"{under} gets 0 % of the requests until its traffic is set: "
-            + told(f"{bare.format(model)} --deployment {under} --traffic 100")
+            + said_to_reader(f"{bare.format(model)} --deployment {under} --traffic 100")
         )
     return DeployResult(
         endpoint=endpoint,
@@ -201,11 +202,11 @@ def logs(
 def invoke(
     engine: Engine | None,
     name: str,
-    data: Any,
+    data: object,
     *,
     deployment: str | None = None,
     target: str | None = None,
-    params: Mapping[str, Any] | str | None = None,
+    params: Params | str | None = None,
     progress: Progress | None = None,
 ) -> InvokeResult:
     """Return an endpoint's predictions; see :func:`dbml_magics.api.invoke`."""
@@ -269,7 +270,7 @@ def notes(engine: Engine | None = None) -> list[str]:
 # --- which target, which endpoint
 
 
-def _line(to: str, name: str, **options: Any) -> str:
+def _line(to: str, name: str, **options: object) -> str:
     """Return the command with all that was given, and ``{}`` for the model."""
     line = f"%dbml deploy {{}} --to {to} --name {name}"
     for option, value in options.items():
@@ -396,11 +397,9 @@ def _refuse_numbers(traffic: int | None, instance_count: int | None) -> None:
         raise BadCommand("--instance-count wants a whole number from 1 on.", remedies=[_HELP])
 
 
-def _settings(
-    target: Target, config: str | os.PathLike[str] | None, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _settings(target: Target, config: str | os.PathLike[str] | None, options: Settings) -> dict[str, object]:
     """Return the config file's settings with the line's options in front of them."""
-    found = {} if config is None else read_config(os.fspath(config), target.legal, target.name)
+    found = {} if config is None else dict(read_config(os.fspath(config), target.legal, target.name))
     compute, collect = options["compute"], options["collect_data"]
     if compute is not None and target.name != "aks":
         raise BadCommand(

@@ -6,9 +6,9 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dbml_magics.common.secrecy import is_secret_option
+from dbml_magics.core.endpoints.shapes import Settings
 from dbml_magics.errors import BadCommand
 
 __all__ = ["ACI", "AKS", "ENDPOINT_KEYS", "MANAGED", "ONLINE", "SECTIONS", "read_config"]
@@ -130,7 +130,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """The keys within a section of a config file, ``*`` for any name; what is not here takes any."""
 
 
-def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> dict[str, Any]:
+def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> Settings:
     """Return a config file's settings. Raises BadCommand for a file that cannot be read or an unknown key."""
     file = Path(path).expanduser()
     example = [(f"%dbml deploy wine/1 --to {target} --name wine --config deploy.yaml", "for example")]
@@ -142,37 +142,37 @@ def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> dict
         ) from None
     try:
         if file.suffix == ".json":
-            told = json.loads(written)
+            settings = json.loads(written)
         else:
             import yaml
 
-            told = yaml.safe_load(written)
+            settings = yaml.safe_load(written)
     except ValueError as error:
         raise BadCommand(f"--config {path} is not JSON: {error}.", remedies=example) from None
     except Exception as error:
         where = " ".join(str(error).split())[:160]
         raise BadCommand(f"--config {path} is not YAML: {where}.", remedies=example) from None
-    if told is None:
+    if settings is None:
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(settings, dict):
         raise BadCommand(
-            f"--config {path} holds a {type(told).__name__}; NAME: value is wanted.", remedies=example
+            f"--config {path} holds a {type(settings).__name__}; NAME: value is wanted.", remedies=example
         )
-    told.pop("$schema", None)
+    settings.pop("$schema", None)
     for refused in ("model", "code_configuration", "environment", "endpoint_name", "name"):
-        if refused in told:
+        if refused in settings:
             raise BadCommand(
                 f"--config {path}: {refused} is not taken from the file: the line says it, or MLflow does.",
                 remedies=example,
             )
-    for key in told:
+    for key in settings:
         if key not in legal:
             _refuse(path, str(key), legal, target)
-        _look_into(path, str(key), str(key), told[key])
-    return told
+        _look_into(path, str(key), str(key), settings[key])
+    return settings
 
 
-def _look_into(path: str | Path, place: str, rule: str, value: Any) -> None:
+def _look_into(path: str | Path, place: str, rule: str, value: object) -> None:
     """Refuse keys that a section does not have: the service would drop them, and what they were meant for."""
     legal = SECTIONS.get(rule)
     any_name = f"{rule}.*" in SECTIONS

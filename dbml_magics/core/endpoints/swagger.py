@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+
+from dbml_magics.core.endpoints.shapes import ColumnSpec, Signature
 
 __all__ = ["describe", "sides"]
 
@@ -20,18 +20,18 @@ _TYPES = {
 }
 
 
-def sides(signature: Mapping[str, Any] | None, side: str) -> list[dict[str, Any]]:
+def sides(signature: Signature | None, side: str) -> list[ColumnSpec]:
     """Return the columns or tensors of a signature's side (``inputs``, ``outputs``), as MLmodel has them."""
     written = (signature or {}).get(side)
-    told = json.loads(written) if isinstance(written, str) else written
-    return [dict(each) for each in told or []]
+    columns: list[ColumnSpec] | None = json.loads(written) if isinstance(written, str) else written
+    return [each.copy() for each in columns or []]
 
 
-def describe(name: str, version: str, signature: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(name: str, version: str, signature: Signature | None) -> dict[str, object]:
     """Return the description of an endpoint that serves a model with this signature."""
     inputs, outputs = sides(signature, "inputs"), sides(signature, "outputs")
     names = [str(each["name"]) for each in inputs if each.get("name") is not None]
-    data: dict[str, Any] = {"type": "object"}
+    data: dict[str, object] = {"type": "object"}
     if names:
         data = {
             "type": "object",
@@ -45,7 +45,7 @@ def describe(name: str, version: str, signature: Mapping[str, Any] | None) -> di
         }
     elif inputs:
         data = {"type": "array", "items": {}}
-    answered: dict[str, Any] = {"type": "array", "items": {}}
+    answered: dict[str, object] = {"type": "array", "items": {}}
     if outputs and all(each.get("name") is not None for each in outputs):
         answered["items"] = {
             "type": "object",
@@ -87,9 +87,9 @@ def describe(name: str, version: str, signature: Mapping[str, Any] | None) -> di
     }
 
 
-def _json(reference: str) -> dict[str, Any]:
+def _json(reference: str) -> dict[str, object]:
     return {"application/json": {"schema": {"$ref": reference}}}
 
 
-def _type(told: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_TYPES.get(str(told.get("type")), {}))
+def _type(spec: ColumnSpec) -> dict[str, object]:
+    return dict(_TYPES.get(str(spec.get("type")), {}))

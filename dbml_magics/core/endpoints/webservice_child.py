@@ -12,7 +12,10 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
 
 __all__ = ["main"]
 
@@ -23,16 +26,16 @@ class _Asking:
     def __init__(self, out: IO[str]) -> None:
         self._out = out
 
-    def get_token(self, *scopes: str, **_: Any) -> Any:
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
         """Return a token for the scopes."""
         from azure.core.credentials import AccessToken
 
         _tell(self._out, token=list(scopes))
-        told = json.loads(sys.stdin.readline())
-        return AccessToken(told["token"], int(told["expires"]))
+        reply = json.loads(sys.stdin.readline())
+        return AccessToken(reply["token"], int(reply["expires"]))
 
 
-def _tell(out: IO[str], **what: Any) -> None:
+def _tell(out: IO[str], **what: object) -> None:
     """Say one thing to the process that started this one."""
     out.write(json.dumps(what) + "\n")
     out.flush()

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dbml_magics.common.redaction import remember_secrets
@@ -28,6 +28,7 @@ from dbml_magics.core.endpoints.base import Address, Order, Say, Target, failed,
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, records
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused, words
+from dbml_magics.core.endpoints.shapes import Settings, WebService
 from dbml_magics.core.link import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
@@ -50,7 +51,7 @@ _SUPPORT = (
 )
 
 _keys: dict[str, str] = {}
-_said: set[str] = set()  # the targets whose end of support this process has told
+_said: set[str] = set()  # the targets whose end of support this process has announced
 
 
 class WebserviceTarget(Target):
@@ -94,8 +95,8 @@ class WebserviceTarget(Target):
         with contextlib.suppress(DbmlError):
             lines = [masked(line) for line in self.logs(endpoint.name, each.name, _LOG_LINES)[0]]
         why = each.error or "it did not become healthy"
-        told = replace(each, error=why, cause=likely_cause([*lines, why]), log=tuple(lines))
-        return replace(endpoint, deployments=(told,))
+        failed = replace(each, error=why, cause=likely_cause([*lines, why]), log=tuple(lines))
+        return replace(endpoint, deployments=(failed,))
 
     def endpoints(self) -> list[Endpoint]:
         """Return all services of this kind, and those that are only begun."""
@@ -181,12 +182,16 @@ class WebserviceTarget(Target):
             )
         except ServiceRefusal as error:
             raise refused(error, str(cluster)) from error
-        told = (found.body.get("properties") or {}) if found is not None else {}
-        if found is None or str(told.get("computeType")).upper() != "AKS":
-            why = "is no compute of the workspace" if found is None else f"is {told.get('computeType')}"
+        properties = (found.body.get("properties") or {}) if found is not None else {}
+        if found is None or str(properties.get("computeType")).upper() != "AKS":
+            why = "is no compute of the workspace" if found is None else f"is {properties.get('computeType')}"
             return [Check("cluster", f"{cluster} {why}: aks wants an attached cluster", False)]
         return [
-            Check("cluster", f"{cluster} is attached", told.get("provisioningState") == "Succeeded" or None)
+            Check(
+                "cluster",
+                f"{cluster} is attached",
+                properties.get("provisioningState") == "Succeeded" or None,
+            )
         ]
 
     def deploy(self, order: Order, say: Say) -> tuple[str, str]:
@@ -220,11 +225,11 @@ class WebserviceTarget(Target):
             raise
         return order.name, "deployed" if before is None else "updated"
 
-    def _ask_client(self, order: Order, model: str, given: Mapping[str, Any], update: bool, say: Say) -> None:
+    def _ask_client(self, order: Order, model: str, given: Settings, update: bool, say: Say) -> None:
         """Have the client begin it, in a process of its own."""
         config = {**given, "computeType": self.name, "async": True}
         if not update and not config.get("tokenAuthEnabled"):
-            config.setdefault("authEnabled", True)  # container instances ask for nothing unless told to
+            config.setdefault("authEnabled", True)  # container instances ask for nothing unless asked to
         elif update:
             config.setdefault("authEnabled", True)  # the client wants something to change besides the model
         asked = {
@@ -243,14 +248,16 @@ class WebserviceTarget(Target):
             with _started(Path(folder), self.workspace.uri) as child:
                 # The client goes on for a while when this process is killed, and may begin it yet.
                 self._record(order.name).write(pid=child.pid, started=processes.start_of(child.pid))
-                told = self._converse(child, asked, say)
-            if "failed" in told:
+                reply = self._converse(child, asked, say)
+            if "failed" in reply:
                 written = (Path(folder) / "log").read_text(errors="replace").splitlines()
-                lines = [] if told["failed"] else written[-_LOG_LINES:]
-                why = told["failed"] or "azureml-mlflow's client ended without an answer"
+                lines = [] if reply["failed"] else written[-_LOG_LINES:]
+                why = reply["failed"] or "azureml-mlflow's client ended without an answer"
                 raise failed(order.model.label, order.name, self.name, order.line, why, lines)
 
-    def _converse(self, child: subprocess.Popen[str], asked: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    def _converse(
+        self, child: subprocess.Popen[str], asked: Mapping[str, object], say: Say
+    ) -> dict[str, str]:
         """Tell the client what to do and hand it tokens until it has done it."""
         assert child.stdin is not None
         assert child.stdout is not None
@@ -258,11 +265,11 @@ class WebserviceTarget(Target):
         child.stdin.flush()
         say("preparing the image")
         for line in child.stdout:
-            told = dict(json.loads(line))
-            if "token" not in told:
-                return told
+            message = dict(json.loads(line))
+            if "token" not in message:
+                return message
             say("preparing the image")
-            token = self.workspace.sign_in.get_token(*told["token"])
+            token = self.workspace.sign_in.get_token(*message["token"])
             child.stdin.write(json.dumps({"token": token.token, "expires": token.expires_on}) + "\n")
             child.stdin.flush()
         return {"failed": ""}
@@ -274,12 +281,12 @@ class WebserviceTarget(Target):
             shown = self._get(order.name) or {}
             number = str(shown.get("operationId") or "")
             state = str(shown.get("state") or "").lower()
-            error: Any = shown.get("error")
+            error = shown.get("error")
             answer = self.rest.data("GET", f"/operations/{quote(number)}", action=_READ) if number else None
             if answer is not None:  # the service itself says "healthy" of the model before, too
                 pause = answer.pause
-                told = str(answer.body.get("state") or "").lower()
-                state = {"succeeded": "healthy", "failed": "failed"}.get(told, "transitioning")
+                status = str(answer.body.get("state") or "").lower()
+                state = {"succeeded": "healthy", "failed": "failed"}.get(status, "transitioning")
                 error = answer.body.get("error") or error
             if state == "healthy":
                 return
@@ -314,16 +321,17 @@ class WebserviceTarget(Target):
     def _record(self, name: str) -> Record:
         return Record(self.workspace.id.path, self.name, name)
 
-    def _get(self, name: str) -> dict[str, Any] | None:
+    def _get(self, name: str) -> WebService | None:
         try:
             answer = self.rest.data("GET", f"/services/{quote(name)}?expand=true", action=_READ)
         except ServiceRefusal as error:
             raise refused(error, name) from error
-        return answer.body if answer is not None else None
+        shown: WebService | None = answer.body if answer is not None else None
+        return shown
 
-    def _seen(self, shown: Mapping[str, Any]) -> Endpoint:
-        name, told = str(shown["name"]), str(shown.get("state") or "").lower()
-        state = _STATES.get(told, told)
+    def _seen(self, shown: WebService) -> Endpoint:
+        name, word = str(shown["name"]), str(shown.get("state") or "").lower()
+        state = _STATES.get(word, word)
         model, _, version = _model_of(shown).partition(":")
         size = shown.get("containerResourceRequirements") or {}
         held = [f"{size['cpu']:g} CPU"] if size.get("cpu") else []
@@ -357,7 +365,7 @@ class WebserviceTarget(Target):
 
 
 @contextlib.contextmanager
-def _started(folder: Path, uri: str) -> Any:
+def _started(folder: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
     """Start the client's process in a folder of its own; it ends with the block."""
     environment = {
         **processes.bare_environment(),
@@ -397,7 +405,7 @@ def _instead(order: Order) -> str:
     return say(re.sub(r" --to a(?:ci|ks)(?= |$)", " --to online", line))
 
 
-def _model_of(shown: Mapping[str, Any]) -> str:
+def _model_of(shown: WebService) -> str:
     models = shown.get("models") or []
     if models and models[0].get("name"):
         return f"{models[0]['name']}:{models[0].get('version')}"
@@ -405,7 +413,7 @@ def _model_of(shown: Mapping[str, Any]) -> str:
     return str(ids[0]) if ids else "?"
 
 
-def _same(before: Mapping[str, Any], model: str, given: Mapping[str, Any]) -> bool:
+def _same(before: WebService, model: str, given: Settings) -> bool:
     from dbml_magics.core.endpoints.managed_body import includes
 
     healthy = str(before.get("state")).lower() == "healthy"

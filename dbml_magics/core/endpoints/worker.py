@@ -17,9 +17,14 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbml_magics.core.endpoints import frames
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from dbml_magics.core.endpoints.reading import Name, Table
 
 __all__ = ["work"]
 
@@ -122,7 +127,7 @@ class _Scorer:
         self._hinted = mlflow_private.has_signature_of_type_hints(self._model.metadata)
 
     def answer(self, kind: int, content_type: str, body: bytes) -> tuple[int, str, bytes]:
-        """Return (HTTP status, content type, body); a failure is told in it and in the log."""
+        """Return (HTTP status, content type, body); a failure is described in it and in the log."""
         from mlflow.exceptions import MlflowException
 
         from dbml_magics.core.endpoints.reading import BadRequest
@@ -163,10 +168,10 @@ class _Scorer:
         said = self._native.invocations(body, content_type, self._model, self._schema)
         return said.status, said.mimetype, said.response.encode()
 
-    def _answered(self, answer: Any) -> tuple[int, str, bytes]:
+    def _answered(self, answer: object) -> tuple[int, str, bytes]:
         return 200, "application/json", json.dumps(answer, cls=self._encoder).encode()
 
-    def _azureml(self, body: bytes) -> Any:
+    def _azureml(self, body: bytes) -> object:
         """Answer Azure ML's format: ``{"input_data": …, "params": …}`` gives a bare list."""
         from dbml_magics.core.endpoints.reading import BadRequest
 
@@ -182,7 +187,7 @@ class _Scorer:
             )
         return self._predicted(self._parsed("input_data", asked["input_data"]), asked.get("params"))
 
-    def _predicted(self, data: Any, given: Any) -> Any:
+    def _predicted(self, data: object, given: object) -> object:
         """Return the model's predictions as JSON has them; an error of the model has its row with it."""
         from mlflow.exceptions import MlflowException
 
@@ -198,7 +203,7 @@ class _Scorer:
             raise
         return self._jsonable(found, pandas_orient="records")
 
-    def _params(self, given: Any) -> dict[str, Any]:
+    def _params(self, given: object) -> dict[str, object]:
         """Return a request's params, checked. Raises BadRequest for those that the model would not see."""
         from dbml_magics.core.endpoints.params import check_params, read_params
         from dbml_magics.core.endpoints.reading import BadRequest
@@ -213,7 +218,7 @@ class _Scorer:
             raise BadRequest(f"the model's predict takes no params, and {', '.join(params)} would be dropped")
         return params
 
-    def _parsed(self, form: str, data: Any) -> Any:
+    def _parsed(self, form: str, data: object) -> object:
         """Return the input as what the model takes: a frame by its columns, else arrays."""
         from mlflow.utils.proto_json_utils import dataframe_from_parsed_json, parse_tf_serving_input
 
@@ -241,10 +246,10 @@ class _Scorer:
         reading.refuse_other_numbers(data, parsed)
         return parsed
 
-    def _names(self) -> list[Any]:
+    def _names(self) -> list[Name]:
         return list(self._schema.input_names() or range(len(self._schema.inputs)))
 
-    def _typed(self, table: Any) -> Any:
+    def _typed(self, table: Table) -> DataFrame:
         """Return rows as a frame of the schema's types; columns without names are known by their place."""
         from dbml_magics.core.endpoints import reading
 
@@ -253,7 +258,7 @@ class _Scorer:
         wanted = [(name, spec.type, spec.required) for name, spec in zip(names, specs, strict=False)]
         return reading.typed(table, wanted)
 
-    def _of_csv(self, body: bytes) -> Any:
+    def _of_csv(self, body: bytes) -> DataFrame:
         """Return rows of CSV as the model's types have them; without a schema 007 stays text."""
         import io
 
@@ -272,7 +277,7 @@ class _Scorer:
         return self._typed(reading.Table(list(written.columns), columns))
 
 
-def _asked(body: bytes) -> tuple[str, Any, Any] | None:
+def _asked(body: bytes) -> tuple[str, object, object] | None:
     """Return the form, the data and the params of a request, or None when MLflow itself has to read it."""
     from dbml_magics.core.endpoints.reading import FORMS
 
@@ -284,7 +289,7 @@ def _asked(body: bytes) -> tuple[str, Any, Any] | None:
     return (found[0], asked[found[0]], asked.get("params")) if len(found) == 1 else None
 
 
-def _where(ask: Callable[[Any], Any], data: Any) -> str:
+def _where(ask: Callable[[object], object], data: object) -> str:
     """Return which row and column the model fails on, as far as that is soon known."""
     import numpy as np
     import pandas as pd
@@ -296,8 +301,8 @@ def _where(ask: Callable[[Any], Any], data: Any) -> str:
     if not isinstance(data, pd.DataFrame) or data.columns.has_duplicates:
         return ""
 
-    def mixed(row: int, other: int, column: int) -> Any:
-        one = data.iloc[[row]].copy()
+    def mixed(row: int, other: int, column: int) -> DataFrame:
+        one: DataFrame = data.iloc[[row]].copy()
         one[one.columns[column]] = data.iloc[[other], column].set_axis(one.index)
         return one
 
@@ -326,8 +331,8 @@ def _is_too_deep(body: bytes) -> bool:
 
 
 def _failure(status: int, code: str, message: str) -> tuple[int, str, bytes]:
-    told = {"error_code": code, "message": message[:4000]}
-    return status, "application/json", json.dumps(told).encode()
+    body = {"error_code": code, "message": message[:4000]}
+    return status, "application/json", json.dumps(body).encode()
 
 
 def _hide_unused_plugins() -> None:

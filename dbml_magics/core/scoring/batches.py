@@ -16,9 +16,19 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import pandas as pd
+    from mlflow.pyfunc import PyFuncModel
+
+    Model: TypeAlias = PyFuncModel | "_Apart"
+    BatchMapper: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+    _Series: TypeAlias = pd.Series[Any] | pd.DataFrame | tuple[pd.Series[Any] | pd.DataFrame, ...]
 
 __all__ = [
     "MARK",
@@ -44,6 +54,7 @@ _SAMPLE = 64  # rows that speak for those that lack the same columns
 _HOPELESS = 1000  # complete rows refused one by one, and none accepted: the model does not work at all
 _OTHERS = 8  # rows among which one is looked for that the model accepts
 _KEPT = "_dbml_scoring_models"
+T = TypeVar("T")
 _EXACT = 2**53  # whole numbers beyond it have no exact double
 
 
@@ -56,14 +67,14 @@ class Plan:
     archive: str | None  # else the name under which Spark unpacked them
     columns: tuple[str, ...]  # of the input, in the model's order
     names: tuple[str, ...]  # what the model calls them
-    wanted: tuple[Any, ...]  # the Arrow type that the model wants of each; None: as it is
+    wanted: tuple[pa.DataType | None, ...]  # the Arrow type that the model wants of each; None: as it is
     shape: str  # "frame", "array" (one array of all columns), "arrays" (an array by name)
     output: str  # the name of the new column
-    result: Any  # its Arrow type; None: what the first batch shows
+    result: pa.DataType | None  # its Arrow type; None: what the first batch shows
     skip: bool = False  # rows that the model refuses get null
     zone: str = "UTC"  # the session's, in which timestamps are read off the clock
     environment: Mapping[str, str] = field(default_factory=dict)  # where MLflow tracks to
-    params: Mapping[str, Any] = field(default_factory=dict)  # of the prediction
+    params: Mapping[str, object] = field(default_factory=dict)  # of the prediction
     numbered: str | None = None  # the column with the rows' numbers, for messages
     as_text: tuple[str, ...] = ()  # columns of whole numbers that come as text: pandas has no null there
 
@@ -75,7 +86,7 @@ class _WrongType(ValueError):
 class Scorer:
     """One model and what it is asked: Arrow batches in, an Arrow array of as many predictions out."""
 
-    def __init__(self, plan: Plan, model: Any, own: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, plan: Plan, model: Model, own: Mapping[str, pd.Series[Any]] | None = None) -> None:
         self.plan = plan
         self.refused = 0
         self.cause: str | None = None  # of the last refusal
@@ -88,7 +99,7 @@ class Scorer:
         self._complete = 0  # rows without nulls that were refused, one by one
         self._before = 0  # rows of earlier batches
 
-    def score(self, rows: pa.Table, numbers: Sequence[Any] | None = None) -> pa.Array:
+    def score(self, rows: pa.Table, numbers: Sequence[int] | None = None) -> pa.Array:
         """Return predictions; a row that the model refuses fails the task or, with ``skip``, gets null.
 
         ``numbers`` are what messages call the rows; by default their places among all that came here.
@@ -121,7 +132,7 @@ class Scorer:
                 self.result = kind
         return _as_array(predicted, rows.num_rows, self.result)
 
-    def _place(self, rows: pa.Table, before: int, numbers: Sequence[Any] | None) -> str:
+    def _place(self, rows: pa.Table, before: int, numbers: Sequence[int] | None) -> str:
         def mixed(row: int, other: int, column: int) -> pa.Table:
             one, value = rows.slice(row, 1), rows.column(column).slice(other, 1)
             return one.set_column(column, rows.schema.field(column), value)
@@ -196,18 +207,18 @@ class Scorer:
         return True
 
 
-def takes_params(model: Any) -> bool:
+def takes_params(model: Model) -> bool:
     """Tell whether a model's own predict sees params: from one that does not, MLflow keeps them."""
-    model = getattr(model, "inner", model)
+    own: PyFuncModel = getattr(model, "inner", model)
     try:
-        predict = model.unwrap_python_model().predict
+        predict = own.unwrap_python_model().predict
     except Exception:  # it is of another flavor
-        predict = getattr(model, "_predict_fn", model.predict)
+        predict = getattr(own, "_predict_fn", own.predict)
     found = inspect.signature(predict).parameters.get("params")
     return found is not None and found.kind is not inspect.Parameter.VAR_KEYWORD
 
 
-def _joined(parts: Sequence[pa.Array], kind: Any) -> pa.Array:
+def _joined(parts: Sequence[pa.Array], kind: pa.DataType | None) -> pa.Array:
     """Return arrays as one; those that came before a type was known have nulls alone."""
     return pa.concat_arrays(
         [part if kind is None or part.type.equals(kind) else part.cast(kind) for part in parts]
@@ -238,13 +249,13 @@ def cause_of(error: BaseException) -> str:
 
 
 def place_of_refusal(
-    ask: Callable[[Any], Any],
-    part: Callable[[int, int], Any],
+    ask: Callable[[object], object],
+    part: Callable[[int, int], object],
     rows: int,
     *,
-    mixed: Callable[[int, int, int], Any] | None = None,
+    mixed: Callable[[int, int, int], object] | None = None,
     names: Sequence[str] = (),
-    label: Callable[[int], Any] = int,
+    label: Callable[[int], object] = int,
     seconds: float = 10.0,
 ) -> str:
     """Return in words where the first row is that ``ask`` refuses by itself; nothing when none is found soon.
@@ -254,7 +265,7 @@ def place_of_refusal(
     """
     until = time.monotonic() + seconds
 
-    def fails(data: Any) -> bool:
+    def fails(data: object) -> bool:
         try:
             ask(data)
         except Exception:
@@ -299,7 +310,7 @@ def place_of_refusal(
 # --- what the model is given
 
 
-def _as_input(rows: pa.Table, plan: Plan, own: Mapping[str, Any]) -> Any:
+def _as_input(rows: pa.Table, plan: Plan, own: Mapping[str, pd.Series[Any]]) -> object:
     import numpy as np
     import pandas as pd
 
@@ -328,7 +339,7 @@ def _as_input(rows: pa.Table, plan: Plan, own: Mapping[str, Any]) -> Any:
     return np.column_stack(list(arrays.values()))
 
 
-def _loses(column: Any) -> bool:
+def _loses(column: pa.Array | pa.ChunkedArray) -> bool:
     """Tell whether pandas would make doubles of whole numbers beside nulls that no double holds."""
     import pyarrow.compute as pc
 
@@ -358,13 +369,13 @@ def _tensor(column: pa.ChunkedArray) -> Any:
     return column.to_numpy()
 
 
-def _element(kind: Any) -> Any:
+def _element(kind: pa.DataType) -> pa.DataType:
     while pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
     return kind
 
 
-def _cast(column: pa.ChunkedArray, wanted: Any, plan: Plan, name: str) -> pa.ChunkedArray:
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType | None, plan: Plan, name: str) -> pa.ChunkedArray:
     """Return a column as the model wants it. Raises ValueError when a value cannot be."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -407,7 +418,7 @@ def _is_missing(column: pa.ChunkedArray) -> Any:
 # --- what it answers
 
 
-def _as_array(predicted: Any, rows: int, result: Any) -> pa.Array:
+def _as_array(predicted: Any, rows: int, result: pa.DataType | None) -> pa.Array:
     """Return predictions as an Arrow array of a type. Raises ValueError when they are of another."""
     found = _converted(_plain(predicted), pa.null() if result is None else result)
     if isinstance(found, pa.ChunkedArray):
@@ -430,7 +441,7 @@ def _plain(predicted: Any) -> Any:
     return predicted
 
 
-def _kind_of(predicted: Any) -> Any:
+def _kind_of(predicted: Any) -> pa.DataType:
     """Return the Arrow type that predictions have by themselves. Raises ValueError for several in one."""
     import numpy as np
     import pandas as pd
@@ -455,7 +466,7 @@ def _kind_of(predicted: Any) -> Any:
     return _settled(kind)
 
 
-def _settled(kind: Any) -> Any:
+def _settled(kind: pa.DataType) -> pa.DataType:
     """Return a type without pandas' and Arrow's own variants of it."""
     if pa.types.is_dictionary(kind):
         return _settled(kind.value_type)
@@ -488,7 +499,7 @@ def _arrow(values: Any) -> pa.Array:
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
-def _converted(predicted: Any, result: Any) -> pa.Array:
+def _converted(predicted: Any, result: pa.DataType) -> pa.Array:
     import numpy as np
     import pandas as pd
 
@@ -516,7 +527,7 @@ def _converted(predicted: Any, result: Any) -> pa.Array:
     return _values(predicted, result)
 
 
-def _struct(predicted: Any, result: Any) -> pa.Array:
+def _struct(predicted: Any, result: pa.DataType) -> pa.Array:
     import numpy as np
     import pandas as pd
 
@@ -539,7 +550,7 @@ def _struct(predicted: Any, result: Any) -> pa.Array:
     return pa.StructArray.from_arrays(columns, fields=fields)
 
 
-def _values(values: Any, result: Any) -> pa.Array:
+def _values(values: Any, result: pa.DataType) -> pa.Array:
     """Return one column of predictions; NaN stays NaN."""
     import numpy as np
     import pandas as pd
@@ -578,7 +589,7 @@ def _values(values: Any, result: Any) -> pa.Array:
         ) from None
 
 
-def _is_none(value: Any, loose: bool) -> bool:
+def _is_none(value: object, loose: bool) -> bool:
     """Tell whether a value stands for none; among texts NaN does too."""
     import pandas as pd
 
@@ -590,7 +601,7 @@ def _is_none(value: Any, loose: bool) -> bool:
     )
 
 
-def spoken(kind: Any) -> str:
+def spoken(kind: pa.DataType) -> str:
     """Return a type as Spark and ``--result-type`` read it; for one that they lack, the next wider one."""
     if pa.types.is_dictionary(kind):
         return spoken(kind.value_type)
@@ -637,7 +648,7 @@ def _quoted(name: str) -> str:
 def _scorer(plan: Plan) -> Scorer:
     """Return a scorer on the model of this worker, loaded at the first task that needs it."""
     os.environ.update(plan.environment)
-    models: dict[tuple[str, str], Any] = _kept("models", dict)
+    models: dict[tuple[str, str], Model] = _kept("models", dict)
     place = plan.path or _unpacked(str(plan.archive))
     model = models.get((plan.identity, place))
     if model is None:
@@ -648,13 +659,14 @@ def _scorer(plan: Plan) -> Scorer:
     return Scorer(plan, model)
 
 
-def _kept(name: str, make: Callable[[], Any]) -> Any:
+def _kept(name: str, make: Callable[[], T]) -> T:
     """Return what this process keeps under a name, whoever asks: this module may be there more than once."""
-    kept: Any = sys.modules.setdefault(_KEPT, types.ModuleType(_KEPT))
-    return kept.__dict__.setdefault(name, make())
+    module = sys.modules.setdefault(_KEPT, types.ModuleType(_KEPT))
+    kept: T = module.__dict__.setdefault(name, make())
+    return kept
 
 
-def load(place: str) -> Any:
+def load(place: str) -> Model:
     """Return the model in a folder; one with code of its own (``code_paths``) shares no module."""
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -687,11 +699,11 @@ class _Apart:
         import mlflow.pyfunc
 
         self._folder, self._names = folder, names
-        self._modules: dict[str, Any] = {}
+        self._modules: dict[str, types.ModuleType] = {}
         with self._inside():
             self.inner = mlflow.pyfunc.load_model(place)
 
-    def predict(self, data: Any, params: Any = None) -> Any:
+    def predict(self, data: object, params: Mapping[str, object] | None = None) -> object:
         with self._inside():
             return self.inner.predict(data, params=params) if params else self.inner.predict(data)
 
@@ -708,7 +720,7 @@ class _Apart:
                 sys.modules.update(others)
                 sys.path[:] = [place for place in sys.path if place != self._folder]
 
-    def _taken_out(self) -> dict[str, Any]:
+    def _taken_out(self) -> dict[str, types.ModuleType]:
         named = [name for name in list(sys.modules) if name.partition(".")[0] in self._names]
         return {name: sys.modules.pop(name) for name in named}
 
@@ -728,8 +740,8 @@ def _unpacked(name: str) -> str:
     raise RuntimeError(f"{MARK} the model's files ({name}) did not arrive at this worker")
 
 
-def _gathered(batches: Iterator[Any], size: Callable[[Any], tuple[int, int]]) -> Iterator[list[Any]]:
-    held: list[Any] = []
+def _gathered(batches: Iterator[T], size: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
+    held: list[T] = []
     rows = volume = 0
     for batch in batches:
         held.append(batch)
@@ -742,7 +754,7 @@ def _gathered(batches: Iterator[Any], size: Callable[[Any], tuple[int, int]]) ->
         yield held
 
 
-def arrow_mapper(plan: Plan, names: Sequence[str]) -> Callable[[Iterator[Any]], Iterator[Any]]:
+def arrow_mapper(plan: Plan, names: Sequence[str]) -> BatchMapper:
     """Return the function for ``mapInArrow``: every column as it was, and the predictions behind them.
 
     ``names`` are the columns' own in their order: Spark's batches may call them otherwise.
@@ -768,7 +780,7 @@ def arrow_mapper(plan: Plan, names: Sequence[str]) -> Callable[[Iterator[Any]], 
     return score_batches
 
 
-def kind_mapper(plan: Plan) -> Callable[[Iterator[Any]], Iterator[Any]]:
+def kind_mapper(plan: Plan) -> BatchMapper:
     """Return the function for ``mapInArrow`` that tells the type of the predictions for some rows."""
 
     def tell(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -783,21 +795,23 @@ def kind_mapper(plan: Plan) -> Callable[[Iterator[Any]], Iterator[Any]]:
     return tell
 
 
-def series_mapper(plan: Plan) -> Callable[[Iterator[Any]], Iterator[Any]]:
+def series_mapper(plan: Plan) -> Callable[[Iterator[_Series]], Iterator[object]]:
     """Return the function for an iterator pandas UDF over the model's columns."""
 
-    def table(series: Any) -> pa.Table:
+    def table(series: _Series) -> pa.Table:
+        import pandas as pd
+
         if not isinstance(series, tuple):
             series = (series,)
         columns = []
         for each, wanted, name in zip(series, plan.wanted, plan.columns, strict=True):
-            if hasattr(each, "columns"):  # a struct comes as a frame
-                each = each.to_dict("records")
-            column = _from_pandas(each, pa.string() if name in plan.as_text else wanted)
+            # A struct comes as a frame.
+            values = each.to_dict("records") if isinstance(each, pd.DataFrame) else each
+            column = _from_pandas(values, pa.string() if name in plan.as_text else wanted)
             columns.append(column.cast(pa.int64()) if name in plan.as_text else column)
         return pa.table(columns, names=list(plan.columns))
 
-    def score_series(batches: Iterator[Any]) -> Iterator[Any]:
+    def score_series(batches: Iterator[_Series]) -> Iterator[object]:
         scorer = _scorer(plan)
         for held in _gathered(map(table, batches), lambda rows: (rows.num_rows, rows.nbytes)):
             predicted = scorer.score(pa.concat_tables(held))
@@ -810,7 +824,7 @@ def series_mapper(plan: Plan) -> Callable[[Iterator[Any]], Iterator[Any]]:
     return score_series
 
 
-def _from_pandas(values: Any, wanted: Any) -> pa.ChunkedArray:
+def _from_pandas(values: Any, wanted: pa.DataType | None) -> pa.ChunkedArray:
     """Return a column of pandas as Arrow's: its own type, or the wanted one where pandas has only objects."""
     import numpy as np
 
@@ -834,12 +848,12 @@ def _to_pandas(predicted: pa.Array) -> Any:
 # --- in this process
 
 
-def frame_scorer(plan: Plan, model: Any) -> tuple[Scorer, Callable[[Any], pa.Array]]:
+def frame_scorer(plan: Plan, model: Model) -> tuple[Scorer, Callable[[pd.DataFrame], pa.Array]]:
     """Return what scores a pandas frame here, in batches that fit the memory."""
-    own: dict[str, Any] = {}
+    own: dict[str, pd.Series[Any]] = {}
     scorer = Scorer(plan, model, own)
 
-    def score(frame: Any) -> pa.Array:
+    def score(frame: pd.DataFrame) -> pa.Array:
         columns = []
         for name, wanted in zip(plan.columns, plan.wanted, strict=True):
             if wanted is None and plan.shape == "frame":
@@ -860,7 +874,7 @@ def frame_scorer(plan: Plan, model: Any) -> tuple[Scorer, Callable[[Any], pa.Arr
     return scorer, score
 
 
-def _first_strange(values: Any, wanted: Any) -> str:
+def _first_strange(values: pd.Series[Any], wanted: pa.DataType | None) -> str:
     """Return which row of a column cannot be what the model wants."""
     for row, value in enumerate(values.tolist()):
         try:

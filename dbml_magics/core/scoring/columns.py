@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import TypeAlias
 
 import pyarrow as pa
 
+from dbml_magics.core.endpoints.shapes import ColumnSpec
 from dbml_magics.core.scoring.types import fits, of_spec, simple
 from dbml_magics.errors import BadCommand, BadData
 
-__all__ = ["Match", "check_output", "match"]
+__all__ = ["Kinds", "Match", "check_output", "match"]
 
 _HELP = ("%dbml help score", "what it takes")
+
+
+Kinds: TypeAlias = Mapping[str, "pa.DataType | None"]
+"""The Arrow types of the data's columns, None where one has none."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,12 @@ class Match:
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
-    wanted: tuple[Any, ...]
+    wanted: tuple[pa.DataType | None, ...]
     shape: str = "frame"  # "array": one array of all columns; "arrays": an array by name
     notes: tuple[str, ...] = ()
 
 
-def match(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], chosen: Sequence[str] = ()) -> Match:
+def match(inputs: Sequence[ColumnSpec], have: Kinds, chosen: Sequence[str] = ()) -> Match:
     """Match the data's columns (name → Arrow type, None where it has none) with a signature's inputs.
 
     ``chosen`` are the columns that the user names: by the model's own names in any order, or as many as the
@@ -48,7 +53,7 @@ def match(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], chosen: 
     return Match(tuple(found), tuple(found), (None,) * len(found))
 
 
-def _known(name: str, have: Mapping[str, Any], who: str) -> str:
+def _known(name: str, have: Kinds, who: str) -> str:
     """Return the data's own spelling of a column: Spark's names and Hive's know no case."""
     if name in have:
         return name
@@ -60,7 +65,7 @@ def _known(name: str, have: Mapping[str, Any], who: str) -> str:
     raise BadData(f"{who} {name!r}, and the data has no such column.{hint}", remedies=[_HELP])
 
 
-def _named(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], picked: list[str]) -> Match:
+def _named(inputs: Sequence[ColumnSpec], have: Kinds, picked: list[str]) -> Match:
     names = [str(each["name"]) for each in inputs]
     notes = []
     if picked and {each.lower() for each in picked} != {each.lower() for each in names}:
@@ -70,8 +75,8 @@ def _named(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], picked:
                 remedies=[_HELP],
             )
         found: dict[str, str] = dict(zip(names, picked, strict=True))
-        told = [f"{column} as {name}" for name, column in found.items() if name.lower() != column.lower()]
-        notes.append(f"the model is given {_list(told)}")
+        renamed = [f"{column} as {name}" for name, column in found.items() if name.lower() != column.lower()]
+        notes.append(f"the model is given {_list(renamed)}")
     else:
         found = {name: column for name in names if (column := _alike(name, picked or list(have))) is not None}
     optional = {str(each["name"]) for each in inputs if each.get("required") is False or each.get("optional")}
@@ -98,7 +103,7 @@ def _alike(name: str, columns: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _unnamed(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], picked: list[str]) -> Match:
+def _unnamed(inputs: Sequence[ColumnSpec], have: Kinds, picked: list[str]) -> Match:
     tensor = inputs[0].get("type") == "tensor"
     if not tensor:
         width, wanted = len(inputs), [of_spec(each) for each in inputs]
@@ -123,7 +128,7 @@ def _unnamed(inputs: Sequence[Mapping[str, Any]], have: Mapping[str, Any], picke
     return Match(tuple(columns), names, tuple(kinds), "array" if tensor else "frame")
 
 
-def _check_types(columns: Sequence[str], wanted: Sequence[Any], have: Mapping[str, Any]) -> None:
+def _check_types(columns: Sequence[str], wanted: Sequence[pa.DataType | None], have: Kinds) -> None:
     wrong = [
         f"{name} is {simple(have[name])}, and the model wants {simple(kind)}"
         for name, kind in zip(columns, wanted, strict=True)
@@ -137,7 +142,7 @@ def _check_types(columns: Sequence[str], wanted: Sequence[Any], have: Mapping[st
         )
 
 
-def _narrowed(columns: Sequence[str], wanted: Sequence[Any], have: Mapping[str, Any]) -> list[str]:
+def _narrowed(columns: Sequence[str], wanted: Sequence[pa.DataType | None], have: Kinds) -> list[str]:
     """Say which columns lose digits or may not fit on the way to the model."""
     found = []
     for name, kind in zip(columns, wanted, strict=True):
@@ -150,14 +155,14 @@ def _narrowed(columns: Sequence[str], wanted: Sequence[Any], have: Mapping[str, 
     return found
 
 
-def _missing(missing: Sequence[Mapping[str, Any]], extra: Sequence[str], wanted: int) -> str:
-    told = []
+def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
+    lacking = []
     for each in missing[:8]:
         near = get_close_matches(str(each["name"]), extra, n=1, cutoff=0.6)
         hint = f"; is it {near[0]!r} here?" if near else ""
-        told.append(f"{each['name']!r} ({each.get('type')}{hint})")
+        lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(told)}{more}."
+    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."
 
 
 def _list(names: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
@@ -29,7 +28,7 @@ _FOREIGN = re.compile(r"(?!models:|runs:)[a-z][a-z0-9+.-]*:/")
 
 _lock = threading.Lock()
 _folders: dict[str, Path] = {}
-_models: dict[Path, Any] = {}
+_models: dict[Path, batches.Model] = {}
 
 
 def find(engine: Engine, given: str, last: str | None) -> Found:
@@ -71,7 +70,7 @@ def _foreign(found: Found, folder: Path) -> Path:
         ) from error
 
 
-def loaded(files: Path) -> Any:
+def loaded(files: Path) -> batches.Model:
     """Return the model in a folder, loaded once a process. Raises NoModel."""
     with _lock:
         if files not in _models:

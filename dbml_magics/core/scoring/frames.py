@@ -7,12 +7,16 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.core.scoring import batches
 from dbml_magics.core.scoring.batches import Plan
 from dbml_magics.core.scoring.spark import Say, is_connect
 from dbml_magics.core.scoring.types import from_spark, quoted, to_spark
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql import Observation, SparkSession
 
 __all__ = ["apply", "counted", "function", "kind_seen", "watched"]
 
@@ -32,7 +36,7 @@ def _by_value() -> None:
         cloudpickle.register_pickle_by_value(batches)
 
 
-def apply(frame: Any, plan: Plan) -> Any:
+def apply(frame: SparkFrame, plan: Plan) -> SparkFrame:
     """Return the frame with a column of predictions behind its own; Spark scores when it is used."""
     from pyspark.sql.types import StructField, StructType
 
@@ -65,7 +69,7 @@ def apply(frame: Any, plan: Plan) -> Any:
     return renamed.select(*own, score(*texts).alias(plan.output))
 
 
-def kind_seen(frame: Any, plan: Plan) -> Any:
+def kind_seen(frame: SparkFrame, plan: Plan) -> SparkFrame:
     """Return the Arrow type of the predictions for the frame's first rows; None when they do not tell."""
     from dbml_magics.core.scoring.types import read_ddl
 
@@ -75,19 +79,19 @@ def kind_seen(frame: Any, plan: Plan) -> Any:
     renamed = frame.toDF(*(f"c{number}" for number in range(len(names))))
     places = [f"c{names.index(name)}" for name in plan.columns]
     _by_value()
-    told = renamed.select(*places).limit(_SEEN).coalesce(1)
-    rows = told.mapInArrow(batches.kind_mapper(plan), "kind string").collect()
+    sample = renamed.select(*places).limit(_SEEN).coalesce(1)
+    rows = sample.mapInArrow(batches.kind_mapper(plan), "kind string").collect()
     return read_ddl(rows[0][0]) if rows else None
 
 
-def function(plan: Plan) -> Any:
+def function(plan: Plan) -> SparkFrame:
     """Return the model as Spark's own user-defined function over its columns."""
     import pandas as pd
     import pyarrow as pa
     from pyspark.sql.functions import pandas_udf
 
     _by_value()
-    score: Any = batches.series_mapper(plan)
+    score = batches.series_mapper(plan)
     given = pd.DataFrame if pa.types.is_struct(plan.result) else pd.Series
     # Spark reads from these which kind of function it is.
     score.__annotations__ = {
@@ -98,7 +102,7 @@ def function(plan: Plan) -> Any:
     return pandas_udf(score, to_spark(plan.result))
 
 
-def counted(frame: Any, column: str) -> tuple[Any, Any]:
+def counted(frame: SparkFrame, column: str) -> tuple[SparkFrame, Observation | None]:
     """Return the frame, watched while it is written: how many rows, how many with a prediction."""
     try:
         from pyspark.sql import Observation
@@ -112,7 +116,7 @@ def counted(frame: Any, column: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def watched(spark: Any, say: Say) -> Iterator[None]:
+def watched(spark: SparkSession, say: Say) -> Iterator[None]:
     """Tell now and then how many tasks of the work inside are done."""
     if is_connect(spark):
         say("scoring")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
+from dbml_magics.core.scoring.columns import Kinds
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.core.scoring.types import to_spark
 from dbml_magics.errors import BadCommand, BadData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pyspark.sql import Column, SparkSession
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql.types import DataType as SparkType
 
 __all__ = ["FORMATS", "as_pandas", "filtered", "format_of", "is_path", "located", "read"]
 
@@ -46,7 +52,7 @@ def _suffix(path: str) -> str:
     return Path(bare).suffix
 
 
-def located(spark: Any, path: str) -> str:
+def located(spark: SparkSession, path: str) -> str:
     """Return a path as Spark finds it: one of this machine's does not hang on Spark's own folder."""
     if _SCHEME.match(path) or not is_here(spark):
         return path
@@ -67,7 +73,7 @@ def format_of(path: str, default: str) -> str:
     return default
 
 
-def read(spark: Any, written: str, wanted: Mapping[str, Any]) -> tuple[Any, str]:
+def read(spark: SparkSession, written: str, wanted: Kinds) -> tuple[SparkFrame, str]:
     """Return a table or files as a Spark DataFrame, and what they are in words. Raises BadData.
 
     Of CSV the columns that are ``wanted`` as text are text, and so are those with numbers that no number
@@ -78,7 +84,7 @@ def read(spark: Any, written: str, wanted: Mapping[str, Any]) -> tuple[Any, str]
     return _files(spark, written, wanted) if is_path(written) else _table(spark, written)
 
 
-def _table(spark: Any, name: str) -> tuple[Any, str]:
+def _table(spark: SparkSession, name: str) -> tuple[SparkFrame, str]:
     try:
         found = spark.table(name)
         found.schema  # noqa: B018 - Spark Connect looks the table up here
@@ -89,7 +95,7 @@ def _table(spark: Any, name: str) -> tuple[Any, str]:
     return found, f"table {name}"
 
 
-def _no_table(spark: Any, name: str) -> BadData:
+def _no_table(spark: SparkSession, name: str) -> BadData:
     running = environment.shell()
     if running is not None and name in running.user_ns:
         return BadData(
@@ -111,7 +117,7 @@ def _no_table(spark: Any, name: str) -> BadData:
     )
 
 
-def _files(spark: Any, path: str, wanted: Mapping[str, Any]) -> tuple[Any, str]:
+def _files(spark: SparkSession, path: str, wanted: Kinds) -> tuple[SparkFrame, str]:
     if is_here(spark) and not _SCHEME.match(path):
         _check_there(path)
     default = str(spark.conf.get("spark.sql.sources.default"))
@@ -138,7 +144,7 @@ def _files(spark: Any, path: str, wanted: Mapping[str, Any]) -> tuple[Any, str]:
     return found, path
 
 
-def _as_written(spark: Any, place: str, found: Any, wanted: Mapping[str, Any]) -> Any:
+def _as_written(spark: SparkSession, place: str, found: SparkFrame, wanted: Kinds) -> SparkFrame:
     """Return rows of CSV with what Spark took for numbers as text, where a number would not keep it.
 
     What Spark took for text because there is no value gets the type that is wanted.
@@ -151,8 +157,8 @@ def _as_written(spark: Any, place: str, found: Any, wanted: Mapping[str, Any]) -
     fields = found.schema.fields
     reader = spark.read.format("csv").option("header", True)
     numbers = {"byte", "short", "integer", "long", "float", "double", "decimal"}
-    types: dict[int, Any] = {}
-    checks: dict[int, Any] = {}
+    types: dict[int, SparkType] = {}
+    checks: dict[int, Column] = {}
     for n, each in enumerate(fields):
         kind, name = wanted.get(each.name), each.dataType.typeName()
         if kind is not None and pa.types.is_string(kind):
@@ -165,10 +171,10 @@ def _as_written(spark: Any, place: str, found: Any, wanted: Mapping[str, Any]) -
     if checks:
         written = reader.schema(StructType([StructField(f"c{n}", StringType()) for n in range(len(fields))]))
         asked = [coalesce(most(check), lit(False)).alias(f"c{n}") for n, check in checks.items()]
-        told = written.load(place).agg(*asked).collect()[0]
+        seen = written.load(place).agg(*asked).collect()[0]
         for n in checks:
-            blank = fields[n].dataType.typeName() == "string" and not told[f"c{n}"]
-            if blank or told[f"c{n}"]:
+            blank = fields[n].dataType.typeName() == "string" and not seen[f"c{n}"]
+            if blank or seen[f"c{n}"]:
                 types[n] = to_spark(wanted[fields[n].name]) if blank else StringType()
     if not types:
         return found
@@ -198,7 +204,7 @@ def _is_one_list(path: str) -> bool:
         return file.read(64).lstrip()[:1] == b"["
 
 
-def filtered(frame: Any, where: str | None) -> Any:
+def filtered(frame: SparkFrame, where: str | None) -> SparkFrame:
     """Return the rows for which a SQL condition holds. Raises BadCommand."""
     if where is None:
         return frame
@@ -213,7 +219,7 @@ def filtered(frame: Any, where: str | None) -> Any:
     return found
 
 
-def as_pandas(data: Any, names: list[str]) -> Any:
+def as_pandas(data: object, names: list[str]) -> pd.DataFrame | None:
     """Return data of the notebook as a pandas DataFrame, or None when it is none. Raises BadData."""
     import numpy as np
     import pandas as pd

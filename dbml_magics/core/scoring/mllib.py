@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from dbml_magics.core.endpoints.shapes import ColumnSpec, MLmodel
 from dbml_magics.core.scoring.columns import match
 from dbml_magics.core.scoring.spark import first_line, is_connect
 from dbml_magics.core.scoring.types import from_spark, quoted
 from dbml_magics.errors import BadCommand, BadData, NoModel
+
+if TYPE_CHECKING:
+    from pyspark.ml import PipelineModel, Transformer
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql import SparkSession
 
 __all__ = ["is_mllib", "scored"]
 
 _HIDDEN = "__dbml_kept_"
 _READ = ("inputCol", "inputCols", "featuresCol", "userCol", "itemCol")
 _WRITTEN = ("outputCol", "outputCols", "predictionCol", "probabilityCol", "rawPredictionCol")
-_models: dict[tuple[int, str], Any] = {}
+_models: dict[tuple[int, str], PipelineModel] = {}
 
 
-def is_mllib(mlmodel: Mapping[str, Any]) -> bool:
+def is_mllib(mlmodel: MLmodel) -> bool:
     """Tell whether a model is Spark's own."""
     return "spark" in (mlmodel.get("flavors") or {})
 
 
 def scored(
-    spark: Any,
+    spark: SparkSession,
     files: Path,
-    inputs: Sequence[Mapping[str, Any]],
-    frame: Any,
+    inputs: Sequence[ColumnSpec],
+    frame: SparkFrame,
     column: str,
     chosen: Sequence[str],
     *,
     skip: bool,
-) -> tuple[Any, str, tuple[str, ...]]:
+) -> tuple[SparkFrame, str, tuple[str, ...]]:
     """Return the frame with the model's predictions in a new column, their type, and notes.
 
     With ``skip`` rows that have a null among the model's columns get null; what else the model refuses
@@ -44,7 +50,10 @@ def scored(
     model = _loaded(spark, files)
     taken, written = _columns(model)
     vectors = [str(each["name"]) for each in inputs if "vector" in str(each.get("type")).lower()]
-    plain = [{**each, "type": None} if str(each.get("name")) in vectors else each for each in inputs]
+    plain = [each.copy() for each in inputs]
+    for each in plain:
+        if str(each.get("name")) in vectors:
+            each["type"] = None
     notes: tuple[str, ...] = ()
     needed: list[str] = []
     asked = frame
@@ -85,7 +94,7 @@ def scored(
     return new, new.schema[column].dataType.simpleString(), notes
 
 
-def _loaded(spark: Any, files: Path) -> Any:
+def _loaded(spark: SparkSession, files: Path) -> PipelineModel:
     import mlflow.spark
 
     key = (id(spark), str(files))
@@ -101,13 +110,13 @@ def _loaded(spark: Any, files: Path) -> Any:
     return _models[key]
 
 
-def _stages(model: Any) -> list[Any]:
+def _stages(model: Transformer) -> list[Transformer]:
     """Return a pipeline's stages, those of pipelines in it too, or the model alone."""
     stages = getattr(model, "stages", None)
     return [model] if stages is None else [each for stage in stages for each in _stages(stage)]
 
 
-def _columns(model: Any) -> tuple[list[str], set[str]]:
+def _columns(model: PipelineModel) -> tuple[list[str], set[str]]:
     """Return the columns that a model takes of the data, and those that its stages write."""
     taken: list[str] = []
     written: set[str] = set()
@@ -117,12 +126,12 @@ def _columns(model: Any) -> tuple[list[str], set[str]]:
     return taken, written
 
 
-def _named(stage: Any, params: Sequence[str]) -> list[str]:
-    told = [stage.getOrDefault(each) for each in params if stage.hasParam(each) and stage.isDefined(each)]
-    return [name for value in told for name in ([value] if isinstance(value, str) else list(value)) if name]
+def _named(stage: Transformer, params: Sequence[str]) -> list[str]:
+    values = [stage.getOrDefault(each) for each in params if stage.hasParam(each) and stage.isDefined(each)]
+    return [name for value in values for name in ([value] if isinstance(value, str) else list(value)) if name]
 
 
-def _output(model: Any) -> str:
+def _output(model: PipelineModel) -> str:
     """Return the column that the model writes its predictions to."""
     stages = _stages(model)
     for stage in reversed(stages):
@@ -132,7 +141,7 @@ def _output(model: Any) -> str:
     return str(last.getOrDefault("outputCol")) if last.hasParam("outputCol") else "prediction"
 
 
-def _vectors(frame: Any, named: Sequence[str], model: Any) -> Any:
+def _vectors(frame: SparkFrame, named: Sequence[str], model: PipelineModel) -> SparkFrame:
     """Return the frame with arrays as the vectors that the model wants of them."""
     from pyspark.ml.functions import array_to_vector
 
@@ -146,7 +155,7 @@ def _vectors(frame: Any, named: Sequence[str], model: Any) -> Any:
     return frame
 
 
-def _with_nulls(frame: Any, model: Any, output: str, needed: Sequence[str]) -> Any:
+def _with_nulls(frame: SparkFrame, model: PipelineModel, output: str, needed: Sequence[str]) -> SparkFrame:
     """Return all rows, null for those that lack one of the model's columns."""
     from pyspark.sql.functions import col, lit
 

@@ -9,11 +9,17 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.core.scoring.inputs import format_of, is_path, located
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.errors import BadCommand, ScoringFailed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql import SparkSession
+    from pyspark.sql.streaming import StreamingQuery
 
 __all__ = ["Target", "checkpoint_of", "make_target", "start_stream", "write", "write_here"]
 
@@ -62,7 +68,7 @@ _failed: set[str] = set()
 """The places whose last job of this process failed; what its cancelled tasks leave there is no rows."""
 
 
-def write(spark: Any, frame: Any, target: Target) -> Any:
+def write(spark: SparkSession, frame: SparkFrame, target: Target) -> SparkFrame:
     """Write a Spark DataFrame; returns what reads it again. Raises BadCommand and Spark's own."""
     _refuse_alike(spark, frame)
     if target.table:
@@ -103,7 +109,7 @@ def write(spark: Any, frame: Any, target: Target) -> Any:
 
 
 @contextlib.contextmanager
-def _left_as_found(spark: Any, target: Target, place: str | None) -> Iterator[None]:
+def _left_as_found(spark: SparkSession, target: Target, place: str | None) -> Iterator[None]:
     """Leave nothing of a job that fails at a ``place`` where nothing was: the line works again then.
 
     Its cancelled tasks may write there once more after that, which is looked at before the next job.
@@ -124,7 +130,7 @@ def _says_taken(error: Exception) -> bool:
     return any(word in str(error) for word in _TAKEN) or "already exists" in first_line(error)
 
 
-def _place_of(spark: Any, table: str) -> str | None:
+def _place_of(spark: SparkSession, table: str) -> str | None:
     """Return the folder that a new managed table would have; None where its catalog does not say."""
     *schema, last = re.findall(_PART, table)
     name = last[1:-1].replace("``", "`") if last[0] == "`" else last
@@ -134,7 +140,7 @@ def _place_of(spark: Any, table: str) -> str | None:
         return None
 
 
-def _take_away(spark: Any, place: str) -> None:
+def _take_away(spark: SparkSession, place: str) -> None:
     """Remove the folder that a failed job leaves, if it has no rows in it."""
     with contextlib.suppress(Exception):  # by Spark Connect, or where the driver's files may not be touched
         path = spark._jvm.org.apache.hadoop.fs.Path(place)
@@ -152,7 +158,7 @@ def _no_rows(names: Iterable[str]) -> bool:
     return all(name.startswith(("_", ".")) and name not in ("_SUCCESS", "_delta_log") for name in names)
 
 
-def _exists(spark: Any, table: str) -> bool:
+def _exists(spark: SparkSession, table: str) -> bool:
     try:
         return bool(spark.catalog.tableExists(table))
     except Exception:  # a catalog that may not be asked: writing will say it
@@ -169,7 +175,7 @@ def _there_already(target: Target) -> BadCommand:
     )
 
 
-def _refuse_alike(spark: Any, frame: Any) -> None:
+def _refuse_alike(spark: SparkSession, frame: SparkFrame) -> None:
     """Raise BadCommand for columns that the output would not tell apart."""
     exact = str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
     seen: dict[str, str] = {}
@@ -186,7 +192,7 @@ def _refuse_alike(spark: Any, frame: Any) -> None:
         raise BadCommand(f"{said}, and what Spark writes has to tell them apart.", remedies=[remedy])
 
 
-def _refuse_nested(frame: Any) -> None:
+def _refuse_nested(frame: SparkFrame) -> None:
     nested = [
         f.name for f in frame.schema.fields if f.dataType.typeName() in ("array", "struct", "map", "udt")
     ]
@@ -197,7 +203,7 @@ def _refuse_nested(frame: Any) -> None:
         )
 
 
-def write_here(frame: Any, target: Target) -> None:
+def write_here(frame: pd.DataFrame, target: Target) -> None:
     """Write a pandas DataFrame to one file. Raises BadCommand."""
     path = Path(target.place).expanduser()
     kind = format_of(target.place, "parquet")
@@ -229,7 +235,7 @@ def write_here(frame: Any, target: Target) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def _refuse_bytes(frame: Any, kind: str) -> None:
+def _refuse_bytes(frame: pd.DataFrame, kind: str) -> None:
     for number, name in enumerate(frame.columns):
         column = frame.iloc[:, number]
         if column.dtype == object and any(isinstance(each, (bytes, bytearray)) for each in column):
@@ -239,7 +245,7 @@ def _refuse_bytes(frame: Any, kind: str) -> None:
             )
 
 
-def _write_parquet(frame: Any, fresh: Path, before: Path | None) -> None:
+def _write_parquet(frame: pd.DataFrame, fresh: Path, before: Path | None) -> None:
     """Write rows behind those that are there, each with its value. Raises BadCommand for other types."""
     if before is None:
         frame.to_parquet(fresh)
@@ -262,7 +268,7 @@ def _write_parquet(frame: Any, fresh: Path, before: Path | None) -> None:
     pq.write_table(both, fresh)
 
 
-def _write_csv(frame: Any, fresh: Path, before: Path | None) -> None:
+def _write_csv(frame: pd.DataFrame, fresh: Path, before: Path | None) -> None:
     """Write rows behind those that are there, whose text stays as it is."""
     if before is not None:
         import pandas as pd
@@ -275,7 +281,7 @@ def _write_csv(frame: Any, fresh: Path, before: Path | None) -> None:
 # --- streams
 
 
-def checkpoint_of(spark: Any, target: Target, given: str | None) -> str:
+def checkpoint_of(spark: SparkSession, target: Target, given: str | None) -> str:
     """Return where a stream remembers how far it came: beside its output. Raises BadCommand."""
     if given is not None:
         return located(spark, given)
@@ -292,8 +298,8 @@ def checkpoint_of(spark: Any, target: Target, given: str | None) -> str:
 
 
 def start_stream(
-    spark: Any, frame: Any, target: Target, checkpoint: str, *, available_now: bool
-) -> tuple[Any, bool]:
+    spark: SparkSession, frame: SparkFrame, target: Target, checkpoint: str, *, available_now: bool
+) -> tuple[StreamingQuery, bool]:
     """Start writing a stream; returns the query, and whether it ends with what there is now.
 
     Where the compute allows no endless stream it is started with ``AvailableNow``. Raises BadCommand,
@@ -315,7 +321,9 @@ def start_stream(
         ) from error
 
 
-def _start(spark: Any, frame: Any, target: Target, checkpoint: str, *, now: bool) -> Any:
+def _start(
+    spark: SparkSession, frame: SparkFrame, target: Target, checkpoint: str, *, now: bool
+) -> StreamingQuery:
     writer = frame.writeStream.outputMode("append").option("checkpointLocation", checkpoint)
     if now:
         writer = writer.trigger(availableNow=True)

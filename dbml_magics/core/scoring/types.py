@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dbml_magics.core.endpoints.shapes import ColumnSpec
 from dbml_magics.errors import BadCommand
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import DataType as SparkType
 
 __all__ = [
     "fits",
@@ -23,7 +27,7 @@ __all__ = [
     "writable",
 ]
 
-_NAMED: dict[str, Any] = {
+_NAMED: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
     "bool": pa.bool_(),
     "byte": pa.int8(),
@@ -60,8 +64,9 @@ _SPARK = {
     pa.date32(): "date",
 }
 _A = pa.types
+_Tests = tuple[Callable[[pa.DataType], bool], ...]
 _NUMBERS = (_A.is_floating, _A.is_integer)
-_FITS: tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...] = (  # what is wanted, what it is made of
+_FITS: tuple[tuple[_Tests, _Tests], ...] = (  # what is wanted, what it is made of
     (_NUMBERS, (*_NUMBERS, _A.is_decimal)),
     ((_A.is_timestamp,), (_A.is_timestamp, _A.is_date)),
     ((_A.is_string,), (_A.is_string, _A.is_large_string)),
@@ -77,7 +82,7 @@ def quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def read_ddl(written: str) -> Any:
+def read_ddl(written: str) -> pa.DataType:
     """Return the Arrow type of a Spark type in words (``double``, ``array<double>``). Raises BadCommand."""
     tokens = _TOKEN.findall(written)
     if re.sub(r"\s+", "", "".join(tokens)) != re.sub(r"\s+", "", written):
@@ -98,7 +103,7 @@ def _unknown(written: str) -> BadCommand:
     )
 
 
-def _type(tokens: list[str]) -> Any:
+def _type(tokens: list[str]) -> pa.DataType:
     name = tokens.pop(0).lower()
     if name == "array":
         _expect(tokens, "<")
@@ -141,7 +146,7 @@ def _expect(tokens: list[str], mark: str) -> None:
         raise ValueError(mark)
 
 
-def simple(kind: Any) -> str:
+def simple(kind: pa.DataType) -> str:
     """Return a type in Spark's words."""
     if pa.types.is_list(kind):
         return f"array<{simple(kind.value_type)}>"
@@ -158,34 +163,34 @@ def simple(kind: Any) -> str:
     return _SPARK.get(kind, str(kind))
 
 
-def of_spec(told: Mapping[str, Any]) -> Any:
+def of_spec(spec: ColumnSpec) -> pa.DataType | None:
     """Return the Arrow type of one column of a signature; None for what is taken as it is."""
-    kind = told.get("type")
+    kind = spec.get("type")
     if kind == "tensor":
-        spec = told.get("tensor-spec") or {}
-        element = _NAMED.get(str(spec.get("dtype")))
+        tensor = spec.get("tensor-spec") or {}
+        element = _NAMED.get(str(tensor.get("dtype")))
         if element is None:
             element = (
-                pa.string() if str(spec.get("dtype")) in ("str", "object") else _numpy(spec.get("dtype"))
+                pa.string() if str(tensor.get("dtype")) in ("str", "object") else _numpy(tensor.get("dtype"))
             )
-        for _ in range(max(0, len(spec.get("shape") or [-1]) - 1)):
+        for _ in range(max(0, len(tensor.get("shape") or [-1]) - 1)):
             element = pa.list_(element)
         return element
     if kind == "array":
-        inner = of_spec(told.get("items") or {})
+        inner = of_spec(spec.get("items") or {})
         return None if inner is None else pa.list_(inner)
     if kind == "object":
-        properties = {str(name): of_spec(each) for name, each in (told.get("properties") or {}).items()}
+        properties = {str(name): of_spec(each) for name, each in (spec.get("properties") or {}).items()}
         if None in properties.values():
             return None
         return pa.struct([pa.field(name, each) for name, each in properties.items()])
     if kind == "map":
-        inner = of_spec(told.get("values") or {})
+        inner = of_spec(spec.get("values") or {})
         return None if inner is None else pa.map_(pa.string(), inner)
     return _NAMED.get(str(kind))
 
 
-def _numpy(name: Any) -> Any:
+def _numpy(name: str | None) -> pa.DataType | None:
     import numpy as np
 
     try:
@@ -194,7 +199,7 @@ def _numpy(name: Any) -> Any:
         return None
 
 
-def of_outputs(outputs: Sequence[Mapping[str, Any]]) -> Any:
+def of_outputs(outputs: Sequence[ColumnSpec]) -> pa.DataType | None:
     """Return the Arrow type of what a signature says the model gives; None when it does not say."""
     if not outputs:
         return None
@@ -207,7 +212,7 @@ def of_outputs(outputs: Sequence[Mapping[str, Any]]) -> Any:
     return pa.struct([pa.field(name, kind) for name, kind in zip(named, kinds, strict=True)])
 
 
-def writable(kind: Any) -> Any:
+def writable(kind: pa.DataType | None) -> pa.DataType | None:
     """Return the type that Spark has for it: no unsigned numbers, no nanoseconds."""
     if kind is None:
         return None
@@ -219,7 +224,7 @@ def writable(kind: Any) -> Any:
     return unsigned.get(kind, pa.int64() if pa.types.is_uint64(kind) else kind)
 
 
-def with_zone(kind: Any, zone: str) -> Any:
+def with_zone(kind: pa.DataType, zone: str) -> pa.DataType:
     """Return a type with Spark's time zone in its timestamps."""
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", zone)
@@ -230,7 +235,7 @@ def with_zone(kind: Any, zone: str) -> Any:
     return kind
 
 
-def to_spark(kind: Any) -> Any:
+def to_spark(kind: pa.DataType) -> SparkType:
     """Return Spark's type for an Arrow type."""
     from pyspark.sql import types as spark
 
@@ -259,7 +264,7 @@ def to_spark(kind: Any) -> Any:
     return names[simple(kind)]()
 
 
-def from_spark(kind: Any) -> Any:
+def from_spark(kind: SparkType) -> pa.DataType | None:
     """Return the Arrow type of one of Spark's; None for one that only Spark has (vectors, intervals)."""
     name = kind.typeName()
     if name == "array":
@@ -280,7 +285,7 @@ def from_spark(kind: Any) -> Any:
     return pa.string() if name in ("char", "varchar") else _NAMED.get(name)
 
 
-def fits(kind: Any, wanted: Any) -> bool:
+def fits(kind: pa.DataType | None, wanted: pa.DataType | None) -> bool:
     """Tell whether values of one type can be what the model wants; single values may still not fit."""
     if kind is None or wanted is None:
         return True
