@@ -45,6 +45,7 @@ def test_a_context_keeps_what_it_was_given(context: Any) -> None:
     where = (context.host_url, context.subscription_id, context.resource_group_name, context.workspace_name)
     assert where == ("https://h", "s", "g", "w")
     assert context.auth.get_token() is None
+    assert isinstance(context.cloud, private.SdkCloud)
     assert context.cloud.name == "AzureCloud"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import requests
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from mlflow.utils.proto_json_utils import parse_dict
@@ -16,7 +17,7 @@ from mlflow.utils.proto_json_utils import parse_dict
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import Unavailable
 
-__all__ = ["Foreign", "check_file", "check_redirect", "entity", "parsed", "read", "says_stored"]
+__all__ = ["Foreign", "Message", "check_file", "check_redirect", "entity", "parsed", "read", "says_stored"]
 
 # The fields of an answer that name an entity -> where its identity stands; one of each list must be there.
 _IDENTITIES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -42,7 +43,7 @@ class Foreign(Unavailable):
     """Something answers that is not the service: a login page, a gateway, another service."""
 
 
-def check_redirect(response: Any, method: str, endpoint: str) -> None:
+def check_redirect(response: requests.Response, method: str, endpoint: str) -> None:
     """Raise Foreign for an answer that sends the caller elsewhere."""
     if 300 <= response.status_code < 400:
         there = hosts.shown(response.url or "", hosts.header(response.headers, "Location"))
@@ -52,34 +53,36 @@ def check_redirect(response: Any, method: str, endpoint: str) -> None:
         )
 
 
-def read(response: Any, method: str, endpoint: str, *, also: tuple[int, ...] = ()) -> dict[str, Any]:
+def read(
+    response: requests.Response, method: str, endpoint: str, *, also: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Return the JSON object that answers a call, by 200 or a status of ``also``. Raises Foreign."""
     status = response.status_code
     if status == 200 and "/traces" in endpoint and response.text.strip() in _ARMERIA:
         return {}
     try:
-        told = json.loads(response.text)
+        answer = json.loads(response.text)
     except ValueError:
-        told = None
-    if status not in (200, *also) or not isinstance(told, dict):
+        answer = None
+    if status not in (200, *also) or not isinstance(answer, dict):
         raise _foreign(response, method, endpoint)
-    if {"error_code", "error", "errors"} & set(told):
-        said = told.get("message") or told.get("error_code") or told.get("error") or "an error"
+    if {"error_code", "error", "errors"} & set(answer):
+        said = answer.get("message") or answer.get("error_code") or answer.get("error") or "an error"
         raise Foreign(f"{method} {endpoint} is answered by 200 and an error: {str(said)[:200]}")
-    return told
+    return answer
 
 
-def entity(response: Any, method: str, endpoint: str, identity: str) -> dict[str, Any]:
+def entity(response: requests.Response, method: str, endpoint: str, identity: str) -> dict[str, Any]:
     """Return the JSON object of an entity, which has its identity in a field of that name. Raises Foreign."""
-    told = read(response, method, endpoint, also=(201,))
-    if not told.get(identity):
+    answer = read(response, method, endpoint, also=(201,))
+    if not answer.get(identity):
         raise Foreign(
             f"{method} {endpoint} is answered without {identity}{hosts.through(response.url or '')}"
         )
-    return told
+    return answer
 
 
-def _foreign(response: Any, method: str, endpoint: str) -> Foreign:
+def _foreign(response: requests.Response, method: str, endpoint: str) -> Foreign:
     text = response.text
     if not text.strip():
         what = "nothing"
@@ -94,19 +97,24 @@ def _foreign(response: Any, method: str, endpoint: str) -> Foreign:
 
 
 def parsed(
-    told: dict[str, Any], response: Any, method: str, endpoint: str, into: Message, loose: bool
-) -> Any:
+    answer: dict[str, Any],
+    response: requests.Response,
+    method: str,
+    endpoint: str,
+    into: Message,
+    loose: bool,
+) -> Message:
     """Parse an answer into MLflow's message for it.
 
     ``loose`` is for a service whose answers nobody has published: it may say more than MLflow's server does.
     Raises Foreign for an answer to something else, or of an entity without its identity.
     """
     known = {name for field in into.DESCRIPTOR.fields for name in (field.name, field.json_name)}
-    strange = bool(told) and not known & set(told)
-    if strange and (not loose or any(key.lower() in _TELLTALE for key in told)):
+    strange = bool(answer) and not known & set(answer)
+    if strange and (not loose or any(key.lower() in _TELLTALE for key in answer)):
         raise _foreign(response, method, endpoint)
     try:
-        parse_dict(js_dict=told, message=into)
+        parse_dict(js_dict=answer, message=into)
     except (ValueError, TypeError, AttributeError, ParseError) as error:
         raise _foreign(response, method, endpoint) from error
     message = into.DESCRIPTOR.full_name.removeprefix("mlflow.")
@@ -121,13 +129,13 @@ def parsed(
     return into
 
 
-def _at(message: Any, path: tuple[str, ...]) -> Any:
+def _at(message: object, path: tuple[str, ...]) -> object:
     for name in path:
         message = getattr(message, name, None)
     return message
 
 
-def says_stored(response: Any, method: str, endpoint: str) -> bool:
+def says_stored(response: requests.Response, method: str, endpoint: str) -> bool:
     """Tell whether an upload's answer is surely that of MLflow's artifact service, which has two forms.
 
     Flask answers an empty object, FastAPI a 200 without body and type, marked by MLflow's
@@ -141,7 +149,7 @@ def says_stored(response: Any, method: str, endpoint: str) -> bool:
     return True
 
 
-def check_file(response: Any, name: str, kind: str) -> None:
+def check_file(response: requests.Response, name: str, kind: str) -> None:
     """Raise Foreign where a file is answered by a web page (or nothing of the storage's) instead.
 
     ``kind`` is the media type that its name says; MLflow's server marks each file as an attachment.

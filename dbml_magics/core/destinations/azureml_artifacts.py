@@ -14,7 +14,7 @@ import posixpath
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -42,6 +42,11 @@ from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing, refusal
 from dbml_magics.core.destinations.rest import retry_after, timeout_left
 
+if TYPE_CHECKING:
+    from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations, RunArtifactsOperations
+
+    from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
+
 _log = logger(__name__)
 T = TypeVar("T")
 
@@ -55,26 +60,26 @@ _RUN_ORIGIN = "ExperimentRun"
 class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
     """Files of a run, or of an uploaded model, at one Azure ML workspace."""
 
-    def __init__(self, artifact_uri: str, context: Any, workspace: WorkspaceId) -> None:
+    def __init__(self, artifact_uri: str, context: ServiceContext, workspace: WorkspaceId) -> None:
         ArtifactRepository.__init__(self, artifact_uri)
         self._context = context
         self._workspace = workspace
-        told = artifact_uri_decomp(artifact_uri)
-        path = str(told.get("_artifact_path") or told.get("artifact_path") or "").strip("/")
+        parts = artifact_uri_decomp(artifact_uri)
+        path = str(parts.get("_artifact_path") or parts.get("artifact_path") or "").strip("/")
         self._root = path
-        run = told.get("runid")
+        run = parts.get("runid")
         if run:
-            self.artifacts = RunArtifactsClient(context, told["experiment"], run, path)
+            self.artifacts = RunArtifactsClient(context, parts["experiment"], run, path)
             self._origin, self._container = _RUN_ORIGIN, f"dcid.{run}"
-            self._names = {"experiment_name": told["experiment"], "run_id": run}
+            self._names = {"experiment_name": parts["experiment"], "run_id": run}
         else:
-            self.artifacts = LocalArtifactClient(context, told["origin"], told["container"], path)
-            self._origin, self._container = told["origin"], told["container"]
+            self.artifacts = LocalArtifactClient(context, parts["origin"], parts["container"], path)
+            self._origin, self._container = parts["origin"], parts["container"]
             self._names = {"origin": self._origin, "container": self._container}
 
     # --- asking the services, once
 
-    def _scope(self) -> dict[str, Any]:
+    def _scope(self) -> dict[str, object]:
         context = self._context
         return {
             "subscription_id": context.subscription_id,
@@ -85,7 +90,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         }
 
     @staticmethod
-    def _once(url: str) -> dict[str, Any]:
+    def _once(url: str) -> dict[str, object]:
         """Return azure-core's options for one request to ``url``: no second try, no redirect."""
         seconds = timeout_left()
         return {
@@ -97,7 +102,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         }
 
     @property
-    def _service(self) -> Any:
+    def _service(self) -> RunArtifactsOperations | ArtifactsOperations:
         return operations(self.artifacts)
 
     def _ask(self, question: Callable[[], T], *, writing: bool) -> T:
@@ -208,13 +213,13 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return self._checked(link)
 
     @staticmethod
-    def _checked(link: Any) -> str:
+    def _checked(link: object) -> str:
         """Return a signed link to a blob. Raises Foreign for what is none."""
         if hosts.origin(str(link)) is None or not str(link).startswith("https://"):
             raise Foreign("a request for files is answered without a link to the storage")
         return str(link)
 
-    def _by_container(self) -> tuple[Any, dict[str, Any]]:
+    def _by_container(self) -> tuple[ArtifactsOperations, dict[str, object]]:
         """Return the artifact service, which knows a run's files by their container, and where they are."""
         scope = {k: v for k, v in self._scope().items() if k not in ("experiment_name", "run_id")}
         scope |= {"origin": self._origin, "container": self._container}
@@ -287,11 +292,11 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
     def _blob(self, link: str) -> BlobClient:
         return BlobClient.from_blob_url(link, max_single_put_size=_SINGLE, **self._once(link))
 
-    def _with_links(self, path: str, link: str) -> Callable[[Callable[[BlobClient], Any]], None]:
+    def _with_links(self, path: str, link: str) -> Callable[[Callable[[BlobClient], object]], None]:
         """Return what takes a step of an upload, by a new link whenever the last one has run out."""
         current = [link]
 
-        def take(step: Callable[[BlobClient], Any]) -> None:
+        def take(step: Callable[[BlobClient], object]) -> None:
             for attempt in range(_RENEWALS):
                 try:
                     self._ask(lambda: step(self._blob(current[0])), writing=True)
@@ -303,14 +308,14 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
         return take
 
-    def _single(self, path: str, link: str, data: Any, size: int) -> None:
+    def _single(self, path: str, link: str, data: BinaryIO, size: int) -> None:
         def upload(blob: BlobClient) -> None:
             data.seek(0)
             blob.upload_blob(data.read() if size else b"", length=size, overwrite=False)
 
         self._with_links(path, link)(upload)
 
-    def _blocks(self, path: str, link: str, data: Any) -> None:
+    def _blocks(self, path: str, link: str, data: BinaryIO) -> None:
         """Upload a large file in blocks, one in memory at a time; a link that runs out is renewed."""
         listed: list[BlobBlock] = []
         with_link = self._with_links(path, link)
@@ -400,7 +405,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return str(target / wanted) if wanted else str(target)
 
     def _download_file(
-        self, remote_file_path: str, local_path: str, *, writing: bool = False, **_: Any
+        self, remote_file_path: str, local_path: str, *, writing: bool = False, **_: object
     ) -> None:
         """Download one file in pieces; what is there only in part is no file."""
         link = self._link(remote_file_path, writing)
@@ -444,14 +449,14 @@ def _names(path: str) -> Iterator[str]:
         number += 1
 
 
-def _close(response: Any) -> None:
+def _close(response: object) -> None:
     """Give back the connection of a download that was refused, whose body nobody reads."""
     inner = getattr(response, "internal_response", None)
     if inner is not None:
         inner.close()
 
 
-def _pieces(data: Any) -> Iterator[bytes]:
+def _pieces(data: BinaryIO) -> Iterator[bytes]:
     while block := data.read(_BLOCK):
         yield block
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
@@ -18,6 +18,11 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from dbml_magics.core.destinations import answers, rest
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, is_missing
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlflow.store.tracking.abstract_store import AbstractStore
+
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
 
@@ -25,7 +30,7 @@ _NAME_TAG = "mlflow.runName"
 class History:
     """Run history beside the tracking store of one workspace; ``creds`` are for its own address."""
 
-    def __init__(self, creds: Callable[[], MlflowHostCreds], tracking: Any) -> None:
+    def __init__(self, creds: Callable[[], MlflowHostCreds], tracking: AbstractStore) -> None:
         self._creds = creds
         self._tracking = tracking
 
@@ -43,10 +48,10 @@ class History:
             "displayName": tags.get(_NAME_TAG),
             "parentRunId": tags.get(_PARENT_TAG),
         }
-        told = self._patch(experiment_id, run_id, body)
-        if told is None:
+        reply = self._patch(experiment_id, run_id, body)
+        if reply is None:
             return None
-        made = str(told["runId"])
+        made = str(reply["runId"])
         try:
             found: Run = self._tracking.get_run(made)
         except MlflowException as error:
@@ -59,11 +64,11 @@ class History:
             self._tracking.update_run_info(made, RunStatus.RUNNING, None, None)
         return found
 
-    def _patch(self, experiment_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any] | None:
-        told = {name: value for name, value in body.items() if value is not None}
+    def _patch(self, experiment_id: str, run_id: str, body: Mapping[str, object]) -> dict[str, Any] | None:
+        fields = {name: value for name, value in body.items() if value is not None}
         try:
             response = rest.request(
-                self._creds(), f"/experimentids/{experiment_id}/runs/{run_id}", "PATCH", json=told
+                self._creds(), f"/experimentids/{experiment_id}/runs/{run_id}", "PATCH", json=fields
             )
         except MissingEndpoint:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.entities.model_registry import RegisteredModel
@@ -29,6 +29,12 @@ from dbml_magics.core.destinations.limits import AZUREML
 from dbml_magics.core.destinations.model_names import LegalModelNames
 from dbml_magics.core.paging import Pages, entries
 
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.entities.model_registry import ModelVersion
+
+    from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
+
 _PAGE = 1000
 _OURS = "here-"  # before the token of a page that was sorted here
 
@@ -37,14 +43,23 @@ _LAG_S = 120.0
 _MOST = 30  # runs, the newest, that are asked for one by one
 
 
+class MetricJson(TypedDict):
+    """A point as a log-batch sends it, as far as it is read here."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
 class RecentWrites:
     """The metrics that were sent lately, which a search of Azure ML's does not show at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sent: dict[str, tuple[float, dict[str, tuple[Any, ...]]]] = {}
+        self._sent: dict[str, tuple[float, dict[str, tuple[int, int, float]]]] = {}
 
-    def note(self, run: str, points: Iterable[Mapping[str, Any]]) -> None:
+    def note(self, run: str, points: Iterable[MetricJson]) -> None:
         """Remember the latest of the points that were sent of a run."""
         with self._lock:
             _, latest = self._sent.pop(run, (0.0, {}))
@@ -74,11 +89,11 @@ class RecentWrites:
 class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[misc]
     """Azure ML's tracking store."""
 
-    def __init__(self, context: Any, creds: Callable[[], MlflowHostCreds]) -> None:
+    def __init__(self, context: ServiceContext, creds: Callable[[], MlflowHostCreds]) -> None:
         super().__init__(context, host_creds=creds)
         self._recent_writes = RecentWrites()
 
-    def send_batch(self, body: dict[str, Any]) -> None:
+    def send_batch(self, body: Mapping[str, Any]) -> None:
         """Send a log-batch, and remember which of its metrics a search may not show yet."""
         super().send_batch(body)
         if body.get("metrics"):
@@ -177,7 +192,7 @@ class AzuremlTracking(rest.TrackingCalls, AzureMLRestStore):  # type: ignore[mis
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList:
         """Return a metric's points, in pages that the service gives (mlflow#10694)."""
-        found: list[Any] = []
+        found: list[Metric] = []
         token, most, pages = page_token, max_results, Pages()
         while True:
             size = AZUREML.history_page if most is None else min(most - len(found), AZUREML.history_page)
@@ -195,7 +210,7 @@ class _Registry(rest.RegistryCalls, AzureMLflowModelRegistry):  # type: ignore[m
 class AzuremlRegistry(AliasesAsTags, LegalModelNames, _Registry):
     """Azure ML's registry: aliases are tags of ours where it refuses them, any model has a legal name."""
 
-    def __init__(self, context: Any, creds: Callable[[], MlflowHostCreds]) -> None:
+    def __init__(self, context: ServiceContext, creds: Callable[[], MlflowHostCreds]) -> None:
         super().__init__(context, host_creds=creds)
 
     # --- what it cannot do
@@ -255,10 +270,12 @@ class AzuremlRegistry(AliasesAsTags, LegalModelNames, _Registry):
         found = SearchModelVersionUtils.filter(self._everything(native), filter_string)
         return _paged(SearchModelVersionUtils.sort(found, order_by), max_results, page_token)
 
-    def _everything(self, native: Callable[..., PagedList]) -> list[Any]:
+    def _everything(self, native: Callable[..., PagedList]) -> list[RegisteredModel | ModelVersion]:
         return list(entries(lambda token: native(None, 100, None, token)))
 
 
-def _paged(found: list[Any], max_results: int | None, page_token: str | None) -> PagedList:
+def _paged(
+    found: list[RegisteredModel | ModelVersion], max_results: int | None, page_token: str | None
+) -> PagedList:
     page, token = SearchUtils.paginate(found, page_token, max_results or 100)
     return PagedList(page, token)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mlflow.exceptions import MlflowException
@@ -34,6 +34,12 @@ from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import WorkspaceSpec, masked, same_place
 
+if TYPE_CHECKING:
+    from mlflow.store.model_registry.abstract_store import AbstractStore as RegistryStore
+    from mlflow.store.tracking.abstract_store import AbstractStore as TrackingStore
+
+    from dbml_magics.core.model.mlmodel import MLmodel
+
 _BY_REST = ("http://", "https://", "databricks", "azureml://")
 
 
@@ -48,8 +54,8 @@ class Workspace(MlflowCalls):
         self.limits: Limits = BY_KIND[spec.kind]
         self.limiter = limiter_at(same_place(spec.uri), self.limits.rates)
         self._lock = threading.RLock()
-        self._tracking: Any = None
-        self._registry: Any = None
+        self._tracking: TrackingStore | None = None
+        self._registry: RegistryStore | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -63,7 +69,7 @@ class Workspace(MlflowCalls):
     # --- stores
 
     @property
-    def tracking(self) -> Any:
+    def tracking(self) -> TrackingStore:
         """Return the workspace's own tracking store."""
         if self._tracking is None:
             with self._lock:
@@ -72,7 +78,7 @@ class Workspace(MlflowCalls):
         return self._tracking
 
     @property
-    def registry(self) -> Any:
+    def registry(self) -> RegistryStore:
         """Return the workspace's own registry store."""
         if self._registry is None:
             with self._lock:
@@ -80,7 +86,7 @@ class Workspace(MlflowCalls):
                     self._registry = self._build_registry()
         return self._registry
 
-    def _build_tracking(self) -> Any:
+    def _build_tracking(self) -> TrackingStore:
         # The registry's builder, not _get_store: MLflow's building lock is not re-entrant, and we may
         # be inside it.
         from mlflow.tracking._tracking_service.utils import _tracking_store_registry
@@ -88,7 +94,7 @@ class Workspace(MlflowCalls):
         with _making_tables():
             return _tracking_store_registry.get_store_builder(self.uri)(store_uri=self.uri, artifact_uri=None)
 
-    def _build_registry(self) -> Any:
+    def _build_registry(self) -> RegistryStore:
         from mlflow.tracking._model_registry.utils import _get_store_registry
 
         self.tracking  # noqa: B018 - in a database it makes the tables, which the registry shares
@@ -155,9 +161,7 @@ class Workspace(MlflowCalls):
         """Return what the link calls the registered model that this workspace's pages call ``own_name``."""
         return model_name_behind(own_name) if self.kind == "azureml" else own_name
 
-    def check_version(
-        self, name: str, tags: Mapping[str, str], model: Callable[[], Mapping[str, Any] | None]
-    ) -> None:
+    def check_version(self, name: str, tags: Mapping[str, str], model: Callable[[], MLmodel | None]) -> None:
         """Raise WouldRefuse for a version that the registry would not take, before anything is made.
 
         ``model`` returns the content of its file MLmodel, or None where it cannot be read now.
@@ -227,10 +231,10 @@ class HttpWorkspace(Workspace):
         )
         return rest.paced(creds, self.limiter)
 
-    def _build_tracking(self) -> Any:
+    def _build_tracking(self) -> TrackingStore:
         return rest.TrackingStore(self.creds)
 
-    def _build_registry(self) -> Any:
+    def _build_registry(self) -> RegistryStore:
         return rest.RegistryStore(self.creds)
 
     def artifacts(self, uri: str) -> ArtifactRepository:
@@ -244,7 +248,7 @@ class HttpWorkspace(Workspace):
 class LocalWorkspace(Workspace):
     """A workspace on this machine: SQLite and a folder of artifacts, no server."""
 
-    def _build_tracking(self) -> Any:
+    def _build_tracking(self) -> TrackingStore:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         root = Path(self.uri.removeprefix("sqlite:///")).parent

@@ -51,7 +51,12 @@ from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import same_place
 
 if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from mlflow.entities import ExperimentTag, FileInfo, LoggedModel
+
+    from dbml_magics.core.destinations.answers import Message
     from dbml_magics.core.link import WorkspaceSpec
+    from dbml_magics.core.model.mlmodel import MLmodel
 
 # databricks-sdk is imported above, at once: the seconds that it takes would count as a call's time.
 
@@ -72,7 +77,7 @@ class DatabricksWorkspace(Workspace):
 
     def __init__(self, spec: WorkspaceSpec) -> None:
         super().__init__(spec)
-        self._config: Any = None
+        self._config: Config | None = None
         self._me: str | None = None
         self._turn: _Turn | None = None
         self._signing = threading.Lock()
@@ -99,7 +104,7 @@ class DatabricksWorkspace(Workspace):
         self._config, self._me = None, None
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Config:
         """Return databricks-sdk's configuration: host and a sign-in that renews itself.
 
         Raises Unavailable or ValueError where no sign-in is found.
@@ -146,7 +151,7 @@ class DatabricksWorkspace(Workspace):
             return MlflowHostCreds(config.host, token=token)
         return get_databricks_host_creds(self.uri)
 
-    def _authorization(self) -> tuple[Any, str, str]:
+    def _authorization(self) -> tuple[Config, str, str]:
         try:
             config = self.config
             kind, _, token = config.authenticate().get("Authorization", "").partition(" ")
@@ -167,16 +172,16 @@ class DatabricksWorkspace(Workspace):
             ) from error
         return config, kind, token
 
-    def _judge(self, response: Any, method: str, endpoint: str) -> Exception | None:
+    def _judge(self, response: requests.Response, method: str, endpoint: str) -> Exception | None:
         away = databricks_refusals.judge(self.uri, response, method, endpoint)
         if away is not None and databricks_refusals.is_signed_out(response.status_code, away.reason):
             self.sign_in_anew()  # a token that was taken back looks fresh to the SDK until its hour is over
         return away
 
-    def _build_tracking(self) -> Any:
+    def _build_tracking(self) -> _Tracking:
         return _Tracking(self.creds)
 
-    def _build_registry(self) -> Any:
+    def _build_registry(self) -> _Registries:
         return _Registries(self)
 
     # --- names
@@ -243,15 +248,13 @@ class DatabricksWorkspace(Workspace):
 
     # --- what Unity Catalog refuses
 
-    def check_version(
-        self, name: str, tags: Mapping[str, str], model: Callable[[], Mapping[str, Any] | None]
-    ) -> None:
+    def check_version(self, name: str, tags: Mapping[str, str], model: Callable[[], MLmodel | None]) -> None:
         """Raise WouldRefuse for a version without a signature, or with a tag, that Unity Catalog refuses."""
         self.check_model_tags(name, tags)
         if not in_catalog(name):
             return
-        told = model()
-        signature = told.get("signature") or {} if told is not None else None
+        mlmodel = model()
+        signature = mlmodel.get("signature") or {} if mlmodel is not None else None
         if signature is None or (signature.get("inputs") and signature.get("outputs")):
             return
         lacks = "has no signature" if not signature else "has a signature of its inputs alone"
@@ -295,13 +298,13 @@ class DatabricksWorkspace(Workspace):
 class _Turn:
     """One attempt to sign in, in a thread of its own, which several callers may wait for."""
 
-    def __init__(self, sign_in: Callable[[], tuple[Any, str, str]]) -> None:
-        self._found: tuple[Any, str, str] | None = None
+    def __init__(self, sign_in: Callable[[], tuple[Config, str, str]]) -> None:
+        self._found: tuple[Config, str, str] | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, args=(sign_in,), daemon=True)
         self._thread.start()
 
-    def _run(self, sign_in: Callable[[], tuple[Any, str, str]]) -> None:
+    def _run(self, sign_in: Callable[[], tuple[Config, str, str]]) -> None:
         try:
             self._found = sign_in()
         except Exception as error:
@@ -312,7 +315,7 @@ class _Turn:
         """Tell whether it came to an end."""
         return not self._thread.is_alive()
 
-    def result(self, seconds: float) -> tuple[Any, str, str]:
+    def result(self, seconds: float) -> tuple[Config, str, str]:
         """Return (configuration, kind of token, token), waiting so long at most. Raises Unavailable."""
         self._thread.join(seconds)
         if self._error is not None:
@@ -325,7 +328,9 @@ class _Turn:
 class _Tracking(rest.DatabricksStore):
     """The tracking store; an experiment's folders are made with it."""
 
-    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
+    def create_experiment(
+        self, name: str, artifact_location: str | None = None, tags: list[ExperimentTag] | None = None
+    ) -> str:
         """Make an experiment; the service wants its folder to be there, and MLflow does not make it.
 
         A notebook's own experiment is there with the notebook, under the notebook's id.
@@ -343,8 +348,8 @@ class _Tracking(rest.DatabricksStore):
 
     def _notebook(self, path: str) -> str | None:
         response = rest.request(self.get_host_creds(), _STATUS, "GET", params={"path": path})
-        told = answers.read(response, "GET", _STATUS) if response.status_code == 200 else {}
-        return str(told["object_id"]) if told.get("object_type") == "NOTEBOOK" else None
+        entry = answers.read(response, "GET", _STATUS) if response.status_code == 200 else {}
+        return str(entry["object_id"]) if entry.get("object_type") == "NOTEBOOK" else None
 
 
 class _Files(ArtifactRepository):  # type: ignore[misc]
@@ -358,7 +363,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
         self._workspace = workspace
         self._root = root
         own = add_databricks_profile_info_to_artifact_uri(uri, workspace.uri)
-        self._signed: Callable[[], Any] = lambda: _SignedFiles(own, workspace)
+        self._signed: Callable[[], _SignedFiles] = lambda: _SignedFiles(own, workspace)
         self._refused = False
 
     @property
@@ -372,7 +377,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
             hosts.harden(session).hooks["response"].append(_check_stored)
         return _DirectFiles(self._root, client)
 
-    def _through(self, method: str, *args: Any) -> Any:
+    def _through(self, method: str, *args: str | None) -> Any:
         from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, Unauthenticated
 
         if not self._refused:
@@ -404,7 +409,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
         """Upload a folder."""
         self._through("log_artifacts", local_dir, artifact_path)
 
-    def list_artifacts(self, path: str | None = None) -> list[Any]:
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder."""
         return list(self._through("list_artifacts", path))
 
@@ -412,7 +417,7 @@ class _Files(ArtifactRepository):  # type: ignore[misc]
         self._through("_download_file", remote_file_path, local_path)
 
 
-def _check_stored(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+def _check_stored(response: requests.Response, *_: object, **__: object) -> requests.Response:
     """Raise Foreign for an answer that is not the Files API's, nor a storage's: the SDK takes any 2xx.
 
     It answers an upload by 204 (docs.databricks.com api/workspace/files/upload), and 200 without a body.
@@ -448,12 +453,12 @@ class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]
 
     def _call_endpoint(
         self,
-        service: Any,
-        api: Any,
+        service: type,
+        api: type[Message],
         json_body: str | None = None,
         path_params: dict[str, str] | None = None,
         retry_timeout_seconds: int | None = None,  # noqa: ARG002 - MLflow's signature
-    ) -> Any:
+    ) -> Message:
         endpoint, method = _SERVICE_AND_METHOD_TO_INFO[service][api]
         if path_params:
             endpoint = endpoint.format(**path_params)
@@ -475,7 +480,7 @@ class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]
 class _DirectFiles(DatabricksSdkArtifactRepository):  # type: ignore[misc]
     """MLflow's repository over the Files API, with the workspace's own client instead of the default one."""
 
-    def __init__(self, root: str, client: Any) -> None:
+    def __init__(self, root: str, client: WorkspaceClient) -> None:
         ArtifactRepository.__init__(self, root)
         self.wc = client
 
@@ -483,7 +488,7 @@ class _DirectFiles(DatabricksSdkArtifactRepository):  # type: ignore[misc]
 class _CatalogFiles(UnityCatalogModelsArtifactRepository):  # type: ignore[misc]
     """A version's files in Unity Catalog."""
 
-    def list_artifacts(self, path: str | None = None) -> list[Any]:
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder; MLflow's repository of signed URLs takes no None for the uppermost."""
         return list(super().list_artifacts(path or ""))
 
@@ -512,7 +517,7 @@ class _Catalog(rest.RegistryCalls, UcModelRegistryStore):  # type: ignore[misc]
         """Return the version itself: its files are reached with its own temporary credentials."""
         return f"models:/{name}/{version}"
 
-    def _get_logged_model_from_model_id(self, model_id: str | None) -> Any:
+    def _get_logged_model_from_model_id(self, model_id: str | None) -> LoggedModel | None:
         return None if model_id is None else self.workspace.tracking.get_logged_model(model_id)
 
     @contextmanager
@@ -535,7 +540,7 @@ class _Catalog(rest.RegistryCalls, UcModelRegistryStore):  # type: ignore[misc]
         max_results: int | None = None,
         order_by: list[str] | None = None,
         page_token: str | None = None,
-    ) -> Any:
+    ) -> PagedList:
         """Search a model's versions; the service's list lacks tags and aliases, so each is asked for."""
         page = super().search_model_versions(filter_string, max_results, order_by, page_token)
         return PagedList([self.get_model_version(v.name, v.version) for v in page], page.token)
@@ -548,10 +553,12 @@ class _Registries:
         self.own = _WorkspaceRegistry(workspace.creds)
         self.catalog = _Catalog(workspace)
 
-    def _of(self, name: str) -> Any:
+    def _of(self, name: str) -> rest.RegistryStore | UcModelRegistryStore:
         return self.catalog if in_catalog(name) else self.own
 
-    def search_model_versions(self, filter_string: str | None = None, *args: Any, **kwargs: Any) -> Any:
+    def search_model_versions(
+        self, filter_string: str | None = None, *args: object, **kwargs: object
+    ) -> PagedList:
         """Search versions where the model is."""
         text = (filter_string or "").strip()
         name = text.partition("=")[2].strip().strip("'\"") if text.startswith("name") else ""
@@ -563,7 +570,7 @@ class _Registries:
         max_results: int | None = None,
         order_by: list[str] | None = None,
         page_token: str | None = None,
-    ) -> Any:
+    ) -> PagedList:
         """Search the workspace's registry, then the catalog (which takes neither filter nor order)."""
         if page_token is None or not page_token.startswith("uc:"):
             try:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbml_magics.core.destinations.errors import Unavailable
+
+if TYPE_CHECKING:
+    import requests
 
 
 class Permission(NamedTuple):
@@ -77,7 +80,7 @@ def is_signed_out(status: int, said: str) -> bool:
     return status == 401 or (status == 403 and _SIGNED_OUT.search(said) is not None)
 
 
-def judge(uri: str, response: Any, method: str, endpoint: str) -> Unavailable | None:
+def judge(uri: str, response: requests.Response, method: str, endpoint: str) -> Unavailable | None:
     """Return why a request was not permitted, with what to do, or None where the status says it all."""
     if response.status_code not in (401, 403):
         return None
@@ -138,8 +141,8 @@ def signing_in(uri: str) -> tuple[tuple[str, str], ...]:
 
 def _message(body: str) -> str:
     try:
-        told = json.loads(body)
+        content = json.loads(body)
     except ValueError:
         return ""
-    said = told.get("message") or told.get("error_description") if isinstance(told, dict) else None
+    said = content.get("message") or content.get("error_description") if isinstance(content, dict) else None
     return " ".join(str(said or "").split())[:200]

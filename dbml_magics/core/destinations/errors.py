@@ -171,9 +171,9 @@ def clean(said: str) -> str:
 
 def _cleaned(error: Exception) -> Exception:
     said = str(error)
-    if (told := clean(said)) != said:
-        error.message = told  # type: ignore[attr-defined]
-        error.args = (told, *error.args[1:])
+    if (cleaned := clean(said)) != said:
+        error.message = cleaned  # type: ignore[attr-defined]
+        error.args = (cleaned, *error.args[1:])
     return error
 
 

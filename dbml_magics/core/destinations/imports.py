@@ -14,10 +14,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from types import CellType
-from typing import Any
+from types import CellType, ModuleType
 
 from mlflow.utils import import_hooks
 
@@ -67,25 +66,26 @@ def fire_outside_lock(register: Callable[..., None]) -> bool:
     return True
 
 
-def _outside(register: Callable[..., None], lock: Any) -> Callable[..., None]:
+def _outside(register: Callable[..., None], lock: AbstractContextManager[object]) -> Callable[..., None]:
     @functools.wraps(register)
-    def registered(hook: Any, name: str, overwrite: bool = True) -> None:
-        if isinstance(hook, str):
-            hook = import_hooks._create_import_hook_from_string(hook)
-        registering, due = True, list[Any]()
+    def registered(hook: str | Callable[[ModuleType], None], name: str, overwrite: bool = True) -> None:
+        call: Callable[[ModuleType], None] = (
+            import_hooks._create_import_hook_from_string(hook) if isinstance(hook, str) else hook
+        )
+        registering, due = True, list[ModuleType]()
 
-        def later(told: Any) -> None:
+        def later(module: ModuleType) -> None:
             if registering:
-                due.append(told)
+                due.append(module)
             else:
-                hook(told)
+                call(module)
 
-        if hasattr(hook, "__name__"):
-            later.__name__ = hook.__name__  # by which MLflow knows the same hook again
+        if hasattr(call, "__name__"):
+            later.__name__ = call.__name__  # by which MLflow knows the same hook again
         with lock:
             register(later, name, overwrite)
             registering = False
-        for told in due:
-            hook(told)
+        for module in due:
+            call(module)
 
     return registered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow.entities import (
     DatasetInput,
@@ -28,19 +28,24 @@ from mlflow.store.entities.paged_list import PagedList
 from dbml_magics.core.destinations.protocol import Point, Registry, Tracking
 from dbml_magics.core.mlflow_private import with_fields
 
+if TYPE_CHECKING:
+    from mlflow.store.model_registry.abstract_store import AbstractStore as RegistryStore
+    from mlflow.store.tracking.abstract_store import AbstractStore as TrackingStore
+
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class MlflowCalls(Tracking, Registry):
     """The calls of a destination that has MLflow's two stores."""
 
     @property
-    def tracking(self) -> Any:
+    def tracking(self) -> TrackingStore:
         """Return the destination's own tracking store."""
         raise NotImplementedError
 
     @property
-    def registry(self) -> Any:
+    def registry(self) -> RegistryStore:
         """Return the destination's own registry store."""
         raise NotImplementedError
 
@@ -112,7 +117,7 @@ class MlflowCalls(Tracking, Registry):
                 tags=_entities(RunTag, tags),
             )
             return
-        body: dict[str, Any] = {"run_id": run_id}
+        body: dict[str, object] = {"run_id": run_id}
         if points:
             body["metrics"] = [_wire(*point) for point in points]
         if params:
@@ -279,7 +284,7 @@ class MlflowCalls(Tracking, Registry):
         return self.registry.transition_model_version_stage(name, version, stage, archive_existing_versions)
 
 
-def _entities(entity: Callable[[str, Any], T], items: Mapping[str, Any]) -> list[T]:
+def _entities(entity: Callable[[str, V], T], items: Mapping[str, V]) -> list[T]:
     return [entity(key, value) for key, value in items.items()]
 
 
@@ -296,12 +301,13 @@ def _metric(
 
 
 def _wire(
-    key: str, value: Any, time: int, step: int, extra: Sequence[str | None] | None = None
-) -> dict[str, Any]:
+    key: str, value: float, time: int, step: int, extra: Sequence[str | None] | None = None
+) -> dict[str, object]:
+    shown: str | float = value
     if value - value != 0:  # as protobuf's JSON has it
-        value = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    wire = {"key": key, "value": value, "timestamp": time, "step": step}
+        shown = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    wire: dict[str, object] = {"key": key, "value": shown, "timestamp": time, "step": step}
     if extra is not None:
         names = "model_id", "dataset_name", "dataset_digest"
-        wire |= {name: told for name, told in zip(names, extra, strict=True) if told is not None}
+        wire |= {name: part for name, part in zip(names, extra, strict=True) if part is not None}
     return wire

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name, model_name_behind
+
+if TYPE_CHECKING:
+    from dbml_magics.core.destinations.answers import Message
 
 _IN_FILTER = re.compile(r"(\bname\s*=\s*)(['\"])(.*?)\2")
 _IN_SOURCE = re.compile(r"models:/([^/]+)/(\d+)")
@@ -21,35 +24,42 @@ class LegalModelNames:
     A name that means nothing so is tried as it stands: somebody may have read it in the studio.
     """
 
-    def _call_endpoint(self, api: Any, json_body: str | None, *args: Any, **kwargs: Any) -> Any:
-        asked = json.loads(json_body) if json_body else {}
+    def _call_endpoint(
+        self, api: type[Message], json_body: str | None, *args: object, **kwargs: object
+    ) -> Message:
+        asked: dict[str, str] = json.loads(json_body) if json_body else {}
         call = super()._call_endpoint  # type: ignore[misc]
-        told = _translated(asked)
+        translated = _translated(asked)
         try:
-            answer = call(api, json.dumps(told), *args, **kwargs)
+            answer = call(api, json.dumps(translated), *args, **kwargs)
         except MlflowException as error:
-            if told == asked or not is_missing(error) or azureml_model_name(told["name"]) == told["name"]:
+            if (
+                translated == asked
+                or not is_missing(error)
+                or azureml_model_name(translated["name"]) == translated["name"]
+            ):
                 raise
             answer = call(api, json_body, *args, **kwargs)
         return _named_back(answer)
 
 
-def _translated(asked: dict[str, Any]) -> dict[str, Any]:
-    told = dict(asked)
+def _translated(asked: dict[str, str]) -> dict[str, str]:
+    translated = dict(asked)
     for field in ("name", "new_name"):
-        if field in told:
-            told[field] = azureml_model_name(told[field])
-    if told.get("filter"):
-        told["filter"] = _IN_FILTER.sub(
-            lambda found: f"{found[1]}{found[2]}{azureml_model_name(found[3])}{found[2]}", told["filter"]
+        if field in translated:
+            translated[field] = azureml_model_name(translated[field])
+    if translated.get("filter"):
+        translated["filter"] = _IN_FILTER.sub(
+            lambda found: f"{found[1]}{found[2]}{azureml_model_name(found[3])}{found[2]}",
+            translated["filter"],
         )
-    source = _IN_SOURCE.fullmatch(told.get("source") or "")
+    source = _IN_SOURCE.fullmatch(translated.get("source") or "")
     if source is not None:
-        told["source"] = f"models:/{azureml_model_name(source[1])}/{source[2]}"
-    return told
+        translated["source"] = f"models:/{azureml_model_name(source[1])}/{source[2]}"
+    return translated
 
 
-def _named_back(answer: Any) -> Any:
+def _named_back(answer: Message) -> Message:
     held = {field.name: value for field, value in answer.ListFields()} if answer is not None else {}
     models = [held[key] for key in ("registered_model", "registered_model_detailed") if key in held]
     models += list(held.get("registered_models", ()))

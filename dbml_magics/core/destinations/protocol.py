@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow.entities import DatasetInput, Experiment, LoggedModel, LoggedModelStatus, Metric, Run, ViewType
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -19,6 +19,9 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.entities.paged_list import PagedList
 
 from dbml_magics.core.destinations.limits import Limits
+
+if TYPE_CHECKING:
+    from dbml_magics.core.model.mlmodel import MLmodel
 
 __all__ = ["Capabilities", "Destination", "Point", "Registry", "Tracking"]
 
@@ -284,9 +287,7 @@ class Destination(Tracking, Registry, Protocol):
     def model_name_behind(self, own_name: str) -> str:
         """Return what the link calls the registered model that its pages call ``own_name``."""
 
-    def check_version(
-        self, name: str, tags: Mapping[str, str], model: Callable[[], Mapping[str, Any] | None]
-    ) -> None:
+    def check_version(self, name: str, tags: Mapping[str, str], model: Callable[[], MLmodel | None]) -> None:
         """Raise WouldRefuse for a version that it would not take."""
 
     def check_model_tags(self, name: str, tags: Mapping[str, str]) -> None:

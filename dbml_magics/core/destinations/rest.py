@@ -12,12 +12,12 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from mlflow.entities import FileInfo
@@ -46,12 +46,20 @@ from dbml_magics.core.destinations.errors import (
 )
 from dbml_magics.core.destinations.rates import RateLimiter
 
+if TYPE_CHECKING:
+    import requests
+
+    from dbml_magics.core.destinations.answers import Message
+
 _LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 _BY_NAME = "/api/2.0/mlflow/experiments/get-by-name"
 _CONNECT_S = 5.0
 _SDK_RETRIES_S = 1
 _LONGEST_REST_S = 3600.0
 _timeout: ContextVar[float] = ContextVar("dbml_call_timeout", default=DELIVERY_TIMEOUT_S)
+
+
+Judge: TypeAlias = Callable[["requests.Response", str, str], "Exception | None"]
 
 
 class JudgedCreds(MlflowHostCreds):  # type: ignore[misc]
@@ -64,7 +72,7 @@ class JudgedCreds(MlflowHostCreds):  # type: ignore[misc]
     loose = True
     """Nobody has published this service's answers: they may say more than MLflow's server does."""
 
-    def __init__(self, judge: Callable[[Any, str, str], Exception | None], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, judge: Judge, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.judge = judge
 
@@ -90,7 +98,7 @@ def timeout_left() -> float:
     return _timeout.get()
 
 
-def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> Any:
+def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -> requests.Response:
     """Make one request, once, and follow no redirect; returns the response.
 
     Raises Unavailable, Foreign, MissingEndpoint, or MLflow's refusal.
@@ -105,7 +113,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
         try:
             if through_sdk:
                 _harden_client(creds)
-            response = http_request(
+            response: requests.Response = http_request(
                 host_creds=creds,
                 endpoint=endpoint,
                 method=method,
@@ -170,7 +178,7 @@ def _harden_client(creds: MlflowHostCreds) -> None:
     hosts.harden(databricks_private.session(client))
 
 
-def _says_why(response: Any) -> bool:
+def _says_why(response: requests.Response) -> bool:
     """Tell whether a refusal is in a service's own words, not in those of whatever stands before it."""
     return bool(_message(response))
 
@@ -190,16 +198,16 @@ def _check_who_refuses(creds: MlflowHostCreds, url: str) -> None:
     identify(asking)
 
 
-def _verified(response: Any, endpoint: str, method: str) -> dict[str, Any]:
+def _verified(response: requests.Response, endpoint: str, method: str) -> dict[str, Any]:
     """Return what a call that was done is answered with. Raises Foreign, or MLflow's refusal."""
     status = response.status_code
     if not 400 <= status < 500 or status == 408:
         return answers.read(response, method, endpoint)
     try:
-        told = json.loads(response.text)
+        refused = json.loads(response.text)
     except ValueError:
-        told = None
-    error = RestException(told) if isinstance(told, dict) and told.get("error_code") else None
+        refused = None
+    error = RestException(refused) if isinstance(refused, dict) and refused.get("error_code") else None
     if error is not None and error.error_code in REFUSALS:
         raise error
     raise refusal(status, _message(response) or " ".join(response.text.split())[:200])
@@ -210,11 +218,11 @@ def _redact(response: Any, creds: MlflowHostCreds) -> None:
     remember_secrets(creds.token)
     remember_secrets(creds.password, username=creds.username or "")
     said = response.text
-    if (told := redacted(said)) != said:
-        response._content, response.encoding = told.encode("utf-8", "replace"), "utf-8"
+    if (cleaned := redacted(said)) != said:
+        response._content, response.encoding = cleaned.encode("utf-8", "replace"), "utf-8"
 
 
-def _message(response: Any) -> str:
+def _message(response: requests.Response) -> str:
     try:
         body = json.loads(response.text)
     except ValueError:
@@ -226,13 +234,13 @@ def _message(response: Any) -> str:
     return str(body.get("message") or inner.get("message") or inner.get("Message") or "")[:200]
 
 
-def retry_after(response: Any) -> float | None:
+def retry_after(response: requests.Response) -> float | None:
     """Return for how many seconds an answer asks to be left alone, or None; an hour at most.
 
     RFC 9110 10.2.3: seconds, or a date by the service's own clock, as its ``Date`` is. What is longer than an
     hour is taken for a mistake of a gateway's.
     """
-    headers = response.headers or {}
+    headers: Mapping[str, str] = response.headers or {}
     text = headers.get("Retry-After") or ""
     try:
         seconds = float(text)
@@ -247,10 +255,10 @@ def retry_after(response: Any) -> float | None:
 def _moment(text: str) -> float | None:
     """Return an HTTP date in seconds since the epoch, or None for what is none."""
     try:
-        told = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
-    return (told if told.tzinfo is not None else told.replace(tzinfo=timezone.utc)).timestamp()
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def call(
@@ -258,17 +266,17 @@ def call(
     endpoint: str,
     method: str,
     json_body: str | None,
-    response_proto: Any,
+    response_proto: Message,
     extra_headers: dict[str, str] | None = None,
-) -> Any:
+) -> Message:
     """Make one MLflow call and parse its answer into ``response_proto``."""
     body = None if json_body is None else json.loads(json_body)
-    kwargs: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
+    kwargs: dict[str, object] = {"params": body} if method == "GET" else {"json": body}
     if extra_headers:
         kwargs["extra_headers"] = extra_headers
     response = request(creds, endpoint, method, **kwargs)
-    told = _verified(response, endpoint, method)
-    return answers.parsed(told, response, method, endpoint, response_proto, getattr(creds, "loose", False))
+    answer = _verified(response, endpoint, method)
+    return answers.parsed(answer, response, method, endpoint, response_proto, getattr(creds, "loose", False))
 
 
 def own_call(
@@ -279,13 +287,13 @@ def own_call(
     It has a field ``identity``, or (None) nothing at all. Raises as :func:`request`, and Foreign.
     """
     response = request(creds, endpoint, method, **kwargs)
-    told = _verified(response, endpoint, method)
-    if (identity is None and told) or (identity is not None and not told.get(identity)):
+    answer = _verified(response, endpoint, method)
+    if (identity is None and answer) or (identity is not None and not answer.get(identity)):
         lacks = "what it has no word of" if identity is None else f"no {identity}"
         raise Foreign(
             f"{method} {endpoint} is answered by 200 with {lacks}{hosts.through(response.url or '')}"
         )
-    return told
+    return answer
 
 
 def identify(creds: MlflowHostCreds) -> None:
@@ -310,18 +318,18 @@ class TrackingCalls:
     """
 
     get_host_creds: Callable[[], MlflowHostCreds]
-    _METHOD_TO_INFO: dict[Any, tuple[str, str]]
-    _V3_METHOD_TO_INFO: dict[Any, tuple[str, str]]
-    _V3_APIS: frozenset[Any]
+    _METHOD_TO_INFO: dict[type[Message], tuple[str, str]]
+    _V3_METHOD_TO_INFO: dict[type[Message], tuple[str, str]]
+    _V3_APIS: frozenset[type[Message]]
 
     def _call_endpoint(
         self,
-        api: Any,
+        api: type[Message],
         json_body: str | None = None,
         endpoint: str | None = None,
         retry_timeout_seconds: int | None = None,  # noqa: ARG002 - MLflow's signature
-        response_proto: Any = None,
-    ) -> Any:
+        response_proto: Message | None = None,
+    ) -> Message:
         found, method = (self._V3_METHOD_TO_INFO if api in self._V3_APIS else self._METHOD_TO_INFO)[api]
         try:
             return call(
@@ -332,31 +340,31 @@ class TrackingCalls:
                 raise MissingEndpoint(str(error), error_code=ENDPOINT_NOT_FOUND) from error
             raise
 
-    def send_batch(self, body: dict[str, Any]) -> None:
+    def send_batch(self, body: Mapping[str, object]) -> None:
         """Send a log-batch whose body is ready as plain data."""
         creds = self.get_host_creds()
         response = request(creds, _LOG_BATCH, "POST", json=body)
-        told = _verified(response, _LOG_BATCH, "POST")
-        if told:  # one that is well has nothing in it
+        answer = _verified(response, _LOG_BATCH, "POST")
+        if answer:  # one that is well has nothing in it
             loose = getattr(creds, "loose", False)
-            answers.parsed(told, response, "POST", _LOG_BATCH, LogBatch.Response(), loose)
+            answers.parsed(answer, response, "POST", _LOG_BATCH, LogBatch.Response(), loose)
 
 
 class RegistryCalls:
     """The registry's RestStore's calls through :func:`call`."""
 
     get_host_creds: Callable[[], MlflowHostCreds]
-    _get_response_from_method: Callable[[Any], Any]
-    _get_all_endpoints_from_method: Callable[[Any], list[tuple[str, str]]]
-    _get_endpoint_from_method: Callable[[Any], tuple[str, str]]
+    _get_response_from_method: Callable[[type[Message]], Message]
+    _get_all_endpoints_from_method: Callable[[type[Message]], list[tuple[str, str]]]
+    _get_endpoint_from_method: Callable[[type[Message]], tuple[str, str]]
 
     def _call_endpoint(
         self,
-        api: Any,
+        api: type[Message],
         json_body: str | None,
         call_all_endpoints: bool = False,
         extra_headers: dict[str, str] | None = None,
-    ) -> Any:
+    ) -> Message:
         answer = self._get_response_from_method(api)
         if not call_all_endpoints:
             endpoint, method = self._get_endpoint_from_method(api)
@@ -444,11 +452,11 @@ class ProxiedArtifacts(MlflowArtifactsRepository):  # type: ignore[misc]
             "GET",
             params={"path": posixpath.join(root, path) if path else root},
         )
-        told = _verified(response, "/mlflow-artifacts/artifacts", "GET")
+        answer = _verified(response, "/mlflow-artifacts/artifacts", "GET")
         listed = ListArtifacts.Response()
-        answers.parsed(told, response, "GET", "/mlflow-artifacts/artifacts", listed, False)
+        answers.parsed(answer, response, "GET", "/mlflow-artifacts/artifacts", listed, False)
         found = []
-        for entry in told.get("files", []):
+        for entry in answer.get("files", []):
             validate_path_is_safe(entry["path"])
             # Below a folder no name is read as a URI, whose scheme would get small letters: "Loss: a.png".
             name = validate_path_is_safe(f"./{entry['path']}").removeprefix("./")

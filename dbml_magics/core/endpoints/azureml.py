@@ -18,7 +18,7 @@ from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say, with_option
-from dbml_magics.core.endpoints.shapes import Signature
+from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.core.runs import as_error
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
 

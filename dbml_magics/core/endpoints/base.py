@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dbml_magics.core.endpoints.shapes import MLmodel, Settings, Signature
+from dbml_magics.core.endpoints.shapes import Settings
+from dbml_magics.core.model.mlmodel import MLmodel, Signature
 from dbml_magics.errors import BadCommand, BadName, DeploymentFailed
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
-from dbml_magics.core.endpoints.shapes import MLmodel
+from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.errors import NotDeployable
 from dbml_magics.results.endpoints import Check
 

@@ -46,10 +46,10 @@ from dbml_magics.core.endpoints.shapes import (
     ServerFile,
     ServerState,
     Settings,
-    Signature,
     json_object,
 )
 from dbml_magics.core.endpoints.swagger import describe
+from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 from dbml_magics.results.text import size

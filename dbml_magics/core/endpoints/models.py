@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core import registry, runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
-from dbml_magics.core.endpoints.shapes import MLmodel
+from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
 

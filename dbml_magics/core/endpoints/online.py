@@ -35,14 +35,9 @@ from dbml_magics.core.endpoints.base import (
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, locked, records
 from dbml_magics.core.endpoints.rest import Answer, Rest, ServiceRefusal, every, refused, words
-from dbml_magics.core.endpoints.shapes import (
-    ArmResource,
-    FailedDeployment,
-    PendingDeployment,
-    Settings,
-    Signature,
-)
+from dbml_magics.core.endpoints.shapes import ArmResource, FailedDeployment, PendingDeployment, Settings
 from dbml_magics.core.link import masked
+from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted, Refused
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 

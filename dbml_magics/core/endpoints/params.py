@@ -13,8 +13,8 @@ from difflib import get_close_matches
 import numpy as np
 
 from dbml_magics.core.endpoints.exact import RANGES
-from dbml_magics.core.endpoints.shapes import ColumnSpec, Params, Signature
 from dbml_magics.core.endpoints.swagger import sides
+from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature
 from dbml_magics.errors import BadData
 
 __all__ = ["check_params", "read_params"]

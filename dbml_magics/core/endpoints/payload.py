@@ -22,8 +22,8 @@ import pandas as pd
 
 from dbml_magics.core.endpoints import exact
 from dbml_magics.core.endpoints.params import check_params, read_params
-from dbml_magics.core.endpoints.shapes import ColumnSpec, Params, Signature
 from dbml_magics.core.endpoints.swagger import sides
+from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature
 from dbml_magics.errors import BadData, ScoringFailed
 
 __all__ = ["Payload", "prepare", "read"]

@@ -10,7 +10,7 @@ import requests
 from dbml_magics.core import hosts
 from dbml_magics.core.endpoints import payload
 from dbml_magics.core.endpoints.base import Address, Say
-from dbml_magics.core.endpoints.shapes import Params
+from dbml_magics.core.model.mlmodel import Params
 from dbml_magics.errors import BadData, NotPermitted, ScoringFailed
 from dbml_magics.results.endpoints import Endpoint, InvokeResult
 

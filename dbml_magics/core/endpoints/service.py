@@ -17,7 +17,8 @@ from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
 from dbml_magics.core.endpoints.settings import read_config
-from dbml_magics.core.endpoints.shapes import Params, Settings
+from dbml_magics.core.endpoints.shapes import Settings
+from dbml_magics.core.model.mlmodel import Params
 from dbml_magics.errors import (
     BadCommand,
     DbmlError,

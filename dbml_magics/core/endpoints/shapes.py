@@ -1,28 +1,25 @@
-"""The forms of JSON that endpoints read and write: MLmodel, Resource Manager's resources, states on disk."""
+"""The forms of JSON that endpoints read and write: Resource Manager's resources, states on disk."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from dbml_magics.core.model.mlmodel import Signature
 
 __all__ = [
     "ArmProperties",
     "ArmResource",
-    "ColumnSpec",
     "Deployed",
     "FailedDeployment",
-    "Flavors",
-    "MLmodel",
-    "Params",
     "PendingDeployment",
     "Remembered",
     "RevisionSpec",
     "ServerFile",
     "ServerState",
     "Settings",
-    "Signature",
-    "TensorSpec",
     "WebService",
     "json_object",
 ]
@@ -35,46 +32,6 @@ def json_object(text: str | bytes) -> Any:
 
 Settings: TypeAlias = Mapping[str, Any]
 """What a config file and the common options say, a key each; whoever uses a key checks its value."""
-
-Params: TypeAlias = Mapping[str, object]
-"""The params of a prediction, by name."""
-
-Signature: TypeAlias = Mapping[str, Any]
-"""A signature's ``inputs``, ``outputs`` and ``params``: JSON text in MLmodel, lists where it was read."""
-
-Flavors: TypeAlias = Mapping[str, Mapping[str, object]]
-
-
-class MLmodel(TypedDict, total=False):
-    """What is read of a model's file MLmodel."""
-
-    flavors: Flavors
-    signature: Signature
-
-
-class TensorSpec(TypedDict, total=False):
-    """The type and the shape of a tensor."""
-
-    dtype: str
-    shape: list[int]
-
-
-ColumnSpec = TypedDict(
-    "ColumnSpec",
-    {
-        "name": "str | None",
-        "type": "str | None",
-        "required": bool,
-        "shape": "list[int] | None",
-        "tensor-spec": TensorSpec,
-        "properties": "dict[str, ColumnSpec]",
-        "items": "ColumnSpec",
-        "values": "ColumnSpec",
-    },
-    total=False,
-)
-"""A column, tensor or param of a signature, as MLflow writes it."""
-
 
 # --- Resource Manager
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dbml_magics.core.endpoints.shapes import ColumnSpec, Signature
+from dbml_magics.core.model.mlmodel import ColumnSpec, Signature
 
 __all__ = ["describe", "sides"]
 

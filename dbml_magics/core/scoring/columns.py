@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from dbml_magics.core.endpoints.shapes import ColumnSpec
+from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.core.scoring.types import fits, of_spec, simple
 from dbml_magics.errors import BadCommand, BadData
 

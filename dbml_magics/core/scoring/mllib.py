@@ -7,7 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics.core.endpoints.shapes import ColumnSpec, MLmodel
+from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel
 from dbml_magics.core.scoring.columns import match
 from dbml_magics.core.scoring.spark import first_line, is_connect
 from dbml_magics.core.scoring.types import from_spark, quoted

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dbml_magics.common.config import score_here_rows
-from dbml_magics.core.endpoints.shapes import ColumnSpec, MLmodel, Params
+from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel, Params
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
 from dbml_magics.core.scoring.columns import Match, check_output, match

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dbml_magics.core.endpoints.shapes import ColumnSpec
+from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:

@@ -36,6 +36,7 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
+from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.model.operations import (
     ChangeRegistry,
     LogArtifact,
@@ -85,7 +86,7 @@ def check_before(
         )
 
 
-def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSource) -> dict[str, Any] | None:
+def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSource) -> MLmodel | None:
     """Return the content of a model's file MLmodel, or None where it cannot be read now."""
     if source["kind"] not in ("model", "run"):
         return None
@@ -94,7 +95,7 @@ def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSourc
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = files_of(owner).download_artifacts(path, folder)
-            read = yaml.safe_load(Path(file).read_text())
+            read: MLmodel | None = yaml.safe_load(Path(file).read_text())
     except (MlflowException, OSError, yaml.YAMLError):
         return None
     return read if isinstance(read, dict) else None
