@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.arrows import PAGE, arrows, circles, layer_of, page, reached_from
 
 # These know each other by Engine and its parts.
-TRACKING = "containers delivery engine handoff shutdown"
+TRACKING = "engine handoff shutdown"
 
 
 def test_no_module_imports_one_of_a_layer_above() -> None:

@@ -45,7 +45,6 @@ PRIVATE_ELSEWHERE = {
     "core.endpoints.webservice_child": "_exit",
     "core.endpoints.worker": "_exit",
     "core.interrupts": "_getframe",
-    "core.reconcile.copying": "_work_lock",
     "core.scoring.outputs": "_jsc _jvm",
     "core.scoring.spark": "_jsc",
     "core.plugin.artifacts": "_path",

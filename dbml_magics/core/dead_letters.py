@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core import runs
-from dbml_magics.core.delivery.writers.registrations import registration_queue
 from dbml_magics.core.model.operations import (
     DamagedLine,
     Line,
@@ -20,7 +19,7 @@ from dbml_magics.core.model.operations import (
     decode,
     read_as,
 )
-from dbml_magics.core.tracking.delivery import HELD_QUEUE
+from dbml_magics.core.model.queues import HELD_QUEUE, registration_queue
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import copy_of
 from dbml_magics.errors import NotConfirmed

@@ -15,10 +15,8 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import (
-    REGISTRY_QUEUE,
     check_before,
     note_asked,
-    registration_queue,
 )
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
@@ -36,6 +34,7 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
+from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+from dbml_magics.core.delivery.worker import DeliveryWorker
 from dbml_magics.core.model.operations import (
     DeleteRun,
     DeleteTag,
@@ -20,7 +21,6 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.journal import SMALL
 from tests.simulation.world import FAULTS, ROLES, Expected, World

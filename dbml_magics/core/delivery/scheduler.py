@@ -1,7 +1,8 @@
-"""Decide which queues of one destination are delivered when: no thread, no clock, no I/O.
+"""Decide what a worker does for one destination: no thread, no clock, no I/O.
 
-What happened is told with the time at which it did, in seconds on the monotonic clock; what follows from it
-is asked for with the time that it is.
+:meth:`Scheduler.handle` takes what happened to a queue and returns what to do next; :meth:`Scheduler.judge`
+takes what kept a write from being carried out and returns what becomes of it. ``now`` is the time at which it
+happened, in seconds on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -11,21 +12,63 @@ from collections import deque
 from dataclasses import dataclass
 
 from dbml_magics.common.config import linger_seconds, longest_pause_seconds
+from dbml_magics.core.delivery.events import (
+    Answered,
+    Arrived,
+    Deliver,
+    Delivered,
+    Event,
+    Failed,
+    Fault,
+    Instruction,
+    LetterFailed,
+    Passed,
+    Ping,
+    Question,
+    Rest,
+    Stumbled,
+    TurnOver,
+    Verdict,
+    Woken,
+    WriteBlocked,
+    WriteFailed,
+)
+from dbml_magics.core.delivery.upload_backoff import UploadBackoff
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
-
-__all__ = ["Scheduler"]
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    CreateModel,
+    CreateRun,
+    DeleteModel,
+    DeleteModelTag,
+    DeleteRun,
+    DeleteTag,
+    FinalizeModel,
+    LogArtifact,
+    LogInputs,
+    LogModelParams,
+    LogOutputs,
+    Operation,
+    RegisterVersion,
+    RestoreRun,
+    SetModelTags,
+    UpdateRun,
+)
+from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 
 _STEADY_TIMES = 10  # how much longer a run is gathered that logs nothing but metrics, params and tags
 _ISOLATED_TRIES, _ISOLATED_S = 5, 15.0  # before a write that fails is tried apart from the others
 _ISOLATED_PAUSE_S = 4.0  # the longest between these tries
 _ALONE_TRIES, _ALONE_S = 8, 60.0  # before it is put aside though nothing of its kind has passed meanwhile
 _BLOCKED_S = 0.5  # between two looks whether what a write waits for has arrived
-_ELSEWHERE_S, _LONGEST_S = (
-    4.0,
-    15.0,
-)  # the longest between two tries, of what waits for others and of the rest
+# The longest between two tries, of what waits for others and of the rest.
+_ELSEWHERE_S, _LONGEST_S = 4.0, 15.0
 _RECENT_S = 60.0  # the time over which the rate of delivery is taken
 _BUG_TRIES = 12  # some minutes: what fails while a library is being imported passes afterwards
+_AWAY_S, _NEXT_ROUND_S = 0.25, 0.05  # the longest rest before an outage is looked at; before the next round
+_OF_MODEL = (CreateModel, FinalizeModel, SetModelTags, DeleteModelTag, LogModelParams, DeleteModel)
+_OF_REGISTRY = (RegisterVersion, ChangeRegistry)
+_OF_RUN = (DeleteTag, UpdateRun, DeleteRun, RestoreRun, LogInputs, LogOutputs)
 
 
 @dataclass
@@ -55,6 +98,8 @@ class Scheduler:
         """Queues with writes to deliver; threads that log add to it."""
         self.soon = False
         """Something waits that others look for: a begin, an end, a file, a model."""
+        self.uploads = UploadBackoff()
+        self._hurried = False  # the round under way is one that somebody looks for
         self._steady_since: float | None = None
         self._pass: list[str] = []  # queues of the pass under way
         self._position = 0
@@ -66,6 +111,36 @@ class Scheduler:
         self._bugs: dict[str, int] = {}
         self._passed: dict[str, float] = {}  # kind of write -> when the last one went through
         self._recent: deque[tuple[float, int]] = deque()  # when writes arrived, and how many
+
+    def handle(self, event: Event, now: float) -> tuple[Instruction, ...]:
+        """Note what happened; returns what to do about it, in this order."""
+        match event:
+            case Woken():
+                return self._begin_round(event, now)
+            case TurnOver():
+                return self._go_on(event, now)
+            case Failed():
+                return self._note_failure(event, now)
+            case Answered(failed):
+                self._isolate(failed.queue, failed.error, now)
+            case Delivered(queue):
+                self._pauses.pop(queue, None)
+                self._troubles.pop(queue, None)
+                self._busy.discard(queue)
+            case Stumbled(queue):
+                self._pause(queue, now, _LONGEST_S)
+            case Passed(op):
+                self._passed[_family(op.kind)] = now
+                if isinstance(op, LogArtifact):
+                    self.uploads.went_through()
+            case Arrived(queue, count, own):
+                self._failing.pop(queue, None)
+                if not own:  # whoever waits for them there cannot make this process hurry
+                    self._steady_since = None
+                self._recent.append((now, count))
+                while self._recent[0][0] < now - _RECENT_S:
+                    self._recent.popleft()
+        return ()
 
     # --- gathering
 
@@ -98,14 +173,32 @@ class Scheduler:
 
     # --- rounds
 
-    def begin_round(self) -> None:
+    def _begin_round(self, event: Woken, now: float) -> tuple[Instruction, ...]:
         """Take what is due into a round: experiments first, then runs, a part of each in turn."""
+        self._hurried, self.soon = event.urgent or self.soon, False
+        if event.pause > 0 and self.due:
+            return self._end_round(now, Rest(min(event.pause, _AWAY_S), event.urgent))
         self._pass = sorted(self.due, key=lambda queue: (queue != self._first, queue))
         self.due.difference_update(self._pass)
         self._position, self._more = 0, []
+        return self._next_turn(event.troubled, now)
 
-    def next(self, now: float) -> str | None:
-        """Return the queue whose next part is to be delivered; None at the round's end."""
+    def _go_on(self, event: TurnOver, now: float) -> tuple[Instruction, ...]:
+        if event.more:
+            self._more.append(event.queue)
+        if event.pause > 0:  # the destination is away: all of the pass is due again
+            self.due.update(self._pass)
+            return self._end_round(now, Rest(0.0))
+        return self._next_turn(event.troubled, now)
+
+    def _next_turn(self, troubled: bool, now: float) -> tuple[Instruction, ...]:
+        queue = self._next_queue(now)
+        if queue is not None:
+            return (Deliver(queue),)
+        ping = (Ping(),) if troubled else ()
+        return self._end_round(now, *ping, *((Rest(_NEXT_ROUND_S),) if self.due else ()))
+
+    def _next_queue(self, now: float) -> str | None:
         while True:
             while self._position < len(self._pass):
                 queue = self._pass[self._position]
@@ -117,32 +210,19 @@ class Scheduler:
                 return None
             self._pass, self._position, self._more = self._more, 0, []
 
-    def again(self, queue: str) -> None:
-        """Note that another part of a queue is left, for the round's next pass."""
-        self._more.append(queue)
-
-    def postpone(self) -> None:
-        """End the round before its time: the whole pass is due again."""
-        self.due.update(self._pass)
+    def _end_round(self, now: float, *last: Instruction) -> tuple[Instruction, ...]:
         self._pass, self._position, self._more = [], 0, []
+        if self._hurried:
+            self.unsteady()
+        else:
+            self.steady(now)
+        return last
 
     # --- what came of a delivery
 
-    def delivered(self, queue: str) -> None:
-        """Note that a part of a queue was delivered."""
-        self._pauses.pop(queue, None)
-        self._troubles.pop(queue, None)
-        self._busy.discard(queue)
-
-    def stumbled(self, queue: str, now: float) -> None:
-        """Note that this machine, or a fault of ours, kept a queue from being delivered."""
-        self._pause(queue, now, _LONGEST_S)
-
-    def unavailable(self, queue: str, error: Unavailable, now: float) -> bool:
-        """Note that a queue could not be delivered; True where its own write may be the cause.
-
-        Whether the destination answers otherwise has to be asked then; see :meth:`isolate`.
-        """
+    def _note_failure(self, event: Failed, now: float) -> tuple[Instruction, ...]:
+        """Leave a queue alone for a while; where its own write may be the cause, see whether it is."""
+        queue, error = event.queue, event.error
         self._steady_since = None
         if error.elsewhere:
             if isinstance(error, Busy):
@@ -150,14 +230,15 @@ class Scheduler:
                 self._troubles[queue] = error.reason
             most = _BLOCKED_S if isinstance(error, Blocked) else _ELSEWHERE_S
             self._pause(queue, now, most, error.retry_after or 0.0)
-            return False
+            return ()
         again = queue in self._pauses
         pause = self._pauses.setdefault(queue, _Pause())
         pause.tries, pause.until = pause.tries + 1, 0.0
-        return (error.sent or error.denied) and (again or error.retry_after is None)
+        own = _reached(error) and (again or error.retry_after is None)
+        return (Ping(event),) if own else ()
 
-    def isolate(self, queue: str, error: Unavailable, now: float) -> None:
-        """Note that the destination answers: this queue alone has trouble, and no other waits for it."""
+    def _isolate(self, queue: str, error: Unavailable, now: float) -> None:
+        """Note that this queue alone has trouble, and no other waits for it."""
         self._troubles[queue] = error.reason
         failing = self._failing.setdefault(queue, _Failing(now))
         failing.tries += 1
@@ -165,33 +246,66 @@ class Scheduler:
         most = _ISOLATED_PAUSE_S if failing.tries <= _ISOLATED_TRIES else _LONGEST_S
         self._pause(queue, now, most, error.retry_after or 0.0)
 
-    def moved(self, queue: str, own: bool) -> None:
-        """Note that a queue has come further, by this process's ``own`` writes alone or others' too."""
-        self._failing.pop(queue, None)
-        if not own:  # whoever waits for them there cannot make this process hurry
-            self._steady_since = None
-
-    def passed(self, kind: str, now: float) -> None:
-        """Note that a write of a kind went through."""
-        self._passed[kind] = now
-
-    def arrived(self, count: int, now: float) -> None:
-        """Note that so many writes have arrived."""
-        self._recent.append((now, count))
-        while self._recent[0][0] < now - _RECENT_S:
-            self._recent.popleft()
-
-    def bug(self, write: str) -> bool:
-        """Count an error that is none of the destination's; True when its write is to be put aside."""
-        self._bugs[write] = self._bugs.get(write, 0) + 1
-        return self._bugs[write] >= _BUG_TRIES
-
     def _pause(self, queue: str, now: float, most: float, least: float = 0.0) -> None:
         """Leave one queue alone for a while, longer each time."""
         pause = self._pauses.setdefault(queue, _Pause())
         pause.tries += 1
         seconds = min(0.1 * 2 ** min(pause.tries, 8), most, longest_pause_seconds())
         pause.until = now + max(seconds * self._chance.uniform(0.7, 1.3), least)
+
+    # --- what becomes of a write
+
+    def judge(self, question: Question, now: float) -> Verdict:
+        """Return what becomes of a write that was not carried out."""
+        match question:
+            case WriteFailed(queue, op, error):
+                if self._may_move_apart(queue, op, error):
+                    return Verdict.MOVE_APART
+                return self._judge_failure(queue, op, error, now)
+            case LetterFailed(queue, error, held):
+                known = held or self.is_isolated(queue, now)
+                return Verdict.HOLD if _is_own(error) and known else Verdict.TRY_LATER
+            case WriteBlocked(on):
+                return Verdict.GIVE_UP if self._has_failed_long(on, now, 2) else Verdict.TRY_LATER
+            case Fault(queue, ends):
+                write = f"{queue}/{sorted(ends.items())}"
+                self._bugs[write] = self._bugs.get(write, 0) + 1
+                return Verdict.REJECT if self._bugs[write] >= _BUG_TRIES else Verdict.TRY_LATER
+
+    def _may_move_apart(self, queue: str, op: Operation, error: Unavailable) -> bool:
+        """Tell whether a registration that cannot be made now shall hold up its run no longer."""
+        if not isinstance(op, RegisterVersion):
+            return False
+        apart = queue in (REGISTRY_QUEUE, registration_queue(op.facts["key"]))
+        return not apart and (isinstance(error, (Blocked, Busy)) or self.in_trouble(queue))
+
+    def _judge_failure(self, queue: str, op: Operation, error: Unavailable, now: float) -> Verdict:
+        if not _is_own(error):
+            return Verdict.TRY_LATER
+        isolated = self.is_isolated(queue, now)
+        if isinstance(op, LogArtifact):
+            return Verdict.HOLD if error.apart or isolated or self.uploads.closed else Verdict.TRY_LATER
+        if not isolated:
+            return Verdict.TRY_LATER
+        if isinstance(op, _OF_RUN):
+            return Verdict.TRY_ALONE
+        if self._passes(_family(op.kind), queue):
+            return Verdict.REJECT
+        endless = isinstance(op, CreateRun) and error.denied
+        return Verdict.GIVE_UP if self._has_failed_long(queue, now) and not endless else Verdict.TRY_LATER
+
+    def _has_failed_long(self, queue: str, now: float, times: int = 1) -> bool:
+        """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
+        return self._has_failed(queue, now, times * _ALONE_TRIES, times * _ALONE_S)
+
+    def _has_failed(self, queue: str, now: float, tries: int, seconds: float) -> bool:
+        failing = self._failing.get(queue)
+        return failing is not None and failing.tries >= tries and now - failing.since >= seconds
+
+    def _passes(self, family: str, queue: str) -> bool:
+        """Tell whether a write of a kind went through since a queue's next one began to fail."""
+        failing = self._failing.get(queue)
+        return failing is not None and self._passed.get(family, float("-inf")) > failing.since
 
     # --- what is known of a queue
 
@@ -203,19 +317,6 @@ class Scheduler:
     def is_isolated(self, queue: str, now: float) -> bool:
         """Tell whether the next write of a queue fails time and again although the destination answers."""
         return self._has_failed(queue, now, _ISOLATED_TRIES, _ISOLATED_S)
-
-    def has_failed_long(self, queue: str, now: float, times: int = 1) -> bool:
-        """Tell whether the next write of a queue has failed so long that nothing more is waited for."""
-        return self._has_failed(queue, now, times * _ALONE_TRIES, times * _ALONE_S)
-
-    def _has_failed(self, queue: str, now: float, tries: int, seconds: float) -> bool:
-        failing = self._failing.get(queue)
-        return failing is not None and failing.tries >= tries and now - failing.since >= seconds
-
-    def passes(self, kind: str, queue: str) -> bool:
-        """Tell whether a write of a kind went through since a queue's next one began to fail."""
-        failing = self._failing.get(queue)
-        return failing is not None and self._passed.get(kind, float("-inf")) > failing.since
 
     def in_trouble(self, queue: str) -> bool:
         """Tell whether a queue does not move although the destination answers."""
@@ -247,3 +348,20 @@ class Scheduler:
         if not recent:
             return 0.0
         return sum(count for _, count in recent) / max(now - recent[0][0], 1.0)
+
+
+def _reached(error: Unavailable) -> bool:
+    """Tell whether a failure shows that the destination was reached, however it answered."""
+    return error.sent or error.denied
+
+
+def _is_own(error: Unavailable) -> bool:
+    """Tell whether a failure may be a write's own fault."""
+    return _reached(error) and not error.elsewhere
+
+
+def _family(kind: type[Operation]) -> str:
+    """Return the name of the kinds of which one going through shows that the service takes the others."""
+    if issubclass(kind, _OF_MODEL):
+        return "model"
+    return "registry" if issubclass(kind, _OF_REGISTRY) else kind.__name__

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.operations import VersionSource
+from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.plugin.asked import has_arrived

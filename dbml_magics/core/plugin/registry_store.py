@@ -24,7 +24,6 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.common.config import identity_budget_seconds
 from dbml_magics.core.delivery.writers.registrations import (
-    REGISTRY_QUEUE,
     check_before,
     note_asked,
     write_directly,
@@ -45,6 +44,7 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
+from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import ModelVersions, Refusal, Registered

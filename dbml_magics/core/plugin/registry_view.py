@@ -20,7 +20,6 @@ from mlflow.entities.model_registry.model_version_stages import (
 )
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.core.delivery.writers.registrations import REGISTRY_QUEUE
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.mlflow_private import own_tags, with_fields
 from dbml_magics.core.model.operations import (
@@ -31,6 +30,7 @@ from dbml_magics.core.model.operations import (
     VersionSource,
     read_as,
 )
+from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import Asked, Refusal
 
 if TYPE_CHECKING:

@@ -61,6 +61,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from dbml_magics.common import environment
 from dbml_magics.common.config import identity_budget_seconds
+from dbml_magics.core.delivery.containers import MOVES_CONTENTS
 from dbml_magics.core.delivery.writers import emulated_models
 from dbml_magics.core.delivery.writers.experiments import own_tags
 from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_ID_TAGS, RUN_TAG, no_such_model
@@ -118,7 +119,6 @@ from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.model_points import as_a_server_keeps, each_once, placed
 from dbml_magics.core.plugin.not_numbers import compared_metrics, search_models, with_numbers_in
 from dbml_magics.core.tracking import shutdown
-from dbml_magics.core.tracking.containers import MOVES_CONTENTS
 from dbml_magics.core.tracking.engine import Engine, engine_for
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional

@@ -141,7 +141,7 @@ class Copier:
         if key not in overflow.unwritten():
             return
         worker = self.repairing.engine.workers[self.target.role]
-        with worker._work_lock, call_timeout(_OVERFLOW_S):
+        with worker.exclusively(), call_timeout(_OVERFLOW_S):
             overflow.write_due(lambda run: run != key, at_once=True)
         if key not in overflow.unwritten() and self.state.run(key) is None:
             overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here

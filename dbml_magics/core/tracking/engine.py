@@ -34,6 +34,8 @@ from dbml_magics.common.config import (
 from dbml_magics.common.hints import say
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.clock import SYSTEM, Clock
+from dbml_magics.core.delivery.lease import Lease, Watch
+from dbml_magics.core.delivery.worker import DeliveryWorker
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, in_tag
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.side import LinkParts, Side
@@ -60,10 +62,8 @@ from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
 from dbml_magics.core.tracking import handoff, shutdown
-from dbml_magics.core.tracking.delivery import DeliveryWorker
 from dbml_magics.core.tracking.holders import is_anothers
 from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, frame, kept_small, line_of
-from dbml_magics.core.tracking.lease import Watch
 from dbml_magics.core.tracking.provenance import place_of
 from dbml_magics.core.tracking.view import TERMINAL, QueueView, RunView
 from dbml_magics.errors import JournalDamaged
@@ -184,7 +184,9 @@ class Engine:
             lambda role: self.side(role).reader,
         )
         """What the writers of every workspace get of this link."""
-        self.workers: dict[str, DeliveryWorker] = {role: DeliveryWorker(self, role) for role in link.used}
+        self.workers: dict[str, DeliveryWorker] = {
+            role: DeliveryWorker(role, self, Lease(link.home / f"{role}.lease")) for role in link.used
+        }
         self._workers: tuple[DeliveryWorker, ...] = tuple(self.workers.values())
         self._live: dict[str, _LiveQueue] = {}
         self._lock = threading.RLock()

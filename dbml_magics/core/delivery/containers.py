@@ -9,14 +9,11 @@ later one of theirs goes before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from dbml_magics.core.delivery.ports import Runtime
 from dbml_magics.core.destinations.errors import Blocked
 from dbml_magics.core.model.operations import ChangeExperiment, DeleteModel, Operation, read_as
 from dbml_magics.core.tracking.journal import LINK_QUEUE, Entry
-
-if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
 
 MOVES_CONTENTS = frozenset({"delete", "restore", "rename"})
 
@@ -24,16 +21,15 @@ MOVES_CONTENTS = frozenset({"delete", "restore", "rename"})
 class Containers:
     """What waits for what at one workspace."""
 
-    def __init__(self, engine: Engine, role: str) -> None:
-        self.engine = engine
-        self.role = role
+    def __init__(self, runtime: Runtime, role: str) -> None:
+        self._runtime = runtime
+        self._role = role
 
     def limit(self, queue: str) -> int | None:
         """Return the stamp from which a queue's writes wait for their experiment's, or None."""
-        engine = self.engine
-        if queue == LINK_QUEUE or not engine.is_waiting(self.role, LINK_QUEUE):
+        if queue == LINK_QUEUE or not self._runtime.is_waiting(self._role, LINK_QUEUE):
             return None
-        moved = engine.experiments_in(queue) - {None}
+        moved = self._runtime.experiments_in(queue) - {None}
         stamps = (
             entry.stamp
             for entry in self._waiting(LINK_QUEUE)
@@ -45,9 +41,9 @@ class Containers:
         """Let what a write contains go first. Raises Blocked while it cannot."""
         experiment = _experiment_moved(op)
         if experiment is not None:
-            contents: Iterable[str] = self.engine.contents_of(experiment, self.role)
+            contents: Iterable[str] = self._runtime.contents_of(experiment, self._role)
         elif isinstance(op, DeleteModel):
-            contents = [q for q in self.engine.queues_naming(op.model) if q != queue]
+            contents = [q for q in self._runtime.queues_naming(op.model) if q != queue]
         else:
             return
         for other in contents:
@@ -55,9 +51,9 @@ class Containers:
                 raise Blocked(f"waits for what was written before it to {_name(other)}", on=other)
 
     def _waiting(self, queue: str) -> Iterator[Entry]:
-        cursors = self.engine.state.cursors(self.role, queue)
+        cursors = self._runtime.state.cursors(self._role, queue)
         reached = {file: offset for file, (offset, _) in cursors.items()}
-        return iter(self.engine.journal.entries(queue, self.engine.journal.files(queue), reached))
+        return iter(self._runtime.journal.entries(queue, self._runtime.journal.files(queue), reached))
 
 
 def _experiment_moved(op: Operation | None) -> str | None:

@@ -1,0 +1,87 @@
+"""Dead letters that are tried again: what is refused again stays one, with its new cause."""
+
+from __future__ import annotations
+
+from dbml_magics.core.delivery.batching import Rejected, within
+from dbml_magics.core.delivery.end_check import is_end
+from dbml_magics.core.delivery.events import LetterFailed, Passed, Verdict
+from dbml_magics.core.delivery.items import items_of, received
+from dbml_magics.core.delivery.progress import OF_THIS_MACHINE, Host, Progress
+from dbml_magics.core.destinations.errors import Unavailable, cause_of
+from dbml_magics.core.model.operations import (
+    Line,
+    Operation,
+    RegisterVersion,
+    RetryDeadLetter,
+    UpdateRun,
+    decode,
+)
+from dbml_magics.core.tracking.journal import copy_of
+
+
+class LetterRetry:
+    """Tries a dead letter of one workspace once more.
+
+    The letter itself stays until then, and says by its absence that a line was obeyed before: a crash in
+    between neither loses nor doubles it.
+    """
+
+    def __init__(self, host: Host, progress: Progress) -> None:
+        self._host = host
+        self._progress = progress
+        self._state = progress.state
+
+    def carry_out(self, retry: RetryDeadLetter) -> None:
+        """Try the letter, and keep what is refused of it. Raises Unavailable."""
+        number = retry.number
+        letter = self._state.dead_letter(number) if retry.role == self._host.role else None
+        own = self._progress.queue
+        if letter is not None:
+            op = decode(letter)
+            self._progress.mark_sending()
+            refused = self._refused(number, letter, op)
+            own = self._state.dead_queue(number) or own
+            self._state.settle_dead(number, refused)
+            if self._host.held.has(number):
+                self._host.held.settled(number, not refused)
+            if not refused:
+                self._host.note(Passed(op))
+                self._progress.kinds.update(received(op, self._host.role))
+        self._progress.done()
+        if name := copy_of(letter):
+            self._host.runtime.release_copy(own, name)
+
+    def _refused(self, number: int, letter: Line, op: Operation) -> list[tuple[Line, str]]:
+        """Try a letter; returns what is refused of it. Raises Unavailable where it has to be tried later."""
+        try:
+            return [(item.encode(), cause) for item, cause in self._try(op)]
+        except Unavailable as error:
+            failed = LetterFailed(self._progress.queue, error, self._host.held.has(number))
+            if self._host.judge(failed) is Verdict.TRY_LATER or not self._host.answers():
+                raise
+            return [(letter, cause_of(error))]
+        except OF_THIS_MACHINE:
+            raise
+        except Exception as error:
+            cause = self._progress.cause_to_reject(error)
+            if isinstance(op, RegisterVersion):
+                self._state.model_versions.note_refusal(op.facts["key"], self._host.role, cause)
+            return [(letter, cause)]
+
+    def _try(self, op: Operation) -> Rejected:
+        queue, role, side = self._progress.queue, self._host.role, self._host.side
+        items = items_of(op, role)
+        if items is None:
+            if isinstance(op, RegisterVersion):
+                self._state.model_versions.forget_answer(op.facts["key"], role)  # it was the refusal
+            ended = (self._state.run(queue) or {}).get("ended")
+            if isinstance(op, UpdateRun) and not is_end(op) and ended:
+                # MLflow's rename says RUNNING too: what came after it shall stand.
+                op = UpdateRun(name=op.name)
+            side.apply(queue, op, True)
+            return []
+        refused: Rejected = []
+        # Always in doubt: a part of it may have arrived before it was refused, or another way since.
+        for part in within(items, side.learned.limits):
+            refused += side.batches.send(queue, part, True)
+        return refused
