@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mlflow.store.tracking.abstract_store import AbstractStore as TrackingBase
 
 import dbml_magics as dbml
 from dbml_magics.core import session
+from dbml_magics.core.plugin.forwarding import is_own
 from dbml_magics.core.plugin.registry_store import DbmlRegistryStore
 from dbml_magics.core.plugin.tracking_store import DbmlTrackingStore
 from tests.core.test_link import log_model
@@ -169,7 +171,7 @@ def test_every_method_of_mlflow_has_been_judged(base: type, ours: type, lists: d
 @pytest.mark.parametrize(("base", "ours", "lists"), SURFACES)
 def test_every_method_does_what_was_decided(base: type, ours: type, lists: dict[str, str]) -> None:
     for name, decision in judged(lists).items():
-        own = ours.__dict__.get(name)
+        own = inspect.getattr_static(ours, name) if is_own(ours, base, name) else None
         forwarded = isinstance(own, property) or hasattr(own, "__wrapped__")
         if decision == OURS:
             assert own is not None, f"{name} is not overridden"
@@ -207,9 +209,9 @@ def test_no_write_to_what_is_mirrored_goes_to_one_workspace_alone(
 def test_arguments_are_those_of_mlflow() -> None:
     """A caller that names its arguments must find them."""
     for base, ours in ((TrackingBase, DbmlTrackingStore), (RegistryBase, DbmlRegistryStore)):
-        for name, own in vars(ours).items():
-            like = getattr(base, name, None)
-            if name.startswith("_") or like is None or isinstance(own, property) or not callable(own):
+        for name in filter(partial(is_own, ours, base), dir(base)):
+            like, own = getattr(base, name), inspect.getattr_static(ours, name)
+            if name.startswith("_") or isinstance(own, property) or not callable(own):
                 continue
             wanted = [
                 p.name for p in inspect.signature(like).parameters.values() if p.kind is not p.VAR_KEYWORD

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.abstract_store import AbstractStore
 
 from dbml_magics.common.config import identity_budget_seconds
 from dbml_magics.common.hints import say
@@ -96,6 +97,18 @@ def has_arrived(engine: Engine, role: str, queues: Iterable[str]) -> bool:
         if time.monotonic() > until or any(worker.scheduler.in_trouble(queue) for queue in waited):
             return False
     return not engine.health[role].away
+
+
+def store_of(engine: Engine, side: Side) -> AbstractStore:
+    """Return MLflow's own tracking store of a workspace."""
+    return engine.workspaces[side.role].tracking
+
+
+def is_run_on_its_way(engine: Engine, run_id: str | None) -> bool:
+    """Tell whether a run has yet to be made at the primary, which only its delivery worker does."""
+    if not run_id or engine.state.identity(engine.link.primary, "run", run_id) is not None:
+        return False
+    return engine.creation_of(run_id) is not None
 
 
 def _say_unanswered(engine: Engine, role: str, what: str) -> None:

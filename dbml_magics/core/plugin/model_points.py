@@ -17,10 +17,13 @@ from mlflow.utils.time import get_current_time_millis
 
 from dbml_magics.core.tracking.view import Extra, RunView, as_kept
 
+LoggedPoint = list[Any]
+"""A metric's key, value, time and step; of a logged model's point [model, dataset name, digest], too."""
+
 _NOW_MS = 60_000  # a time that differs from the clock's by less is the clock's, not the caller's own
 
 
-def placed(run: RunView, points: list[list[Any]], one_each: Callable[[str], bool]) -> list[list[Any]]:
+def placed(run: RunView, points: list[LoggedPoint], one_each: Callable[[str], bool]) -> list[LoggedPoint]:
     """Return points as they are to be logged: dated apart, without those that tell less than others.
 
     Raises MLflow's refusal of a second point with a time of the caller's own, for a model of which the server

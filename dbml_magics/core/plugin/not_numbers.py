@@ -19,6 +19,9 @@ from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.paging import Pages
 from dbml_magics.core.tracking.view import latest_of_each
 
+Clause = dict[str, Any]
+"""A dataset or an order of MLflow's search of logged models, as its REST interface has it."""
+
 
 def compared_metrics(where: str | None) -> frozenset[str]:
     """Return the metrics that a search's filter compares."""
@@ -49,12 +52,12 @@ def with_numbers_in(
 def search_models(
     models: list[LoggedModel],
     filter_string: str | None,
-    datasets: list[dict[str, Any]] | None,
+    datasets: list[Clause] | None,
     max_results: int | None,
-    order_by: list[dict[str, Any]] | None,
+    order_by: list[Clause] | None,
     page_token: str | None,
 ) -> PagedList:
-    """Filter, sort and page models here, as a service that has none cannot."""
+    """Filter, sort and page models here, as a service without logged models cannot."""
     numbers, given = [_with_numbers(model) for model in models], {model.model_id: model for model in models}
     kept = SearchLoggedModelsUtils.filter_logged_models(numbers, filter_string, datasets)
     kept = SearchLoggedModelsUtils.sort(kept, order_by)

@@ -1,0 +1,165 @@
+"""Experiments as a workspace holds them, shown under the ids and names that the user knows."""
+
+from __future__ import annotations
+
+from mlflow.entities import Experiment, ExperimentTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.search_utils import SearchExperimentsUtils
+
+from dbml_magics.core.delivery.writers.experiments import own_tags
+from dbml_magics.core.delivery.writers.side import Side
+from dbml_magics.core.destinations.errors import Unavailable, is_missing
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
+from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.paging import entries
+from dbml_magics.core.plugin.asked import store_of
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
+from dbml_magics.core.tracking.journal import LINK_QUEUE
+
+
+class ExperimentReader:
+    """Reads experiments at the primary, at the mirror or from the notes of this machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def known_at(self, side: Side, experiment_id: str) -> str | None:
+        """Return a workspace's own id of an experiment; None where it has none, or none is known."""
+        known = self._engine.state.identity(side.role, "experiment", experiment_id)
+        if known is not None:
+            return known.actual or None
+        if side.role == self._engine.link.primary:
+            return None if names_nothing_yet(experiment_id) else experiment_id
+        return None
+
+    def wait_for_writes(self, what: str) -> None:
+        """Before a read, wait for changes of experiments that are on their way to the primary."""
+        if self._engine.is_waiting(self._engine.link.primary, LINK_QUEUE):
+            self._engine.wait_for_reads(what)
+
+    # --- one experiment
+
+    def get(self, experiment_id: str) -> Experiment:
+        """Return an experiment by the id that the user knows. Raises MLflow's "not found"."""
+        try:
+            return self._engine.read(lambda a: self._at(a, experiment_id))
+        except (Unavailable, MlflowException) as error:
+            noted = self._engine.state.experiments.facts(experiment_id)
+            if noted is None or not (isinstance(error, Unavailable) or is_missing(error)):
+                raise
+            return self._noted(experiment_id, noted.name, noted.tags)
+
+    def named(self, name: str) -> Experiment | None:
+        """Return an experiment by the user's name for it, or None; a noted one while nobody can tell."""
+        found, certain = None, False
+        try:
+            role, found = self._engine.answered(lambda a: self._named_at(a, name))
+            # A mirror that has no such experiment may just not have it yet.
+            certain = found is not None or role == self._engine.link.primary
+        except Unavailable:
+            pass
+        if not certain:
+            known = self._engine.state.experiments.named(name)
+            if known is not None:
+                facts = self._engine.state.experiments.facts(known)
+                return self._noted(known, name, facts.tags if facts is not None else {})
+        if found is not None:
+            self._engine.state.experiments.remember(found.experiment_id, name, own_tags(found))
+        return found
+
+    def _at(self, side: Side, experiment_id: str) -> Experiment:
+        known = self.known_at(side, experiment_id)
+        found = store_of(self._engine, side).get_experiment(known) if known is not None else None
+        seen = side.experiments.seen(found) if found is not None else None
+        # (When it is seen, its number may turn out to be another one's by now.)
+        if found is None or seen is None or self.known_at(side, experiment_id) != known:
+            raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
+        return self._visible(side, found, experiment_id)
+
+    def _named_at(self, side: Side, name: str) -> Experiment | None:
+        _, found = side.experiments.find(name)
+        if found is None:
+            return None
+        side.experiments.accept(found, name)
+        shown = self._visible(side, found)
+        with_fields(shown, name=name)  # an experiment that was made without us carries no name of the user's
+        return shown
+
+    def _noted(self, experiment_id: str, name: str, tags: dict[str, str]) -> Experiment:
+        """Return an experiment from this machine's notes."""
+        files = f"dbml://{self._engine.link.key}/experiments/{experiment_id}"
+        entities = [ExperimentTag(key, value) for key, value in tags.items()]
+        return Experiment(experiment_id, name, files, "active", entities)
+
+    # --- searches
+
+    def search(
+        self,
+        view_type: int,
+        max_results: int,
+        where: str | None,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> PagedList[Experiment]:
+        """Return a page of the experiments at the primary, or at the mirror."""
+
+        def ask(side: Side) -> PagedList[Experiment]:
+            if side.destination.capabilities.names_experiments_itself and (where or order_by):
+                return self._search_by_own_names(side, view_type, max_results, where, order_by, page_token)
+            page = store_of(self._engine, side).search_experiments(
+                view_type, max_results, where, order_by, page_token
+            )
+            return PagedList([self._visible(side, each) for each in page], page.token)
+
+        return self._engine.read(ask)
+
+    def _search_by_own_names(
+        self,
+        side: Side,
+        view_type: int,
+        max_results: int,
+        where: str | None,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> PagedList[Experiment]:
+        """Filter and sort here: the workspace's names of experiments differ from the user's."""
+        found = [
+            self._visible(side, each)
+            for each in entries(
+                lambda token: store_of(self._engine, side).search_experiments(
+                    view_type, 1000, page_token=token
+                )
+            )
+        ]
+        kept = SearchExperimentsUtils.filter(found, where)
+        kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
+        return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
+
+    # --- the user's ids and names
+
+    def _visible(self, side: Side, found: Experiment, visible: str | None = None) -> Experiment:
+        """Return a workspace's experiment under the id and name that the user knows."""
+        with_fields(found, name=found.tags.get(EXPERIMENT_TAG, found.name))
+        if visible is None:
+            visible = side.experiments.seen(found) or self._visible_from_mirror(side, found)
+        with_fields(found, experiment_id=visible)
+        if side.destination.capabilities.names_experiments_itself and EXPERIMENT_TAG not in found.tags:
+            with_fields(found, name=self._engine.state.experiments.name(visible) or found.name)
+        return found
+
+    def _visible_from_mirror(self, side: Side, found: Experiment) -> str:
+        """Return the user's id of a mirror's experiment; a provisional one where the primary's is not known.
+
+        The mirror's own number would mean another experiment at the primary.
+        """
+        state, actual = self._engine.state, str(found.experiment_id)
+        known = state.visible(side.role, "experiment", actual) or state.experiments.named(found.name)
+        visible = known or provisional()
+        identity = state.identity(side.role, "experiment", visible)
+        if identity is None or not identity.actual:
+            state.set_identity(side.role, "experiment", visible, actual)
+            self._engine.state.experiments.remember(visible, found.name, own_tags(found))
+        return visible
