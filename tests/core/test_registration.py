@@ -435,6 +435,19 @@ def test_what_the_first_registry_refuses_is_an_error_at_once(both: Any, experime
         MlflowClient().set_registered_model_alias(f"{experiment_name}-none", "a", "1")
 
 
+def test_a_version_that_cannot_be_read_back_is_returned_with_its_number(
+    both: Any, experiment_name: str
+) -> None:
+    run_id, client = run_with_model(), MlflowClient()
+    client.create_registered_model(experiment_name)
+    with both.databricks.status(400, body=BAD_REQUEST, path="model-versions/get$", method="GET") as fault:
+        made = client.create_model_version(experiment_name, f"runs:/{run_id}/model")
+        assert fault.hits
+    assert (made.name, made.version, made.status) == (experiment_name, "1", "READY")
+    sync()
+    assert dead() == []
+
+
 def test_what_the_second_registry_refuses_is_told_and_holds_up_nothing(
     both: Any, experiment_name: str
 ) -> None:

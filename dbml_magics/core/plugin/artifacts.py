@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -36,6 +36,8 @@ from dbml_magics.core.paging import standing
 from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
 from dbml_magics.core.tracking.journal import small_file
 from dbml_magics.core.tracking.view import ArtifactLocation
+
+T = TypeVar("T")
 
 
 def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
@@ -164,9 +166,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             self.engine.wait_for_primary(queue)
 
     def _standing(self, queue: str, owner: str) -> Callable[[str], bool | None]:
-        """Return what tells whether a path is a folder (True), a file (False) or nothing that is known.
+        """Return a function that tells whether a path is a folder (True), a file (False) or unknown (None).
 
-        What was logged here is known; of a run or model that is older the primary is asked.
+        The journal knows what was logged here; for an older run or model the function asks the primary.
         """
         view, (kind, _, name) = self.engine.queue_view(queue), owner.partition(":")
         files = view.artifacts.get(owner, {}) if view is not None else {}
@@ -210,11 +212,11 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
     def _queue(self, kind: str, name: str) -> str:
         return name if kind == "run" else self.engine.model_queue(name)
 
-    def _remote(self, owner: str) -> Any:
-        """Return a function that asks the right workspace's own repository."""
+    def _remote(self, owner: str) -> Callable[[Side], ArtifactRepository]:
+        """Return a function that finds a workspace's own repository of an owner's files."""
         kind, _, name = owner.partition(":")
 
-        def repository(side: Side) -> Any:
+        def repository(side: Side) -> ArtifactRepository:
             if kind == "version":
                 role, model, version = (unquote(p) for p in name.split("/"))
                 side = self.engine.side(role)
@@ -231,15 +233,15 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
         return repository
 
-    def _ask(self, owner: str, question: Callable[[Side], Any]) -> Any:
-        """Ask the workspace whose files they are: a version's own, else the primary or the mirror."""
+    def _ask(self, owner: str, question: Callable[[Side], T]) -> T:
+        """Ask the workspace that holds an owner's files: a version's own, else the primary or the mirror."""
         if owner.startswith("version:"):
             role = owner.removeprefix("version:").partition("/")[0]
             return self.engine.health[role].ask(lambda: question(self.engine.side(role)))
         return self.engine.read(question)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """List one folder: what the workspace has, and what is on its way to it."""
+        """List one folder: the workspace's files, and those on their way to it."""
         owner, full = self._where(path)
         if full is None:
             return [FileInfo(posixpath.join(path or "", "artifacts"), True, None)]
@@ -284,7 +286,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         self._ask(owner, fetch)
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:  # noqa: ARG002 - MLflow's signature
-        """Refuse: MLflow's servers have no such call for runs, and one side's deletion would be no mirror."""
+        """Refuse: MLflow's servers have no such call for runs, and both workspaces keep the same files."""
         raise MlflowException("artifacts of a linked run are deleted with the run", INVALID_PARAMETER_VALUE)
 
 
@@ -299,16 +301,16 @@ def _steps(path: str | None) -> list[str]:
 def _show_own_ids(engine: Engine, role: str, file: Path) -> None:
     """Put the ids that the user knows into an MLmodel that was read at a workspace."""
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return
-    shown = dict(told)
+    shown = dict(content)
     for key, kind in (("run_id", "run"), ("model_id", "model"), ("model_uuid", "model")):
-        if told.get(key):
-            shown[key] = engine.state.visible(role, kind, str(told[key])) or told[key]
-    if shown != told:
+        if content.get(key):
+            shown[key] = engine.state.visible(role, kind, str(content[key])) or content[key]
+    if shown != content:
         file.write_text(
             yaml.safe_dump(shown, default_flow_style=False, allow_unicode=True, sort_keys=True),
             encoding="utf-8",
@@ -337,7 +339,7 @@ def _still_waiting(
 def _copy_held(
     engine: Engine, queue: str, owner: str, path: str, held: ArtifactLocation, target: str
 ) -> bool:
-    """Copy a file from where it waits to ``target``; False where it has just arrived."""
+    """Copy a file that waits in the spool or journal to ``target``; False where it has just arrived."""
     if held.spool:
         copy = engine.journal.spooled(held.spool)
         if copy is not None:
@@ -362,7 +364,7 @@ def _moved(info: FileInfo, path: str) -> FileInfo:
     return moved
 
 
-def _listed(repository: Any, path: str) -> list[FileInfo]:
+def _listed(repository: ArtifactRepository, path: str) -> list[FileInfo]:
     return list(repository.list_artifacts(path or None))
 
 

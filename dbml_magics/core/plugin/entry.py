@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import atexit
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dbml_magics.core.plugin import job_run  # noqa: F401 - read before MLflow forgets it
 
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-def tracking_store(store_uri: str | None = None, **_: Any) -> Any:
+    from dbml_magics.core.plugin.registry_store import DbmlRegistryStore
+    from dbml_magics.core.plugin.tracking_store import DbmlTrackingStore
+
+
+def tracking_store(store_uri: str | None = None, **_: object) -> DbmlTrackingStore:
     """Build the tracking store of a ``dbml:`` URI."""
     from dbml_magics.core.plugin.tracking_store import build
 
     return build(store_uri)
 
 
-def registry_store(store_uri: str | None = None, **_: Any) -> Any:
+def registry_store(store_uri: str | None = None, **_: object) -> DbmlRegistryStore:
     """Build the model registry store of a ``dbml:`` URI."""
     from dbml_magics.core.plugin.registry_store import build
 
@@ -29,7 +35,7 @@ def registry_store(store_uri: str | None = None, **_: Any) -> Any:
 
 def artifact_repository(
     artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
-) -> Any:
+) -> ArtifactRepository:
     """Build the artifact repository of a ``dbml:`` artifact URI."""
     from dbml_magics.core.plugin.artifacts import build
 

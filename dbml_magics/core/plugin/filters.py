@@ -1,4 +1,4 @@
-"""What a search's filter names by the link's own ids and URIs, as one workspace knows it."""
+"""Translation of a search's filter: the link's own ids and URIs in it become one workspace's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.delivery.writers.side import Side
 
 _NAMED = re.compile(
-    # A user's param or tag is everywhere what the user said, whatever it looks like.
+    # A user's param or tag has the same value at every workspace, even where it looks like an id.
     r"\b(?:param|parameter|tag)s?\.(?![`\"]?mlflow\.(?:parent|root)RunId)(?:`[^`]*`|\"[^\"]*\"|[^\s=!]+)"
     r"\s*(?:!?=|I?LIKE)\s*(?:'[^']*'|\"[^\"]*\")"
     r"|runs:/(?P<by>[0-9a-f]{32})/(?P<folder>[^'\"%]*)"
@@ -51,7 +51,7 @@ def own_filter(side: Side, where: str | None, *, places_only: bool = False) -> s
 
 def _source(side: Side, run: str, folder: str) -> str | None:
     """Return what a version's source is at a workspace that was asked for as a folder of a run."""
-    model = next((m for m, told in side.ids.state.models_of(run) if told.get("name") == folder), None)
+    model = next((m for m, facts in side.ids.state.models_of(run) if facts.get("name") == folder), None)
     known = side.ids.state.identity(side.role, "model", model) if model is not None else None
     if known is not None and side.destination.uri.startswith(("http://", "https://")):
         return f"models:/{known.actual}"

@@ -1,7 +1,7 @@
 """The link's other registry, which answers while the first one is away: under the first one's numbers.
 
-A version says in its tag whose twin it is. One without a twin belongs to that registry alone and is not
-shown, unless it is one that waits for its number in the first.
+A version's tag names its twin. A version without a twin belongs to that registry alone and is hidden, unless
+it waits for its number in the first.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import is_missing
@@ -57,7 +58,7 @@ class OtherRegistry:
     def _versions(self) -> ModelVersions:
         return self.engine.state.model_versions
 
-    def ask(self, question: Callable[[str, Any], T | None]) -> tuple[str, T] | None:
+    def ask(self, question: Callable[[str, AbstractStore], T | None]) -> tuple[str, T] | None:
         """Ask the other registry, once what was written has arrived there; returns (role, its answer)."""
         for role in self.engine.link.registries[1:]:
             registry = self.engine.workspaces[role].registry
@@ -81,7 +82,7 @@ class OtherRegistry:
         None where it does not answer.
         """
 
-        def look(role: str, registry: Any) -> Seen:
+        def look(role: str, registry: AbstractStore) -> Seen:
             changes = changes_to(self.engine, role)  # before the question: what arrives meanwhile is in both
             asked = None
             if names is not None:
@@ -104,7 +105,7 @@ class OtherRegistry:
     def twin(self, name: str, number: str) -> tuple[str, ModelVersion] | None:
         """Return (role, the twin of a version as that workspace numbers it)."""
 
-        def find(role: str, registry: Any) -> ModelVersion | None:
+        def find(role: str, registry: AbstractStore) -> ModelVersion | None:
             key = self._versions.key_of(name, number)
             own = self.engine.side(role).versions.own_version(name, number, key)
             return None if own is None else registry.get_model_version(name, own)
@@ -148,7 +149,9 @@ class OtherRegistry:
         return WAITING if self._versions.provisional(key) is not None else None
 
 
-def _held(registry: Any, names: Iterable[str] | None) -> list[tuple[RegisteredModel, list[ModelVersion]]]:
+def _held(
+    registry: AbstractStore, names: Iterable[str] | None
+) -> list[tuple[RegisteredModel, list[ModelVersion]]]:
     """Return some models of a registry, or all, each with its versions."""
     if names is not None:
         models = [model for name in names if (model := _model(registry, name)) is not None]
@@ -160,7 +163,7 @@ def _held(registry: Any, names: Iterable[str] | None) -> list[tuple[RegisteredMo
     return [(model, versions.get(model.name, [])) for model in models]
 
 
-def _model(registry: Any, name: str) -> RegisteredModel | None:
+def _model(registry: AbstractStore, name: str) -> RegisteredModel | None:
     try:
         return registry.get_registered_model(name)
     except MlflowException as error:
@@ -174,5 +177,5 @@ def _named(name: str) -> str:
     return f"name='{quoted}'"
 
 
-def _versions(registry: Any, where: str | None) -> list[ModelVersion]:
+def _versions(registry: AbstractStore, where: str | None) -> list[ModelVersion]:
     return [*entries(lambda page: registry.search_model_versions(where, max_results=_MOST, page_token=page))]

@@ -1,8 +1,8 @@
-"""What reads of the registry answer while the first registry does not.
+"""Reads of the registry while the first registry does not answer.
 
-The other registry's answer, with what is on its way there folded over it, stands for the first one's. What a
-write that waits for the first registry takes away is not found, whoever else has it; what nobody here can
-know is an outage, told with its cause.
+The other registry's answer, with the writes on its way folded over it, takes the place of the first one's.
+What a write that waits for the first registry deletes is not found, even where the other one has it. What
+neither the other registry nor this machine knows is an outage, raised with its cause.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ class AwayReads:
 
     def waiting_at(self, name: str, version: str) -> tuple[WaitingVersion | None, str]:
         """Return (the registration of a version that waits for its number, the number as far as known)."""
-        told = self._versions.newest_provisional(name) if version == WAITING else None
-        made = self._versions.registered(told["key"], self.first) if told else None
-        return (told, version) if made is None else (None, made.version)
+        waiting = self._versions.newest_provisional(name) if version == WAITING else None
+        made = self._versions.registered(waiting["key"], self.first) if waiting else None
+        return (waiting, version) if made is None else (None, made.version)
 
-    def waiting_version(self, name: str, told: WaitingVersion) -> ModelVersion:
-        """Return a version that the first registry has not numbered yet: all that is said of it is here."""
+    def waiting_version(self, name: str, waiting: WaitingVersion) -> ModelVersion:
+        """Return a version that the first registry has not numbered yet, from the journal alone."""
         view = self.other.on_its_way()
-        self._refuse_gone(view, name, WAITING, told["key"])
-        found = view.find(name, WAITING, told["key"])
+        self._refuse_gone(view, name, WAITING, waiting["key"])
+        found = view.find(name, WAITING, waiting["key"])
         if found is None:
-            at = int(told.get("at", time.time()) * 1000)
-            found = version_of(told, WAITING, at, self.shown.files_of(told["source"]))
+            at = int(waiting.get("at", time.time()) * 1000)
+            found = version_of(waiting, WAITING, at, self.shown.files_of(waiting["source"]))
         return self.shown.as_first(found, view.aliases_of(found))
 
     def version(self, name: str, version: str) -> ModelVersion:
-        """Return a version as the other registry, and what is on its way there, says."""
+        """Return a version from the other registry, with the writes on its way there."""
         validate_model_version(version)
         key = self._versions.key_of(name, version)
         seen = self._seen(name, version, key)
@@ -85,9 +85,9 @@ class AwayReads:
     def version_after(self, known: ModelVersion) -> ModelVersion:
         """Return a version as it stands after a write that the first registry did not answer."""
         with suppress(MlflowException):
-            told, number = self.waiting_at(known.name, known.version)
-            if told is not None:
-                return self.waiting_version(known.name, told)
+            waiting, number = self.waiting_at(known.name, known.version)
+            if waiting is not None:
+                return self.waiting_version(known.name, waiting)
             return self.version(known.name, number)
         return known
 
@@ -98,9 +98,9 @@ class AwayReads:
         return self.shown.as_first_model(RegisteredModel(name))
 
     def behind_alias(self, name: str, alias: str, read: Callable[[str, str], ModelVersion]) -> ModelVersion:
-        """Return the version that an alias was pointed at, as this machine or the other registry knows.
+        """Return the version behind an alias, as this machine or the other registry knows it.
 
-        ``read`` gets one whose number is known.
+        ``read`` returns a version by its number.
         """
         coming, names = self.other.on_its_way(), self.engine.state.model_names
         self._refuse_gone(coming, name)
@@ -110,9 +110,9 @@ class AwayReads:
         if known is None:
             return self._behind_others_alias(name, alias)
         version = self._number_behind(known)
-        told = self._versions.provisional(known.of) if known.of and version == WAITING else None
-        if told is not None:
-            return self.waiting_version(name, told)
+        waiting = self._versions.provisional(known.of) if known.of and version == WAITING else None
+        if waiting is not None:
+            return self.waiting_version(name, waiting)
         made = self._versions.registered(known.of, self.first)
         try:
             return read(name, version)
@@ -124,7 +124,7 @@ class AwayReads:
             )
 
     def _behind_others_alias(self, name: str, alias: str) -> ModelVersion:
-        """Return the version that an alias points at as the other registry says."""
+        """Return the version behind an alias at the other registry."""
         seen = self.other.seen([name])
         if seen is not None:
             view = seen.view
@@ -143,7 +143,7 @@ class AwayReads:
     def search_versions(
         self, where: str | None, most: int | None, order_by: list[str] | None, token: str | None
     ) -> PagedList[ModelVersion]:
-        """Search versions at the other registry: filtered here, as numbers and runs are other ones there."""
+        """Search versions at the other registry; filter here, because numbers and run ids differ there."""
         if most is not None and not 1 <= most <= SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD:
             raise _too_many(most, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
         seen = self._seen_all()
@@ -193,7 +193,7 @@ class AwayReads:
         return [self.shown.as_first(version, seen.view.aliases_of(version)) for version in found]
 
     def _seen(self, name: str, *versions: str | None) -> Seen | None:
-        """Return what the other registry holds of a model, unless a write on its way takes it away."""
+        """Return what the other registry holds of a model, unless a write on its way deletes it."""
         self._refuse_gone(self.other.on_its_way(), name, *versions)
         seen = self.other.seen([name])
         if seen is not None:
@@ -225,7 +225,7 @@ class AwayReads:
         return self.shown.model_in(view, name)
 
     def _unanswered(self, what: str, seen: Seen | None) -> Unavailable:
-        """Return the error of a read that nobody can answer: who is away, and who else was asked."""
+        """Return the error of a read that no registry answers: which is away, and which else was asked."""
         line = self.engine.health[self.first]
         reason = line.reason or "not reachable"
         others = self.engine.link.registries[1:]
@@ -240,7 +240,7 @@ class AwayReads:
 
     @staticmethod
     def _refuse_gone(view: RegistryView, name: str, *versions: str | None) -> None:
-        """Raise MLflow's "not found" for what a write that is on its way to the first registry takes away."""
+        """Raise MLflow's "not found" for what a write on its way to the first registry deletes."""
         if (name,) in view.gone:
             raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
         if any((name, version) in view.gone for version in versions if version is not None):

@@ -1,14 +1,14 @@
-"""How the user sees versions and registered models, whichever registry they were read from.
+"""Versions and registered models as the user sees them, whichever registry they were read from.
 
-They have the ids of runs and logged models that the user knows, and what the first registry did not give has
-the form that its own store would give it.
+They carry the ids of runs and logged models that the user knows. A version or model from the other registry
+or the journal has the form that the first registry's own store would return.
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Turns what registries and the journal say into what the user is shown."""
+    """Turns versions and models of registries and of the journal into those that the user sees."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.first = engine.link.registries[0]
 
-    def number(self, version: Any) -> Any:
-        """Return a version's number as the first registry's own store gives it: a database's counts."""
+    def number(self, version: str | int) -> str | int:
+        """Return a version's number as the first registry's own store does: an integer from a database."""
         by_rest = self.engine.workspaces[self.first].capabilities.answers_by_rest
         return str(version) if by_rest else int(version)
 
@@ -57,7 +57,7 @@ class Shown:
         return found
 
     def as_first(self, found: ModelVersion, aliases: Sequence[str] = ()) -> ModelVersion:
-        """Return a version that the first registry did not give as its own store would give it."""
+        """Return a version from elsewhere in the form that the first registry's own store returns."""
         workspace = self.engine.workspaces[self.first]
         with_fields(found, aliases=[*aliases])
         model_id = found.model_id if workspace.kind == "databricks" else None
@@ -68,7 +68,7 @@ class Shown:
         return self.version(found)
 
     def as_first_model(self, found: RegisteredModel) -> RegisteredModel:
-        """Return a model that the first registry did not give as its own store would give it."""
+        """Return a model from elsewhere in the form that the first registry's own store returns."""
         latest, found.latest_versions = found.latest_versions or [], []
         if self.engine.workspaces[self.first].capabilities.answers_by_rest:
             found = RegisteredModel.from_proto(found.to_proto())
@@ -88,7 +88,7 @@ class Shown:
         return self.as_first_model(model)
 
     def files_of(self, source: VersionSource) -> str:
-        """Return where the files of a version are that has no number yet."""
+        """Return the URI of the files of a version that has no number yet."""
         if source["kind"] == "model":
             return str(self.engine.artifact_uri("model", source["id"]))
         if source["kind"] == "run":

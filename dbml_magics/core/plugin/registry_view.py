@@ -1,8 +1,7 @@
-"""What a registry holds once everything has arrived that is on its way there.
+"""What a registry will hold once it has every write that is on its way there.
 
 A view begins with the registry's answer, and folds the waiting registrations and other writes over it in the
-order in which they were made. Its versions stand under the first registry's numbers, "0" where they wait for
-one.
+order in which they were made. Its versions have the first registry's numbers, "0" where they wait for one.
 """
 
 from __future__ import annotations
@@ -74,31 +73,31 @@ def changes_to(engine: Engine, role: str) -> list[Change]:
     return sorted([*found.values(), *writes], key=lambda change: change.at)
 
 
-def _concerns(told: object, role: str) -> bool:
-    return isinstance(told, dict) and role in told.get("to", ()) and not told.get("own")
+def _concerns(change: object, role: str) -> bool:
+    return isinstance(change, dict) and role in change.get("to", ()) and not change.get("own")
 
 
 def _registration(engine: Engine, role: str, asked: Asked) -> Change | None:
     """Return a registration that a registry has yet to answer, unless the first one refused it."""
-    told, first, versions = asked.told, engine.link.registries[0], engine.state.model_versions
-    if told is None or not {role, first} <= {*told["to"]}:
+    facts, first, versions = asked.told, engine.link.registries[0], engine.state.model_versions
+    if facts is None or not {role, first} <= {*facts["to"]}:
         return None
-    if versions.is_answered(told["key"], role):
+    if versions.is_answered(facts["key"], role):
         return None
-    answer = versions.answer(told["key"], first)
+    answer = versions.answer(facts["key"], first)
     if isinstance(answer, Refusal):
         return None
-    return Change(asked.at, RegisterVersion(told), WAITING if answer is None else answer.version)
+    return Change(asked.at, RegisterVersion(facts), WAITING if answer is None else answer.version)
 
 
 def earlier_name(changes: Iterable[Change], name: str) -> str:
-    """Return what the registry calls a model that the user calls so, before the changes."""
-    for change in reversed([*changes]):
-        if not isinstance(change.op, ChangeRegistry):
+    """Return a model's name before the changes, by the name that the user knows."""
+    for waiting in reversed([*changes]):
+        if not isinstance(waiting.op, ChangeRegistry):
             continue
-        told = change.op.change
-        if told.get("do") == "rename_model" and told["new_name"] == name:
-            name = told["name"]
+        change = waiting.op.change
+        if change.get("do") == "rename_model" and change["new_name"] == name:
+            name = change["name"]
     return name
 
 
@@ -124,7 +123,7 @@ class RegistryView:
         self.aliases[model.name] = dict(aliases)
 
     def fold(self, changes: Iterable[Change]) -> None:
-        """Apply changes; a damaged one is passed over, for delivery puts it aside."""
+        """Apply changes; skip a damaged one, which delivery rejects."""
         for change in changes:
             with suppress(KeyError, TypeError, ValueError, AttributeError, MlflowException):
                 op, at = change.op, change.at // 1_000_000
@@ -166,25 +165,25 @@ class RegistryView:
             self.gone.discard((name,))
         return self.models[name]
 
-    def _register(self, told: VersionFacts, number: str, at: int) -> None:
-        name, key = told["name"], told["key"]
+    def _register(self, facts: VersionFacts, number: str, at: int) -> None:
+        name, key = facts["name"], facts["key"]
         model = self._model(name, at)
         if self.find(name, number, key) is None:
-            self.versions.append(version_of(told, number, at, self._files_of(told["source"])))
+            self.versions.append(version_of(facts, number, at, self._files_of(facts["source"])))
             self.waiting.add(key)
             with_fields(model, last_updated_timestamp=at)
 
-    def _create_model(self, told: RegistryChange, at: int) -> None:
-        model = self._model(told["name"], at)
-        own_tags(model).update(told["tags"])
-        with_fields(model, description=told.get("description") or model.description)
+    def _create_model(self, change: RegistryChange, at: int) -> None:
+        model = self._model(change["name"], at)
+        own_tags(model).update(change["tags"])
+        with_fields(model, description=change.get("description") or model.description)
 
-    def _update_model(self, told: RegistryChange, at: int) -> None:
-        model = self.models[told["name"]]
-        with_fields(model, description=told["description"], last_updated_timestamp=at)
+    def _update_model(self, change: RegistryChange, at: int) -> None:
+        model = self.models[change["name"]]
+        with_fields(model, description=change["description"], last_updated_timestamp=at)
 
-    def _rename_model(self, told: RegistryChange, at: int) -> None:
-        name, new_name = told["name"], told["new_name"]
+    def _rename_model(self, change: RegistryChange, at: int) -> None:
+        name, new_name = change["name"], change["new_name"]
         moved = {(new_name, *gone[1:]) for gone in self.gone if gone[0] == name and gone[1:]}
         self.gone = {gone for gone in self.gone if gone[0] not in (name, new_name)} | moved | {(name,)}
         model = self.models.pop(name)
@@ -194,64 +193,64 @@ class RegistryView:
         for version in self.versions_of(name):
             with_fields(version, name=new_name, last_updated_timestamp=at)
 
-    def _delete_model(self, told: RegistryChange, at: int) -> None:
+    def _delete_model(self, change: RegistryChange, at: int) -> None:
         del at
-        name = told["name"]
+        name = change["name"]
         self.gone = {gone for gone in self.gone if gone[0] != name} | {(name,)}
         self.models.pop(name, None)
         self.aliases.pop(name, None)
         self.versions = [version for version in self.versions if version.name != name]
 
-    def _tag_model(self, told: RegistryChange, at: int) -> None:
+    def _tag_model(self, change: RegistryChange, at: int) -> None:
         del at
-        own_tags(self.models[told["name"]])[told["key"]] = told["value"]
+        own_tags(self.models[change["name"]])[change["key"]] = change["value"]
 
-    def _untag_model(self, told: RegistryChange, at: int) -> None:
+    def _untag_model(self, change: RegistryChange, at: int) -> None:
         del at
-        own_tags(self.models[told["name"]]).pop(told["key"], None)
+        own_tags(self.models[change["name"]]).pop(change["key"], None)
 
-    def _version(self, told: RegistryChange) -> ModelVersion:
-        found = self.find(told["name"], told["version"], told.get("of"))
+    def _version(self, change: RegistryChange) -> ModelVersion:
+        found = self.find(change["name"], change["version"], change.get("of"))
         if found is None:
-            raise KeyError(told["version"])
+            raise KeyError(change["version"])
         return found
 
-    def _update_version(self, told: RegistryChange, at: int) -> None:
-        version = self._version(told)
-        with_fields(version, description=told["description"], last_updated_timestamp=at)
+    def _update_version(self, change: RegistryChange, at: int) -> None:
+        version = self._version(change)
+        with_fields(version, description=change["description"], last_updated_timestamp=at)
 
-    def _move_to_stage(self, told: RegistryChange, at: int) -> None:
-        version, stage = self._version(told), get_canonical_stage(told["stage"])
-        if told["archive"]:
-            for other in self.versions_of(told["name"]):
+    def _move_to_stage(self, change: RegistryChange, at: int) -> None:
+        version, stage = self._version(change), get_canonical_stage(change["stage"])
+        if change["archive"]:
+            for other in self.versions_of(change["name"]):
                 if other.current_stage == stage and other is not version:
                     with_fields(other, current_stage=STAGE_ARCHIVED, last_updated_timestamp=at)
         with_fields(version, current_stage=stage, last_updated_timestamp=at)
-        with_fields(self.models[told["name"]], last_updated_timestamp=at)
+        with_fields(self.models[change["name"]], last_updated_timestamp=at)
 
-    def _delete_version(self, told: RegistryChange, at: int) -> None:
-        self.gone.add((told["name"], told.get("of") or told["version"]))
-        version = self._version(told)
+    def _delete_version(self, change: RegistryChange, at: int) -> None:
+        self.gone.add((change["name"], change.get("of") or change["version"]))
+        version = self._version(change)
         self.versions = [each for each in self.versions if each is not version]
-        with_fields(self.models[told["name"]], last_updated_timestamp=at)
+        with_fields(self.models[change["name"]], last_updated_timestamp=at)
 
-    def _tag_version(self, told: RegistryChange, at: int) -> None:
+    def _tag_version(self, change: RegistryChange, at: int) -> None:
         del at
-        own_tags(self._version(told))[told["key"]] = told["value"]
+        own_tags(self._version(change))[change["key"]] = change["value"]
 
-    def _untag_version(self, told: RegistryChange, at: int) -> None:
+    def _untag_version(self, change: RegistryChange, at: int) -> None:
         del at
-        own_tags(self._version(told)).pop(told["key"], None)
+        own_tags(self._version(change)).pop(change["key"], None)
 
-    def _point(self, told: RegistryChange, at: int) -> None:
+    def _point(self, change: RegistryChange, at: int) -> None:
         del at
-        name, alias = told["name"], told["alias"]
+        name, alias = change["name"], change["alias"]
         self.gone.discard((name, "alias", alias))
-        self.aliases.setdefault(name, {})[alias] = Pointer(told["version"], told.get("of"))
+        self.aliases.setdefault(name, {})[alias] = Pointer(change["version"], change.get("of"))
 
-    def _unpoint(self, told: RegistryChange, at: int) -> None:
+    def _unpoint(self, change: RegistryChange, at: int) -> None:
         del at
-        name, alias = told["name"], told["alias"]
+        name, alias = change["name"], change["alias"]
         self.gone.add((name, "alias", alias))
         self.aliases.get(name, {}).pop(alias, None)
 
@@ -273,20 +272,20 @@ _FOLDS: dict[str, Callable[[RegistryView, RegistryChange, int], None]] = {
 }
 
 
-def version_of(told: VersionFacts, number: str, at: int, files: str) -> ModelVersion:
+def version_of(facts: VersionFacts, number: str, at: int, files: str) -> ModelVersion:
     """Return the version that a registration makes, at a time (ms), with what the user knows of it."""
     return ModelVersion(
-        told["name"],
+        facts["name"],
         number,
         at,
         at,
-        told["description"],
+        facts["description"],
         current_stage=STAGE_NONE,
         source=files,
-        run_id=told["run"] or told.get("foreign_run"),
-        tags=[ModelVersionTag(k, v) for k, v in {**told["tags"], KEY_TAG: told["key"]}.items()],
-        run_link=told["run_link"],
-        model_id=told["source"].get("id"),
+        run_id=facts["run"] or facts.get("foreign_run"),
+        tags=[ModelVersionTag(k, v) for k, v in {**facts["tags"], KEY_TAG: facts["key"]}.items()],
+        run_link=facts["run_link"],
+        model_id=facts["source"].get("id"),
     )
 
 
