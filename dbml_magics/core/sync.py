@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dbml_magics.core import status
-from dbml_magics.core.tracking import handoff, shutdown
+from dbml_magics.core.tracking import handoff, shutdown, taking
 from dbml_magics.core.tracking.engine import IN_TURN, Engine
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import SyncResult
@@ -102,11 +102,11 @@ def _take_up(
     done = 0
     found_there, left = handoff.packages(folder)
     for package in found_there:
-        with handoff.taken_up(package, engine) as found:
+        with taking.taken_up(package, engine) as found:
             if isinstance(found, str):
                 left.append(found)
                 continue
-            waiting = handoff.deliver(found, until, progress)
+            waiting = taking.deliver(found, until, progress)
             if waiting:
                 parts = [f"{count(n, 'write')} for {role}" for role, n in waiting.items()]
                 raise DeliveryIncomplete(
@@ -114,6 +114,6 @@ def _take_up(
                     "and nothing is lost.",
                     remedies=[(handoff.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
                 )
-            left += handoff.refused(found)
+            left += taking.refused(found)
             done += 1
     return done, left

@@ -15,7 +15,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import handoff
+from dbml_magics.core.tracking import handoff, taking
 from dbml_magics.core.tracking.journal import Journal, copy_of, frame
 from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, child, finish, link, runs_at
@@ -42,7 +42,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that several machines see; a claim on it is settled at once."""
     folder = tmp_path / "shared"
     folder.mkdir()
-    monkeypatch.setattr(handoff, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(taking, "_SETTLE_S", 0.01)
     return folder
 
 
@@ -532,12 +532,12 @@ def test_a_claim_that_cannot_be_read_is_anothers(
     package = handoff.Bundle(shared / "dbml-1-a.tar", engine.link, "host", 1.0, {})
     package.path.write_bytes(b"x")
     package.claim.write_bytes(claim)
-    with handoff.taken_up(package, engine) as found:
+    with taking.taken_up(package, engine) as found:
         assert isinstance(found, str)
         assert f"delete {package.claim}" in found
     assert package.claim.read_bytes() == claim
     package.claim.unlink()
     package.claim.symlink_to(shared / "elsewhere")
-    with handoff.taken_up(package, engine) as found:
+    with taking.taken_up(package, engine) as found:
         assert isinstance(found, str)
     assert not (shared / "elsewhere").exists()

@@ -1173,4 +1173,5 @@ def _begin_anew() -> None:
         engine.after_fork()
 
 
+shutdown.end_runs_of(known_engines)
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_begin_anew)

@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics.common import environment
 from dbml_magics.common.hints import say
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import mlflow_private
+from dbml_magics.core.tracking.leaving import LinkHere
 
 if TYPE_CHECKING:
     from dbml_magics.core.link import Link
-    from dbml_magics.core.tracking.engine import Engine
 
 _log = logger(__name__)
 
@@ -30,19 +31,30 @@ class _Code:
     fails = False
 
 
+class _Process:
+    """The links whose runs this process ends where SIGTERM comes."""
+
+    links: Callable[[], Iterable[LinkHere]] = staticmethod(tuple)
+
+
+def end_runs_of(links: Callable[[], Iterable[LinkHere]]) -> None:
+    """Have the runs of this process's links ended where SIGTERM comes."""
+    _Process.links = staticmethod(links)
+
+
 def stopped(pid: int, role: str) -> str:
     """Return what is wrong where a process has a workspace's lease and does not move."""
     return f"process {pid} holds the delivery to {role} and does not move (stopped?)"
 
 
-def tell(engine: Engine, undelivered: dict[str, int], holders: dict[str, int]) -> None:
+def tell(here: LinkHere, undelivered: dict[str, int], holders: dict[str, int]) -> None:
     """Say what waits for which workspace and where; put it into the spill folder where there is one.
 
     ``holders`` are processes that have a workspace's lease and do not move.
     """
-    link = engine.link
+    link = here.link
     reasons = {
-        role: stopped(holders[role], role) if role in holders else engine.health[role].reason
+        role: stopped(holders[role], role) if role in holders else here.health[role].reason
         for role in undelivered
     }
     parts = [
@@ -50,7 +62,7 @@ def tell(engine: Engine, undelivered: dict[str, int], holders: dict[str, int]) -
         + (f" ({reasons[role]})" if reasons[role] else "")
         for role, count in undelivered.items()
     ]
-    where = _where(engine, list(holders.values()))
+    where = _where(here, list(holders.values()))
     if link.on_undelivered == "fail":
         _Code.fails = True
         _log.error("dbml_magics: undelivered: %s; nothing is lost, %s", ", ".join(parts), where)
@@ -59,8 +71,8 @@ def tell(engine: Engine, undelivered: dict[str, int], holders: dict[str, int]) -
         _log.warning("dbml_magics: %s; nothing is lost, %s", part, where)
 
 
-def _where(engine: Engine, holders: list[int]) -> str:
-    link = engine.link
+def _where(here: LinkHere, holders: list[int]) -> str:
+    link = here.link
     folder = link.folder or "the same folder"
     kept = f"they go out with `dbml-magics sync` in {folder} or with the next kernel that links here"
     if link.on_undelivered == "fail":
@@ -72,7 +84,7 @@ def _where(engine: Engine, holders: list[int]) -> str:
     from dbml_magics.core.tracking import handoff
 
     try:
-        package = handoff.put(engine) if not holders and engine.rest(_REST_S) else None
+        package = handoff.put(here) if not holders and here.rest(_REST_S) else None
     except Exception as error:  # whatever it is: the journal still has everything
         cause = getattr(error, "strerror", None) or error
         return f"but they could not be put into {link.spill} ({cause}): {kept}"
@@ -177,27 +189,25 @@ def _end_runs() -> None:
     """End the runs of this process, on this disk first, then at the workspaces that answer."""
     ended = end_terminated()
     until = time.monotonic() + _LAST_WORDS_S
-    for engine, runs in ended:
-        for role in engine.link.used if runs else ():
-            if not engine.health[role].away:
-                engine.wait(role, runs, max(0.0, until - time.monotonic()))
+    for here, runs in ended:
+        for role in here.link.used if runs else ():
+            if not here.health[role].away:
+                here.wait(role, runs, max(0.0, until - time.monotonic()))
 
 
-def end_terminated() -> list[tuple[Engine, list[str]]]:
+def end_terminated() -> list[tuple[LinkHere, list[str]]]:
     """Where SIGTERM came, end the runs of this process that go on, as KILLED; returns them."""
     if not _Termination.came:
         return []
-    from dbml_magics.core.tracking.engine import known_engines
-
     active = [run.info.run_id for stack in mlflow_private.active_runs().values() for run in stack]
-    ended = [(engine, engine.open_runs(active)) for engine in known_engines()]
-    for engine, runs in ended:
+    ended = [(here, here.open_runs(active)) for here in _Process.links()]
+    for here, runs in ended:
         for run_id in runs:
             try:
-                engine.end_run(run_id, "KILLED")
+                here.end_run(run_id, "KILLED")
             except Exception:
                 _log.debug("run %s could not be ended", run_id, exc_info=True)
-        engine.journal.sync_to_disk()
+        here.journal.sync_to_disk()
     return ended
 
 
