@@ -51,7 +51,9 @@ def _delivery(engine: Engine, role: str, run_id: str) -> Delivery:
         int(max(each.last for each in noted.values()) * 1000) if noted else None,
         waiting,
         len(engine.state.dead_numbers(role, run_id)),
-        (*engine.side(role).overflow.notes(run_id), *_sent_again(engine, role, run_id)) if noted else (),
+        (*engine.side(role).overflow.files.notes(run_id), *_sent_again(engine, role, run_id))
+        if noted
+        else (),
     )
 
 

@@ -109,7 +109,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     for role in engine.link.tracked:
         side = engine.side(role)
         notes += filter(None, [side.runs.about_ids()])
-        notes += side.overflow.summary()
+        notes += [*side.overflow.files.summary(), *side.overflow.near()]
     for leftover in links.leftovers(engine.link):
         notes.append(leftover)
     notes += [] if fresh else _deliveries(engine)

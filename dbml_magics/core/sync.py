@@ -36,7 +36,7 @@ def wait(
     first = {role: engine.state.delivered_count(role) for role in engine.link.used}
     for worker in engine.workers.values():
         worker.held.try_all()
-        worker.side.overflow.try_again()
+        worker.side.overflow.files.try_again()
     goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
     next_look = _LOOK_S
     while True:
@@ -49,7 +49,10 @@ def wait(
             progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
         if all(waits) and (
             not any(remaining.values())
-            or (turns >= IN_TURN and not any(c.side.overflow.unwritten() for c in engine.workers.values()))
+            or (
+                turns >= IN_TURN
+                and not any(c.side.overflow.files.unwritten() for c in engine.workers.values())
+            )
         ):
             return SyncResult(
                 delivered=delivered,

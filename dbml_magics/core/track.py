@@ -520,7 +520,7 @@ def _notes(engine: Engine, run_id: str) -> list[str]:
             notes.append(f"its id is provisional: {primary} gives it one of its own when it answers")
         else:
             notes.append(f"it began while {primary} was away; its id there is {identity.actual}")
-    notes += [note for role in engine.link.tracked for note in engine.side(role).overflow.notes(run_id)]
+    notes += [note for role in engine.link.tracked for note in engine.side(role).overflow.files.notes(run_id)]
     for role, path, there in engine.state.renamed_files.of(f"run:{run_id}"):
         notes.append(f"{role} has another {path} already and keeps it; this one is {there} there")
     return notes + engine.warn_refused(run_id)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.delivery.batching import Batch, within
-from dbml_magics.core.delivery.writers.overflow import ARTIFACT, Overflow, _item
+from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT, OverflowFiles, item_row
 from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest
 from dbml_magics.core.destinations.connecting import connect
@@ -290,14 +290,14 @@ def test_a_run_that_is_taken_up_again_has_one_whole_file(
 def test_what_is_kept_while_its_file_is_being_written_stands_in_the_next(
     clouds: Proxies, servers: Servers, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, times = Overflow._compose, iter([1])
+    real, times = OverflowFiles._compose, iter([1])
 
-    def compose(self: Overflow, run: str, out: Any) -> None:
+    def compose(self: OverflowFiles, run: str, out: Any) -> None:
         real(self, run, out)
         if next(times, None):
-            self.keep(run, [_item("p", "late", "1", "200 params a run")])
+            self.keep(run, [item_row("p", "late", "1", "200 params a run")])
 
-    monkeypatch.setattr(Overflow, "_compose", compose)
+    monkeypatch.setattr(OverflowFiles, "_compose", compose)
     with mlflow.start_run() as run:
         mlflow.log_metrics({f"m{n}": 1.0 for n in range(60)})
     sync()

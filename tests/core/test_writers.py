@@ -16,7 +16,7 @@ from dbml_magics.core.delivery.writers.attached import attached
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, EmulatedModels
 from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_TAG, Ids
 from dbml_magics.core.delivery.writers.learned import Learned
-from dbml_magics.core.delivery.writers.overflow import ARTIFACT
+from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Blocked, MissingEndpoint, Unavailable
 from dbml_magics.core.destinations.limits import MLFLOW
@@ -267,11 +267,11 @@ def test_what_does_not_fit_is_in_the_runs_file(make: Callable[..., Sides]) -> No
     mirror = sides.of["azureml"]
     points = [(key, 1.0, 1, 1) for key in "abc"]
     assert mirror.batches.send(RUN, Batch(points), False) == []
-    assert mirror.overflow.unwritten() == {RUN}
+    assert mirror.overflow.files.unwritten() == {RUN}
     mirror.overflow.write_due(lambda _: False, at_once=True)
     (content,) = (c for place, c in sides.there["azureml"].files.items() if place.endswith(ARTIFACT))
     assert b'"c": [' in content
-    assert mirror.overflow.unwritten() == set()
+    assert mirror.overflow.files.unwritten() == set()
 
 
 # --- experiments

@@ -265,7 +265,7 @@ class DeliveryWorker:
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
         overflow = self.side.overflow
-        if overflow.unwritten() and not self.health.away and self.health.pause() == 0:
+        if overflow.files.unwritten() and not self.health.away and self.health.pause() == 0:
             with self.exclusively(), call_timeout(DELIVERY_TIMEOUT_S):
                 overflow.write_due(lambda run: self.runtime.is_waiting(self.role, run), at_once=urgent)
 

@@ -138,12 +138,12 @@ class Copier:
     def write_overflow(self, key: str) -> None:
         """Write the file of what the target does not take of a run, rather than leave it to delivery."""
         overflow = self.target.side.overflow
-        if key not in overflow.unwritten():
+        if key not in overflow.files.unwritten():
             return
         worker = self.repairing.engine.workers[self.target.role]
         with worker.exclusively(), call_timeout(_OVERFLOW_S):
             overflow.write_due(lambda run: run != key, at_once=True)
-        if key not in overflow.unwritten() and self.state.run(key) is None:
+        if key not in overflow.files.unwritten() and self.state.run(key) is None:
             overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here
 
     # --- files

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from dbml_magics.core.delivery.writers.attached import Attached, Scored, attached, scored
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, in_tag, points
 from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_TAG
-from dbml_magics.core.delivery.writers.overflow import ARTIFACT
+from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import (
     EndlessListing,

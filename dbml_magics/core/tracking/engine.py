@@ -902,7 +902,7 @@ class Engine:
             count += n
             if stamp is not None:
                 oldest = stamp if oldest is None else min(oldest, stamp)
-        count += len(self.side(role).overflow.unwritten())
+        count += len(self.side(role).overflow.files.unwritten())
         return count, max(0.0, time.time() - oldest / 1e9) if oldest is not None else 0.0
 
     def goal(self, queues: Iterable[str] | None = None) -> Goal:
@@ -926,7 +926,7 @@ class Engine:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             goal = {q: left for q, files in goal.items() if (left := self.left(role, q, files))}
-            if not goal and not (queues is None and worker.side.overflow.on_their_way()):
+            if not goal and not (queues is None and worker.side.overflow.files.on_their_way()):
                 return True
             if until is not None and time.monotonic() >= until:
                 return False
@@ -1107,7 +1107,7 @@ class Engine:
 
     def _count(self, role: str, goal: Goal) -> int:
         """Return how many writes of a goal wait for a workspace, the rows of overflow files with them."""
-        count = len(self.side(role).overflow.unwritten())
+        count = len(self.side(role).overflow.files.unwritten())
         for queue, files in goal.items():
             cursors = self.state.cursors(role, queue)
             for file, size in files.items():

@@ -98,7 +98,7 @@ def put(here: LinkHere) -> Path | None:
             _write(here, path, files, copies, writes)
             _forget(here.journal, here.state, moved)
             for role in here.link.used:
-                for run in here.side(role).overflow.unwritten():
+                for run in here.side(role).overflow.files.unwritten():
                     here.state.overflow_rows.clear(role, run)
                     here.state.overflow_files.forget(role, run)
         finally:

@@ -21,6 +21,7 @@ from dbml_magics.core.delivery.writers.lineage import Lineage
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.models import Models
 from dbml_magics.core.delivery.writers.overflow import Overflow
+from dbml_magics.core.delivery.writers.overflow_files import OverflowFiles
 from dbml_magics.core.delivery.writers.ports import Peers, Queues, Topology, Turns
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.registrations import Registrations
@@ -97,7 +98,8 @@ class Side:
         self.points = points = PointsThere(destination, ids, reader)
         # --- what writes there
         shared = role, destination, learned, state, ids
-        self.overflow = overflow = Overflow(*shared, reader, acknowledged, turns, clock)
+        overflow_files = OverflowFiles(*shared, reader, turns, clock)
+        self.overflow = overflow = Overflow(*shared, acknowledged, overflow_files)
         self.sender = sender = Sender(*shared, points, overflow, acknowledged)
         self.runs = runs = Runs(*shared, experiments, sender, overflow, acknowledged, turns)
         self.emulation = emulation = ModelEmulation(*shared, sender, runs)
