@@ -1,4 +1,4 @@
-"""Deleting what is not wanted any more: planned first and shown whole, then done and told, thing by thing.
+"""Delete what is not wanted any more: the whole plan is shown first, then each deletion is done and reported.
 
 A plan says everything that goes, by name, and what each deletion asks of whom. It is made anew each time, so
 that a clean-up which failed half-way is simply done again.
@@ -10,7 +10,6 @@ import difflib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from dbml_magics.common.foreign_text import one_line
 from dbml_magics.core.cleanup_plan import Plan, Step
@@ -21,7 +20,7 @@ from dbml_magics.results.cleanup import CleanupItem, CleanupResult
 __all__ = ["KINDS", "clean"]
 
 KINDS = ("endpoint", "model", "run", "experiment", "workspace", "resource-group")
-_TOLD = 25
+_SHOWN = 25
 
 Progress = Callable[[str], None]
 
@@ -34,7 +33,7 @@ def clean(
     dry_run: bool = False,
     confirm: str | None = None,
     also: Sequence[str] = (),
-    azure: Mapping[str, Any] | None = None,
+    azure: Mapping[str, str | None] | None = None,
     progress: Progress | None = None,
 ) -> CleanupResult:
     """Delete something with all that belongs to it; ``confirm`` is its name again.
@@ -73,7 +72,7 @@ def clean(
 _HELP = ("%dbml help cleanup", "what it takes")
 
 
-def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, Any]) -> None:
+def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, str | None]) -> None:
     of_azure = kind in ("workspace", "resource-group")
     stray = "also" if also and not of_azure else None
     stray = stray or next((key.replace("_", "-") for key in azure if azure[key] and not of_azure), None)
@@ -81,7 +80,9 @@ def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, Any]) -> 
         raise BadCommand(f"--{stray} belongs to workspace and resource-group.", remedies=[_HELP])
 
 
-def _planned(session: Session, kind: str, name: str, also: Sequence[str], azure: Mapping[str, Any]) -> Plan:
+def _planned(
+    session: Session, kind: str, name: str, also: Sequence[str], azure: Mapping[str, str | None]
+) -> Plan:
     if kind == "endpoint":
         return _endpoint(session, name)
     if kind in ("workspace", "resource-group"):
@@ -97,7 +98,7 @@ def _planned(session: Session, kind: str, name: str, also: Sequence[str], azure:
 def _endpoint(session: Session, name: str) -> Plan:
     from dbml_magics.core.endpoints import service
 
-    found: Any = service.listed(session.joined, name)
+    found = service.named(session.joined, name)
 
     def delete() -> None:
         service.undeploy(session.joined, name, target=found.target, confirm=name)
@@ -112,9 +113,9 @@ def _endpoint(session: Session, name: str) -> Plan:
 
 def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: str) -> NotConfirmed:
     items = [one_line(" ".join(item.cells[:3])) for item in going if item.state != "stays"]
-    shown = [f"  {each}" for each in items[:_TOLD]]
-    if len(items) > _TOLD:
-        shown.append(f"  … {len(items) - _TOLD:,} more: --dry-run returns all of them")
+    shown = [f"  {each}" for each in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        shown.append(f"  … {len(items) - _SHOWN:,} more: --dry-run returns all of them")
     wrong = f"--confirm is {confirm!r}, and the name is {going.name!r}; " if confirm else ""
     stays = [one_line(f"  stays billed: {each}") for each in going.stays]
     return NotConfirmed(
@@ -151,7 +152,7 @@ def _carry_out(plan: Plan, line: str, say: Progress) -> CleanupResult:
     if not failed:
         return result
     failures = [
-        one_line(f"  {each.where} {each.what} {each.name}: {each.why}") for each in result.failed[:_TOLD]
+        one_line(f"  {each.where} {each.what} {each.name}: {each.why}") for each in result.failed[:_SHOWN]
     ]
     error = CleanupIncomplete(
         "\n".join([one_line(f"{result.headline()}."), *failures]),

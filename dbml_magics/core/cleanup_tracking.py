@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
-from mlflow.entities import LifecycleStage, Run
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
@@ -205,7 +205,7 @@ def _experiment(engine: Engine, name: str) -> Plan:
 
 def _places(
     engine: Engine, readers: list[WorkspaceReader], name: str
-) -> Iterator[tuple[WorkspaceReader, Any]]:
+) -> Iterator[tuple[WorkspaceReader, Experiment]]:
     """Yield each workspace that has the experiment, and what it is there."""
     if len(readers) == 1:
         here = readers[0].side.destination.experiment_name(name)

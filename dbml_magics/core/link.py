@@ -17,6 +17,7 @@ import shlex
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -610,7 +611,7 @@ def forget(link: Link) -> None:
         _remembered_file(link.folder).unlink(missing_ok=True)
 
 
-def write_private(path: Path, value: dict[str, Any]) -> None:
+def write_private(path: Path, value: Mapping[str, object]) -> None:
     """Write a value as JSON to a file for the user's own eyes. Raises OSError."""
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
         json.dump(value, out)
@@ -621,8 +622,8 @@ def read_own(path: Path) -> dict[str, Any] | None:
     if sys.platform == "win32":
         return None  # %load_ext looks here, and must not fail where a link will be refused
     try:
-        told = path.lstat()  # no link to a file elsewhere, and none that others may write
-        own = stat.S_ISREG(told.st_mode) and told.st_uid == os.getuid() and not told.st_mode & 0o022
+        found = path.lstat()  # no link to a file elsewhere, and none that others may write
+        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
         kept = json.loads(path.read_text()) if own else None
     except (OSError, ValueError):
         return None

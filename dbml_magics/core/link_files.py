@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,10 @@ def _candidates(folder: Path) -> Iterator[Path]:
 def _is_azureml(path: Path) -> bool:
     """Tell whether a config.json is Azure ML's: other tools have files of that name."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and "workspace_name" in told
+    return isinstance(content, dict) and "workspace_name" in content
 
 
 def check_owner(path: Path) -> None:
@@ -103,20 +103,20 @@ def check_owner(path: Path) -> None:
         return
     for each in dict.fromkeys((path, *path.parents, real, *real.parents)):
         try:
-            told = each.lstat()
+            entry = each.lstat()
         except OSError:
             continue
-        if told.st_uid not in (os.getuid(), 0):
-            raise _not_own(path, f"{each} is another user's (uid {told.st_uid})", f"cp {path} .")
-        if not stat.S_ISLNK(told.st_mode) and _others_write(told):
+        if entry.st_uid not in (os.getuid(), 0):
+            raise _not_own(path, f"{each} is another user's (uid {entry.st_uid})", f"cp {path} .")
+        if not stat.S_ISLNK(entry.st_mode) and _others_write(entry):
             raise _not_own(path, f"others can write to {each}", f"chmod go-w {each}")
 
 
-def _others_write(told: os.stat_result) -> bool:
+def _others_write(entry: os.stat_result) -> bool:
     """Tell whether others than the user may change a file, or put another one into a folder."""
-    if told.st_mode & stat.S_IWOTH:
-        return not (stat.S_ISDIR(told.st_mode) and told.st_mode & stat.S_ISVTX)
-    return bool(told.st_mode & stat.S_IWGRP) and not _is_own_group(told.st_gid)
+    if entry.st_mode & stat.S_IWOTH:
+        return not (stat.S_ISDIR(entry.st_mode) and entry.st_mode & stat.S_ISVTX)
+    return bool(entry.st_mode & stat.S_IWGRP) and not _is_own_group(entry.st_gid)
 
 
 def _is_own_group(gid: int) -> bool:
@@ -141,7 +141,7 @@ def _read(path: Path) -> LinkFile:
     check_owner(path)
     try:
         text = path.read_text(encoding="utf-8")
-        told = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise BadLink(f"--config: {path} cannot be read ({error.strerror}).") from error
     except ValueError as error:  # both decoders' errors are
@@ -149,18 +149,18 @@ def _read(path: Path) -> LinkFile:
             f"--config: {path} is not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).",
             remedies=[("[azureml]", "begins a team's dbml.toml: README, A team's dbml.toml")],
         ) from error
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise BadLink(f"--config: {path} holds no settings.", remedies=["%dbml link --config dbml.toml"])
-    return _of_azureml(path, told) if path.suffix == ".json" else _of_team(path, told)
+    return _of_azureml(path, content) if path.suffix == ".json" else _of_team(path, content)
 
 
-def _of_azureml(path: Path, told: dict[str, Any]) -> LinkFile:
+def _of_azureml(path: Path, content: Mapping[str, object]) -> LinkFile:
     names = {
         "subscription_id": "subscription",
         "resource_group": "resource-group",
         "workspace_name": "workspace",
     }
-    missing = [key for key in names if not isinstance(told.get(key), str) or not told[key]]
+    missing = [key for key in names if not isinstance(content.get(key), str) or not content[key]]
     if missing:
         raise BadLink(
             f"--config: {path} lacks {', '.join(missing)}.",
@@ -168,12 +168,12 @@ def _of_azureml(path: Path, told: dict[str, Any]) -> LinkFile:
                 ("https://ml.azure.com, the workspace's name, Download config file", "gives a whole one")
             ],
         )
-    return LinkFile(path, azureml={own: str(told[key]) for key, own in names.items()})
+    return LinkFile(path, azureml={own: str(content[key]) for key, own in names.items()})
 
 
-def _of_team(path: Path, told: dict[str, Any]) -> LinkFile:
+def _of_team(path: Path, content: Mapping[str, object]) -> LinkFile:
     sections: dict[str, dict[str, str]] = {name: {} for name in _KNOWN}
-    for name, section in told.items():
+    for name, section in content.items():
         if name not in _KNOWN:
             raise _unknown(path, name, list(_KNOWN), "section")
         if not isinstance(section, dict):

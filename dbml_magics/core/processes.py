@@ -144,10 +144,10 @@ def start_of(pid: int) -> str | None:
         except OSError:
             return None
         return None if fields[0] in "ZX" else f"{_boot()} {fields[19]}"
-    told = subprocess.run(
+    answered = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    state, _, began = told.stdout.strip().partition(" ")
+    state, _, began = answered.stdout.strip().partition(" ")
     return None if not began or state.startswith("Z") else began.strip()
 
 

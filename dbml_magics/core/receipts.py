@@ -75,16 +75,18 @@ def _compared(engine: Engine, run_id: str) -> Receipt:
         return Receipt(run_id, name, (here,), verified=True)
     from dbml_magics.core.reconcile import entry
 
-    told = entry.verify(engine, None, run_id, False, None, None, deep=False, timeout=_WAIT_S, progress=None)
-    differing = count(len(told.differences), "difference")
+    comparison = entry.verify(
+        engine, None, run_id, False, None, None, deep=False, timeout=_WAIT_S, progress=None
+    )
+    differing = count(len(comparison.differences), "difference")
     note = (f"{differing} between the workspaces: %dbml sync --verify --run {run_id[:8]} shows them",)
     deliveries = tuple(
         Delivery(
             role,
-            run_id if told.equal or role == engine.link.primary else None,
+            run_id if comparison.equal or role == engine.link.primary else None,
             {},
-            last=now if told.equal else None,
-            notes=() if told.equal or role == engine.link.primary else note,
+            last=now if comparison.equal else None,
+            notes=() if comparison.equal or role == engine.link.primary else note,
         )
         for role in engine.link.tracked
     )

@@ -8,9 +8,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
+from mlflow.entities import FileInfo
+from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
@@ -60,7 +62,7 @@ def register(
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
     key = uuid.uuid4().hex
-    told: VersionFacts = {
+    facts: VersionFacts = {
         "key": key,
         "name": name,
         "source": source,
@@ -71,14 +73,14 @@ def register(
         "to": roles,
     }
     try:
-        check_before(engine.workspaces, engine.files_of, told)
+        check_before(engine.workspaces, engine.files_of, facts)
     except WouldRefuse as error:
         remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     with deferred():
-        engine.note_registration(run_id, told)
-        note_asked(engine.state, run_id, told)
-        engine.write(run_id, RegisterVersion(told))
+        engine.note_registration(run_id, facts)
+        note_asked(engine.state, run_id, facts)
+        engine.write(run_id, RegisterVersion(facts))
         for alias in aliases:
             change: RegistryChange = {
                 "do": "alias",
@@ -92,8 +94,8 @@ def register(
             engine.write(REGISTRY_QUEUE, ChangeRegistry(change))
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
-        engine.state.model_versions.note_provisional(run_id, told)
-    versions = tuple(_version(engine, role, told, answers, aliases) for role in roles)
+        engine.state.model_versions.note_provisional(run_id, facts)
+    versions = tuple(_version(engine, role, facts, answers, aliases) for role in roles)
     new = any(answer is not None and answer.new for answer in answers.values())
     return RegisterResult(
         name=name, run_id=run_id, versions=versions, new_model=new, notes=_waiting(engine, answers)
@@ -188,7 +190,7 @@ def models_of(engine: Engine, run_id: str) -> list[tuple[str, VersionSource]]:
     return found
 
 
-def _listed(engine: Engine, run_id: str, folder: str | None) -> list[Any]:
+def _listed(engine: Engine, run_id: str, folder: str | None) -> list[FileInfo]:
     return list(engine.files_of(f"run:{run_id}").list_artifacts(folder))
 
 
@@ -228,7 +230,7 @@ def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[
 def _version(
     engine: Engine,
     role: str,
-    told: VersionFacts,
+    facts: VersionFacts,
     answers: Mapping[str, Registered | None],
     aliases: tuple[str, ...],
 ) -> ModelVersion:
@@ -243,11 +245,11 @@ def _version(
     )
     return ModelVersion(
         workspace=role,
-        name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
+        name=engine.workspaces[role].model_name(answer.name if answer else facts["name"]),
         version=answer.version if answer else "0",
-        run_id=told["run"],
+        run_id=facts["run"],
         aliases=aliases,
-        tags=told["tags"],
+        tags=facts["tags"],
         twin=twin,
         created=int(time.time() * 1000),
         status="READY" if answer else "PROVISIONAL",
@@ -307,7 +309,7 @@ def _as_twin(version: ModelVersion) -> str:
     return f"{version.workspace}:{version.name}/{version.version}"
 
 
-def _newest(registry: Any) -> list[Any]:
+def _newest(registry: AbstractStore) -> list[RegisteredVersion]:
     found = []
     for model in entries(lambda token: registry.search_registered_models(max_results=100, page_token=token)):
         versions = _versions(registry, model.name)
@@ -316,7 +318,7 @@ def _newest(registry: Any) -> list[Any]:
     return found
 
 
-def _versions(registry: Any, name: str) -> list[Any]:
+def _versions(registry: AbstractStore, name: str) -> list[RegisteredVersion]:
     quoted = name.replace("'", "\\'")
     found = list(
         entries(
@@ -337,7 +339,7 @@ def _versions(registry: Any, name: str) -> list[Any]:
     return sorted(found, key=lambda v: -int(v.version))
 
 
-def _shown(engine: Engine, role: str, found: Any) -> ModelVersion:
+def _shown(engine: Engine, role: str, found: RegisteredVersion) -> ModelVersion:
     run = found.tags.get(RUN_TAG) or (
         engine.state.visible(role, "run", found.run_id) or found.run_id if found.run_id else None
     )

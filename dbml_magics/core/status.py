@@ -95,16 +95,16 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
         notes.append(
             f"MLflow itself tracks to {elsewhere} now: {say('%dbml link --again')} brings it back to the link"
         )
-    for told in engine.state.model_versions.provisionals():
-        answer = engine.state.model_versions.answer(told["key"], told["to"][0])
+    for facts in engine.state.model_versions.provisionals():
+        answer = engine.state.model_versions.answer(facts["key"], facts["to"][0])
         if answer is None:
             notes.append(
-                f"{told['name']} has a provisional version: it gets its number when {told['to'][0]} answers"
+                f"{facts['name']} has a provisional version: it gets its number when {facts['to'][0]} answers"
             )
         # News to who saw version 0, to nobody else.
-        elif isinstance(answer, Registered) and told["at"] >= engine.began:
+        elif isinstance(answer, Registered) and facts["at"] >= engine.began:
             notes.append(
-                f"{told['name']} version 0 (provisional) is version {answer.version} in {told['to'][0]}"
+                f"{facts['name']} version 0 (provisional) is version {answer.version} in {facts['to'][0]}"
             )
     for role in engine.link.tracked:
         side = engine.side(role)

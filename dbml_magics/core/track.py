@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.autologging_utils import (
     AUTOLOGGING_INTEGRATIONS,
@@ -58,7 +58,7 @@ class Track:
         self,
         remember: Callable[[str], None],
         engine: Engine,
-        run: Any,
+        run: Run,
         register: str | None,
         joined: str | None = None,
         *,
@@ -88,7 +88,7 @@ class Track:
         """Return the run as it stands now: it costs what was logged since the last look."""
         return self._watch.look(time.monotonic() - self._began)
 
-    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> TrackSummary:
+    def end(self, status: str = "FINISHED", *, params: Mapping[str, object] | None = None) -> TrackSummary:
         """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
 
         ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
@@ -98,7 +98,7 @@ class Track:
         self.close(status, params=params)
         return self.finish()
 
-    def close(self, status: str, *, params: Mapping[str, Any] | None = None) -> None:
+    def close(self, status: str, *, params: Mapping[str, object] | None = None) -> None:
         """End the run, once; an interrupt that comes meanwhile is raised when it has ended."""
         with deferred():
             if self._status is not None:
@@ -139,11 +139,11 @@ class Track:
                 notes.append(f"the run is {own}{goes}; this cell's part of it is {status}")
         meanwhile = self._begun_meanwhile()
         nested, names = {self.run_id}, {}
-        for run, told in meanwhile.items():
-            if told.get("parent") in nested:
+        for run, record in meanwhile.items():
+            if record.get("parent") in nested:
                 nested.add(run)
-            names[run] = str(told.get("name") or run[:8])
-        left = [names[run] for run, told in meanwhile.items() if told.get("ended") is False]
+            names[run] = str(record.get("name") or run[:8])
+        left = [names[run] for run, record in meanwhile.items() if record.get("ended") is False]
         if left:
             go = "go" if len(left) > 1 else "goes"
             option = say("%%track --unended end")
@@ -158,7 +158,7 @@ class Track:
 
     def _end_others(self, status: str) -> None:
         """End the runs that began meanwhile and go on, nested or not, in this thread or another."""
-        unended = {run for run, told in self._begun_meanwhile().items() if told.get("ended") is False}
+        unended = {run for run, record in self._begun_meanwhile().items() if record.get("ended") is False}
         for run in unended:
             runs.client(self._engine).set_terminated(run, status)
         alive = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
@@ -243,7 +243,7 @@ class _Autolog:
             self._undo.callback(self._switch, before or {"disable": True})
             self._switch({**before, "disable": False, "exclusive": False})
 
-    def _switch(self, settings: Mapping[str, Any]) -> None:
+    def _switch(self, settings: Mapping[str, object]) -> None:
         with runs.quiet_mlflow():  # one line for each library that is switched is not news
             mlflow.autolog(**settings)
 
@@ -259,7 +259,7 @@ def begin(
     *,
     experiment: str | None = None,
     autolog: bool | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
     nested: bool = False,
     register: str | None = None,
@@ -268,7 +268,7 @@ def begin(
 ) -> Track:
     """Begin a run. Raises RunActive, BadName, BadCommand.
 
-    ``remember`` is told of the run once it has ended well. ``source`` is a cell's text to log, masked.
+    ``remember`` is called with the run once it has ended well. ``source`` is a cell's text to log, masked.
     ``unended`` (leave or end) is for runs that begin meanwhile, in threads say, and go on when it has ended.
 
     An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the
@@ -327,8 +327,8 @@ def begin(
             runs.refuse_deleted(_meant_experiment(engine, experiment))
         if not isinstance(error, MlflowException):
             raise
-        told = runs.as_error(engine, error, "the run could not begin")
-        if joined is not None and not begun and isinstance(told, BadCommand):
+        raised = runs.as_error(engine, error, "the run could not begin")
+        if joined is not None and not begun and isinstance(raised, BadCommand):
             why = " ".join(str(error.message).split())
             raise BadCommand(
                 f"{_RUN_VARIABLE} names run {joined}, which cannot be joined: {why}",
@@ -337,7 +337,7 @@ def begin(
                     (f'del os.environ["{_RUN_VARIABLE}"]', "then %%track begins a run of its own"),
                 ],
             ) from error
-        raise told from error
+        raise raised from error
 
 
 @contextmanager
@@ -356,7 +356,7 @@ def _own_run_alone(but_for: str | None = None) -> Iterator[None]:
             os.environ[_RUN_VARIABLE] = kept
 
 
-def _of_joined(run: Any, name: str | None, experiment: str | None) -> str:
+def _of_joined(run: Run, name: str | None, experiment: str | None) -> str:
     """Say of a run that another process began what this one leaves alone."""
     given = [f"the name {name}"] if name not in (None, run.info.run_name) else []
     given += [f"--experiment {experiment}"] if experiment is not None else []
@@ -386,12 +386,12 @@ def _meant_experiment(engine: Engine, name: str | None) -> Experiment | None:
         return None
 
 
-def _log_params(run_id: str, params: Mapping[str, Any] | None) -> None:
+def _log_params(run_id: str, params: Mapping[str, object] | None) -> None:
     if params:
         mlflow.log_params({key: _shown(value) for key, value in params.items()}, run_id=run_id)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> str:
     text = str(value)
     # MLflow's own validators refuse above 6,000 characters; a table or an array is no param in full anyway.
     return text if len(text) <= 500 else text[:497] + "…"
@@ -434,9 +434,11 @@ def _sum_up(engine: Engine, run_id: str, status: str, seconds: float, notes: Seq
 
 def _children(engine: Engine, run_id: str) -> tuple[str, ...]:
     """Return the names of the runs that were nested in a run through this link, the oldest first."""
-    found = [(run, told) for run, told in engine.state.recent_runs(2000) if told.get("parent") == run_id]
+    found = [
+        (run, record) for run, record in engine.state.recent_runs(2000) if record.get("parent") == run_id
+    ]
     found.sort(key=lambda child: child[1].get("start") or 0)
-    return tuple(str(told.get("name") or run[:8]) for run, told in found)
+    return tuple(str(record.get("name") or run[:8]) for run, record in found)
 
 
 def _metrics_of(run: RunView) -> list[MetricSummary]:
@@ -463,7 +465,7 @@ def _curve(series: Series | None) -> tuple[float, ...]:
     return tuple(values[round(n * stride)] for n in range(_CURVE_POINTS))
 
 
-def _plain_metrics(engine: Engine, run: Any) -> list[MetricSummary]:
+def _plain_metrics(engine: Engine, run: Run) -> list[MetricSummary]:
     found = []
     for key, value in run.data.metrics.items():
         series = Series()
@@ -481,26 +483,26 @@ def _artifacts(engine: Engine, run_id: str) -> tuple[str, ...]:
     return tuple(f"{entry.path}/" if entry.is_dir else entry.path for entry in listed)
 
 
-def _models(engine: Engine, run: Any) -> tuple[str, ...]:
+def _models(engine: Engine, run: Run) -> tuple[str, ...]:
     names = []
     for output in run.outputs.model_outputs if run.outputs else []:
-        told = engine.state.model_facts(output.model_id)
-        if told is not None:
-            names.append(str(told["name"]))
+        facts = engine.state.model_facts(output.model_id)
+        if facts is not None:
+            names.append(str(facts["name"]))
     return tuple(dict.fromkeys(names))
 
 
 def _registered(engine: Engine, run_id: str) -> tuple[ModelVersion, ...]:
     found = []
-    for key, told in engine.registrations_of(run_id).items():
-        for role in told["to"]:
+    for key, facts in engine.registrations_of(run_id).items():
+        for role in facts["to"]:
             answer = engine.state.model_versions.answer(key, role)
             if isinstance(answer, Refusal):
                 continue
             found.append(
                 ModelVersion(
                     workspace=role,
-                    name=engine.workspaces[role].model_name(answer.name if answer else told["name"]),
+                    name=engine.workspaces[role].model_name(answer.name if answer else facts["name"]),
                     version=answer.version if answer else "0",
                     run_id=run_id,
                     status="READY" if answer else "PROVISIONAL",

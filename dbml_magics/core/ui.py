@@ -68,7 +68,7 @@ def show(link: Link) -> UiResult:
                 servers[role] = fresh[role] = _start(link, spec)
         try:
             failures = {role: why for role, server in fresh.items() if (why := _wait(server))}
-        except BaseException:  # interrupted: what nobody was told of is not left behind
+        except BaseException:  # interrupted: the user was not shown the servers, so none stays
             for role in fresh:
                 servers.pop(role).end()
             raise
@@ -138,7 +138,7 @@ def _file(link: Link) -> Path:
 def _read(link: Link) -> dict[str, _Server]:
     try:
         kept = json.loads(_file(link).read_text())
-        return {str(role): _Server(**told) for role, told in kept.items()}
+        return {str(role): _Server(**server) for role, server in kept.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -222,14 +222,14 @@ def _wait(server: _Server) -> str | None:
 
 
 def _failed(link: Link, failures: dict[str, str]) -> ServerFailed:
-    told = [f"MLflow's UI did not come up for {' and '.join(failures)}; the last lines of its log:"]
+    text = [f"MLflow's UI did not come up for {' and '.join(failures)}; the last lines of its log:"]
     for role, why in failures.items():
-        told.append(f"  {role}: {masked(why)}")
+        text.append(f"  {role}: {masked(why)}")
         lines = _log(link, role).read_text(errors="replace").splitlines()
-        told += [f"    {masked(line)[:200]}" for line in lines if line.strip()][-_LOG_LINES:]
+        text += [f"    {masked(line)[:200]}" for line in lines if line.strip()][-_LOG_LINES:]
     role = next(iter(failures))
     return ServerFailed(
-        "\n".join(told),
+        "\n".join(text),
         remedies=[("%dbml ui", "tries again"), (f"!cat {_log(link, role)}", "shows the whole log")],
     )
 

@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import time
-from typing import Any
 
 _LOOK_EVERY_S = 30.0
 
@@ -24,7 +23,7 @@ def serve(descriptor: int, idle_s: float, watched: str) -> None:
 
     asked = [time.monotonic()]
 
-    async def noting(scope: Any, receive: Any, send: Any) -> None:
+    async def noting(scope: object, receive: object, send: object) -> None:
         asked[0] = time.monotonic()
         await app(scope, receive, send)
 

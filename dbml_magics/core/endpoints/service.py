@@ -42,7 +42,7 @@ from dbml_magics.results.text import duration
 if TYPE_CHECKING:
     from dbml_magics.core.tracking.engine import Engine
 
-__all__ = ["Progress", "deploy", "invoke", "listed", "logs", "notes", "undeploy"]
+__all__ = ["Progress", "deploy", "invoke", "listed", "logs", "named", "notes", "undeploy"]
 
 Progress = Callable[[str], None]
 """Told a line with the state and the elapsed time, a few times a second."""
@@ -174,7 +174,7 @@ def listed(
 ) -> EndpointsResult | Endpoint:
     """Return every endpoint, or the named one. Raises EndpointNotFound."""
     if name is not None:
-        return _the(engine, name, target)[1]
+        return named(engine, name, target=target)
     found: list[Endpoint] = []
     missed: list[str] = []
     for each in _targets(engine, target):
@@ -183,6 +183,11 @@ def listed(
         except DbmlError as error:
             missed.append(f"{each.name} could not be asked: {error.message}")
     return EndpointsResult(tuple(found), tuple(missed))
+
+
+def named(engine: Engine | None, name: str, *, target: str | None = None) -> Endpoint:
+    """Return one endpoint. Raises EndpointNotFound."""
+    return _the(engine, name, target)[1]
 
 
 def logs(

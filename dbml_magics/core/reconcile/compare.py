@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import zip_longest
@@ -25,7 +25,7 @@ from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
 from dbml_magics.core.tracking.engine import NOTE_TAG
-from dbml_magics.core.tracking.view import mark
+from dbml_magics.core.tracking.view import Mark, mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _OF_RUNS: tuple[Lack, ...] = ("inputs", "outputs")
@@ -60,7 +60,7 @@ class Comparer:
         self._lock = threading.Lock()
 
     def run(self, key: str, first: Run, second: Run) -> list[Difference]:
-        """Return what differs between the two forms of a run; what a search told is asked for again."""
+        """Return what differs between the two forms of a run; what a search returned is asked for again."""
         both = (self.first, first), (self.second, second)
         models = all(reader.has_models(str(run.info.experiment_id)) for reader, run in both)
         # A search does not say which models a run took: only the run itself does.
@@ -95,7 +95,9 @@ class Comparer:
         points.settle(_held_by(reader, run), _held_by(other, other_run))
         return points
 
-    def difference(self, run: str, name: str, kind: str, key: str, first: Any, second: Any) -> Difference:
+    def difference(
+        self, run: str, name: str, kind: str, key: str, first: object, second: object
+    ) -> Difference:
         """Return a difference between the two workspaces."""
         return Difference(run, name, kind, key, {self.first.role: first, self.second.role: second})
 
@@ -141,8 +143,8 @@ class Comparer:
         if not self.has_models:
             return
         if "inputs" not in lacks:
-            told = (dict.fromkeys(each.inputs, "taken") for each in (ours, theirs))
-            yield from self._maps(key, name, "input", *told)
+            taken = (dict.fromkeys(each.inputs, "taken") for each in (ours, theirs))
+            yield from self._maps(key, name, "input", *taken)
         if "outputs" not in lacks:
             steps = ({m: f"step {step}" for m, step in each.outputs.items()} for each in (ours, theirs))
             yield from self._maps(key, name, "output", *steps)
@@ -176,7 +178,7 @@ class Comparer:
         return _living(self.first, ours, theirs), _living(self.second, theirs, ours)
 
     def _maps(
-        self, run: str, name: str, kind: str, first: dict[str, Any], second: dict[str, Any]
+        self, run: str, name: str, kind: str, first: Mapping[str, object], second: Mapping[str, object]
     ) -> Iterator[Difference]:
         for key in sorted({*first, *second}):
             a, b = first.get(key, ABSENT), second.get(key, ABSENT)
@@ -202,18 +204,18 @@ class Comparer:
         if name is None:
             return False
         readers = self.first, self.second
-        told = [difference.values.get(reader.role, ABSENT) for reader in readers]
+        stated = [difference.values.get(reader.role, ABSENT) for reader in readers]
         kept = [
             own().get(name, {}).get(difference.key, ABSENT) if reader.bounded else ABSENT
             for reader, own in zip(readers, held, strict=True)
         ]
         if difference.kind == "metric":
-            pairs = (kept[0], told[1]), (kept[1], told[0])
+            pairs = (kept[0], stated[1]), (kept[1], stated[0])
             return any(isinstance(own, list) and other in _marks(own) for own, other in pairs)
         # What a service shows is a beginning of what its file has, or somebody has changed it since.
         whole = [
             own if own is not ABSENT and (there is ABSENT or str(own).startswith(str(there))) else there
-            for own, there in zip(kept, told, strict=True)
+            for own, there in zip(kept, stated, strict=True)
         ]
         return bool(whole[0] == whole[1])
 
@@ -227,11 +229,11 @@ class Comparer:
         if latest is not None:
             yield Difference(latest.run, latest.name, "metric", points.name, _values(latest))
             return
-        told = [
+        counts = [
             f"{count:,} points" + (f", {own.total():,} its own" if own else "")
             for count, own in zip(points.counts, (points.only_first, points.only_second), strict=True)
         ]
-        yield self.difference(run, name_of(first), "history", points.name, *told)
+        yield self.difference(run, name_of(first), "history", points.name, *counts)
 
     # --- files
 
@@ -239,11 +241,11 @@ class Comparer:
         try:
             found = self.run_files(first, second)
         except WouldRefuse:
-            told = [
+            places = [
                 _reached(reader, f.info.artifact_uri)
                 for reader, f in ((self.first, first), (self.second, second))
             ]
-            yield self.difference(run, name_of(first), "artifact", ALL_FILES, *told)
+            yield self.difference(run, name_of(first), "artifact", ALL_FILES, *places)
             return
         for path, a, b in unlike_files(*found):
             yield self.difference(run, name_of(first), "artifact", path, a, b)
@@ -277,8 +279,8 @@ class Comparer:
             if a != b:
                 yield self.difference(either.run, either.name, "model", f"{key} {fact}", a, b)
         if first.run != second.run:
-            told = first.run or ABSENT, second.run or ABSENT
-            yield self.difference(either.run, either.name, "model", f"{key} run", *told)
+            runs = first.run or ABSENT, second.run or ABSENT
+            yield self.difference(either.run, either.name, "model", f"{key} run", *runs)
         yield from self._scores(key, first, second)
         if self.files:
             try:
@@ -288,16 +290,16 @@ class Comparer:
                     either.run, either.name, "model", f"{key} file {ALL_FILES}", refused.message, "there"
                 )
                 return
-            for path, a, b in unlike_files(*files):
-                yield self.difference(either.run, either.name, "model", f"{key} file {path}", a, b)
+            for path, ours, theirs in unlike_files(*files):
+                yield self.difference(either.run, either.name, "model", f"{key} file {path}", ours, theirs)
 
     def _scores(self, key: str, first: Model, second: Model) -> Iterator[Difference]:
         """Yield the metrics of which one form of a model has points that the other one lacks."""
         ours, theirs = unlike_points(self.first, first, self.second, second)
         for place in sorted({each.place for each in (*ours, *theirs)}):
-            told = [[p.mark for p in points if p.place == place] for points in (ours, theirs)]
+            marked = [[p.mark for p in points if p.place == place] for points in (ours, theirs)]
             what = metric_words(place)
-            values = (_point(max(marks, key=lambda m: m[:2])) if marks else ABSENT for marks in told)
+            values = (_point(max(marks, key=lambda m: m[:2])) if marks else ABSENT for marks in marked)
             yield self.difference(first.run, first.name, "model", f"{key} metric {what}", *values)
 
     def model_files(self, key: str) -> tuple[Files, Files]:
@@ -322,18 +324,18 @@ def _held_by(reader: WorkspaceReader, run: Run) -> HeldBack:
     return cache(lambda: reader.overflow(run)) if reader.bounded else dict
 
 
-def _marks(held: Iterable[Any]) -> Iterator[Any]:
+def _marks(held: Iterable[Any]) -> Iterator[Mark]:
     """Yield the points that a run's own file has, as they compare."""
     for step, time, value, *_ in held:
         yield mark(float(value), time, step)
 
 
 def _values(difference: Difference) -> dict[str, Any]:
-    return {role: told if told is ABSENT else _point(told) for role, told in difference.values.items()}
+    return {role: point if point is ABSENT else _point(point) for role, point in difference.values.items()}
 
 
-def _point(told: tuple[int, int, Any]) -> str:
-    step, _, value = told
+def _point(point: Mark) -> str:
+    step, _, value = point
     return f"{value} at step {step}"
 
 
@@ -347,7 +349,7 @@ def user_tags(run: Run) -> dict[str, str]:
     return {k: v for k, v in run.data.tags.items() if not k.startswith(_THEIR_OWN)}
 
 
-def latest_of(run: Run) -> dict[str, Any]:
+def latest_of(run: Run) -> dict[str, Mark]:
     """Return each metric's latest point."""
     return {m.key: mark(m.value, m.timestamp, m.step) for m in metric_points(run)}
 
@@ -429,8 +431,8 @@ class Points:
     ) -> None:
         self.name = name
         self.counts = [0, 0]
-        self.only_first: Counter[Any] = Counter()
-        self.only_second: Counter[Any] = Counter()
+        self.only_first: Counter[Mark] = Counter()
+        self.only_second: Counter[Mark] = Counter()
         streams = _points(first, one, name), _points(second, other, name)
         for a, b in zip_longest(*streams):
             self.counts[0] += a is not None
@@ -456,7 +458,7 @@ class Points:
         return bool(self.only_first or self.only_second)
 
 
-def _count(own: Counter[Any], other: Counter[Any], point: Any) -> None:
+def _count(own: Counter[Mark], other: Counter[Mark], point: Mark | None) -> None:
     if point is None:
         return
     if other[point] > 1:
@@ -465,7 +467,7 @@ def _count(own: Counter[Any], other: Counter[Any], point: Any) -> None:
         own[point] += 1
 
 
-def _points(reader: WorkspaceReader, run: Run, name: str) -> Iterator[Any]:
+def _points(reader: WorkspaceReader, run: Run, name: str) -> Iterator[Mark]:
     # Asked for a metric that a run has not, some services answer with an error.
     if name in run.data.metrics:
         for metric in reader.history(run.info.run_id, name):

@@ -7,14 +7,14 @@ import re
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.delivery.writers.attached import Attached, Scored, facts_of, points_by_run
@@ -40,7 +40,7 @@ from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.verify import models_in_scope
-from dbml_magics.core.tracking.view import mark
+from dbml_magics.core.tracking.view import Mark, mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
@@ -99,7 +99,7 @@ class Copier:
         key: str,
         source: Run,
         target: Run,
-        lacking: Mapping[str, Counter[Any] | None],
+        lacking: Mapping[str, Counter[Mark] | None],
         batch: Batch | None = None,
     ) -> None:
         """Send the points that the target lacks (None: all of a metric), streamed from the source.
@@ -148,7 +148,7 @@ class Copier:
 
     # --- files
 
-    def put(self, repository: Any, owner: str, path: str, ours: Files, theirs: Files) -> None:
+    def put(self, repository: ArtifactRepository, owner: str, path: str, ours: Files, theirs: Files) -> None:
         """Carry a file's newest content over; where a file is written once it goes beside the older ones.
 
         An older content that is the same must not do: the newest would stay another.
@@ -163,7 +163,7 @@ class Copier:
             self.state.renamed_files.note(owner, self.target.role, path, goal)
         self._carry(repository, ours.get(path, FileVersion(None, path)).path, owner, goal)
 
-    def _carry(self, repository: Any, path: str, owner: str, goal: str) -> None:
+    def _carry(self, repository: ArtifactRepository, path: str, owner: str, goal: str) -> None:
         """Download one file and upload it under another path, its ids those that the user knows."""
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as renamed:
             file = Path(self.source.ask(lambda: repository.download_artifacts(path, folder)))
@@ -320,8 +320,8 @@ class Copier:
         self.copy_model(model)
         self.send_scores(model, points)
 
-    def _mend(self, do: Any) -> None:
-        """Do a part of a copy; what is refused of it is told when both workspaces are compared afterwards."""
+    def _mend(self, do: Callable[[], object]) -> None:
+        """Do a part of a copy; the comparison afterwards reports what is refused of it."""
         self.repairing.mended(lambda: Fix("", do))
 
     def _tags_there(self, key: str, source: Run) -> dict[str, str]:
@@ -336,7 +336,7 @@ class Copier:
     def _send_all(self, key: str, source: Run, made: Run, new: bool) -> None:
         have = {} if new else made.data.params
         batch = Batch(params={k: v for k, v in source.data.params.items() if k not in have})
-        lacking: dict[str, Counter[Any] | None] = {}
+        lacking: dict[str, Counter[Mark] | None] = {}
         for name in source.data.metrics:
             if new or name not in made.data.metrics:
                 lacking[name] = None
@@ -512,11 +512,11 @@ class Copier:
         """Copy a logged model with its files; whoever finds it READY finds it whole."""
         side, key = self.target.side, model.key
         write = self.repairing.write
-        told = self._facts_of(model)
+        facts = self._facts_of(model)
         if model.run:
             self.run_at_target(model.run)
         with self._making:
-            write(lambda: side.models.create(told, True))
+            write(lambda: side.models.create(facts, True))
         ours = self.source.side.reader.repository(f"model:{key}")
         first, second = self.repairing.comparer.model_files(key)
         files, have = (first, second) if self.repairing.forwards else (second, first)

@@ -44,15 +44,15 @@ def differences_of(
     survey: Survey, comparer: Comparer, pair: ExperimentPair, first: Experiment, second: Experiment
 ) -> Iterator[Difference]:
     """Yield the stage, the name (beyond what naming rules make of it), the note and the tags that differ."""
-    told = partial(comparer.difference, "", pair.name, "experiment")
+    make_difference = partial(comparer.difference, "", pair.name, "experiment")
     if first.lifecycle_stage != second.lifecycle_stage:
-        yield told("stage", first.lifecycle_stage, second.lifecycle_stage)
+        yield make_difference("stage", first.lifecycle_stage, second.lifecycle_stage)
     if not named_alike(survey.first, first, survey.second, second):
-        yield told("name", first.name, second.name)
+        yield make_difference("name", first.name, second.name)
     ours, theirs = experiment_tags(first), experiment_tags(second)
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            yield told(f"tag {key}", ours.get(key, ABSENT), theirs.get(key, ABSENT))
+            yield make_difference(f"tag {key}", ours.get(key, ABSENT), theirs.get(key, ABSENT))
 
 
 def note_alike(base: MergeBase, first: Experiment, second: Experiment, found: list[Difference]) -> None:
@@ -103,8 +103,8 @@ def lost_differences(survey: Survey, comparer: Comparer) -> Iterator[tuple[Exper
             if pair.lost:
                 there = f"{pair.instead!r} has its id" if pair.instead else ABSENT
                 first = pair.lost == survey.first.role
-                told = (there, pair.name) if first else (pair.name, there)
-                yield pair, comparer.difference("", pair.name, LOST, "experiment", *told)
+                values = (there, pair.name) if first else (pair.name, there)
+                yield pair, comparer.difference("", pair.name, LOST, "experiment", *values)
 
 
 def contested(role: str, name: str) -> str:

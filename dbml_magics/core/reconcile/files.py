@@ -10,7 +10,6 @@ import posixpath
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from dbml_magics.results.reconcile import ABSENT
 
@@ -21,7 +20,7 @@ _BESIDE = re.compile(r"(.*)~([2-9]|[1-9]\d{1,8})", re.S)
 class FileVersion:
     """A file as one workspace has it."""
 
-    size: int | None  # None: not told
+    size: int | None  # None: unknown
     path: str  # where its newest content lies
     number: int = 1  # of contents that were ever put under its name
 
@@ -57,19 +56,19 @@ def _beside(path: str) -> tuple[str, int]:
     return (found[1] + dot, int(found[2])) if found and not found[1].endswith("/") else ("", 0)
 
 
-def unlike_files(first: Files, second: Files) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, size there, size here) of the files that differ; a size that is not told equals any."""
+def unlike_files(first: Files, second: Files) -> Iterator[tuple[str, object, object]]:
+    """Yield (path, size there, size here) of the files that differ; an unknown size equals any."""
     for path in sorted({*first, *second}):
         a, b = first.get(path), second.get(path)
         # An MLmodel names ids and places, each workspace its own.
         if a is not None and b is not None:
-            told = a.size is not None and b.size is not None and not path.endswith("MLmodel")
-            if not told or a.size == b.size:
+            comparable = a.size is not None and b.size is not None and not path.endswith("MLmodel")
+            if not comparable or a.size == b.size:
                 continue
         yield path, _size(a), _size(b)
 
 
-def _size(held: FileVersion | None) -> Any:
+def _size(held: FileVersion | None) -> object:
     if held is None:
         return ABSENT
     return "there" if held.size is None else f"{held.size:,} bytes"

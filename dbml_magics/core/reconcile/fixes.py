@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dbml_magics.results.reconcile import Difference
 
@@ -31,11 +31,11 @@ class Fix:
     """One repairing. Without ``do`` nothing can be done, and ``said`` is why."""
 
     said: str
-    do: Callable[[], Any] | None = None  # may return an Outcome of its own
+    do: Callable[[], object] | None = None  # may return an Outcome of its own
     unless_pruned: str = ""  # it deletes: what is said where that was not asked for
 
     @classmethod
-    def deletion(cls, role: str, why: str, do: Callable[[], Any], *, too: bool = False) -> Fix:
+    def deletion(cls, role: str, why: str, do: Callable[[], object], *, too: bool = False) -> Fix:
         """Return one that deletes something at ``role``; ``why`` says what the source has in its stead."""
         return cls(f"deleted in {role}", do, f"{why}: {PRUNE}{f' in {role} too' if too else ''}")
 
@@ -50,5 +50,5 @@ class Fix:
             return Outcome(False, self.said)
         if self.deletes and not prune:
             return Outcome(False, self.unless_pruned)
-        told = self.do()
-        return told if isinstance(told, Outcome) else Outcome(True, self.said)
+        outcome = self.do()
+        return outcome if isinstance(outcome, Outcome) else Outcome(True, self.said)

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.entities.paged_list import PagedList
 
 from dbml_magics.core.delivery.writers.attached import Attached, Scored, attached, scored
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, in_tag, points
@@ -49,7 +51,7 @@ class Model:
     key: str
     name: str
     run: str
-    facts: dict[str, Any]  # status, type, params and tags: what both workspaces should say alike
+    facts: dict[str, str]  # status, type, params and tags: what both workspaces should say alike
     points: frozenset[Scored] = frozenset()  # of its metrics; of one that we keep the latest alone
     other_key: str = ""  # a name by which the other workspace may know it
     native: LoggedModel | None = None  # as the service tells it, where it has logged models
@@ -158,7 +160,7 @@ class WorkspaceReader:
                 return
             yield run
 
-    def _pages(self, page: Callable[[str | None], Any]) -> Iterator[Any]:
+    def _pages(self, page: Callable[[str | None], PagedList]) -> Iterator[Any]:
         return entries(lambda token: self.ask(partial(page, token)))
 
     def get_run(self, run_id: str) -> Run:
@@ -174,13 +176,13 @@ class WorkspaceReader:
 
     # --- files
 
-    def files(self, repository: Any, leave_out: Sequence[str] = ()) -> Files:
+    def files(self, repository: ArtifactRepository, leave_out: Sequence[str] = ()) -> Files:
         """Return {path: file} of everything below a place."""
         found: Files = {}
         for info in files_below(partial(self._listed, repository), leave_out=leave_out):
             size = info.file_size
-            told = None if size is None or size < 0 else int(size)
-            found[info.path] = FileVersion(told, info.path)
+            known_size = None if size is None or size < 0 else int(size)
+            found[info.path] = FileVersion(known_size, info.path)
         return found
 
     @property
@@ -208,7 +210,7 @@ class WorkspaceReader:
             file = self.ask(lambda: repository.download_artifacts(newest, temporary))
             return dict(json.loads(Path(file).read_text("utf-8")))
 
-    def _listed(self, repository: Any, folder: str) -> list[FileInfo]:
+    def _listed(self, repository: ArtifactRepository, folder: str) -> list[FileInfo]:
         try:
             found = self.ask(lambda: list(repository.list_artifacts(folder or None)))
         except MlflowException as error:
@@ -237,11 +239,11 @@ class WorkspaceReader:
                 self.side.learned.note_no_logged_models()
         # A model outlives its run's deletion.
         ids = list(experiment_ids)
-        for told in self.ask(lambda: self.side.emulated.of_runs(ids, ViewType.ALL)):
+        for kept in self.ask(lambda: self.side.emulated.of_runs(ids, ViewType.ALL)):
             # A model that was logged without a run has one here all the same, of its own id.
-            run = told.get("run") or ""
-            facts = _facts(told["name"], told["status"], told.get("type"), told)
-            yield Model(told["id"], told["name"], run, facts, scored(points(told), str))
+            run = kept.get("run") or ""
+            facts = _facts(kept["name"], kept["status"], kept.get("type"), kept)
+            yield Model(kept["id"], kept["name"], run, facts, scored(points(kept), str))
 
     def model(self, own: str) -> Model | None:
         """Return a logged model that the service has, by its own id; None where it is gone."""
@@ -297,8 +299,8 @@ class WorkspaceReader:
         known = self.engine.state.visible(self.role, "model", own)
         key = known or (own if self.role == self.engine.link.primary else tag or own)
         run = self.key_of(found.source_run_id) if found.source_run_id else ""
-        told: ModelFacts = {"params": found.params, "tags": found.tags}
-        facts = _facts(found.name, str(found.status), found.model_type, told)
+        stated: ModelFacts = {"params": found.params, "tags": found.tags}
+        facts = _facts(found.name, str(found.status), found.model_type, stated)
         points = scored(found.metrics, self.key_of)
         model = Model(key, found.name, "" if run in self._gone else run, facts, points, tag or "", found)
         return self.known_as(key, model)
@@ -310,12 +312,12 @@ class WorkspaceReader:
         return replace(model, key=key)
 
 
-def _facts(name: str, status: str, kind: str | None, told: ModelFacts) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": name, "status": status.rpartition(".")[2], "type": kind or ""}
-    facts |= {f"param {k}": v for k, v in (told.get("params") or {}).items()}
+def _facts(name: str, status: str, kind: str | None, stated: ModelFacts) -> dict[str, str]:
+    facts: dict[str, str] = {"name": name, "status": status.rpartition(".")[2], "type": kind or ""}
+    facts |= {f"param {k}": v for k, v in (stated.get("params") or {}).items()}
     facts |= {
         f"tag {k}": v
-        for k, v in (told.get("tags") or {}).items()
+        for k, v in (stated.get("tags") or {}).items()
         if not k.startswith(("mlflow.", "dbml_", "azureml."))
     }
     return facts

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from mlflow.entities.model_registry import (
     ModelVersion,
@@ -32,7 +31,7 @@ STAGE = "stage"
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
 _OF_MODEL = re.compile(r"^models:/(m-[^/]+)$|/models/(m-[^/]+)/artifacts/?$")
 MODEL = "registered model"
-Told = Callable[[str, str, str, str, Any, Any], Difference]
+MakeDifference = Callable[[str, str, str, str, object, object], Difference]
 Facts = dict[str, str | None]
 
 
@@ -164,13 +163,13 @@ def registered(
         return reader.ask(partial(reader.workspace.search_registered_models, _NAMES_PAGE, token))
 
     for model in entries(page):
-        tags = model.tags  # of Unity Catalog's searches a method, which says that they are not told
+        tags = model.tags  # Unity Catalog's search returns none: there it is a method that raises
         if isinstance(tags, dict) and str(tags.get(_PROMPT_TAG)).lower() == "true":
             continue  # prompts go to the primary alone
         try:
             versions = sorted(_versions(reader, model.name), key=lambda v: int(v.version))
-            told = tuple(version_of(reader, each, older=older) for each in versions)
-            yield Registered(model.name, "", {}, {}, told)
+            shown = tuple(version_of(reader, each, older=older) for each in versions)
+            yield Registered(model.name, "", {}, {}, shown)
         except Exception as error:
             troubled(model.name, error)
 
@@ -348,15 +347,15 @@ class Registries:
         """Tell whether a model's versions in one registry are not known: none counts as lacking there."""
         return any((role, name) in self._troubled for name in names)
 
-    def differences(self, told: Told) -> Iterator[Difference]:
+    def differences(self, make_difference: MakeDifference) -> Iterator[Difference]:
         """Yield all that differs, and what cannot be compared."""
         yield from self.troubles
         for pair in self.versions:
-            yield from version_differences(pair, told)
+            yield from version_differences(pair, make_difference)
         for one, other in self.lone:
-            yield lone_difference(one, other, told)
+            yield lone_difference(one, other, make_difference)
         for model in self.models:
-            yield from model_differences(model, told)
+            yield from model_differences(model, make_difference)
 
     def dangling(self) -> Iterator[str]:
         """Yield the aliases that point at versions that are gone, in words."""
@@ -404,29 +403,33 @@ def canonical(pair: VersionPair | None) -> str | None:
     return None if pair is None else pair.place
 
 
-def version_differences(pair: VersionPair, told: Told) -> Iterator[Difference]:
+def version_differences(pair: VersionPair, make_difference: MakeDifference) -> Iterator[Difference]:
     """Yield what differs between two twins, or that one is not there."""
     a, b = pair.first, pair.second
     either = pair.either
     if a is None or b is None:
         there = (f"version {a.number}" if a else ABSENT, f"version {b.number}" if b else ABSENT)
-        yield told(either.run, either.place, "version", "", *there)
+        yield make_difference(either.run, either.place, "version", "", *there)
         return
     if a.run != b.run:
-        yield told(either.run, either.place, "version", "run", a.run or ABSENT, b.run or ABSENT)
+        yield make_difference(either.run, either.place, "version", "run", a.run or ABSENT, b.run or ABSENT)
     if a.status != b.status:
-        yield told(either.run, either.place, "version", "status", a.status, b.status)
+        yield make_difference(either.run, either.place, "version", "status", a.status, b.status)
     if a.model and b.model and a.model != b.model:
-        yield told(either.run, either.place, "version", "model", a.model, b.model)
+        yield make_difference(either.run, either.place, "version", "model", a.model, b.model)
     if a.stage and b.stage and a.stage != b.stage:
-        yield told(either.run, either.place, "version", STAGE, a.stage, b.stage)
-    yield from _fact_differences(partial(told, either.run, either.place, "version"), a.facts, b.facts)
+        yield make_difference(either.run, either.place, "version", STAGE, a.stage, b.stage)
+    yield from _fact_differences(
+        partial(make_difference, either.run, either.place, "version"), a.facts, b.facts
+    )
 
 
-def model_differences(pair: ModelPair, told: Told) -> Iterator[Difference]:
+def model_differences(pair: ModelPair, make_difference: MakeDifference) -> Iterator[Difference]:
     """Yield what differs between two registered models: description, tags, aliases."""
     name = pair.first.name
-    yield from _fact_differences(partial(told, "", name, MODEL), pair.first.facts, pair.second.facts)
+    yield from _fact_differences(
+        partial(make_difference, "", name, MODEL), pair.first.facts, pair.second.facts
+    )
     for alias in pair.aliases():
         first, second = pair.pointed(alias)
         gone = pair.dangling(alias)
@@ -439,18 +442,24 @@ def model_differences(pair: ModelPair, told: Told) -> Iterator[Difference]:
             for model, lost in zip((pair.first, pair.second), gone, strict=True)
         )
         either = first or second
-        yield told(either.either.run if either is not None else "", name, "alias", alias, *numbers)
+        yield make_difference(either.either.run if either is not None else "", name, "alias", alias, *numbers)
 
 
-def lone_difference(one: Registered | None, other: Registered | None, told: Told) -> Difference:
+def lone_difference(
+    one: Registered | None, other: Registered | None, make_difference: MakeDifference
+) -> Difference:
     """Return that one registry lacks a registered model that has no versions."""
     either = one or other
     assert either is not None
-    return told("", either.name, MODEL, "", "there" if one else ABSENT, "there" if other else ABSENT)
+    return make_difference(
+        "", either.name, MODEL, "", "there" if one else ABSENT, "there" if other else ABSENT
+    )
 
 
-def _fact_differences(told: Callable[..., Difference], ours: Facts, theirs: Facts) -> Iterator[Difference]:
+def _fact_differences(
+    make_difference: Callable[..., Difference], ours: Facts, theirs: Facts
+) -> Iterator[Difference]:
     for key in sorted({*ours, *theirs}):
         a, b = ours.get(key), theirs.get(key)
         if a != b:
-            yield told(key, ABSENT if a is None else a, ABSENT if b is None else b)
+            yield make_difference(key, ABSENT if a is None else a, ABSENT if b is None else b)

@@ -50,19 +50,19 @@ class RegistryRepairer:
         found = self.read()
         if found is None:
             return
-        repairer, told = self.repairer, self.repairer.comparer.difference
+        repairer, make_difference = self.repairer, self.repairer.comparer.difference
         yield from map(unread, found.troubles)
         registered_some = False
         for pair in found.versions:
             outcomes = [
                 (d, repairer.mended(partial(self._version, d, pair, found)))
-                for d in version_differences(pair, told)
+                for d in version_differences(pair, make_difference)
             ]
             registered_some |= any(outcome.good and not d.key for d, outcome in outcomes)
             if outcomes:
                 yield outcomes
         for one, other in found.lone:
-            difference = lone_difference(one, other, told)
+            difference = lone_difference(one, other, make_difference)
             outcome = repairer.mended(partial(self._lone, one, other))
             registered_some |= outcome.good
             yield [(difference, outcome)]
@@ -70,7 +70,8 @@ class RegistryRepairer:
             found = self.read() or found
         for model in found.models:
             outcomes = [
-                (d, repairer.mended(partial(self._model, d, model))) for d in model_differences(model, told)
+                (d, repairer.mended(partial(self._model, d, model)))
+                for d in model_differences(model, make_difference)
             ]
             if outcomes:
                 yield outcomes
@@ -184,7 +185,7 @@ class RegistryRepairer:
         twin = self.target.side.versions.place(source.role, ours.name, ours.number)
         key = ours.key or hashlib.sha256(f"{twin}@{ours.created}".encode()).hexdigest()[:32]
         made_of = self._source(ours, found)
-        told: VersionFacts = {
+        facts: VersionFacts = {
             "key": key,
             "name": ours.name,
             "tags": ours.tags,
@@ -197,7 +198,7 @@ class RegistryRepairer:
             self.repairer.copier.run_at_target(ours.run)
         if made_of["kind"] == "model":
             self.repairer.copier.bring_model(made_of["id"])
-        made = self.repairer.write(lambda: registrations.register(told, True, twin))
+        made = self.repairer.write(lambda: registrations.register(facts, True, twin))
         if ours.key:
             versions.note_registered(ours.key, self.target.role, made)
         if ours.stage:

@@ -41,8 +41,8 @@ def repair(
         repaired: list[Repaired] = []
         remaining: list[Repaired] = []
         copied = 0
-        for told in _all(repairer):
-            for difference, (good, done) in told:
+        for outcomes in _all(repairer):
+            for difference, (good, done) in outcomes:
                 (repaired if good else remaining).append(Repaired(difference, done))
                 copied += good and difference.kind in ("run", LOST)
             if progress is not None:
@@ -64,7 +64,7 @@ def deletions(
 ) -> tuple[str, list[Difference]]:
     """Return the workspace that pruning would delete in, and what: each fix says it of itself."""
     repairer = Repairer(Survey(engine, scope), source, prune=False, deep=deep, dry_run=True)
-    going = [difference for told in _all(repairer) for difference, outcome in told if outcome.good]
+    going = [difference for outcomes in _all(repairer) for difference, outcome in outcomes if outcome.good]
     return repairer.target.role, going
 
 

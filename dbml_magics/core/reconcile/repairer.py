@@ -319,7 +319,7 @@ class Repairer(Repairing):
     def _artifact(self, case: Case) -> Fix:
         path, role = case.difference.key, self.target.role
         if path == ALL_FILES:
-            why = next((str(told) for told in case.difference.values.values() if told != "there"), "")
+            why = next((str(value) for value in case.difference.values.values() if value != "there"), "")
             return Fix(f"none is read or written: {why}")
         if case.difference.values.get(self.source.role, ABSENT) is ABSENT:
             theirs = self.target.side.destination.artifacts(case.target.info.artifact_uri)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -21,6 +21,8 @@ from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.results.reconcile import ABSENT, Difference
+
+T = TypeVar("T")
 
 
 class Repairing:
@@ -53,7 +55,7 @@ class Repairing:
         """Return one side's form of a run."""
         return pair.first if reader is self.survey.first else pair.second
 
-    def write(self, write: Callable[[], Any]) -> Any:
+    def write(self, write: Callable[[], T]) -> T:
         """Make one write at the target, counted; a write is not tried again before both were compared."""
         self.target.count_request()
         return write()
@@ -111,8 +113,8 @@ class Repairing:
         place: str,
         difference: Difference,
         values: tuple[str | None, str | None],
-        write: Callable[[WorkspaceReader, str], Any],
-        delete: Callable[[WorkspaceReader], Any],
+        write: Callable[[WorkspaceReader, str], object],
+        delete: Callable[[WorkspaceReader], object],
     ) -> Fix:
         """Plan for something that people edit in either portal: its values at the source and the target.
 
@@ -141,7 +143,7 @@ class Repairing:
         key: str,
         reader: WorkspaceReader,
         value: str,
-        write: Callable[[WorkspaceReader, str], Any],
+        write: Callable[[WorkspaceReader, str], object],
     ) -> None:
         if reader is self.target:
             self.write(lambda: write(reader, value))

@@ -144,7 +144,7 @@ class Survey:
         for start in range(0, len(experiments), _TOGETHER):
             yield from self._runs_of(experiments[start : start + _TOGETHER], set())
 
-    def _runs_of(self, part: list[ExperimentPair], told: set[str]) -> Iterator[RunPair]:
+    def _runs_of(self, part: list[ExperimentPair], yielded: set[str]) -> Iterator[RunPair]:
         """Yield the pairs of runs of some experiments; where one cannot be listed, those of the others.
 
         Of an experiment that one workspace does not list to its end no run counts as lacking there.
@@ -160,14 +160,14 @@ class Survey:
                 break
             if pair is None:
                 return
-            if pair.double or pair.key not in told:
-                told.add(pair.key)
+            if pair.double or pair.key not in yielded:
+                yielded.add(pair.key)
                 yield pair
         if len(part) == 1:
             self.troubles.append(trouble)
             return
         for each in part:
-            yield from self._runs_of([each], told)
+            yield from self._runs_of([each], yielded)
 
     def _one_run(self) -> Iterator[RunPair]:
         assert self.scope.run is not None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
@@ -37,9 +37,9 @@ def verify(
     def compared(pair: RunPair) -> list[Difference]:
         return safely(survey, pair.key, name_of(pair.either), partial(differences, comparer, pair))
 
-    for told in in_parallel(workers(engine), compared, survey.pairs()):
-        found += told
-        differing += bool(told)
+    for found_here in in_parallel(workers(engine), compared, survey.pairs()):
+        found += found_here
+        differing += bool(found_here)
         if progress is not None:
             progress(survey.seen, "compared")
     for key, first, second in models_in_scope(survey):
@@ -106,14 +106,14 @@ def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
         theirs = comparer.second.is_still(pair.key, pair.second)
         if ours and theirs:
             return comparer.run(pair.key, pair.first, pair.second)
-        told = [
+        states = [
             run.info.status if same else f"another run, {name_of(run)!r}"
             for run, same in ((pair.first, ours), (pair.second, theirs))
         ]
-        return [comparer.difference(pair.key, name_of(pair.first), LOST, "run", *told)]
+        return [comparer.difference(pair.key, name_of(pair.first), LOST, "run", *states)]
     if pair.either.info.lifecycle_stage == "deleted":
         return []  # gone where it was, and not anywhere else
-    status: Any = f"{pair.either.info.status}, twice" if pair.double else pair.either.info.status
+    status = f"{pair.either.info.status}, twice" if pair.double else pair.either.info.status
     values = (status, ABSENT) if pair.first is not None else (ABSENT, status)
     lacking = comparer.first if pair.first is None else comparer.second
     if not pair.double and lacking.had(pair.key):
