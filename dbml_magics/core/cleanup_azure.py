@@ -176,7 +176,7 @@ def _undelivered(session: Session, where: names.WorkspaceId) -> list[str]:
     linked = _linked(session)
     if linked is None or linked.id.path.lower() != where.path.lower():
         return []
-    amount, _ = session.engine("%dbml cleanup").waiting(linked.role)
+    amount, _ = session.engine("%dbml cleanup").backlog.waiting(linked.role)
     lost = [f"{count(amount, 'write')} on the way there would never arrive"] if amount else []
     return ["the link of this notebook to it is ended", *lost]
 

@@ -123,7 +123,7 @@ def _refuse_live(run_ids: list[str]) -> None:
 def _let_arrive(engine: Engine, queues: list[str]) -> None:
     """Wait for what is on its way to runs that go: it would be refused afterwards."""
     for role in engine.link.tracked:
-        if not engine.wait(role, queues, _WAIT_S):
+        if not engine.waiting.wait(role, queues, _WAIT_S):
             raise WorkspaceUnreachable(
                 f"writes of what is to go are still on their way to {role}, and would be refused there.",
                 remedies=[("%dbml sync", "waits for them"), ("%dbml status", "why they wait")],

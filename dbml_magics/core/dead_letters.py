@@ -56,7 +56,7 @@ def retry(
     for number, letter in tried.items():
         if not letter.trying:
             role, own = places[number]
-            engine.write(own, RetryDeadLetter(role, number))
+            engine.recorder.write(own, RetryDeadLetter(role, number))
     waits = _wait(engine, {number: places[number] for number in tried}, timeout, progress)
     left = {letter.number: letter for letter in _letters(engine, queue)}
     waiting = tuple(letter for number, letter in left.items() if number in tried and letter.trying)
@@ -94,7 +94,7 @@ def _wait(
         if over or all(engine.health[role].away for role in roles):
             return {role: engine.health[role].reason or "not tried yet" for role in roles}
         for role in roles:
-            engine.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
+            engine.waiting.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
 
 
 def discard(engine: Engine, run: str | None, last: str | None, confirm: int | None) -> DiscardResult:
@@ -110,7 +110,7 @@ def discard(engine: Engine, run: str | None, last: str | None, confirm: int | No
     ]
     engine.state.discard_dead(letter.number for letter in letters)
     for own, spool in copies:
-        engine.release_copy(own, spool)
+        engine.retention.release_copy(own, spool)
     return DiscardResult(tuple(letters))
 
 

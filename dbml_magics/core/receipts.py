@@ -100,7 +100,7 @@ def require(engine: Engine, run_id: str, command: str) -> Receipt:
     """
     until = time.monotonic() + _WAIT_S
     for role in engine.link.tracked:
-        engine.wait(role, [run_id], max(0.1, until - time.monotonic()))
+        engine.waiting.wait(role, [run_id], max(0.1, until - time.monotonic()))
     receipt = _receipt(engine, run_id)
     if receipt.delivered:
         return receipt

@@ -73,14 +73,14 @@ def register(
         "to": roles,
     }
     try:
-        check_before(engine.workspaces, engine.files_of, facts)
+        check_before(engine.workspaces, engine.files.of, facts)
     except WouldRefuse as error:
         remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     with deferred():
-        engine.note_registration(run_id, facts)
+        engine.own_runs.note_registration(run_id, facts)
         note_asked(engine.state, run_id, facts)
-        engine.write(run_id, RegisterVersion(facts))
+        engine.recorder.write(run_id, RegisterVersion(facts))
         for alias in aliases:
             change: RegistryChange = {
                 "do": "alias",
@@ -91,7 +91,7 @@ def register(
                 "to": roles,
                 "after": {key: run_id},
             }
-            engine.write(REGISTRY_QUEUE, ChangeRegistry(change))
+            engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(change))
     answers = {role: _await(engine, role, run_id, key) for role in roles}
     if any(answer is None for answer in answers.values()):
         engine.state.model_versions.note_provisional(run_id, facts)
@@ -191,7 +191,7 @@ def models_of(engine: Engine, run_id: str) -> list[tuple[str, VersionSource]]:
 
 
 def _listed(engine: Engine, run_id: str, folder: str | None) -> list[FileInfo]:
-    return list(engine.files_of(f"run:{run_id}").list_artifacts(folder))
+    return list(engine.files.of(f"run:{run_id}").list_artifacts(folder))
 
 
 def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None:
@@ -208,13 +208,13 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None
                 ],
             )
         if answer is not None:
-            engine.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
+            engine.waiting.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
             return answer
         queues = [queue, registration_queue(key)]
         later = engine.health[role].away or any(map(engine.workers[role].takes_later, queues))
         if later or time.monotonic() > until:
             return None
-        engine.wait(role, queues, 0.5)
+        engine.waiting.wait(role, queues, 0.5)
 
 
 def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[str, ...]:

@@ -96,7 +96,9 @@ def _name_there(engine: Engine, role: str, name: str) -> str:
         except Unavailable:
             return name
     if not engine.health[role].away:
-        engine.wait(role, [LINK_QUEUE], 2.0)  # an experiment of that last part may be on its way there
+        engine.waiting.wait(
+            role, [LINK_QUEUE], 2.0
+        )  # an experiment of that last part may be on its way there
     try:
         return str(engine.health[role].ask(lambda: side.experiments.find(name))[0])
     except Unavailable:
@@ -185,7 +187,7 @@ def list_runs(
                 ('%dbml runs --order-by "metrics.loss ASC"', "ASC or DESC behind a column"),
             ],
         ) from error
-    missing, _ = engine.waiting(engine.answering() or engine.link.primary)
+    missing, _ = engine.backlog.waiting(engine.waiting.answering() or engine.link.primary)
     note = (
         f"{missing:,} writes are on their way and missing here; {say('%dbml sync')} waits for them"
         if missing

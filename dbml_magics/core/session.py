@@ -79,7 +79,7 @@ class Session:
         links.refuse_platform()
         import mlflow
 
-        from dbml_magics.core.tracking.engine import engine_for
+        from dbml_magics.core.tracking.engines import engine_for
 
         engine = engine_for(uri)
         self._before = _Before.now().without_link()
@@ -87,7 +87,7 @@ class Session:
         if "MLFLOW_REGISTRY_URI" not in os.environ:
             mlflow.set_registry_uri(uri)
         tell_tasks()
-        engine.retired = False
+        engine.lifetime.retired = False
         for worker in engine.workers.values():
             worker.start()
         return engine
@@ -161,8 +161,7 @@ class Session:
         wanted = _signed_in(wanted, wish, again, prompt)
         known = (wanted.home / "link.json").exists()
         from dbml_magics.core import known_places
-        from dbml_magics.core.tracking import shutdown
-        from dbml_magics.core.tracking.engine import discard, engine_of
+        from dbml_magics.core.tracking.engines import discard, engine_of, heed_sigterm
 
         engine = engine_of(wanted)
         for spec in wanted.workspaces:
@@ -179,7 +178,7 @@ class Session:
         engine.link = wanted  # perhaps in another mode than before
         for role in wanted.used:
             engine.side(role).learned.reset_capabilities()
-        shutdown.heed_sigterm(wanted)
+        heed_sigterm(wanted)
         self._take(engine)
         if again:
             _resume_experiment(engine)
@@ -266,8 +265,8 @@ class Session:
             _forget_ids()
             self.last_run = None
             if self._engine is not None:
-                self._engine.retire()
-        engine.retired = False
+                self._engine.lifetime.retire()
+        engine.lifetime.retired = False
         self._engine = engine
 
     def unlink(self) -> UnlinkResult:
@@ -278,11 +277,11 @@ class Session:
         """
         engine = self.engine("%dbml unlink")
         self._refuse_active_run("unlink")
-        undelivered = {role: engine.waiting(role)[0] for role in engine.link.used}
+        undelivered = {role: engine.backlog.waiting(role)[0] for role in engine.link.used}
         assert self._before is not None
         _forget_ids()
         self._before.restore()
-        engine.retire()
+        engine.lifetime.retire()
         self._engine, self._before, self.last_run = None, None, None
         import mlflow
 

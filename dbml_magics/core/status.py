@@ -28,7 +28,7 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
 
     workspace, line = engine.workspaces[role], engine.health[role]
     if queue is None:
-        pending, lag = engine.waiting(role)
+        pending, lag = engine.backlog.waiting(role)
         letters = engine.state.dead_numbers(role)
     else:
         cursors = {file: offset for file, (offset, _) in engine.state.cursors(role, queue).items()}
@@ -135,7 +135,7 @@ def _lacks(engine: Engine, role: str) -> tuple[str, ...]:
 
 def stopped_holders(engine: Engine) -> dict[str, int]:
     """Return the process that delivers to each workspace for which something waits, and does not move."""
-    waiting = [role for role in engine.link.used if engine.waiting(role)[0]]
+    waiting = [role for role in engine.link.used if engine.backlog.waiting(role)[0]]
     found = {role: engine.workers[role].stopped_holder() for role in waiting}
     return {role: pid for role, pid in found.items() if pid is not None}
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 
 from dbml_magics.core import status
 from dbml_magics.core.tracking import handoff, shutdown, taking
-from dbml_magics.core.tracking.engine import IN_TURN, Engine
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.waiting import IN_TURN
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import SyncResult
 from dbml_magics.results.text import count
@@ -37,12 +38,12 @@ def wait(
     for worker in engine.workers.values():
         worker.held.try_all()
         worker.side.overflow.files.try_again()
-    goal, turns, share = engine.goal(), 1, 0.25 / len(engine.link.used)
+    goal, turns, share = engine.backlog.goal(), 1, 0.25 / len(engine.link.used)
     next_look = _LOOK_S
     while True:
         # Each is waited for, also behind one that is not done: a list, not a generator.
-        waits = [engine.wait(role, None, share, goal) for role in engine.link.used]
-        remaining = {role: engine.waiting(role)[0] for role in engine.link.used}
+        waits = [engine.waiting.wait(role, None, share, goal) for role in engine.link.used]
+        remaining = {role: engine.backlog.waiting(role)[0] for role in engine.link.used}
         delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
         seconds = time.monotonic() - began
         if progress is not None:
@@ -70,7 +71,7 @@ def wait(
                 raise _incomplete(engine, remaining, round(seconds))
         if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
             time.sleep(0.1)
-            goal, turns = engine.goal(), turns + 1
+            goal, turns = engine.backlog.goal(), turns + 1
 
 
 def _incomplete(engine: Engine, remaining: Mapping[str, int], timeout: float) -> DeliveryIncomplete:

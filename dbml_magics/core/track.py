@@ -26,6 +26,7 @@ from dbml_magics.common.hints import say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.source import masked_text
@@ -76,7 +77,7 @@ class Track:
         self._ends_all = ends_all
         # Threads have tracks of their own beside each other; those of the main thread's code began in its.
         main = threading.current_thread() is threading.main_thread()
-        self._first = len(engine.begun) if main else None
+        self._first = len(engine.own_runs.begun) if main else None
         self._trouble: DbmlError | None = None
         self._watch = RunWatch(engine, self.run_id)
 
@@ -133,7 +134,7 @@ class Track:
         own, notes = status, [] if self._joined is None else [self._joined]
         if self._joined is not None:  # who began it may go on with it
             with suppress(MlflowException):
-                own = str(self._engine.get_run(self.run_id).info.status)
+                own = str(self._engine.runs.get_run(self.run_id).info.status)
             if own != status:
                 goes = "" if own in TERMINAL else " and goes on"
                 notes.append(f"the run is {own}{goes}; this cell's part of it is {status}")
@@ -153,7 +154,7 @@ class Track:
 
     def _begun_meanwhile(self) -> dict[str, dict[str, Any]]:
         """Return what is known of the other runs that this process has begun since, the oldest first."""
-        began = [] if self._first is None else self._engine.begun[self._first :]
+        began = [] if self._first is None else self._engine.own_runs.begun[self._first :]
         return {run: self._engine.state.run(run) or {} for run in began}
 
     def _end_others(self, status: str) -> None:
@@ -175,7 +176,7 @@ class Track:
             while self.run_id in [run.info.run_id for run in mlflow_private.active_runs_here()]:
                 mlflow.end_run(status)
         try:
-            own = str(self._engine.get_run(self.run_id).info.status)
+            own = str(self._engine.runs.get_run(self.run_id).info.status)
         except MlflowException:  # it has ended, been delivered, and the workspace went away since
             return status
         if own in TERMINAL:
@@ -204,7 +205,7 @@ class Track:
         for role in self._engine.link.used:
             left = until - time.monotonic()
             if left > 0 and self._engine.health[role].reason is None:  # no trouble there that we know of
-                self._engine.wait(role, [self.run_id], left)
+                self._engine.waiting.wait(role, [self.run_id], left)
 
 
 class _SparkAdvice(logging.Filter):
@@ -409,9 +410,9 @@ def _git_tags() -> dict[str, str]:
 
 
 def _sum_up(engine: Engine, run_id: str, status: str, seconds: float, notes: Sequence[str]) -> TrackSummary:
-    view = engine.queue_view(run_id)
+    view = engine.live.queue_view(run_id)
     run = view.run if view is not None else None
-    found = run.run() if run is not None else engine.get_run(run_id)
+    found = run.run() if run is not None else engine.runs.get_run(run_id)
     metrics = _metrics_of(run) if run is not None else _plain_metrics(engine, found)
     experiment = engine.state.experiments.name(found.info.experiment_id)
     return TrackSummary(
@@ -477,7 +478,7 @@ def _plain_metrics(engine: Engine, run: Run) -> list[MetricSummary]:
 
 def _artifacts(engine: Engine, run_id: str) -> tuple[str, ...]:
     try:
-        listed = engine.files_of(f"run:{run_id}").list_artifacts(None)
+        listed = engine.files.of(f"run:{run_id}").list_artifacts(None)
     except MlflowException:
         return ()
     return tuple(f"{entry.path}/" if entry.is_dir else entry.path for entry in listed)
@@ -494,7 +495,7 @@ def _models(engine: Engine, run: Run) -> tuple[str, ...]:
 
 def _registered(engine: Engine, run_id: str) -> tuple[ModelVersion, ...]:
     found = []
-    for key, facts in engine.registrations_of(run_id).items():
+    for key, facts in engine.own_runs.registrations_of(run_id).items():
         for role in facts["to"]:
             answer = engine.state.model_versions.answer(key, role)
             if isinstance(answer, Refusal):
@@ -525,4 +526,12 @@ def _notes(engine: Engine, run_id: str) -> list[str]:
     notes += [note for role in engine.link.tracked for note in engine.side(role).overflow.files.notes(run_id)]
     for role, path, there in engine.state.renamed_files.of(f"run:{run_id}"):
         notes.append(f"{role} has another {path} already and keeps it; this one is {there} there")
-    return notes + engine.warn_refused(run_id)
+    return [*notes, *_refused(engine, run_id)]
+
+
+def _refused(engine: Engine, run_id: str) -> list[str]:
+    """Return one line for each write of a run that a workspace refused for good."""
+    return [
+        f"{role} refused {decode(line).label()}: {cause}"
+        for _, role, _, line, cause, _ in engine.state.dead(queue=run_id)
+    ]

@@ -32,7 +32,7 @@ class RunWatch:
 
     def look(self, seconds: float) -> RunProgress:
         """Return the run as it stands now; ``seconds`` is how long it has gone on."""
-        view = self._engine.queue_view(self._run_id)
+        view = self._engine.live.queue_view(self._run_id)
         run = view.run if view is not None else None
         places = tuple(destination(self._engine, role, self._run_id) for role in self._engine.link.tracked)
         if run is None:  # it has ended, all of it is delivered, and its journal is gone

@@ -288,7 +288,7 @@ def test_a_container_waits_for_its_contents_and_they_for_it(
     client.delete_experiment(made[0])
     engine = session.current().engine("this test")
     eventually(lambda: slow.hits > 0, "the run's creation was tried at the mirror")
-    assert engine.is_waiting("azureml", "link"), "the deletion waits for the runs"
+    assert engine.backlog.is_waiting("azureml", "link"), "the deletion waits for the runs"
     slow.clear()
     sync()
     for server in servers:
@@ -421,7 +421,7 @@ def test_models_tell_the_metrics_that_are_on_their_way(
     with proxies.databricks.hang(), proxies.azureml.hang():
         client.log_metric(second.info.run_id, "acc", 0.5, step=1, model_id=model.model_id)
         engine = session.current().engine("this test")
-        assert engine.is_waiting("databricks", second.info.run_id)
+        assert engine.backlog.is_waiting("databricks", second.info.run_id)
     told = client.get_logged_model(model.model_id).metrics
     assert [(m.key, m.value, m.step, m.run_id) for m in told] == [("acc", 0.5, 1, second.info.run_id)]
     sync()

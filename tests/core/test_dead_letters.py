@@ -194,8 +194,8 @@ def test_a_crash_while_it_is_tried_again_neither_loses_nor_doubles_it(
     engine = session.current().engine("this test")
     number = dbml.dead_letters()[0].number
     with linked.azureml.drop(path=LOG_BATCH, times=1):
-        engine.write(run_id, RetryDeadLetter("azureml", number))
-        engine.write(run_id, RetryDeadLetter("azureml", number))  # asked for twice
+        engine.recorder.write(run_id, RetryDeadLetter("azureml", number))
+        engine.recorder.write(run_id, RetryDeadLetter("azureml", number))  # asked for twice
         assert dbml.retry_dead_letters().arrived == {"azureml": 1}
     dbml.sync(60)
     assert not crashes
@@ -215,7 +215,7 @@ def test_another_process_that_was_killed_after_asking_has_asked(
         from dbml_magics.core.model.operations import RetryDeadLetter
         dbml.link(again=True)
         engine = session.current().engine("this test")
-        engine.write({run_id!r}, RetryDeadLetter("azureml", {dbml.dead_letters()[0].number}))
+        engine.recorder.write({run_id!r}, RetryDeadLetter("azureml", {dbml.dead_letters()[0].number}))
         os._exit(0)
     """
     finish(child(script))
@@ -235,7 +235,7 @@ def test_giving_up_wants_the_count_typed(linked: Proxies, servers: Servers, expe
     assert len(dbml.dead_letters()) == 3
     engine = session.current().engine("this test")
     with linked.azureml.away():
-        engine.write(run_id, RetryDeadLetter("azureml", dbml.dead_letters()[0].number))
+        engine.recorder.write(run_id, RetryDeadLetter("azureml", dbml.dead_letters()[0].number))
         assert "Discarded 3 refused writes" in str(dbml.discard_dead_letters(3))
     dbml.sync(60)
     assert set(both_sides(servers, run_id, experiment_name)[1]["metrics"]) == {"loss"}

@@ -63,8 +63,8 @@ class Both:
     def begin(self) -> str:
         """Journal the begin of a run that the primary has not named."""
         run = provisional()
-        self.engine.begin_queue(run)
-        self.engine.write(run, CreateRun("0", "me", 1000, {"mlflow.runName": "first"}))
+        self.engine.live.begin_queue(run)
+        self.engine.recorder.write(run, CreateRun("0", "me", 1000, {"mlflow.runName": "first"}))
         return run
 
     def deliver(self, run: str, tries: int = 20) -> None:
@@ -109,9 +109,9 @@ WHOLE = {"status": "FINISHED", "params": {"p": "1"}, "points": {"m": 30, "n": 1}
 def a_whole_run(both: Both) -> str:
     run = both.begin()
     for step in range(30):
-        both.engine.log_metric(run, "m", 1 / (step + 1), 1000 + step, step, None)
-    both.engine.write_all(run, [LogParam("p", "1"), LogMetric("n", 2.0, 1000, 0), SetTag("t", "1")])
-    both.engine.end_run(run, "FINISHED")
+        both.engine.recorder.log_metric(run, "m", 1 / (step + 1), 1000 + step, step, None)
+    both.engine.recorder.write_all(run, [LogParam("p", "1"), LogMetric("n", 2.0, 1000, 0), SetTag("t", "1")])
+    both.engine.own_runs.end_run(run, "FINISHED")
     return run
 
 
@@ -144,7 +144,7 @@ def register(both: Both) -> str:
     run = both.begin()
     source: VersionSource = {"kind": "uri", "uri": "s3://bucket/model"}
     facts: VersionFacts = {"key": "1", "name": "wine", "tags": {"a": "1"}, "run": run, "source": source}
-    both.engine.write(run, RegisterVersion({**facts, "to": [*ROLES]}))
+    both.engine.recorder.write(run, RegisterVersion({**facts, "to": [*ROLES]}))
     return run
 
 
@@ -208,7 +208,9 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     both.deliver(run)
     own = both.engine.side("azureml").ids.run_at(run)
     there.log_batch(own, [], {"q": "there already"}, {})
-    both.engine.write_all(run, [LogParam("q", "another"), LogParam("r", "3"), LogMetric("o", 1.0, 1, 1)])
+    both.engine.recorder.write_all(
+        run, [LogParam("q", "another"), LogParam("r", "3"), LogMetric("o", 1.0, 1, 1)]
+    )
     both.deliver(run)
     primary, mirror = both.held(run)
     assert primary["params"] == {"p": "1", "q": "another", "r": "3"}

@@ -456,8 +456,8 @@ def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
             with mlflow.start_run() as run:
                 mlflow.log_metric("m", 0, step=0)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-                from dbml_magics.core.tracking.engine import _engines
-                (engine,) = _engines.values()
+                from dbml_magics.core.tracking.engines import known_engines
+                (engine,) = known_engines()
                 engine.journal._spares = ()
                 refused = 0
                 for step in range(1, 40):
@@ -524,7 +524,7 @@ def test_a_damaged_state_file_is_put_aside_and_nothing_of_the_journal_is_lost_or
                         mlflow.log_metric("m", step, step=step)
                     mlflow.log_text("t", "t.txt")
                 from dbml_magics.core import session
-                session.current().engine("test").wait("databricks", None, 30)
+                session.current().engine("test").waiting.wait("databricks", None, 30)
                 print(run.info.run_id, flush=True)
                 os._exit(0)
                 """,
@@ -553,9 +553,9 @@ def test_a_damaged_state_file_is_put_aside_and_nothing_of_the_journal_is_lost_or
 
 def forget_engines() -> None:
     """Let this process have no engine, as if it had just begun."""
-    from dbml_magics.core.tracking import engine as engines
+    from dbml_magics.core.tracking import engines
 
-    for engine in list(engines._engines.values()):
+    for engine in engines.known_engines():
         for worker in engine.workers.values():
             worker.stop()
         engine.journal.close()

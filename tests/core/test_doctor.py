@@ -128,9 +128,10 @@ def test_a_damaged_journal_is_named(home: Path, proxies: Proxies) -> None:
     found = [f for f in machine.journal(folder) if f.what == "this folder's link"]
     assert [f.level for f in found] == ["broken"]
     assert found[0].command.startswith(f"mv {folder.home}")
-    from dbml_magics.core.tracking import engine as engines
+    from dbml_magics.core.tracking import engines
 
-    engines._engines.pop(folder.key, None)
+    if (engine := engines.engine_by_key(folder.key)) is not None:
+        engines.discard(engine)
 
 
 def test_files_that_others_can_read_are_a_warning(home: Path) -> None:

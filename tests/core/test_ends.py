@@ -214,9 +214,9 @@ def test_a_child_process_obeys_the_links_wish(
 
 def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
-    from dbml_magics.core.tracking.engine import _engines
+    from dbml_magics.core.tracking.engines import known_engines
 
-    return not any(worker.has_lease for engine in _engines.values() for worker in engine.workers.values())
+    return not any(worker.has_lease for engine in known_engines() for worker in engine.workers.values())
 
 
 # --- other processes of the link

@@ -142,7 +142,7 @@ def test_a_run_on_its_way_answers_as_after_its_delivery_and_as_at_a_server(
         assert names(run_id) == renamed
     MlflowClient().set_terminated(run_id)
     sync()
-    session.current().engine("this test").tidy(run_id)
+    session.current().engine("this test").retention.tidy(run_id)
     found = histories(run_id)
     for what, answer in reference.items():
         assert found[what] == answer, f"{what}, delivered"

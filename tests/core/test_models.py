@@ -281,7 +281,7 @@ def test_a_model_is_found_while_the_mirror_that_lacks_it_answers_for_the_primary
     both.azureml.status(500, path="logged-models$", method="POST")
     with mlflow.start_run() as run:
         info = log_linear()
-    assert session.current().engine("this test").wait("databricks", timeout=120)
+    assert session.current().engine("this test").waiting.wait("databricks", timeout=120)
     with both.databricks.away():
         found = MlflowClient().search_logged_models([experiment.experiment_id])
         assert [model.model_id for model in found] == [info.model_id]

@@ -109,7 +109,7 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
         engine = session.current().engine("this test")
         for role, proxy in zip(("databricks", "azureml"), linked, strict=True):
             if proxy not in struck:  # the one that is well gets everything meanwhile
-                assert engine.wait(role, None, 30), f"{role} waits for the other one"
+                assert engine.waiting.wait(role, None, 30), f"{role} waits for the other one"
         for each, role in zip(faults, struck_roles(who), strict=True):
             if isinstance(each, Fault):
                 eventually(lambda f=each: f.hits, "the fault has struck")
@@ -268,7 +268,7 @@ def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_pri
     name = f"{experiment_name}-new"
     with linked.azureml.status(500, path="experiments/create"):
         made = mlflow.set_experiment(name)
-        assert session.current().engine("this test").wait("databricks", timeout=60)
+        assert session.current().engine("this test").waiting.wait("databricks", timeout=60)
         with linked.databricks.away():
             assert mlflow.set_experiment(name).experiment_id == made.experiment_id
             linked.azureml.forget()

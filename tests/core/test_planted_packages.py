@@ -481,7 +481,6 @@ def test_of_two_copies_of_a_data_folder_only_one_delivers_a_package(
     run_id, _ = spilled_job(proxies, experiment_name, home, shared)
     taker = f"""
         import dbml_magics as dbml
-        from dbml_magics.core.tracking import handoff
         dbml.link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
         done = dbml.sync(timeout=60, spill={str(shared)!r})
         print(done.taken, *done.left)

@@ -23,8 +23,7 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import engine as engine_module
-from dbml_magics.core.tracking import journal
+from dbml_magics.core.tracking import journal, live
 from tests.conftest import Proxies, Servers
 from tests.core.histories import World
 from tests.core.linking import (
@@ -143,9 +142,9 @@ def test_a_killed_training_loses_nothing_that_was_acknowledged(
 
 def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
-    from dbml_magics.core.tracking.engine import _engines
+    from dbml_magics.core.tracking.engines import known_engines
 
-    return not any(worker.has_lease for engine in _engines.values() for worker in engine.workers.values())
+    return not any(worker.has_lease for engine in known_engines() for worker in engine.workers.values())
 
 
 @pytest.mark.full
@@ -196,9 +195,9 @@ def test_a_killed_replay_repeats_nothing(
 
 def release_leases() -> None:
     """Let this process deliver no more, as if it had ended."""
-    from dbml_magics.core.tracking.engine import _engines
+    from dbml_magics.core.tracking.engines import known_engines
 
-    for engine in _engines.values():
+    for engine in known_engines():
         for worker in engine.workers.values():
             worker.stop()
         engine.journal.close()
@@ -308,7 +307,7 @@ def test_a_file_that_comes_within_one_tick_of_the_disks_clock_is_seen(
     linked: Proxies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder's time is the kernel's tick: another process's new file may leave it as it is."""
-    monkeypatch.setattr(engine_module, "_TICK_NS", 3600 * 10**9)  # whatever comes now comes within a tick
+    monkeypatch.setattr(live, "_TICK_NS", 3600 * 10**9)  # whatever comes now comes within a tick
     engine = session.current().engine("this test")
     other = journal.Journal(engine.journal.root)
     with linked.databricks.away(), linked.azureml.away(), mlflow.start_run() as run:
@@ -717,7 +716,7 @@ def test_a_shell_shows_and_delivers_what_a_dead_kernel_left(
     with linked.azureml.away():
         with mlflow.start_run() as run:
             mlflow.log_metric("m", 1)
-        assert session.current().engine("this test").wait("databricks", None, 30)
+        assert session.current().engine("this test").waiting.wait("databricks", None, 30)
         session.current().unlink()
         release_leases()
         shown = in_shell("status")

@@ -11,7 +11,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.core import receipts
 from dbml_magics.core import session as sessions
-from dbml_magics.core.tracking import engine as engines
+from dbml_magics.core.tracking import engines
 from dbml_magics.errors import DeliveryIncomplete
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync
@@ -93,7 +93,7 @@ def test_a_run_of_another_machine_is_compared_instead(
     with mlflow.start_run() as run:
         mlflow.log_metric("m", 1.0)
     sync()
-    engines._engines.pop(session.engine("this test").link.key)
+    engines.discard(session.engine("this test"))
     session.unlink()
     monkeypatch.setenv("DBML_HOME", str(home.parent / "another-machine"))
     link(proxies)

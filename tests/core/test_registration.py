@@ -490,9 +490,9 @@ def test_another_machine_changes_what_this_one_registered(
         f"""
         client = mlflow.MlflowClient()
         client.set_registered_model_alias("{experiment_name}", "champion", "1")
-        from dbml_magics.core.tracking.engine import engine_for
+        from dbml_magics.core.tracking.engines import engine_for
         engine = engine_for(mlflow.get_tracking_uri())
-        assert all(engine.wait(role, None, 30) for role in engine.link.used)
+        assert all(engine.waiting.wait(role, None, 30) for role in engine.link.used)
         """,
         MLFLOW_TRACKING_URI=mlflow.get_tracking_uri(),
         MLFLOW_REGISTRY_URI=mlflow.get_tracking_uri(),
@@ -645,7 +645,7 @@ def test_a_twins_tag_that_is_refused_amid_a_rename_is_tried_again(both: Any, exp
     fault = both.databricks.status(400, body=refused, path="model-versions/set-tag", times=1)
     tag = {"do": "version_tag", "own": True, "key": "dbml_twin", "value": f"azureml:{experiment_name}/1"}
     change = {**tag, "name": experiment_name, "version": "1", "to": ["databricks"]}
-    session.current().engine("this test").write(LINK_QUEUE, ChangeRegistry(change))
+    session.current().engine("this test").recorder.write(LINK_QUEUE, ChangeRegistry(change))
     sync()
     assert fault.hits == 1
     assert dead() == []

@@ -235,10 +235,10 @@ class Actor:
         engine = session.current().engine("the test")
         told = {}
         for role, worker in engine.workers.items():
-            queues = [queue for queue in engine.journal.queues() if engine.is_waiting(role, queue)]
+            queues = [queue for queue in engine.journal.queues() if engine.backlog.is_waiting(role, queue)]
             told[role] = {
                 "lease": worker.has_lease,
-                "waiting": engine.waiting(role),
+                "waiting": engine.backlog.waiting(role),
                 "queues": {queue: worker.scheduler.paused(queue) for queue in queues[:5]},
                 "line": [worker.health.reason, worker.health.pause()],
                 "trouble": worker.scheduler.trouble,

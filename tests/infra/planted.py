@@ -53,9 +53,9 @@ def _the_wall_clock_orders_writes() -> None:
 
 def _what_was_left_is_not_in_doubt() -> None:
     """Take what another process has left for something that nobody can have sent."""
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.tracking.doubt import Doubt
 
-    Engine.begin_delivery = lambda *_: None  # type: ignore[method-assign]
+    Doubt.begin_delivery = lambda *_: None  # type: ignore[method-assign]
 
 
 def _any_answer_counts() -> None:

@@ -21,7 +21,7 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.disk_thread import DiskThread
 from dbml_magics.core.tracking.journal import SMALL
 from tests.simulation.world import FAULTS, ROLES, Expected, World
 
@@ -102,7 +102,7 @@ def _file(world: World, run: Expected) -> None:
     source = world.folder / "written.txt"
     source.write_bytes(b"x" * size)
     with world.may_crash():
-        kept = world.engine.keep(source)
+        kept = world.engine.retention.keep(source)
         world.write(run, LogArtifact(f"run:{run.id}", path, kept), ("file", path, str(size)))
 
 
@@ -187,13 +187,13 @@ def _put_back(world: World) -> None:
 @contextmanager
 def stillness() -> Iterator[None]:
     """Have engines without threads: a world takes their steps."""
-    real = DeliveryWorker.start, Engine._start_disk_thread
+    real = DeliveryWorker.start, DiskThread.start
     DeliveryWorker.start = lambda self: None  # type: ignore[method-assign]
-    Engine._start_disk_thread = lambda self: None  # type: ignore[method-assign]
+    DiskThread.start = lambda self: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        DeliveryWorker.start, Engine._start_disk_thread = real  # type: ignore[method-assign]
+        DeliveryWorker.start, DiskThread.start = real  # type: ignore[method-assign]
 
 
 def play(seed: int, acts: int = 40) -> list[str]:

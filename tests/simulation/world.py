@@ -199,9 +199,9 @@ class World:
         self.runs.append(run)
         self.say(f"{run.label} begins")
         with self.may_crash():
-            self.engine.begin_queue(run.id)
+            self.engine.live.begin_queue(run.id)
             tags = {"mlflow.runName": run.label, "label": run.label}
-            self.engine.write(run.id, CreateRun("0", "me", 1000, tags))
+            self.engine.recorder.write(run.id, CreateRun("0", "me", 1000, tags))
             run.sure = True
 
     def write(self, run: Expected, op: Operation, *changes: tuple[str, str, str | None]) -> None:
@@ -211,7 +211,7 @@ class World:
         for kind, key, value in changes:  # under way until it is acknowledged
             run.facts[kind, key] = [*before[kind, key], value]
         with self.may_crash():
-            self.engine.write(run.id, op)
+            self.engine.recorder.write(run.id, op)
             for kind, key, value in changes:
                 run.facts[kind, key] = [value]
 
@@ -219,11 +219,11 @@ class World:
         """Log points, each by a call of its own."""
         self.say(f"{run.label}: {count} points of {key}")
         with self.may_crash():
-            self.engine.begin_queue(run.id)
+            self.engine.live.begin_queue(run.id)
             for _ in range(count):
                 step = self.number()
                 run.points[key, 1000 + step, step] = False
-                self.engine.log_metric(run.id, key, float(step), 1000 + step, step, None)
+                self.engine.recorder.log_metric(run.id, key, float(step), 1000 + step, step, None)
                 run.points[key, 1000 + step, step] = True
 
     def known(self) -> list[Expected]:
@@ -257,14 +257,14 @@ class World:
             there.heal()
             there.away_until = 0.0
         until = self.clock.now + PATIENCE_S
-        while any(self.engine.waiting(role)[0] for role in ROLES):
+        while any(self.engine.backlog.waiting(role)[0] for role in ROLES):
             assert self.clock.now < until, f"after an hour without a fault {self._left()} waits"
             for role in ROLES:
                 self.deliver(role, urgent=True)
             self.clock.sleep(0.5)
 
     def _left(self) -> str:
-        return ", ".join(f"{self.engine.waiting(role)[0]} for {role}" for role in ROLES)
+        return ", ".join(f"{self.engine.backlog.waiting(role)[0]} for {role}" for role in ROLES)
 
     def _compare(self, role: str, there: Destination) -> None:
         found: dict[str, Run] = {}

@@ -27,9 +27,9 @@ class Containers:
 
     def limit(self, queue: str) -> int | None:
         """Return the stamp from which a queue's writes wait for their experiment's, or None."""
-        if queue == LINK_QUEUE or not self._runtime.is_waiting(self._role, LINK_QUEUE):
+        if queue == LINK_QUEUE or not self._runtime.backlog.is_waiting(self._role, LINK_QUEUE):
             return None
-        moved = self._runtime.experiments_in(queue) - {None}
+        moved = self._runtime.experiments.in_queue(queue) - {None}
         stamps = (
             entry.stamp
             for entry in self._waiting(LINK_QUEUE)
@@ -41,9 +41,9 @@ class Containers:
         """Let what a write contains go first. Raises Blocked while it cannot."""
         experiment = _experiment_moved(op)
         if experiment is not None:
-            contents: Iterable[str] = self._runtime.contents_of(experiment, self._role)
+            contents: Iterable[str] = self._runtime.experiments.contents_of(experiment, self._role)
         elif isinstance(op, DeleteModel):
-            contents = [q for q in self._runtime.queues_naming(op.model) if q != queue]
+            contents = [q for q in self._runtime.models.queues_naming(op.model) if q != queue]
         else:
             return
         for other in contents:
@@ -51,9 +51,10 @@ class Containers:
                 raise Blocked(f"waits for what was written before it to {_name(other)}", on=other)
 
     def _waiting(self, queue: str) -> Iterator[Entry]:
-        cursors = self._runtime.state.cursors(self._role, queue)
+        parts = self._runtime.parts
+        cursors = parts.state.cursors(self._role, queue)
         reached = {file: offset for file, (offset, _) in cursors.items()}
-        return iter(self._runtime.journal.entries(queue, self._runtime.journal.files(queue), reached))
+        return iter(parts.journal.entries(queue, parts.journal.files(queue), reached))
 
 
 def _experiment_moved(op: Operation | None) -> str | None:

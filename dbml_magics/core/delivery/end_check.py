@@ -77,7 +77,7 @@ class EndCheck:
     def _points_of(self, metrics: frozenset[str]) -> Iterator[list[Point]]:
         """Yield what the journal has of some metrics of the run, as many points at a time as fit a batch."""
         journal, points, limit = (
-            self._host.runtime.journal,
+            self._host.runtime.parts.journal,
             list[Point](),
             self._side.learned.limits.metrics,
         )

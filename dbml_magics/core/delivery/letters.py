@@ -49,7 +49,7 @@ class LetterRetry:
                 self._progress.kinds.update(received(op, self._host.role))
         self._progress.done()
         if name := copy_of(letter):
-            self._host.runtime.release_copy(own, name)
+            self._host.runtime.retention.release_copy(own, name)
 
     def _refused(self, number: int, letter: Line, op: Operation) -> list[tuple[Line, str]]:
         """Try a letter; returns what is refused of it. Raises Unavailable where it has to be tried later."""

@@ -66,7 +66,7 @@ class Progress:
         self.host = host
         self.queue = queue
         self.role = host.role
-        self.state = host.runtime.state
+        self.state = host.runtime.parts.state
         self.offsets: dict[str, int] = {}
         self._doubtful_to: dict[str, int] = {}
         self._read_cursors()
@@ -128,13 +128,13 @@ class Progress:
         self.state.mark_delivered(self.role, self.queue, self.ends, self.count, kinds)
         self.kinds.clear()
         self.offsets.update(self.ends)
-        own = all(map(self.host.runtime.journal.is_own, self.ends))
+        own = all(map(self.host.runtime.parts.journal.is_own, self.ends))
         self.host.arrived(self.queue, self.count, own=own)
         self.ends, self.count, self.bytes = {}, 0, 0
 
     def pass_torn_ends(self, sizes: dict[str, int]) -> None:
         """Pass over the half line of a process that died while it wrote: nobody was told it is kept."""
         for file, size in sizes.items():
-            if size > self.offsets.get(file, 0) and self.host.runtime.journal.is_left(self.queue, file):
+            if size > self.offsets.get(file, 0) and self.host.runtime.parts.journal.is_left(self.queue, file):
                 self.state.mark_delivered(self.role, self.queue, {file: size}, 0)
                 self.offsets[file] = size

@@ -50,7 +50,7 @@ class SingleWrites:
         else:
             self._apply(op, entry.line)
             progress.done()
-            self._host.runtime.release_spool(self._queue, entry)
+            self._host.runtime.retention.release_spool(self._queue, entry)
 
     def _await_contents(self, op: Operation, line: Line, stamp: int) -> bool:
         """Let what a write contains go first; False when it is put aside since that never arrives."""
@@ -93,7 +93,7 @@ class SingleWrites:
         if verdict is Verdict.MOVE_APART and isinstance(op, RegisterVersion):
             facts = op.facts.copy()
             facts.update({"only": self._host.role, "queue": self._queue})
-            self._host.runtime.write(registration_queue(facts["key"]), RegisterVersion(facts))
+            self._host.runtime.recorder.write(registration_queue(facts["key"]), RegisterVersion(facts))
             return
         if verdict is Verdict.TRY_ALONE:
             failed = self._side.batches.retry_in_isolation(

@@ -32,12 +32,12 @@ class Turn:
 
     def take(self) -> bool:
         """Deliver a part of the queue; True when more is left. Raises Unavailable."""
-        progress, journal = self._progress, self._host.runtime.journal
+        progress, journal = self._progress, self._host.runtime.parts.journal
         sizes = journal.files(self._queue)
         limit, waits_from = 4 * self._side.learned.limits.metrics, self._containers.limit(self._queue)
         for handled, entry in enumerate(journal.entries(self._queue, sizes, progress.offsets), start=1):
             if handled % _SLICE == 0:
-                self._host.runtime.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
+                self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
             if waits_from is not None and entry.order[0] > waits_from:
                 self._flush()
                 raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)

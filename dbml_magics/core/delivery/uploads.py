@@ -18,7 +18,7 @@ class UploadRetries:
     def __init__(self, role: str, runtime: Runtime, backoff: UploadBackoff) -> None:
         self._role = role
         self._runtime = runtime
-        self._deferred = runtime.state.deferred_uploads
+        self._deferred = runtime.parts.state.deferred_uploads
         self._backoff = backoff
 
     def numbers(self) -> list[int]:
@@ -57,13 +57,13 @@ class UploadRetries:
             self._try(number)
 
     def _try(self, number: int) -> None:
-        if self._runtime.state.dead_letter(number) is None:  # discarded
+        if self._runtime.parts.state.dead_letter(number) is None:  # discarded
             self.settled(number, True)
         else:
-            self._runtime.write(HELD_QUEUE, RetryDeadLetter(self._role, number))
+            self._runtime.recorder.write(HELD_QUEUE, RetryDeadLetter(self._role, number))
 
     def _load(self) -> None:
         self._backoff.load(self.numbers(), self._now())
 
     def _now(self) -> float:
-        return self._runtime.clock.monotonic()
+        return self._runtime.parts.clock.monotonic()

@@ -55,7 +55,7 @@ class DeliveryWorker:
     def __init__(self, role: str, runtime: Runtime, lease: Lease) -> None:
         self.role = role
         self.runtime = runtime
-        self.clock = runtime.clock
+        self.clock = runtime.parts.clock
         self.health = runtime.parts.health[role]
         self.delivered = 0
         self.lease = lease
@@ -174,7 +174,7 @@ class DeliveryWorker:
                 return False
             self._leased = self.clock.monotonic()
             self._begun = False
-            self.runtime.journal.drop_lent(self.role)
+            self.runtime.parts.journal.drop_lent(self.role)
             return True
 
     def stopped_holder(self) -> int | None:
@@ -216,13 +216,13 @@ class DeliveryWorker:
                 self.clock.wait(self._stop, 0.2)
                 return True
             if not self._begun:
-                self.runtime.begin_delivery(self.role)
+                self.runtime.doubt.begin_delivery(self.role)
                 self._begun = True
             if self._wake.is_set() and not self._urgent.is_set():
                 self._gather()
             self._wake.clear()
             if self.clock.monotonic() - self._scanned > _SCAN_S:
-                self.scheduler.due.update(self.runtime.journal.queues())
+                self.scheduler.due.update(self.runtime.parts.journal.queues())
                 self._scanned = self.clock.monotonic()
             urgent = self._urgent.is_set()
             self._urgent.clear()
@@ -230,7 +230,7 @@ class DeliveryWorker:
             self._write_overflow(urgent)
             if not self.health.away:
                 self.held.try_due()
-            return not (self.runtime.retired and self._may_end())
+            return not (self.runtime.lifetime.retired and self._may_end())
         except Exception:
             _log.exception("delivery to %s stumbled; it goes on", self.role)
             self.clock.wait(self._stop, 1.0)
@@ -238,7 +238,7 @@ class DeliveryWorker:
 
     def _may_end(self) -> bool:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
-        if self._wake.is_set() or self.scheduler.due or self.runtime.waiting(self.role)[0]:
+        if self._wake.is_set() or self.scheduler.due or self.runtime.backlog.waiting(self.role)[0]:
             return False
         with self._start_lock:
             thread, self._thread = self._thread, None
@@ -246,7 +246,7 @@ class DeliveryWorker:
                 self._thread = thread
                 return False
         self.lease.release()
-        self.runtime.close_if_left()
+        self.runtime.lifetime.close_if_left()
         return True
 
     def _gather(self) -> None:
@@ -267,7 +267,9 @@ class DeliveryWorker:
         overflow = self.side.overflow
         if overflow.files.unwritten() and not self.health.away and self.health.pause() == 0:
             with self.exclusively(), call_timeout(DELIVERY_TIMEOUT_S):
-                overflow.write_due(lambda run: self.runtime.is_waiting(self.role, run), at_once=urgent)
+                overflow.write_due(
+                    lambda run: self.runtime.backlog.is_waiting(self.role, run), at_once=urgent
+                )
 
     def _look_after_health(self) -> None:
         """Keep this process's word on the workspace true while another process delivers."""
@@ -275,7 +277,7 @@ class DeliveryWorker:
         if self.health.reason is None:
             self._delivered_by_others = None
             return
-        before, now = self._delivered_by_others, self.runtime.state.delivered_count(self.role)
+        before, now = self._delivered_by_others, self.runtime.parts.state.delivered_count(self.role)
         self._delivered_by_others = now
         if before is not None and now > before:
             self.health.fine()
@@ -356,7 +358,7 @@ class DeliveryWorker:
             self.note(Delivered(queue))
             if not more:
                 self.side.points.forget_all()
-                self.runtime.tidy(queue)
+                self.runtime.retention.tidy(queue)
             return more
 
     def deliver_first(self, queue: str) -> None:

@@ -33,7 +33,8 @@ from dbml_magics.core.model.sendable import (
     refuse_unsafe_name,
 )
 from dbml_magics.core.paging import standing
-from dbml_magics.core.tracking.engine import Engine, engine_by_key, engine_for
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.engines import engine_by_key, engine_for
 from dbml_magics.core.tracking.journal import small_file
 from dbml_magics.core.tracking.view import ArtifactLocation
 
@@ -146,9 +147,9 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             raise MlflowException("a registered version's files cannot be changed", INVALID_PARAMETER_VALUE)
         queue = self._queue(kind, name)
         if kind == "run":
-            self.engine.open_run(name)
+            self.engine.live.open_run(name)
         else:
-            self.engine.begin_queue(queue)
+            self.engine.live.begin_queue(queue)
         refuse_bad_text("the path of a file", [path for _, path in files])
         stands = self._standing(queue, owner)
         checked = any(
@@ -159,18 +160,19 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             if checked:
                 refuse_unsafe_name(path)
             refuse_taken_place(path, stands)
-        self.engine.write_all(
-            queue, [LogArtifact(owner, path, self.engine.keep(local)) for local, owner, path in placed]
+        self.engine.recorder.write_all(
+            queue,
+            [LogArtifact(owner, path, self.engine.retention.keep(local)) for local, owner, path in placed],
         )
         if self.engine.link.mode == "sync":
-            self.engine.wait_for_primary(queue)
+            self.engine.waiting.wait_for_primary(queue)
 
     def _standing(self, queue: str, owner: str) -> Callable[[str], bool | None]:
         """Return a function that tells whether a path is a folder (True), a file (False) or unknown (None).
 
         The journal knows what was logged here; for an older run or model the function asks the primary.
         """
-        view, (kind, _, name) = self.engine.queue_view(queue), owner.partition(":")
+        view, (kind, _, name) = self.engine.live.queue_view(queue), owner.partition(":")
         files = view.artifacts.get(owner, {}) if view is not None else {}
         folders = view.folders.get(owner, set()) if view is not None else set()
         whole = view is not None and (view.created if kind == "run" else name in view.models)
@@ -197,7 +199,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         if kind == "version":
             return {}
         queue = self._queue(kind, name)
-        view = self.engine.queue_view(queue)
+        view = self.engine.live.queue_view(queue)
         return {} if view is None else _still_waiting(self.engine, queue, dict(view.artifacts.get(owner, {})))
 
     def _journaled(self, owner: str) -> dict[str, ArtifactLocation] | None:
@@ -206,11 +208,11 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         MLflow's ``register_model`` lists a run's files first, and must not fail because nobody answers.
         """
         kind, _, name = owner.partition(":")
-        view = None if kind == "version" else self.engine.queue_view(self._queue(kind, name))
+        view = None if kind == "version" else self.engine.live.queue_view(self._queue(kind, name))
         return None if view is None or not view.created else dict(view.artifacts.get(owner, {}))
 
     def _queue(self, kind: str, name: str) -> str:
-        return name if kind == "run" else self.engine.model_queue(name)
+        return name if kind == "run" else self.engine.models.queue_of(name)
 
     def _remote(self, owner: str) -> Callable[[Side], ArtifactRepository]:
         """Return a function that finds a workspace's own repository of an owner's files."""
@@ -224,7 +226,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
                 return workspace.artifacts(workspace.registry.get_model_version_download_uri(model, version))
             if self.engine.state.identity(side.role, kind, name) is None:
                 if kind == "run":
-                    if self.engine.creation_of(name) is not None:
+                    if self.engine.live.creation_of(name) is not None:
                         raise MlflowException(f"run {name} is on its way", RESOURCE_DOES_NOT_EXIST)
                     side.ids.remember_run(name, side.destination.get_run(side.ids.known_run(name)))
                 else:
@@ -238,7 +240,7 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         if owner.startswith("version:"):
             role = owner.removeprefix("version:").partition("/")[0]
             return self.engine.health[role].ask(lambda: question(self.engine.side(role)))
-        return self.engine.read(question)
+        return self.engine.asking.read(question)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder: the workspace's files, and those on their way to it."""

@@ -88,15 +88,17 @@ def ask(engine: Engine, role: str, what: str, question: Callable[[], T]) -> T:
 
 def has_arrived(engine: Engine, role: str, queues: Iterable[str]) -> bool:
     """Wait for queues to arrive at a workspace, within the budget and while they move."""
-    until, worker = time.monotonic() + identity_budget_seconds(), engine.workers[role]
-    waited = [queue for queue in queues if engine.is_waiting(role, queue)]
-    goal = engine.goal(waited) if waited else {}
-    while waited and not engine.health[role].away:
-        if engine.wait(role, waited, 0.25, goal):
-            break
-        if time.monotonic() > until or any(worker.scheduler.in_trouble(queue) for queue in waited):
-            return False
-    return not engine.health[role].away
+    until, health = time.monotonic() + identity_budget_seconds(), engine.health[role]
+    waited = [queue for queue in queues if engine.backlog.is_waiting(role, queue)]
+    if not waited or health.away:
+        return not health.away
+    scheduler = engine.workers[role].scheduler
+
+    def over() -> bool:
+        late = time.monotonic() > until
+        return health.away or late or any(scheduler.in_trouble(queue) for queue in waited)
+
+    return engine.waiting.wait(role, waited, give_up=over) and not health.away
 
 
 def store_of(engine: Engine, side: Side) -> AbstractStore:
@@ -108,14 +110,14 @@ def is_run_on_its_way(engine: Engine, run_id: str | None) -> bool:
     """Tell whether a run has yet to be made at the primary, which only its delivery worker does."""
     if not run_id or engine.state.identity(engine.link.primary, "run", run_id) is not None:
         return False
-    return engine.creation_of(run_id) is not None
+    return engine.live.creation_of(run_id) is not None
 
 
 def _say_unanswered(engine: Engine, role: str, what: str) -> None:
     """Warn once per outage that a write goes to the primary later, whatever it will say to it."""
     line = engine.health[role]
     why = f"{role} is away" if line.away else f"what was written before is still on its way to {role}"
-    if engine.warns_once(f"unanswered/{role}/{line.back_at}"):
+    if engine.waiting.warns_once(f"unanswered/{role}/{line.back_at}"):
         _log.warning(
             "dbml_magics: %s: the %s is kept and goes there later; if it is refused then, %s says so",
             why,

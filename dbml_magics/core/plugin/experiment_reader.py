@@ -37,15 +37,15 @@ class ExperimentReader:
 
     def wait_for_writes(self, what: str) -> None:
         """Before a read, wait for changes of experiments that are on their way to the primary."""
-        if self._engine.is_waiting(self._engine.link.primary, LINK_QUEUE):
-            self._engine.wait_for_reads(what)
+        if self._engine.backlog.is_waiting(self._engine.link.primary, LINK_QUEUE):
+            self._engine.waiting.wait_for_reads(what)
 
     # --- one experiment
 
     def get(self, experiment_id: str) -> Experiment:
         """Return an experiment by the id that the user knows. Raises MLflow's "not found"."""
         try:
-            return self._engine.read(lambda a: self._at(a, experiment_id))
+            return self._engine.asking.read(lambda a: self._at(a, experiment_id))
         except (Unavailable, MlflowException) as error:
             noted = self._engine.state.experiments.facts(experiment_id)
             if noted is None or not (isinstance(error, Unavailable) or is_missing(error)):
@@ -56,7 +56,7 @@ class ExperimentReader:
         """Return an experiment by the user's name for it, or None; a noted one while nobody can tell."""
         found, certain = None, False
         try:
-            role, found = self._engine.answered(lambda a: self._named_at(a, name))
+            role, found = self._engine.asking.answered(lambda a: self._named_at(a, name))
             # A mirror that has no such experiment may just not have it yet.
             certain = found is not None or role == self._engine.link.primary
         except Unavailable:
@@ -114,7 +114,7 @@ class ExperimentReader:
             )
             return PagedList([self._visible(side, each) for each in page], page.token)
 
-        return self._engine.read(ask)
+        return self._engine.asking.read(ask)
 
     def _search_by_own_names(
         self,

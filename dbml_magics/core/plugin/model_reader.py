@@ -56,31 +56,33 @@ class ModelReader:
 
         Its points are as the primary will return them, or (not ``as_kept``) as they were logged.
         """
-        view = self._engine.queue_view(queue)
+        view = self._engine.live.queue_view(queue)
         model = view.models.get(model_id) if view else None
         if view is None or model is None:
             return None
         if model.deleted and not allow_deleted:
             raise no_such_model(model_id)
         metrics = self._points_of(model_id, view) if as_kept else view.model_metrics(model_id)
-        found = model.entity(self._engine.artifact_uri("model", model_id), metrics)
+        found = model.entity(self._engine.ids.artifact_uri("model", model_id), metrics)
         if self._engine.primary.destination.capabilities.answers_by_rest:  # with "" for what is not set
             with_fields(found, model_type=found.model_type or "", source_run_id=found.source_run_id or "")
             with_fields(found, status_message=found.status_message or "")
         return found
 
     def _without_other_runs_metrics(self, model_id: str, allow_deleted: bool) -> LoggedModel:
-        queue = self._engine.model_queue(model_id)
-        on_its_way = [role for role in self._engine.link.tracked if self._engine.is_waiting(role, queue)]
+        queue = self._engine.models.queue_of(model_id)
+        on_its_way = [
+            role for role in self._engine.link.tracked if self._engine.backlog.is_waiting(role, queue)
+        ]
         status = None
         if self._engine.link.primary in on_its_way:
             journaled = self.from_journal(model_id, queue, allow_deleted)
             if journaled is not None:
                 return journaled
-            view = self._engine.queue_view(queue)
+            view = self._engine.live.queue_view(queue)
             status = view.statuses.get(model_id) if view is not None else None
         try:
-            found = self._engine.read(lambda a: self._at(a, model_id, allow_deleted))
+            found = self._engine.asking.read(lambda a: self._at(a, model_id, allow_deleted))
             if status is not None:
                 with_fields(found, status=LoggedModelStatus(status))
             return found
@@ -95,11 +97,11 @@ class ModelReader:
 
     def _with_other_runs_metrics(self, model: LoggedModel) -> LoggedModel:
         """Return a model with what other runs logged for it and is on its way."""
-        engine, own = self._engine, self._engine.model_queue(model.model_id)
-        for queue in engine.queues_naming(model.model_id):
-            if queue == own or not engine.is_waiting(engine.link.primary, queue):
+        engine, own = self._engine, self._engine.models.queue_of(model.model_id)
+        for queue in engine.models.queues_naming(model.model_id):
+            if queue == own or not engine.backlog.is_waiting(engine.link.primary, queue):
                 continue
-            view = engine.queue_view(queue)
+            view = engine.live.queue_view(queue)
             if view is not None:
                 with_fields(model, metrics=self._points_of(model.model_id, view, model.metrics or []))
         return model
@@ -138,7 +140,7 @@ class ModelReader:
             raise no_such_model(model_id)
         return emulated_models.entity(
             facts,
-            self._engine.artifact_uri("model", model_id),
+            self._engine.ids.artifact_uri("model", model_id),
             facts["experiment"],
             side.ids.shown("run", facts["run_at"]) if facts.get("run") else None,
         )
@@ -149,7 +151,7 @@ class ModelReader:
         found.model_id = model_id or side.ids.shown("model", found.model_id)
         with_fields(found, model_uri=f"models:/{found.model_id}")
         found.experiment_id = side.experiments.visible(str(found.experiment_id))
-        found.artifact_location = engine.artifact_uri("model", found.model_id)
+        found.artifact_location = engine.ids.artifact_uri("model", found.model_id)
         if found.source_run_id:
             with_fields(found, source_run_id=side.ids.shown("run", found.source_run_id))
         for metric in found.metrics or []:
@@ -165,7 +167,7 @@ class ModelReader:
         # Whose writes wait is read before the question: what arrives in between is in the answer.
         on_their_way = {} if asked.page_token else self._on_their_way(set(asked.experiment_ids))
         try:
-            role, found = self._engine.answered(lambda a: self._search_at(a, asked))
+            role, found = self._engine.asking.answered(lambda a: self._search_at(a, asked))
             waiting = self._models_of(on_their_way.get(role, []))
         except Unavailable:
             waiting = self._models_of(on_their_way.get(self._engine.link.primary, []))
@@ -223,7 +225,9 @@ class ModelReader:
             if facts.get("experiment") in experiment_ids
         ]
         return {
-            role: [(model_id, queue) for model_id, queue in known if self._engine.is_waiting(role, queue)]
+            role: [
+                (model_id, queue) for model_id, queue in known if self._engine.backlog.is_waiting(role, queue)
+            ]
             for role in self._engine.link.tracked
         }
 

@@ -46,7 +46,7 @@ class PrimaryIds:
         """
         if isinstance(answer, (TraceInfo, Trace)):
             info = answer if isinstance(answer, TraceInfo) else answer.info
-            _rename(info, self._engine.visible_experiment, self._engine.visible_run)
+            _rename(info, self._engine.ids.experiment, self._engine.ids.run)
             place = info.tags.get(MLFLOW_ARTIFACT_LOCATION)
             if place and not place.startswith("dbml:"):
                 link = self._engine.link

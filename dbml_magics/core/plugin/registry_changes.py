@@ -55,7 +55,9 @@ class RegistryChanges:
         elif do == "delete_model":
             self._engine.state.model_names.drop_aliases(name)
         if roles:
-            self._engine.write(REGISTRY_QUEUE, ChangeRegistry({**change, "to": roles, "after": after}))
+            self._engine.recorder.write(
+                REGISTRY_QUEUE, ChangeRegistry({**change, "to": roles, "after": after})
+            )
         return made
 
     def rename_twins(self, name: str, new_name: str) -> None:
@@ -63,7 +65,7 @@ class RegistryChanges:
         roles = list(self._engine.link.registries)
         if len(roles) > 1:
             twins: RegistryChange = {"do": "twins", "name": new_name, "old_name": name, "to": roles}
-            self._engine.write(REGISTRY_QUEUE, ChangeRegistry(twins))
+            self._engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(twins))
 
     def _make_at_first(self, change: RegistryChange, tried: list[bool]) -> object:
         def once() -> object:

@@ -41,12 +41,12 @@ class Shown:
         if tagged:
             with_fields(found, run_id=tagged)
         elif found.run_id:
-            with_fields(found, run_id=self.engine.visible_run(found.run_id))
+            with_fields(found, run_id=self.engine.ids.run(found.run_id))
         if found.model_id:
-            with_fields(found, model_id=self.engine.visible_model(found.model_id))
+            with_fields(found, model_id=self.engine.ids.model(found.model_id))
         lead, _, model = (found.source or "").rpartition("models:/")
         if model and not lead and "/" not in model:
-            with_fields(found, source=f"models:/{self.engine.visible_model(model)}")
+            with_fields(found, source=f"models:/{self.engine.ids.model(model)}")
         found.tags.pop(KEY_TAG, None)  # by which a registration is found again; nothing to a reader
         return found
 
@@ -90,9 +90,9 @@ class Shown:
     def files_of(self, source: VersionSource) -> str:
         """Return the URI of the files of a version that has no number yet."""
         if source["kind"] == "model":
-            return str(self.engine.artifact_uri("model", source["id"]))
+            return str(self.engine.ids.artifact_uri("model", source["id"]))
         if source["kind"] == "run":
-            return f"{self.engine.artifact_uri('run', source['run'])}/{source['path']}".rstrip("/")
+            return f"{self.engine.ids.artifact_uri('run', source['run'])}/{source['path']}".rstrip("/")
         if source["kind"] == "version":
             return self.version_files(source["name"], source["version"])
         return str(source["uri"])

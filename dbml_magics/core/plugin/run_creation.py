@@ -59,17 +59,17 @@ def begin_run(engine: Engine, new: NewRun) -> Run:
         # What it was not made with, or not whole.
         late = {k: v for k, v in tags.items() if k not in made.data.tags or k in over}
     _journal(engine, replace(new, tags=tags), run_id, late)
-    return engine.get_run(run_id)
+    return engine.runs.get_run(run_id)
 
 
 def _journal(engine: Engine, new: NewRun, run_id: str, late: dict[str, str]) -> None:
     """Journal a run's creation for all workspaces, and for the primary the tags that its run lacks."""
     provisional = run_id == new.key
-    engine.begin_queue(run_id)
+    engine.live.begin_queue(run_id)
     own = {} if provisional else {RUN_TAG: run_id, **late}
     creation = CreateRun(new.experiment_id, new.user_id, new.start_time, new.tags)
     tags = [SetTagAt([engine.link.primary], tag, value) for tag, value in own.items()]
-    engine.write_all(run_id, [creation, *tags], lasting=True)
+    engine.recorder.write_all(run_id, [creation, *tags], lasting=True)
     engine.state.remember_run(
         run_id,
         {
@@ -82,15 +82,15 @@ def _journal(engine: Engine, new: NewRun, run_id: str, late: dict[str, str]) -> 
             "ended": False,
         },
     )
-    engine.begun.append(run_id)
+    engine.own_runs.begun.append(run_id)
 
 
 def _made_at_primary(engine: Engine, new: NewRun, tried: list[bool]) -> Run:
     """Return the run that the primary made. Raises Unavailable where it cannot be asked now."""
     role = engine.link.primary
-    behind = engine.is_waiting(role, LINK_QUEUE) and not engine.health[role].away
+    behind = engine.backlog.is_waiting(role, LINK_QUEUE) and not engine.health[role].away
     # Changes of the experiment must arrive there before a run is made in it.
-    if behind and not engine.wait(role, [LINK_QUEUE], identity_budget_seconds()):
+    if behind and not engine.waiting.wait(role, [LINK_QUEUE], identity_budget_seconds()):
         raise Unavailable("its experiment is still on its way there", sent=False)
     if any(is_run_on_its_way(engine, new.tags.get(tag)) for tag in RUN_ID_TAGS):
         raise Unavailable("its parent is still on its way there", sent=False)
@@ -119,4 +119,4 @@ def _made_at_primary(engine: Engine, new: NewRun, tried: list[bool]) -> Run:
                 raise
             return make(primary, experiment_id, few)
 
-    return engine.ask_primary(ask)
+    return engine.asking.ask_primary(ask)

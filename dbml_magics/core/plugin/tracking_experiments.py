@@ -76,7 +76,7 @@ class ExperimentMethods(MethodFamily):
     def _begin_experiment(self, name: str, tags: dict[str, str], ask: Callable[[Side], str]) -> str:
         engine = self.engine
         try:
-            experiment_id = engine.ask_primary(ask)
+            experiment_id = engine.asking.ask_primary(ask)
             engine.state.set_identity(engine.link.primary, "experiment", experiment_id, experiment_id)
         except Unavailable:
             if engine.state.experiments.named(name) is not None:
@@ -85,7 +85,7 @@ class ExperimentMethods(MethodFamily):
                 ) from None
             experiment_id = provisional()
         engine.state.experiments.remember(experiment_id, name, tags)
-        engine.write_all(LINK_QUEUE, [CreateExperiment(experiment_id, name, tags)], lasting=True)
+        engine.recorder.write_all(LINK_QUEUE, [CreateExperiment(experiment_id, name, tags)], lasting=True)
         return experiment_id
 
     def _check_name(self, name: str) -> None:
@@ -138,7 +138,7 @@ class ExperimentMethods(MethodFamily):
         self._check_name(new_name)
         found = self.get_experiment(experiment_id)
         self._change_experiment(ChangeExperiment("rename", str(experiment_id), name=new_name))
-        self.engine.note_renamed(str(experiment_id), found.name)
+        self.engine.state.experiments.retire_name(str(experiment_id), found.name)
         self.engine.state.experiments.remember(str(experiment_id), new_name, own_tags(found))
 
     def delete_experiment(self, experiment_id: str) -> None:
@@ -152,7 +152,10 @@ class ExperimentMethods(MethodFamily):
     def _change_experiment(self, change: ChangeExperiment) -> None:
         """Have the primary change an experiment, behind its contents; journal it for the mirror."""
         required("experiment_id", change.id)
-        behind = [LINK_QUEUE, *(self.engine.contents_of(change.id) if change.do in MOVES_CONTENTS else ())]
+        behind = [
+            LINK_QUEUE,
+            *(self.engine.experiments.contents_of(change.id) if change.do in MOVES_CONTENTS else ()),
+        ]
 
         def ask(primary: Side, again: bool) -> None:
             primary.experiments.change(change, again)
@@ -162,6 +165,6 @@ class ExperimentMethods(MethodFamily):
             with suppress(Unavailable):  # nobody can say whether there is such an experiment
                 self.get_experiment(change.id)
         if change.do in ("delete", "restore"):
-            self.engine.note_experiment_stage(change.id, deleted=change.do == "delete")
-        self.engine.write(LINK_QUEUE, replace(change, to=asked.to, tried=asked.tried))
+            self.engine.experiments.note_stage(change.id, deleted=change.do == "delete")
+        self.engine.recorder.write(LINK_QUEUE, replace(change, to=asked.to, tried=asked.tried))
         self._after_write(LINK_QUEUE)

@@ -22,6 +22,7 @@ class MethodFamily:
     def __init__(self, engine: Engine, link: Link) -> None:
         super().__init__()
         self.engine = engine
+        self._live = engine.live.queues  # at hand, as each log call looks into it
         self.uri = link.uri
         self.sync = link.mode == "sync"
         self._experiments = ExperimentReader(engine)
@@ -29,13 +30,13 @@ class MethodFamily:
 
     def _writable(self, run_id: str) -> RunView:
         """Return the view of a run that is to be written to. Raises MLflow's refusal of a deleted one."""
-        live = self.engine._live.get(run_id)
+        live = self._live.get(run_id)
         if live is None or live.view.run is None:
-            live = self.engine.open_run(run_id)
+            live = self.engine.live.open_run(run_id)
         run = live.view.run
         assert run is not None
         if run.deleted:
-            self.engine._refresh(live)  # another process may have restored it
+            self.engine.live.refresh(live)  # another process may have restored it
         if run.deleted:
             raise MlflowException(
                 f"The run {run_id} must be in the 'active' state. Current state is deleted.",
@@ -46,7 +47,7 @@ class MethodFamily:
     def _after_write(self, queue: str) -> None:
         """In sync mode, wait for the primary's answer and raise its refusal."""
         if self.sync:
-            self.engine.wait_for_primary(queue)
+            self.engine.waiting.wait_for_primary(queue)
 
 
 def check_run_id(run_id: str) -> None:

@@ -67,7 +67,7 @@ class LoggedModelMethods(MethodFamily):
         key, source_run_id = "m-" + uuid.uuid4().hex, facts["run"]
         if source_run_id:
             try:  # what fails after the primary has named the model would leave it there alone
-                self.engine.open_run(source_run_id)
+                self.engine.live.open_run(source_run_id)
             except MlflowException as error:
                 if isinstance(error, Unavailable) or not is_missing(error):
                     raise
@@ -80,8 +80,8 @@ class LoggedModelMethods(MethodFamily):
             facts["created"] = made.creation_timestamp
         queue = source_run_id or model_id
         self.engine.state.remember_model(model_id, queue, facts)
-        self.engine.begin_queue(queue)
-        self.engine.write_all(queue, [CreateModel(facts)], lasting=True)
+        self.engine.live.begin_queue(queue)
+        self.engine.recorder.write_all(queue, [CreateModel(facts)], lasting=True)
         return str(model_id)
 
     def _made_at_primary(self, facts: ModelFacts, key: str) -> LoggedModel | None:
@@ -108,7 +108,7 @@ class LoggedModelMethods(MethodFamily):
             )
 
         try:
-            return self.engine.ask_primary(ask)
+            return self.engine.asking.ask_primary(ask)
         except MissingEndpoint:
             self.engine.primary.learned.note_no_logged_models()
         except Unavailable:
@@ -131,7 +131,7 @@ class LoggedModelMethods(MethodFamily):
         page_token: str | None = None,
     ) -> PagedList[LoggedModel]:
         """Search logged models at the primary once it has caught up; here, where it has none."""
-        self.engine.wait_for_reads("search_logged_models")
+        self.engine.waiting.wait_for_reads("search_logged_models")
         ids = [str(each) for each in experiment_ids]
         return self._models.search(
             ModelSearch(ids, filter_string, datasets, max_results, order_by, page_token)
@@ -141,11 +141,11 @@ class LoggedModelMethods(MethodFamily):
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
         """Journal a logged model's final status, behind its files. Raises MLflow's "not found"."""
-        queue = self.engine.model_queue(model_id)
+        queue = self.engine.models.queue_of(model_id)
         if self._models.from_journal(model_id, queue, allow_deleted=True) is None:
             self._models.get(model_id, allow_deleted=True)
-        self.engine.begin_queue(queue)
-        self.engine.write(queue, FinalizeModel(model_id, str(LoggedModelStatus(status))))
+        self.engine.live.begin_queue(queue)
+        self.engine.recorder.write(queue, FinalizeModel(model_id, str(LoggedModelStatus(status))))
         self._after_write(queue)
         return self._models.get(model_id, allow_deleted=True)
 
@@ -168,7 +168,7 @@ class LoggedModelMethods(MethodFamily):
     def _change_model(self, change: ModelChange) -> None:
         """Have the primary change a logged model; journal it for the mirror. Raises MLflow's refusal."""
         engine, model_id = self.engine, change.model
-        primary, queue = engine.primary, engine.model_queue(model_id)
+        primary, queue = engine.primary, engine.models.queue_of(model_id)
         _, *fields = change.fields()
         refuse_bad_text("the logged model's", fields)
         # A tag that names versions goes behind their registration, of which it needs the numbers.
@@ -176,7 +176,7 @@ class LoggedModelMethods(MethodFamily):
         changes = engine.state.model_changes
         behind = [queue] if after or changes.is_unanswered(model_id) else []
         if isinstance(change, DeleteModel):
-            behind = engine.queues_naming(model_id)
+            behind = engine.models.queues_naming(model_id)
 
         def ask(side: Side, again: bool) -> None:
             if side.emulated.keeps(model_id):
@@ -195,8 +195,8 @@ class LoggedModelMethods(MethodFamily):
             changes.settle(model_id)
         else:
             changes.note_unanswered(model_id)
-        engine.begin_queue(queue)
-        engine.write(queue, replace(change, to=asked.to))
+        engine.live.begin_queue(queue)
+        engine.recorder.write(queue, replace(change, to=asked.to))
         self._after_write(queue)
 
     def _is_model_on_its_way(self, model_id: str, queue: str) -> bool:
@@ -204,6 +204,6 @@ class LoggedModelMethods(MethodFamily):
         engine = self.engine
         if engine.state.identity(engine.link.primary, "model", model_id) is not None:
             return False
-        return engine.state.model_facts(model_id) is not None and engine.is_waiting(
+        return engine.state.model_facts(model_id) is not None and engine.backlog.is_waiting(
             engine.link.primary, queue
         )

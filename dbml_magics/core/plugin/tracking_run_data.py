@@ -57,7 +57,7 @@ class RunDataMethods(MethodFamily):
         """Journal one point."""
         value, step, timestamp = metric.value, metric.step, metric.timestamp
         key = metric.key
-        live = self.engine._live.get(run_id)
+        live = self._live.get(run_id)
         if live is None or not _is_plain(metric, live.keys):
             check_run_id(run_id)
             validate_metric(key, value, timestamp, step)
@@ -70,14 +70,14 @@ class RunDataMethods(MethodFamily):
             extra = (metric.model_id, metric.dataset_name, metric.dataset_digest)
         if metric.model_id:
             self._know_model(run_id, metric.model_id)
-            live = self.engine.begin_queue(run_id)
+            live = self.engine.live.begin_queue(run_id)
             with live.lock:
                 for point in self._placed(live.view, [[key, value, timestamp, step, extra]]):
-                    self.engine.log_metric(run_id, *point)
+                    self.engine.recorder.log_metric(run_id, *point)
         else:
-            self.engine.log_metric(run_id, key, value, timestamp, step, extra)
+            self.engine.recorder.log_metric(run_id, key, value, timestamp, step, extra)
         if self.sync:
-            self.engine.wait_for_primary(run_id)
+            self.engine.waiting.wait_for_primary(run_id)
 
     def _know_model(self, run_id: str, model_id: str) -> None:
         """Check once that there is a model that a run's metrics name. Raises MLflow's "not found"."""
@@ -86,7 +86,7 @@ class RunDataMethods(MethodFamily):
                 with suppress(Unavailable):  # nobody can say whether there is such a model
                     self._models.get(model_id, allow_deleted=True)
             self._known_models.add(model_id)
-        self.engine.note_model_named(run_id, model_id)
+        self.engine.models.note_named(run_id, model_id)
 
     def _placed(self, view: QueueView, points: list[LoggedPoint]) -> list[LoggedPoint]:
         """Return points as they are to be logged. Raises MLflow's refusal of a model's second point."""
@@ -104,7 +104,7 @@ class RunDataMethods(MethodFamily):
         run = self._writable(run_id)
         _refuse_changed_params(run, {key: value})
         if key not in run.params:
-            self.engine.write(run_id, LogParam(key, value))
+            self.engine.recorder.write(run_id, LogParam(key, value))
             self._after_write(run_id)
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
@@ -112,12 +112,12 @@ class RunDataMethods(MethodFamily):
         validate_tag(tag.key, "")
         self._writable(run_id)
         if not _is_empty_name(tag):
-            self.engine.write(run_id, SetTag(tag.key, str(tag.value)))
+            self.engine.recorder.write(run_id, SetTag(tag.key, str(tag.value)))
             self._after_write(run_id)
 
     def log_batch(self, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]) -> None:
         """Journal metrics, params and tags, checked as a server would check them."""
-        live = self.engine._live.get(run_id)
+        live = self._live.get(run_id)
         known = live.keys if live is not None else {}
         points = [_point(m) for m in metrics] if all(_is_plain(m, known) for m in metrics) else None
         if points is None or params or tags:
@@ -136,15 +136,15 @@ class RunDataMethods(MethodFamily):
         models = {point[4][0] for point in points if len(point) > 4 and point[4][0]}
         for model_id in models:
             self._know_model(run_id, model_id)
-        live = self.engine.begin_queue(run_id)
+        live = self.engine.live.begin_queue(run_id)
         with live.lock if models else nullcontext():
             if models:
                 points = self._placed(live.view, points)
             if points or param_values or tag_values:
-                self.engine.write(run_id, LogBatch(points, param_values, tag_values))
+                self.engine.recorder.write(run_id, LogBatch(points, param_values, tag_values))
         if points or param_values or tag_values:
             for point in points:
-                self.engine.know_key(run_id, point[0])
+                self.engine.live.know_key(run_id, point[0])
             self._after_write(run_id)
 
     def delete_tag(self, run_id: str, key: str) -> None:
@@ -155,13 +155,13 @@ class RunDataMethods(MethodFamily):
             raise MlflowException(
                 f"No tag with name: {key} in run with id {run_id}", error_code=RESOURCE_DOES_NOT_EXIST
             )
-        self.engine.write(run_id, DeleteTag(key))
+        self.engine.recorder.write(run_id, DeleteTag(key))
         self._after_write(run_id)
 
     def _has_tag_by_now(self, run_id: str, key: str) -> bool:
         """Tell whether another process gave a run a tag; True while nobody can say."""
         try:
-            return key in self.engine.get_run(run_id).data.tags
+            return key in self.engine.runs.get_run(run_id).data.tags
         except Unavailable:
             return True
 
@@ -197,7 +197,7 @@ class RunDataMethods(MethodFamily):
         engine = self.engine
         for role in engine.link.used if environment.in_spark_task() else (engine.link.primary,):
             if not engine.health[role].away:
-                engine.wait_for_everything(role)
+                engine.waiting.wait_for_everything(role)
 
     def end_async_logging(self) -> None:
         """Do nothing: the journal holds every write."""
@@ -228,8 +228,8 @@ class RunDataMethods(MethodFamily):
         inputs = LogInputs([dataset_to(d) for d in datasets or []], model_ids)
         refuse_bad_text("input", inputs.fields())
         for model_id in model_ids:
-            self.engine.note_model_named(run_id, model_id)
-        self.engine.write(run_id, inputs)
+            self.engine.models.note_named(run_id, model_id)
+        self.engine.recorder.write(run_id, inputs)
         self._after_write(run_id)
 
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
@@ -246,8 +246,8 @@ class RunDataMethods(MethodFamily):
                 )
             outputs[model_id] = step
         for model_id in outputs:
-            self.engine.note_model_named(run_id, model_id)
-        self.engine.write(run_id, LogOutputs(outputs))
+            self.engine.models.note_named(run_id, model_id)
+        self.engine.recorder.write(run_id, LogOutputs(outputs))
         self._after_write(run_id)
 
     def record_logged_model(self, run_id: str, mlflow_model: Model) -> None:

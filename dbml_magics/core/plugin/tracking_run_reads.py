@@ -26,9 +26,9 @@ class RunReadMethods(MethodFamily):
     ) -> PagedList[Metric]:
         """Return a metric's history, with what of it is on its way."""
         required("run_id", run_id)
-        view = self.engine.view_of(run_id)
+        view = self.engine.runs.view_of(run_id)
         if view is None:
-            page = self.engine.read(
+            page = self.engine.asking.read(
                 lambda a: store_of(self.engine, a).get_metric_history(
                     a.ids.known_run(run_id), metric_key, max_results, page_token
                 )
@@ -51,7 +51,7 @@ class RunReadMethods(MethodFamily):
         own = [] if series is None else [series.metric(key, n) for n in range(len(series))]
         if key not in view.from_base:
             return as_history(own)
-        base = self.engine.read(lambda a: a.reader.history(a.ids.known_run(view.run_id), key))
+        base = self.engine.asking.read(lambda a: a.reader.history(a.ids.known_run(view.run_id), key))
         return as_history([*base, *own])
 
     def get_metric_history_bulk_interval_from_steps(
@@ -73,7 +73,7 @@ class RunReadMethods(MethodFamily):
         page_token: str | None = None,
     ) -> PagedList[Run]:
         """Search at the primary once it has caught up, or at the mirror."""
-        self.engine.wait_for_reads("search_runs")
+        self.engine.waiting.wait_for_reads("search_runs")
         compared = compared_metrics(filter_string)
 
         def ask(side: Side) -> PagedList[Run]:
@@ -86,7 +86,7 @@ class RunReadMethods(MethodFamily):
                 )
 
             page = with_numbers_in(compared, page_of, max_results, page_token)
-            runs = [self.engine.translate_run(run, role=side.role) for run in page]
+            runs = [self.engine.runs.translate_run(run, role=side.role) for run in page]
             return PagedList(runs, page.token)
 
-        return self.engine.read(ask)
+        return self.engine.asking.read(ask)

@@ -72,7 +72,7 @@ class RunMethods(MethodFamily):
 
     def get_run(self, run_id: str) -> Run:
         """Return a run, with what of it is on its way."""
-        return self.engine.get_run(run_id)
+        return self.engine.runs.get_run(run_id)
 
     def update_run_info(
         self, run_id: str, run_status: int | str | None, end_time: int | None, run_name: str | None
@@ -110,9 +110,9 @@ class RunMethods(MethodFamily):
             # mlflow.start_run() gives its own name beside the status.
             change = UpdateRun(name=None if joined and status is not None else change.name)
         if change.status or change.end or change.name:
-            self.engine.write(run_id, change)
+            self.engine.recorder.write(run_id, change)
         if status is not None and (not joined or known.get("others")):
-            self.engine.note_ended(run_id, status in TERMINAL)
+            self.engine.own_runs.note_ended(run_id, status in TERMINAL)
         return run
 
     def _is_joined(self, run_id: str, known: dict[str, Any]) -> bool:
@@ -135,7 +135,7 @@ class RunMethods(MethodFamily):
         self, run_id: str, kind: type[DeleteRun | RestoreRun], change: Callable[[AbstractStore, str], None]
     ) -> None:
         engine = self.engine
-        engine.open_run(run_id)
+        engine.live.open_run(run_id)
 
         def ask(primary: Side, _again: bool) -> None:
             if is_run_on_its_way(engine, run_id) or primary.ids.began_at(run_id) != primary.role:
@@ -143,7 +143,7 @@ class RunMethods(MethodFamily):
             change(store_of(engine, primary), primary.ids.known_run(run_id))
 
         asked = ask_primary(engine, "deletion or restoration of a run", [run_id], ask)
-        engine.write(run_id, kind(asked.to))
+        engine.recorder.write(run_id, kind(asked.to))
         self._after_write(run_id)
 
 

@@ -26,7 +26,8 @@ from dbml_magics.core.plugin.tracking_models import LoggedModelMethods
 from dbml_magics.core.plugin.tracking_run_data import RunDataMethods
 from dbml_magics.core.plugin.tracking_run_reads import RunReadMethods
 from dbml_magics.core.plugin.tracking_runs import RunMethods
-from dbml_magics.core.tracking.engine import Engine, engine_for
+from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.tracking.engines import engine_for
 
 
 def build(store_uri: str | None) -> DbmlTrackingStore:
@@ -50,7 +51,7 @@ class DbmlTrackingStore(
         super().__init__(engine, link)
         self._ids = PrimaryIds(engine)
         if self.sync:
-            engine.begin_sync_mode()
+            engine.waiting.begin_sync_mode()
 
     @property
     def _primary(self) -> AbstractStore:

@@ -35,7 +35,7 @@ class VersionRegistration:
 
     def register(self, facts: VersionFacts, source: str, model_id: str | None) -> ModelVersion:
         """Register a version in the registries; READY with number 0 while the first one does not answer."""
-        check_before(self._engine.workspaces, self._engine.files_of, facts)
+        check_before(self._engine.workspaces, self._engine.files.of, facts)
         self._check_model(facts["name"])
         run_id = facts["run"]
         if run_id and not self._is_known(run_id):
@@ -43,9 +43,9 @@ class VersionRegistration:
         queue = self._queue_for(facts)
         with deferred():
             self._register_at_first(queue, facts)
-            self._engine.note_registration(queue, facts)
+            self._engine.own_runs.note_registration(queue, facts)
             note_asked(self._engine.state, queue, facts)
-            self._engine.write(queue, RegisterVersion(facts))
+            self._engine.recorder.write(queue, RegisterVersion(facts))
         return self._registered(facts, queue, source, model_id)
 
     def source_of(self, source: str, model_id: str | None) -> VersionSource:
@@ -93,10 +93,10 @@ class VersionRegistration:
         A registry takes a version with any run's id, one of another server's too.
         """
         engine = self._engine
-        if engine.state.run(run_id) is not None or engine.creation_of(run_id) is not None:
+        if engine.state.run(run_id) is not None or engine.live.creation_of(run_id) is not None:
             return True
         try:
-            engine.get_run(run_id)
+            engine.runs.get_run(run_id)
         except MlflowException as error:
             return isinstance(error, Unavailable)
         return True
@@ -105,7 +105,7 @@ class VersionRegistration:
         """Return the queue that a registration travels in; fill in the run and what goes first."""
         source, runless = facts["source"], facts["run"] is None and "foreign_run" not in facts
         if source["kind"] == "model":
-            queue = self._engine.model_queue(source["id"])
+            queue = self._engine.models.queue_of(source["id"])
             if runless and queue != source["id"]:
                 facts["run"] = queue
             return queue

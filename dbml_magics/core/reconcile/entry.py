@@ -166,7 +166,7 @@ def _let_arrive(engine: Engine, timeout: float | None) -> None:
     until = time.monotonic() + (_WAIT_S if timeout is None else timeout)
     for role in engine.link.used:
         if not engine.health[role].away:
-            engine.wait_for_everything(role, until)
+            engine.waiting.wait_for_everything(role, until)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Survey:
         self._behind = {
             queue
             for queue in engine.journal.queues()
-            if any(engine.is_waiting(role, queue) for role in engine.link.used)
+            if any(engine.backlog.is_waiting(role, queue) for role in engine.link.used)
         }
 
     @property

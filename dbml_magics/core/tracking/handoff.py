@@ -2,7 +2,7 @@
 
 A package is one tar file in a shared folder (a volume, a mounted store): written from front to back and
 renamed when it is whole, since such mounts can do no more. It holds the journal's files, the copies of
-artifacts and the state of one link; no secret. :mod:`~.taking` takes it up.
+artifacts and the state of one link; no secret.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from urllib.parse import quote
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.state import State
+from dbml_magics.core.tracking.backlog import Backlog
 from dbml_magics.core.tracking.journal import Journal, copy_of
-from dbml_magics.core.tracking.leaving import LinkHere
 from dbml_magics.core.tracking.unpacking import (
     END,
     FORMAT,
@@ -68,39 +68,39 @@ class Bundle:
 # --- putting
 
 
-def put(here: LinkHere) -> Path | None:
+def put(link: links.Link, journal: Journal, state: State, backlog: Backlog) -> Path | None:
     """Move what waits for the workspaces into the link's spill folder; returns the package.
 
     None when another process of the link lives: it delivers, or puts it there at its own end. The workers
     must be at rest, with the leases theirs. Raises OSError.
     """
-    assert here.link.spill is not None
-    folder, journal = Path(here.link.spill), here.journal
+    assert link.spill is not None
+    folder = Path(link.spill)
     journal.close()  # a worker may have opened one again before it came to rest
-    queues = [q for q in journal.queues() if any(here.is_waiting(r, q) for r in here.link.used)]
+    queues = [q for q in journal.queues() if any(backlog.is_waiting(r, q) for r in link.used)]
     files = {queue: journal.files(queue) for queue in queues}
     if not all(journal.is_left(queue, file) for queue, sizes in files.items() for file in sizes):
         return None
-    held = [number for role in here.link.used for number in here.state.deferred_uploads.numbers(role)]
-    letters = [letter for n in held if (letter := here.state.dead_letter(n)) is not None]
+    held = [number for role in link.used for number in state.deferred_uploads.numbers(role)]
+    letters = [letter for n in held if (letter := state.dead_letter(n)) is not None]
     copies = _copies(journal, files) | {name for op in letters if (name := copy_of(op))}
     name = f"dbml-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(6)}"
     path = folder / f"{name}.tar"
     # Whoever finds this note after a crash looks whether the package is there before anything is sent.
-    note = here.link.home / _MARKER
+    note = link.home / _MARKER
     moved = {"package": str(path), "files": files, "copies": sorted(copies), "held": held}
-    writes = {role: here.waiting(role)[0] for role in here.link.used}
+    writes = {role: backlog.waiting(role)[0] for role in link.used}
     with open(os.open(note, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as out:
         fcntl.flock(out, fcntl.LOCK_EX)
         try:
             out.write(json.dumps(moved))
             out.flush()
-            _write(here, path, files, copies, writes)
-            _forget(here.journal, here.state, moved)
-            for role in here.link.used:
-                for run in here.side(role).overflow.files.unwritten():
-                    here.state.overflow_rows.clear(role, run)
-                    here.state.overflow_files.forget(role, run)
+            _write(_head(link, writes), journal, state, path, files, copies)
+            _forget(journal, state, moved)
+            for role in link.used:
+                for run in backlog.overflowing(role):
+                    state.overflow_rows.clear(role, run)
+                    state.overflow_files.forget(role, run)
         finally:
             if not path.exists() or not any(journal.path(q, f).exists() for q in files for f in files[q]):
                 note.unlink(missing_ok=True)
@@ -118,26 +118,29 @@ def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
     }
 
 
-def _write(
-    here: LinkHere, path: Path, files: dict[str, dict[str, int]], copies: set[str], writes: dict[str, int]
-) -> None:
-    part = path.with_suffix(".part")
+def _head(link: links.Link, writes: dict[str, int]) -> str:
     head = {
         "format": FORMAT,
-        "uri": here.link.uri,
+        "uri": link.uri,
         "host": socket.gethostname(),
         "at": time.time(),
         "writes": writes,
     }
-    journal = here.journal
+    return json.dumps(head)
+
+
+def _write(
+    head: str, journal: Journal, state: State, path: Path, files: dict[str, dict[str, int]], copies: set[str]
+) -> None:
+    part = path.with_suffix(".part")
     try:
         fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with (
             os.fdopen(fd, "wb") as out,
             tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar,
         ):
-            _add_text(tar, HEAD, json.dumps(head))
-            _add_text(tar, STATE, json.dumps(here.state.dump()))
+            _add_text(tar, HEAD, head)
+            _add_text(tar, STATE, json.dumps(state.dump()))
             for queue, sizes in files.items():
                 for file, size in sizes.items():
                     _add_file(tar, f"queues/{quote(queue, safe='')}/{file}", journal.path(queue, file), size)
@@ -187,9 +190,9 @@ def _forget(journal: Journal, state: State, moved: dict[str, Any]) -> None:
             state.deferred_uploads.discard(role, number)
 
 
-def settle(here: LinkHere) -> None:
+def settle(link: links.Link, journal: Journal, state: State) -> None:
     """Finish what a process that was killed while it put writes into a package had begun."""
-    note = here.link.home / _MARKER
+    note = link.home / _MARKER
     if not note.exists():
         return
     try:
@@ -203,11 +206,11 @@ def settle(here: LinkHere) -> None:
                 moved = {"package": "", "files": {}, "copies": [], "held": []}
             package = Path(moved["package"])
             if package.exists() or package.with_suffix(".claim").exists():
-                _forget(here.journal, here.state, moved)
+                _forget(journal, state, moved)
             else:  # it was not made; or it was, and everything in it is delivered: asking tells
-                for role in here.link.used:
+                for role in link.used:
                     for queue, sizes in moved["files"].items():
-                        here.state.mark_sending(role, queue, sizes)
+                        state.mark_sending(role, queue, sizes)
             note.unlink(missing_ok=True)
     except OSError:
         return
@@ -241,7 +244,7 @@ def packages(folder: str | os.PathLike[str]) -> tuple[list[Bundle], list[str]]:
 
 
 def left(path: Path, why: Unfit) -> str:
-    """Say that a package is left as it is."""
+    """Return the line about a package that was refused."""
     return f"{path} is left as it is, and nothing of it was sent: {why}"
 
 

@@ -1,4 +1,4 @@
-"""The end of a process: what is said of writes that wait, where they go, and the exit code."""
+"""The end of a process by a signal, and the code with which it ends."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from dbml_magics.common import environment
-from dbml_magics.common.hints import say
-from dbml_magics.common.log_records import logger
-from dbml_magics.core import mlflow_private
-from dbml_magics.core.tracking.leaving import LinkHere
+from dbml_magics.core.link import Link
 
-if TYPE_CHECKING:
-    from dbml_magics.core.link import Link
-
-_log = logger(__name__)
-
-_REST_S = 5.0  # how long a request that is under way may hold up the end, before what waits is put away
-_LAST_WORDS_S = 2.0  # Jupyter kills a kernel 2.5 s after its SIGTERM, Docker a container after 10
+LAST_WORDS_S = 2.0
+"""How long a process that SIGTERM ends goes on: Jupyter kills a kernel 2.5 s after it, Docker after 10."""
 
 
 class _Code:
@@ -31,68 +22,14 @@ class _Code:
     fails = False
 
 
-class _Process:
-    """The links whose runs this process ends where SIGTERM comes."""
-
-    links: Callable[[], Iterable[LinkHere]] = staticmethod(tuple)
-
-
-def end_runs_of(links: Callable[[], Iterable[LinkHere]]) -> None:
-    """Have the runs of this process's links ended where SIGTERM comes."""
-    _Process.links = staticmethod(links)
+def fail() -> None:
+    """Have the process end with a code that says so."""
+    _Code.fails = True
 
 
 def stopped(pid: int, role: str) -> str:
     """Return what is wrong where a process has a workspace's lease and does not move."""
     return f"process {pid} holds the delivery to {role} and does not move (stopped?)"
-
-
-def tell(here: LinkHere, undelivered: dict[str, int], holders: dict[str, int]) -> None:
-    """Say what waits for which workspace and where; put it into the spill folder where there is one.
-
-    ``holders`` are processes that have a workspace's lease and do not move.
-    """
-    link = here.link
-    reasons = {
-        role: stopped(holders[role], role) if role in holders else here.health[role].reason
-        for role in undelivered
-    }
-    parts = [
-        f"{count:,} {'writes wait' if count > 1 else 'write waits'} for {role}"
-        + (f" ({reasons[role]})" if reasons[role] else "")
-        for role, count in undelivered.items()
-    ]
-    where = _where(here, list(holders.values()))
-    if link.on_undelivered == "fail":
-        _Code.fails = True
-        _log.error("dbml_magics: undelivered: %s; nothing is lost, %s", ", ".join(parts), where)
-        return
-    for part in parts:
-        _log.warning("dbml_magics: %s; nothing is lost, %s", part, where)
-
-
-def _where(here: LinkHere, holders: list[int]) -> str:
-    link = here.link
-    folder = link.folder or "the same folder"
-    kept = f"they go out with `dbml-magics sync` in {folder} or with the next kernel that links here"
-    if link.on_undelivered == "fail":
-        kept = f"they are in {link.home}: {kept}"
-    if holders:
-        kept += f", once `kill -CONT {holders[0]}` lets that process go on or it has ended"
-    if link.spill is None:
-        return kept
-    from dbml_magics.core.tracking import handoff
-
-    try:
-        package = handoff.put(here) if not holders and here.rest(_REST_S) else None
-    except Exception as error:  # whatever it is: the journal still has everything
-        cause = getattr(error, "strerror", None) or error
-        return f"but they could not be put into {link.spill} ({cause}): {kept}"
-    if package is None and holders:
-        return kept
-    if package is None:
-        return f"another process of the link still writes, and sees to them: {kept}"
-    return f"they are in {package}: {say(handoff.command(link.spill))} delivers them, from any machine"
 
 
 class _Failing:
@@ -122,17 +59,18 @@ def settle_exit_code() -> None:
     One that SIGTERM ends does so by the signal, though its code came to its end meanwhile.
     """
     if _Termination.thread is not None:
-        _Termination.thread.join(2 * _LAST_WORDS_S)
+        _Termination.thread.join(2 * LAST_WORDS_S)
     if _Code.fails:
         sys.stderr = _Failing(sys.stderr)
 
 
-def heed_sigterm(link: Link) -> None:
-    """Let SIGTERM end the runs of this process as KILLED, and the process by the signal as before.
+def heed_sigterm(link: Link, end_runs: Callable[[], None]) -> None:
+    """Let SIGTERM end the runs of this process by ``end_runs``, and the process by the signal as before.
 
     A script ends as by ``sys.exit`` where the link asks for something at the end: a signal's default action
     skips that. A handler of the user's own stays.
     """
+    _Termination.end_runs = staticmethod(end_runs)
     if threading.current_thread() is not threading.main_thread():
         return
     found = signal.getsignal(signal.SIGTERM)
@@ -150,9 +88,10 @@ def _end(number: int, _frame: Any) -> None:
 
 
 class _Termination:
-    """Whether SIGTERM came, and the thread that ends the process by it."""
+    """Whether SIGTERM came, the thread that ends the process by it, and what it does before."""
 
     came = False
+    end_runs: Callable[[], None] = staticmethod(lambda: None)
     thread: threading.Thread | None = None
     handler: int | None = None  # what heeds it in C, while the process forks
 
@@ -178,37 +117,11 @@ def _die(number: int, _frame: Any) -> None:
 
 def _go(number: int) -> None:
     try:
-        work = threading.Thread(target=_end_runs, name="dbml-end-runs", daemon=True)
+        work = threading.Thread(target=_Termination.end_runs, name="dbml-end-runs", daemon=True)
         work.start()
-        work.join(_LAST_WORDS_S)
+        work.join(LAST_WORDS_S)
     finally:
         os.kill(os.getpid(), number)
-
-
-def _end_runs() -> None:
-    """End the runs of this process, on this disk first, then at the workspaces that answer."""
-    ended = end_terminated()
-    until = time.monotonic() + _LAST_WORDS_S
-    for here, runs in ended:
-        for role in here.link.used if runs else ():
-            if not here.health[role].away:
-                here.wait(role, runs, max(0.0, until - time.monotonic()))
-
-
-def end_terminated() -> list[tuple[LinkHere, list[str]]]:
-    """Where SIGTERM came, end the runs of this process that go on, as KILLED; returns them."""
-    if not _Termination.came:
-        return []
-    active = [run.info.run_id for stack in mlflow_private.active_runs().values() for run in stack]
-    ended = [(here, here.open_runs(active)) for here in _Process.links()]
-    for here, runs in ended:
-        for run_id in runs:
-            try:
-                here.end_run(run_id, "KILLED")
-            except Exception:
-                _log.debug("run %s could not be ended", run_id, exc_info=True)
-        here.journal.sync_to_disk()
-    return ended
 
 
 def before_fork() -> None:

@@ -26,15 +26,12 @@ from dbml_magics.common.disks import private_folder
 from dbml_magics.core import link as links
 from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.engine import Engine, discard, register
+from dbml_magics.core.tracking import engines
+from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.handoff import Bundle, left
 from dbml_magics.core.tracking.journal import Journal
 from dbml_magics.core.tracking.provenance import place_of
-from dbml_magics.core.tracking.unpacking import (
-    Unfit,
-    opened,
-    unpack,
-)
+from dbml_magics.core.tracking.unpacking import Unfit, opened, unpack
 
 _CLAIM_BYTES = 4096
 _SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then whose claim stands
@@ -208,7 +205,7 @@ def _open(package: Bundle, own: Engine) -> Engine:
         _unpack(package, link)
         whole.touch(mode=0o600)
     engine = Engine(link, own)
-    register(engine)
+    engines.register(engine)
     return engine
 
 
@@ -232,7 +229,7 @@ def _remaining(engine: Engine) -> dict[str, int]:
     """Return how many writes of a package wait for each workspace, those with any."""
     found = {}
     for role in engine.link.used:
-        number = engine.waiting(role)[0] + len(engine.state.deferred_uploads.numbers(role))
+        number = engine.backlog.waiting(role)[0] + len(engine.state.deferred_uploads.numbers(role))
         if number:
             found[role] = number
     return found
@@ -248,7 +245,7 @@ def deliver(
         worker.start()
     while True:
         for role in engine.link.used:
-            engine.wait(role, None, 0.25 / len(engine.link.used))
+            engine.waiting.wait(role, None, 0.25 / len(engine.link.used))
         waiting = _remaining(engine)
         if progress is not None:
             sent = sum(worker.delivered for worker in engine.workers.values())
@@ -269,7 +266,7 @@ def refused(engine: Engine) -> list[str]:
 def _close(engine: Engine) -> None:
     for worker in engine.workers.values():
         worker.stop()
-    engine.retired = True
-    discard(engine)
+    engine.lifetime.retired = True
+    engines.discard(engine)
     engine.journal.close()
     engine.state.close()

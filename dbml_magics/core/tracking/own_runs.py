@@ -1,0 +1,60 @@
+"""The runs that this process began or resumed, and the versions that it registered of their models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from dbml_magics.core.model.operations import UpdateRun, VersionFacts
+from dbml_magics.core.outbox.state import State
+from dbml_magics.core.tracking.holders import is_anothers
+from dbml_magics.core.tracking.journal import Journal
+from dbml_magics.core.tracking.recorder import Recorder
+
+
+class OwnRuns:
+    """The runs of this process at one link."""
+
+    def __init__(self, journal: Journal, state: State, recorder: Recorder) -> None:
+        self._journal = journal
+        self._state = state
+        self._recorder = recorder
+        self._registrations: dict[str, dict[str, VersionFacts]] = {}
+        self.begun: list[str] = []
+        """The runs that this process began, the oldest first."""
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's runs are not this process's."""
+        self.begun = []
+
+    def note_ended(self, run_id: str, ended: bool) -> None:
+        """Remember that a run has ended (its files may go once they are delivered), or goes on."""
+        known = self._state.run(run_id)
+        if known is not None and known.get("ended") != ended:
+            self._state.remember_run(run_id, {**known, "ended": ended})
+
+    def open_runs(self, resumed: Iterable[str] = ()) -> list[str]:
+        """Return the runs that this process began and that have not ended, the oldest first.
+
+        Of those that it ``resumed``, the ones that are not another's to end come after them.
+        """
+        known = {run: self._state.run(run) for run in (*self.begun, *resumed)}
+        return [
+            run
+            for run, facts in known.items()
+            if (facts or {}).get("ended") is False
+            and (run in self.begun or not is_anothers(self._journal, run, facts))
+        ]
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """End a run that this process began, now."""
+        self._recorder.write(run_id, UpdateRun(status, int(time.time() * 1000)))
+        self.note_ended(run_id, True)
+
+    def registrations_of(self, run_id: str) -> dict[str, VersionFacts]:
+        """Return {key: what was asked} of the registrations of a run's models made through this process."""
+        return dict(self._registrations.get(run_id, {}))
+
+    def note_registration(self, queue: str, facts: VersionFacts) -> None:
+        """Remember a registration for the run's summary."""
+        self._registrations.setdefault(queue, {})[facts["key"]] = facts
