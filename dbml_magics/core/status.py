@@ -120,7 +120,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
 
 def _lacks(engine: Engine, role: str) -> tuple[str, ...]:
     """Return what a workspace cannot do and what is done instead, a line each; asks nobody."""
-    learned, limits = engine.side(role).learned, engine.workspaces[role].limits
+    learned = engine.side(role).learned
     found = []
     if not learned.has_logged_models:
         found.append("has no logged models: their files are artifacts of their run, their ids in its tag")
@@ -128,7 +128,7 @@ def _lacks(engine: Engine, role: str) -> tuple[str, ...]:
         found.append("takes no outputs of runs: the models that a run made are named in its tag")
     if learned.lacks("inputs"):
         found.append("takes no inputs of runs: a run's data sets are not there")
-    if limits.artifacts_once:
+    if learned.limits.artifacts_once:
         found.append("takes a file once: another content of that name goes beside it")
     return tuple(found)
 

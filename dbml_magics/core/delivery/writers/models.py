@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from mlflow.entities import LoggedModel, LoggedModelStatus
 
@@ -146,8 +145,10 @@ class Models(Writer):
                 remove_once(partial(self.destination.delete_logged_model, actual), again)
 
 
-def _versions_in(tag: str) -> list[dict[str, Any]]:
+def _versions_in(tag: str) -> list[tuple[str, str]]:
+    """Return (name, number) of the versions that a logged model's tag names."""
     try:
-        return [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
+        named = [v for v in json.loads(tag) if isinstance(v, dict) and "name" in v and "version" in v]
+        return [(str(v["name"]), str(v["version"])) for v in named]
     except (TypeError, ValueError):
         return []

@@ -6,9 +6,9 @@ name and number in a tag.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from mlflow.entities.model_registry import ModelVersion
 
@@ -19,6 +19,13 @@ from dbml_magics.core.outbox.state import State
 
 KEY_TAG = "dbml_key"
 TWIN_TAG = "dbml_twin"
+
+
+class Numbered(TypedDict):
+    """A version of a registered model, as a logged model's tag names it."""
+
+    name: str
+    version: int
 
 
 @dataclass(eq=False)
@@ -61,13 +68,12 @@ class Versions:
         quoted = name.replace("'", "\\'")
         return list(self.destinations[self.role].search_model_versions(f"name='{quoted}'"))
 
-    def numbers(self, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return a logged model's versions (name and the user's number) by this registry's own numbers."""
+    def numbers(self, versions: Iterable[tuple[str, str]]) -> list[Numbered]:
+        """Return versions (name and the user's number) by this registry's own numbers."""
         if self.role not in self.topology.registries:
             return []
-        found = {}
-        for given in told:
-            name, version = str(given["name"]), str(given["version"])
+        found: dict[tuple[str, str], Numbered] = {}
+        for name, version in versions:
             waiting = self.notes.newest_provisional(name) if version == "0" else None
             key = waiting["key"] if waiting else self.notes.key_of(name, version)
             own = self.own_version(name, version, key)
