@@ -27,7 +27,7 @@ from dbml_magics.core.paging import entries
 MODELS_TAG = "dbml_models"
 FOLDER = "dbml/models"
 MORE = "+"  # ends a tag that has no room for all of a run's models
-# What is told of a model and was not then.
+# What is kept of a model beside what it was created with.
 _SINCE = ("run_at", "path", "number", "status", "metrics", "deleted")
 
 
@@ -56,24 +56,24 @@ class EmulatedModels:
 
     def facts(self, model: str) -> EmulatedFacts:
         """Return the facts of a kept model. Raises RESOURCE_DOES_NOT_EXIST."""
-        told = self.state.emulated_models.facts(self.role, model)
-        if told is None:
-            told = self._search(model)
-            self.state.emulated_models.note(self.role, model, told)
+        facts = self.state.emulated_models.facts(self.role, model)
+        if facts is None:
+            facts = self._search(model)
+            self.state.emulated_models.note(self.role, model, facts)
             self.state.set_identity(
                 self.role,
                 "model",
                 model,
                 model,
-                artifacts=append_to_uri_path(self.run_artifacts(told), told["path"]),
-                run=told["run_at"],
-                path=told["path"],
+                artifacts=append_to_uri_path(self.run_artifacts(facts), facts["path"]),
+                run=facts["run_at"],
+                path=facts["path"],
             )
-        return told
+        return facts
 
-    def run_artifacts(self, told: EmulatedFacts) -> str:
+    def run_artifacts(self, facts: EmulatedFacts) -> str:
         """Return the artifact URI of the run that holds a kept model."""
-        return str(self.destination.get_run(told["run_at"]).info.artifact_uri)
+        return str(self.destination.get_run(facts["run_at"]).info.artifact_uri)
 
     def _search(self, model: str) -> EmulatedFacts:
         """Find a model that another machine logged: by the run's tag, else in every run that has the tag."""
@@ -84,9 +84,9 @@ class EmulatedModels:
             except MlflowException:
                 continue  # no LIKE there: look at all
             for run in runs:
-                told = self._read(run.info.artifact_uri, model)
-                if told is not None:
-                    return told
+                facts = self._read(run.info.artifact_uri, model)
+                if facts is not None:
+                    return facts
         raise MlflowException(
             f"Logged model with ID '{model}' not found.", error_code=RESOURCE_DOES_NOT_EXIST
         )
@@ -117,11 +117,11 @@ class EmulatedModels:
             )
         ):
             for model in self._models_in(run):
-                told = self.state.emulated_models.facts(self.role, model) or self._read(
+                facts = self.state.emulated_models.facts(self.role, model) or self._read(
                     run.info.artifact_uri, model
                 )
-                if told is not None and not told.get("deleted"):
-                    found[model] = told
+                if facts is not None and not facts.get("deleted"):
+                    found[model] = facts
         return list(found.values())
 
     def _models_in(self, run: Run) -> list[str]:
@@ -133,25 +133,25 @@ class EmulatedModels:
         return list(dict.fromkeys(models))
 
 
-def entity(told: EmulatedFacts, artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
+def entity(facts: EmulatedFacts, artifact_location: str, experiment: str, run: str | None) -> LoggedModel:
     """Return a kept model as MLflow's entity, under the ids that the user knows."""
     return LoggedModel(
         experiment_id=experiment,
-        model_id=told["id"],
-        name=told["name"],
+        model_id=facts["id"],
+        name=facts["name"],
         artifact_location=artifact_location,
-        creation_timestamp=told["created"],
-        last_updated_timestamp=told["updated"],
-        model_type=told.get("type"),
+        creation_timestamp=facts["created"],
+        last_updated_timestamp=facts["updated"],
+        model_type=facts.get("type"),
         source_run_id=run,
-        status=LoggedModelStatus(told["status"]),
-        tags=dict(told.get("tags") or {}),
-        params=dict(told.get("params") or {}),
-        metrics=points(told, run),
+        status=LoggedModelStatus(facts["status"]),
+        tags=dict(facts.get("tags") or {}),
+        params=dict(facts.get("params") or {}),
+        metrics=points(facts, run),
     )
 
 
-def points(told: EmulatedFacts, run: str | None = None) -> list[Metric]:
+def points(facts: EmulatedFacts, run: str | None = None) -> list[Metric]:
     """Return a kept model's points, the latest of each metric, as MLflow's entities."""
     return [
         Metric(
@@ -159,12 +159,12 @@ def points(told: EmulatedFacts, run: str | None = None) -> list[Metric]:
             m["value"],
             m["time"],
             m["step"],
-            model_id=told["id"],
+            model_id=facts["id"],
             dataset_name=m["dataset"],
             dataset_digest=m["digest"],
             run_id=run,
         )
-        for m in told.get("metrics") or []
+        for m in facts.get("metrics") or []
     ]
 
 
@@ -178,6 +178,6 @@ def in_tag(tag: str) -> list[str]:
     return [entry.partition("=")[0] for entry in tag.split() if entry != MORE]
 
 
-def created_as(told: EmulatedFacts) -> ModelFacts:
+def created_as(facts: EmulatedFacts) -> ModelFacts:
     """Return what a kept model was created with."""
-    return cast(ModelFacts, {k: v for k, v in told.items() if k not in _SINCE})
+    return cast(ModelFacts, {k: v for k, v in facts.items() if k not in _SINCE})

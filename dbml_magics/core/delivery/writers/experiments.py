@@ -210,9 +210,9 @@ class Experiments:
     def _is_old_enough(self, visible: str, found: Experiment) -> bool:
         """Tell whether one of another name was there before the runs in it began: then it was renamed."""
         starts = [
-            told["start"]
-            for _, told in self.state.recent_runs(_KNOWN_RUNS)
-            if told.get("experiment") == visible and told.get("start")
+            info["start"]
+            for _, info in self.state.recent_runs(_KNOWN_RUNS)
+            if info.get("experiment") == visible and info.get("start")
         ]
         return bool(starts and found.creation_time and found.creation_time <= min(starts))
 

@@ -106,34 +106,36 @@ class Files(Writer):
         A user's own file may have the name, and be no model of MLflow's.
         """
         try:
-            told = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             return None
-        if not isinstance(told, dict) or not isinstance(told.get("flavors"), dict):
+        if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict):
             return None
-        given = dict(told)
+        given = dict(content)
         try:
-            self._translate_mlmodel(owner, path, told)
+            self._translate_mlmodel(owner, path, content)
         except MlflowException as error:
             if not is_missing(error):
                 raise  # else it names a run or model of some other server: it stays as it is
-        if told == given:
+        if content == given:
             return None
-        return str(yaml.safe_dump(told, default_flow_style=False, allow_unicode=True, sort_keys=True))
+        return str(yaml.safe_dump(content, default_flow_style=False, allow_unicode=True, sort_keys=True))
 
-    def _translate_mlmodel(self, owner: str, path: str, told: dict[str, Any]) -> None:
-        model_id = told.get("model_id") or (owner.partition(":")[2] if owner.startswith("model:") else None)
-        if told.get("run_id"):
-            told["run_id"] = self.ids.run_at(str(told["run_id"]))
+    def _translate_mlmodel(self, owner: str, path: str, content: dict[str, Any]) -> None:
+        model_id = content.get("model_id") or (
+            owner.partition(":")[2] if owner.startswith("model:") else None
+        )
+        if content.get("run_id"):
+            content["run_id"] = self.ids.run_at(str(content["run_id"]))
         if model_id:
             identity = self.ids.model_at(str(model_id))
             for key in ("model_id", "model_uuid"):  # MLflow 3 gives both the same value
-                if told.get(key) == model_id:
-                    told[key] = identity.actual
+                if content.get(key) == model_id:
+                    content[key] = identity.actual
             # Where we keep the model it is one of its run's folders, as in MLflow 2.
-            told["artifact_path"] = identity.extra.get("path") or identity.extra["artifacts"]
-        elif str(told.get("artifact_path", "")).startswith("dbml:"):
-            told["artifact_path"] = posixpath.dirname(path)
+            content["artifact_path"] = identity.extra.get("path") or identity.extra["artifacts"]
+        elif str(content.get("artifact_path", "")).startswith("dbml:"):
+            content["artifact_path"] = posixpath.dirname(path)
 
     def has(self, owner: str, path: str) -> bool:
         """Tell whether this workspace has a file."""

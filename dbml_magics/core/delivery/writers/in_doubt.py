@@ -87,14 +87,14 @@ class PointsThere:
     def _missing_at_model(self, run_id: str, model: str, points: list[Point]) -> list[Point]:
         # A run's history does not say for which model a point was logged; the model does.
         try:
-            told = self.ids.logged_model(self.ids.model_at(model).actual).metrics or []
+            logged = self.ids.logged_model(self.ids.model_at(model).actual).metrics or []
         except MlflowException as error:
             if isinstance(classify_error(error), Unavailable) or not is_missing(error):
                 raise
             return points  # there is no such model here: they are refused one by one
         there = {
             (m.key, mark(m.value, m.timestamp, m.step), m.dataset_name or None, m.dataset_digest or None)
-            for m in told
+            for m in logged
             if not m.run_id or m.run_id == run_id
         }
         return [p for p in points if (p[0], mark(*p[1:4]), p[4][1] or None, p[4][2] or None) not in there]

@@ -46,15 +46,15 @@ class ModelEmulation(Writer):
     sender: Sender
     runs: Runs
 
-    def create(self, told: ModelFacts) -> None:
+    def create(self, facts: ModelFacts) -> None:
         """Keep a new logged model at a service that has none."""
-        model, kept = told["id"], self.state.emulated_models
-        run = told.get("run") or self._carrier(told)
+        model, kept = facts["id"], self.state.emulated_models
+        run = facts.get("run") or self._carrier(facts)
         identity = self.ids.run_identity(run)
-        path = self._free_path(run, model, told["name"])
+        path = self._free_path(run, model, facts["name"])
         kept.take_path(self.role, run, path, model)
-        since = {"run_at": identity.actual, "path": path, "status": "PENDING", "updated": told["created"]}
-        kept.note(self.role, model, facts_of({**told, **since}))
+        since = {"run_at": identity.actual, "path": path, "status": "PENDING", "updated": facts["created"]}
+        kept.note(self.role, model, facts_of({**facts, **since}))
         self.state.set_identity(
             self.role,
             "model",
@@ -67,12 +67,12 @@ class ModelEmulation(Writer):
         self._write_tag(run, identity.actual)
         self._write_facts(model)
 
-    def _carrier(self, told: ModelFacts) -> str:
+    def _carrier(self, facts: ModelFacts) -> str:
         """Make a run for a model that was logged without one: its files have no other place."""
-        run = told["id"].removeprefix("m-")
+        run = facts["id"].removeprefix("m-")
         if not self.ids.has_run(run) and self.ids.is_tracked:
-            begun = told["created"]
-            creation = CreateRun(told["experiment"], "", begun, {"mlflow.runName": told["name"]})
+            begun = facts["created"]
+            creation = CreateRun(facts["experiment"], "", begun, {"mlflow.runName": facts["name"]})
             self.runs.create(run, creation, True)
             self.runs.update(run, UpdateRun("FINISHED", begun))
         return str(run)
@@ -115,21 +115,21 @@ class ModelEmulation(Writer):
         deleted: bool | None = None,
     ) -> None:
         """Change what is kept of a logged model."""
-        told = self.ids.emulated.facts(model)
-        told["status"] = status or told["status"]
-        told["tags"] = {**(told.get("tags") or {}), **(tags or {})}
-        told["tags"].pop(untag or "", None)
-        told["params"] = {**(told.get("params") or {}), **(params or {})}
+        facts = self.ids.emulated.facts(model)
+        facts["status"] = status or facts["status"]
+        facts["tags"] = {**(facts.get("tags") or {}), **(tags or {})}
+        facts["tags"].pop(untag or "", None)
+        facts["params"] = {**(facts.get("params") or {}), **(params or {})}
         if metrics:
-            latest = {(m["key"], m["dataset"], m["digest"]): m for m in told.get("metrics") or []}
+            latest = {(m["key"], m["dataset"], m["digest"]): m for m in facts.get("metrics") or []}
             for m in sorted(metrics, key=lambda m: (m["step"], m["time"])):
                 there = latest.get(at := (m["key"], m["dataset"], m["digest"]))
                 if there is None or (m["step"], m["time"]) >= (there["step"], there["time"]):
                     latest[at] = m
-            told["metrics"] = list(latest.values())
-        told["deleted"] = told.get("deleted", False) if deleted is None else deleted
-        told["updated"] = get_current_time_millis()
-        self.state.emulated_models.note(self.role, model, told)
+            facts["metrics"] = list(latest.values())
+        facts["deleted"] = facts.get("deleted", False) if deleted is None else deleted
+        facts["updated"] = get_current_time_millis()
+        self.state.emulated_models.note(self.role, model, facts)
         self._write_facts(model)
 
     def apply_change(self, op: ModelChange) -> None:
@@ -156,23 +156,23 @@ class ModelEmulation(Writer):
             self.change(model, metrics=metrics)
 
     def _write_facts(self, model: str) -> None:
-        told = self.ids.emulated.facts(model)
-        number = told["number"] = told.get("number", 0) + 1
+        facts = self.ids.emulated.facts(model)
+        number = facts["number"] = facts.get("number", 0) + 1
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary, f"{number:04d}.json")
-            file.write_text(json.dumps(told), encoding="utf-8")
-            repository = self.destination.artifacts(self.ids.emulated.run_artifacts(told))
+            file.write_text(json.dumps(facts), encoding="utf-8")
+            repository = self.destination.artifacts(self.ids.emulated.run_artifacts(facts))
             self.destination.upload(repository, file, f"{FOLDER}/{model}")
-        self.state.emulated_models.note(self.role, model, told)
+        self.state.emulated_models.note(self.role, model, facts)
 
     def note_model_file(self, owner: str, path: str, text: str) -> None:
         """Write the classic model history tag once a kept model's MLmodel has arrived, for older pages."""
         kind, _, model = owner.partition(":")
         if kind != "model" or path != "MLmodel" or not self.ids.emulated.keeps(model):
             return
-        told = self.ids.emulated.facts(model)
+        facts = self.ids.emulated.facts(model)
         try:
-            flavour = {**yaml.safe_load(text), "artifact_path": told["path"], "run_id": told["run_at"]}
-            self.destination.record_logged_model(told["run_at"], Model.from_dict(flavour))
+            flavour = {**yaml.safe_load(text), "artifact_path": facts["path"], "run_id": facts["run_at"]}
+            self.destination.record_logged_model(facts["run_at"], Model.from_dict(flavour))
         except MissingEndpoint:  # nobody reads the history there
             return

@@ -55,35 +55,35 @@ class Models(Writer):
         assert made is not None
         return made
 
-    def create(self, told: ModelFacts, in_doubt: bool) -> None:
+    def create(self, facts: ModelFacts, in_doubt: bool) -> None:
         """Create a logged model, at the service or among those that the link keeps there."""
-        model = told["id"]
+        model = facts["id"]
         if self.ids.has_model(model):
             return
         if self.learned.has_logged_models:
             try:
-                self._create_native(told, in_doubt)
+                self._create_native(facts, in_doubt)
                 return
             except MissingEndpoint:
                 self.learned.note_no_logged_models()
-        self.emulation.create(told)
+        self.emulation.create(facts)
 
-    def _create_native(self, told: ModelFacts, in_doubt: bool) -> None:
-        model = told["id"]
-        experiment_id = self.experiments.at(told["experiment"])
-        run_id = self.ids.run_at(run) if (run := told.get("run")) else told.get("foreign_run")
+    def _create_native(self, facts: ModelFacts, in_doubt: bool) -> None:
+        model = facts["id"]
+        experiment_id = self.experiments.at(facts["experiment"])
+        run_id = self.ids.run_at(run) if (run := facts.get("run")) else facts.get("foreign_run")
         if was_tried(self.state.creations, self.role, model, self.turns) or in_doubt:
-            for found in self.named(experiment_id, told["name"]):
+            for found in self.named(experiment_id, facts["name"]):
                 if model in (found.tags.get(MODEL_TAG), found.model_id):
                     self.ids.remember_model(model, found)
                     self.state.creations.settle(self.role, model)
                     return
         self.state.creations.begin(self.role, model)
-        tags = {**(told.get("tags") or {}), MODEL_TAG: model}
+        tags = {**(facts.get("tags") or {}), MODEL_TAG: model}
         made = self.experiments.in_living(
             experiment_id,
             lambda: self.destination.create_logged_model(
-                experiment_id, told["name"], run_id, tags, told.get("params") or {}, told.get("type")
+                experiment_id, facts["name"], run_id, tags, facts.get("params") or {}, facts.get("type")
             ),
         )
         self.ids.remember_model(model, made)

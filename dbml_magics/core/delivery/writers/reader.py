@@ -80,8 +80,8 @@ class Reader:
         """Yield the logged models that a run took and made, but for those that are deleted."""
         if not self.learned.has_logged_models:
             for key in in_tag(source.data.tags.get(MODELS_TAG, "")):
-                told = self.ids.emulated.facts(key)
-                yield FoundModel(created_as(told), told["status"], scored(points(told), str))
+                facts = self.ids.emulated.facts(key)
+                yield FoundModel(created_as(facts), facts["status"], scored(points(facts), str))
             return
         outputs = (source.outputs.model_outputs if source.outputs else None) or []
         inputs = (source.inputs.model_inputs if source.inputs else None) or []

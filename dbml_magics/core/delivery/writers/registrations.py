@@ -56,28 +56,28 @@ _READY_WITHIN_S = 300.0
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
 
 
-def note_asked(state: State, queue: str, told: VersionFacts) -> None:
+def note_asked(state: State, queue: str, facts: VersionFacts) -> None:
     """Remember a registration until every registry has answered it, and which ones of its model go first.
 
     Versions of a model are numbered in the order in which they were asked for, in every registry.
     """
-    told["after"] = {**(told.get("after") or {}), **state.model_versions.open_of(told["name"])}
-    state.model_versions.ask(queue, told)
+    facts["after"] = {**(facts.get("after") or {}), **state.model_versions.open_of(facts["name"])}
+    state.model_versions.ask(queue, facts)
 
 
 def check_before(
     destinations: Mapping[str, Destination],
     files_of: Callable[[str], ArtifactRepository],
-    told: VersionFacts,
+    facts: VersionFacts,
 ) -> None:
     """Raise WouldRefuse for a registration that a registry would refuse, before anything is made for it.
 
     Raises MLflow's refusal for text that no workspace can be sent.
     """
-    refuse_bad_text(f"the version of {told['name']!r}:", told)
-    for role in told["to"]:
+    refuse_bad_text(f"the version of {facts['name']!r}:", facts)
+    for role in facts["to"]:
         destinations[role].check_version(
-            told["name"], told["tags"], lambda: _mlmodel(files_of, told["source"])
+            facts["name"], facts["tags"], lambda: _mlmodel(files_of, facts["source"])
         )
 
 
@@ -124,40 +124,40 @@ class Registrations(Writer):
 
     # --- versions
 
-    def version(self, queue: str, told: VersionFacts, in_doubt: bool) -> None:
+    def version(self, queue: str, facts: VersionFacts, in_doubt: bool) -> None:
         """Register one version, once, and exchange twins with the other registry."""
-        if self.role not in told["to"] or told.get("only", self.role) != self.role:
+        if self.role not in facts["to"] or facts.get("only", self.role) != self.role:
             return
-        source_queue = told.get("queue", queue)
+        source_queue = facts.get("queue", queue)
         with self._within(queue):
             self._deliver_first(REGISTRY_QUEUE)
-            self._await_registrations(told.get("after") or {})
+            self._await_registrations(facts.get("after") or {})
         if not self.ids.is_tracked:
-            self._await_primary(source_queue, told["key"])
-        self._await_files(source_queue, told)
-        key, others = told["key"], [role for role in told["to"] if role != self.role]
+            self._await_primary(source_queue, facts["key"])
+        self._await_files(source_queue, facts)
+        key, others = facts["key"], [role for role in facts["to"] if role != self.role]
         made = self.notes.registered(key, self.role)
         if made is None:  # or refused before, and tried again
             twin = next((self._twin(role, self.notes.registered(key, role)) for role in others), None)
-            made = self.register(told, in_doubt, twin)
+            made = self.register(facts, in_doubt, twin)
         for role, other in self._note_registered(key, made, others).items():
             if isinstance(other, Registered):
-                self._exchange(told, made, role, other)
+                self._exchange(facts, made, role, other)
         self._replay(queue, key)
-        self.notes.open_of(told["name"])  # which forgets what all have answered
+        self.notes.open_of(facts["name"])  # which forgets what all have answered
 
-    def register_now(self, told: VersionFacts, within: float) -> None:
+    def register_now(self, facts: VersionFacts, within: float) -> None:
         """Register one version at the call that asks for it.
 
         Raises the registry's refusal, or Unavailable.
         """
         try:
-            made = self.register(told, False, None, within)
+            made = self.register(facts, False, None, within)
         except MlflowException as error:
             if not isinstance(error, Unavailable):
-                self.notes.settle(told["key"], self.role)
+                self.notes.settle(facts["key"], self.role)
             raise
-        self._note_registered(told["key"], made, ())
+        self._note_registered(facts["key"], made, ())
 
     def _note_registered(self, key: str, made: Registered, others: Iterable[str]) -> Mapping[str, Answer]:
         """Keep the version that was made for a registration; returns what ``others`` answered before."""
@@ -198,9 +198,9 @@ class Registrations(Writer):
             raise Blocked(f"waits for the run to arrive in {self.ids.topology.primary}", on=queue)
         del self._goals[key]
 
-    def _await_files(self, queue: str, told: VersionFacts) -> None:
+    def _await_files(self, queue: str, facts: VersionFacts) -> None:
         """Let a model's files be there first that the workspace does not take now. Raises Unavailable."""
-        source, waiting = told["source"], set(self.state.deferred_uploads.numbers(self.role))
+        source, waiting = facts["source"], set(self.state.deferred_uploads.numbers(self.role))
         owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
         lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
         for number, _, _, line, _, _ in self.state.dead(self.role, queue) if waiting else ():
@@ -209,23 +209,23 @@ class Registrations(Writer):
                 raise Blocked("waits for the model's files to arrive there", on=queue)
 
     def register(
-        self, told: VersionFacts, in_doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
+        self, facts: VersionFacts, in_doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
     ) -> Registered:
         """Register one version here, which an earlier try may have made; returns it once it is ready.
 
         Raises Unavailable, or the registry's refusal.
         """
-        name, key = told["name"], told["key"]
-        source, run_id, model_id = self._source(told)
-        self._check_files(told["source"])
+        name, key = facts["name"], facts["key"]
+        source, run_id, model_id = self._source(facts)
+        self._check_files(facts["source"])
         new = self._make_model(name)
         made = None
         if in_doubt or self.notes.is_begun(key, self.role):
             made = self._find(name, key)
         if made is None:
             self.notes.begin(key, self.role)
-            tags = {**told["tags"], KEY_TAG: key}
-            if run := told.get("run"):
+            tags = {**facts["tags"], KEY_TAG: key}
+            if run := facts.get("run"):
                 tags[RUN_TAG] = run
             if twin:
                 tags[TWIN_TAG] = twin
@@ -235,8 +235,8 @@ class Registrations(Writer):
                     source,
                     run_id,
                     tags,
-                    told.get("run_link"),
-                    told.get("description"),
+                    facts.get("run_link"),
+                    facts.get("description"),
                     model_id,
                 )
             except MlflowException as error:
@@ -303,11 +303,11 @@ class Registrations(Writer):
             made = self.registry.get_model_version(made.name, made.version)
         return made
 
-    def _source(self, told: VersionFacts) -> tuple[str, str | None, str | None]:
+    def _source(self, facts: VersionFacts) -> tuple[str, str | None, str | None]:
         """Return (source, run, model) under this workspace's own names, its files there."""
-        given = told["source"]
-        run = told.get("run")
-        run_id = self.ids.run_at(run) if run else told.get("foreign_run")
+        given = facts["source"]
+        run = facts.get("run")
+        run_id = self.ids.run_at(run) if run else facts.get("foreign_run")
         if given["kind"] == "model":
             identity = self.ids.model_at(given["id"])
             if self._lacks_files(f"model:{given['id']}", ""):
@@ -352,9 +352,9 @@ class Registrations(Writer):
     def _twin(self, role: str, made: Registered | None) -> str | None:
         return None if made is None else self.versions.place(role, made.name, made.version)
 
-    def _exchange(self, told: VersionFacts, own: Registered, role: str, other: Registered) -> None:
+    def _exchange(self, facts: VersionFacts, own: Registered, role: str, other: Registered) -> None:
         """Give each of two versions the other's name; the later of two registrations does it for both."""
-        first = told["to"][0]
+        first = facts["to"][0]
         a, b = (own, other) if first == self.role else (other, own)
         second = role if first == self.role else self.role
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
@@ -373,58 +373,58 @@ class Registrations(Writer):
 
     # --- other writes
 
-    def write(self, queue: str, told: RegistryChange, in_doubt: bool) -> None:
+    def write(self, queue: str, change: RegistryChange, in_doubt: bool) -> None:
         """Make one registry write here; writes that say a state are harmless when made twice."""
-        if self.role not in told["to"]:
+        if self.role not in change["to"]:
             return
         with self._within(queue):
-            self._await_registrations(told.get("after") or {})
-        if told["do"] == "twins":
-            self._rename_twins(told)
+            self._await_registrations(change.get("after") or {})
+        if change["do"] == "twins":
+            self._rename_twins(change)
             return
-        if told.get("own"):
-            self._tag_twin(told)
+        if change.get("own"):
+            self._tag_twin(change)
             return
         version = None
-        if "version" in told:
-            version = self.versions.own_version(told["name"], told["version"], told.get("of"))
+        if "version" in change:
+            version = self.versions.own_version(change["name"], change["version"], change.get("of"))
             if version is None:
-                self._defer(told)
+                self._defer(change)
                 return  # that version was never registered here, or is not yet
         try:
-            _WRITES[told["do"]](self.registry, told, version)
+            _WRITES[change["do"]](self.registry, change, version)
         except MlflowException as error:
-            if told["do"] == "create_model" and already_exists(error):
-                self._complete_model(told)
-            elif not _is_done(self.registry, told, error, in_doubt or bool(told.get("tried"))):
+            if change["do"] == "create_model" and already_exists(error):
+                self._complete_model(change)
+            elif not _is_done(self.registry, change, error, in_doubt or bool(change.get("tried"))):
                 raise
 
-    def _defer(self, told: RegistryChange) -> None:
+    def _defer(self, change: RegistryChange) -> None:
         """Keep what was written to a version that was refused here, until it is registered after all."""
-        key = told.get("of")
+        key = change.get("of")
         if key and isinstance(self.notes.answer(key, self.role), Refusal):
-            self.notes.defer_write(key, self.role, told)
+            self.notes.defer_write(key, self.role, change)
 
     def _replay(self, queue: str, key: str) -> None:
-        for place, told in self.notes.deferred_writes(key, self.role):
-            change = told.copy()
+        for place, deferred in self.notes.deferred_writes(key, self.role):
+            change = deferred.copy()
             change["after"] = {}
             self.write(queue, change, True)
             self.notes.drop_deferred(key, self.role, place)
 
-    def _tag_twin(self, told: RegistryChange) -> None:
+    def _tag_twin(self, change: RegistryChange) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
-        role, name, number = self.versions.read_place(told["value"])
+        role, name, number = self.versions.read_place(change["value"])
         current = self.state.model_names.current
         twin = self.versions.place(role, current(name), number)
-        for own_name in dict.fromkeys([current(told["name"]), told["name"]]):
+        for own_name in dict.fromkeys([current(change["name"]), change["name"]]):
             try:
-                self.registry.set_model_version_tag(own_name, told["version"], TWIN_TAG, twin)
+                self.registry.set_model_version_tag(own_name, change["version"], TWIN_TAG, twin)
                 return
             except MlflowException as error:
                 if is_missing(error):
                     continue
-                if isinstance(error, Unavailable) or not self._is_gone(own_name, told["version"]):
+                if isinstance(error, Unavailable) or not self._is_gone(own_name, change["version"]):
                     raise
                 # A database may refuse so the tag of a version that is renamed in the same moment.
                 raise Unavailable(
@@ -440,31 +440,31 @@ class Registrations(Writer):
             return True
         return False
 
-    def _complete_model(self, told: RegistryChange) -> None:
+    def _complete_model(self, change: RegistryChange) -> None:
         """Give a model that a registration made here what the user made it with."""
-        for key, value in told["tags"].items():
-            self.registry.set_registered_model_tag(told["name"], key, value)
-        if told.get("description"):
-            self.registry.update_registered_model(told["name"], told["description"])
+        for key, value in change["tags"].items():
+            self.registry.set_registered_model_tag(change["name"], key, value)
+        if change.get("description"):
+            self.registry.update_registered_model(change["name"], change["description"])
 
-    def _rename_twins(self, told: RegistryChange) -> None:
+    def _rename_twins(self, change: RegistryChange) -> None:
         """Let a renamed model's versions here name their twins by the new name."""
-        for found in self.versions.all_of(told["name"]):
+        for found in self.versions.all_of(change["name"]):
             role, name, number = self.versions.read_place(found.tags.get(TWIN_TAG, ""))
-            if name == told["old_name"]:
-                twin = self.versions.place(role, told["name"], number)
-                self.registry.set_model_version_tag(told["name"], str(found.version), TWIN_TAG, twin)
+            if name == change["old_name"]:
+                twin = self.versions.place(role, change["name"], number)
+                self.registry.set_model_version_tag(change["name"], str(found.version), TWIN_TAG, twin)
 
 
 _REMOVALS = frozenset({"delete_model", "model_untag", "version_delete", "version_untag", "unalias"})
 
 
-def _is_done(registry: Registry, told: RegistryChange, error: MlflowException, again: bool) -> bool:
+def _is_done(registry: Registry, change: RegistryChange, error: MlflowException, again: bool) -> bool:
     """Tell whether a refusal says that there is nothing left to do."""
     if is_missing(error):
-        if told["do"] == "rename_model" and again:
-            return _has_model(registry, told["new_name"])
-        return told["do"] in _REMOVALS
+        if change["do"] == "rename_model" and again:
+            return _has_model(registry, change["new_name"])
+        return change["do"] in _REMOVALS
     return False
 
 
@@ -495,13 +495,15 @@ _WRITES: dict[str, Callable[[Registry, RegistryChange, Any], Any]] = {
 }
 
 
-def write_directly(registry: Registry, told: RegistryChange, again: bool) -> Any:
+def write_directly(registry: Registry, change: RegistryChange, again: bool) -> Any:
     """Make one registry write at a registry and return its answer; ``again`` where one was lost before."""
     try:
-        return _WRITES[told["do"]](registry, told, told.get("version"))
+        return _WRITES[change["do"]](registry, change, change.get("version"))
     except MlflowException as error:
-        if again and told["do"] == "create_model" and already_exists(error):
-            return registry.get_registered_model(told["name"])
-        if again and _is_done(registry, told, error, again):
-            return registry.get_registered_model(told["new_name"]) if told["do"] == "rename_model" else None
+        if again and change["do"] == "create_model" and already_exists(error):
+            return registry.get_registered_model(change["name"])
+        if again and _is_done(registry, change, error, again):
+            return (
+                registry.get_registered_model(change["new_name"]) if change["do"] == "rename_model" else None
+            )
         raise

@@ -35,8 +35,8 @@ class Runs(Writer):
         if self.ids.has_run(queue):
             return
         experiment_id = self.experiments.at(op.experiment)
-        told = {**self.ids.own_tags(op.tags), RUN_TAG: queue}
-        tags = {key: value for key, value in told.items() if is_text(key) and is_text(value)}
+        wanted = {**self.ids.own_tags(op.tags), RUN_TAG: queue}
+        tags = {key: value for key, value in wanted.items() if is_text(key) and is_text(value)}
         creations = self.state.creations
         if was_tried(creations, self.role, queue, self.turns) or in_doubt:
             found = self._run_under_its_id(queue) or self.ids.find_run([experiment_id], queue)
@@ -56,8 +56,10 @@ class Runs(Writer):
             raise classified from error
         self.ids.remember_run(queue, made)
         creations.settle_run(self.role, queue)
-        for key in told.keys() - tags.keys():  # a line of the first release: it kept what nobody can be sent
-            self.state.reject(self.role, queue, SetTag(key, told[key]).encode(), "this is no Unicode text")
+        for key in (
+            wanted.keys() - tags.keys()
+        ):  # a line of the first release: it kept what nobody can be sent
+            self.state.reject(self.role, queue, SetTag(key, wanted[key]).encode(), "this is no Unicode text")
 
     def _run_under_its_id(self, run: str) -> Run | None:
         """Return the run that this workspace itself named, though the state does not know of it any more."""
