@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mlflow.entities import Experiment, ExperimentTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
@@ -18,6 +20,17 @@ from dbml_magics.core.plugin.asked import store_of
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 from dbml_magics.core.tracking.journal import LINK_QUEUE
+
+
+@dataclass(frozen=True)
+class ExperimentSearch:
+    """What a search of experiments asks for."""
+
+    view_type: int
+    max_results: int
+    filter_string: str | None
+    order_by: list[str] | None
+    page_token: str | None
 
 
 class ExperimentReader:
@@ -96,47 +109,34 @@ class ExperimentReader:
 
     # --- searches
 
-    def search(
-        self,
-        view_type: int,
-        max_results: int,
-        where: str | None,
-        order_by: list[str] | None,
-        page_token: str | None,
-    ) -> PagedList[Experiment]:
+    def search(self, asked: ExperimentSearch) -> PagedList[Experiment]:
         """Return a page of the experiments at the primary, or at the mirror."""
 
         def ask(side: Side) -> PagedList[Experiment]:
-            if side.destination.capabilities.names_experiments_itself and (where or order_by):
-                return self._search_by_own_names(side, view_type, max_results, where, order_by, page_token)
+            named_otherwise = side.destination.capabilities.names_experiments_itself
+            if named_otherwise and (asked.filter_string or asked.order_by):
+                return self._search_by_own_names(side, asked)
             page = store_of(self._engine, side).search_experiments(
-                view_type, max_results, where, order_by, page_token
+                asked.view_type, asked.max_results, asked.filter_string, asked.order_by, asked.page_token
             )
             return PagedList([self._visible(side, each) for each in page], page.token)
 
         return self._engine.asking.read(ask)
 
-    def _search_by_own_names(
-        self,
-        side: Side,
-        view_type: int,
-        max_results: int,
-        where: str | None,
-        order_by: list[str] | None,
-        page_token: str | None,
-    ) -> PagedList[Experiment]:
+    def _search_by_own_names(self, side: Side, asked: ExperimentSearch) -> PagedList[Experiment]:
         """Filter and sort here: the workspace's names of experiments differ from the user's."""
+        store = store_of(self._engine, side)
         found = [
             self._visible(side, each)
             for each in entries(
-                lambda token: store_of(self._engine, side).search_experiments(
-                    view_type, 1000, page_token=token
-                )
+                lambda token: store.search_experiments(asked.view_type, 1000, page_token=token)
             )
         ]
-        kept = SearchExperimentsUtils.filter(found, where)
-        kept = SearchExperimentsUtils.sort(kept, order_by or ["creation_time DESC", "experiment_id ASC"])
-        return PagedList(*SearchExperimentsUtils.paginate(kept, page_token, max_results))
+        order = asked.order_by or ["creation_time DESC", "experiment_id ASC"]
+        ordered = SearchExperimentsUtils.sort(
+            SearchExperimentsUtils.filter(found, asked.filter_string), order
+        )
+        return PagedList(*SearchExperimentsUtils.paginate(ordered, asked.page_token, asked.max_results))
 
     # --- the user's ids and names
 

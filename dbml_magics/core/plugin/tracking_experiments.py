@@ -23,6 +23,7 @@ from dbml_magics.core.mlflow_private import validate_experiment_name, validate_e
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
 from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.plugin.asked import ask_primary
+from dbml_magics.core.plugin.experiment_reader import ExperimentSearch
 from dbml_magics.core.plugin.tracking_family import MethodFamily
 from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.core.tracking.ids import provisional
@@ -119,7 +120,9 @@ class ExperimentMethods(MethodFamily):
     ) -> PagedList[Experiment]:
         """Search experiments at the primary, or at the mirror."""
         self._experiments.wait_for_writes("search_experiments")
-        return self._experiments.search(view_type, max_results, filter_string, order_by, page_token)
+        return self._experiments.search(
+            ExperimentSearch(view_type, max_results, filter_string, order_by, page_token)
+        )
 
     # --- changes
 
