@@ -86,6 +86,8 @@ def test_the_services_have_the_operations_that_are_asked(
         "container": private.operations(private.LocalArtifactClient(context, "LocalUpload", "stamp", "")),
         "any container": private.container_operations(context),
     }
+    assert isinstance(operations["run"], private.RunArtifactsOperations)
+    assert isinstance(operations["any container"], private.ArtifactsOperations)
     for each in of:
         assert callable(getattr(operations[each], method))
 

@@ -6,8 +6,6 @@ noticed before users notice it. Imports azureml-mlflow: seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from azureml.mlflow._client.artifact.local_artifact_client import LocalArtifactClient
 from azureml.mlflow._client.artifact.run_artifact_client import RunArtifactsClient
 from azureml.mlflow._common._cloud import cloud as _clouds
@@ -18,22 +16,23 @@ from azureml.mlflow._restclient.artifact._azure_machine_learning_workspaces impo
     AzureMachineLearningWorkspaces,
 )
 from azureml.mlflow._restclient.artifact.models import ArtifactPath, ArtifactPathList
+from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations
+from azureml.mlflow._restclient.run_artifact.operations import RunArtifactsOperations
 from azureml.mlflow._store.artifact.artifact_repo import AzureMLflowArtifactRepository
 from azureml.mlflow._store.artifact.utils import artifact_uri_decomp
 from azureml.mlflow._store.model_registry.model_registry import AzureMLflowModelRegistry
 from azureml.mlflow._store.tracking.store import AzureMLRestStore
 
-if TYPE_CHECKING:
-    from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations, RunArtifactsOperations
-
 __all__ = [
     "ArtifactPath",
     "ArtifactPathList",
+    "ArtifactsOperations",
     "AzureMLRestStore",
     "AzureMLflowArtifactRepository",
     "AzureMLflowModelRegistry",
     "LocalArtifactClient",
     "RunArtifactsClient",
+    "RunArtifactsOperations",
     "SdkCloud",
     "ServiceContext",
     "add_clouds",

@@ -43,9 +43,11 @@ from dbml_magics.core.destinations.errors import Unavailable, classify_error, is
 from dbml_magics.core.destinations.rest import retry_after, timeout_left
 
 if TYPE_CHECKING:
-    from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations, RunArtifactsOperations
-
-    from dbml_magics.core.azure.azureml_mlflow_private import ServiceContext
+    from dbml_magics.core.azure.azureml_mlflow_private import (
+        ArtifactsOperations,
+        RunArtifactsOperations,
+        ServiceContext,
+    )
 
 _log = logger(__name__)
 T = TypeVar("T")
