@@ -51,12 +51,12 @@ _DATABRICKS = {
 def file_system(path: Path, mounts: Path | None = None) -> str | None:
     """Return the kind of file system that a path is on (``ext4``), or None where the system does not say."""
     try:
-        told = (mounts or MOUNTS).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (mounts or MOUNTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     real = os.path.realpath(path)
     best, kind = "", None
-    for line in told:
+    for line in lines:
         words = line.split(" ")
         if len(words) < 3:
             continue
@@ -115,10 +115,10 @@ def can_be_written(path: Path) -> bool:
 def is_own(path: Path) -> bool:
     """Tell whether a folder is this user's, and nobody else writes to it: in ``/tmp`` anybody makes some."""
     try:
-        told = path.lstat()
+        found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(told.st_mode) and told.st_uid == os.getuid() and not told.st_mode & 0o022
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def base_on(place: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 __all__ = [
     "Compute",
@@ -42,18 +45,18 @@ Place = Literal["databricks", "vscode", "colab", "jupyter", "terminal", "script"
 _SHELL_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 
 
-def shell() -> Any:
+def shell() -> InteractiveShell | None:
     """Return the running IPython shell, or None outside IPython."""
     module = sys.modules.get("IPython.core.getipython")
     return None if module is None else module.get_ipython()
 
 
-def has_kernel(running: Any) -> bool:
+def has_kernel(running: InteractiveShell | None) -> bool:
     """Tell whether a shell talks to a front end that shows HTML and updates what it showed."""
     return getattr(running, "kernel", None) is not None
 
 
-def place(running: Any = None) -> Place:
+def place(running: InteractiveShell | None = None) -> Place:
     """Return where the code runs; ``running`` is the shell when the caller has it."""
     running = running if running is not None else shell()
     if running is None:
@@ -70,14 +73,14 @@ def place(running: Any = None) -> Place:
     return "jupyter"
 
 
-def is_interactive(running: Any) -> bool:
+def is_interactive(running: InteractiveShell | None) -> bool:
     """Tell whether somebody may be reading: a kernel's front end, or a terminal that is one."""
     if running is None:
         return False
     return has_kernel(running) or (type(running).__name__ == "TerminalInteractiveShell" and _is_terminal())
 
 
-def is_attended(running: Any = None) -> bool:
+def is_attended(running: InteractiveShell | None = None) -> bool:
     """Tell whether somebody can answer now: a front end that takes input, or a terminal.
 
     nbclient, papermill and a Databricks job run kernels that nobody reads: they allow no input.
@@ -91,7 +94,7 @@ def is_attended(running: Any = None) -> bool:
     return bool(getattr(running.kernel, "_allow_stdin", False))
 
 
-def updates_displays(running: Any) -> bool:
+def updates_displays(running: InteractiveShell | None) -> bool:
     """Tell whether somebody watches what is shown and sees it change in place.
 
     A Databricks notebook shows an update as one more output, so a view that changes would fill the page.
@@ -99,7 +102,7 @@ def updates_displays(running: Any) -> bool:
     return has_kernel(running) and is_attended(running) and place(running) != "databricks"
 
 
-def shows_widgets(running: Any) -> bool:
+def shows_widgets(running: InteractiveShell | None) -> TypeGuard[InteractiveShell]:
     """Tell whether somebody is there who sees ipywidgets' own widgets and can use them.
 
     Databricks shows them from its runtime 11 on; a notebook that runs unattended is read afterwards, when
@@ -120,7 +123,7 @@ def _databricks_runtime() -> int:
     return int(head) if head.isdigit() else 99
 
 
-def way_to_busy_kernel(running: Any) -> str | None:
+def way_to_busy_kernel(running: InteractiveShell | None) -> str | None:
     """Return the subshell by which a widget's click reaches a kernel that runs a cell, if there is one.
 
     The front end opens it, as JupyterLab 4.4 and Notebook 7.4 do for widgets with a kernel that can; VS Code
@@ -169,7 +172,7 @@ def dbutils() -> Any:
     return None if running is None else running.user_ns.get("dbutils")
 
 
-def assign(name: str, value: Any) -> None:
+def assign(name: str, value: object) -> None:
     """Make a value a variable of the notebook, and of the script that ``%run`` runs in it just now."""
     running = shell()
     if running is not None:
@@ -259,7 +262,7 @@ def databricks() -> DatabricksPlace | None:
     )
 
 
-def differences(running: Any = None) -> tuple[str, ...]:
+def differences(running: InteractiveShell | None = None) -> tuple[str, ...]:
     """Return what is other on this Databricks compute than on a laptop, a line each; nothing elsewhere.
 
     learn.microsoft.com azure/databricks: compute/standard-limitations, compute/serverless/limitations,
@@ -272,16 +275,16 @@ def differences(running: Any = None) -> tuple[str, ...]:
     return (*_DIFFERS[there.compute], *gone)
 
 
-def uses_databricks_connect(running: Any = None) -> bool:
+def uses_databricks_connect(running: InteractiveShell | None = None) -> bool:
     """Tell whether the notebook's ``spark`` is a Databricks cluster's, reached from another machine."""
     running = running if running is not None else shell()
     spark = None if running is None or databricks() is not None else running.user_ns.get("spark")
     builder = getattr(getattr(spark, "client", None), "_builder", None)
     try:
-        told = dict(builder.metadata()) if builder is not None else {}
+        headers = dict(builder.metadata()) if builder is not None else {}
     except Exception:  # another Spark's own business
         return False
-    return bool(told.keys() & {"x-databricks-session-id", "x-databricks-cluster-id"})
+    return bool(headers.keys() & {"x-databricks-session-id", "x-databricks-cluster-id"})
 
 
 def _notebook_context() -> Any:

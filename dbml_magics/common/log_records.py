@@ -16,8 +16,8 @@ class _Clean(logging.Filter):
         record.msg, record.args = visible(redacted(record.getMessage())), None
         if record.exc_info and record.exc_info[1] is not None:
             # What handlers show of an error is the text that stands here, once one does.
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-            record.exc_text = visible(redacted(told))
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            record.exc_text = visible(redacted(trace))
         return True
 
 

@@ -142,14 +142,14 @@ def _like(adapter: Any) -> _Adapter:
     return like  # type: ignore[no-any-return]
 
 
-def _stop(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+def _stop(response: requests.Response, *_: object, **__: object) -> requests.Response:
     """Give a redirect back as it is: requests follows what has a Location."""
     if response.is_redirect:
         response.headers.pop("Location", None)
     return response
 
 
-def shown(url: str, location: Any) -> str:
+def shown(url: str, location: object) -> str:
     """Return where a redirect leads, for people: its host alone, since the rest may carry a secret."""
     if not isinstance(location, str) or not location:
         return "elsewhere"

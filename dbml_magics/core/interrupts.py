@@ -13,15 +13,15 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import CodeType, FrameType, TracebackType
-from typing import Any, cast
+from typing import cast
 
 __all__ = ["Flag", "Guard", "Waiters", "deferred", "is_held_back"]
 
-_Handler = Callable[[int, FrameType | None], Any]
+_Handler = Callable[[int, FrameType | None], object]
 
 # The functions in C behind the module's own, which spend ten times as long on turning numbers into enums.
-_set: Callable[[int, _Handler], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
-_get: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set: Callable[[int, _Handler], object] = getattr(signal.signal, "__wrapped__", signal.signal)
+_get: Callable[[int], object] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _SIGINT = int(signal.SIGINT)
 
 
@@ -43,7 +43,7 @@ class deferred:  # noqa: N801 - used as contextlib's functions are
 
     __slots__ = ("_before", "_came", "_undo")
 
-    def __init__(self, undo: Callable[[], Any] | None = None) -> None:
+    def __init__(self, undo: Callable[[], object] | None = None) -> None:
         self._before: _Handler | None = None
         self._came = False
         self._undo = undo

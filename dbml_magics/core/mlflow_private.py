@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Experiment, Metric, Run
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.models import Model
     from mlflow.tracking.fluent import ActiveRun
 
 __all__ = [
@@ -116,18 +118,18 @@ def metric_points(run: Run) -> Iterable[Metric]:
     return points
 
 
-def own_tags(entity: Any) -> dict[str, str]:
+def own_tags(entity: Experiment | Run | RegisteredModel | ModelVersion) -> dict[str, str]:
     """Return the dictionary of an entity's tags itself, to be changed; some properties return a copy."""
     tags: dict[str, str] = entity._tags
     return tags
 
 
-def raw_point(metric: Metric) -> tuple[Any, Any, Any, Any]:
+def raw_point(metric: Metric) -> tuple[str, float, int, int]:
     """Return (key, value, timestamp, step) of a point as they were given: its properties cost more."""
     return metric._key, metric._value, metric._timestamp, metric._step
 
 
-def has_signature_of_type_hints(metadata: Any) -> bool:
+def has_signature_of_type_hints(metadata: Model) -> bool:
     """Tell whether a model's signature was read from the type hints of its ``predict``."""
     return bool(metadata._is_signature_from_type_hint())
 

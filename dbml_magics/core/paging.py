@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.destinations.errors import EndlessListing
+
+if TYPE_CHECKING:
+    from mlflow.store.entities.paged_list import PagedList
 
 _EMPTY_PAGES = 200
 """Pages without an entry that may follow each other: a service that filters after it pages sends some."""
@@ -21,11 +24,11 @@ class Pages:
     """What one listing has given so far."""
 
     def __init__(self) -> None:
-        self._tokens: set[Any] = set()
+        self._tokens: set[str] = set()
         self._empty = 0
         self._before: list[str] = []
 
-    def follow(self, token: Any, page: Iterable[Any]) -> Any:
+    def follow(self, token: str | None, page: Iterable[object]) -> str | None:
         """Return the token of the page after ``page``, or None. Raises EndlessListing.
 
         A listing goes round where its token has been seen, where a page is the one before once more under
@@ -48,7 +51,7 @@ class Pages:
         return token
 
 
-def entries(page: Callable[[str | None], Any]) -> Iterator[Any]:
+def entries(page: Callable[[str | None], PagedList]) -> Iterator[Any]:
     """Yield what all pages of a listing have; ``page`` returns MLflow's PagedList. Raises EndlessListing."""
     pages, token = Pages(), None
     while True:

@@ -233,7 +233,7 @@ def _columns(
     if twice:
         raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=_HELP)
     wrong = []
-    columns: dict[str, list[object]] = {}
+    columns: dict[str, Sequence[object]] = {}
     for each in inputs:
         name = str(each["name"])
         if name not in present:
@@ -331,7 +331,7 @@ def _wants(names: Sequence[str], got: str) -> str:
     return f"the model wants {len(names)} values a row ({listed}), and the data has {got}."
 
 
-def _column(values: exact.Column, wanted: str) -> list[Any]:
+def _column(values: exact.Column, wanted: str) -> Sequence[object]:
     """Return a column as JSON's values. Raises ValueError, saying what it has, when it is of another type."""
     kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
     if wanted in ("double", "float"):
@@ -375,7 +375,7 @@ def _in_base64(value: Any) -> str:
     return str(value)
 
 
-def _numbers(values: exact.Column, kind: str) -> list[Any]:
+def _numbers(values: exact.Column, kind: str) -> list[object]:
     if kind in ("f", "i", "u"):
         found = values.astype("float64").tolist()
     else:
@@ -383,7 +383,7 @@ def _numbers(values: exact.Column, kind: str) -> list[Any]:
     return [None if math.isnan(value) else value for value in found]
 
 
-def _whole(values: exact.Column, kind: str, wanted: str) -> list[Any]:
+def _whole(values: exact.Column, kind: str, wanted: str) -> list[int]:
     listed = values.tolist() if kind in ("i", "u") else [_exact(value) for value in _unboxed(values)]
     low, high = exact.RANGES[wanted]
     if listed and (min(listed) < low or max(listed) > high):
@@ -545,7 +545,7 @@ def _free(
     return Payload(1, lambda _first, _last: _request(data, params), lambda found: found, whole=True)
 
 
-def _unsigned(values: exact.Column, name: str) -> list[Any]:
+def _unsigned(values: exact.Column, name: str) -> list[object]:
     """Return a column that no signature describes as JSON's values. Raises BadData for what JSON lacks."""
     found: list[object] = []
     for row, value in enumerate(values.tolist()):
@@ -627,7 +627,7 @@ def _like_frame(found: list[Any], index: Any, outputs: Sequence[ColumnSpec]) -> 
     return pd.Series(list(array), index=index, name="prediction")
 
 
-def _with_bytes(found: list[Any], outputs: Sequence[ColumnSpec]) -> list[Any]:
+def _with_bytes(found: list[Any], outputs: Sequence[ColumnSpec]) -> list[object]:
     """Return predictions with bytes where the signature says binary and an answer has base64."""
     named = {str(each.get("name")): each for each in outputs}
     one = outputs[0]

@@ -136,7 +136,7 @@ class Operation:
         """Return the kind of write."""
         return type(self)
 
-    def fields(self) -> list[Any]:
+    def fields(self) -> Line:
         """Return what follows the code in the journal."""
         return self._fields()
 
@@ -165,11 +165,11 @@ class Operation:
 
     # --- what kinds do otherwise
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return [getattr(self, name) for name in self.__slots__]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> Operation:
+    def _read(cls, given: Line) -> Operation:
         """Return the operation with these fields. Raises one of DAMAGED where they are not this kind's."""
         return cls(*given[: len(cls.__slots__)])
 
@@ -187,7 +187,7 @@ class _Addressed(Operation):
 
     to: list[str] | None
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         found = Operation._fields(self)
         return found[:-1] if self.to is None else found
 
@@ -211,7 +211,7 @@ class LogMetric(Operation):
     step: int
     extra: Sequence[str | None] | None = None
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         point = [self.key, self.value, self.time, self.step]
         return point if self.extra is None else [*point, self.extra]
 
@@ -315,11 +315,11 @@ class CreateRun(Operation):
     start: int
     tags: dict[str, str]
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return [{"experiment": self.experiment, "user": self.user, "start": self.start, "tags": self.tags}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> CreateRun:
+    def _read(cls, given: Line) -> CreateRun:
         facts = given[0]
         return cls(facts["experiment"], facts["user"], facts["start"], facts["tags"])
 
@@ -335,11 +335,11 @@ class UpdateRun(Operation):
     end: int | None = None
     name: str | None = None
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return [{"status": self.status, "end": self.end, "name": self.name}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> UpdateRun:
+    def _read(cls, given: Line) -> UpdateRun:
         change = given[0]
         return cls(change.get("status"), change.get("end"), change.get("name"))
 
@@ -374,11 +374,11 @@ class LogInputs(Operation):
     datasets: list[DatasetFacts]
     models: list[str]
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return [{"datasets": self.datasets, "models": self.models}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> LogInputs:
+    def _read(cls, given: Line) -> LogInputs:
         return cls(given[0]["datasets"], given[0]["models"])
 
 
@@ -404,11 +404,11 @@ class LogArtifact(Operation):
     path: str
     file: StoredFile
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return [{"owner": self.owner, "path": self.path, **self.file}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> LogArtifact:
+    def _read(cls, given: Line) -> LogArtifact:
         file: Any = dict(given[0])
         owner, path = file.pop("owner"), file.pop("path")
         return cls(owner, path, file)
@@ -441,12 +441,12 @@ class CreateExperiment(Operation):
     name: str | None = None
     tags: dict[str, str] | None = None
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         told = {"id": self.id, "name": self.name, "tags": self.tags}
         return [{key: value for key, value in told.items() if value is not None}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> CreateExperiment:
+    def _read(cls, given: Line) -> CreateExperiment:
         return cls(given[0]["id"], given[0].get("name"), given[0].get("tags"))
 
 
@@ -465,14 +465,14 @@ class ChangeExperiment(_Addressed):
     tried: bool | None = None
     """The primary may have carried it out, its answer lost."""
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         own = {"tag": ("key", "value"), "untag": ("key",), "rename": ("name",)}.get(self.do, ())
         told = {name: getattr(self, name) for name in ("do", "id", *own)}
         asked = {"to": self.to, "tried": self.tried}
         return [{**told, **{name: value for name, value in asked.items() if value is not None}}]
 
     @classmethod
-    def _read(cls, given: list[Any]) -> ChangeExperiment:
+    def _read(cls, given: Line) -> ChangeExperiment:
         told = given[0]
         return cls(told["do"], told["id"], *map(told.get, ("key", "value", "name", "to", "tried")))
 
@@ -613,14 +613,14 @@ class Malformed(Operation):
     """A write of a known kind whose fields are not that kind's."""
 
     code: str
-    rest: list[Any]
+    rest: Line
     cause: str
 
     @property
     def kind(self) -> type[Operation]:
         return _BY_CODE[self.code]
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return self.rest
 
 
@@ -629,9 +629,9 @@ class Unknown(Operation):
     """A write of a kind that this release does not know: a newer one made it."""
 
     code: Any
-    rest: list[Any]
+    rest: Line
 
-    def _fields(self) -> list[Any]:
+    def _fields(self) -> Line:
         return self.rest
 
 
