@@ -3,7 +3,7 @@
 The levels of experiments and models are those of docs.databricks.com security/auth/access-control, the
 privileges those of data-governance/unity-catalog/manage-privileges/privileges and
 machine-learning/manage-model-lifecycle/upgrade-workflows (registered models are FUNCTION in the grants API).
-Groups within groups are not told to their members, so that a group may give more than is seen here.
+The API does not list groups within groups, so a group may grant more than is seen here.
 """
 
 from __future__ import annotations

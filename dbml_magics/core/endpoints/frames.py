@@ -1,6 +1,6 @@
 """What a local endpoint's server and its workers say to each other: requests and answers with their length.
 
-A channel is one socket with one request on its way at a time, so nothing has to be told apart.
+A channel is one socket with one request on its way at a time, so an answer needs no number.
 """
 
 from __future__ import annotations

@@ -442,8 +442,8 @@ class CreateExperiment(Operation):
     tags: dict[str, str] | None = None
 
     def _fields(self) -> Line:
-        told = {"id": self.id, "name": self.name, "tags": self.tags}
-        return [{key: value for key, value in told.items() if value is not None}]
+        fields = {"id": self.id, "name": self.name, "tags": self.tags}
+        return [{key: value for key, value in fields.items() if value is not None}]
 
     @classmethod
     def _read(cls, given: Line) -> CreateExperiment:
@@ -467,14 +467,14 @@ class ChangeExperiment(_Addressed):
 
     def _fields(self) -> Line:
         own = {"tag": ("key", "value"), "untag": ("key",), "rename": ("name",)}.get(self.do, ())
-        told = {name: getattr(self, name) for name in ("do", "id", *own)}
+        fields = {name: getattr(self, name) for name in ("do", "id", *own)}
         asked = {"to": self.to, "tried": self.tried}
-        return [{**told, **{name: value for name, value in asked.items() if value is not None}}]
+        return [{**fields, **{name: value for name, value in asked.items() if value is not None}}]
 
     @classmethod
     def _read(cls, given: Line) -> ChangeExperiment:
-        told = given[0]
-        return cls(told["do"], told["id"], *map(told.get, ("key", "value", "name", "to", "tried")))
+        change = given[0]
+        return cls(change["do"], change["id"], *map(change.get, ("key", "value", "name", "to", "tried")))
 
     def _words(self) -> str:
         return f"{self.do} of an experiment"

@@ -47,7 +47,7 @@ class Asked:
     queue: str
     at: int
     """In nanoseconds, by which registrations and other registry writes are ordered."""
-    told: VersionFacts | None
+    facts: VersionFacts | None
     """What was asked for; None in a state of the first release."""
 
 
@@ -87,17 +87,17 @@ class ModelVersions:
 
     # --- what was asked for
 
-    def ask(self, queue: str, told: VersionFacts) -> None:
+    def ask(self, queue: str, facts: VersionFacts) -> None:
         """Note a registration until every registry has answered it."""
-        source = told["source"]
-        kept = {key: value for key, value in told.items() if key != "after"}
-        asked = {"queue": queue, "to": told["to"], "at": time.time_ns(), "told": kept}
+        source = facts["source"]
+        kept = {key: value for key, value in facts.items() if key != "after"}
+        asked = {"queue": queue, "to": facts["to"], "at": time.time_ns(), "told": kept}
         if source["kind"] == "version":
             asked["from"] = [source["name"], str(source["version"])]
-        self._names.note_used(told["name"])
+        self._names.note_used(facts["name"])
         # A copied version's original, too: the copy goes before it is deleted.
-        for name in {told["name"], source.get("name") or told["name"]}:
-            self._registering.put(asked, name, told["key"])
+        for name in {facts["name"], source.get("name") or facts["name"]}:
+            self._registering.put(asked, name, facts["key"])
 
     def asked(self) -> list[Asked]:
         """Return the registrations that some registry may not have answered yet."""
@@ -212,9 +212,9 @@ class ModelVersions:
         """Return {number: registration} of a model's versions that were registered on this machine."""
         return self._registered.below(name)
 
-    def note_provisional(self, queue: str, told: VersionFacts) -> None:
+    def note_provisional(self, queue: str, facts: VersionFacts) -> None:
         """Note that the user was given a version before the first registry numbered it."""
-        self._provisional.put({**told, "queue": queue, "at": time.time()}, told["key"])
+        self._provisional.put({**facts, "queue": queue, "at": time.time()}, facts["key"])
 
     def provisional(self, key: str) -> WaitingVersion | None:
         """Return a registration that was given to the user without a number, or None."""
@@ -226,14 +226,14 @@ class ModelVersions:
 
     def newest_provisional(self, name: str) -> WaitingVersion | None:
         """Return the newest registration of a model that was given to the user without a number."""
-        kept = [told for told in self.provisionals() if self._names.current(told["name"]) == name]
-        return max(kept, key=lambda told: told["at"]) if kept else None
+        kept = [version for version in self.provisionals() if self._names.current(version["name"]) == name]
+        return max(kept, key=lambda version: version["at"]) if kept else None
 
     # --- writes to a version that was refused
 
-    def defer_write(self, key: str, role: str, told: RegistryChange) -> None:
+    def defer_write(self, key: str, role: str, change: RegistryChange) -> None:
         """Keep a write to a version that a registry refused, until it is registered after all."""
-        self._owed.put(told, role, key, f"{time.time_ns():020}")
+        self._owed.put(change, role, key, f"{time.time_ns():020}")
 
     def deferred_writes(self, key: str, role: str) -> list[tuple[str, RegistryChange]]:
         """Return (place, write) of the writes to a version that were deferred, oldest first."""

@@ -37,8 +37,8 @@ class _Moved(Exception):
 
 
 def _free(folder: Path) -> int:
-    told = os.statvfs(folder)
-    return told.f_bavail * told.f_frsize
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _not_written(error: Exception, path: Path) -> JournalError:

@@ -79,7 +79,7 @@ def _concerns(change: object, role: str) -> bool:
 
 def _registration(engine: Engine, role: str, asked: Asked) -> Change | None:
     """Return a registration that a registry has yet to answer, unless the first one refused it."""
-    facts, first, versions = asked.told, engine.link.registries[0], engine.state.model_versions
+    facts, first, versions = asked.facts, engine.link.registries[0], engine.state.model_versions
     if facts is None or not {role, first} <= {*facts["to"]}:
         return None
     if versions.is_answered(facts["key"], role):
