@@ -1,4 +1,4 @@
-"""Azure Resource Manager: find a workspace, say why it is not there, make one.
+"""Azure Resource Manager: find a workspace, explain why one is missing, create one.
 
 Everything goes through azure-mgmt-resource with the link's own sign-in, once a request: what fails is said at
 once, with the way out.
@@ -50,7 +50,7 @@ _DATABRICKS = "Microsoft.Databricks/workspaces"
 
 
 class WorkspaceProperties(TypedDict, total=False):
-    """What Resource Manager says of an Azure ML workspace, as far as it is read here."""
+    """The properties of an Azure ML workspace in Resource Manager that this package reads."""
 
     applicationInsights: str
     containerRegistry: str
@@ -172,7 +172,7 @@ class Arm:
     # --- finding
 
     def find(self, workspace: WorkspaceId) -> Found:
-        """Return the workspace. Raises WorkspaceNotFound (with what was perhaps meant), NotPermitted."""
+        """Return the workspace. Raises WorkspaceNotFound (suggesting near names), NotPermitted."""
         read = f"{permissions.ML}/workspaces/read"
         resource = self.ask(lambda c: c.resources.get_by_id(workspace.path, _ML_API), workspace, read)
         if resource is None:
@@ -267,7 +267,7 @@ class Arm:
     # --- making
 
     def plan(self, wish: Wish) -> Plan:
-        """Return what making the workspace would make; changes nothing. Raises BadLink, NotPermitted, …"""
+        """Plan the resources of a new workspace; changes nothing. Raises BadLink, NotPermitted, …"""
         workspace = wish.workspace
         group = self._group(workspace)
         managed = managed_by_databricks(group)
@@ -323,7 +323,7 @@ class Arm:
                 raise as_error(diagnosis.unregistered(said, workspace), workspace)
 
     def create(self, plan: Plan, confirm: str | None, progress: Progress | None = None) -> Found:
-        """Make what the plan says, one resource after the other. Raises NotConfirmed, CreationFailed.
+        """Create the plan's resources one after the other. Raises NotConfirmed, CreationFailed.
 
         What exists already is brought to the same state, so a second try goes on where the first one ended.
         """
@@ -343,7 +343,7 @@ class Arm:
         return self.find(workspace)
 
     def _refuse_taken_name(self, plan: Plan) -> None:
-        """Raise BadLink for the name of a deleted workspace, before what it leans on is made.
+        """Raise BadLink for the name of a deleted workspace, before its other resources are created.
 
         Resource Manager's validation of a template asks the service; what else it says, and that it may not
         be asked, is left to the making itself.
@@ -643,7 +643,7 @@ def _kept_by_deleted(workspace: WorkspaceId) -> str:
 
 
 def _other_name(wish: Wish) -> list[tuple[str, str]]:
-    """Return what to do about a name that a deleted workspace keeps."""
+    """Return the remedies for a name that a soft-deleted workspace still occupies."""
     portal = "https://portal.azure.com, Azure Machine Learning, Recently deleted"
     other = wish.line(_elsewhere(wish.workspace, name=True))
     return [(portal, "recovers or purges it"), (other, "another name")]

@@ -1,4 +1,4 @@
-"""What a refusal of Azure means: its cause, the action and role that are missing, what to do next.
+"""Diagnose Azure's refusals: the cause, the missing action and role, the remedy.
 
 A workspace that refuses everything (signed out, no role, private link, deleted) is away: writes wait until it
 is put right. Only a refusal of the one write is a refusal.
@@ -29,7 +29,7 @@ _GONE = re.compile(r"workspace (was )?not found|soft.?deleted|has been deleted",
 
 @dataclass(frozen=True)
 class Said:
-    """What an answer of Azure says, whichever of its services it comes from."""
+    """Status, error code and message of an answer of any Azure service."""
 
     status: int
     code: str
@@ -59,7 +59,7 @@ def _element(name: str, xml: str) -> str:
 def judge(
     sign_in: SignIn, workspace: WorkspaceId, response: requests.Response, method: str, endpoint: str
 ) -> Exception | None:
-    """Return what a response other than 200 means, or None where the status says it all."""
+    """Return the error behind a response other than 200, or None where its status is all there is."""
     away = kept_out(sign_in, workspace, response, method, endpoint)
     if away is not None:
         return away
@@ -74,7 +74,7 @@ def judge(
 def kept_out(
     sign_in: SignIn, workspace: WorkspaceId, response: requests.Response, method: str, endpoint: str
 ) -> Unavailable | None:
-    """Return why a response says that the workspace takes nothing from this user, or None."""
+    """Return why the workspace refuses every request of this user, or None where it does not."""
     said = Said.by(response.status_code, response.text)
     away = trouble(said, workspace, permissions.action_of(method, endpoint))
     if away is not None and said.status == 401:

@@ -1,4 +1,4 @@
-"""From what the user names to a workspace that can be linked: signed in, found, perhaps made."""
+"""Resolve the user's options to a workspace that can be linked: sign in, find it, or create it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ _quiet: ContextVar[bool] = ContextVar("dbml_signing_in", default=False)
 
 
 class SignIn:
-    """A token credential (``get_token``) that knows which way it took, renews, and says why it cannot.
+    """A token credential (``get_token``) that chooses its method, renews its tokens, and explains a refusal.
 
     ``settings`` may name a Databricks secret scope or service credential. Raises BadLink for a method that
     does not exist or that lacks what it needs here, NotPermitted where no way is open.
@@ -489,7 +489,7 @@ def _secret(scope: str, key: str) -> str | None:
 
 
 def _first_sentence(error: Exception) -> str:
-    """Return the beginning of what a sign-in library says, which goes on with trace ids and advice."""
+    """Return a sign-in library's message without the trace ids and advice that follow it."""
     text = " ".join(str(getattr(error, "message", None) or error).split())
     text = (
         text.partition(" Trace ID:")[0].partition("\nTo mitigate")[0].removeprefix("Authentication failed: ")
@@ -514,7 +514,7 @@ def _is_network(error: BaseException) -> bool:
 
 
 class _Muted(logging.Filter):
-    """Keeps azure-identity from telling what our own errors say."""
+    """Drop azure-identity's log records while our own errors report the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging's signature
         return not _quiet.get()

@@ -60,7 +60,7 @@ class JobToken:
         return AccessToken(self._token, expiry)
 
     def _renewed(self) -> str | None:
-        """Ask run history for the job's next token; None where it gives none now."""
+        """Request the job's next token from run history; None where it issues none now."""
         import requests
 
         from dbml_magics.core import hosts

@@ -66,7 +66,7 @@ _NAMED = re.compile(r"perform action '([^']+)'")
 
 @dataclass(frozen=True)
 class Need:
-    """One line of the table that the README shows: what a command does, the action, the smallest role."""
+    """One row of the README's table: command, purpose, Azure action, smallest role."""
 
     command: str
     what: str
@@ -144,5 +144,5 @@ def smallest_role(action: str) -> tuple[str, str]:
 
 
 def assignment(role: str, scope: str) -> str:
-    """Return the command by which an owner gives somebody a role."""
+    """Return the az command with which an owner assigns a role."""
     return f'az role assignment create --role "{role}" --assignee USER --scope {scope}'

@@ -1,1 +1,1 @@
-"""Workspaces: how to reach one with its own credentials, what it takes, what it calls things."""
+"""Adapters of workspaces: connection and credentials, limits, names."""

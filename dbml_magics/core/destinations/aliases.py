@@ -23,7 +23,7 @@ _LACKING = frozenset({"ENDPOINT_NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED
 
 
 class AliasesAsTags:
-    """Keeps aliases as tags where the registry store that stands behind refuses them."""
+    """Store aliases as tags where the wrapped registry store refuses aliases."""
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""
@@ -65,7 +65,7 @@ class AliasesAsTags:
 
 
 def _refuse_others(error: MlflowException) -> None:
-    """Raise ``error`` again unless it says that the registry has no aliases at all."""
+    """Re-raise ``error`` unless it means that the registry supports no aliases."""
     if isinstance(error, MissingEndpoint):
         return
     if isinstance(error, Unavailable) or error.error_code not in _LACKING:

@@ -1,4 +1,4 @@
-"""An Azure ML workspace: its stores with the link's own sign-in, its pages, and what it cannot do done here.
+"""An Azure ML workspace: stores with the link's own sign-in, pages, substitutes for missing calls.
 
 azureml-mlflow's stores are subclassed, since its plugin checks for them; each call is made once
 (:mod:`.rest`), and what a refusal means is said by :mod:`dbml_magics.core.azure.diagnosis`.
@@ -76,7 +76,7 @@ class AzuremlWorkspace(Workspace):
         return self._context
 
     def reconfigure(self, spec: WorkspaceSpec) -> None:
-        """Sign in otherwise from now on, where the link says so."""
+        """Use the link's new sign-in from now on."""
         if spec != self.spec:
             self._context = None
         super().reconfigure(spec)
@@ -94,7 +94,7 @@ class AzuremlWorkspace(Workspace):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what the workspace does that others do not."""
+        """Return the workspace's capabilities."""
         return replace(super().capabilities, checks_file_names=False, takes_run_ids=True)
 
     def make_run_as(self, run_id: str, experiment_id: str, start: int, tags: dict[str, str]) -> Run | None:
@@ -184,7 +184,7 @@ class AzuremlWorkspace(Workspace):
         return Arm(self.sign_in, self.id.subscription).linked_in_portal(self.id) is not None
 
     def azure_workspace(self) -> AzureMLWorkspaceObject:
-        """Return azureml-core's ``Workspace``, made at the first call. Raises what Azure's refusals mean."""
+        """Return azureml-core's ``Workspace``, made once. Raises the error behind Azure's refusal."""
         if self._object is None:
             from dbml_magics.core.azure.core_auth import workspace_object
 

@@ -216,7 +216,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
     @staticmethod
     def _checked(link: object) -> str:
-        """Return a signed link to a blob. Raises Foreign for what is none."""
+        """Check that a link is a signed URL of a blob. Raises Foreign."""
         if hosts.origin(str(link)) is None or not str(link).startswith("https://"):
             raise Foreign("a request for files is answered without a link to the storage")
         return str(link)
@@ -228,7 +228,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return container_operations(self._context), scope
 
     def _renew(self, path: str) -> str:
-        """Return a new link to write a name whose bytes never came, or whose link has run out.
+        """Return a new signed URL for an upload that never completed, or whose URL expired.
 
         Nothing is taken back for it where the service gives links anew, as azureml-mlflow's ``get_sas`` and
         azureml-core's ``get_write_sas`` ask it to.
@@ -243,7 +243,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return self._checked(answer.content_uri) if answer and answer.content_uri else self._rename(path)
 
     def _rename(self, path: str) -> str:
-        """Take a name back whose bytes never came, or whose link has run out, and return a new link.
+        """Delete the name of an upload that never completed, or whose URL expired; return a new URL.
 
         Blocks that were put and not committed stay with the blob (Put Block: for a week).
         """
@@ -259,7 +259,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return link
 
     def _state_of(self, path: str, local_file: str) -> str:
-        """Return whether what is at ``path`` is the same file, another, or nothing yet."""
+        """Compare the file at ``path`` with a local one: "same", "other" or "nothing"."""
         # Asked for the sake of writing: whoever may not, needs the role that may, not one to read.
         size = self.size(path, writing=True)
         if size is None:
@@ -295,7 +295,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         return BlobClient.from_blob_url(link, max_single_put_size=_SINGLE, **self._once(link))
 
     def _with_links(self, path: str, link: str) -> Callable[[Callable[[BlobClient], object]], None]:
-        """Return what takes a step of an upload, by a new link whenever the last one has run out."""
+        """Return a function that runs a step of an upload and renews the signed URL when it expires."""
         current = [link]
 
         def take(step: Callable[[BlobClient], object]) -> None:
@@ -330,7 +330,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
     # --- measuring (the doctor's probes)
 
     def blocks_outlive_their_name(self, path: str, stage: Callable[[BlobClient], list[BlobBlock]]) -> bool:
-        """Put blocks, take the name back, commit them by a new link; tells whether the file is there then."""
+        """Upload blocks, delete the name, commit them by a new URL; tells whether the file is complete."""
         link = self._name(path)
         if link is None:
             raise refusal(409, f"{path} is there already")
@@ -366,7 +366,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                 yield entry.path[len(lead) :]
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """List one folder, by whole names; sizes are asked for when they are looked at."""
+        """List one folder by whole names; sizes are requested when they are read."""
         lead = f"{path.strip('/')}/" if path else ""
         found: dict[str, FileInfo] = {}
         for file in self._all():
@@ -409,7 +409,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
     def _download_file(
         self, remote_file_path: str, local_path: str, *, writing: bool = False, **_: object
     ) -> None:
-        """Download one file in pieces; what is there only in part is no file."""
+        """Download one file in pieces; a partial file is an error."""
         link = self._link(remote_file_path, writing)
 
         def download() -> None:
@@ -423,7 +423,7 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
 
 
 class _File(FileInfo):  # type: ignore[misc]
-    """A file whose size is asked for when somebody looks: a listing of Azure ML's has none."""
+    """A file whose size is requested when it is read: Azure ML's listings have none."""
 
     def __init__(self, path: str, ask: Callable[[str], int | None]) -> None:
         super().__init__(path, False, None)
@@ -432,7 +432,7 @@ class _File(FileInfo):  # type: ignore[misc]
 
     @property
     def file_size(self) -> int | None:
-        """Return the size in bytes, or None where the storage does not tell it now."""
+        """Return the size in bytes, or None while the storage does not answer."""
         if self._known is None:
             try:
                 self._known = self._ask(self._place)
@@ -452,7 +452,7 @@ def _names(path: str) -> Iterator[str]:
 
 
 def _close(response: object) -> None:
-    """Give back the connection of a download that was refused, whose body nobody reads."""
+    """Release the connection of a refused download, whose body stays unread."""
     inner = getattr(response, "internal_response", None)
     if inner is not None:
         inner.close()

@@ -51,7 +51,7 @@ def needs_sorting_here(order_by: list[str] | None) -> bool:
 
 
 def asks_for_metrics(where: str | None, order_by: list[str] | None) -> bool:
-    """Tell whether a search's filter or order looks at metrics."""
+    """Tell whether a search's filter or order refers to metrics."""
     text = re.sub(r"'[^']*'", "''", where or "")
     return bool(_METRIC.search(text)) or any(_METRIC.search(clause) for clause in order_by or [])
 

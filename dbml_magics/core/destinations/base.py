@@ -59,7 +59,7 @@ class Workspace(MlflowCalls):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what the workspace does that others do not."""
+        """Return the workspace's capabilities."""
         return Capabilities(
             answers_by_rest=self.uri.startswith(_BY_REST),
             copies_registered_files=self.kind == "databricks",

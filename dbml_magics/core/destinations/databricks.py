@@ -86,7 +86,7 @@ class DatabricksWorkspace(Workspace):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what the workspace does that others do not."""
+        """Return the workspace's capabilities."""
         return replace(super().capabilities, checks_file_names=False)
 
     def forget_connections(self) -> None:

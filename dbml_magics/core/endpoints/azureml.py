@@ -41,7 +41,7 @@ _signatures: dict[str, Signature | None] = {}  # of a version, which never chang
 
 
 def workspace_of(engine: Engine, written: str) -> AzuremlWorkspace:
-    """Return the workspace that is deployed to. Raises BadLink, naming what was ``written``."""
+    """Return the workspace to deploy to. Raises BadLink, which quotes the option ``written``."""
     from dbml_magics.core.destinations.azureml import AzuremlWorkspace
 
     there = engine.workspaces.get("azureml") if "azureml" in engine.link.used else None
@@ -180,7 +180,7 @@ def signature_of(engine: Engine, name: str, version: str) -> Signature | None:
 
 
 def milliseconds(written: object) -> int:
-    """Return a moment of Azure's as milliseconds since 1970, 0 where it says none."""
+    """Parse Azure's timestamps into milliseconds since 1970; 0 where there is none."""
     try:
         moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(written)).replace("Z", "+00:00"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The protocol of endpoints: what every target can do, and what it is asked to do.
+"""The protocol of endpoints: the operations of a target and their arguments.
 
 A target is a place where models are served: this machine, or one of Azure ML's services. ``service`` speaks
 to all of them in the same words.
@@ -47,7 +47,7 @@ _SERVICE_NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 
 @dataclass(frozen=True)
 class Found:
-    """A model that was named on the line: what it is, and how its files are read."""
+    """The model that a command names, and where its files are."""
 
     label: str  # for people: "wine/1"
     uri: str  # through the link
@@ -94,11 +94,11 @@ class Target(ABC):
 
     name: str
     legal: Mapping[str, str]
-    """The keys of its config file, with what each is."""
+    """The keys of its config file, each with a description."""
 
     @abstractmethod
     def checks(self, order: Order) -> list[Check]:
-        """Look at what can be known before anything is created."""
+        """Check everything that can be checked before anything is created."""
 
     @abstractmethod
     def deploy(self, order: Order, say: Say) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What is looked at before anything is created: one line each, and a clear end where it cannot work."""
+"""Check a model before anything is created: one line per check, an error where it cannot work."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def of_files(files: Path, mlmodel: MLmodel, *, cloud: bool) -> list[Check]:
 
 
 def here(files: Path) -> list[Check]:
-    """Look whether this Python has what the model requires."""
+    """Check that this Python has the packages that the model requires."""
     absent, other = [], []
     for line in requirements(files):
         try:
@@ -102,7 +102,7 @@ def here(files: Path) -> list[Check]:
 
 
 def requirements(files: Path) -> list[str]:
-    """Return what a model's requirements.txt, else its conda.yaml, asks pip for."""
+    """Return the pip requirements of a model: of its requirements.txt, else of its conda.yaml."""
     return _listed(files) if (files / "requirements.txt").exists() else list(_conda(files)[0].pip)
 
 
@@ -126,7 +126,7 @@ class _Conda:
 
 
 def _conda(files: Path) -> tuple[_Conda, str | None]:
-    """Return what the model's conda.yaml asks for, and why it cannot be read."""
+    """Parse the model's conda.yaml; the second value is why it cannot be read."""
     path = files / "conda.yaml"
     if not path.exists():
         return _Conda(), None
@@ -214,7 +214,7 @@ _CAUSES = (
 
 
 def likely_cause(lines: Sequence[str]) -> str | None:
-    """Return what a server's last lines point to, or None."""
+    """Return the likely cause of a failure by the last lines of a log, or None."""
     text = "\n".join(lines)
     for pattern, cause in _CAUSES:
         found = re.search(pattern, text)

@@ -1,4 +1,4 @@
-"""Values that stay what they are: numpy and pandas make other ones of mixed or large numbers, unasked."""
+"""Lossless conversion of values: numpy and pandas silently change mixed types and large integers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Column: TypeAlias = "pd.Series[Any]"
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 RANGES = {"integer": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
-"""What MLflow's types of whole numbers hold."""
+"""The range of each of MLflow's integer types."""
 
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 

@@ -1,4 +1,4 @@
-"""What a local endpoint's server and its workers say to each other: requests and answers with their length.
+"""The protocol between a local endpoint's server and its workers: length-prefixed requests and answers.
 
 A channel is one socket with one request on its way at a time, so an answer needs no number.
 """
@@ -19,7 +19,7 @@ AZUREML, MLFLOW = 0, 1
 """The formats: ``{"input_data": …}`` answered by a bare list, and MLflow's own."""
 
 READY = 1
-"""The status by which a worker says, unasked, that its model is loaded."""
+"""The status that a worker sends once its model is loaded."""
 
 
 def request(kind: int, content_type: str, body: bytes) -> bytes:

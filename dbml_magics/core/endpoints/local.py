@@ -112,7 +112,7 @@ class _Server:
             return state
 
     def state(self) -> ServerState | None:
-        """Return what the server says, or None when it does not run or does not answer."""
+        """Return the server's state, or None when it does not run or does not answer."""
         if not self.runs:
             return None
         try:
@@ -121,7 +121,7 @@ class _Server:
             return None
 
     def last_state(self) -> ServerState:
-        """Return what the server wrote down last."""
+        """Return the state that the server saved last."""
         try:
             state: ServerState = json_object((self.folder / "state.json").read_text())
             return state

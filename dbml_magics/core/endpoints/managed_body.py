@@ -43,7 +43,7 @@ _EXAMPLES = {
 
 
 def endpoint_body(given: Settings, location: str) -> dict[str, object]:
-    """Return what makes an endpoint: with a key and an identity of its own unless the file says otherwise."""
+    """Return the body that creates an endpoint; by default with a key and a system-assigned identity."""
     auth = str(given.get("auth_mode") or "key").lower()
     if auth not in AUTH:
         raise BadCommand(
@@ -199,7 +199,7 @@ def _rate(value: object) -> float:
 
 
 def merged(kept: Mapping[str, object], wanted: Mapping[str, object]) -> dict[str, object]:
-    """Return what a deployment has with what is wanted of it: what is not named stays, in sections too."""
+    """Merge wanted properties into a deployment's own; keys that are not named stay, in sections too."""
     found = dict(kept)
     for key, value in wanted.items():
         before = found.get(key)
@@ -224,7 +224,7 @@ _SECTIONS: dict[str, Callable[[Settings], dict[str, object]]] = {
 
 
 def includes(shown: object, wanted: object) -> bool:
-    """Tell whether what the service shows has all that is wanted."""
+    """Tell whether a deployment already has every wanted property."""
     if isinstance(wanted, dict):
         return isinstance(shown, dict) and all(includes(shown.get(key), wanted[key]) for key in wanted)
     return bool(shown == wanted)

@@ -1,4 +1,4 @@
-"""What is looked at before a managed endpoint is made: its way out, and the quota for its machines."""
+"""Checks before a managed endpoint is created: outbound network access and quota for its machines."""
 
 from __future__ import annotations
 

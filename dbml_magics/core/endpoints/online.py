@@ -289,7 +289,7 @@ class OnlineTarget(Target):
         return name, "deployed" if before is None else "updated"
 
     def _remember(self, record: Record, pending: PendingDeployment) -> str | None:
-        """Remember what is to be done for a deployment; returns the model whose place it takes, if any."""
+        """Save a pending deployment; returns the label of the pending one that it replaces, if any."""
         name = pending["deployment"]
         with locked(record):
             record.write(began=record.read().get("began") or time.time())
@@ -354,7 +354,7 @@ class OnlineTarget(Target):
             every(min(step.pause for step in steps), lambda: None)
 
     def _steps(self, record: Record) -> list[_Step]:
-        """Take a step for each deployment that nobody waits for; what fails stands in the record."""
+        """Advance each deployment that no process waits for; the record keeps failures."""
         found = []
         for name, pending in record.of_deployments("pending").items():
             if pending["wait"] and processes.runs(int(pending["pid"]), str(pending["started"])):
@@ -374,12 +374,12 @@ class OnlineTarget(Target):
             every(step.pause, lambda said=doing: say(said))  # type: ignore[misc]
 
     def _go_on(self, record: Record) -> None:
-        """Go on with what another process, or a thread that ended, has begun."""
+        """Resume deployments that another process, or a thread that ended, has begun."""
         if str(record.path) not in _going and record.of_deployments("pending"):
             self._begin(record)
 
     def _advance(self, record: Record, name: str) -> _Step | None:
-        """Take a step of what is left to do for a deployment; None when nothing is.
+        """Advance a pending deployment by one step; None when it is complete.
 
         Raises DeploymentFailed, NotPermitted, BadCommand.
         """
@@ -466,7 +466,7 @@ class OnlineTarget(Target):
         return _Step(doing, float(pending["pause"]))
 
     def _given_up(self, record: Record, pending: PendingDeployment, why: str) -> DeploymentFailed:
-        """Return why the deployment failed, with its container's last lines; what was new is taken away."""
+        """Return why the deployment failed, with its container's last lines; delete what it created."""
         lines: list[str] = []
         if pending.get("put"):
             with contextlib.suppress(DbmlError):
@@ -478,7 +478,7 @@ class OnlineTarget(Target):
         return error
 
     def _over(self, record: Record, pending: PendingDeployment, why: str, lines: Sequence[str] = ()) -> None:
-        """Forget what was to be done, and keep why it failed for whoever did not wait for it."""
+        """Drop a pending deployment; keep the cause for a caller who did not wait."""
         name = pending["deployment"]
         record.put("pending", name, None)
         if not pending["wait"]:
@@ -490,7 +490,7 @@ class OnlineTarget(Target):
             record.put("failed", name, failure)
 
     def _clean_up(self, record: Record, pending: PendingDeployment) -> None:
-        """Take away what this deployment has made and nobody can use; an update's old model goes on."""
+        """Delete the resources of a failed deployment; an update's old model keeps serving."""
         with contextlib.suppress(DbmlError, ServiceRefusal):
             names = {d["name"] for d in self._deployments(record.name)} | {*record.of_deployments("pending")}
             if pending["new_endpoint"] and not names - {pending["deployment"]}:
@@ -532,7 +532,7 @@ class OnlineTarget(Target):
             record.forget()
 
     def _drop(self, record: Record, deployment: str | None) -> None:
-        """Forget what was to be done for a deployment, or for all."""
+        """Drop the pending and failed state of one deployment, or of all."""
         if not record.path.exists():
             return
         for what in ("pending", "failed"):
@@ -666,7 +666,7 @@ def _body(
     location: str,
     version: str,
 ) -> dict[str, object]:
-    """Return what makes a deployment; what the line does not name stays as it is."""
+    """Return the body that creates a deployment; settings that the line does not name stay."""
     kept = {k: v for k, v in ((before or {}).get("properties") or {}).items() if v is not None}
     kept.pop("provisioningState", None)
     size, count = _size(before, order)

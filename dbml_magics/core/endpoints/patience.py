@@ -1,4 +1,4 @@
-"""HTTP for a server that waits for nobody for long: connections that bring no request are closed."""
+"""Time limits of the local HTTP server: close connections that send no request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Impatient(H11Protocol):
         self._look()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and go on waiting for the same head no longer than before."""
+        """Feed received bytes to the parser without extending the deadline of the request's head."""
         super().data_received(data)
         self._look()
 

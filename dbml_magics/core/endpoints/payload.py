@@ -1,4 +1,4 @@
-"""What is sent to an endpoint and what comes back: data, checked, as JSON, and its shape restored.
+"""Requests and predictions of an endpoint: check data, encode it as JSON, restore its shape.
 
 Numbers travel as JSON's shortest exact form, so predictions equal those of the model in memory to the bit.
 """
@@ -54,13 +54,13 @@ class Payload:
     body: Callable[[int, int], bytes]
     """Returns the request for the rows from the first number up to the second."""
     restore: Restore
-    """Returns predictions in the shape of what was given."""
+    """Returns predictions in the shape of the input."""
     notes: tuple[str, ...] = ()
     whole: bool = False  # it cannot be split
 
 
 def read(data: object, signature: Signature | None = None) -> object:
-    """Return what a text means: JSON or a file's content; anything else as it is. Raises BadData.
+    """Parse a text as JSON or read the file that it names; return other data as is. Raises BadData.
 
     ``signature`` is the model's: of CSV, its columns of text stay text.
     """
@@ -284,7 +284,7 @@ def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -
 
 
 def _as_frame(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tuple[pd.DataFrame, Restore]:
-    """Return data as a frame, and what gives predictions its shape."""
+    """Return data as a frame, and the function that restores its shape for predictions."""
     if isinstance(data, pd.DataFrame):
         return data, _restorer(data, outputs)
     if isinstance(data, pd.Series):
@@ -332,7 +332,7 @@ def _wants(names: Sequence[str], got: str) -> str:
 
 
 def _column(values: exact.Column, wanted: str) -> Sequence[object]:
-    """Return a column as JSON's values. Raises ValueError, saying what it has, when it is of another type."""
+    """Return a column as JSON values. Raises ValueError, naming its type, when that is another."""
     kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
     if wanted in ("double", "float"):
         return _numbers(values, kind)
@@ -364,7 +364,7 @@ def _column(values: exact.Column, wanted: str) -> Sequence[object]:
 
 
 def _in_base64(value: Any) -> str:
-    """Return bytes as a request has them. Raises ValueError for what is neither bytes nor such a text."""
+    """Encode bytes as base64; a base64 text stays. Raises ValueError for anything else."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode()
     try:
@@ -392,7 +392,7 @@ def _whole(values: exact.Column, kind: str, wanted: str) -> list[int]:
 
 
 def _exact(value: Any) -> int:
-    """Return a number as the whole number that it is. Raises ValueError when it is none for certain."""
+    """Return an integer for a number. Raises ValueError when it is not exactly one."""
     if _is_null(value):
         raise ValueError("has missing values")
     if isinstance(value, (int, np.integer)):

@@ -1,4 +1,4 @@
-"""A request's rows as what a model takes: the same in every form that they may be written in.
+"""Read a request's rows as the model's input types, alike in every request format.
 
 MLflow reads some forms with the model's schema and others by the look of their values: base64 stays text
 then, a float in a column of whole numbers loses its fraction, and a list of rows gets the type of its first
@@ -46,7 +46,7 @@ class Table:
     index: list[object] | None = None
 
     def row(self, number: int) -> object:
-        """Return what the caller calls a row: its index, else its place."""
+        """Return the caller's label of a row: its index, else its position."""
         return number if self.index is None else self.index[number]
 
 
@@ -135,7 +135,7 @@ def _column(
 
 
 def _quick(values: list[Any], kind: str) -> exact.Array | exact.Column | None:
-    """Return a column whose values all are what JSON has for its type, or None."""
+    """Return a column whose values all have JSON's form of its type, else None."""
     types = set(map(type, values))
     try:
         if kind == "double" and types <= {float, int, type(None)}:

@@ -1,4 +1,4 @@
-"""Cloud endpoints that were deployed from this machine: what ``status`` shows without asking anybody.
+"""Records of the cloud endpoints deployed from this machine; ``status`` shows them without a request.
 
 A record is written before anything is made, so an interrupted or killed deployment is known to the next
 kernel; with it goes what is left to do for each deployment, until it is done, and why one has failed.
@@ -39,7 +39,7 @@ class Record:
         self.path = _home() / f"{mark}-{target}-{name.lower()}.json"
 
     def read(self) -> Remembered:
-        """Return what is remembered, empty where nothing is."""
+        """Return the record, empty where there is none."""
         try:
             kept: Remembered = json_object(self.path.read_text())
             return kept
@@ -70,7 +70,7 @@ class Record:
     def of_deployments(self, what: _Part) -> Mapping[str, PendingDeployment | FailedDeployment]: ...
 
     def of_deployments(self, what: _Part) -> Mapping[str, PendingDeployment | FailedDeployment]:
-        """Return what is remembered of each deployment, in the order in which it began."""
+        """Return one part of the record by deployment, in the order in which they began."""
         return dict(self.read().get(what) or {})
 
     def _keep(self, fields: Mapping[str, object]) -> None:
@@ -124,7 +124,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def records(workspace: str | None = None, target: str | None = None) -> list[Record]:
-    """Return what is remembered, of one workspace and target or all."""
+    """Return the records of one workspace and target, or all."""
     found = []
     for path in sorted(_home().glob("*.json")):
         try:

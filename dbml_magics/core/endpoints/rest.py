@@ -42,7 +42,7 @@ _COME_AGAIN = (408, 429, 500, 502, 503, 504)
 
 
 class ServiceRefusal(Exception):
-    """The service refused what it was asked, in its own words."""
+    """A refusal of the service, with its own message."""
 
     def __init__(self, said: diagnosis.Said) -> None:
         super().__init__(f"{said.code}: {said.message}" if said.code else said.message)
@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def operation(self) -> str | None:
-        """Return the address that tells how far what was begun is."""
+        """Return the URL to poll for the progress of an operation."""
         return self.headers.get("Azure-AsyncOperation") or self.headers.get("Location")
 
     @property
@@ -108,7 +108,7 @@ class Rest:
         return self._ask(method, f"{base}{path}", body, action)
 
     def operation(self, address: str) -> Answer | None:
-        """Ask how far an operation is; None where nobody knows any more. Raises as :meth:`arm`."""
+        """Poll an operation; None where the service has forgotten it. Raises as :meth:`arm`."""
         if not address.startswith(self.workspace.sign_in.cloud.resource_manager.rstrip("/") + "/"):
             return None  # no token of ours goes anywhere else
         return self._ask("GET", address, None, "Microsoft.MachineLearningServices/locations/read")
@@ -164,7 +164,7 @@ class Rest:
         raise AssertionError("the last attempt answers or raises")
 
     def _refuse(self, answer: requests.Response, action: str) -> None:
-        """Raise what a refusal means, unless it says that there is no such thing."""
+        """Raise the error behind a refusal, unless it is 404."""
         said = diagnosis.Said.by(answer.status_code, answer.text)
         away = diagnosis.trouble(said, self.id, action)
         if away is not None:
@@ -182,7 +182,7 @@ class Rest:
             raise as_error(error, self.id) from error
 
     def wait(self, answer: Answer | None, say: Callable[[], None]) -> dict[str, str] | None:
-        """Wait until what an answer began is over; returns its error, or None. Raises as :meth:`arm`."""
+        """Wait for the operation that an answer began; returns its error, or None. Raises as :meth:`arm`."""
         address = answer.operation if answer is not None else None
         while answer is not None and address is not None:
             every(answer.pause, say)
@@ -193,7 +193,7 @@ class Rest:
 
 
 def every(seconds: float, say: Callable[[], None]) -> None:
-    """Let some time pass, telling how it goes a few times a second."""
+    """Sleep, calling ``say`` a few times a second."""
     until = time.monotonic() + seconds
     while True:
         say()
@@ -213,7 +213,7 @@ def _body(answer: requests.Response) -> dict[str, Any]:
 
 
 def words(error: object) -> str:
-    """Return an error that the service tells, in one line; empty where it tells none."""
+    """Return a service's error object as one line; empty where there is none."""
     if not isinstance(error, dict):
         return ""
     inner: dict[str, Any] = error["error"] if isinstance(error.get("error"), dict) else error

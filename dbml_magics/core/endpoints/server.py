@@ -150,7 +150,7 @@ class _Instance:
 
 
 def _of_spark(spec: RevisionSpec) -> dict[str, str]:
-    """Return what a model that Spark runs needs around it: a Java, this machine's own address, no page."""
+    """Return the environment of a model that Spark runs: JAVA_HOME, the loopback address, no Spark UI."""
     if "java" not in spec:
         return {}
     found = {
@@ -369,7 +369,7 @@ class _Endpoint:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _resume(self) -> None:
-        """Bring up again what was there when the server's last process ended."""
+        """Restart the deployments that the server's last process had."""
         try:
             state = json.loads((self.folder / "state.json").read_text())
         except (OSError, ValueError):

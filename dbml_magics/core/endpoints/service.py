@@ -264,7 +264,7 @@ def undeploy(
 
 
 def notes(engine: Engine | None = None) -> list[str]:
-    """Return a line for each endpoint that was deployed from this machine, for ``status``: asks nobody."""
+    """Return a line for each endpoint deployed from this machine, for ``status``; makes no request."""
     found = [endpoint.summary() for endpoint in local.LocalTarget().endpoints()]
     linked = engine.workspaces["azureml"].uri.lower() if engine and "azureml" in engine.link.used else ""
     for endpoint, workspace, seen in remembered.all_of():
@@ -396,7 +396,7 @@ def _again(endpoint: Endpoint, each: Deployment) -> str:
 
 
 def _refuse_numbers(traffic: int | None, instance_count: int | None) -> None:
-    """Refuse what a Python call can say and a magic's line cannot."""
+    """Refuse values that Python can pass and a magic's line cannot."""
     if traffic is not None and not 0 <= traffic <= 100:
         raise BadCommand("--traffic wants a percentage from 0 to 100.", remedies=[_HELP])
     if instance_count is not None and instance_count < 1:

@@ -42,7 +42,7 @@ def _tell(out: IO[str], **what: object) -> None:
 
 
 def main() -> None:
-    """Begin what the first line of standard input asks for, and end as soon as the service has it."""
+    """Start the deployment that the first line of standard input describes; end once it is accepted."""
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the client prints goes to the log
@@ -84,7 +84,7 @@ def _deploy(order: dict[str, Any], credential: _Asking) -> None:
 
 
 def _causes(error: BaseException) -> list[str]:
-    """Return what went wrong, the innermost cause first: the client wraps it in a sentence of no use."""
+    """Return the cause, the innermost error first: the client wraps it in a sentence without content."""
     found: list[str] = []
     each: BaseException | None = error
     while each is not None and len(found) < 6:

@@ -66,14 +66,14 @@ class WebserviceTarget(Target):
     # --- reading
 
     def endpoint(self, name: str) -> Endpoint | None:
-        """Return the service of that name and kind, or None; what is only begun counts too."""
+        """Return the service of that name and kind, one that is being created too, or None."""
         shown = self._get(name)
         if shown is None or str(shown.get("computeType")).lower() != self.name:
             return self._begun(self._record(name))
         return self._with_log(self._seen(shown))
 
     def _begun(self, record: Record) -> Endpoint | None:
-        """Return a service that may still begin, though nobody has seen it; forget one that is gone."""
+        """Return a service that is being created and not listed yet; forget one that is gone."""
         kept = record.read()
         began = float(kept.get("began") or 0)
         waits = time.time() - began < _GRACE_S or processes.runs(
@@ -154,7 +154,7 @@ class WebserviceTarget(Target):
     # --- deploying
 
     def checks(self, order: Order) -> list[Check]:
-        """Look at the model's name there, at the cluster, and at what a service of this kind has not."""
+        """Check the model's name, the cluster, and the options that this kind of service lacks."""
         azureml.check_registrable(order)
         if order.deployment is not None or order.traffic is not None:
             bare = with_option(with_option(order.line, "--deployment", None), "--traffic", None)
@@ -258,7 +258,7 @@ class WebserviceTarget(Target):
     def _converse(
         self, child: subprocess.Popen[str], asked: Mapping[str, object], say: Say
     ) -> dict[str, str]:
-        """Tell the client what to do and hand it tokens until it has done it."""
+        """Send the client its order and answer its requests for tokens until it is done."""
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(json.dumps(asked) + "\n")

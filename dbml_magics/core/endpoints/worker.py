@@ -78,7 +78,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _serve(channel: socket.socket, scorer: _Scorer, loaded: threading.Event) -> None:
-    """Answer what comes in on one channel; its end is the end of the process."""
+    """Answer the requests of one channel; end the process when the channel closes."""
     try:
         while True:
             head = _exactly(channel, frames.REQUEST.size)
@@ -219,7 +219,7 @@ class _Scorer:
         return params
 
     def _parsed(self, form: str, data: object) -> object:
-        """Return the input as what the model takes: a frame by its columns, else arrays."""
+        """Return the input in the model's type: a frame by its columns, else arrays."""
         from mlflow.utils.proto_json_utils import dataframe_from_parsed_json, parse_tf_serving_input
 
         from dbml_magics.core.endpoints import reading
@@ -318,7 +318,7 @@ def _where(ask: Callable[[object], object], data: object) -> str:
 
 
 def _is_too_deep(body: bytes) -> bool:
-    """Tell whether the body's nesting can be what was too much; looked at only when something was."""
+    """Tell whether the body's nesting may have caused a RecursionError."""
     depth = 0
     for found in _BRACKETS.finditer(body):
         if found[0] in b"[{":
