@@ -1,1 +1,1 @@
-"""Looking at everything that can be wrong, and measuring what the services' documents leave open."""
+"""Diagnose the environment, and measure what the services' documentation leaves open."""

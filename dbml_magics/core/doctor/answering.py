@@ -1,4 +1,4 @@
-"""What a host answers and what a workspace's error means: findings that every area of the doctor uses."""
+"""Probes of hosts and diagnoses of errors that every area of the doctor uses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEAD_HOST = ("curl -sSI {url}", "in a terminal on this machine: does anything a
 
 
 def not_fine(workspace: Workspace, what: str, error: Exception, level: str = "broken") -> Finding:
-    """Return what an error of a workspace means, and what mends it."""
+    """Return the finding for an error of a workspace: its cause and a remedy."""
     if isinstance(error, DbmlError):
         command, does = error.remedies[0] if error.remedies else ("", "")
         return Finding(workspace.role, what, level, error.message, command, does)
@@ -93,7 +93,7 @@ def base_of(workspace: Workspace) -> str | None:
 
 
 def reach(area: str, what: str, url: str, *, clock: bool = False, again: int = 1) -> Iterator[Finding]:
-    """Ask a host for nothing in particular: whether it answers, how fast, and what its clock says.
+    """Probe a host: whether it answers, how fast, and its clock.
 
     No credential is sent, and no redirection followed.
     """

@@ -27,7 +27,7 @@ _STORAGE_API = "2022-09-01"
 
 
 def checks(workspace: AzuremlWorkspace) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
-    """Return what is looked at of an Azure ML workspace, by name."""
+    """Return the checks of an Azure ML workspace, by name."""
     return [
         ("permissions", lambda: _permissions(workspace)),
         ("storage", lambda: _resource(workspace)),
@@ -58,7 +58,7 @@ def allowed(workspace: AzuremlWorkspace) -> list[dict[str, list[str]]]:
 
 
 def may(entries: list[dict[str, list[str]]], action: str) -> bool:
-    """Tell whether one of the roles has an action (a ``*`` in a role stands for anything)."""
+    """Tell whether one of the roles grants an action (``*`` in a role is a wildcard)."""
 
     def fits(patterns: list[str]) -> bool:
         return any(fnmatch.fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)

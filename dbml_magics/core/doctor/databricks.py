@@ -102,7 +102,7 @@ def known(state: State, link: Link, role: str) -> Known:
 def checks(
     workspace: DatabricksWorkspace, used: Callable[[], Known]
 ) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
-    """Return what is looked at of what the caller may do, by name."""
+    """Return the checks of the caller's permissions, by name."""
     return [("permissions", lambda: _permissions(workspace, used()))]
 
 
@@ -142,7 +142,7 @@ Ask = Callable[..., Fields]
 
 
 def _asker(workspace: DatabricksWorkspace) -> Ask:
-    """Return what asks the workspace by databricks-sdk; its typed calls differ from release to release."""
+    """Return a caller of REST paths by databricks-sdk, whose typed calls differ between releases."""
     from databricks.sdk.core import ApiClient
 
     client = ApiClient(workspace.config)

@@ -1,4 +1,4 @@
-"""Everything at once, within a time: each look in a thread of its own, so that none keeps the others."""
+"""Run all checks in parallel threads within one time limit, so that none delays the others."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def examine(engine: Engine | None, folder: str, *, timeout: float | None = None)
 
 
 class _Importable:
-    """Whether what the workspaces need can be imported, known as soon as the child has said so."""
+    """Whether the workspaces' packages can be imported, known once the child process reports it."""
 
     def __init__(self) -> None:
         self._known = threading.Event()
         self._broken: Finding | None = None
 
     def watch(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Hand findings on; note what became of the packages that this process needs."""
+        """Pass findings on; note the outcome for the packages that this process needs."""
         needed = {imports.MODULES[name] for name in _NEEDED}
         try:
             for finding in findings:
@@ -83,14 +83,14 @@ class _Importable:
             self._known.set()
 
     def wait(self, seconds: float) -> Finding | None:
-        """Return what cannot be imported, or None; waits until that is known."""
+        """Return the finding of a failed import, or None; waits until that is known."""
         if not self._known.wait(max(0.0, seconds)):
             return Finding("packages", "mlflow", "broken", "its import had not ended")
         return self._broken
 
 
 class _Round:
-    """The looks that are under way, and what they have found."""
+    """The running checks and their findings."""
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -99,7 +99,7 @@ class _Round:
         self._threads: list[tuple[tuple[str, str], threading.Thread]] = []
 
     def start(self, area: str, what: str, look: Look) -> None:
-        """Begin a look in a thread of its own."""
+        """Start a check in a thread of its own."""
 
         def run() -> None:
             try:
@@ -117,7 +117,7 @@ class _Round:
         thread.start()
 
     def gather(self) -> list[Finding]:
-        """Return what was found when all have ended, or the time is up."""
+        """Return the findings once all checks have ended, or the time is up."""
         place = 0
         while True:
             with self._lock:
@@ -136,7 +136,7 @@ class _Round:
 
 
 def _remembered(folder: str) -> tuple[Link | None, list[Finding]]:
-    """Return the link remembered for a folder, and what is to be said of it."""
+    """Return the link remembered for a folder, and a finding about it."""
     from dbml_magics.core import link as links
 
     if sys.platform == "win32":

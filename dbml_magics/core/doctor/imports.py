@@ -28,7 +28,7 @@ MODULES: dict[str, str] = {
     "ipywidgets": "ipywidgets",
     "pyspark": "pyspark",
 }
-"""What is tried, with the package that it comes in."""
+"""The modules to import, each with its package."""
 
 _CLOUDS = ("ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "DATABRICKS_RUNTIME_VERSION")
 """What importing itself looks at."""
@@ -86,7 +86,7 @@ class _Report(TypedDict):
 
 
 def _try(names: Sequence[str], until: float) -> tuple[list[_Report], tuple[str, str] | None]:
-    """Return what one child said of the imports, and (level, why) of the one that it ended in."""
+    """Return a child process's reports of imports, and (level, why) of the import that ended it."""
     child = subprocess.Popen(
         [*processes.python(_CHILD), *names],
         stdin=subprocess.DEVNULL,

@@ -295,7 +295,7 @@ def _release(package: str) -> str | None:
 
 
 def leftovers(link: Link | None) -> Iterator[Finding]:
-    """Look at what runs or waits from earlier: endpoints, servers, journals of other links."""
+    """Check leftovers: endpoints, servers, journals of other links."""
     if sys.platform == "win32":  # where nothing of this can have been started
         return
     from dbml_magics.core import ui
@@ -327,7 +327,7 @@ def leftovers(link: Link | None) -> Iterator[Finding]:
 
 
 def _cloud_endpoints(link: Link | None) -> Iterator[Finding]:
-    """Yield what was deployed from this machine and not ended: it costs while it stands."""
+    """Yield cloud endpoints deployed from this machine and not deleted: they cost money."""
     from dbml_magics.core.azure import names
     from dbml_magics.core.endpoints import remembered
 
@@ -355,7 +355,7 @@ def _cloud_endpoints(link: Link | None) -> Iterator[Finding]:
 
 
 def _journals(link: Link | None) -> Iterator[Finding]:
-    """Yield what other links of this user have undelivered, in this folder and in others."""
+    """Yield undelivered writes of other links of this user, in this folder and in others."""
     from dbml_magics.core import link as links
 
     for other, waiting in links.undelivered(link):

@@ -1,4 +1,4 @@
-"""Python and the packages: their versions against what is known to work together, from metadata alone.
+"""Python and the packages: check their versions by metadata alone.
 
 Nothing is imported here; whether a package can be imported is tried in a child process (:mod:`.imports`).
 """
@@ -129,7 +129,7 @@ def _cluster_spark() -> Iterator[Finding]:
 
 
 def requirements() -> Iterator[Finding]:
-    """Compare what the packages ask of each other with what is installed."""
+    """Compare the packages' requirements with the installed versions."""
     try:
         from packaging.requirements import InvalidRequirement, Requirement
         from packaging.utils import canonicalize_name

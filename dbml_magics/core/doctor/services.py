@@ -1,4 +1,4 @@
-"""The workspaces of a link, each looked at from its sign-in to its files; nothing is changed there."""
+"""Check the workspaces of a link, from the sign-in to the files; nothing is changed there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PINGS = 3
 def checks(
     workspace: Workspace, used: Callable[[], Known]
 ) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
-    """Return what is looked at of one workspace, by name; each can be done on its own.
+    """Return the checks of one workspace, by name; each can run on its own.
 
     ``used`` tells what of it the link has used, where that is asked about.
     """

@@ -1,4 +1,4 @@
-"""What two workspaces do not say alike of one run.
+"""Compare one run at two workspaces.
 
 What differs by nature is no difference: the ids, MLflow's own tags about where code ran, tags of the services
 and of this package, and what a workspace cannot hold and keeps in our own file instead.
@@ -40,7 +40,7 @@ _THEIR_OWN = ("mlflow.", "dbml_", "azureml.")
 
 
 class Comparer:
-    """Compares runs, and what hangs on them, of two workspaces."""
+    """Compares runs of two workspaces, with their models, datasets and files."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Comparer:
     def points(
         self, reader: WorkspaceReader, run: Run, other: WorkspaceReader, other_run: Run, name: str
     ) -> Points:
-        """Return a metric's points at two workspaces, those among them that stand in a run's own file."""
+        """Return a metric's points at two workspaces, points in the run's overflow file included."""
         points = Points(reader, run, other, other_run, name)
         points.settle(_held_by(reader, run), _held_by(other, other_run))
         return points
@@ -107,7 +107,7 @@ class Comparer:
         return self.first.side.learned.has_logged_models and self.second.side.learned.has_logged_models
 
     def entities(self, key: str, first: Run, second: Run) -> list[Difference]:
-        """Return what differs of what the two forms of a run say themselves, beside histories and files."""
+        """Compare the two forms of a run except for histories and files."""
         return [*self._told(key, first, second), *self._attached(key, first, second)]
 
     # --- what get_run and search_runs tell
@@ -135,7 +135,7 @@ class Comparer:
         return found
 
     def _attached(self, key: str, first: Run, second: Run) -> Iterator[Difference]:
-        """Yield what differs in the datasets and models that a run took and made."""
+        """Yield differences in a run's input datasets and in its input and output models."""
         name, lacks = name_of(first), {what for what in _OF_RUNS if self._lack(what)}
         ours, theirs = self.attached(first, second)
         if "inputs" not in lacks:
@@ -164,7 +164,7 @@ class Comparer:
                 yield replace(found, key=f"{dataset} {found.key}")
 
     def attached(self, first: Run, second: Run) -> tuple[Attached, Attached]:
-        """Return what hangs on the two forms of a run, each model under the one id that both know it by."""
+        """Return the datasets and models of both forms of a run, each model under its shared id."""
         ours, theirs = self.first.attached(first), self.second.attached(second)
         there = {*theirs.inputs, *theirs.outputs}
         lone = {*ours.inputs, *ours.outputs} - there
@@ -199,7 +199,7 @@ class Comparer:
     # --- what a workspace does not take, and keeps in a file of the run instead
 
     def _overflowed(self, difference: Difference, held: tuple[HeldBack, HeldBack]) -> bool:
-        """Tell whether two sides say the same once each one's own file tells what it lacks or had to cut."""
+        """Tell whether two sides are equal once each one's overflow file completes it."""
         name = _OVERFLOWS.get(difference.kind)
         if name is None:
             return False
@@ -260,14 +260,14 @@ class Comparer:
         return reader.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
 
     def alike(self, first: Files, second: Files) -> tuple[Files, Files]:
-        """Return two workspaces' files with what was written once, and then beside, under its own name."""
+        """Return both workspaces' files, a write-once copy beside the original under its original name."""
         return (
             folded(first, second) if self.first.writes_once else first,
             folded(second, first) if self.second.writes_once else second,
         )
 
     def model(self, key: str, first: Model | None, second: Model | None) -> Iterator[Difference]:
-        """Yield what differs between the two forms of a logged model."""
+        """Yield the differences between the two forms of a logged model."""
         either = first or second
         assert either is not None
         if first is None or second is None:
@@ -355,7 +355,7 @@ def latest_of(run: Run) -> dict[str, Mark]:
 
 
 def _living(reader: WorkspaceReader, own: Attached, other: Attached) -> Attached:
-    """Leave out the models that one workspace alone names, where they are deleted: nobody can copy them."""
+    """Leave out deleted models that one workspace alone refers to: they cannot be copied."""
     lone = {*own.inputs, *own.outputs} - {*other.inputs, *other.outputs}
     asked = lone if reader.side.learned.has_logged_models else set()
     gone = {model for model in asked if reader.model(reader.own_model(model)) is None}
@@ -367,7 +367,7 @@ def _living(reader: WorkspaceReader, own: Attached, other: Attached) -> Attached
 
 
 def dataset_facts(given: DatasetInput) -> dict[str, str]:
-    """Return what a run says of a dataset beside its name and digest."""
+    """Return a dataset's attributes in a run other than its name and digest."""
     held = given.dataset
     facts = {"type": held.source_type, "source": held.source, "schema": held.schema, "profile": held.profile}
     facts |= {f"tag {tag.key}": tag.value for tag in given.tags}
@@ -424,7 +424,7 @@ def _stands_for_nan(reader: WorkspaceReader, model: Model, point: Scored) -> boo
 
 
 class Points:
-    """A metric's points at two workspaces: what is alike is counted and let go as it streams by."""
+    """A metric's points at two workspaces: equal points are counted and dropped while streaming."""
 
     def __init__(
         self, first: WorkspaceReader, one: Run, second: WorkspaceReader, other: Run, name: str
@@ -443,7 +443,7 @@ class Points:
             _count(self.only_second, self.only_first, b)
 
     def settle(self, first: HeldBack, second: HeldBack) -> None:
-        """Leave out what one lacks and has in its own file instead."""
+        """Leave out points that one side has in its overflow file."""
         for number, (own, held) in enumerate(((self.only_second, first), (self.only_first, second))):
             if own:
                 for point in _marks(held().get("metrics", {}).get(self.name, ())):
@@ -454,7 +454,7 @@ class Points:
 
     @property
     def differ(self) -> bool:
-        """Tell whether the histories differ; in what order a service tells them is its own affair."""
+        """Tell whether the histories differ, regardless of their order."""
         return bool(self.only_first or self.only_second)
 
 

@@ -56,7 +56,7 @@ class _UnderWay:
         self.complete = threading.Event()
 
     def set(self) -> None:
-        """Let everybody go on who waits for it."""
+        """Release all waiting threads."""
         self.made.set()
         self.complete.set()
 
@@ -82,7 +82,7 @@ class Copier:
     # --- params, tags and points
 
     def send(self, key: str, run_id: str, batch: Batch) -> None:
-        """Send params, tags and points of one run. Raises MlflowException with what was refused."""
+        """Send params, tags and points of one run. Raises MlflowException listing refused items."""
         side = self.target.side
         if self.state.identity(self.target.role, "run", key) is None:
             side.ids.remember_run(key, self.target.get_run(run_id))
@@ -136,7 +136,7 @@ class Copier:
             raise MlflowException.invalid_parameter_value("; ".join(refused))
 
     def write_overflow(self, key: str) -> None:
-        """Write the file of what the target does not take of a run, rather than leave it to delivery."""
+        """Write a run's overflow file now, rather than leave it to delivery."""
         overflow = self.target.side.overflow
         if key not in overflow.files.unwritten():
             return
@@ -250,7 +250,7 @@ class Copier:
         return made
 
     def _complete(self) -> None:
-        """Complete copies with what hangs on several runs, once all of these are there, and end them."""
+        """Add the links between several copied runs once all of them exist, and end the copies."""
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
             key, source, made = copies.pop(0)
@@ -291,7 +291,7 @@ class Copier:
     # --- what hangs on a run
 
     def attach(self, key: str, target: Run, lacking: Attached) -> None:
-        """Give the target's form of a run what hangs on the source's, each model whole there first."""
+        """Attach the source run's datasets and models to the target's run, copying each model first."""
         if not lacking:
             return
         side, run_id = self.target.side, target.info.run_id
@@ -321,7 +321,7 @@ class Copier:
         self.send_scores(model, points)
 
     def _mend(self, do: Callable[[], object]) -> None:
-        """Do a part of a copy; the comparison afterwards reports what is refused of it."""
+        """Do a part of a copy; the comparison afterwards reports refused writes."""
         self.repairing.mended(lambda: Fix("", do))
 
     def _tags_there(self, key: str, source: Run) -> dict[str, str]:
@@ -539,7 +539,7 @@ class Copier:
                 self.send(run, run_id, Batch(points))
 
     def _facts_of(self, model: Model) -> ModelFacts:
-        """Return what a logged model was created with, under the ids that the user knows."""
+        """Return a logged model's creation arguments, under the ids that the user knows."""
         if model.native is None:
             return created_as(self.source.side.emulated.facts(model.key))
         own = str(model.native.experiment_id)

@@ -63,7 +63,7 @@ def verify(
     timeout: float | None,
     progress: Progress,
 ) -> VerifyResult:
-    """Compare the workspaces, when what is on its way has arrived."""
+    """Compare the workspaces once pending writes are delivered."""
     scope = _scope(engine, experiment, run, everything, since, last, "--verify")
     with _in_words(engine), backfill():
         _let_arrive(engine, timeout)
@@ -86,7 +86,7 @@ def repair(
     timeout: float | None,
     progress: Progress,
 ) -> RepairResult:
-    """Make one workspace like the other, when what is on its way has arrived."""
+    """Repair one workspace from the other once pending writes are delivered."""
     scope = _scope(engine, experiment, run, everything, since, last, "--repair")
     if source is not None and source not in engine.link.tracked:
         raise BadCommand(

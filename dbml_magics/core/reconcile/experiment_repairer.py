@@ -1,4 +1,4 @@
-"""Repairing what differs in experiments, from the source to the target."""
+"""Repair differences in experiments, from the source to the target."""
 
 from __future__ import annotations
 

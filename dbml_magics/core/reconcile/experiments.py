@@ -1,4 +1,4 @@
-"""Experiments that both workspaces have: what differs."""
+"""Compare the experiments of both workspaces."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def differences_of(
 
 
 def note_alike(base: MergeBase, first: Experiment, second: Experiment, found: list[Difference]) -> None:
-    """Remember what two experiments say alike; each has a name of its own."""
+    """Save the equal facts of two experiments as merge base; names are kept per workspace."""
     place = place_of(first)
     ours: dict[str, str | None] = {f"tag {k}": v for k, v in experiment_tags(first).items()}
     base.note_facts(place, ours, {f"tag {k}": v for k, v in experiment_tags(second).items()})
@@ -114,7 +114,7 @@ def contested(role: str, name: str) -> str:
 
 
 def back(role: str, name: str, other: str) -> str:
-    """Return why nothing is done about an experiment that a workspace lost, and what a person may do."""
+    """Return why an experiment that a workspace lost is not repaired, and the user's options."""
     scope = f"--experiment {shlex.quote(name)}"
     return (
         f"{role} had it and has it no more, so nothing is done to the one in {other}: "

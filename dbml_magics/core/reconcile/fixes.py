@@ -1,4 +1,4 @@
-"""What mends a difference, declared before it is done: so what would be deleted can be shown first."""
+"""Fixes of differences, declared before they are carried out, so that deletions can be shown first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRUNE = "--prune deletes it"
 
 
 class Outcome(NamedTuple):
-    """Whether a difference was mended, and what was done or why not."""
+    """Whether a difference was repaired, and how or why not."""
 
     good: bool
     said: str
@@ -22,7 +22,7 @@ Outcomes = list[tuple[Difference, Outcome]]
 
 
 def unread(difference: Difference) -> Outcomes:
-    """Return that nothing is done about what cannot be compared, and why."""
+    """Return the outcome of a difference that cannot be compared: nothing is done."""
     return [(difference, Outcome(False, difference.cause))]
 
 

@@ -82,7 +82,7 @@ class WorkspaceReader:
             self.requests += 1
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Ask one question, and again after a while when nobody answers: reading twice is harmless."""
+        """Make one read, retried while the workspace does not answer: reads are idempotent."""
         for tries in range(_TRIES):
             self.count_request()
             try:
@@ -198,7 +198,7 @@ class WorkspaceReader:
         return any(bound is not None for bound in bounds)
 
     def overflow(self, run: Run) -> dict[str, Any]:
-        """Return what is kept in a file of the run because the service does not take it."""
+        """Return the content of the run's overflow file."""
         repository = self.side.destination.artifacts(run.info.artifact_uri)
         folder = posixpath.dirname(ARTIFACT)
         stem = posixpath.splitext(ARTIFACT)[0]
@@ -293,7 +293,7 @@ class WorkspaceReader:
         )
 
     def as_model(self, found: LoggedModel) -> Model:
-        """Return what a workspace that has logged models says of one."""
+        """Convert a service's logged model."""
         # The primary's tag is the id that the user knows only where the model was named without asking it.
         tag, own = found.tags.get(MODEL_TAG), found.model_id
         known = self.engine.state.visible(self.role, "model", own)

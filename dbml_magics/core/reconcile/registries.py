@@ -1,4 +1,4 @@
-"""Registered models and versions: which one is which of the other registry, what differs, what mends it."""
+"""Registered models and versions: pair them across registries, compare them, repair them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Version:
 
     @property
     def facts(self) -> Facts:
-        """Return what people edit of it."""
+        """Return its editable facts."""
         return {DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
 
 
@@ -84,7 +84,7 @@ class Registered:
 
     @property
     def facts(self) -> Facts:
-        """Return what people edit of it, its aliases aside."""
+        """Return its editable facts except for aliases."""
         return {DESCRIPTION: self.description or None, **{f"tag {k}": v for k, v in self.tags.items()}}
 
 
@@ -175,7 +175,7 @@ def registered(
 
 
 def registered_as(model: RegisteredModel, versions: tuple[Version, ...]) -> Registered:
-    """Return what a registry says of a registered model."""
+    """Convert a registry's registered model."""
     return Registered(
         model.name,
         model.description or "",
@@ -206,7 +206,7 @@ def _versions(reader: WorkspaceReader, name: str) -> Iterator[ModelVersion]:
 
 
 def version_of(reader: WorkspaceReader, found: ModelVersion, *, older: bool = True) -> Version:
-    """Return what a registry says of a version, under the ids that the user knows."""
+    """Convert a registry's version, under the ids that the user knows."""
     tags = dict(found.tags)
     asks = older or bool({KEY_TAG, TWIN_TAG} & tags.keys())
     run = found.run_id or ""
@@ -348,7 +348,7 @@ class Registries:
         return any((role, name) in self._troubled for name in names)
 
     def differences(self, make_difference: MakeDifference) -> Iterator[Difference]:
-        """Yield all that differs, and what cannot be compared."""
+        """Yield all differences, and versions that cannot be compared."""
         yield from self.troubles
         for pair in self.versions:
             yield from version_differences(pair, make_difference)
@@ -369,7 +369,7 @@ class Registries:
                         yield f"alias {alias} of {own.name} points at {where}"
 
     def note_alike(self, merge_base: MergeBase) -> None:
-        """Remember what both registries say alike: what differs later was edited in one of them."""
+        """Save equal facts of both registries as merge base: a later difference is an edit."""
         for pair in self.versions:
             if pair.first is not None and pair.second is not None:
                 merge_base.note_facts(pair.place, pair.first.facts, pair.second.facts)
@@ -389,22 +389,22 @@ def _twin_of(version: Version) -> tuple[str, ...]:
 
 
 def _made_of(version: Version) -> tuple[str, ...]:
-    """Return by what versions that were registered without a link are taken for the same."""
+    """Return the key that pairs versions registered without a link."""
     return version.name, version.run, version.model
 
 
 def alias_fact(alias: str) -> str:
-    """Return under what name it is remembered at which version an alias points."""
+    """Return the merge base's key for an alias's version."""
     return f"alias {alias}"
 
 
 def canonical(pair: VersionPair | None) -> str | None:
-    """Return what a version is called alike in both registries."""
+    """Return a version's name that is the same in both registries."""
     return None if pair is None else pair.place
 
 
 def version_differences(pair: VersionPair, make_difference: MakeDifference) -> Iterator[Difference]:
-    """Yield what differs between two twins, or that one is not there."""
+    """Yield the differences between two twins, or that one is missing."""
     a, b = pair.first, pair.second
     either = pair.either
     if a is None or b is None:
@@ -425,7 +425,7 @@ def version_differences(pair: VersionPair, make_difference: MakeDifference) -> I
 
 
 def model_differences(pair: ModelPair, make_difference: MakeDifference) -> Iterator[Difference]:
-    """Yield what differs between two registered models: description, tags, aliases."""
+    """Yield the differences between two registered models: description, tags, aliases."""
     name = pair.first.name
     yield from _fact_differences(
         partial(make_difference, "", name, MODEL), pair.first.facts, pair.second.facts

@@ -1,4 +1,4 @@
-"""Repairing what differs in registered models and versions, from the source to the target."""
+"""Repair differences in registered models and versions, from the source to the target."""
 
 from __future__ import annotations
 

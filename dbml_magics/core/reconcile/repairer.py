@@ -1,4 +1,4 @@
-"""Repairing what differs in runs, from the source to the target: each fix is declared before it is done."""
+"""Repair differences in runs, from the source to the target: each fix is declared before it is done."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Repairer(Repairing):
             self.merge_base.note_run(pair.key, base)
 
     def _checked(self, pair: RunPair, done: dict[tuple[str, str], tuple[Difference, Outcome]]) -> Outcomes:
-        """Believe only what both workspaces say afterwards."""
+        """Compare both workspaces again afterwards; only equal facts count as repaired."""
         self.copier.write_overflow(pair.key)
         pair = self._again(pair)
         left = {(d.kind, d.key): d for d in differences(self.comparer, pair)}

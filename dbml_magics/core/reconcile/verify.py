@@ -75,7 +75,7 @@ def verify(
 
 
 def workers(engine: Engine) -> int:
-    """Return how many runs are looked at at a time: a database file takes one writer at a time anyway."""
+    """Return how many runs are compared in parallel: one for a database file."""
     return 1 if any(engine.workspaces[role].spec.local for role in engine.link.tracked) else _WORKERS
 
 
@@ -100,7 +100,7 @@ def in_parallel(workers: int, work: Callable[[A], T], items: Iterable[A]) -> Ite
 
 
 def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
-    """Return what differs between the two forms of a run, or that one is not there."""
+    """Return the differences between the two forms of a run, or that one is missing."""
     if pair.first is not None and pair.second is not None:
         ours = comparer.first.is_still(pair.key, pair.first)
         theirs = comparer.second.is_still(pair.key, pair.second)

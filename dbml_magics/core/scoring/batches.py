@@ -80,7 +80,7 @@ class Plan:
 
 
 class _WrongType(ValueError):
-    """The model gives another type than it is asked for: no row is to blame."""
+    """The model returns another type than the wanted one: no single row is the cause."""
 
 
 class Scorer:
@@ -154,7 +154,7 @@ class Scorer:
         )
 
     def _apart(self, rows: pa.Table) -> pa.Array:
-        """Predict for the complete rows together, and for those with nulls by what they lack."""
+        """Predict for the complete rows together, and for rows with nulls by their missing columns."""
         import numpy as np
 
         lacking = np.zeros(rows.num_rows, dtype=np.int64)
@@ -237,7 +237,7 @@ def _partition() -> int | None:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return what went wrong in one line."""
+    """Return an error's cause in one line."""
     if isinstance(error, _WrongType):  # the type that it suggests is whole
         return str(error)
     said = " ".join(str(getattr(error, "message", None) or error).split())
@@ -590,7 +590,7 @@ def _values(values: Any, result: pa.DataType) -> pa.Array:
 
 
 def _is_none(value: object, loose: bool) -> bool:
-    """Tell whether a value stands for none; among texts NaN does too."""
+    """Tell whether a value is missing; among texts NaN is too."""
     import pandas as pd
 
     return (
@@ -660,7 +660,7 @@ def _scorer(plan: Plan) -> Scorer:
 
 
 def _kept(name: str, make: Callable[[], T]) -> T:
-    """Return what this process keeps under a name, whoever asks: this module may be there more than once."""
+    """Return a process-wide object by name: this module may be loaded more than once."""
     module = sys.modules.setdefault(_KEPT, types.ModuleType(_KEPT))
     kept: T = module.__dict__.setdefault(name, make())
     return kept
@@ -849,7 +849,7 @@ def _to_pandas(predicted: pa.Array) -> Any:
 
 
 def frame_scorer(plan: Plan, model: Model) -> tuple[Scorer, Callable[[pd.DataFrame], pa.Array]]:
-    """Return what scores a pandas frame here, in batches that fit the memory."""
+    """Return a function that scores a pandas frame in this process, in batches that fit the memory."""
     own: dict[str, pd.Series[Any]] = {}
     scorer = Scorer(plan, model, own)
 

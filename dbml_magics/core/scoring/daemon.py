@@ -1,4 +1,4 @@
-"""Spark's Python daemon with what scoring needs imported: its workers are forked and begin at once.
+"""Spark's Python daemon with scoring's imports done: its workers are forked and start at once.
 
 They run models, so they get a list of the environment, without secrets (``processes.allowed``), and import
 from the current folder what no package has: a model may have been pickled by reference to a module there.
@@ -24,7 +24,7 @@ _SPARKS = ("SPARK_", "PYSPARK_", "PYTHON_", "ARROW_", "MLFLOW_", "DBML_")
 
 
 class _Beside(importlib.abc.MetaPathFinder):
-    """Finds modules of a folder that nobody else finds.
+    """Find modules of a folder that no other finder knows.
 
     (At the end of the path they would still come before namespace packages, as ``azure`` is.)
     """

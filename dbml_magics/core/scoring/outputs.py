@@ -36,7 +36,7 @@ _ENDLESS_REFUSED = (
 
 @dataclass(frozen=True)
 class Target:
-    """A table or a path, and what happens to what is there already."""
+    """A table or a path, and the mode for existing rows."""
 
     place: str
     table: bool
@@ -50,7 +50,7 @@ class Target:
 
 
 def make_target(output: str, mode: str | None) -> Target:
-    """Return what ``--output`` means: a path, or a table with its schema. Raises BadCommand."""
+    """Parse ``--output``: a path, or a table with its schema. Raises BadCommand."""
     if mode not in (None, "append", "overwrite"):
         raise BadCommand(f"--mode is append or overwrite, not {mode!r}.", remedies=[_HELP])
     if is_path(output):
@@ -69,7 +69,7 @@ _failed: set[str] = set()
 
 
 def write(spark: SparkSession, frame: SparkFrame, target: Target) -> SparkFrame:
-    """Write a Spark DataFrame; returns what reads it again. Raises BadCommand and Spark's own."""
+    """Write a Spark DataFrame; returns a DataFrame that reads it. Raises BadCommand and Spark's own."""
     _refuse_alike(spark, frame)
     if target.table:
         there = _exists(spark, target.place)
@@ -176,7 +176,7 @@ def _there_already(target: Target) -> BadCommand:
 
 
 def _refuse_alike(spark: SparkSession, frame: SparkFrame) -> None:
-    """Raise BadCommand for columns that the output would not tell apart."""
+    """Raise BadCommand for columns whose names the output would not distinguish."""
     exact = str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
     seen: dict[str, str] = {}
     for name in frame.columns:

@@ -464,7 +464,7 @@ def _with_predictions(
 
 
 def _assumed(plan: Plan, kind: pa.DataType | None, zone: str | None) -> tuple[Plan, str]:
-    """Return the plan with a type for predictions that no signature describes, and what is said of it."""
+    """Return the plan with a result type where no signature has one, and a note about it."""
     import pyarrow as pa
 
     if kind is not None and pa.types.is_decimal(kind):  # other rows may have more digits
@@ -574,7 +574,7 @@ def _in_a_line(error: DbmlError) -> str:
 
 
 def _failed(order: _Order, error: BaseException) -> DbmlError:
-    """Return what a failed job means, without Java's words."""
+    """Return the error of a failed job, without Java's stack trace."""
     from dbml_magics.core.scoring.spark import first_line
 
     said = str(error)
