@@ -152,10 +152,10 @@ __all__ = [
 class _Commands:
     """The commands' grammar, imported when a message first needs it."""
 
-    def remedy(self, line: str) -> hints.Remedy | None:
-        from dbml_magics.commands.remedies import Remedy
+    def python(self, remedy: hints.Remedy) -> str:
+        from dbml_magics.commands.remedies import python
 
-        return Remedy.read(line)
+        return python(remedy)
 
     def keyword(self, option: str) -> str:
         from dbml_magics.commands.remedies import keyword

@@ -13,6 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
@@ -126,33 +127,36 @@ def link(
     NothingRemembered, NotConfirmed, RunActive, WorkspaceUnreachable, NotMlflow, NotPermitted or
     SecretRefused.
     """
-    azure = {
-        "subscription": subscription,
-        "resource_group": resource_group,
-        "workspace": workspace,
-        "cloud": cloud,
-        "auth": auth,
-        "create": create,
-        "location": location,
-        "tags": dict(tags or {}),
-        "storage_account": storage_account,
-        "key_vault": key_vault,
-        "confirm": confirm,
-    }
+    from dbml_magics.core.azure.wish import AzureWish
+    from dbml_magics.core.link import LinkOptions
+    from dbml_magics.core.link_request import LinkRequest
+
     return _session().link(
-        local=local,
-        databricks=databricks,
-        azureml=azureml,
-        track=track,
-        registry=registry,
-        mode=mode,
-        on_undelivered=on_undelivered,
-        spill=spill,
-        again=again,
-        config=config,
-        azure={name: value for name, value in azure.items() if value},
-        prompt=prompt,
-        progress=progress,
+        LinkRequest(
+            local=local,
+            databricks=databricks,
+            azureml=azureml,
+            options=LinkOptions(
+                track, registry, mode, on_undelivered, None if spill is None else os.fspath(spill)
+            ),
+            azure=AzureWish(
+                subscription=subscription or None,
+                resource_group=resource_group or None,
+                workspace=workspace or None,
+                cloud=cloud or None,
+                auth=auth or None,
+                create=bool(create),
+                location=location or None,
+                tags=dict(tags or {}),
+                storage_account=storage_account or None,
+                key_vault=key_vault or None,
+                confirm=confirm or None,
+            ),
+            again=again,
+            config=config,
+            prompt=prompt,
+            progress=progress,
+        )
     )
 
 
@@ -171,12 +175,12 @@ def receipt(run: str = "last") -> Receipt:
     session = _session("dbml.receipt()")
     from dbml_magics.core import receipts
 
-    return receipts.of(session.engine("%dbml status"), run, session.last_run)
+    return receipts.of(session.engine(Remedy("status")), run, session.last_run)
 
 
 def experiment(name: str) -> ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
-    engine = _session("dbml.experiment()").tracking_engine("%dbml experiment")
+    engine = _session("dbml.experiment()").tracking_engine(Remedy("experiment"))
     from dbml_magics.core import runs
 
     return runs.set_experiment(engine, name)
@@ -190,7 +194,7 @@ def runs(
     max_results: int = 20,
 ) -> RunsResult:
     """List the experiment's runs (the active experiment's by default)."""
-    engine = _session("dbml.runs()").engine("%dbml runs")
+    engine = _session("dbml.runs()").engine(Remedy("runs"))
     from dbml_magics.core import runs
 
     return runs.list_runs(engine, experiment, filter, order_by, max_results)
@@ -204,7 +208,7 @@ def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
     session = _session("dbml.compare()")
     from dbml_magics.core import compare
 
-    return compare.compare(session.engine("%dbml compare"), given, metrics, session.last_run)
+    return compare.compare(session.engine(Remedy("compare")), given, metrics, session.last_run)
 
 
 def register(
@@ -222,12 +226,12 @@ def register(
     ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
     """
     session = _session("dbml.register()")
-    engine = session.engine("%dbml register")
+    engine = session.engine(Remedy("register"))
     from dbml_magics.core import receipts, registry, runs
 
     run_id = runs.resolve(engine, run, session.last_run)
     if require_delivered:
-        receipts.require(engine, run_id, "%dbml register")
+        receipts.require(engine, run_id, Remedy("register"))
     return registry.register(
         engine, run_id, name, path=path, to=to, aliases=tuple(aliases), tags=dict(tags or {})
     )
@@ -235,7 +239,7 @@ def register(
 
 def models(name: str | None = None) -> ModelsResult:
     """List the registered models, or one model's versions at each workspace."""
-    engine = _session("dbml.models()").engine("%dbml models")
+    engine = _session("dbml.models()").engine(Remedy("models"))
     from dbml_magics.core import registry
 
     return registry.list_models(engine, name)
@@ -253,7 +257,7 @@ def sync(
     not deliver: that is delivered first, once, whoever takes it up.
     ``progress`` is called a few times a second with the writes that remain for each workspace and the rate.
     """
-    engine = _session("dbml.sync()").engine("%dbml sync")
+    engine = _session("dbml.sync()").engine(Remedy("sync"))
     from dbml_magics.core import sync
 
     return sync.wait(engine, timeout, spill, progress)
@@ -275,7 +279,7 @@ def verify(
     date, ``"7d"``, or milliseconds) choose others. ``deep`` compares every metric's whole history.
     """
     session = _session("dbml.verify()")
-    engine = session.engine("%dbml sync --verify")
+    engine = session.engine(Remedy("sync", verify=True))
     from dbml_magics.core.reconcile import entry
 
     return entry.verify(
@@ -310,7 +314,7 @@ def repair(
     It adds and corrects; ``prune`` with ``confirm`` also deletes what the source has not.
     """
     session = _session("dbml.repair()")
-    engine = session.engine("%dbml sync --repair")
+    engine = session.engine(Remedy("sync", repair=True))
     from dbml_magics.core.reconcile import entry
 
     return entry.repair(
@@ -332,7 +336,7 @@ def repair(
 def dead_letters(run: str | None = None) -> DeadLetters:
     """List the writes that a workspace refused for good (of one run, or all), with their causes."""
     session = _session("dbml.dead_letters()")
-    engine = session.engine("%dbml sync --dead list")
+    engine = session.engine(Remedy("sync", dead="list"))
     from dbml_magics.core import dead_letters
 
     return dead_letters.listed(engine, run, session.last_run)
@@ -349,7 +353,7 @@ def retry_dead_letters(
     What is refused again is a dead letter with its new cause; what waits for a workspace goes on waiting.
     """
     session = _session("dbml.retry_dead_letters()")
-    engine = session.engine("%dbml sync --dead retry")
+    engine = session.engine(Remedy("sync", dead="retry"))
     from dbml_magics.core import dead_letters
 
     return dead_letters.retry(engine, run, session.last_run, timeout, progress)
@@ -361,7 +365,7 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
     Raises NotConfirmed otherwise, naming them; nothing is forgotten then.
     """
     session = _session("dbml.discard_dead_letters()")
-    engine = session.engine("%dbml sync --dead discard")
+    engine = session.engine(Remedy("sync", dead="discard"))
     from dbml_magics.core import dead_letters
 
     return dead_letters.discard(engine, run, session.last_run, confirm)
@@ -372,7 +376,7 @@ def ui(*, stop: bool = False) -> UiResult:
 
     Raises ServerFailed with the last lines of the log.
     """
-    linked = _session("dbml.ui()").engine("%dbml ui").link
+    linked = _session("dbml.ui()").engine(Remedy("ui")).link
     from dbml_magics.core import ui
 
     return ui.stop(linked) if stop else ui.show(linked)
@@ -400,12 +404,12 @@ def deploy(
 
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
     URI. ``to``: local, aci, aks or online. A second model under a live endpoint (``deployment``) gets no
-    requests until ``traffic`` (percent) says so. ``progress`` is told a line with the state a few times a
+    requests until ``traffic`` (percent) says so. ``progress`` gets a line with the state a few times a
     second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or
     DeploymentFailed.
     """
     session = _session("deploy()")
-    engine = session.engine("%dbml deploy")
+    engine = session.engine(Remedy("deploy"))
     from dbml_magics.core.endpoints import service
 
     return service.deploy(
@@ -452,11 +456,11 @@ def logs(
 
 def invoke(
     name: str,
-    data: Any,
+    data: object,
     *,
     deployment: str | None = None,
     target: str | None = None,
-    params: Mapping[str, Any] | str | None = None,
+    params: Mapping[str, object] | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> InvokeResult:
     """Return an endpoint's predictions; ``.predictions`` has the shape of the data.
@@ -543,7 +547,7 @@ def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) 
     report, without secrets and names, is written to the current folder. ``.otherwise`` lists what is not as
     the package assumes.
     """
-    engine = _session("dbml.probe()").engine("%dbml doctor --probe")
+    engine = _session("dbml.probe()").engine(Remedy("doctor", probe=True))
     from dbml_magics.core import session
     from dbml_magics.core.doctor.probes import probing
 
@@ -552,7 +556,7 @@ def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) 
 
 def score(
     model: str,
-    data: Any = None,
+    data: object = None,
     *,
     where: str | None = None,
     columns: str | Sequence[str] = (),
@@ -563,7 +567,7 @@ def score(
     mode: str | None = None,
     checkpoint: str | None = None,
     available_now: bool = False,
-    params: Mapping[str, Any] | str | None = None,
+    params: Mapping[str, object] | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ScoreResult | StreamResult | UdfResult:
     """Score a table, files, a DataFrame or a stream with a model; without ``data`` return the function.
@@ -579,7 +583,7 @@ def score(
     NoModel, BadData, BadCommand, SparkUnavailable or ScoringFailed.
     """
     session = _session("score()")
-    engine = session.engine("%dbml score")
+    engine = session.engine(Remedy("score"))
     from dbml_magics.core.scoring import service
 
     return service.score(
@@ -664,7 +668,7 @@ def track(
     *,
     experiment: str | None = None,
     autolog: bool | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
     nested: bool = False,
     register: str | None = None,

@@ -50,6 +50,7 @@ from collections.abc import Iterable
 
 from dbml_magics.common import hints
 from dbml_magics.common.foreign_text import one_line, visible
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import redacted
 
 __all__ = [
@@ -90,23 +91,25 @@ __all__ = [
     "WorkspaceUnreachable",
 ]
 
-Remedy = str | tuple[str, str]
+Remedies = Iterable[str | tuple[str, str]]
+"""What to run next: our commands as :class:`~dbml_magics.common.hints.Remedy`, others as they are typed."""
 
 
 class DbmlError(Exception):
     """An error with a cause and a remedy, shown as two or three lines.
 
-    ``remedies`` are commands to run next, each a string or a pair (command, what it does). They are written
-    as a notebook has them, and shown as their reader has them (:mod:`dbml_magics.common.hints`). Both may
-    name what others have named, and quote servers: control characters and secrets do not come through.
+    ``remedies`` are commands to run next, each alone or in a pair (command, what it does), shown as their
+    reader has them (:mod:`dbml_magics.common.hints`). They and the message may name what others have named,
+    and quote servers: control characters and secrets do not come through.
     """
 
-    def __init__(self, message: str, *, remedies: Iterable[Remedy] = ()) -> None:
+    def __init__(self, message: str, *, remedies: Remedies = ()) -> None:
         self.message = visible(redacted(message))
         super().__init__(self.message)
         pairs = ((r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies)
         self.remedies: tuple[tuple[str, str], ...] = tuple(
-            (one_line(redacted(command)), one_line(redacted(what))) for command, what in pairs
+            (command.changed(_clean) if isinstance(command, hints.Remedy) else _clean(command), _clean(what))
+            for command, what in pairs
         )
         if hints.front_end() != "magic":
             # A plain traceback shows an exception's notes (from Python 3.11 on), and nothing else of ours.
@@ -128,6 +131,10 @@ class DbmlError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython asks the exception itself; JupyterLab, nbclient and VS Code all show what it answers.
         return self.lines()
+
+
+def _clean(text: str) -> str:
+    return one_line(redacted(text))
 
 
 class BadCommand(DbmlError):
@@ -166,9 +173,9 @@ class NotLinked(DbmlError):
         super().__init__(
             f"{needs}.",
             remedies=[
-                *([("%dbml link --again", "the link remembered for this folder")] if again else []),
-                ("%dbml link --local", "two workspaces on this machine"),
-                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
+                *([(Remedy("link", again=True), "the link remembered for this folder")] if again else []),
+                (Remedy("link", local=True), "two workspaces on this machine"),
+                (Remedy("link", databricks="URI", azureml="URI"), "any two MLflow workspaces"),
             ],
         )
 

@@ -36,7 +36,7 @@ def fresh(number: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="dbml-interrupts-", ignore_cleanup_errors=True) as folder:
         os.environ["DBML_HOME"] = folder
         os.chdir(folder)
-        session.current().link(local=f"{folder}/two")
+        dbml.link(local=f"{folder}/two")
         experiment = f"interrupts-{number}"
         mlflow.set_experiment(experiment)
         dbml.sync(60)

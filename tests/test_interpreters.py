@@ -52,7 +52,7 @@ for command in (*COMMANDS.values(), TRACK):
                 parser.parse(command, words[0 if command is TRACK else 1 :], {"rows": 1, "frame": 1, "df": 1})
             except errors.UndefinedVariable:
                 pass
-assert hints.say("%dbml sync --timeout 60") == "dbml.sync(timeout=60)"
+assert hints.say(hints.Remedy("sync", timeout=60)) == "dbml.sync(timeout=60)"
 assert dbml_magics.NotLinked("%dbml runs").lines()
 
 folder = pathlib.Path(os.environ["DBML_HOME"])

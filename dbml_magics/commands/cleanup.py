@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="cleanup",
     help="delete an endpoint, model, run, experiment, workspace or resource group, after showing all of it",
     examples=(
-        "%dbml cleanup experiment wine --dry-run",
-        "%dbml cleanup experiment wine --confirm wine",
-        "%dbml cleanup workspace ml-test --also mltestregistry --confirm ml-test",
+        Remedy("cleanup", "experiment", "wine", dry_run=True),
+        Remedy("cleanup", "experiment", "wine", confirm="wine"),
+        Remedy("cleanup", "workspace", "ml-test", also=["mltestregistry"], confirm="ml-test"),
     ),
     call=api.cleanup,
     needs_link=False,

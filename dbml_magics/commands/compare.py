@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def run(args: Namespace, output: Output) -> Result:
         raise BadCommand(
             "%dbml compare needs two runs or more.",
             remedies=[
-                ("%dbml runs", "lists the runs with their ids"),
-                ("%dbml compare last 4f1c", "for example"),
+                (Remedy("runs"), "lists the runs with their ids"),
+                (Remedy("compare", "last", "4f1c"), "for example"),
             ],
         )
     return call(COMMAND, args, output)
@@ -31,7 +32,10 @@ def run(args: Namespace, output: Output) -> Result:
 COMMAND = Command(
     name="compare",
     help="set runs side by side: their params, their metrics, their curves",
-    examples=("%dbml compare last 4f1c", "%dbml compare last 4f1c 9ab0 --metric loss --metric accuracy"),
+    examples=(
+        Remedy("compare", "last", "4f1c"),
+        Remedy("compare", "last", "4f1c", "9ab0", metric=["loss", "accuracy"]),
+    ),
     call=api.compare,
     run=run,
     details="The runs may be live, and of different experiments. to_pandas() of the result has every metric.",

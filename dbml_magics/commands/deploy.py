@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option, percent
+from dbml_magics.common.hints import Remedy
 
-_EXAMPLE = "%dbml deploy wine/1 --to local --name wine"
+_EXAMPLE = Remedy("deploy", "wine/1", to="local", name="wine")
 
 
 COMMAND = Command(
@@ -13,10 +14,10 @@ COMMAND = Command(
     help="serve a model at an endpoint, on this machine or at Azure ML",
     examples=(
         _EXAMPLE,
-        "%dbml deploy wine/2 --to local --name wine --deployment green",
-        "%dbml deploy wine/2 --to local --name wine --deployment green --traffic 100",
-        "%dbml deploy wine/1 --to online --name wine --instance-type Standard_DS3_v2 --no-wait",
-        "%dbml deploy wine/1 --to aks --name wine --compute cluster --config deploy.yaml",
+        Remedy("deploy", "wine/2", to="local", name="wine", deployment="green"),
+        Remedy("deploy", "wine/2", to="local", name="wine", deployment="green", traffic="100"),
+        Remedy("deploy", "wine/1", to="online", name="wine", instance_type="Standard_DS3_v2", no_wait=True),
+        Remedy("deploy", "wine/1", to="aks", name="wine", compute="cluster", config="deploy.yaml"),
     ),
     call=api.deploy,
     details=(
@@ -37,7 +38,7 @@ COMMAND = Command(
             "--to",
             "where: this machine, a container instance, a Kubernetes cluster, a managed endpoint",
             choices=("local", "aci", "aks", "online"),
-            example="%dbml deploy wine/1 --name wine --to local",
+            example=Remedy("deploy", "wine/1", name="wine", to="local"),
         ),
         Option(
             "--name",
@@ -58,7 +59,7 @@ COMMAND = Command(
             "--instance-count",
             "how many instances (processes on local)",
             metavar="K",
-            example=f"{_EXAMPLE} --instance-count 2",
+            example=_EXAMPLE.but(instance_count=2),
         ),
         Option("--app-insights", "send requests and failures to Application Insights"),
         Option("--collect-data", "keep inputs and predictions, which drift detection needs"),
@@ -67,7 +68,7 @@ COMMAND = Command(
             "the percent of the requests that this deployment gets",
             metavar="P",
             convert=percent,
-            example=f"{_EXAMPLE} --traffic 100",
+            example=_EXAMPLE.but(traffic=100),
         ),
         Option("--require-delivered", "only when all of the model's run has arrived at every workspace"),
         Option("--no-wait", "return at once; %dbml endpoints NAME shows how far it is", parameter="wait"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call, need_link
+from dbml_magics.common.hints import Remedy
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 def run(args: Namespace, output: Output) -> Result:
     """Look at everything, or measure the services; what is wrong is in the result."""
     if args.probe:
-        need_link("%dbml doctor --probe")
+        need_link(Remedy("doctor", probe=True))
     return call(COMMAND, args, output)
 
 
 COMMAND = Command(
     name="doctor",
     help="look for what is wrong: packages, sign-in, permissions, network, disk, notebook",
-    examples=("%dbml doctor", "%dbml doctor --json", "%dbml doctor --probe"),
+    examples=(Remedy("doctor"), Remedy("doctor", json=True), Remedy("doctor", probe=True)),
     call=api.doctor,
     instead={"--probe": api.probe},
     run=run,

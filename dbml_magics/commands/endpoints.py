@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 
-def from_target(line: str) -> Option:
-    """Return the option that names a target; ``line`` is the example's beginning."""
+def from_target(example: Remedy) -> Option:
+    """Return the option that names a target, with an example of its command."""
     return Option(
         "--from",
         "the target, where two have an endpoint of that name",
         choices=("local", "aci", "aks", "online"),
-        example=f"{line} --from local",
+        example=example.but(from_="local"),
         parameter="target",
     )
 
@@ -20,11 +21,11 @@ def from_target(line: str) -> Option:
 COMMAND = Command(
     name="endpoints",
     help="list the endpoints, or show one with its deployments and their traffic",
-    examples=("%dbml endpoints", "%dbml endpoints wine"),
+    examples=(Remedy("endpoints"), Remedy("endpoints", "wine")),
     call=api.endpoints,
     needs_link=False,
     options=(
         Option("NAME", "an endpoint", completes="endpoint"),
-        from_target("%dbml endpoints"),
+        from_target(Remedy("endpoints")),
     ),
 )

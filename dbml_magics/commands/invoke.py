@@ -5,16 +5,17 @@ from __future__ import annotations
 from dbml_magics import api
 from dbml_magics.commands.endpoints import from_target
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 
-def params_option(line: str) -> Option:
-    """Return ``--params``, with its example behind a line."""
+def params_option(example: Remedy) -> Option:
+    """Return ``--params``, with an example of its command."""
     return Option(
         "--params",
         "the prediction's params, which the model's signature names",
         metavar="JSON|$VAR",
         completes="variable",
-        example=f"""{line} --params '{{"temperature": 0.5}}'""",
+        example=example.but(params='{"temperature": 0.5}'),
     )
 
 
@@ -22,9 +23,9 @@ COMMAND = Command(
     name="invoke",
     help="ask an endpoint for predictions, in the shape of the data",
     examples=(
-        "%dbml invoke wine $rows",
-        """%dbml invoke wine '{"columns": ["alcohol", "hue"], "data": [[12.9, 1.04]]}'""",
-        "%dbml invoke wine rows.csv --deployment green",
+        Remedy("invoke", "wine", "$rows"),
+        Remedy("invoke", "wine", '{"columns": ["alcohol", "hue"], "data": [[12.9, 1.04]]}'),
+        Remedy("invoke", "wine", "rows.csv", deployment="green"),
     ),
     call=api.invoke,
     needs_link=False,
@@ -39,7 +40,7 @@ COMMAND = Command(
         Option("NAME", "an endpoint", completes="endpoint"),
         Option("DATA", "what to predict from", completes="variable"),
         Option("--deployment", "a deployment, whatever its traffic", metavar="D"),
-        params_option("%dbml invoke wine $rows"),
-        from_target("%dbml invoke wine $rows"),
+        params_option(Remedy("invoke", "wine", "$rows")),
+        from_target(Remedy("invoke", "wine", "$rows")),
     ),
 )

@@ -9,6 +9,7 @@ from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from dbml_magics.results.base import Result
 
 _WAYS = ("--local", "--databricks", "--azureml", "--again")
-_TWO_URIS = "%dbml link --databricks databricks --azureml http://127.0.0.1:5000"
-_AZURE = "%dbml link --subscription ID --resource-group RG --workspace WS"
+_TWO_URIS = Remedy("link", databricks="databricks", azureml="http://127.0.0.1:5000")
+_AZURE = Remedy("link", subscription="ID", resource_group="RG", workspace="WS")
 _NOT_AZURE = ("--local", "--again")
 _PLAIN = ("track", "registry", "mode", "on_undelivered", "spill")
 _AZURE_NAMES = (
@@ -34,7 +35,7 @@ def run(args: Namespace, output: Output) -> Result:
     if args.again and (settings or azure):
         raise BadCommand(
             "--again takes up the remembered link as it was; the other options belong to a new one.",
-            remedies=["%dbml link --again"],
+            remedies=[Remedy("link", again=True)],
         )
     named = (args.again, args.local, args.databricks, args.azureml, args.config)
     if azure or any(name not in (None, False) for name in named):
@@ -46,7 +47,8 @@ def run(args: Namespace, output: Output) -> Result:
         return call(COMMAND, args, output)  # the notebook's own workspace
     if settings:
         raise BadCommand(
-            "%dbml link needs the workspaces to link.", remedies=["%dbml link --local", _AZURE, _TWO_URIS]
+            "%dbml link needs the workspaces to link.",
+            remedies=[Remedy("link", local=True), _AZURE, _TWO_URIS],
         )
     if not linked:
         raise NotLinked("%dbml link without options")
@@ -60,7 +62,12 @@ def _others(name: str) -> tuple[str, ...]:
 COMMAND = Command(
     name="link",
     help="link two workspaces; without options, show what is linked now",
-    examples=("%dbml link --local", f"{_AZURE} --databricks databricks", _TWO_URIS, "%dbml link --again"),
+    examples=(
+        Remedy("link", local=True),
+        _AZURE.but(databricks="databricks"),
+        _TWO_URIS,
+        Remedy("link", again=True),
+    ),
     call=api.link,
     bare=api.status,
     run=run,
@@ -81,7 +88,7 @@ COMMAND = Command(
             "--local",
             "two workspaces in a folder on this machine (.dbml by default), no cloud",
             metavar="DIR",
-            example="%dbml link --local .dbml",
+            example=Remedy("link", local=".dbml"),
             excludes=(*_others("--local"), "--subscription", "--config"),
         ),
         Option(
@@ -89,14 +96,14 @@ COMMAND = Command(
             "the Databricks side: databricks, databricks://PROFILE, or any MLflow tracking URI",
             metavar="URI",
             completes="profile",
-            example="%dbml link --track databricks --databricks databricks://PROFILE",
+            example=Remedy("link", track="databricks", databricks="databricks://PROFILE"),
             excludes=("--local", "--again"),
         ),
         Option(
             "--azureml",
             "the Azure ML side: azureml://…, or any MLflow tracking URI",
             metavar="URI",
-            example="%dbml link --track azureml --azureml http://127.0.0.1:5000",
+            example=Remedy("link", track="azureml", azureml="http://127.0.0.1:5000"),
             excludes=("--local", "--again", "--subscription"),
         ),
         Option(
@@ -127,53 +134,53 @@ COMMAND = Command(
             "--config",
             "Azure ML's config.json or a team's dbml.toml (by default looked for from this folder upwards)",
             metavar="PATH",
-            example="%dbml link --config dbml.toml",
+            example=Remedy("link", config="dbml.toml"),
             excludes=("--local", "--again"),
         ),
         Option(
             "--cloud",
             "the Azure cloud: AzureCloud, AzureUSGovernment, AzureChinaCloud, or a private one's name",
             metavar="NAME",
-            example=f"{_AZURE} --cloud AzureChinaCloud",
+            example=_AZURE.but(cloud="AzureChinaCloud"),
             excludes=_NOT_AZURE,
         ),
         Option(
             "--auth",
             "how to sign in to Azure",
             choices=METHODS,
-            example=f"{_AZURE} --auth cli",
+            example=_AZURE.but(auth="cli"),
             excludes=_NOT_AZURE,
         ),
         Option(
             "--track",
             "where runs go (both by default)",
             choices=("both", "azureml", "databricks"),
-            example="%dbml link --local --track both",
+            example=Remedy("link", local=True, track="both"),
         ),
         Option(
             "--registry",
             "where models are registered",
             choices=("databricks", "azureml", "both"),
-            example="%dbml link --local --registry both",
+            example=Remedy("link", local=True, registry="both"),
         ),
         Option(
             "--mode",
             "journal: never wait for a workspace (the default); sync: wait for its answer to each write",
             choices=("journal", "sync"),
-            example="%dbml link --local --mode journal",
+            example=Remedy("link", local=True, mode="journal"),
         ),
         Option(
             "--on-undelivered",
             "a process that ends with writes undelivered: warn (the default), or fail (exit code 120)",
             choices=("warn", "fail"),
-            example="%dbml link --local --on-undelivered fail",
+            example=Remedy("link", local=True, on_undelivered="fail"),
             excludes=("--again",),
         ),
         Option(
             "--spill",
             "a shared folder that takes what is undelivered at the end (%dbml sync --spill delivers it)",
             metavar="PATH",
-            example="%dbml link --local --spill /Volumes/main/ml/dbml",
+            example=Remedy("link", local=True, spill="/Volumes/main/ml/dbml"),
             excludes=("--again",),
         ),
         Option("--create", "make the Azure ML workspace, after showing what that makes", excludes=_NOT_AZURE),
@@ -181,7 +188,7 @@ COMMAND = Command(
             "--location",
             "with --create: the Azure region",
             metavar="L",
-            example=f"{_AZURE} --create --location L",
+            example=_AZURE.but(create=True, location="L"),
             excludes=_NOT_AZURE,
         ),
         Option(
@@ -189,28 +196,28 @@ COMMAND = Command(
             "with --create: a tag on each resource, KEY=VALUE (may be repeated)",
             metavar="K=V",
             parameter="tags",
-            example=f"{_AZURE} --create --tag team=ml",
+            example=_AZURE.but(create=True, tag=["team=ml"]),
             excludes=_NOT_AZURE,
         ),
         Option(
             "--storage-account",
             "with --create: an existing storage account, by its resource id",
             metavar="ID",
-            example=f"{_AZURE} --create --storage-account ID",
+            example=_AZURE.but(create=True, storage_account="ID"),
             excludes=_NOT_AZURE,
         ),
         Option(
             "--key-vault",
             "with --create: an existing key vault, by its resource id",
             metavar="ID",
-            example=f"{_AZURE} --create --key-vault ID",
+            example=_AZURE.but(create=True, key_vault="ID"),
             excludes=_NOT_AZURE,
         ),
         Option(
             "--confirm",
             "typed: with --create the workspace's name, with --config a host that the file names",
             metavar="NAME",
-            example="%dbml link --config dbml.toml --confirm mlflow.example.com",
+            example=Remedy("link", config="dbml.toml", confirm="mlflow.example.com"),
             excludes=_NOT_AZURE,
         ),
         Option("--again", "take up the link remembered for this folder", excludes=_others("--again")),

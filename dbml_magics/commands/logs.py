@@ -5,11 +5,12 @@ from __future__ import annotations
 from dbml_magics import api
 from dbml_magics.commands.endpoints import from_target
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="logs",
     help="show the last lines that an endpoint's deployment has written",
-    examples=("%dbml logs wine", "%dbml logs wine --deployment green --lines 200"),
+    examples=(Remedy("logs", "wine"), Remedy("logs", "wine", deployment="green", lines="200")),
     call=api.logs,
     needs_link=False,
     options=(
@@ -19,8 +20,8 @@ COMMAND = Command(
             "--lines",
             "how many (50 by default)",
             metavar="N",
-            example="%dbml logs wine --lines 200",
+            example=Remedy("logs", "wine", lines="200"),
         ),
-        from_target("%dbml logs wine"),
+        from_target(Remedy("logs", "wine")),
     ),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
@@ -53,7 +54,7 @@ def command(commands: Mapping[str, Command]) -> Command:
     return Command(
         name="panel",
         help="the forms: link, look at runs, register, deploy, score, with the line that each of them runs",
-        examples=("%dbml panel", "%dbml panel runs"),
+        examples=(Remedy("panel"), Remedy("panel", "runs")),
         run=run,
         needs_link=False,
         details=(
@@ -62,7 +63,11 @@ def command(commands: Mapping[str, Command]) -> Command:
         ),
         options=(
             Option(
-                "TAB", "the tab that is open", choices=TABS, optional_value=True, example="%dbml panel runs"
+                "TAB",
+                "the tab that is open",
+                choices=TABS,
+                optional_value=True,
+                example=Remedy("panel", "runs"),
             ),
         ),
     )

@@ -16,12 +16,15 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Number
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.secrecy import refusal, refuse_secrets, resembles_secret_option
 from dbml_magics.errors import BadCommand, UndefinedVariable
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
@@ -122,7 +125,17 @@ def pair(written: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-_TAKES: dict[str, dict[str, Any]] = {
+class _Takes(TypedDict, total=False):
+    """What an option takes, as its fields say it."""
+
+    convert: Callable[[str], object]
+    optional_value: bool
+    repeatable: bool
+    takes_any: bool
+    required: bool
+
+
+_TAKES: dict[str, _Takes] = {
     "int": {"convert": positive_integer},
     "int | None": {"convert": positive_integer},
     "float | None": {"convert": seconds},
@@ -130,8 +143,8 @@ _TAKES: dict[str, dict[str, Any]] = {
     "Sequence[str]": {"repeatable": True},
     "Iterable[str]": {"repeatable": True},
     "Mapping[str, str] | None": {"repeatable": True, "convert": pair},
-    "Mapping[str, Any] | str | None": {"takes_any": True},
-    "Any": {"takes_any": True},
+    "Mapping[str, object] | str | None": {"takes_any": True},
+    "object": {"takes_any": True},
 }
 """A parameter's annotation -> what the option for it takes, where that is more than a text or a switch."""
 
@@ -144,9 +157,8 @@ class Option:
     help: str
     metavar: str = ""  # empty for an option that is on or off
     choices: tuple[str, ...] = ()
-    example: str = (
-        ""  # a whole line that ends in the option and a good value, for the message about a bad one
-    )
+    example: Remedy | None = None
+    """A command that ends in the option and a good value, for the message about a bad one."""
     completes: str = ""  # run, model, experiment, command, variable: what completion looks up
     excludes: tuple[str, ...] = ()  # options that cannot stand beside it
     parameter: str = ""  # of the callable, where it is not the option's own name
@@ -155,7 +167,7 @@ class Option:
     # What follows from that parameter, unless it is said here:
     repeatable: bool = False  # for a value: the last one, which takes all that are left
     optional_value: bool = False  # --local [DIR]; for a value: it may be left out
-    convert: Callable[[str], Any] = text
+    convert: Callable[[str], object] = text
     takes_any: bool = False  # $name is handed on as it is, whatever it is
     required: bool = False  # the line cannot be without it
 
@@ -166,7 +178,7 @@ class Option:
         """Return the option with what follows from a parameter."""
         if self.listed or self.convert is not text:
             return self
-        takes = dict(_TAKES.get(parameter.annotation, {}))
+        takes: _Takes = {**_TAKES.get(parameter.annotation, {})}
         if self.positional:
             every = parameter.kind is parameter.VAR_POSITIONAL
             takes.update({"repeatable": True} if every else {})
@@ -271,7 +283,7 @@ class Command:
     @property
     def help_line(self) -> tuple[str, str]:
         """Return the remedy that leads to this command's help."""
-        return f"{self.prog} --help", "what it takes"
+        return Remedy(self.name, help=True), "what it takes"
 
     def usage(self) -> str:
         """Return the usage line."""
@@ -312,7 +324,7 @@ def split(line: str, prog: str) -> list[str]:
         raise BadCommand(
             f"{prog}: a quote is opened and not closed, or a backslash ends the line.",
             remedies=[
-                ('%dbml runs --filter "metrics.accuracy > 0.9"', "a value with blanks stands in quotes")
+                (Remedy("runs", filter="metrics.accuracy > 0.9"), "a value with blanks stands in quotes")
             ],
         ) from None
     refuse_secrets(line, tokens)
@@ -340,25 +352,25 @@ def find_command(written: str, commands: Mapping[str, Command]) -> Command:
         return commands[written]
     if written.startswith("-"):
         raise BadCommand(
-            "%dbml takes a command before any option.", remedies=[("%dbml help", "all commands")]
+            "%dbml takes a command before any option.", remedies=[(Remedy("help"), "all commands")]
         )
     if written == "track":
         raise BadCommand(
             "%%track is a magic of its own: it stands on a cell's first line, the code that trains below it.",
-            remedies=[("%%track --help", "what it takes")],
+            remedies=[(Remedy("track", help=True), "what it takes")],
         )
     meant = suggestion(written, [*commands, "track"])
     if meant == "track":
         raise BadCommand(
             f"there is no command{_echo(written)}. Did you mean %%track?",
-            remedies=[("%%track --help", "what it takes")],
+            remedies=[(Remedy("track", help=True), "what it takes")],
         )
     message = f"there is no command{_echo(written)}." + (f' Did you mean "{meant}"?' if meant else "")
-    remedies = [(f"%dbml {meant}", commands[meant].help)] if meant else [("%dbml help", "all commands")]
+    remedies = [(Remedy(meant), commands[meant].help)] if meant else [(Remedy("help"), "all commands")]
     raise BadCommand(message, remedies=remedies)
 
 
-def parse(command: Command, tokens: Sequence[str], namespace: Mapping[str, Any]) -> argparse.Namespace:
+def parse(command: Command, tokens: Sequence[str], namespace: Mapping[str, object]) -> argparse.Namespace:
     """Read a command's words; each ``$name`` in a value becomes the namespace's value.
 
     Raises HelpRequested, BadCommand, SecretRefused or UndefinedVariable, and nothing else.
@@ -448,7 +460,7 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise _Misread(message or str(status))
 
-    def print_help(self, file: Any = None) -> NoReturn:  # noqa: ARG002 - argparse's own
+    def print_help(self, file: SupportsWrite[str] | None = None) -> NoReturn:  # noqa: ARG002 - argparse's own
         raise HelpRequested(self.format_help())
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -469,14 +481,13 @@ def _explained(command: Command, message: str) -> BadCommand:
     return BadCommand(f"{option.name} wants a value: {wanted}.", remedies=[_corrected(command, option)])
 
 
-def _argparse(command: Command, namespace: Mapping[str, Any]) -> _Parser:
+def _argparse(command: Command, namespace: Mapping[str, object]) -> _Parser:
     parser = _Parser(prog=command.prog, add_help=False, allow_abbrev=False)
     parser.set_defaults(_command=command)
     for option in command.flags:
         if not option.takes_value:
             parser.add_argument(option.name, dest=option.dest, action="store_true", help=option.help)
             continue
-        extra: dict[str, Any] = {"nargs": "?", "const": True} if option.optional_value else {}
         parser.add_argument(
             option.name,
             dest=option.dest,
@@ -484,14 +495,15 @@ def _argparse(command: Command, namespace: Mapping[str, Any]) -> _Parser:
             default=[] if option.repeatable else None,
             type=_reader(command, option, namespace),
             help=option.help,
-            **extra,
+            nargs="?" if option.optional_value else None,
+            const=True if option.optional_value else None,
         )
-    # Values are told apart afterwards: argparse cannot leave out a first one for the sake of a second.
+    # Values are assigned afterwards: argparse cannot leave out a first one for the sake of a second.
     parser.add_argument("_values", nargs="*")
     return parser
 
 
-def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mapping[str, Any]) -> None:
+def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mapping[str, object]) -> None:
     given = list(vars(parsed).pop("_values") or [])
     del vars(parsed)["_command"]
     required = [value for value in command.values if not value.optional_value]
@@ -524,14 +536,14 @@ def _place_values(command: Command, parsed: argparse.Namespace, namespace: Mappi
         setattr(parsed, value.dest, read(given.pop(0)))
 
 
-def read_value(command: Command, option: Option, written: str, namespace: Mapping[str, Any]) -> Any:
+def read_value(command: Command, option: Option, written: str, namespace: Mapping[str, object]) -> object:
     """Read one value as :func:`parse` would. Raises BadCommand, SecretRefused or UndefinedVariable."""
     refuse_secrets(shlex.quote(written), [written])
     return _reader(command, option, namespace)(written)
 
 
-def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> Callable[[str], Any]:
-    def read(written: str) -> Any:
+def _reader(command: Command, option: Option, namespace: Mapping[str, object]) -> Callable[[str], object]:
+    def read(written: str) -> object:
         if option.takes_any and (found := _VARIABLE.fullmatch(written)) is not None:
             return _looked_up(found[1] or found[2], namespace)
         try:
@@ -553,7 +565,7 @@ def _reader(command: Command, option: Option, namespace: Mapping[str, Any]) -> C
     return read
 
 
-def _expand(written: str, namespace: Mapping[str, Any]) -> str:
+def _expand(written: str, namespace: Mapping[str, object]) -> str:
     """Return a value with the notebook's variables in the place of each ``$name``; ``$$`` is a ``$``."""
 
     def value(found: re.Match[str]) -> str:
@@ -575,7 +587,7 @@ def _expand(written: str, namespace: Mapping[str, Any]) -> str:
     return expanded
 
 
-def _text_of(name: str, namespace: Mapping[str, Any]) -> str:
+def _text_of(name: str, namespace: Mapping[str, object]) -> str:
     value = _looked_up(name, namespace)
     if not isinstance(value, (str, Number, os.PathLike)):
         raise BadCommand(
@@ -585,7 +597,7 @@ def _text_of(name: str, namespace: Mapping[str, Any]) -> str:
     return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
-def _looked_up(name: str, namespace: Mapping[str, Any]) -> Any:
+def _looked_up(name: str, namespace: Mapping[str, object]) -> object:
     """Return the value of a variable of the notebook."""
     if name not in namespace:
         meant = suggestion(name, [known for known in namespace if not known.startswith("_")])
@@ -623,5 +635,4 @@ def _corrected(command: Command, option: Option, meant: str | None = None) -> tu
     if not option.example:
         return _example(command)
     # The other values of the line are not repeated: the example's own stand for them.
-    line = f"{option.example.rpartition(' ')[0]} {meant}" if meant else option.example
-    return line, "for example"
+    return option.example.ending_in(meant) if meant else option.example, "for example"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def run(args: Namespace, output: Output) -> Result:
     """Register the run's model, in the link's registry or where ``--to`` says."""
     if args.run is None and re.fullmatch(r"last|[0-9a-f]{32}", args.name):
         raise BadCommand(
-            "%dbml register needs the model's NAME after the run.", remedies=["%dbml register last wine"]
+            "%dbml register needs the model's NAME after the run.",
+            remedies=[Remedy("register", "last", "wine")],
         )
     return call(COMMAND, args, output, run=args.run or "last")
 
@@ -29,8 +31,8 @@ COMMAND = Command(
     name="register",
     help="register a run's model in one registry or both",
     examples=(
-        "%dbml register last wine",
-        "%dbml register last wine --to both --alias champion --tag stage=test",
+        Remedy("register", "last", "wine"),
+        Remedy("register", "last", "wine", to="both", alias=["champion"], tag=["stage=test"]),
     ),
     call=api.register,
     run=run,
@@ -49,7 +51,7 @@ COMMAND = Command(
             "--to",
             "where (the link's registry by default)",
             choices=("databricks", "azureml", "both"),
-            example="%dbml register last wine --to both",
+            example=Remedy("register", "last", "wine", to="both"),
         ),
         Option("--alias", "an alias for the new version", metavar="A", parameter="aliases"),
         Option(
@@ -57,7 +59,7 @@ COMMAND = Command(
             "a tag of the new version",
             metavar="K=V",
             parameter="tags",
-            example="%dbml register last wine --tag stage=test",
+            example=Remedy("register", "last", "wine", tag=["stage=test"]),
         ),
         Option("--require-delivered", "only when all of the run has arrived at every workspace"),
     ),

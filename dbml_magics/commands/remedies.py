@@ -1,28 +1,17 @@
-"""A command to run next, as a value that each front end shows in its own words.
-
-Messages are written with the command as a notebook has it. :meth:`Remedy.read` takes such a line apart by the
-grammar of the commands, so that a new option needs no word here; unlike the parser it takes what only shows
-where a value goes (``NAME``, ``…``), and a line without its end.
-"""
+"""A command to run next as a Python call, by the grammar of the commands: a new option needs no word here."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.parser import Call, Command, Option, names, pair, text
-from dbml_magics.common.hints import IN_SHELLS, SHELL
+from dbml_magics.common.hints import Remedy
 
-__all__ = ["Remedy", "keyword"]
+__all__ = ["keyword", "python"]
 
-# Without the current folder on the path: a module of our name may lie there.
-_PYTHON = "python -P" if sys.version_info >= (3, 11) else "python -I"
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -34,92 +23,40 @@ def keyword(option: str) -> str:
 _KEYWORDS = {option.name: option.parameter for each in COMMANDS.values() for option in each.flags}
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """A command with its arguments."""
-
-    command: Command
-    values: tuple[str, ...]
-    """What stands by itself."""
-    options: Mapping[str, str | bool | list[str]]
-    """An option -> its value, or its values; True where it has none."""
-
-    @classmethod
-    def read(cls, line: str) -> Remedy | None:
-        """Take a notebook's line apart; None where it is no command's."""
-        try:
-            magic, *words = shlex.split(line)
-        except ValueError:  # a value of the user's with a quote in it
-            magic, *words = line.split()
-        if magic == "%%track":
-            return cls(TRACK, *_read(TRACK, words))
-        command = COMMANDS.get(words[0] if words and words[0] != "--help" else "help")
-        return None if command is None else cls(command, *_read(command, words[1:]))
-
-    @property
-    def call(self) -> Call | None:
-        """Return the callable that does it."""
-        if not self.values and not self.options and self.command.bare is not None:
-            return self.command.bare
-        return self.command.called(self.options.get)
-
-    def python(self) -> str:
-        """Return it as a Python call."""
-        if self.command.name == "help" or {"-h", "--help"} & {*self.values, *self.options}:
-            about = self.values[:1] if self.command.name == "help" else (self.command.name,)
-            return f"help({'.'.join(['dbml', *about])})"
-        call = self.call
-        parameters = {} if call is None else inspect.signature(call).parameters
-        missing = len(self.command.values) - len(self.values)
-        alone = [value.otherwise for value in self.command.values[:missing] if value.otherwise]
-        given = [_literal(value) for value in (*alone, *self.values)]
-        named = []
-        for name, value in self.options.items():
-            option = self.command.flag(name)
-            parameter = parameters.get("" if option is None else option.parameter)
-            if option is None or parameter is None:
-                continue
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.annotation == "str":
-                given.append(_value(option, value))  # what the call is about
-            else:
-                named.append(f"{option.parameter}={_value(option, value)}")
-        written = (
-            f"dbml.{self.command.name if call is None else call.__name__}({', '.join([*given, *named])})"
-        )
-        return f"with {written}:" if self.command is TRACK else written
-
-    def shell(self, line: str) -> str:
-        """Return it as a shell's command, where there is one; ``line`` is a notebook's."""
-        if self.command.name in IN_SHELLS:
-            return line.replace("%dbml", SHELL, 1)
-        if self.command.name == "link" and "…" not in line:
-            return f"{_PYTHON} -c {shlex.quote(f'import dbml_magics as dbml; print({self.python()})')}"
-        return f"{line} in a notebook"
-
-
-def _read(
-    command: Command, words: Sequence[str]
-) -> tuple[tuple[str, ...], dict[str, str | bool | list[str]]]:
-    values: list[str] = []
-    options: dict[str, str | bool | list[str]] = {}
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        if not word.startswith("--"):
-            values.append(word)
+def python(remedy: Remedy) -> str:
+    """Return a command as a Python call."""
+    command = TRACK if remedy.command == "track" else COMMANDS[remedy.command]
+    if command.name == "help" or "help" in remedy.options:
+        about = remedy.values[:1] if command.name == "help" else (command.name,)
+        return f"help({'.'.join(['dbml', *about])})"
+    call = _call(remedy, command)
+    parameters = {} if call is None else inspect.signature(call).parameters
+    missing = len(command.values) - len(remedy.values)
+    alone = [value.otherwise for value in command.values[:missing] if value.otherwise]
+    given = [_literal(value) for value in (*alone, *remedy.values)]
+    named = []
+    for name, value in remedy.options.items():
+        option = command.flag(_flag(name))
+        parameter = parameters.get("" if option is None else option.parameter)
+        if option is None or parameter is None:
             continue
-        name, equals, value = word.partition("=")
-        option = command.flag(name)
-        if not equals and option is not None and option.takes_value and left and left[0][:2] != "--":
-            value, equals = left.pop(0), "="
-        several = options.get(name)
-        if not equals:
-            options[name] = True
-        elif option is not None and option.repeatable:
-            options[name] = [*several, value] if isinstance(several, list) else [value]
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.annotation == "str":
+            given.append(_value(option, value))  # what the call is about
         else:
-            options[name] = value
-    return tuple(values), options
+            named.append(f"{option.parameter}={_value(option, value)}")
+    written = f"dbml.{command.name if call is None else call.__name__}({', '.join([*given, *named])})"
+    return f"with {written}:" if command is TRACK else written
+
+
+def _call(remedy: Remedy, command: Command) -> Call | None:
+    """Return the callable that does it."""
+    if not remedy.values and not remedy.options and command.bare is not None:
+        return command.bare
+    return command.called({_flag(name): value for name, value in remedy.options.items()}.get)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _value(option: Option, value: str | bool | list[str]) -> str:

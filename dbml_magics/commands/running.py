@@ -6,10 +6,11 @@ import inspect
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option, pair
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, NotLinked
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def run(command: Command, args: Namespace, output: Output) -> Result:
     return call(command, args, output) if command.run is None else command.run(args, output)
 
 
-def need_link(what: str) -> None:
+def need_link(what: Remedy) -> None:
     """Raise NotLinked, naming what needs a link, where there is none."""
     from dbml_magics.core import link, session
 
@@ -76,14 +77,16 @@ def _is_given(option: Option, value: object) -> bool:
     return bool(value) if option.repeatable else value is not None and value is not False
 
 
-def _argument(option: Option, value: Any) -> object:
+def _argument(option: Option, value: object) -> object:
     if option.name.startswith("--no-"):
         return False
     if option.convert is pair:
+        assert isinstance(value, list)
         return unique_tags(value)
     if option.listed:
+        assert isinstance(value, str)
         return tuple(each.strip() for each in value.split(",") if each.strip())
-    return tuple(value) if option.repeatable else value
+    return tuple(value) if option.repeatable and isinstance(value, list) else value
 
 
 def unique_tags(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

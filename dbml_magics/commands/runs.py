@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="runs",
     help="list the experiment's runs, newest first",
     examples=(
-        "%dbml runs --max 5",
-        '%dbml runs --filter "metrics.accuracy > 0.9" --order-by "metrics.accuracy DESC"',
+        Remedy("runs", max="5"),
+        Remedy("runs", filter="metrics.accuracy > 0.9", order_by="metrics.accuracy DESC"),
         "runs = %dbml runs",
     ),
     call=api.runs,
@@ -21,21 +22,21 @@ COMMAND = Command(
             "--filter",
             "MLflow's search syntax, in quotes",
             metavar="F",
-            example='%dbml runs --filter "metrics.loss < 1"',
+            example=Remedy("runs", filter="metrics.loss < 1"),
         ),
         Option(
             "--order-by",
             "columns with ASC or DESC, commas between them, in quotes",
             metavar="O",
             listed=True,
-            example='%dbml runs --order-by "metrics.loss ASC"',
+            example=Remedy("runs", order_by="metrics.loss ASC"),
         ),
         Option(
             "--max",
             "how many at most (20 by default)",
             metavar="N",
             parameter="max_results",
-            example="%dbml runs --max 5",
+            example=Remedy("runs", max="5"),
         ),
     ),
 )

@@ -11,13 +11,14 @@ from dbml_magics.commands.invoke import params_option
 from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
-_EXAMPLE = "%dbml score wine/1 --input $frame"
+_EXAMPLE = Remedy("score", "wine/1", input="$frame")
 
 
 def run(args: Namespace, output: Output) -> Result:
@@ -42,9 +43,9 @@ COMMAND = Command(
     help="score a table, files, a DataFrame or a stream with a model",
     examples=(
         _EXAMPLE,
-        "%dbml score wine@champion --input ml.harvest --where \"country = 'PT'\" --output ml.scored",
-        "%dbml score last --input rows.parquet --output scored --as quality",
-        "%dbml score wine/1",
+        Remedy("score", "wine@champion", input="ml.harvest", where="country = 'PT'", output="ml.scored"),
+        Remedy("score", "last", input="rows.parquet", output="scored", as_="quality"),
+        Remedy("score", "wine/1"),
     ),
     call=api.score,
     run=run,
@@ -72,7 +73,7 @@ COMMAND = Command(
             "--mode",
             "what happens to an output that is there already (nothing is overwritten unasked)",
             choices=("append", "overwrite"),
-            example=f"{_EXAMPLE} --output ml.scored --mode append",
+            example=_EXAMPLE.but(output="ml.scored", mode="append"),
         ),
         Option("--as", "the name of the new column (prediction)", metavar="COLUMN", parameter="column"),
         Option("--result-type", "its Spark type (the signature's): double, 'array<double>'", metavar="T"),
@@ -80,7 +81,7 @@ COMMAND = Command(
             "--on-error",
             "rows that the model refuses: fail the job, or get null",
             choices=("fail", "null"),
-            example=f"{_EXAMPLE} --on-error null",
+            example=_EXAMPLE.but(on_error="null"),
         ),
         Option(
             "--checkpoint", "where a stream remembers how far it came (beside the output)", metavar="PATH"

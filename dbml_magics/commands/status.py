@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="status",
     help="where tracking goes, what is still on its way, how far behind",
-    examples=("%dbml status", "%dbml status --run last"),
+    examples=(Remedy("status"), Remedy("status", run="last")),
     call=api.status,
     instead={"--run": api.receipt},
     options=(

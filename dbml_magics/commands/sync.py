@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option, positive_integer
 from dbml_magics.commands.running import call
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
 from dbml_magics.results.text import count
 
@@ -49,7 +50,10 @@ def _compare(args: Namespace, output: Output) -> Result:
             raise DeliveryIncomplete(
                 "interrupted; what was copied or corrected so far stays, and nothing is half done that the "
                 "next time would not complete.",
-                remedies=[("%dbml sync --repair", "goes on"), ("%dbml sync --verify", "what differs now")],
+                remedies=[
+                    (Remedy("sync", repair=True), "goes on"),
+                    (Remedy("sync", verify=True), "what differs now"),
+                ],
             ) from None
 
 
@@ -64,32 +68,32 @@ def _refuse_strays(args: Namespace) -> None:
         given = next((name for name in names if getattr(args, name)), None)
         if given is not None and not belongs:
             to = "--repair" if names is _OF_REPAIR else "--verify and --repair"
-            example = f"%dbml sync {'--repair' if names is _OF_REPAIR else '--verify'}"
+            example = Remedy("sync", repair=names is _OF_REPAIR, verify=names is _OF_COMPARING)
             raise BadCommand(f"--{given} belongs to {to}.", remedies=[(example, "what it is for")])
     if args.dead is None and args.run is not None and not compares:
         raise BadCommand(
             "--run narrows --dead, --verify or --repair; syncing waits for all runs.",
-            remedies=["%dbml sync --verify --run last", "%dbml sync --dead list --run last"],
+            remedies=[Remedy("sync", verify=True, run="last"), Remedy("sync", dead="list", run="last")],
         )
     if args.dead == "discard" and args.confirm is True:
         raise BadCommand(
-            "--confirm wants to know how many writes are given up.", remedies=["%dbml sync --dead list"]
+            "--confirm wants to know how many writes are given up.", remedies=[Remedy("sync", dead="list")]
         )
     if args.dead != "discard" and args.confirm is not None and not args.prune:
         raise BadCommand(
-            "--confirm belongs to --dead discard and to --prune.", remedies=["%dbml sync --dead discard"]
+            "--confirm belongs to --dead discard and to --prune.", remedies=[Remedy("sync", dead="discard")]
         )
     if args.dead in ("list", "discard") and args.timeout is not None:
         raise BadCommand(
             f"--timeout is for waiting, and --dead {args.dead} does not wait.",
-            remedies=[f"%dbml sync --dead {args.dead}"],
+            remedies=[Remedy("sync", dead=args.dead)],
         )
 
 
 def _retrying() -> DeliveryIncomplete:
     return DeliveryIncomplete(
         "interrupted; what is on its way again goes on, and what is refused again stays listed.",
-        remedies=[("%dbml sync --dead list", "how far it is")],
+        remedies=[(Remedy("sync", dead="list"), "how far it is")],
     )
 
 
@@ -97,7 +101,7 @@ def _waiting() -> DeliveryIncomplete:
     waiting = [f"{count(d.pending, 'write')} for {d.name}" for d in api.status().destinations if d.pending]
     return DeliveryIncomplete(
         f"interrupted with {' and '.join(waiting) or 'nothing'} on the way; nothing is lost.",
-        remedies=[("%dbml sync", "go on waiting"), ("%dbml status", "how far it is")],
+        remedies=[(Remedy("sync"), "go on waiting"), (Remedy("status"), "how far it is")],
     )
 
 
@@ -105,11 +109,11 @@ COMMAND = Command(
     name="sync",
     help="wait until everything is delivered; compare the two workspaces, and make them alike",
     examples=(
-        "%dbml sync --timeout 60",
-        "%dbml sync",
-        "%dbml sync --verify",
-        "%dbml sync --repair --since 7d",
-        "%dbml sync --dead list",
+        Remedy("sync", timeout="60"),
+        Remedy("sync"),
+        Remedy("sync", verify=True),
+        Remedy("sync", repair=True, since="7d"),
+        Remedy("sync", dead="list"),
     ),
     call=api.sync,
     instead={
@@ -136,20 +140,20 @@ COMMAND = Command(
             "--timeout",
             "how many seconds to wait at most (no end by default)",
             metavar="S",
-            example="%dbml sync --timeout 60",
+            example=Remedy("sync", timeout="60"),
         ),
         Option(
             "--spill",
             "deliver what other processes of such a link left in a shared folder, then wait as always",
             metavar="PATH",
-            example="%dbml sync --spill /Volumes/main/ml/dbml",
+            example=Remedy("sync", spill="/Volumes/main/ml/dbml"),
             excludes=("--dead", "--verify", "--repair"),
         ),
         Option(
             "--dead",
             "see to the writes that were refused for good",
             choices=("list", "retry", "discard"),
-            example="%dbml sync --dead list",
+            example=Remedy("sync", dead="list"),
         ),
         Option(
             "--verify",
@@ -174,13 +178,13 @@ COMMAND = Command(
             "--since",
             "compare runs that began since then: a date, or 7d, 12h, 2w",
             metavar="T",
-            example="%dbml sync --verify --since 7d",
+            example=Remedy("sync", verify=True, since="7d"),
         ),
         Option(
             "--from",
             "with --repair: the workspace that the other one is made like",
             choices=("databricks", "azureml"),
-            example="%dbml sync --repair --from azureml",
+            example=Remedy("sync", repair=True, from_="azureml"),
             parameter="source",
         ),
         Option(
@@ -192,7 +196,7 @@ COMMAND = Command(
             metavar="N",
             optional_value=True,
             convert=positive_integer,
-            example="%dbml sync --dead discard --confirm 3",
+            example=Remedy("sync", dead="discard", confirm="3"),
         ),
     ),
 )

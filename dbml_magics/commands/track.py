@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option, names
 from dbml_magics.commands.running import need_link, unique_tags
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import EmptyCell
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ def check(body: str) -> None:
     if not has_code(body):
         raise EmptyCell(
             "%%track stands above nothing: the cell has no code to run.",
-            remedies=[("%%track", "on the first line, the code that trains below it")],
+            remedies=[(Remedy("track"), "on the first line, the code that trains below it")],
         )
 
 
 def begin(args: Namespace, session: Session, body: str) -> Track:
     """Begin the run that a cell asks for."""
     tags = unique_tags(args.tag)
-    need_link("%%track")
+    need_link(Remedy("track"))
     return session.begin_track(
         args.run_name,
         experiment=args.experiment,
@@ -50,7 +51,10 @@ COMMAND = Command(
     prefix="%%",
     call=api.track,
     help="run this cell as an MLflow run, and sum it up",
-    examples=("%%track forest --autolog", "%%track forest --params depth,rate --register wine"),
+    examples=(
+        Remedy("track", "forest", autolog=True),
+        Remedy("track", "forest", params="depth,rate", register="wine"),
+    ),
     details=(
         "--params logs the values that the variables have when the cell ends. A failing cell ends its\n"
         "run FAILED, an interrupted one KILLED, and neither registers a model. It fails by whatever IPython\n"
@@ -72,7 +76,7 @@ COMMAND = Command(
             "variables whose values at the end of the cell are logged as params",
             metavar="a,b",
             convert=names,
-            example="%%track --params depth,rate",
+            example=Remedy("track", params="depth,rate"),
             completes="names",
         ),
         Option(
@@ -80,7 +84,7 @@ COMMAND = Command(
             "a tag of the run",
             metavar="K=V",
             parameter="tags",
-            example="%%track --tag stage=test",
+            example=Remedy("track", tag=["stage=test"]),
         ),
         Option("--nested", "make it a child of the run that is active already"),
         Option(
@@ -93,7 +97,7 @@ COMMAND = Command(
             "--unended",
             "runs that begin beside it (in threads, say) and have not ended when the cell has (leave)",
             choices=("leave", "end"),
-            example="%%track --unended end",
+            example=Remedy("track", unended="end"),
         ),
         Option("--source", "log the cell's text with the run, secrets masked"),
     ),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command, Option
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="ui",
     help="open MLflow's own UI of each workspace",
-    examples=("%dbml ui", "%dbml ui --stop"),
+    examples=(Remedy("ui"), Remedy("ui", stop=True)),
     call=api.ui,
     details=(
         "For a workspace in a file (--local, sqlite) a server is started on 127.0.0.1, which goes on when\n"

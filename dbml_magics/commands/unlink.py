@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dbml_magics import api
 from dbml_magics.commands.parser import Command
+from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(
     name="unlink",
     help="restore the tracking URIs that were there before the link",
-    examples=("%dbml unlink",),
+    examples=(Remedy("unlink"),),
     call=api.unlink,
     details="What is undelivered stays in the journal; linking again delivers it.",
 )

@@ -91,7 +91,7 @@ def is_attended(running: InteractiveShell | None = None) -> bool:
     there = databricks()
     if there is not None:
         return not there.job
-    return bool(getattr(running.kernel, "_allow_stdin", False))
+    return bool(getattr(getattr(running, "kernel", None), "_allow_stdin", False))
 
 
 def updates_displays(running: InteractiveShell | None) -> bool:
@@ -278,7 +278,8 @@ def differences(running: InteractiveShell | None = None) -> tuple[str, ...]:
 def uses_databricks_connect(running: InteractiveShell | None = None) -> bool:
     """Tell whether the notebook's ``spark`` is a Databricks cluster's, reached from another machine."""
     running = running if running is not None else shell()
-    spark = None if running is None or databricks() is not None else running.user_ns.get("spark")
+    names: Mapping[str, object] = getattr(running, "user_ns", {})
+    spark = None if databricks() is not None else names.get("spark")
     builder = getattr(getattr(spark, "client", None), "_builder", None)
     try:
         headers = dict(builder.metadata()) if builder is not None else {}

@@ -1,13 +1,16 @@
 """Commands in messages, in the words of whoever reads them.
 
-Messages, results and remedies name commands as a notebook has them (``%dbml sync --timeout 60``). Where the
-magics are loaded they stay so; in a script the same command is shown as a Python call
-(``dbml.sync(timeout=60)``), in a shell as a shell has it (``dbml-magics sync --timeout 60``).
+Messages, results and errors carry each command as a :class:`Remedy`. Where the magics are loaded it is shown
+as a magic line (``%dbml sync --timeout 60``), in a script as a Python call (``dbml.sync(timeout=60)``), in a
+shell as a shell has it (``dbml-magics sync --timeout 60``).
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from dbml_magics.common import environment
@@ -16,9 +19,11 @@ __all__ = [
     "IN_SHELLS",
     "SHELL",
     "WSL",
+    "Argument",
     "FrontEnd",
     "Grammar",
     "Remedy",
+    "Template",
     "derive_from",
     "front_end",
     "place",
@@ -40,25 +45,85 @@ WSL = ("wsl --install", "in a terminal, once; then start Jupyter inside the Wind
 SHELL = "dbml-magics"
 """The command that shells have."""
 
-_COMMAND = re.compile(r"(%dbml|%%track)(?![\w-])")
+# Without the current folder on the path: a module of our name may lie there.
+_PYTHON = "python -P" if sys.version_info >= (3, 11) else "python -I"
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)(?: (?=['\"]))?")
 
 
-class Remedy(Protocol):
-    """A command with its arguments, which each front end shows in its own words."""
+# MLflow's and Spark's expressions have texts in single quotes, so double ones stand around them.
+_EXPRESSIONS = frozenset({"filter", "order_by", "where", "metric"})
+_NEEDS_QUOTES = re.compile(r"[\s'\"\\]|^#|^$")
 
-    def python(self) -> str:
-        """Return it as a Python call."""
+Argument = str | int | bool | Sequence[str] | None
+"""An option's value: True where it takes none, several where it is repeated, None where it is left out."""
 
-    def shell(self, line: str) -> str:
-        """Return it as a shell's command, where there is one; ``line`` is a notebook's."""
+
+class Remedy(str):
+    """A command to run next, with its arguments; as a text it is the magic line.
+
+    ``Remedy("sync", dead="list")`` is ``%dbml sync --dead list``. A value that only shows where one goes
+    (``NAME``, ``…``, ``$frame``) is written as any other.
+    """
+
+    command: str
+    values: tuple[str, ...]
+    """What stands by itself."""
+    options: Mapping[str, str | bool | list[str]]
+    """An option's name (``order_by``) -> its value, or its values; True where it has none."""
+
+    def __new__(cls, command: str, *values: str, **options: Argument) -> Remedy:
+        given: dict[str, str | bool | list[str]] = {}
+        words = ["%%track" if command == "track" else f"%dbml {command}", *map(_quoted, values)]
+        for name, value in options.items():
+            if value is None or value is False:
+                continue
+            written = f"--{name.rstrip('_').replace('_', '-')}"
+            if value is True:
+                words.append(written)
+            else:
+                several = [str(value)] if isinstance(value, (str, int)) else [*value]
+                words += [f"{written} {_quoted(each, name in _EXPRESSIONS)}" for each in several]
+                value = several[0] if isinstance(value, (str, int)) else several
+            given[name.rstrip("_")] = value
+        made = super().__new__(cls, " ".join(words))
+        made.command, made.values, made.options = command, values, given
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, ...], dict[str, Argument]]:
+        return (self.command, *self.values), dict(self.options)
+
+    def but(self, **options: Argument) -> Remedy:
+        """Return it with other options, or with more of them."""
+        changed = {name.rstrip("_"): value for name, value in options.items()}
+        return Remedy(self.command, *self.values, **{**self.options, **changed})
+
+    def ending_in(self, word: str) -> Remedy:
+        """Return it with another last argument."""
+        if self.options:
+            return self.but(**{[*self.options][-1]: word})
+        return Remedy(self.command, *self.values[:-1], word)
+
+    def changed(self, change: Callable[[str], str]) -> Remedy:
+        """Return it with each argument as ``change`` returns it."""
+
+        def changed(value: str | bool | list[str]) -> Argument:
+            if isinstance(value, list):
+                return [*map(change, value)]
+            return change(value) if isinstance(value, str) else value
+
+        options = {name: changed(value) for name, value in self.options.items()}
+        return Remedy(self.command, *map(change, self.values), **options)
+
+
+Template = Callable[[str], Remedy]
+"""Makes the command for the run, the model or the name that is meant."""
 
 
 class Grammar(Protocol):
     """What knows the commands; it stands above all that names them in messages."""
 
-    def remedy(self, line: str) -> Remedy | None:
-        """Take a notebook's line apart; None where it is no command's."""
+    def python(self, remedy: Remedy) -> str:
+        """Return a command as a Python call."""
 
     def keyword(self, option: str) -> str:
         """Return the argument of a Python call for an option."""
@@ -96,17 +161,22 @@ def place() -> str:
     return {"magic": "notebook", "python": "process", "shell": "folder"}[front_end()]
 
 
-def say(line: str) -> str:
-    """Return one command, given as a notebook has it, as its reader would type it; other text as it is."""
+def say(command: str) -> str:
+    """Return a command as its reader would type it; a text that is none of ours without IPython's marks."""
     reader = front_end()
     if reader == "magic":
-        return line
-    if not _COMMAND.match(line):
-        return _plain(line)
-    remedy = None if _Front.grammar is None else _Front.grammar.remedy(line)
-    if remedy is None:
-        return line if reader == "python" else f"{line} in a notebook"
-    return remedy.python() if reader == "python" else remedy.shell(line)
+        return str(command)
+    if not isinstance(command, Remedy):
+        return _plain(command)
+    if reader == "shell" and command.command in IN_SHELLS:
+        return command.replace("%dbml", SHELL, 1)
+    if _Front.grammar is None or (reader == "shell" and (command.command != "link" or "…" in command)):
+        return f"{command} in a notebook"
+    call = _Front.grammar.python(command)
+    return call if reader == "python" else f"{_PYTHON} -c {shlex.quote(_IN_SHELL.format(call))}"
+
+
+_IN_SHELL = "import dbml_magics as dbml; print({})"
 
 
 def process() -> str:
@@ -134,3 +204,10 @@ def _plain(line: str) -> str:
     if line.startswith("%env "):
         return f"printenv {line[5:]}"
     return re.sub(r"^(!|%(?=pip |cd ))", "", line)
+
+
+def _quoted(word: str, doubly: bool = False) -> str:
+    """Return a word as a magic line has it: in quotes where it needs them."""
+    if _NEEDS_QUOTES.search(word) is None:
+        return word
+    return f'"{word}"' if doubly and '"' not in word else shlex.quote(word)

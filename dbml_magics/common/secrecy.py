@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import SecretRefused
 
 __all__ = [
@@ -89,6 +90,6 @@ def refusal() -> SecretRefused:
                 "DBML_<ROLE>_USERNAME and DBML_<ROLE>_PASSWORD",
                 "the same for a user; ROLE is DATABRICKS or AZUREML",
             ),
-            ("%dbml link --databricks databricks://PROFILE", "a Databricks profile keeps its own token"),
+            (Remedy("link", databricks="databricks://PROFILE"), "a Databricks profile keeps its own token"),
         ],
     )

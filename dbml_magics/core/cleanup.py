@@ -7,11 +7,11 @@ that a clean-up which failed half-way is simply done again.
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from dbml_magics.common.foreign_text import one_line
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
@@ -51,8 +51,8 @@ def clean(
     say = progress or (lambda _: None)
     say(f"looking for what belongs to {kind} {name}")
     plan = _planned(session, kind, name, also, azure or {})
-    words = f"%dbml cleanup {kind} {_quoted(name)}{plan.options}"
-    line = f"{words} --confirm {_quoted(plan.name)}"
+    words = Remedy("cleanup", kind, name, **plan.options)
+    line = words.but(confirm=plan.name)
     going = CleanupResult(
         kind,
         plan.name,
@@ -69,7 +69,7 @@ def clean(
     return _carry_out(plan, line, say)
 
 
-_HELP = ("%dbml help cleanup", "what it takes")
+_HELP = (Remedy("help", "cleanup"), "what it takes")
 
 
 def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, str | None]) -> None:
@@ -91,7 +91,7 @@ def _planned(
         return cleanup_azure.plan(session, kind, name, also, azure)
     from dbml_magics.core import cleanup_tracking
 
-    engine = session.engine(f"%dbml cleanup {kind}")
+    engine = session.engine(Remedy("cleanup", kind))
     return cleanup_tracking.plan(session, engine, kind, name)
 
 
@@ -111,7 +111,7 @@ def _endpoint(session: Session, name: str) -> Plan:
     return Plan("endpoint", name, [step], held, notes=["registered models stay"])
 
 
-def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: str) -> NotConfirmed:
+def _unconfirmed(going: CleanupResult, confirm: str | None, line: Remedy, words: Remedy) -> NotConfirmed:
     items = [one_line(" ".join(item.cells[:3])) for item in going if item.state != "stays"]
     shown = [f"  {each}" for each in items[:_SHOWN]]
     if len(items) > _SHOWN:
@@ -120,11 +120,11 @@ def _unconfirmed(going: CleanupResult, confirm: str | None, line: str, words: st
     stays = [one_line(f"  stays billed: {each}") for each in going.stays]
     return NotConfirmed(
         "\n".join([f"{wrong}nothing is deleted. This would delete:", *shown, *stays]),
-        remedies=[(line, "deletes it"), (f"{words} --dry-run", "shows it as a table")],
+        remedies=[(line, "deletes it"), (words.but(dry_run=True), "shows it as a table")],
     )
 
 
-def _carry_out(plan: Plan, line: str, say: Progress) -> CleanupResult:
+def _carry_out(plan: Plan, line: Remedy, say: Progress) -> CleanupResult:
     done: list[CleanupItem] = []
     remedies: list[tuple[str, str]] = []
     for number, step in enumerate(plan.steps, 1):
@@ -187,7 +187,3 @@ def _carried_out(step: Step) -> tuple[CleanupItem, list[tuple[str, str]]]:
     if stays:
         return replace(step.item, state="stays", why=stays), []
     return replace(step.item, state="deleted"), []
-
-
-def _quoted(word: str) -> str:
-    return shlex.quote(word)

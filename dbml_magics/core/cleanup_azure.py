@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core import link as links
 from dbml_magics.core.azure import names, permissions
 from dbml_magics.core.azure.arm import Arm, managed_by_databricks, properties_of
@@ -42,7 +43,7 @@ _BILLED = {
     "microsoft.operationalinsights/workspaces": "logs, by size",
     "microsoft.containerregistry/registries": "a fixed price a day, and images by size",
 }
-_EXAMPLE = "%dbml cleanup workspace WS --subscription ID --resource-group RG"
+_EXAMPLE = Remedy("cleanup", "workspace", "WS", subscription="ID", resource_group="RG")
 
 
 def plan(
@@ -55,9 +56,10 @@ def plan(
     """
     linked = _linked(session)
     arm = _arm(linked, azure)
-    options = "".join(f" --also {each}" for each in also)
-    for key in ("subscription", "resource_group", "cloud", "auth"):
-        options += f" --{key.replace('_', '-')} {azure[key]}" if azure.get(key) else ""
+    options: dict[str, Argument] = {"also": also} if also else {}
+    options |= {
+        key: azure[key] for key in ("subscription", "resource_group", "cloud", "auth") if azure.get(key)
+    }
     if kind == "workspace":
         group = azure.get("resource_group") or (linked.id.group if linked is not None else None)
         if group is None:
@@ -73,7 +75,7 @@ def _linked(session: Session) -> AzuremlWorkspace | None:
     """Return the link's Azure ML workspace, or None."""
     if not session.linked:
         return None
-    workspaces = session.engine("%dbml cleanup").workspaces.values()
+    workspaces = session.engine(Remedy("cleanup")).workspaces.values()
     return next((w for w in workspaces if is_azureml(w)), None)
 
 
@@ -102,7 +104,7 @@ def _workspace(session: Session, arm: Arm, where: names.WorkspaceId, also: Seque
         if also:
             raise WorkspaceNotFound(
                 f"no workspace {where.name} in {where.group}, so nothing tells what else was its own.",
-                remedies=[(f"%dbml cleanup resource-group {where.group}", "with what is in it")],
+                remedies=[(Remedy("cleanup", "resource-group", where.group), "with what is in it")],
             )
         kept = [CleanupItem("azure", _ML_WORKSPACE, where.name, "gone already")]
         return Plan("workspace", where.name, [], kept)
@@ -111,7 +113,7 @@ def _workspace(session: Session, arm: Arm, where: names.WorkspaceId, also: Seque
     if unknown:
         raise BadCommand(
             f"{unknown[0]} is none of the workspace's own resources ({', '.join(map(_short, own))}).",
-            remedies=[(f"%dbml cleanup workspace {where.name} --dry-run", "lists them")],
+            remedies=[(Remedy("cleanup", "workspace", where.name, dry_run=True), "lists them")],
         )
     _refuse_active(session, where)
     going = [each for each in own if _short(each).lower() in {a.lower() for a in also}]
@@ -176,7 +178,7 @@ def _undelivered(session: Session, where: names.WorkspaceId) -> list[str]:
     linked = _linked(session)
     if linked is None or linked.id.path.lower() != where.path.lower():
         return []
-    amount, _ = session.engine("%dbml cleanup").backlog.waiting(linked.role)
+    amount, _ = session.engine(Remedy("cleanup")).backlog.waiting(linked.role)
     lost = [f"{count(amount, 'write')} on the way there would never arrive"] if amount else []
     return ["the link of this notebook to it is ended", *lost]
 
@@ -186,7 +188,7 @@ def _unlink(session: Session, where: names.WorkspaceId) -> list[str]:
     linked = _linked(session)
     if linked is None or linked.id.path.lower() != where.path.lower():
         return []
-    link = session.engine("%dbml cleanup").link
+    link = session.engine(Remedy("cleanup")).link
     restored = session.unlink()
     links.forget(link)
     return [f"unlinked: MLflow tracks to {restored.tracking_uri} again"]
@@ -209,7 +211,9 @@ def _group(
     if owner is not None:
         raise BadCommand(
             f"{name} is the managed resource group of the Databricks workspace {owner}; it goes with that.",
-            remedies=[("%dbml cleanup resource-group --help", "names the group that the workspace is in")],
+            remedies=[
+                (Remedy("cleanup", "resource-group", help=True), "names the group that the workspace is in")
+            ],
         )
     resources = arm.ask(lambda c: list(c.resources.list_by_resource_group(name)), where, read) or []
     workspaces = [r for r in resources if str(r.type).lower() == _ML_WORKSPACE.lower()]
@@ -264,13 +268,13 @@ def _refuse_unnamed(
     if not left:
         return
     listed = listing([f"{r.name} ({r.type})" for r in left], 12)
-    words = "".join(f" --also {r.name}" for r in foreign)
+    whole = Remedy("cleanup", "resource-group", name, also=[str(r.name) for r in foreign], dry_run=True)
     raise NotConfirmed(
         f"{name} holds {count(len(left), 'resource')} that {'is' if len(left) == 1 else 'are'} not the "
         f"workspace's: {listed}. Each has to be named; nothing is deleted.",
         remedies=[
-            (f"%dbml cleanup resource-group {name}{words} --dry-run", "shows all that would go"),
-            ("%dbml cleanup workspace NAME", "deletes the workspace alone"),
+            (whole, "shows all that would go"),
+            (Remedy("cleanup", "workspace", "NAME"), "deletes the workspace alone"),
         ],
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from dbml_magics.common.hints import Argument
 from dbml_magics.results.cleanup import CleanupItem
 
 __all__ = ["Plan", "Step"]
@@ -32,7 +33,7 @@ class Plan:
     kept: list[CleanupItem] = field(default_factory=list)  # what is named because it stays
     stays: list[str] = field(default_factory=list)  # what stays billed
     notes: list[str] = field(default_factory=list)
-    options: str = ""  # further words of the line
+    options: Mapping[str, Argument] = field(default_factory=dict)  # of the command
     after: Callable[[], list[str]] = list  # called when all is gone; returns notes
     id: str = ""  # of a run: its beginning confirms as well as its name
 

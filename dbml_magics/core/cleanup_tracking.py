@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
@@ -45,11 +45,11 @@ def plan(session: Session, engine: Engine, kind: str, name: str) -> Plan:
     except Unavailable as error:
         raise WorkspaceUnreachable(
             f"{kind} {name} cannot be looked at, a workspace is {error.reason}: nothing is deleted.",
-            remedies=[("%dbml status", "shows which one, and since when")],
+            remedies=[(Remedy("status"), "shows which one, and since when")],
         ) from error
     except MlflowException as error:
         raise BadCommand(
-            f"{kind} {name}: {' '.join(str(error.message).split())}", remedies=[("%dbml status", "")]
+            f"{kind} {name}: {' '.join(str(error.message).split())}", remedies=[(Remedy("status"), "")]
         ) from error
 
 
@@ -57,7 +57,7 @@ def plan(session: Session, engine: Engine, kind: str, name: str) -> Plan:
 
 
 def _run(session: Session, engine: Engine, given: str) -> Plan:
-    run_id = runs.resolve(engine, given, session.last_run, "%dbml cleanup run {}")
+    run_id = runs.resolve(engine, given, session.last_run, lambda run: Remedy("cleanup", "run", run))
     _refuse_live([run_id])
     _let_arrive(engine, [run_id])
     steps: list[Step] = []
@@ -126,7 +126,7 @@ def _let_arrive(engine: Engine, queues: list[str]) -> None:
         if not engine.waiting.wait(role, queues, _WAIT_S):
             raise WorkspaceUnreachable(
                 f"writes of what is to go are still on their way to {role}, and would be refused there.",
-                remedies=[("%dbml sync", "waits for them"), ("%dbml status", "why they wait")],
+                remedies=[(Remedy("sync"), "waits for them"), (Remedy("status"), "why they wait")],
             )
 
 
@@ -158,7 +158,7 @@ def _experiment(engine: Engine, name: str) -> Plan:
     places = list(_places(engine, readers, name))
     if not places:
         runs.find_experiment(engine, name)  # raises, with what was perhaps meant
-        raise ExperimentNotFound(f"no experiment {name!r}.", remedies=["%dbml runs"])
+        raise ExperimentNotFound(f"no experiment {name!r}.", remedies=[Remedy("runs")])
     steps: list[Step] = []
     kept: list[CleanupItem] = []
     stays: list[str] = []
@@ -183,7 +183,7 @@ def _experiment(engine: Engine, name: str) -> Plan:
     if str(places[0][1].experiment_id) == "0":
         raise BadCommand(
             "MLflow's experiment 0, Default, cannot be deleted; its runs can.",
-            remedies=["%dbml cleanup run RUN"],
+            remedies=[Remedy("cleanup", "run", "RUN")],
         )
     _refuse_live(visible)
     _let_arrive(engine, [key for key in dict.fromkeys(visible) if engine.journal.files(key)])
@@ -250,8 +250,8 @@ def _model(engine: Engine, name: str) -> Plan:
         from dbml_magics.core import registry
 
         registry.list_models(engine, name)  # raises, with what was perhaps meant
-        raise ModelNotFound(f"no registered model {name!r}.", remedies=["%dbml models"])
-    notes = [f"endpoints that serve it go on; {say('%dbml endpoints')} lists them"]
+        raise ModelNotFound(f"no registered model {name!r}.", remedies=[Remedy("models")])
+    notes = [f"endpoints that serve it go on; {say(Remedy('endpoints'))} lists them"]
     return Plan("model", name, steps, [], stays, notes)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
@@ -41,14 +41,17 @@ def compare(engine: Engine, given: Sequence[str], metrics: Sequence[str], last: 
 def _resolved(engine: Engine, given: Sequence[str], last: str | None) -> list[str]:
     if len(given) < 2:
         raise BadCommand(
-            "comparing needs two runs or more.", remedies=[("%dbml runs", "lists the runs with their ids")]
+            "comparing needs two runs or more.", remedies=[(Remedy("runs"), "lists the runs with their ids")]
         )
     ids: list[str] = []
     for place, run in enumerate(given):
-        words = [shlex.quote(each).replace("{", "{{").replace("}", "}}") for each in given]
-        line = " ".join(["%dbml compare", *words[:place], "{}", *words[place + 1 :]])
+        before, after = given[:place], given[place + 1 :]
+
+        def with_run(run: str, before: Sequence[str] = before, after: Sequence[str] = after) -> Remedy:
+            return Remedy("compare", *before, run, *after)
+
         try:
-            run_id = runs.resolve(engine, run, last, command=line)
+            run_id = runs.resolve(engine, run, last, with_run)
         except RunNotFound as error:
             raise RunNotFound(error.message, remedies=_instead(engine, given, last)) from error
         if run_id in ids:
@@ -61,7 +64,7 @@ def _resolved(engine: Engine, given: Sequence[str], last: str | None) -> list[st
 
 
 def _instead(engine: Engine, given: Sequence[str], last: str | None) -> list[tuple[str, str]]:
-    """Return the line that compares what was probably meant, as it can be run, and where the ids are."""
+    """Return the command that compares what was probably meant, as it can be run, and where the ids are."""
     names = {run: str(info.get("name") or "") for run, info in engine.state.recent_runs(2000)}
     known = {run: _silently(engine, run, last) for run in given}
     taken = {run for run in known.values() if run is not None}
@@ -69,7 +72,7 @@ def _instead(engine: Engine, given: Sequence[str], last: str | None) -> list[tup
     meant: list[str] = []
     for place, run in enumerate(given):
         if known[run] is not None and known[run] not in [known[each] for each in given[:place]]:
-            words.append(shlex.quote(run))
+            words.append(run)
             continue
         left = {each: name for each, name in names.items() if each not in taken}
         near = difflib.get_close_matches(run, left.values(), n=1, cutoff=0.6)
@@ -79,8 +82,8 @@ def _instead(engine: Engine, given: Sequence[str], last: str | None) -> list[tup
             taken.add(other)
             words.append(other[:8])
             meant.append(f"run {names[other] or other[:8]}")
-    whole = [(" ".join(["%dbml compare", *words]), " and ".join(meant))] if len(words) > 1 and meant else []
-    return [*whole, ("%dbml runs", "lists the runs with their ids")]
+    whole = [(Remedy("compare", *words), " and ".join(meant))] if len(words) > 1 and meant else []
+    return [*whole, (Remedy("runs"), "lists the runs with their ids")]
 
 
 def _silently(engine: Engine, run: str, last: str | None) -> str | None:
@@ -97,7 +100,7 @@ def _run(engine: Engine, run_id: str) -> Run:
         if is_missing(error):
             raise RunNotFound(
                 f"run {run_id[:8]} is not in {' or '.join(engine.link.tracked)} any more.",
-                remedies=[("%dbml runs", "lists the runs with their ids")],
+                remedies=[(Remedy("runs"), "lists the runs with their ids")],
             ) from error
         raise runs.as_error(engine, error, f"run {run_id[:8]}") from error
 
@@ -131,8 +134,8 @@ def _named(rows: Sequence[RunRow], metrics: Sequence[str]) -> list[str]:
         if metric in known:
             continue
         near = difflib.get_close_matches(metric, known, n=1, cutoff=0.5)
-        line = "%dbml compare " + " ".join(row.run_id[:8] for row in rows)
-        remedies = [(f"{line} --metric {near[0]}", "")] if near else []
+        line = Remedy("compare", *(row.run_id[:8] for row in rows))
+        remedies = [(line.but(metric=near[0]), "")] if near else []
         raise BadCommand(
             f"none of these runs has a metric {metric!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             remedies=[*remedies, (line, "shows the metrics that there are")],

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from dbml_magics.common.foreign_text import one_line
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import runs
 from dbml_magics.core.model.operations import (
     DamagedLine,
@@ -120,12 +121,11 @@ def _unconfirmed(letters: Sequence[DeadLetter], run: str | None, confirm: int | 
     found = f"{count(len(letters), 'refused write')} would be given up for good"
     if confirm is not None:
         found += f", not {confirm:,}"
-    only = f" --run {run}" if run else ""
     return NotConfirmed(
         "\n".join([f"{found}; nothing is yet:", *named, *more]),
         remedies=[
-            (f"%dbml sync --dead discard{only} --confirm {len(letters)}", "gives them up"),
-            (f"%dbml sync --dead retry{only}", "tries them again"),
+            (Remedy("sync", dead="discard", run=run or None, confirm=len(letters)), "gives them up"),
+            (Remedy("sync", dead="retry", run=run or None), "tries them again"),
         ],
     )
 
@@ -141,7 +141,7 @@ def _queue(engine: Engine, run: str | None, last: str | None, verb: str) -> str 
     found = [queue for queue in queues if queue.startswith(run)]
     if len(found) == 1 and engine.state.run(found[0]) is not None:
         return found[0]
-    return runs.resolve(engine, run, last, command=f"%dbml sync --dead {verb} --run {{}}")
+    return runs.resolve(engine, run, last, lambda found: Remedy("sync", dead=verb, run=found))
 
 
 def _letters(engine: Engine, queue: str | None) -> list[DeadLetter]:

@@ -8,7 +8,6 @@ confirmed once, is remembered in the user's data folder, for each role apart.
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dbml_magics.common.config import data_home
 from dbml_magics.common.foreign_text import one_line
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import link as links
 from dbml_magics.errors import NotConfirmed
 
@@ -59,7 +59,7 @@ def agree(
     places = list(dict.fromkeys(place for _, place in new))
     if not set(places) <= {*typed, confirm}:
         lines = [f"  {what}: {one_line(place)}" for (_, place), what in new.items()]
-        line = f"%dbml link --config {shlex.quote(str(file))} --confirm {shlex.quote(','.join(places))}"
+        line = Remedy("link", config=str(file), confirm=",".join(places))
         raise NotConfirmed(
             "\n".join([f"{file} names what you have not linked to before; nothing was sent there:", *lines]),
             remedies=[(line, "if you trust it: your credentials for its role go there")],

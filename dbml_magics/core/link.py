@@ -18,14 +18,14 @@ import stat
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from dbml_magics.common.config import data_home, role_variable, spare_homes
-from dbml_magics.common.hints import WSL, say
+from dbml_magics.common.hints import WSL, Argument, Remedy, say
 from dbml_magics.common.secrecy import looks_secret
 from dbml_magics.core.azure import names
 from dbml_magics.errors import (
@@ -81,15 +81,12 @@ class WorkspaceSpec:
         return masked(self.uri)
 
     @property
-    def words(self) -> list[str]:
+    def options(self) -> dict[str, Argument]:
         """Return the options of ``%dbml link`` that name it."""
         named = names.of_uri(self.uri)
-        words = (
-            [f"--{self.role}", _quoted(masked(self.uri))] if named is None else named[1].command.split(" ")
-        )
+        options = {self.role: masked(self.uri)} if named is None else named[1].options
         cloud, auth = self.setting("cloud"), self.setting("auth")
-        words += ["--cloud", cloud] if cloud and cloud != "AzureCloud" else []
-        return [*words, "--auth", auth] if auth else words
+        return {**options, "cloud": None if cloud == "AzureCloud" else cloud or None, "auth": auth or None}
 
 
 @dataclass(frozen=True)
@@ -179,20 +176,25 @@ class Link:
         return next(w for w in self.workspaces if w.role == role)
 
     @property
-    def command(self) -> str:
-        """Return the line that makes this link again."""
+    def command(self) -> Remedy:
+        """Return the command that makes this link again."""
+        options: dict[str, Argument] = {}
         if all(w.local for w in self.workspaces):
             folder = Path(self.workspaces[0].uri.removeprefix("sqlite:///")).parent.parent
-            words = ["--local", _quoted(_relative(folder, self.folder))]
+            options["local"] = _relative(folder, self.folder)
         else:
-            words = [word for w in self.workspaces for word in w.words]
-        words += ["--track", self.track] if self.track != "both" else []
+            for workspace in self.workspaces:
+                options |= {name: value for name, value in workspace.options.items() if value is not None}
         first = "azureml" if self.track == "azureml" else "databricks"
-        words += ["--registry", self.registry] if self.registry != first else []
-        words += ["--mode", self.mode] if self.mode != "journal" else []
-        words += ["--on-undelivered", self.on_undelivered] if self.on_undelivered != "warn" else []
-        words += ["--spill", _quoted(self.spill)] if self.spill is not None else []
-        return " ".join(["%dbml link", *words])
+        return Remedy(
+            "link",
+            **options,
+            track=None if self.track == "both" else self.track,
+            registry=None if self.registry == first else self.registry,
+            mode=None if self.mode == "journal" else self.mode,
+            on_undelivered=None if self.on_undelivered == "warn" else self.on_undelivered,
+            spill=self.spill,
+        )
 
     def __repr__(self) -> str:
         return f"Link({', '.join(f'{w.role}={masked(w.uri)}' for w in self.workspaces)}, track={self.track})"
@@ -233,7 +235,7 @@ def from_uri(uri: str) -> Link:
     if split.scheme != SCHEME or not legal or not set(link.used) <= {w.role for w in specs}:
         raise BadUri(
             f"{masked(uri)!r} is not the URI of a link.",
-            remedies=[("%dbml link --local", "makes one, and sets it")],
+            remedies=[(Remedy("link", local=True), "makes one, and sets it")],
         )
     return link
 
@@ -254,35 +256,49 @@ def _wishes(link: Link) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     )
 
 
+@dataclass(frozen=True)
+class LinkOptions:
+    """How a link works, whatever its workspaces; what is None is as the user did not say."""
+
+    track: str | None = None
+    registry: str | None = None
+    mode: str | None = None
+    on_undelivered: str | None = None
+    spill: str | None = None
+
+    def over(self, other: LinkOptions) -> LinkOptions:
+        """Return them with what they do not say as others say it."""
+        said = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+        return replace(other, **said)
+
+
 def make(
     *,
     folder: str,
     local: str | bool | None,
     databricks: str | None,
     azureml: str | WorkspaceSpec | None,
-    track: str,
-    registry: str | None,
-    mode: str,
-    on_undelivered: str = "warn",
-    spill: str | None = None,
+    options: LinkOptions,
 ) -> Link:
     """Check the wishes of ``link`` and return the link; asks no workspace yet.
 
     ``azureml`` may be a workspace that was found already.
     """
     refuse_platform()
+    track, mode, spill = options.track or "both", options.mode or "journal", options.spill
+    registry, on_undelivered = options.registry, options.on_undelivered or "warn"
     given = {"databricks": databricks, "azureml": azureml}
     if local and any(given.values()):
         raise BadLink(
             "--local makes both workspaces; it cannot stand beside --databricks or --azureml.",
-            remedies=["%dbml link --local", "%dbml link --databricks URI --azureml URI"],
+            remedies=[Remedy("link", local=True), Remedy("link", databricks="URI", azureml="URI")],
         )
     for name, value, legal in _wishes(Link(folder, (), track, registry or "both", mode, on_undelivered)):
         if value not in legal:
             near = difflib.get_close_matches(str(value), legal, n=1)
             raise BadLink(
                 f"--{name} is {value!r}; it can be {', '.join(legal)}.",
-                remedies=[f"%dbml link … --{name} {near[0] if near else legal[0]}"],
+                remedies=[Remedy("link", "…", **{name: near[0] if near else legal[0]})],
             )
     registry = registry or ("azureml" if track == "azureml" else "databricks")
     if local:
@@ -303,7 +319,7 @@ def make(
     if len(uris) == 2 and same_place(uris[0]) == same_place(uris[1]):
         raise BadLink(
             f"both workspaces are {masked(uris[0])}: every run would be there twice.",
-            remedies=[(f"%dbml link --databricks {masked(uris[0])} --track databricks", "one workspace")],
+            remedies=[(Remedy("link", databricks=masked(uris[0]), track="databricks"), "one workspace")],
         )
     return link
 
@@ -313,9 +329,9 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
         raise BadLink(
             "which workspaces? link needs --local, or the URI of at least one workspace.",
             remedies=[
-                ("%dbml link --local", "two workspaces on this machine"),
-                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
-                ("%dbml link --again", "the link remembered for this folder"),
+                (Remedy("link", local=True), "two workspaces on this machine"),
+                (Remedy("link", databricks="URI", azureml="URI"), "any two MLflow workspaces"),
+                (Remedy("link", again=True), "the link remembered for this folder"),
             ],
         )
     have = link.workspaces[0]
@@ -323,9 +339,9 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
     raise BadLink(
         f"{wish} needs the workspace {' and '.join(missing)}, and no URI was given for it.",
         remedies=[
-            (f"%dbml link --{have.role} {masked(have.uri)} --{missing[0]} URI", "both"),
+            (Remedy("link", **{have.role: masked(have.uri)}, **{missing[0]: "URI"}), "both"),
             (
-                f"%dbml link --{have.role} {masked(have.uri)} --track {have.role} --registry {have.role}",
+                Remedy("link", **{have.role: masked(have.uri)}, track=have.role, registry=have.role),
                 "this one",
             ),
         ],
@@ -336,7 +352,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise BadLink(
-            f"{folder} is a file, and --local needs a folder.", remedies=["%dbml link --local .dbml"]
+            f"{folder} is a file, and --local needs a folder.", remedies=[Remedy("link", local=".dbml")]
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -344,7 +360,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     except OSError as error:
         raise BadLink(
             f"{folder} cannot be written ({error.strerror}).",
-            remedies=[("%dbml link --local ~/dbml", "a folder of your own")],
+            remedies=[(Remedy("link", local="~/dbml"), "a folder of your own")],
         ) from error
     return tuple(
         WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES
@@ -353,7 +369,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
 
 def _spill_folder(base: str, given: str) -> str:
     """Return the folder of ``--spill``, which can be written. Raises BadLink."""
-    example = ("%dbml link … --spill /Volumes/main/ml/dbml", "a volume, or any mounted store")
+    example = (Remedy("link", "…", spill="/Volumes/main/ml/dbml"), "a volume, or any mounted store")
     if not given or re.match(r"[a-z][a-z0-9+.-]+:", given):
         raise BadLink(f"--spill takes the path of a folder, and {given!r} is none.", remedies=[example])
     folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))
@@ -384,7 +400,7 @@ def checked_uri(role: str, uri: str) -> str:
         uri = f"databricks{text.removeprefix('databricks-uc')}"
         raise BadUri(
             f"{text!r} is a registry alone; the workspace's URI serves Unity Catalog too.",
-            remedies=[(f"%dbml link --{role} {uri}", "a model's name of three levels is Unity Catalog's")],
+            remedies=[(Remedy("link", **{role: uri}), "a model's name of three levels is Unity Catalog's")],
         )
     split = urlsplit(text)
     if _DATABRICKS_HOST.search(split.hostname or ""):
@@ -392,7 +408,7 @@ def checked_uri(role: str, uri: str) -> str:
             f"{split.hostname} is a Databricks workspace, which is signed in to by Databricks' own client.",
             remedies=[
                 (f"databricks auth login --host https://{split.hostname}", "in a terminal, once; then"),
-                (f"%dbml link --{role} databricks", "or databricks://PROFILE"),
+                (Remedy("link", **{role: "databricks"}), "or databricks://PROFILE"),
             ],
         )
     if split.scheme in ("http", "https"):
@@ -404,7 +420,7 @@ def checked_uri(role: str, uri: str) -> str:
     if split.scheme == SCHEME:
         raise BadUri(
             f"--{role} was given a link's own URI; name the workspace behind it.",
-            remedies=[("%dbml link --again", "takes up the link remembered for this folder")],
+            remedies=[(Remedy("link", again=True), "takes up the link remembered for this folder")],
         )
     if split.scheme == "file" or split.scheme.split("+")[0] in _DATABASES:
         return text
@@ -414,9 +430,9 @@ def checked_uri(role: str, uri: str) -> str:
 def _unknown_scheme(role: str, text: str) -> BadUri:
     service = "databricks" if role == "databricks" else "azureml://…"
     remedies = [
-        (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server"),
-        (f"%dbml link --{role} sqlite:///mlflow.db", "a database file"),
-        (f"%dbml link --{role} {service}", "the service itself"),
+        (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server"),
+        (Remedy("link", **{role: "sqlite:///mlflow.db"}), "a database file"),
+        (Remedy("link", **{role: service}), "the service itself"),
     ]
     if not text:
         return BadUri(f"--{role} was given an empty URI.", remedies=remedies)
@@ -424,17 +440,18 @@ def _unknown_scheme(role: str, text: str) -> BadUri:
     if host:
         scheme = "https" if host.group(3) is None else "http"
         return BadUri(
-            f"{text!r} lacks its scheme.", remedies=[f"%dbml link --{role} {scheme}://{text.rstrip('/')}"]
+            f"{text!r} lacks its scheme.",
+            remedies=[Remedy("link", **{role: f"{scheme}://{text.rstrip('/')}"})],
         )
     if "://" not in text and (os.path.isdir(os.path.expanduser(text)) or "/" in text or text.startswith(".")):
-        folder = (f"%dbml link --local {_quoted(text)}", "two workspaces in that folder")
+        folder = (Remedy("link", local=text), "two workspaces in that folder")
         return BadUri(f"{text!r} is a folder, not a workspace's URI.", remedies=[folder, *remedies[:2]])
     return BadUri(f"{text!r} is not a workspace's URI.", remedies=remedies)
 
 
 def _web_address(role: str, text: str) -> str:
     split = urlsplit(text)
-    example = (f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server's address")
+    example = (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")
     if not split.hostname or re.search(r"\s", text):
         raise BadUri(f"{text!r} names no host.", remedies=[example])
     try:
@@ -453,7 +470,7 @@ def _web_address(role: str, text: str) -> str:
         bare = f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
         raise BadUri(
             f"{masked(text)!r} is the address of a page of the workspace.",
-            remedies=[(f"%dbml link --{role} {bare}", "the workspace itself")],
+            remedies=[(Remedy("link", **{role: bare}), "the workspace itself")],
         )
     return f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
 
@@ -463,24 +480,24 @@ def _sqlite(role: str, text: str) -> str:
     if not text.startswith("sqlite:///") or not path or path == ":memory:":
         raise BadUri(
             f"{text!r} names no file.",
-            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "three slashes, then the file")],
+            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "three slashes, then the file")],
         )
     path = os.path.abspath(path)
     if os.path.isdir(path):
         raise BadUri(
             f"{path} is a folder, not a database.",
             remedies=[
-                (f"%dbml link --{role} sqlite:///{path}/mlflow.db", "a database in it"),
-                (f"%dbml link --local {_quoted(path)}", "two workspaces in it"),
+                (Remedy("link", **{role: f"sqlite:///{path}/mlflow.db"}), "a database in it"),
+                (Remedy("link", local=path), "two workspaces in it"),
             ],
         )
     above = os.path.dirname(path)
     if not os.path.isdir(above):
-        raise BadUri(f"the folder of {path} does not exist.", remedies=[f"mkdir -p {_quoted(above)}"])
+        raise BadUri(f"the folder of {path} does not exist.", remedies=[f"mkdir -p {shlex.quote(above)}"])
     if not os.access(path if os.path.exists(path) else above, os.W_OK):
         raise BadUri(
             f"{path} cannot be written (permission denied).",
-            remedies=[(f"%dbml link --{role} sqlite:///mlflow.db", "a file in this folder")],
+            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "a file in this folder")],
         )
     return f"sqlite:///{path}"
 
@@ -490,7 +507,7 @@ def _of_role(role: str, text: str) -> str:
     if kind != role:
         raise BadUri(
             f"--{role} was given the URI of the other service ({masked(text)}).",
-            remedies=[f"%dbml link --{kind} {masked(text)}"],
+            remedies=[Remedy("link", **{kind: masked(text)})],
         )
     if kind == "azureml":
         text = text.partition("?")[0].rstrip("/")  # Workspace.get_mlflow_tracking_uri() ends in a bare "?"
@@ -521,14 +538,17 @@ def refuse_secret(role: str, uri: str) -> None:
     except ValueError:
         raise BadUri(
             f"the URI for --{role} cannot be read.",
-            remedies=[(f"%dbml link --{role} http://127.0.0.1:5000", "an MLflow server's address")],
+            remedies=[(Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")],
         ) from None
     userinfo = "@" in split.netloc
     if not userinfo and not looks_secret(uri) and masked(uri) == uri:
         return
     if split.scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
         remedies = [
-            (f"%dbml link --{role} {split.scheme}://HOST/DATABASE", "the user and password stay out of it:"),
+            (
+                Remedy("link", **{role: f"{split.scheme}://HOST/DATABASE"}),
+                "the user and password stay out of it:",
+            ),
             (
                 "PGUSER=… PGPASSWORD=…",
                 "in the environment, or in the driver's own file (~/.pgpass, ~/.my.cnf)",
@@ -566,10 +586,6 @@ def _relative(path: Path, base: str | None = None) -> str:
         return str(path.relative_to(base if base is not None else Path.cwd()))
     except (ValueError, FileNotFoundError):  # elsewhere, or the current folder is gone
         return str(path)
-
-
-def _quoted(word: str) -> str:
-    return shlex.quote(word)
 
 
 def _user() -> str:
@@ -637,8 +653,8 @@ def remembered(folder: str) -> Link:
         raise NothingRemembered(
             f"no link is remembered for this folder ({folder}).",
             remedies=[
-                ("%dbml link --local", "two workspaces on this machine"),
-                ("%dbml link --databricks URI --azureml URI", "any two MLflow workspaces"),
+                (Remedy("link", local=True), "two workspaces on this machine"),
+                (Remedy("link", databricks="URI", azureml="URI"), "any two MLflow workspaces"),
             ],
         )
     return link
@@ -668,7 +684,7 @@ def remembered_hint(folder: str) -> str | None:
     waiting = waiting_by_role(link)
     most = max(waiting.values(), default=0)
     undelivered = f"; {count(most, 'write')} undelivered" if most else ""
-    again = say("%dbml link --again")
+    again = say(Remedy("link", again=True))
     return f"A link is remembered for this folder ({places}){undelivered}: {again} takes it up"
 
 
@@ -694,7 +710,7 @@ def waiting_by_role(link: Link) -> dict[str, int]:
 def leftovers(link: Link) -> list[str]:
     """Return one line for each earlier link of the same folder that has writes undelivered."""
     return [
-        f"an earlier link of this folder has writes undelivered: {what}; {other.command} sends them"
+        f"an earlier link of this folder has writes undelivered: {what}; {say(other.command)} sends them"
         for other, what in undelivered(link, link.folder)
     ]
 

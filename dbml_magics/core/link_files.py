@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dbml_magics.common import disks
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.secrecy import is_secret_option, looks_secret
 from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.core.azure.wish import AzureWish
+from dbml_magics.core.link import LinkOptions
 from dbml_magics.errors import BadLink, SecretRefused
 
 if sys.version_info >= (3, 11):
@@ -61,8 +63,8 @@ def read(given: str | None, folder: str) -> LinkFile:
         raise BadLink(
             f"--config: there is no file {path}.",
             remedies=[
-                ("%dbml link --config", "looks for dbml.toml and config.json from this folder upwards"),
-                ("%dbml link --subscription … --resource-group … --workspace …", "without a file"),
+                (Remedy("link", config=True), "looks for dbml.toml and config.json from this folder upwards"),
+                (Remedy("link", subscription="…", resource_group="…", workspace="…"), "without a file"),
             ],
         )
     for candidate in _candidates(path.resolve()):
@@ -72,7 +74,7 @@ def read(given: str | None, folder: str) -> LinkFile:
         f"--config: no {TEAM_FILE} and no Azure ML config.json in {path} or a folder above it.",
         remedies=[
             ("https://ml.azure.com, the workspace's name, Download config file", "gives config.json"),
-            ("%dbml link --subscription … --resource-group … --workspace …", "without a file"),
+            (Remedy("link", subscription="…", resource_group="…", workspace="…"), "without a file"),
         ],
     )
 
@@ -133,7 +135,10 @@ def _is_own_group(gid: int) -> bool:
 def _not_own(path: Path, why: str, mends: str) -> BadLink:
     return BadLink(
         f"--config: {path} is not taken: {why}, and such a file says where runs and credentials go.",
-        remedies=[(mends, "in a terminal, if you trust what stands in it"), "%dbml link --config dbml.toml"],
+        remedies=[
+            (mends, "in a terminal, if you trust what stands in it"),
+            Remedy("link", config="dbml.toml"),
+        ],
     )
 
 
@@ -150,7 +155,7 @@ def _read(path: Path) -> LinkFile:
             remedies=[("[azureml]", "begins a team's dbml.toml: README, A team's dbml.toml")],
         ) from error
     if not isinstance(content, dict):
-        raise BadLink(f"--config: {path} holds no settings.", remedies=["%dbml link --config dbml.toml"])
+        raise BadLink(f"--config: {path} holds no settings.", remedies=[Remedy("link", config="dbml.toml")])
     return _of_azureml(path, content) if path.suffix == ".json" else _of_team(path, content)
 
 
@@ -212,19 +217,23 @@ def _unknown(path: Path, name: str, known: list[str], what: str) -> BadLink:
     hint = f" Did you mean {near[0]!r}?" if near else f" Known are {', '.join(known)}."
     return BadLink(
         f"--config: {path}: {name!r} is no {what}.{hint}",
-        remedies=[("%dbml link --help", "the options that the file can hold")],
+        remedies=[(Remedy("link", help=True), "the options that the file can hold")],
     )
 
 
-def settings_of(file: LinkFile) -> tuple[dict[str, str], dict[str, Any], dict[str, str | None]]:
-    """Return (the link's settings, the Azure wish, the URIs by role) that a file says."""
-    own = {
-        key.replace("-", "_"): value for key, value in file.azureml.items() if key not in ("uri", *SETTINGS)
-    }
-    extra = {key: value for key, value in file.azureml.items() if key in SETTINGS}
-    azure: dict[str, Any] = {**own, **({"settings": extra} if extra else {})}
+def settings_of(file: LinkFile) -> tuple[LinkOptions, AzureWish, dict[str, str | None]]:
+    """Return (the link's options, the Azure wish, the URIs by role) that a file says."""
+    named = file.azureml
+    extra = {key: value for key, value in named.items() if key in SETTINGS}
     return (
-        {key.replace("-", "_"): value for key, value in file.link.items()},
-        azure,
+        LinkOptions(**{key.replace("-", "_"): value for key, value in file.link.items()}),
+        AzureWish(
+            named.get("subscription"),
+            named.get("resource-group"),
+            named.get("workspace"),
+            named.get("cloud"),
+            named.get("auth"),
+            settings=extra,
+        ),
         {"databricks": file.databricks.get("uri"), "azureml": file.azureml.get("uri")},
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import runs
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import Delivery, Receipt
@@ -24,7 +25,7 @@ _ORDER = ("runs", "points", "params", "tags", "files", "models", "registrations"
 
 def of(engine: Engine, given: str, last: str | None) -> Receipt:
     """Return a run's receipt; asks no workspace for a run of this machine. Raises RunNotFound, …"""
-    run_id = runs.resolve(engine, given, last, "%dbml status --run {}")
+    run_id = runs.resolve(engine, given, last, lambda run: Remedy("status", run=run))
     return _receipt(engine, run_id)
 
 
@@ -105,13 +106,13 @@ def require(engine: Engine, run_id: str, command: str) -> Receipt:
     if receipt.delivered:
         return receipt
     missing = "; ".join(f"{d.workspace}: {d.state()}" for d in receipt.deliveries if not d.complete)
-    remedies = [(f"%dbml status --run {run_id[:8]}", "its receipt: what is where, since when")]
+    remedies = [(Remedy("status", run=run_id[:8]), "its receipt: what is where, since when")]
     if any(each.refused for each in receipt.deliveries):
-        remedies.append((f"%dbml sync --dead list --run {run_id[:8]}", "why it was refused"))
+        remedies.append((Remedy("sync", dead="list", run=run_id[:8]), "why it was refused"))
     elif receipt.verified:
-        remedies.append((f"%dbml sync --repair --run {run_id[:8]}", "makes the workspaces alike"))
+        remedies.append((Remedy("sync", repair=True, run=run_id[:8]), "makes the workspaces alike"))
     else:
-        remedies.append(("%dbml sync", "waits for the rest"))
+        remedies.append((Remedy("sync"), "waits for the rest"))
     raise DeliveryIncomplete(
         f"{command} was to require delivery, and not all of run {receipt.name} has arrived ({missing}); "
         "nothing was done.",

@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
+from dbml_magics.common.hints import Remedy, Template
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import (
@@ -58,7 +59,7 @@ def register(
     tags: dict[str, str],
 ) -> RegisterResult:
     """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
-    check_names(name, aliases, command=f"%dbml register {run_id[:8]}")
+    check_names(name, aliases, command=lambda name: Remedy("register", run_id[:8], name))
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
     key = uuid.uuid4().hex
@@ -75,7 +76,7 @@ def register(
     try:
         check_before(engine.workspaces, engine.files.of, facts)
     except WouldRefuse as error:
-        remedies = [(c.replace(" last ", f" {run_id[:8]} "), what) for c, what in error.remedies]
+        remedies = [(_of_run(command, run_id), what) for command, what in error.remedies]
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     with deferred():
         engine.own_runs.note_registration(run_id, facts)
@@ -102,7 +103,18 @@ def register(
     )
 
 
-def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%dbml register last") -> None:
+def _of_run(command: str, run_id: str) -> str:
+    """Return a command about the last run as one about a run that is named."""
+    if not isinstance(command, Remedy):
+        return command
+    return command.changed(lambda word: run_id[:8] if word == "last" else word)
+
+
+def _register_last(name: str) -> Remedy:
+    return Remedy("register", "last", name)
+
+
+def check_names(name: str, aliases: tuple[str, ...] = (), *, command: Template = _register_last) -> None:
     """Raise BadName for a model's name or alias that a registry would refuse."""
     try:
         validate_model_name(name)
@@ -110,7 +122,7 @@ def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%db
         legal = re.sub(r"[/:]+", "-", name).strip("-. ") or "my-model"
         raise BadName(
             f"{name!r} is not a name for a registered model: it must be non-empty and without / and :.",
-            remedies=[f"{command} {legal}"],
+            remedies=[command(legal)],
         ) from error
     for alias in aliases:
         try:
@@ -120,7 +132,7 @@ def check_names(name: str, aliases: tuple[str, ...] = (), *, command: str = "%db
             said = " ".join(str(error.message).split())
             raise BadName(
                 f"{alias!r} is not an alias: {said}",
-                remedies=[f"{command} {name} --alias champion"],
+                remedies=[command(name).but(alias="champion")],
             ) from error
 
 
@@ -132,7 +144,7 @@ def _roles(engine: Engine, to: str | None) -> list[str]:
         if role not in engine.link.used:
             raise BadLink(
                 f"the link has no {role} workspace to register in.",
-                remedies=[("%dbml status", "shows the link"), f"%dbml link --{role} URI --registry {to}"],
+                remedies=[(Remedy("status"), "shows the link"), Remedy("link", **{role: "URI"}, registry=to)],
             )
     return roles
 
@@ -152,7 +164,7 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> VersionSource:
             has = ", ".join(dict.fromkeys(name for name, _ in candidates)) or "none"
             raise NoModel(
                 f"run {run_id[:8]} has no model {wanted!r}; its models: {has}.",
-                remedies=[f"%dbml register {run_id[:8]} NAME --path {name}" for name, _ in candidates[:2]]
+                remedies=[Remedy("register", run_id[:8], "NAME", path=name) for name, _ in candidates[:2]]
                 or [("mlflow.<flavor>.log_model(model, name='model')", "logs one in the run")],
             )
         return matching[-1]
@@ -162,13 +174,13 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> VersionSource:
             f"run {run_id[:8]} has no model to register.",
             remedies=[
                 ("mlflow.<flavor>.log_model(model, name='model')", "logs one in the run, or"),
-                ("%%track --autolog", "logs it by itself"),
+                (Remedy("track", autolog=True), "logs it by itself"),
             ],
         )
     if len(names) > 1:
         raise NoModel(
             f"run {run_id[:8]} has {len(names)} models: which one?",
-            remedies=[f"%dbml register {run_id[:8]} NAME --path {name}" for name in names[:4]],
+            remedies=[Remedy("register", run_id[:8], "NAME", path=name) for name in names[:4]],
         )
     return candidates[-1][1]
 
@@ -203,8 +215,8 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None
             raise Refused(
                 f"{role} refused the registration: {answer.error}",
                 remedies=[
-                    ("%dbml models", "shows what is registered"),
-                    ("%dbml status", "shows refused writes"),
+                    (Remedy("models"), "shows what is registered"),
+                    (Remedy("status"), "shows refused writes"),
                 ],
             )
         if answer is not None:
@@ -371,5 +383,5 @@ def not_found(engine: Engine, name: str) -> ModelNotFound:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ModelNotFound(
         f"no registered model {name!r} in {' or '.join(engine.link.used)}.{hint}",
-        remedies=[f"%dbml models {near[0]}"] if near else [("%dbml models", "lists what is registered")],
+        remedies=[Remedy("models", near[0])] if near else [(Remedy("models"), "lists what is registered")],
     )

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, Template, say
 from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.destinations.naming import check_experiment_name
@@ -110,17 +110,17 @@ def as_error(engine: Engine, error: MlflowException, what: str) -> DbmlError:
     if isinstance(error, EndlessListing):
         return WorkspaceUnreachable(
             f"{what} cannot be done: of a workspace, {error.reason}.",
-            remedies=[("%dbml doctor", "looks at what lies between here and the workspaces")],
+            remedies=[(Remedy("doctor"), "looks at what lies between here and the workspaces")],
         )
     if isinstance(error, Unavailable):
         away = next((r for r in engine.link.used if engine.health[r].away), engine.link.primary)
         return WorkspaceUnreachable(
             f"{what} cannot be asked: the {away} workspace is {error.reason}.",
-            remedies=[("%dbml status", "shows since when, and what waits")],
+            remedies=[(Remedy("status"), "shows since when, and what waits")],
         )
     return BadCommand(
         f"{what}: {' '.join(str(error.message).split())}",
-        remedies=[("%dbml status", "where tracking goes, and how far delivery is")],
+        remedies=[(Remedy("status"), "where tracking goes, and how far delivery is")],
     )
 
 
@@ -131,7 +131,7 @@ def refuse_deleted(experiment: Experiment | None) -> None:
     restore = f'mlflow.MlflowClient().restore_experiment("{experiment.experiment_id}")'
     raise ExperimentNotFound(
         f"experiment {experiment.name!r} is deleted, and keeps its name until it is restored.",
-        remedies=[(restore, "brings it back with its runs"), ("%dbml experiment NAME", "another one")],
+        remedies=[(restore, "brings it back with its runs"), (Remedy("experiment", "NAME"), "another one")],
     )
 
 
@@ -155,9 +155,9 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ExperimentNotFound(
             f"no experiment {name!r} in {' or '.join(engine.link.tracked)}.{hint}",
-            remedies=[f"%dbml runs --experiment {near[0]}"]
+            remedies=[Remedy("runs", experiment=near[0])]
             if near
-            else [("%dbml experiment NAME", "makes one")],
+            else [(Remedy("experiment", "NAME"), "makes one")],
         )
     refuse_deleted(found)
     return str(found.experiment_id), str(found.name)
@@ -181,15 +181,15 @@ def list_runs(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
             remedies=[
                 (
-                    "%dbml runs --filter \"metrics.loss < 0.5 and params.depth = '3'\"",
+                    Remedy("runs", filter="metrics.loss < 0.5 and params.depth = '3'"),
                     "params are text, metrics numbers",
                 ),
-                ('%dbml runs --order-by "metrics.loss ASC"', "ASC or DESC behind a column"),
+                (Remedy("runs", order_by="metrics.loss ASC"), "ASC or DESC behind a column"),
             ],
         ) from error
     missing, _ = engine.backlog.waiting(engine.waiting.answering() or engine.link.primary)
     note = (
-        f"{missing:,} writes are on their way and missing here; {say('%dbml sync')} waits for them"
+        f"{missing:,} writes are on their way and missing here; {say(Remedy('sync'))} waits for them"
         if missing
         else ""
     )
@@ -224,10 +224,14 @@ def row(engine: Engine, run: Run, experiment: str) -> RunRow:
     )
 
 
-def resolve(engine: Engine, given: str, last: str | None, command: str = "%dbml register {} NAME") -> str:
+def _register(run: str) -> Remedy:
+    return Remedy("register", run, "NAME")
+
+
+def resolve(engine: Engine, given: str, last: str | None, command: Template = _register) -> str:
     """Return the id of the run that an id, a prefix or ``last`` means. Raises RunNotFound, AmbiguousRun.
 
-    ``command`` is the line that errors show, with ``{}`` for the run.
+    ``command`` makes the command that errors show, of a run.
     """
     if given == LAST:
         return _last(engine, last)
@@ -256,8 +260,8 @@ def _last(engine: Engine, last: str | None) -> str:
     raise RunNotFound(
         "there is no last run: none has ended in this notebook or through this link.",
         remedies=[
-            ("%%track", "on a cell's first line makes the cell a run"),
-            ("%dbml runs", "lists what is there"),
+            (Remedy("track"), "on a cell's first line makes the cell a run"),
+            (Remedy("runs"), "lists what is there"),
         ],
     )
 
@@ -272,11 +276,11 @@ def _last_of_mlflow(engine: Engine) -> str | None:
     return str(run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
 
 
-def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: str) -> str:
+def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: Template) -> str:
     if not given:
         raise RunNotFound(
             "which run? An id, the beginning of one, or last.",
-            remedies=[("%dbml runs", "lists the runs with their ids")],
+            remedies=[(Remedy("runs"), "lists the runs with their ids")],
         )
     found = {run: name for run, name in known.items() if run.startswith(given)}
     if not found:
@@ -291,18 +295,18 @@ def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: str) 
     if len(found) > 1:
         raise AmbiguousRun(
             f"{given!r} begins the ids of {len(found)} runs.",
-            remedies=[(command.format(run[: len(given) + 6]), name) for run, name in list(found.items())[:4]],
+            remedies=[(command(run[: len(given) + 6]), name) for run, name in list(found.items())[:4]],
         )
     return next(iter(found))
 
 
-def _not_found(given: str, known: dict[str, str], command: str) -> RunNotFound:
+def _not_found(given: str, known: dict[str, str], command: Template) -> RunNotFound:
     named = [run for run, name in known.items() if name == given]
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     guesses: Iterable[str] = [*named, *near]
-    remedies = [(command.format(run[:8]), f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
+    remedies = [(command(run[:8]), f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
     return RunNotFound(
         f"no run's id begins with {given!r}"
         + (" (that is a run's name; commands take ids)." if named else "."),
-        remedies=[*remedies, ("%dbml runs", "lists the runs with their ids")],
+        remedies=[*remedies, (Remedy("runs"), "lists the runs with their ids")],
     )

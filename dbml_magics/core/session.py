@@ -8,18 +8,17 @@ MLflow.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbml_magics.common import environment
 from dbml_magics.common.config import role_variable
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import link as links
 from dbml_magics.core import mlflow_private, status
+from dbml_magics.core.azure.wish import AzureWish
 from dbml_magics.core.spark_tasks import tell_tasks
 from dbml_magics.errors import (
     BadLink,
@@ -33,9 +32,8 @@ from dbml_magics.errors import (
 from dbml_magics.results.link import LinkStatus, UnlinkResult
 
 if TYPE_CHECKING:
-    from dbml_magics.core.azure.finding import AzureWish
     from dbml_magics.core.destinations.base import Workspace
-    from dbml_magics.core.link import WorkspaceSpec
+    from dbml_magics.core.link_request import LinkRequest
     from dbml_magics.core.track import Track
     from dbml_magics.core.tracking.engine import Engine
 
@@ -100,65 +98,24 @@ class Session:
             raise BadLink(
                 f"MLflow tracks to {elsewhere} now, not to the link: set_tracking_uri was called after it.",
                 remedies=[
-                    ("%dbml link --again", "back to the link; leave set_tracking_uri out of the notebook"),
-                    ("%dbml unlink", "if the link is not wanted any more"),
+                    (
+                        Remedy("link", again=True),
+                        "back to the link; leave set_tracking_uri out of the notebook",
+                    ),
+                    (Remedy("unlink"), "if the link is not wanted any more"),
                 ],
             )
         return engine
 
-    def link(
-        self,
-        *,
-        local: str | bool | None = None,
-        databricks: str | None = None,
-        azureml: str | None = None,
-        track: str | None = None,
-        registry: str | None = None,
-        mode: str | None = None,
-        on_undelivered: str | None = None,
-        spill: str | os.PathLike[str] | None = None,
-        again: bool = False,
-        config: str | bool | None = None,
-        azure: Mapping[str, Any] | None = None,
-        prompt: Callable[[str], None] | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
-    ) -> LinkStatus:
-        """Make two workspaces one tracking URI and set it as MLflow's.
+    def link(self, request: LinkRequest) -> LinkStatus:
+        """Make what was requested MLflow's tracking URI; see :func:`dbml_magics.api.link`.
 
-        ``local`` is a folder for two workspaces on this machine (True: ``.dbml``); ``again`` takes up the
-        link remembered for the current folder, also while a workspace is away. In a Databricks notebook its
-        own workspace is linked where none is named. ``config`` is a file that names workspaces (True: looked
-        for upwards); what is said beside it wins. ``on_undelivered`` (warn or fail) and ``spill`` (a folder)
-        say what the end of a process does with writes that wait. ``azure`` are the fields of
-        :class:`~dbml_magics.core.azure.finding.AzureWish`; ``prompt`` shows what a sign-in wants of the user,
-        ``progress`` (done, of how many, what) how far the making of a workspace is. Raises BadLink, BadUri,
-        SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow, NotConfirmed or
-        NotPermitted; the link that was there stays then.
+        Raises BadLink, BadUri, SecretRefused, RunActive, JournalError, WorkspaceUnreachable, NotMlflow,
+        NotConfirmed or NotPermitted; the link that was there stays then.
         """
         links.refuse_platform()
-        folder = current_folder()
-        if again:
-            if local or databricks or azureml or azure or config:
-                raise BadLink(
-                    "--again takes up the link remembered for this folder; it takes no workspace beside it.",
-                    remedies=["%dbml link --again"],
-                )
-            wanted, wish = links.remembered(folder), None
-            self._refuse_active_run("link")
-        else:
-            wished: dict[str, Any] = {"track": track, "registry": registry, "mode": mode}
-            wished |= {"on_undelivered": on_undelivered, "spill": None if spill is None else os.fspath(spill)}
-            uris, named = {"databricks": databricks, "azureml": azureml}, dict(azure or {})
-            if config is not None and config is not False:
-                wished, uris, named = _with_file(config, folder, wished, uris, named)
-            if not local and uris["databricks"] is None and environment.databricks() is not None:
-                # In a Databricks notebook the workspace is at hand; alone, unless more is said.
-                uris["databricks"] = "databricks"
-                alone = uris["azureml"] is None and not named
-                wished["track"] = wished["track"] or ("databricks" if alone else None)
-            wish = _wish(named) if named else None
-            wanted = self._wanted(folder, local, uris, wished, wish, prompt, progress, config)
-        wanted = _signed_in(wanted, wish, again, prompt)
+        wanted = request.resolve(current_folder(), _refuse_active_run)
+        again = request.again
         known = (wanted.home / "link.json").exists()
         from dbml_magics.core import known_places
         from dbml_magics.core.tracking.engines import discard, engine_of, heed_sigterm
@@ -186,71 +143,6 @@ class Session:
             worker.start()
         return self._status(engine, fresh=True)
 
-    def _wanted(
-        self,
-        folder: str,
-        local: str | bool | None,
-        uris: Mapping[str, str | None],
-        wished: Mapping[str, Any],
-        wish: AzureWish | None,
-        prompt: Callable[[str], None] | None,
-        progress: Callable[[int, int, str], None] | None,
-        config: str | bool | None,
-    ) -> links.Link:
-        """Return the link that is wished; an Azure ML workspace that is named by its Azure names is found."""
-
-        def make(azureml: str | WorkspaceSpec | None) -> links.Link:
-            return links.make(
-                folder=folder,
-                local=local,
-                databricks=uris["databricks"],
-                azureml=azureml,
-                track=wished["track"] or "both",
-                registry=wished["registry"],
-                mode=wished["mode"] or "journal",
-                on_undelivered=wished["on_undelivered"] or "warn",
-                spill=wished["spill"],
-            )
-
-        if wish is not None:
-            wish.check(uris["azureml"])
-        if wish is None or not wish.names_workspace:
-            wanted = make(uris["azureml"])
-            self._refuse_active_run("link")
-            return wanted
-        from dbml_magics.core.azure import finding
-
-        # What does not hang on the workspace is refused before anybody signs in, or a workspace is made.
-        named = " ".join(f"--{n.replace('_', '-')} {getattr(wish, n)}" for n in finding.NAMES)
-        try:
-            make(links.WorkspaceSpec("azureml", _PLACEHOLDER))
-        except BadLink as error:
-            remedies = [(r.replace(f"--azureml {_PLACEHOLDER}", named), what) for r, what in error.remedies]
-            raise BadLink(
-                error.message.replace(_PLACEHOLDER, wish.workspace or ""), remedies=remedies
-            ) from None
-        self._refuse_active_run("link")
-        rest = [f"--config {shlex.quote(config)}"] if isinstance(config, str) else []
-        rest += ["--config"] if config is True else []
-        rest += [f"--databricks {shlex.quote(uri)}"] if (uri := uris["databricks"]) else []
-        rest += [f"--{k.replace('_', '-')} {shlex.quote(v)}" for k, v in wished.items() if v]
-        return make(finding.resolve(wish, prompt, progress, " ".join([*rest, *finding.options(wish)])))
-
-    def _refuse_active_run(self, what: str) -> None:
-        import sys
-
-        if "mlflow" not in sys.modules:
-            return
-        import mlflow
-
-        run = mlflow.active_run() or _active_elsewhere()
-        if run is not None:
-            raise RunActive(
-                f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose "
-                "it: its next log call would look for it elsewhere.",
-                remedies=[("mlflow.end_run()", f"then {what} again")],
-            )
-
     def _take(self, engine: Engine) -> None:
         import mlflow
 
@@ -275,8 +167,8 @@ class Session:
         What is undelivered stays in the journal and goes on being delivered while this process lives. Raises
         NotLinked, RunActive.
         """
-        engine = self.engine("%dbml unlink")
-        self._refuse_active_run("unlink")
+        engine = self.engine(Remedy("unlink"))
+        _refuse_active_run("unlink")
         undelivered = {role: engine.backlog.waiting(role)[0] for role in engine.link.used}
         assert self._before is not None
         _forget_ids()
@@ -293,7 +185,7 @@ class Session:
 
     def status(self) -> LinkStatus:
         """Return where tracking goes and what is still on its way; needs no network. Raises NotLinked."""
-        return self._status(self.engine("%dbml status"), fresh=False)
+        return self._status(self.engine(Remedy("status")), fresh=False)
 
     def _status(self, engine: Engine, *, fresh: bool) -> LinkStatus:
         link = engine.link
@@ -314,7 +206,7 @@ class Session:
         """Begin a run that :meth:`Track.end` ends and sums up; see :func:`dbml_magics.core.track.begin`."""
         from dbml_magics.core import track
 
-        engine = self.tracking_engine("%%track")
+        engine = self.tracking_engine(Remedy("track"))
         return track.begin(self._remember_run, engine, name, **settings)
 
     def _remember_run(self, run_id: str) -> None:
@@ -352,7 +244,7 @@ class Session:
         _check_clouds()
         from dbml_magics.core.azure import choices
 
-        return choices.subscriptions(_wish({"cloud": cloud, "auth": auth}))
+        return choices.subscriptions(AzureWish(cloud=cloud, auth=auth))
 
     def azure_workspaces(
         self, subscription: str, *, cloud: str | None = None, auth: str | None = None
@@ -364,7 +256,7 @@ class Session:
         _check_clouds()
         from dbml_magics.core.azure import choices
 
-        return choices.workspaces(_wish({"subscription": subscription, "cloud": cloud, "auth": auth}))
+        return choices.workspaces(AzureWish(subscription, cloud=cloud, auth=auth))
 
     def databricks_profiles(self) -> list[str]:
         """Return the names of the profiles in Databricks' own configuration file, where there is one."""
@@ -383,33 +275,6 @@ class Session:
         if self._engine is None:
             return []
         return self._engine.state.experiments.names()
-
-
-def _with_file(
-    config: str | bool,
-    folder: str,
-    wished: dict[str, Any],
-    uris: dict[str, str | None],
-    named: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, str | None], dict[str, Any]]:
-    """Add what a file says and the user did not. Raises BadLink, NotConfirmed, SecretRefused."""
-    from dbml_magics.core import known_places, link_files
-
-    file = link_files.read(None if config is True else str(config), folder)
-    settings, azure, places = link_files.settings_of(file)
-    if uris["azureml"] is not None:  # a workspace that the line names otherwise
-        azure = {key: value for key, value in azure.items() if key in ("cloud", "auth", "settings")}
-    elif any(key in named for key in ("subscription", "resource_group", "workspace")):
-        places["azureml"] = None
-    chosen = {role: places[role] for role, uri in uris.items() if uri is None}
-    spill = settings.get("spill") if wished["spill"] is None else None
-    left = known_places.agree(chosen, spill, folder, named.pop("confirm", None), file.path)
-    named = {**named, "confirm": left} if left else named
-    return (
-        {key: value if value is not None else settings.get(key) for key, value in wished.items()},
-        {role: uri if uri is not None else places[role] for role, uri in uris.items()},
-        {**azure, **named},
-    )
 
 
 def _check_clouds() -> None:
@@ -435,35 +300,23 @@ def _check_clouds() -> None:
             ) from error
 
 
-def _wish(named: Mapping[str, Any]) -> AzureWish:
-    from dbml_magics.core.azure.finding import AzureWish
+def _refuse_active_run(what: str) -> None:
+    if "mlflow" not in sys.modules:
+        return
+    import mlflow
 
-    return AzureWish(**named)
-
-
-def _signed_in(
-    link: links.Link, wish: AzureWish | None, again: bool, prompt: Callable[[str], None] | None
-) -> links.Link:
-    """Return the link with its Azure ML workspace signed in to, where it has one."""
-    specs = []
-    for spec in link.workspaces:
-        if spec.kind == "azureml":
-            from dbml_magics.core.azure import finding
-
-            if again:
-                finding.sign_in_again(spec, prompt)
-            elif not spec.settings:
-                spec = finding.of_uri(spec, wish or finding.AzureWish(), prompt)
-        specs.append(spec)
-    return replace(link, workspaces=tuple(specs))
+    run = mlflow.active_run() or _active_elsewhere()
+    if run is not None:
+        raise RunActive(
+            f"run {run.info.run_name or run.info.run_id} is active, and {what}ing under it would lose "
+            "it: its next log call would look for it elsewhere.",
+            remedies=[("mlflow.end_run()", f"then {what} again")],
+        )
 
 
 def _active_elsewhere() -> Any:
     """Return a run that is active in another thread (forms work in threads of their own), if there is one."""
     return next((stack[-1] for stack in mlflow_private.active_runs().values() if stack), None)
-
-
-_PLACEHOLDER = "azureml://it"  # an Azure ML workspace that is yet to be found
 
 
 class _Before:
@@ -588,14 +441,14 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
             ],
         )
     if isinstance(error, Unavailable) and error.denied:
-        remedies = list(error.remedies) or _sign_in(workspace)
+        remedies: list[tuple[str, str]] = list(error.remedies) or _sign_in(workspace)
         return NotPermitted(f"the {role} workspace {place} answers: {error.reason}.", remedies=remedies)
     if isinstance(error, Unavailable) and not isinstance(error, Foreign):
         remedies = [
             (f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")
         ]
         if not place.startswith("http"):
-            remedies = [(f"%dbml link --{role} URI", "check the URI")]
+            remedies = [(Remedy("link", **{role: "URI"}), "check the URI")]
         if workspace.kind == "databricks":
             remedies = [
                 (f"databricks current-user me{_profile(place)}", "in a terminal: does the sign-in work?")
@@ -607,7 +460,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
             remedies = [("the same line again", "in a minute: it has too many requests now")]
         for other in others:
             spec = links.masked(engine.link.spec(other).uri)
-            only = f"%dbml link --{other} {spec} --track {other} --registry {other}"
+            only = Remedy("link", **{other: spec}, track=other, registry=other)
             remedies.append((only, "track to the other one for now"))
         said = error.reason if error.reason.startswith("answers") else f"is {error.reason}"
         if not error.reason.startswith(("answers", "not ")):
@@ -617,7 +470,10 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
         f"what answers at {place} is not an MLflow tracking server ({' '.join(str(error).split())[:120]}).",
         remedies=[
             ("mlflow server --host 127.0.0.1 --port 5000", "starts one; then"),
-            (f"%dbml link --{role} http://127.0.0.1:5000", "the URI without a path, as MLflow prints it"),
+            (
+                Remedy("link", **{role: "http://127.0.0.1:5000"}),
+                "the URI without a path, as MLflow prints it",
+            ),
         ],
     )
 
@@ -649,7 +505,7 @@ def _azure_workspace(engine: Engine) -> Any:
     if found is None:
         raise BadLink(
             "the link has no Azure ML workspace of Azure's own.",
-            remedies=["%dbml link --subscription … --resource-group … --workspace …"],
+            remedies=[Remedy("link", subscription="…", resource_group="…", workspace="…")],
         )
     return found.azure_workspace()  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dbml_magics.common.config import data_home_note, spool_limit_bytes
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import link as links
 from dbml_magics.core.tracking.holders import is_held
 from dbml_magics.core.tracking.shutdown import stopped
@@ -93,7 +93,8 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     elsewhere = tracking_elsewhere(engine)
     if elsewhere is not None:
         notes.append(
-            f"MLflow itself tracks to {elsewhere} now: {say('%dbml link --again')} brings it back to the link"
+            f"MLflow itself tracks to {elsewhere} now: "
+            f"{say(Remedy('link', again=True))} brings it back to the link"
         )
     for facts in engine.state.model_versions.provisionals():
         answer = engine.state.model_versions.answer(facts["key"], facts["to"][0])
@@ -158,6 +159,6 @@ def _deliveries(engine: Engine) -> list[str]:
     if most and used >= _NEAR * most:
         found.append(
             f"files that wait take {size(used)} of the {size(most)} that the spool may have: "
-            f"{say('%dbml sync')} makes room; DBML_SPOOL_LIMIT is the limit"
+            f"{say(Remedy('sync'))} makes room; DBML_SPOOL_LIMIT is the limit"
         )
     return found

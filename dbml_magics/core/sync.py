@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import status
 from dbml_magics.core.tracking import handoff, shutdown, taking
 from dbml_magics.core.tracking.engine import Engine
@@ -86,8 +87,8 @@ def _incomplete(engine: Engine, remaining: Mapping[str, int], timeout: float) ->
         f"after {timeout:g} s {' and '.join(parts)}; nothing is lost.",
         remedies=[
             *((f"kill -CONT {pid}", "in a terminal: lets it go on") for pid in {*holders.values()}),
-            ("%dbml sync", "waits until everything is delivered"),
-            ("%dbml status", "shows how far delivery is"),
+            (Remedy("sync"), "waits until everything is delivered"),
+            (Remedy("status"), "shows how far delivery is"),
         ],
     )
 
@@ -116,7 +117,10 @@ def _take_up(
                 raise DeliveryIncomplete(
                     f"after {timeout:g} s {' and '.join(parts)} of {package.path} remain; it stays there, "
                     "and nothing is lost.",
-                    remedies=[(handoff.command(folder), "goes on"), ("%dbml status", "is a workspace away?")],
+                    remedies=[
+                        (handoff.command(folder), "goes on"),
+                        (Remedy("status"), "is a workspace away?"),
+                    ],
                 )
             left += taking.refused(found)
             done += 1

@@ -22,7 +22,7 @@ from mlflow.utils.autologging_utils import (
     get_autologging_config,
 )
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -147,7 +147,7 @@ class Track:
         left = [names[run] for run, record in meanwhile.items() if record.get("ended") is False]
         if left:
             go = "go" if len(left) > 1 else "goes"
-            option = say("%%track --unended end")
+            option = say(Remedy("track", unended="end"))
             notes.append(f"{listing(left, 4)} {go} on: {option} ends such runs with the cell's")
         summary = _sum_up(self._engine, self.run_id, own, self._seconds, notes)
         return replace(summary, beside=tuple(name for run, name in names.items() if run not in nested))
@@ -276,17 +276,20 @@ def begin(
     caller's to do, who has the run when the interrupt is raised.
     """
     if register is not None:
-        registry.check_names(register, command="%%track --register")
+        registry.check_names(register, command=lambda name: Remedy("track", register=name))
     if unended not in UNENDED:
         raise BadCommand(
-            f"unended is {' or '.join(UNENDED)}.", remedies=[("%%track --unended end", "for example")]
+            f"unended is {' or '.join(UNENDED)}.", remedies=[(Remedy("track", unended="end"), "for example")]
         )
     active = mlflow.active_run()
     if active is not None and not nested:
         shown = active.info.run_name or active.info.run_id
         raise RunActive(
             f"run {shown} is active already; a second one can only be its child.",
-            remedies=[("%%track --nested", "makes it a child"), ("mlflow.end_run()", "ends the active run")],
+            remedies=[
+                (Remedy("track", nested=True), "makes it a child"),
+                ("mlflow.end_run()", "ends the active run"),
+            ],
         )
     begun: list[Track] = []
     joined, parent = None, None
@@ -334,7 +337,7 @@ def begin(
             raise BadCommand(
                 f"{_RUN_VARIABLE} names run {joined}, which cannot be joined: {why}",
                 remedies=[
-                    ("%%track --nested", "begins a child of it"),
+                    (Remedy("track", nested=True), "begins a child of it"),
                     (f'del os.environ["{_RUN_VARIABLE}"]', "then %%track begins a run of its own"),
                 ],
             ) from error
@@ -362,7 +365,7 @@ def _of_joined(run: Run, name: str | None, experiment: str | None) -> str:
     given = [f"the name {name}"] if name not in (None, run.info.run_name) else []
     given += [f"--experiment {experiment}"] if experiment is not None else []
     left = f"; {' and '.join(given)} {'are' if len(given) > 1 else 'is'} left out" if given else ""
-    nests = say("%%track --nested")
+    nests = say(Remedy("track", nested=True))
     return (
         f"{_RUN_VARIABLE} names this run: who began it names and ends it{left}; {nests} makes a child of it"
     )

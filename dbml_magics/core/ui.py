@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dbml_magics.common import environment
-from dbml_magics.common.hints import place, say
+from dbml_magics.common.hints import Remedy, place, say
 from dbml_magics.core import processes
 from dbml_magics.core.azure import studio
 from dbml_magics.core.link import Link, WorkspaceSpec, masked
@@ -96,7 +96,7 @@ def stop(link: Link) -> UiResult:
 def note(link: Link) -> str | None:
     """Return one line about the servers that run for a link, or None."""
     running = [f"{server.address} ({role})" for role, server in _read(link).items() if server.runs]
-    end = say("%dbml ui --stop")
+    end = say(Remedy("ui", stop=True))
     return f"MLflow's UI runs at {' and '.join(running)}; {end} ends it" if running else None
 
 
@@ -105,7 +105,7 @@ def _notes(servers: list[_Server]) -> list[str]:
         return []
     notes = [
         f"they go on when this {place()} ends, and end after 8 hours without a request; "
-        f"{say('%dbml ui --stop')} ends them now"
+        f"{say(Remedy('ui', stop=True))} ends them now"
     ]
     if len(servers) == 1:
         notes = ["it goes on" + notes[0].removeprefix("they go on").replace("and end ", "and ends ")]
@@ -230,7 +230,7 @@ def _failed(link: Link, failures: dict[str, str]) -> ServerFailed:
     role = next(iter(failures))
     return ServerFailed(
         "\n".join(text),
-        remedies=[("%dbml ui", "tries again"), (f"!cat {_log(link, role)}", "shows the whole log")],
+        remedies=[(Remedy("ui"), "tries again"), (f"!cat {_log(link, role)}", "shows the whole log")],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbml_magics import api
 from dbml_magics.common.environment import variables
@@ -36,7 +36,7 @@ _SUBSCRIPTION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 class Choices:
-    """The choices of one field: loading, loaded or failed; ``changed`` is told of each."""
+    """The choices of one field: loading, loaded or failed; ``changed`` is called at each."""
 
     def __init__(self, ask: Callable[[Values], Sequence[str] | None], changed: Callable[[], None]) -> None:
         self._ask = ask
@@ -63,7 +63,7 @@ class Choices:
         problem, asked = "", True
         try:
             answer = self._ask(values)
-            # A name that cannot be typed, nor told from another by looking, is no choice.
+            # A name that cannot be typed, or looks like another one, is no choice.
             asked, found = answer is not None, tuple(dict.fromkeys(filter(is_plain, answer or ())))
         except DbmlError as error:
             problem = str(error)
@@ -77,7 +77,7 @@ class Choices:
         self._changed()
 
     @property
-    def told(self) -> str:
+    def state_text(self) -> str:
         """Return the state in words; empty when there is nothing to say."""
         if self.state == "loading":
             return "… looking up the choices"
@@ -89,7 +89,7 @@ class Choices:
 
 
 def source(
-    kind: str, session: Callable[[], Session], namespace: Mapping[str, Any]
+    kind: str, session: Callable[[], Session], namespace: Mapping[str, object]
 ) -> Callable[[Values], Sequence[str] | None] | None:
     """Return what looks up choices of a kind (``Option.completes``), or None."""
 

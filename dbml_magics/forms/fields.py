@@ -24,7 +24,7 @@ _LABEL = {"description_width": "150px"}
 _PLACEHOLDER = 47  # characters: what a field shows in a panel of 450 pixels; the tooltip has all of it
 
 
-def _wide(width: int = 520) -> Any:
+def _wide(width: int = 520) -> widgets.Layout:
     """Return the layout of a control that is so wide where there is room."""
     return widgets.Layout(flex=f"0 1 {width}px", min_width="0")
 
@@ -41,7 +41,7 @@ class Field:
         self,
         command: Command,
         option: Option,
-        namespace: Mapping[str, Any],
+        namespace: Mapping[str, object],
         ask: Callable[[Values], Any] | None,
         values: Callable[[], Values],
         changed: Callable[[], None],
@@ -89,11 +89,11 @@ class Field:
         """Tell whether the line cannot be without it."""
         return tabs.is_needed(self.option)
 
-    def _control(self) -> Any:
+    def _control(self) -> widgets.DOMWidget:
         option = self.option
-        about: dict[str, Any] = {"description": self.label, "tooltip": option.help}
+        about: dict[str, object] = {"description": self.label, "tooltip": option.help}
         if not option.takes_value:
-            made: Any = widgets.Checkbox(layout=_wide(), style=_LABEL, **about)
+            made: widgets.DOMWidget = widgets.Checkbox(layout=_wide(), style=_LABEL, **about)
         elif (offered := _offered(option)) and not option.repeatable:
             none = "(choose)" if self.needed else "(default)"
             shown = [(none, ""), *((choice, choice) for choice in offered)]
@@ -134,8 +134,8 @@ class Field:
         if self.choices is not None and self.choices.state == "loaded":
             self.control.options = self.choices.found
         problem = self.problem()
-        told = f"✗ {problem}" if problem else "" if self.choices is None else self.choices.told
-        self.message.value = said(told)
+        message = f"✗ {problem}" if problem else "" if self.choices is None else self.choices.state_text
+        self.message.value = said(message)
 
     @property
     def written(self) -> str:

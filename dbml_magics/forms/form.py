@@ -9,7 +9,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -18,6 +18,7 @@ from dbml_magics.commands.output import Progress
 from dbml_magics.commands.parser import Command, Option, parse, split
 from dbml_magics.commands.running import run
 from dbml_magics.common.foreign_text import visible
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import redacted
 from dbml_magics.common.reporting import how_to_report
 from dbml_magics.errors import DbmlError, NotLinked
@@ -42,7 +43,7 @@ class CommandForm:
         self,
         command: Command,
         session: Callable[[], Session],
-        namespace: Mapping[str, Any],
+        namespace: Mapping[str, object],
         ran: Callable[[Command, Result], None],
     ) -> None:
         self.command = command
@@ -58,7 +59,7 @@ class CommandForm:
         self.fields = {option.name: self._field(option) for option in (*ahead, *behind)}
         if self.command.name in tabs.PRUNES:
             self.fields["--confirm"].agreed = self._pruned
-        self._more: Any = None
+        self._more: widgets.ToggleButton | None = None
         self._message = _html("dbml-state")
         self._line = _html("dbml-line")
         self.outcome = _html("dbml-result")
@@ -78,27 +79,27 @@ class CommandForm:
         ask = choices.source(option.completes, self._session, self._namespace)
         return Field(self.command, option, self._namespace, ask, self.values, lambda: self._typed(option))
 
-    def _laid_out(self, ahead: list[Option], behind: list[Option]) -> Any:
+    def _laid_out(self, ahead: list[Option], behind: list[Option]) -> widgets.VBox:
         title = widgets.HTML(f"<p style='margin:4px 0'>{safe(self.command.help)}</p>")
         parts = [title, *(self.fields[option.name].box for option in ahead)]
         if behind:
-            self._more = widgets.ToggleButton(
+            more = self._more = widgets.ToggleButton(
                 description="More options",
                 icon="plus",
                 tooltip=f"Show the other options of {self.command.prog}",
                 layout=widgets.Layout(width="auto", align_self="flex-start"),
             )
-            self._more.add_class("dbml-more")
+            more.add_class("dbml-more")
             rest = widgets.VBox([self.fields[option.name].box for option in behind])
             rest.layout.display = "none"
 
-            def switch(change: Any) -> None:
+            def switch(change: Mapping[str, object]) -> None:
                 rest.layout.display = "" if change["new"] else "none"
-                self._more.description = "Fewer options" if change["new"] else "More options"
-                self._more.icon = "minus" if change["new"] else "plus"
+                more.description = "Fewer options" if change["new"] else "More options"
+                more.icon = "minus" if change["new"] else "plus"
 
-            self._more.observe(switch, names="value")
-            parts += [self._more, rest]
+            more.observe(switch, names="value")
+            parts += [more, rest]
         row = widgets.HBox(
             [self.button, self._line], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
         )
@@ -197,7 +198,7 @@ class CommandForm:
             self._busy = True
         line = self.line
         self._set_busy(True)
-        self._tell(line, time.monotonic(), "")
+        self._show_running(line, time.monotonic(), "")
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._run, line), name="dbml-form", daemon=True).start()
 
@@ -214,15 +215,15 @@ class CommandForm:
         except DbmlError as error:
             self._finish(over, ticking, _alert("\n".join(error.lines())), f"✗ failed: {line}")
         except BaseException as error:  # nobody stands above a thread
-            told = f"{type(error).__name__}: {error}\n{how_to_report()}"
-            self._finish(over, ticking, _alert(told), f"✗ failed: {line}")
+            text = f"{type(error).__name__}: {error}\n{how_to_report()}"
+            self._finish(over, ticking, _alert(text), f"✗ failed: {line}")
         if result is not None:
             self._ran(self.command, result)
 
     def _answer(self, line: str) -> Result:
         args = parse(self.command, split(line.removeprefix(self.command.prog), "%dbml"), self._namespace)
         if self.command.needs_link and not self._session().linked:
-            raise NotLinked(self.command.prog)
+            raise NotLinked(Remedy(self.command.name))
         return run(self.command, args, self)
 
     def note(self, text: str) -> None:
@@ -237,14 +238,14 @@ class CommandForm:
 
     def _tick(self, line: str, begun: float, over: threading.Event) -> None:
         while not over.wait(0.5):
-            self._tell(line, begun, self._progress)
+            self._show_running(line, begun, self._progress)
 
-    def _tell(self, line: str, begun: float, told: str) -> None:
+    def _show_running(self, line: str, begun: float, progress: str) -> None:
         passed = duration(time.monotonic() - begun)
-        more = f"\n{told}" if told else ""
+        more = f"\n{progress}" if progress else ""
         self._message.value = f'<pre role="status">… running {safe(line)}  {passed}{safe(more)}</pre>'
 
-    def _finish(self, over: threading.Event, ticking: threading.Thread, shown: str, told: str) -> None:
+    def _finish(self, over: threading.Event, ticking: threading.Thread, shown: str, message: str) -> None:
         over.set()
         ticking.join()
         self._progress = ""
@@ -252,7 +253,7 @@ class CommandForm:
         self._last = (self.line, time.monotonic())
         self._set_busy(False)
         self._refresh()
-        self._message.value = said(told)
+        self._message.value = said(message)
         self._busy = False  # last: whoever sees it idle sees what came of it
 
     def _set_busy(self, busy: bool) -> None:
@@ -268,7 +269,7 @@ def _alert(text: str) -> str:
     return f'<pre role="alert" class="dbml-error">{safe(text)}</pre>'
 
 
-def _html(name: str) -> Any:
+def _html(name: str) -> widgets.HTML:
     made = widgets.HTML()
     made.add_class(name)
     return made

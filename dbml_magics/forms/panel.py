@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -29,7 +29,7 @@ class Panel:
         self,
         commands: Mapping[str, Command],
         session: Callable[[], Session],
-        namespace: Mapping[str, Any],
+        namespace: Mapping[str, object],
         *,
         tab: str = "link",
         command: str | None = None,
@@ -56,7 +56,7 @@ class Panel:
 
     def _show_tab(self, tab: str, command: str | None = None) -> None:
         names = [each.name for each in tabs.commands_of(tab, self._commands)]
-        self._tell_state()
+        self._show_state()
         chosen = command if command in names else names[0]
         place = widgets.VBox()
 
@@ -65,7 +65,7 @@ class Panel:
             place.children = (form.box,)
             form.seen()
 
-        parts: list[Any] = []
+        parts: list[widgets.Widget] = []
         if tab == "runs":
             from dbml_magics.forms.runs import RunsView
 
@@ -77,7 +77,7 @@ class Panel:
         self._inner.children = (*parts, place)
         show(chosen)
 
-    def _tell_state(self) -> None:
+    def _show_state(self) -> None:
         if not self._session().linked:
             self.state.value = '<span role="status">Not linked: begin in the tab link.</span>'
             return
@@ -88,12 +88,12 @@ class Panel:
     def _ran(self, command: Command, _result: Result) -> None:
         if command.name not in _CHANGES:
             return
-        self._tell_state()
+        self._show_state()
         for form in list(self._forms.values()):  # another tab may be opened meanwhile
             form.look_up()
 
 
-def _chooser(names: list[str], chosen: str, label: str, name: str) -> Any:
+def _chooser(names: list[str], chosen: str, label: str, name: str) -> widgets.ToggleButtons:
     made = widgets.ToggleButtons(
         options=names,
         value=chosen,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -91,14 +91,16 @@ class RunsView:
         self._message.value = said("… asking the workspace")
 
         def go() -> None:
-            told = ""
+            problem = ""
             try:
                 work()
             except DbmlError as error:
-                told = "\n".join(error.lines())
+                problem = "\n".join(error.lines())
             except Exception as error:
-                told = f"{type(error).__name__}: {error}"
-            self._message.value = f'<pre role="alert" class="dbml-error">{safe(told)}</pre>' if told else ""
+                problem = f"{type(error).__name__}: {error}"
+            self._message.value = (
+                f'<pre role="alert" class="dbml-error">{safe(problem)}</pre>' if problem else ""
+            )
             self._load.disabled = self._compare.disabled = False
 
         threading.Thread(target=go, name="dbml-runs", daemon=True).start()
@@ -139,7 +141,7 @@ class RunsView:
         self._beside.value = api.compare(*self._chosen.value).html()
 
 
-def _dropdown(label: str, about: str, name: str) -> Any:
+def _dropdown(label: str, about: str, name: str) -> widgets.Dropdown:
     made = widgets.Dropdown(
         description=label, tooltip=about, style=_LABEL, layout=widgets.Layout(width="260px")
     )
@@ -147,13 +149,13 @@ def _dropdown(label: str, about: str, name: str) -> Any:
     return made
 
 
-def _button(label: str, icon: str, about: str, clicked: Callable[[], None]) -> Any:
+def _button(label: str, icon: str, about: str, clicked: Callable[[], None]) -> widgets.Button:
     made = widgets.Button(description=label, icon=icon, tooltip=about, layout=widgets.Layout(width="auto"))
     made.on_click(lambda _: clicked())
     return made
 
 
-def _offer(control: Any, options: list[tuple[str, str]]) -> None:
+def _offer(control: widgets.Dropdown, options: list[tuple[str, str]]) -> None:
     """Put choices into a dropdown and keep what was chosen, where it is still there."""
     before = control.value
     control.options = options

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 __all__ = ["frame", "names", "script", "within_script"]
 
@@ -26,7 +29,7 @@ def frame() -> FrameType | None:
     return None
 
 
-def names(shell: Any, caller: FrameType | None) -> dict[str, Any]:
+def names(shell: InteractiveShell, caller: FrameType | None) -> dict[str, object]:
     """Return all that the caller sees: the notebook's names, its own module's, its own."""
     known = dict(shell.user_ns)
     if caller is None:
@@ -39,7 +42,7 @@ def names(shell: Any, caller: FrameType | None) -> dict[str, Any]:
     return known
 
 
-def script(shell: Any, caller: FrameType | None) -> dict[str, Any] | None:
+def script(shell: InteractiveShell, caller: FrameType | None) -> dict[str, object] | None:
     """Return the names of the script that calls, where ``%run`` runs it in names of its own."""
     main = vars(sys.modules["__main__"])
     own = caller is not None and caller.f_globals is main and main is not shell.user_global_ns
@@ -47,7 +50,7 @@ def script(shell: Any, caller: FrameType | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def within_script(shell: Any, names_of_script: dict[str, Any] | None) -> Iterator[None]:
+def within_script(shell: InteractiveShell, names_of_script: dict[str, object] | None) -> Iterator[None]:
     """Have the shell run cells in a script's names; None leaves it as it is."""
     if names_of_script is None:
         yield

@@ -20,11 +20,14 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics.commands import TRACK, track
 from dbml_magics.commands.parser import HelpRequested, parse, split, wants_help, without_remark
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
+
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
     from dbml_magics.results.runs import TrackSummary
@@ -62,8 +65,8 @@ class _Execution:
 
     cell: str
     frame: FrameType | None = None  # in which IPython executes it
-    info: Any = None  # IPython's own; None where it is silent, or no execution of IPython's
-    result_before: Any = None  # of a silent one: the last result before it
+    info: ExecutionInfo | None = None  # IPython's own; None where it is silent, or no execution of IPython's
+    result_before: ExecutionResult | None = None  # of a silent one: the last result before it
     tracked: bool = False  # it began a run, or tried to
     code_before: Any = None  # the exit code of the last !command before it
     shown: list[BaseException] = field(default_factory=list)  # the errors that IPython showed meanwhile
@@ -73,7 +76,7 @@ class _Execution:
 def magic_body(line: str) -> str | None:
     """Return what follows ``%%track`` on a cell's first line, or None when it is another line."""
     head, _, rest = line.replace("\t", " ").rstrip().partition(" ")
-    return rest.strip() if head == "%%track" else None
+    return rest.strip() if head == Remedy("track") else None
 
 
 def _first_line(lines: Sequence[str]) -> tuple[str | None, int]:
@@ -118,7 +121,7 @@ transform.has_side_effects = True  # type: ignore[attr-defined]
 class CellTracker:
     """Begins and ends the runs of one shell's cells."""
 
-    def __init__(self, shell: Any, session: Callable[[], Session]) -> None:
+    def __init__(self, shell: InteractiveShell, session: Callable[[], Session]) -> None:
         self._shell = shell
         self._session = session
         # A kernel's subshells execute cells in threads of their own: their executions, and whether one heard
@@ -178,7 +181,7 @@ class CellTracker:
             found = self._threads.executions = []
         return found
 
-    def pre_run_cell(self, info: Any) -> None:
+    def pre_run_cell(self, info: ExecutionInfo) -> None:
         """Note that an execution begins."""
         frames = self._frames()
         if self._executions and len(frames) < 2:
@@ -213,7 +216,7 @@ class CellTracker:
                 result = getattr(self._shell, "last_execution_result", None)
                 self._end(execution, None if result is execution.result_before else result)
 
-    def post_run_cell(self, result: Any) -> None:
+    def post_run_cell(self, result: ExecutionResult) -> None:
         """End the run of the execution that ends.
 
         IPython gives no result when the execution was cancelled, and none of the events' beginnings for an
@@ -226,13 +229,13 @@ class CellTracker:
             self._end(found[-1], result)
         self._threads.heard = True
 
-    def post_run_cell_again(self, result: Any) -> None:
+    def post_run_cell_again(self, result: ExecutionResult) -> None:
         """End the run of the execution that ends, unless that is done."""
         if not getattr(self._threads, "heard", False):
             self.post_run_cell(result)
         self._threads.heard = False
 
-    def _end(self, execution: _Execution, result: Any) -> None:
+    def _end(self, execution: _Execution, result: ExecutionResult | None) -> None:
         """End an execution and all above it; it fails with what was raised, or shown, or fails at its end."""
         self._close_unannounced(execution)
         error = _error_of(result)
@@ -270,7 +273,7 @@ class CellTracker:
             execution.tracked = True
             if execution.open is not None:
                 raise BadCommand(
-                    "%%track is given twice in this cell; a cell is one run.", remedies=["%%track"]
+                    "%%track is given twice in this cell; a cell is one run.", remedies=[Remedy("track")]
                 )
             execution.code_before = self._shell.user_ns.get("_exit_code")
             with deferred():
@@ -287,7 +290,7 @@ class CellTracker:
             raise BadCommand(
                 "%%track cannot run outside a cell: nothing tells when it ends.",
                 remedies=[
-                    ("%%track", "on a cell's first line"),
+                    (Remedy("track"), "on a cell's first line"),
                     ('with dbml.track("NAME"):', "a block of Python code as a run"),
                 ],
             )
@@ -308,7 +311,7 @@ class CellTracker:
         script = callers.script(self._shell, caller)
         failure: BaseException | None = None
         errors: list[BaseException] = []
-        result: Any = None
+        result: ExecutionResult | None = None
         self._executions.append(execution)
         try:
             try:
@@ -335,7 +338,7 @@ class CellTracker:
             cause = errors[0] if errors else failure
             raise TrackedCellFailed(str(cause)) from cause
 
-    def _open(self, line: str, body: str, names: Mapping[str, Any]) -> _Open:
+    def _open(self, line: str, body: str, names: Mapping[str, object]) -> _Open:
         args = parse(TRACK, split(line, TRACK.prog), names)
         track.check(body)
         opened = _Open(track.begin(args, self._session(), body), args.params or ())
@@ -349,7 +352,7 @@ class CellTracker:
     # ---- ending ----
 
     def _close(
-        self, opened: _Open | None, errors: Sequence[BaseException], names: Mapping[str, Any] | None = None
+        self, opened: _Open | None, errors: Sequence[BaseException], names: Mapping[str, object] | None = None
     ) -> BaseException | None:
         """End a run and show its summary; return what failed at the end, which is shown already.
 
@@ -411,7 +414,7 @@ def _body(cell: str) -> str:
     if place is None and any(line.split()[:1] == ["%track"] for line in lines):
         raise BadCommand(
             "%track is no line magic: it tracks the whole cell.",
-            remedies=[("%%track", "on the first line, the code that trains below it")],
+            remedies=[(Remedy("track"), "on the first line, the code that trains below it")],
         )
     return "".join(lines if place is None else lines[place + _first_line(lines[place:])[1] :])
 
@@ -441,7 +444,7 @@ def _is_interrupt(error: BaseException) -> bool:
     return found is not None
 
 
-def _error_of(result: Any) -> BaseException | None:
+def _error_of(result: ExecutionResult | None) -> BaseException | None:
     if result is None:
         return KeyboardInterrupt()
     error: BaseException | None = result.error_before_exec or result.error_in_exec

@@ -17,6 +17,9 @@ from dbml_magics.common.environment import variables
 from dbml_magics.common.foreign_text import is_plain
 
 if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
+    from IPython.core.interactiveshell import InteractiveShell
+
     from dbml_magics.core.session import Session
 
 __all__ = ["Completion", "complete"]
@@ -39,12 +42,12 @@ class _Offer:
 class Completion:
     """The matcher of one shell."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
 
         # A function, since IPython writes the matcher's attributes on it, and a method takes none.
         @context_matcher(identifier="dbml_magics", priority=200)  # type: ignore[untyped-decorator]
-        def matcher(context: Any) -> dict[str, Any]:
+        def matcher(context: CompletionContext) -> dict[str, Any]:
             return self._match(context)
 
         self._matcher = matcher
@@ -59,7 +62,7 @@ class Completion:
         if self._matcher in matchers:
             matchers.remove(self._matcher)
 
-    def _match(self, context: Any) -> dict[str, Any]:
+    def _match(self, context: CompletionContext) -> dict[str, Any]:
         lines = context.full_text.split("\n")[: context.cursor_line]
         words = _words_before_cursor(context.text_until_cursor, lines)
         fragment, offers = ("", []) if words is None else complete(*words, self._shell.user_ns)
@@ -82,7 +85,9 @@ def _words_before_cursor(line: str, above: Sequence[str]) -> tuple[Command | Non
     return None
 
 
-def complete(command: Command | None, words: str, namespace: Mapping[str, Any]) -> tuple[str, list[_Offer]]:
+def complete(
+    command: Command | None, words: str, namespace: Mapping[str, object]
+) -> tuple[str, list[_Offer]]:
     """Return the fragment at the cursor and what could replace it.
 
     ``words`` is the line before the cursor; ``command`` is None where the sub-command is its first word.
@@ -100,7 +105,7 @@ def complete(command: Command | None, words: str, namespace: Mapping[str, Any]) 
 
 
 def _complete_word(
-    command: Command, before: Sequence[str], fragment: str, namespace: Mapping[str, Any]
+    command: Command, before: Sequence[str], fragment: str, namespace: Mapping[str, object]
 ) -> tuple[str, list[_Offer]]:
     name, equals, written = fragment.partition("=")
     glued = command.flag(name) if equals else None
@@ -149,7 +154,7 @@ def _next_value(command: Command, before: Sequence[str]) -> Option | None:
     return command.values[taken] if taken < len(command.values) else None
 
 
-def _values(option: Option, fragment: str, namespace: Mapping[str, Any]) -> list[_Offer]:
+def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> list[_Offer]:
     """Return what could be an option's value."""
     head, dollar, begun = fragment.rpartition("$")
     if dollar and not head.endswith("$") and (not begun or begun.isidentifier()):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
     from dbml_magics.results.base import Result
 
 __all__ = ["DisplayHookFilter"]
@@ -21,7 +23,7 @@ class DisplayHookFilter:
     :meth:`pass_over`.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: InteractiveShell) -> None:
         self._formatter = shell.display_formatter.ipython_display_formatter
         self._skip: Result | None = None
 

@@ -20,6 +20,9 @@ from dbml_magics.core.interrupts import Flag
 from dbml_magics.notebook import display
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+    from ipywidgets import Button, Widget
+
     from dbml_magics.core.track import Track
     from dbml_magics.results.live import RunProgress
     from dbml_magics.results.runs import TrackSummary
@@ -36,7 +39,7 @@ _SUBSHELL_S = 1.0  # how long a front end may take to open its way for clicks
 _STOP_HINT = "To stop the cell, interrupt the kernel (■ in the toolbar)."
 
 
-def begin(track: Track, shell: Any) -> LiveView | None:
+def begin(track: Track, shell: InteractiveShell) -> LiveView | None:
     """Begin to show a run, where somebody watches and sees what changes; else return None."""
     if not config.live_views() or not environment.updates_displays(shell):
         return None
@@ -48,7 +51,7 @@ def begin(track: Track, shell: Any) -> LiveView | None:
 class LiveView:
     """One run's view: a thread and the output that it updates."""
 
-    def __init__(self, track: Track, shell: Any) -> None:
+    def __init__(self, track: Track, shell: InteractiveShell) -> None:
         self._track = track
         self._shell = shell
         self._place = display.Place()
@@ -111,7 +114,7 @@ class LiveView:
 class _Stop:
     """The button that stops the cell, or the words that say how."""
 
-    def __init__(self, shell: Any, over: Flag) -> None:
+    def __init__(self, shell: InteractiveShell, over: Flag) -> None:
         import ipywidgets
 
         self._button = ipywidgets.Button(
@@ -138,7 +141,7 @@ class _Stop:
             comm._reply_subshell_id = way
         self._place.put({"text/plain": _STOP_HINT, **_widget_form(self._button)})
 
-    def _clicked(self, button: Any) -> None:
+    def _clicked(self, button: Button) -> None:
         button.disabled, button.description = True, "Stopping…"
         _interrupt()
 
@@ -149,7 +152,7 @@ class _Stop:
         self._button.close()
 
 
-def _widget_form(widget: Any) -> dict[str, Any]:
+def _widget_form(widget: Widget) -> dict[str, Any]:
     form = widget._repr_mimebundle_()
     form = form[0] if isinstance(form, tuple) else form
     return {key: value for key, value in form.items() if key != "text/plain"}

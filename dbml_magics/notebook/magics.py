@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dis
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
 
@@ -15,6 +16,7 @@ from dbml_magics.commands.help import overview
 from dbml_magics.commands.parser import Command, HelpRequested, find_command, parse, split, without_remark
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, DbmlError
 from dbml_magics.notebook import callers, display
 from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
@@ -22,6 +24,8 @@ from dbml_magics.notebook.completion import Completion
 from dbml_magics.notebook.display_hook import DisplayHookFilter
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
     from dbml_magics.core.session import Session
     from dbml_magics.results.base import Result
 
@@ -39,7 +43,7 @@ def _current_session() -> Session:
 class DbmlMagics(Magics):  # type: ignore[misc]
     """``%dbml`` and ``%%track``."""
 
-    def __init__(self, shell: Any, session: Callable[[], Session] = _current_session) -> None:
+    def __init__(self, shell: InteractiveShell, session: Callable[[], Session] = _current_session) -> None:
         super().__init__(shell)
         self._session = session
         self._cells = CellTracker(shell, session)
@@ -78,20 +82,20 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         """Say that ``%dbml`` is a line magic."""
         raise BadCommand(
             "%%dbml is no cell magic: a command is one line with one %, and the code goes below it.",
-            remedies=[("%dbml help", "all commands"), ("%%track", "to run a cell as a run")],
+            remedies=[(Remedy("help"), "all commands"), (Remedy("track"), "to run a cell as a run")],
         )
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     def track(self, line: str, cell: str | None = None) -> None:
         """Run this cell as an MLflow run, and sum it up; %%track --help shows the options."""
-        with _own_defects("%%track"):
+        with _own_defects(Remedy("track")):
             if cell is not None:
                 self._cells.run(line, cell, callers.frame())
             else:  # what the first line of a %%track cell became
                 self._cells.begin(line, callers.frame())
 
-    def _answer(self, line: str, namespace: Mapping[str, Any]) -> Result:
+    def _answer(self, line: str, namespace: Mapping[str, object]) -> Result:
         tokens = split(line, "%dbml")
         if not tokens or tokens[0] in ("-h", "--help"):
             return overview(COMMANDS, TRACK)
@@ -116,9 +120,9 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         tab = tabs.tab_of(name)
         return None if tab is None else panel.panel(COMMANDS, self._session(), tab, name)
 
-    def _run(self, command: Command, args: Any) -> Result:
+    def _run(self, command: Command, args: Namespace) -> Result:
         if command.needs_link:
-            need_link(command.prog)
+            need_link(Remedy(command.name))
         return run(command, args, display.Screen())
 
     def _hand_over(self, result: Result) -> Result | None:

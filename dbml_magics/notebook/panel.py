@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -23,6 +24,6 @@ def panel(tab: str = "link") -> PanelResult:
 
     if tab not in command.TABS:
         raise BadCommand(
-            f"there is no tab {tab!r}: {', '.join(command.TABS)}.", remedies=["%dbml panel link"]
+            f"there is no tab {tab!r}: {', '.join(command.TABS)}.", remedies=[Remedy("panel", "link")]
         )
     return command.panel(COMMANDS, session.current(), tab)

@@ -11,13 +11,22 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from dbml_magics.common.foreign_text import one_line, visible
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import redacted
 from dbml_magics.results.html import Html
 
 __all__ = ["HelpText", "Result"]
+
+
+class _Printer(Protocol):
+    """IPython's printer of a value's text."""
+
+    def text(self, text: str) -> None: ...
+
+    def break_(self) -> None: ...
 
 
 class Result:
@@ -31,7 +40,7 @@ class Result:
     as_it_is: ClassVar[frozenset[str]] = frozenset()
     """Fields whose lines are our own, or whose values show themselves."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("text", "html"):
             if name in cls.__dict__:
@@ -54,7 +63,7 @@ class Result:
     def _repr_html_(self) -> str | None:
         return self.html()
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:
         for number_, line in enumerate(self.text().splitlines() if not cycle else ["…"]):
             if number_:
                 printer.break_()
@@ -72,8 +81,11 @@ def _made_visible(form: Callable[[Any], str | None]) -> Callable[[Any], str | No
     return shown
 
 
-def _cleaned(value: Any, but: frozenset[str] = frozenset()) -> Any:
+def _cleaned(value: object, but: frozenset[str] = frozenset()) -> object:
     """Return a value with the texts in it made visible; the same one where there is nothing to do."""
+    if isinstance(value, Remedy):
+        cleaned = value.changed(one_line)
+        return value if cleaned == value else cleaned
     if isinstance(value, str):
         return value if isinstance(value, Html) else one_line(value)
     if isinstance(value, (tuple, list)):

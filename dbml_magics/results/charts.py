@@ -174,7 +174,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH = 64, 440, 10, 150, 470
 
 
 def curves_svg(title: str, axis: str, lines: Sequence[Line]) -> Html:
-    """Draw curves on shared axes in the text's own colour, told apart by dashes and numbers.
+    """Draw curves on shared axes in the text's own colour, each with its dashes and number.
 
     Empty where no line has two points. The numbers are the lines' places, from 1 on; the legend below
     the axes has their labels.
@@ -253,10 +253,10 @@ def points_svg(
     for x, y, name in zip(across, up, names, strict=True):
         cx = _LEFT + 8 + xs.share(x) * (_RIGHT - _LEFT - 16)
         cy = _BOTTOM - 6 - ys.share(y) * (_BOTTOM - _TOP - 12)
-        told = escaped(f"{name}, {title} {number(y)}")
+        title_text = escaped(f"{name}, {title} {number(y)}")
         parts.append(
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="currentColor" fill-opacity="0.45" '
-            f'stroke="currentColor"><title>{told}</title></circle>'
+            f'stroke="currentColor"><title>{title_text}</title></circle>'
         )
     ends = (words[0], words[-1]) if words else (number(xs.low), number(xs.high))
     frame = f"M{_LEFT},{_TOP} V{_BOTTOM} H{_RIGHT}"

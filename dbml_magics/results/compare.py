@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.charts import Line, curves_svg, sparklines
 from dbml_magics.results.html import Html, details, html_table, panel, safe
@@ -18,7 +18,6 @@ from dbml_magics.results.text import (
     duration,
     listing,
     number,
-    quoted,
     short,
     text_table,
     when,
@@ -155,8 +154,7 @@ class CompareResult(Result):
         left = self._left_out()
         if not left:
             return ""
-        ids = " ".join(run.run_id[:8] for run in self.runs)
-        line = say(f"%dbml compare {ids} --metric {quoted(left[0])}")
+        line = say(Remedy("compare", *(run.run_id[:8] for run in self.runs), metric=left[0]))
         return (
             f"{count(len(left), 'metric')} left out ({listing(left, most)}): "
             f"{line} shows one, to_pandas() has all"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import html_table, panel
 from dbml_magics.results.text import LACKING, count, duration, short, text_table, when
@@ -32,15 +32,15 @@ class SyncResult(Result):
         refused = [f"{name} {count(amount, 'write')}" for name, amount in self.dead.items() if amount]
         if self.taken:
             sent.insert(0, f"{count(self.taken, 'package')} of other processes' writes")
-        told = (
+        headline = (
             f"Delivered {', '.join(sent)} in {duration(self.seconds)}" if sent else "Nothing was on its way"
         )
-        lines = [told + ("" if left else ": every workspace is up to date")]
+        lines = [headline + ("" if left else ": every workspace is up to date")]
         lines += [f"  {line}" for line in self.left]
         if left:
-            lines.append(f"  still on their way: {', '.join(left)}; {say('%dbml sync')} goes on")
+            lines.append(f"  still on their way: {', '.join(left)}; {say(Remedy('sync'))} goes on")
         if refused:
-            why = say("%dbml sync --dead list")
+            why = say(Remedy("sync", dead="list"))
             lines.append(f"  ✗ refused for good: {', '.join(refused)}; {why} says why")
         return "\n".join(lines)
 
@@ -101,9 +101,9 @@ class DeadLetters(Result):
     def _end(self) -> list[str]:
         if not self.letters:
             return []
-        only = f" --run {self.of_run}" if self.of_run else ""
-        retry = say(f"%dbml sync --dead retry{only}")
-        discard = say(f"%dbml sync --dead discard{only} --confirm {len(self.letters)}")
+        run = self.of_run or None
+        retry = say(Remedy("sync", dead="retry", run=run))
+        discard = say(Remedy("sync", dead="discard", run=run, confirm=len(self.letters)))
         return [f"{retry} tries them again, {discard} gives them up"]
 
     def text(self) -> str:
@@ -150,7 +150,7 @@ class RetryResult(Result):
         lines += [f"  ✗ {row[1]}  {row[2]}  {row[3]}: {row[5]}" for row in _letter_rows(shown, 160)]
         lines += [f"  {note}" for note in self.notes]
         if self.refused:
-            lines.append(f"  {say('%dbml sync --dead list')} shows what is refused")
+            lines.append(f"  {say(Remedy('sync', dead='list'))} shows what is refused")
         return "\n".join(lines)
 
 
@@ -228,14 +228,14 @@ class Receipt(Result):
 
     def json(self) -> str:
         """Return it as JSON, to be kept beside a model."""
-        told = {
+        payload = {
             "run_id": self.run_id,
             "name": self.name,
             "delivered": self.delivered,
             "verified": self.verified,
             "deliveries": [asdict(each) for each in self.deliveries],
         }
-        return json.dumps(told, indent=2, ensure_ascii=False)
+        return json.dumps(payload, indent=2, ensure_ascii=False)
 
     def _headline(self) -> str:
         where = " and ".join(each.workspace for each in self.deliveries)
@@ -259,9 +259,9 @@ class Receipt(Result):
     def _notes(self) -> list[str]:
         notes = [note for each in self.deliveries for note in each.notes]
         if any(each.waiting for each in self.deliveries):
-            notes.append(f"{say('%dbml sync')} waits for the rest")
+            notes.append(f"{say(Remedy('sync'))} waits for the rest")
         if any(each.refused for each in self.deliveries):
-            notes.append(f"{say(f'%dbml sync --dead list --run {self.run_id[:8]}')} says why")
+            notes.append(f"{say(Remedy('sync', dead='list', run=self.run_id[:8]))} says why")
         return notes
 
     _COLUMNS = ("workspace", "run there", "state", "arrived", "last")

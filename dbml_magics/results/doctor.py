@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from dbml_magics._version import __version__
 from dbml_magics.common import hints
@@ -53,19 +52,19 @@ class Finding:
         """Return the command that mends it as its reader types it, and what it does."""
         return "   ".join(filter(None, [hints.say(self.command) if self.command else "", self.does]))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return it as plain values, for JSON."""
-        told: dict[str, Any] = {
+        facts: dict[str, object] = {
             "area": self.area,
             "what": self.what,
             "level": self.level,
             "cause": self.cause,
         }
         if self.command:
-            told.update(command=hints.say(self.command), does=self.does)
+            facts.update(command=hints.say(self.command), does=self.does)
         if self.milliseconds is not None:
-            told["milliseconds"] = round(self.milliseconds, 1)
-        return told
+            facts["milliseconds"] = round(self.milliseconds, 1)
+        return facts
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,13 +97,13 @@ class DoctorResult(Result):
 
     def json(self) -> str:
         """Return everything as JSON; no secret is in it."""
-        told = {
+        payload = {
             "dbml_magics": __version__,
             "seconds": round(self.seconds, 1),
             **{level: len(self.of(level)) for level in LEVELS},
             "findings": [finding.facts() for finding in self.findings],
         }
-        return json.dumps(told, indent=2, ensure_ascii=False)
+        return json.dumps(payload, indent=2, ensure_ascii=False)
 
     def _headline(self) -> str:
         parts = [f"{len(self.broken)} broken"] if self.broken else []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, details, html_table, link, panel, rows_table, safe
 from dbml_magics.results.text import count, duration, nearby, text_table
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = [
     "Check",
@@ -119,10 +122,9 @@ class Endpoint(Result):
             f"{self.age()} old; {say(self.end_line())} ends it"
         )
 
-    def end_line(self) -> str:
+    def end_line(self) -> Remedy:
         """Return the command that ends it."""
-        confirm = "" if self.target == "local" else f" --confirm {self.name}"
-        return f"%dbml undeploy {self.name}{confirm}"
+        return Remedy("undeploy", self.name, confirm=None if self.target == "local" else self.name)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return its facts as labelled rows."""
@@ -154,11 +156,11 @@ class Endpoint(Result):
 
     def next_lines(self) -> list[str]:
         """Return the commands that make sense now."""
-        lines = [f"%dbml logs {self.name}", self.end_line()]
+        lines = [Remedy("logs", self.name), self.end_line()]
         if self.state in ("ready", "updating"):
-            lines.insert(0, f"%dbml invoke {self.name} $data")
+            lines.insert(0, Remedy("invoke", self.name, "$data"))
         elif self.state in ("creating",):
-            lines.insert(0, f"%dbml endpoints {self.name}")
+            lines.insert(0, Remedy("endpoints", self.name))
         return [say(line) for line in lines]
 
     def text_lines(self) -> list[str]:
@@ -177,8 +179,8 @@ class Endpoint(Result):
         tables = [rows_table(f"Endpoint {self.name} on {self.target}", rows)]
         if self.deployments:
             tables.append(html_table("Deployments", self._headers(), self._cells()))
-        told = "\n".join(line for each in self.deployments for line in each.failure())
-        return [*tables, Html(f"<pre>{safe(told)}</pre>")] if told else tables
+        failures = "\n".join(line for each in self.deployments for line in each.failure())
+        return [*tables, Html(f"<pre>{safe(failures)}</pre>")] if failures else tables
 
     def text(self) -> str:
         """Return the endpoint's facts and a line for each deployment."""
@@ -283,8 +285,8 @@ class EndpointsResult(Result):
 
     def _end(self) -> str:
         if not self.endpoints:
-            return say("%dbml deploy MODEL --to local --name NAME")
-        return say(f"%dbml endpoints {self.endpoints[0].name}")
+            return say(Remedy("deploy", "MODEL", to="local", name="NAME"))
+        return say(Remedy("endpoints", self.endpoints[0].name))
 
     def text(self) -> str:
         """Return a line for each endpoint."""
@@ -347,10 +349,10 @@ class InvokeResult(Result):
     def __iter__(self) -> Iterator[Any]:
         return iter(self.predictions)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: object) -> Any:
         return self.predictions[index]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Any:
         import numpy as np
 
         return np.asarray(self.predictions, dtype=dtype)
@@ -366,8 +368,8 @@ class InvokeResult(Result):
         """Return the headline and the predictions as Python shows them."""
         shown = repr(self.predictions).splitlines()
         lines = shown if len(shown) <= 12 else [*shown[:5], "…", *shown[-5:]]
-        told = [*(f"  {line[:400]}" for line in lines), *(f"  ! {n}" for n in self.notes)]
-        return "\n".join([self._headline(), *told])
+        below = [*(f"  {line[:400]}" for line in lines), *(f"  ! {n}" for n in self.notes)]
+        return "\n".join([self._headline(), *below])
 
     def html(self) -> str:
         """Return the same; a frame as a table."""

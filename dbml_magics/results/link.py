@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.common.hints import process, say, to_train
+from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import html_table, link, panel
 from dbml_magics.results.text import clock, count, duration, from_here, number, opened, text_table
@@ -139,9 +139,9 @@ class LinkStatus(Result):
             return to_train()
         hints = []
         if any(d.pending for d in self.destinations):
-            hints.append(f"{say('%dbml sync')} waits until everything is delivered")
+            hints.append(f"{say(Remedy('sync'))} waits until everything is delivered")
         if any(d.dead or d.held for d in self.destinations):
-            hints.append(f"{say('%dbml sync --dead list')} shows what was refused, and why")
+            hints.append(f"{say(Remedy('sync', dead='list'))} shows what was refused, and why")
         return " · ".join(hints)
 
     def text(self) -> str:
@@ -180,7 +180,7 @@ class UnlinkResult(Result):
         if waiting:
             lines.append(
                 f"  nothing is lost: this {process()} goes on delivering them; "
-                f"{say('%dbml link --again')} takes the link up again"
+                f"{say(Remedy('link', again=True))} takes the link up again"
             )
         return "\n".join(lines)
 

@@ -95,12 +95,12 @@ class RunProgress(Result):
 
     def _behind(self) -> list[str]:
         """Return how far each workspace is behind."""
-        told = []
+        outcomes = []
         for place in self.destinations:
             if place.tracked:
                 late = f", {duration(place.lag_seconds)} behind" if place.pending else ""
-                told.append(f"{place.name} {place.outcome()}{late}")
-        return told
+                outcomes.append(f"{place.name} {place.outcome()}{late}")
+        return outcomes
 
     def _facts(self, most: int) -> list[tuple[str, str]]:
         params = [f"{key} {short(value)}" for key, value in self.params.items()]

@@ -38,8 +38,8 @@ class PanelResult(Result):
         rows = [(code(say(line)), what) for line, what in self.lines]
         return panel(html_table(self._headline(), ("line", "what it does"), rows))
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        forms = {"text/plain": self.text(), "text/html": self.html()}
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        forms: dict[str, object] = {"text/plain": self.text(), "text/html": self.html()}
         if self.view is not None:
             made = self.view.box._repr_mimebundle_()
             widget = made[0] if isinstance(made, tuple) else made

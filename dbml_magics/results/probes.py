@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from dbml_magics._version import __version__
 from dbml_magics.results.base import Result
@@ -38,7 +37,7 @@ class Probed:
         """Return whether it is as assumed, in words."""
         return {True: "as assumed", False: "OTHERWISE", None: ""}[self.agrees]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return it as plain values, for JSON."""
         return {
             "workspace": self.workspace,
@@ -75,20 +74,20 @@ class ProbeReport(Result):
 
     def json(self) -> str:
         """Return the report as JSON: no secret, and no name of a workspace, a person or a run is in it."""
-        told = {
+        payload = {
             "dbml_magics": __version__,
             "python": platform.python_version(),
             "seconds": round(self.seconds, 1),
             "left": len(self.left),
             "probes": [row.facts() for row in self.rows],
         }
-        return json.dumps(told, indent=2, ensure_ascii=False)
+        return json.dumps(payload, indent=2, ensure_ascii=False)
 
     def _headline(self) -> str:
         other = len(self.otherwise)
         agreed = sum(row.agrees is True for row in self.rows)
-        told = f"{agreed} as assumed, {other} otherwise" if other else f"{agreed} as assumed, none otherwise"
-        return f"Probed {len(self.rows)} things in {duration(self.seconds)}: {told}"
+        outcome = f"{agreed} as assumed, {other or 'none'} otherwise"
+        return f"Probed {len(self.rows)} things in {duration(self.seconds)}: {outcome}"
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [(r.workspace, r.probe, r.measured, r.assumed, r.verdict) for r in self.rows]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Argument, Remedy, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import details, html_table, panel
 from dbml_magics.results.text import count, duration, text_table
@@ -55,12 +55,12 @@ class Difference:
     cause: str = ""
 
     @property
-    def databricks(self) -> Any:
+    def databricks(self) -> object:
         """Return what stands in the Databricks workspace."""
         return self.values.get("databricks", ABSENT)
 
     @property
-    def azureml(self) -> Any:
+    def azureml(self) -> object:
         """Return what stands in the Azure ML workspace."""
         return self.values.get("azureml", ABSENT)
 
@@ -78,7 +78,7 @@ class Repaired:
     done: str  # what was done, or why nothing could be
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
@@ -134,7 +134,8 @@ class VerifyResult(_Table):
     least: int = 0  # the fewest requests with which this can be known
     seconds: float = 0.0
     deep: bool = False
-    scope: str = ""  # the options that chose what was compared, for the next command
+    scope: Mapping[str, Argument] = field(default_factory=dict)
+    """The options that chose what was compared, for the next command."""
     older_models: Mapping[str, int] = field(default_factory=dict)  # registered without the link, in one alone
     dangling: tuple[str, ...] = ()  # aliases that point at versions that are gone, in words
 
@@ -172,25 +173,23 @@ class VerifyResult(_Table):
         if self.waiting:
             notes.append(
                 f"{count(len(self.waiting), 'run')} left out, whose writes are still on their way: "
-                f"{say('%dbml sync')} waits for them"
+                f"{say(Remedy('sync'))} waits for them"
             )
         for role, number in self.older.items():
             if number:
-                back = "" if role == first else f" --from {role}"
                 other = second if role == first else first
                 notes.append(
                     f"{count(number, 'run')} of {role} from before the link "
                     f"{'is' if number == 1 else 'are'} not in {other}: "
-                    f"{say(f'%dbml sync --repair --all{back}')} copies {'it' if number == 1 else 'them'}"
+                    f"{say(_copying(role, first))} copies {'it' if number == 1 else 'them'}"
                 )
         for role, number in self.older_models.items():
             if number:
-                back = "" if role == first else f" --from {role}"
                 has = "has" if number == 1 else "have"
                 notes.append(
                     f"{count(number, 'registered model')} of {role}, made without the link, {has} versions "
                     f"that {second if role == first else first} lacks: "
-                    f"{say(f'%dbml sync --repair --all{back}')} copies them"
+                    f"{say(_copying(role, first))} copies them"
                 )
         notes += self.dangling[:_CAUSES]
         unread = [d for d in self.differences if d.cause]
@@ -199,10 +198,15 @@ class VerifyResult(_Table):
             notes.append(f"{count(len(unread) - _CAUSES, 'cause')} more in the result's own list")
         if len(unread) < len(self.differences):
             notes.append(
-                f"Next: {say(f'%dbml sync --repair{self.scope}')} makes {second} like {first}, "
+                f"Next: {say(Remedy('sync', repair=True, **self.scope))} makes {second} like {first}, "
                 "adding and correcting, never deleting"
             )
         return notes
+
+
+def _copying(role: str, first: str) -> Remedy:
+    """Return the command that copies what one workspace has from before the link."""
+    return Remedy("sync", repair=True, all=True, from_=None if role == first else role)
 
 
 @dataclass(frozen=True, repr=False)
@@ -239,8 +243,9 @@ class RepairResult(_Table):
         if self.waiting:
             notes.append(
                 f"{count(len(self.waiting), 'run')} left out, whose writes are still on their way: "
-                f"{say('%dbml sync')} waits for them"
+                f"{say(Remedy('sync'))} waits for them"
             )
         if any("--prune" in entry.done for entry in self.remaining):
-            notes.append(f"{say('%dbml sync --repair --prune --confirm')} deletes what the other one lacks")
+            prune = say(Remedy("sync", repair=True, prune=True, confirm=True))
+            notes.append(f"{prune} deletes what the other one lacks")
         return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, html_table, link, panel
 from dbml_magics.results.text import opened, text_table
@@ -55,7 +55,7 @@ class RegisterResult(Result):
         return f"Registered {self.name}" + (", a new model" if self.new_model else "")
 
     def _see(self) -> str:
-        return say(f"%dbml models {self.name}")
+        return say(Remedy("models", self.name))
 
     def text(self) -> str:
         """Return a line for each version that was made."""
@@ -86,9 +86,9 @@ class ModelsResult(Result):
 
     def _see(self) -> str:
         if not self.versions:
-            return say("%dbml register last NAME")
+            return say(Remedy("register", "last", "NAME"))
         if self.name is None:
-            return say(f"%dbml models {self.versions[0].name}")
+            return say(Remedy("models", self.versions[0].name))
         return f'mlflow.pyfunc.load_model("{self.loadable}")' if self.loadable else ""
 
     def _lines_see(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbml_magics.common.hints import process, say, to_train
+from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
 from dbml_magics.results.charts import curve_svg, sparkline
 from dbml_magics.results.html import Html, code, html_table, link, page_links, panel, rows_table, safe
@@ -19,7 +19,6 @@ from dbml_magics.results.text import (
     listing,
     number,
     opened,
-    quoted,
     short,
     text_table,
     when,
@@ -148,7 +147,7 @@ class RunsResult(Result):
         end = [self.note] if self.note else []
         if not self.rows:
             return [*end, to_train()]
-        return [*end, f"see  {say('%dbml register last NAME')} · {say('%dbml runs --help')}"]
+        return [*end, f"see  {say(Remedy('register', 'last', 'NAME'))} · {say(Remedy('runs', help=True))}"]
 
     def text(self) -> str:
         """Return a line for each run."""
@@ -221,12 +220,12 @@ class TrackSummary(Result):
         return f"{count(len(self.children), 'nested run')}: {listing(self.children, most)}"
 
     def _see(self) -> list[str]:
-        more = [f"%dbml models {version.name}" for version in self.registered[:1]]
+        more = [Remedy("models", version.name) for version in self.registered[:1]]
         if self.models and not self.registered:
             run = "last" if self.status == "FINISHED" else self.run_id[:8]
-            path = f" --path {quoted(self.models[0])}" if len(self.models) > 1 else ""
-            more.append(f"%dbml register {run} NAME{path}")
-        return [say(line) for line in ("%dbml runs", "%dbml status", *more)]
+            path = self.models[0] if len(self.models) > 1 else None
+            more.append(Remedy("register", run, "NAME", path=path))
+        return [say(line) for line in (Remedy("runs"), Remedy("status"), *more)]
 
     def _outcomes(self) -> list[str]:
         return [f"{d.name} {d.outcome()}" for d in self.destinations if d.tracked]
@@ -252,7 +251,7 @@ class TrackSummary(Result):
 def _nothing_lost() -> str:
     return (
         f"nothing is lost: they go out when it answers, from this {process()} or the next; "
-        f"{say('%dbml status')} shows how far"
+        f"{say(Remedy('status'))} shows how far"
     )
 
 

@@ -90,8 +90,8 @@ class RunsTable(Result):
                 value, wanted = (1, str(value[1])), (1, term["value"])
             if not _SIGNS[term["sign"]](value, wanted):
                 return False
-        told = " ".join([row.run_id, row.name, row.status, *row.params.values()]).lower()
-        return all(word in told for word in rest.lower().split())
+        searched = " ".join([row.run_id, row.name, row.status, *row.params.values()]).lower()
+        return all(word in searched for word in rest.lower().split())
 
     def _cells(self, row: RunRow) -> list[str]:
         took = "" if row.seconds is None else duration(row.seconds)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dbml_magics.common.hints import front_end, say
+from dbml_magics.common.hints import Remedy, front_end, say
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, panel, rows_table
 from dbml_magics.results.text import count, duration, nearby
@@ -163,7 +163,7 @@ class UdfResult(Result):
     """Spark's own user-defined function, which ``spark.udf.register`` takes too."""
     notes: tuple[str, ...] = ()
 
-    def __call__(self, *columns: Any) -> Any:
+    def __call__(self, *columns: object) -> Any:
         """Return the predictions' column over these columns, or over those of the signature."""
         # A name that the model has is a column's own, not a way into a struct.
         own = ["`" + name.replace("`", "``") + "`" for name in self.names]
@@ -185,7 +185,7 @@ class UdfResult(Result):
     def text(self) -> str:
         """Return what it takes and gives, and how it is used."""
         head = f"{self.model} as a function of {self.engine}"
-        kept = say(f"%dbml score {self.model}") if " " not in self.model else "%dbml score …"
+        kept = say(Remedy("score", self.model)) if " " not in self.model else Remedy("score", "…")
         use = f"  use  udf = {kept}, then {self._use()}"
         return "\n".join([head, *_aligned(self._facts()), use])
 
@@ -200,5 +200,5 @@ def _aligned(rows: list[tuple[str, str]]) -> list[str]:
     return [f"  {label.ljust(width)}  {value}" for label, value in rows]
 
 
-def _is_pandas(data: Any) -> bool:
+def _is_pandas(data: object) -> bool:
     return type(data).__module__.startswith("pandas")

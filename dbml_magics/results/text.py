@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -20,7 +19,6 @@ __all__ = [
     "nearby",
     "number",
     "opened",
-    "quoted",
     "short",
     "size",
     "text_table",
@@ -127,8 +125,3 @@ def short(value: str, most: int = 40) -> str:
     """Return a text in one line, cut where it is longer than that."""
     value = " ".join(value.split())
     return value if len(value) <= most else value[: most - 1] + "…"
-
-
-def quoted(word: str) -> str:
-    """Return a word as a magic line has it: in quotes where it needs them."""
-    return word if re.fullmatch(r"[\w./:-]+", word) else f'"{word}"'

@@ -10,6 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds, identity
 from tests.azure import serving
@@ -45,7 +46,7 @@ def models() -> list[Any]:
 def wine(signed_in: AzureStandIn, names: dict[str, Any], models: list[Any]) -> Iterator[list[Any]]:
     """Link to Azure ML alone, where the two models are versions 1 and 2 of ``served-wine``."""
     session = sessions.current()
-    session.link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     serving.register(models)
     yield models
     session.unlink()

@@ -26,7 +26,7 @@ def link(signed_in: AzureStandIn, names: dict[str, Any], experiment_name: str) -
     def again() -> sessions.Session:
         if session.linked:
             session.unlink()
-        session.link(track="azureml", registry="azureml", azure=names)
+        dbml.link(track="azureml", registry="azureml", **names)
         dbml.experiment(experiment_name)
         return session
 

@@ -23,7 +23,7 @@ STORAGE = "Microsoft.Storage/storageAccounts"
 @pytest.fixture
 def linked(signed_in: AzureStandIn, names: dict[str, Any]) -> Iterator[AzureStandIn]:
     """Return Azure, with a link to its workspace alone."""
-    sessions.current().link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     yield signed_in
     if sessions.current().linked:
         sessions.current().unlink()

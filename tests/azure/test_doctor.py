@@ -25,7 +25,7 @@ def linked(
 ) -> Iterator[AzureStandIn]:
     """Return Azure, with a link to its workspace alone."""
     monkeypatch.setattr(imports, "MODULES", {"mlflow": "mlflow"})
-    sessions.current().link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     yield signed_in
     sessions.current().unlink()
 

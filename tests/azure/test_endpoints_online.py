@@ -359,7 +359,7 @@ def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
 ) -> None:
     session = sessions.current()
     there = f"sqlite:///{tmp_path}/databricks.db"
-    session.link(databricks=there, registry="databricks", azure=names)
+    dbml.link(databricks=there, registry="databricks", **names)
     mlflow.set_experiment("/Users/ada@contoso.test/lineage")
     logged = log(models[0], registered_model_name="main.wines.red")
     dbml.sync(60)
@@ -400,7 +400,7 @@ def test_a_model_that_is_registered_in_both_is_deployed_by_its_twin(
     signed_in: AzureStandIn, names: dict[str, Any], models: list[Any], tmp_path: Path
 ) -> None:
     session = sessions.current()
-    session.link(databricks=f"sqlite:///{tmp_path}/databricks.db", registry="both", azure=names)
+    dbml.link(databricks=f"sqlite:///{tmp_path}/databricks.db", registry="both", **names)
     mlflow.set_experiment("/Users/ada@contoso.test/both")
     log(models[0], registered_model_name="main.wines.white")
     dbml.sync(60)

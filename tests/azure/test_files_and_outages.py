@@ -27,7 +27,7 @@ ML = "Microsoft.MachineLearningServices"
 @pytest.fixture
 def link(signed_in: AzureStandIn, names: dict[str, Any]) -> Any:
     session = sessions.current()
-    session.link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     yield session
     if session.linked:
         session.unlink()

@@ -34,7 +34,7 @@ ML = "Microsoft.MachineLearningServices"
 
 
 def linked(**more: Any) -> Any:
-    return sessions.current().link(track="azureml", registry="azureml", **more)
+    return dbml.link(track="azureml", registry="azureml", **more)
 
 
 def refused(kind: type[DbmlError], **more: Any) -> str:
@@ -46,7 +46,7 @@ def refused(kind: type[DbmlError], **more: Any) -> str:
 
 
 def test_the_real_workspace_object_is_in_reach(signed_in: AzureStandIn, names: dict[str, Any]) -> None:
-    link = linked(azure=names)
+    link = linked(**names)
     workspace = link.workspace
     assert type(workspace).__module__ == "azureml.core.workspace"
     assert workspace.name == signed_in.workspace
@@ -59,10 +59,10 @@ def test_an_existing_uri_links_as_it_is(signed_in: AzureStandIn) -> None:
     assert status.destinations[0].uri == signed_in.tracking_uri().rstrip("?")
     again = status.uri
     sessions.current().unlink()
-    assert sessions.current().link(again=True).uri == again
+    assert dbml.link(again=True).uri == again
     sessions.current().unlink()
     with signed_in.proxy.away():
-        status = sessions.current().link(again=True)
+        status = dbml.link(again=True)
         assert status.destinations[0].away, "a link is taken up again also while its workspace is away"
         sessions.current().unlink()
 
@@ -111,26 +111,26 @@ def test_the_two_usual_mistakes_and_a_near_name_are_named(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
     right = f"--resource-group {signed_in.group} --workspace {signed_in.workspace}"
-    said = refused(WorkspaceNotFound, azure={**names, "resource_group": ADB_GROUP})
+    said = refused(WorkspaceNotFound, **{**names, "resource_group": ADB_GROUP})
     assert f"managed resource group of the Databricks workspace {ADB}" in said
     assert right in said
-    said = refused(WorkspaceNotFound, azure={**names, "workspace": ADB})
+    said = refused(WorkspaceNotFound, **{**names, "workspace": ADB})
     assert f"{ADB} is a Databricks workspace" in said
     assert right in said
-    assert right in refused(WorkspaceNotFound, azure={**names, "workspace": "aml-w"})
-    assert "no resource group" in refused(WorkspaceNotFound, azure={**names, "resource_group": "rg-nowhere"})
+    assert right in refused(WorkspaceNotFound, **{**names, "workspace": "aml-w"})
+    assert "no resource group" in refused(WorkspaceNotFound, **{**names, "resource_group": "rg-nowhere"})
     other = "5ab5c41b-0000-4000-8000-00000000ffff"
-    assert "no subscription" in refused(WorkspaceNotFound, azure={**names, "subscription": other})
+    assert "no subscription" in refused(WorkspaceNotFound, **{**names, "subscription": other})
 
 
 def test_names_that_cannot_be_are_refused_before_anybody_is_asked(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
     before = signed_in.proxy.count()
-    assert "--workspace is missing" in refused(BadLink, azure={**names, "workspace": None})
-    assert "is a GUID" in refused(BadLink, azure={**names, "subscription": "Contoso"})
-    assert "belongs to --create" in refused(BadLink, azure={**names, "location": "westeurope"})
-    assert "--auth is" in refused(BadLink, azure={**names, "auth": "magic"})
+    assert "--workspace is missing" in refused(BadLink, **{**names, "workspace": None})
+    assert "is a GUID" in refused(BadLink, **{**names, "subscription": "Contoso"})
+    assert "belongs to --create" in refused(BadLink, **{**names, "location": "westeurope"})
+    assert "--auth is" in refused(BadLink, **{**names, "auth": "magic"})
     assert signed_in.proxy.count(path="Microsoft.MachineLearningServices") == 0, f"of {before} before"
 
 
@@ -138,13 +138,13 @@ def test_a_role_that_is_missing_is_named_with_the_smallest_that_has_it(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
     with signed_in.deny(f"{ML}/workspaces/read"):
-        said = refused(NotPermitted, azure=names)
+        said = refused(NotPermitted, **names)
     assert f"{ML}/workspaces/read" in said
     assert "Reader" in said
     assert "az role assignment create" in said
     for words in (True, False):  # Azure ML answers 403 with and without a body
         with signed_in.set(forbidden_body=words), signed_in.deny(f"{ML}/workspaces/experiments/*"):
-            said = refused(NotPermitted, azure=names)
+            said = refused(NotPermitted, **names)
         assert f"{ML}/workspaces/experiments/read" in said
         assert "Reader" in said
 
@@ -153,25 +153,25 @@ def test_networks_and_tokens_that_are_refused_say_so(
     signed_in: AzureStandIn, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with signed_in.set(private_link=True):
-        assert "private endpoint" in refused(NotPermitted, azure=names)
+        assert "private endpoint" in refused(NotPermitted, **names)
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "not-the-secret-Xy7")
     from dbml_magics.core.azure import identity
 
     identity._shared.clear()
-    said = refused(NotPermitted, azure=names)
+    said = refused(NotPermitted, **names)
     assert "Invalid client secret" in said
     assert "not-the-secret" not in said
     for name in ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"):
         monkeypatch.delenv(name)
-    said = refused(NotPermitted, azure=names)
+    said = refused(NotPermitted, **names)
     assert "nothing here is signed in" in said
     assert "--auth device-code" in said
-    assert "could answer" in refused(NotPermitted, azure={**names, "auth": "interactive"})
+    assert "could answer" in refused(NotPermitted, **{**names, "auth": "interactive"})
 
 
 def test_an_outage_of_resource_manager_is_no_refusal(signed_in: AzureStandIn, names: dict[str, Any]) -> None:
     with signed_in.proxy.away():
-        said = refused(WorkspaceUnreachable, azure=names)
+        said = refused(WorkspaceUnreachable, **names)
     assert "curl" in said
 
 
@@ -183,7 +183,7 @@ def test_a_private_cloud_is_known_by_name_after_mlflow_was_imported(
     found = clouds.named(signed_in.cloud)
     assert found.resource_manager == signed_in.uri
     assert not found.authority_is_public
-    assert "Did" not in refused(BadLink, azure={**names, "cloud": "AzureClod"})
+    assert "Did" not in refused(BadLink, **{**names, "cloud": "AzureClod"})
     assert clouds.named(None).name == signed_in.cloud
 
 
@@ -218,7 +218,7 @@ def test_default_takes_what_fits_and_says_which(
             monkeypatch.delenv(name)
         for name, value in signed_in.sign_in(how).items():
             monkeypatch.setenv(name, value)
-    status = linked(azure=names)
+    status = linked(**names)
     wanted = "a managed identity" if how == "app-service" else "a service principal"
     assert any(wanted in note for note in status.notes)
     sessions.current().unlink()
@@ -233,11 +233,11 @@ def test_a_device_code_is_shown_through_the_prompt_and_asked_for_once(
     for name in ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID"):
         monkeypatch.delenv(name)
     shown: list[str] = []
-    linked(azure={**names, "auth": "device-code"}, prompt=shown.append)
+    linked(**{**names, "auth": "device-code"}, prompt=shown.append)
     assert len(shown) == 1
     assert "enter the code" in shown[0]
     sessions.current().unlink()
-    linked(azure={**names, "auth": "device-code"}, prompt=shown.append)
+    linked(**{**names, "auth": "device-code"}, prompt=shown.append)
     assert len(shown) == 1, "a user who signed in once is not asked again"
     sessions.current().unlink()
 
@@ -256,24 +256,22 @@ def test_create_shows_its_plan_wants_the_name_and_makes_the_workspace(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
     wish = {
-        "azure": {
-            **names,
-            "resource_group": "rg-new",
-            "workspace": "fresh-ws",
-            "create": True,
-            "tags": {"team": "ml"},
-        }
+        **names,
+        "resource_group": "rg-new",
+        "workspace": "fresh-ws",
+        "create": True,
+        "tags": {"team": "ml"},
     }
     assert "needs a place" in refused(BadLink, **wish)
-    wish["azure"]["location"] = "westeurope"
+    wish["location"] = "westeurope"
     said = refused(NotConfirmed, **wish)
     assert "resource group           rg-new" in said
     assert "team=ml" in said
     assert "--confirm fresh-ws" in said
     assert signed_in.proxy.count(method="PUT") == 0, "nothing was made for a plan"
-    wish["azure"]["confirm"] = "other"
+    wish["confirm"] = "other"
     assert "nothing was made" in refused(NotConfirmed, **wish)
-    wish["azure"]["confirm"] = "fresh-ws"
+    wish["confirm"] = "fresh-ws"
     signed_in.register_provider("Microsoft.KeyVault", False)
     assert "az provider register --namespace Microsoft.KeyVault" in refused(NotPermitted, **wish)
     signed_in.register_provider("Microsoft.KeyVault", True)
@@ -292,7 +290,7 @@ def test_no_other_host_gets_the_token_of_an_operation(signed_in: AzureStandIn, n
     wish = {**names, "workspace": "led-ws", "create": True, "location": "westeurope", "confirm": "led-ws"}
     with Hostile(certificate=signed_in.certificate) as elsewhere:
         with signed_in.set(operations_at=elsewhere.uri):
-            said = refused(DbmlError, azure=wish)
+            said = refused(DbmlError, **wish)
         assert "it names another host to go on at" in said
         assert elsewhere.requests == []
         assert elsewhere.secrets() == []
@@ -333,10 +331,10 @@ def test_create_leans_on_the_storage_account_and_the_key_vault_that_are_there(
     storage = f"{group}/providers/Microsoft.Storage/storageAccounts/amlwsstorage"
     vault = f"{group}/providers/Microsoft.KeyVault/vaults/amlwskeyvault"
     azure = {**names, "workspace": "made-ws", "create": True, "storage_account": storage, "key_vault": vault}
-    said = refused(NotConfirmed, azure=azure)
+    said = refused(NotConfirmed, **azure)
     assert f"existing storage account {storage}" in said
     assert f"--storage-account {storage} --key-vault {vault} --confirm made-ws" in shown_line(said)
-    linked(azure={**azure, "confirm": "made-ws"})
+    linked(**{**azure, "confirm": "made-ws"})
     made = requests.get(
         f"{signed_in.uri}{signed_in.scope('made-ws')}?api-version=2022-05-01",
         headers={"Authorization": f"Bearer {signed_in.token()}"},
@@ -346,7 +344,7 @@ def test_create_leans_on_the_storage_account_and_the_key_vault_that_are_there(
     assert signed_in.proxy.count(method="PUT", path="Microsoft.Storage") == 0
     sessions.current().unlink()
     for name, given in (("storage_account", f"{storage}x"), ("key_vault", "amlwskeyvault")):
-        assert "az resource list" in refused(BadLink, azure={**azure, "workspace": "other-ws", name: given})
+        assert "az resource list" in refused(BadLink, **{**azure, "workspace": "other-ws", name: given})
 
 
 def test_a_name_that_a_deleted_workspace_keeps_is_refused_before_anything_is_made(
@@ -355,7 +353,7 @@ def test_a_name_that_a_deleted_workspace_keeps_is_refused_before_anything_is_mad
     with signed_in.softly_deleted():
         for confirm in (None, names["workspace"]):
             azure = {**names, "create": True, "location": "westeurope", "confirm": confirm, "auth": "default"}
-            said = refused(BadLink, azure=azure)
+            said = refused(BadLink, **azure)
             assert "keeps the name aml-ws for 14 days" in said
             assert "Nothing was made" in said
             assert "--workspace aml-ws-2 --auth default --create --location westeurope" in said.replace(
@@ -368,7 +366,7 @@ def test_no_remedy_names_a_workspace_that_nobody_named(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
     with pytest.raises(BadLink) as caught:
-        sessions.current().link(track="both", registry="databricks", azure=names)
+        dbml.link(track="both", registry="databricks", **names)
     said = "\n".join(caught.value.lines())
     assert "azureml://it" not in said
     assert f"--workspace {names['workspace']}" in said
@@ -386,6 +384,6 @@ def test_a_pair_that_the_portal_links_is_noticed(signed_in: AzureStandIn, names:
         timeout=30,
     )
     assert answer.status_code == 200
-    status = linked(azure=names)
+    status = linked(**names)
     assert any("Azure portal" in note and "--track databricks" in note for note in status.notes)
     sessions.current().unlink()

@@ -68,7 +68,7 @@ def test_a_run_with_its_model_is_at_azure_ml_as_its_own_client_expects(
     from sklearn.linear_model import LinearRegression
 
     session = sessions.current()
-    status = session.link(track="azureml", registry="azureml", azure=names)
+    status = dbml.link(track="azureml", registry="azureml", **names)
     assert any("service principal" in note for note in status.notes), "link says how it signs in"
     mlflow.set_experiment(f"/Users/ada@contoso.test/{experiment_name}")
     track = session.begin_track("forest", params={"depth": 3})
@@ -112,7 +112,7 @@ def test_a_mirror_gets_every_run_and_version_with_its_twin(
 
     session = sessions.current()
     there = f"sqlite:///{tmp_path}/databricks.db"
-    session.link(databricks=there, registry="both", azure=names)
+    dbml.link(databricks=there, registry="both", **names)
     dbml.experiment("/Users/ada@contoso.test/mirrored")
     track = session.begin_track("twin")
     mlflow.log_metric("loss", 0.25, step=1)

@@ -22,8 +22,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def probed(names: dict[str, Any]) -> ProbeReport:
-    session = sessions.current()
-    session.link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     said: list[str] = []
     report = dbml.probe(progress=said.append)
     assert said[-1] == "azureml  deleting what was made"

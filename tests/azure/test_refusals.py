@@ -83,7 +83,7 @@ def test_in_the_middle_of_a_run_it_is_an_outage_that_says_why(
 
     broken, wanted, _ = CASES[case]
     session = sessions.current()
-    session.link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
         dbml.sync(timeout=60)
@@ -107,7 +107,7 @@ def test_at_a_link_it_says_the_cause_and_what_to_do(
 ) -> None:
     broken, _, words = CASES[case]
     with broken(signed_in, monkeypatch), pytest.raises(DbmlError) as caught:
-        sessions.current().link(track="azureml", registry="azureml", azure=names)
+        dbml.link(track="azureml", registry="azureml", **names)
     said = "\n".join(caught.value.lines())
     assert signed_in.workspace in said or "Azure: " in said
     assert "/subscriptions/" not in said.partition("\n")[0], "names, not addresses"

@@ -21,7 +21,7 @@ TWO_IDS = "azureml gives each run an id of its own"
 def link(signed_in: AzureStandIn, names: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
     """Return a session linked to a database as Databricks, and to Azure ML as its mirror."""
     session = sessions.current()
-    session.link(databricks=f"sqlite:///{tmp_path}/databricks.db", azure=names)
+    dbml.link(databricks=f"sqlite:///{tmp_path}/databricks.db", **names)
     dbml.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
     yield session
     if session.linked:
@@ -123,7 +123,7 @@ def test_a_run_begun_in_an_outage_has_its_provisional_id_for_good(
     import mlflow
 
     session = sessions.current()
-    session.link(track="azureml", registry="azureml", azure=names)
+    dbml.link(track="azureml", registry="azureml", **names)
     dbml.experiment(f"/Users/ada@contoso.test/{tmp_path.name}")
     with signed_in.proxy.away():
         with mlflow.start_run() as run:

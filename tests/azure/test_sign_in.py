@@ -115,9 +115,7 @@ def azure_cli(azure: AzureStandIn, tmp_path: Path) -> Path:
 
 
 def link(names: dict[str, Any], method: str = "default", **more: Any) -> Any:
-    return sessions.current().link(
-        track="azureml", registry="azureml", azure={**names, "auth": method}, **more
-    )
+    return dbml.link(track="azureml", registry="azureml", **{**names, "auth": method}, **more)
 
 
 def refused(kind: type[DbmlError], names: dict[str, Any], method: str, **more: Any) -> str:

@@ -93,10 +93,7 @@ def measure(counts: dict[str, int], run_id: str, settle: Callable[[], Any], **op
 
 def link(scenario: dict[str, Any]) -> Callable[[], Any]:
     """Link the two workspaces; returns what waits until everything is delivered."""
-    from dbml_magics.core import session
-
-    current = session.current()
-    current.link(databricks=scenario["databricks"], azureml=scenario["azureml"])
+    dbml.link(databricks=scenario["databricks"], azureml=scenario["azureml"])
     return lambda: dbml.sync(timeout=120)
 
 

@@ -41,17 +41,15 @@ class Clouds:
         return " ".join([*words, f"--track {track} --registry {registry}"])
 
     def wishes(self, track: str = "both", registry: str = "both") -> dict[str, Any]:
-        """Return the same as the arguments of the core's own link."""
+        """Return the same as the arguments of the Python call."""
         azure, used = self.azure, {track, registry}
         found: dict[str, Any] = {"track": track, "registry": registry}
         if used & {"both", "databricks"}:
             found["databricks"] = "databricks"
         if used & {"both", "azureml"}:
-            found["azure"] = {
-                "subscription": azure.subscription,
-                "resource_group": azure.group,
-                "workspace": azure.workspace,
-            }
+            found["subscription"] = azure.subscription
+            found["resource_group"] = azure.group
+            found["workspace"] = azure.workspace
         return found
 
 

@@ -44,7 +44,6 @@ def test_the_jobs_run_is_adopted_with_the_jobs_own_identity(
     }
     hidden = [name for name in os.environ if name not in environment]
     wishes: dict[str, Any] = both.wishes("both", "databricks")
-    wishes |= wishes.pop("azure")
     code = JOB.format(wishes=wishes)
     code = f"import os\nfor name in {hidden!r}:\n    os.environ.pop(name, None)\n" + textwrap.dedent(code)
     said = json.loads(finish(child(code, **told)).splitlines()[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbml_magics.core import session as sessions
+import dbml_magics as dbml
 from tests.clouds.conftest import Clouds
 from tests.conftest import Proxies
 from tests.core.linking import child, finish, link
@@ -108,5 +108,5 @@ def test_autolog_and_evaluate_end_while_a_worker_delivers(home: None, proxies: P
 
 @pytest.mark.full
 def test_autolog_and_evaluate_end_while_azure_ml_takes_what_is_logged(both: Clouds, home: None) -> None:
-    sessions.current().link(**both.wishes("azureml", "azureml"))
+    dbml.link(**both.wishes("azureml", "azureml"))
     assert finish(child(TRAINING), timeout=120).split()[-3:-1] == ["done", "True"]

@@ -74,7 +74,7 @@ def test_trainings_and_deliverers_that_are_killed_lose_and_double_nothing(
     chance = random.Random(time.time_ns())
     azure, adb, session = both.azure, both.adb, sessions.current()
     azure.proxy.keep_bodies()
-    status = session.link(**both.wishes())
+    status = dbml.link(**both.wishes())
     dbml.experiment(experiment_name)
     dbml.sync(timeout=60)
     session.unlink()
@@ -125,7 +125,7 @@ def test_an_outage_in_which_the_tokens_run_out_costs_no_run_file_or_model(
     azure, session = both.azure, sessions.current()
     caplog.set_level(logging.DEBUG)
     azure.proxy.keep_bodies(path="/mlflow/|/history/|/artifact/")
-    session.link(**both.wishes("both", "azureml"))
+    dbml.link(**both.wishes("both", "azureml"))
     dbml.experiment(experiment_name)
     name = experiment_name.replace("_", "-")
     with azure.set(token_lifetime=3.0, sas_lifetime=2.0):
@@ -196,7 +196,7 @@ def test_another_process_finds_and_loads_the_models_that_azure_ml_has_no_word_fo
     import mlflow
 
     session = sessions.current()
-    status = session.link(**both.wishes("azureml", "azureml"))
+    status = dbml.link(**both.wishes("azureml", "azureml"))
     dbml.experiment(experiment_name)
     for depth in (3, 4):
         with mlflow.start_run():

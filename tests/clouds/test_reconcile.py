@@ -29,8 +29,7 @@ from tests.databricks.conftest import ADA
 
 @pytest.fixture
 def linked(both: Clouds, experiment_name: str) -> str:
-    session = sessions.current()
-    session.link(**both.wishes("both", "databricks"))
+    dbml.link(**both.wishes("both", "databricks"))
     dbml.experiment(experiment_name)
     return experiment_name
 
@@ -166,8 +165,7 @@ def test_an_older_run_with_more_than_azure_ml_takes_comes_over_whole_at_once(
     a_wide_run()
     mlflow.set_tracking_uri(None)
     time.sleep(0.05)
-    session = sessions.current()
-    session.link(**both.wishes("both", "databricks"))
+    dbml.link(**both.wishes("both", "databricks"))
     done = repaired(f"/Users/{ADA}/{experiment_name}")
     assert done.copied == 3
     assert not done.remaining, str(done)
@@ -179,8 +177,7 @@ def test_an_older_run_with_more_than_azure_ml_takes_comes_over_whole_at_once(
 
 @pytest.mark.full
 def test_edits_in_azure_mls_registry_alone_reach_databricks(both: Clouds, experiment_name: str) -> None:
-    session = sessions.current()
-    session.link(**both.wishes("both", "both"))
+    dbml.link(**both.wishes("both", "both"))
     dbml.experiment(experiment_name)
     rows = np.array([[0.0], [1.0]])
     with mlflow.start_run() as run:
@@ -285,8 +282,7 @@ class Edits:
 def test_edits_at_the_clouds_are_found_exactly_and_repair_ends_equal(
     both: Clouds, experiment_name: str, tmp_path: Path
 ) -> None:
-    session = sessions.current()
-    session.link(**both.wishes("both", "both"))
+    dbml.link(**both.wishes("both", "both"))
     numbers = itertools.count(1)
     rows = np.array([[0.0], [1.0]])
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics.core import session as sessions
 from tests.clouds.conftest import MODES, Clouds
 from tests.core.linking import child, finish
 from tests.infra.service_limits import DATABRICKS_RATES, RateEnforcer
@@ -47,8 +46,7 @@ def test_a_model_is_registered_where_its_run_is_not_too(
 ) -> None:
     import mlflow
 
-    session = sessions.current()
-    session.link(**both.wishes(track, registry))
+    dbml.link(**both.wishes(track, registry))
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 0.5)
@@ -69,8 +67,7 @@ def test_the_rates_of_databricks_are_kept_without_loss(
     import mlflow
 
     both.adb.switches.rates = RateEnforcer(DATABRICKS_RATES)
-    session = sessions.current()
-    session.link(**both.wishes("both", "both"))
+    dbml.link(**both.wishes("both", "both"))
     dbml.experiment(experiment_name)
     runs = []
     for number in range(25):
@@ -102,8 +99,7 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
 
     for name, value in lacking.items():
         setattr(both.adb.switches, name, value)
-    session = sessions.current()
-    session.link(**both.wishes("both", "databricks"))
+    dbml.link(**both.wishes("both", "databricks"))
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         for step in range(30):
@@ -127,8 +123,7 @@ def test_a_databricks_that_lacks_something_has_all_of_the_run(
 
 @pytest.mark.full
 def test_a_cloud_is_named_after_mlflow_and_azureml_were_imported(both: Clouds, home: Path) -> None:
-    wishes = both.wishes("azureml", "azureml")
-    named = {**wishes.pop("azure"), **wishes, "cloud": both.azure.cloud}
+    named = {**both.wishes("azureml", "azureml"), "cloud": both.azure.cloud}
     code = f"""
         import os
         address = os.environ.pop("ARM_CLOUD_METADATA_URL")
@@ -148,7 +143,7 @@ def test_a_cloud_is_named_after_mlflow_and_azureml_were_imported(both: Clouds, h
 
 
 def test_a_link_by_uri_has_the_workspaces_own_object_too(both: Clouds, home: Path) -> None:
-    status = sessions.current().link(azureml=both.azure.tracking_uri(), track="azureml")
+    status = dbml.link(azureml=both.azure.tracking_uri(), track="azureml")
     assert status.workspace.name == both.azure.workspace
     assert status.workspace.get_mlflow_tracking_uri().startswith("azureml://")
     assert "MLFLOW_TRACKING_URI" in os.environ

@@ -152,12 +152,11 @@ class LinkedPlace:
             proxy.close()
 
     def _link(self) -> None:
-        from dbml_magics.core import session
 
         self.home = _folder(self.folder)
         self.played.clear()
         with settings(self.home), quiet():
-            linked = session.current().link(databricks=self.uris[0], azureml=self.uris[1], registry="both")
+            linked = dbml.link(databricks=self.uris[0], azureml=self.uris[1], registry="both")
         self.uri = linked.uri
         self.began = time.time() * 1000
 

@@ -28,7 +28,7 @@ def link(proxies: Proxies, **wishes: Any) -> LinkStatus:
     assert "DBML_HOME" in os.environ, (
         "a test that links asks for the fixture home: a user's own stays as it is"
     )
-    return session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wishes)
+    return dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wishes)
 
 
 def sync(timeout: float = 60) -> SyncResult:

@@ -45,7 +45,7 @@ def refused(kind: type[errors.DbmlError], call: Callable[[], Any]) -> str:
 
 def link(**wish: Any) -> Callable[[], Any]:
     """Return the call that makes a link."""
-    return lambda: session.current().link(**wish)
+    return lambda: dbml.link(**wish)
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ def answering(status: int, kind: str, body: str) -> Iterator[str]:
 @pytest.fixture
 def local(home: Path) -> Any:
     """Return a local link."""
-    return session.current().link(local=True)
+    return dbml.link(local=True)
 
 
 def a_run(name: str = "one") -> str:
@@ -549,7 +549,7 @@ def test_a_prefix_that_fits_several_runs(home: Path, local: Any, monkeypatch: py
 
 
 def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
-    session.current().link(databricks=proxies.databricks.uri, track="databricks")
+    dbml.link(databricks=proxies.databricks.uri, track="databricks")
     with proxies.databricks.away():
         shown = refused(errors.WorkspaceUnreachable, lambda: dbml.register("0" * 32, "wine"))
         assert "%dbml status" in shown
@@ -580,7 +580,7 @@ def test_without_a_link(home: Path, call: Callable[[], Any]) -> None:
 
 
 def test_sync_ends_with_its_time_and_says_what_waits(home: Path, proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     dbml.sync(60)
     with proxies.azureml.away():
@@ -599,7 +599,7 @@ def test_sync_ends_with_its_time_and_says_what_waits(home: Path, proxies: Any, e
 
 
 def test_a_registration_that_a_workspace_refuses(home: Path, proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, track="databricks")
+    dbml.link(databricks=proxies.databricks.uri, track="databricks")
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_text("flavors: {}", "model/MLmodel")

@@ -164,7 +164,7 @@ def test_a_data_folder_on_a_network_disk_is_avoided_with_a_sentence(
     table = tmp_path / "mounts"
     table.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/home {home} nfs rw 0 0\n")
     monkeypatch.setattr(disks, "MOUNTS", table)
-    linked = session.current().link(local=True)
+    linked = dbml.link(local=True)
     said = f"{home} is on a network disk (NFS), where no journal can be: links and journals are in {spares}"
     assert said in str(linked)
     with mlflow.start_run():
@@ -173,14 +173,14 @@ def test_a_data_folder_on_a_network_disk_is_avoided_with_a_sentence(
     assert list(home.iterdir()) == []
     assert (spares / "links").stat().st_mode & 0o777 == 0o700
     session.current().unlink()
-    assert session.current().link(again=True).uri == linked.uri
+    assert dbml.link(again=True).uri == linked.uri
 
 
 def test_a_data_folder_that_cannot_be_written_is_left_for_another(
     home: Path, spares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBML_HOME", "/proc/nothing-here")
-    linked = session.current().link(local=True)
+    linked = dbml.link(local=True)
     assert "/proc/nothing-here cannot be written: links and journals are in" in str(linked)
     with mlflow.start_run():
         mlflow.log_metric("m", 1)

@@ -229,7 +229,7 @@ def test_another_folders_damaged_journal_keeps_no_other_look(
     there.mkdir()
     with monkeypatch.context() as moved:
         moved.chdir(there)
-        sessions.current().link(local=True)
+        dbml.link(local=True)
         place = sessions.current().engine("this test").link.home
         sessions.current().unlink()
     for file in place.glob("state.db*"):
@@ -239,7 +239,7 @@ def test_another_folders_damaged_journal_keeps_no_other_look(
     damaged = found[f"a link of {there}"]
     assert damaged.level == "broken"
     assert damaged.command == f"mv {place} {place}.damaged"
-    sessions.current().link(local=True)
+    dbml.link(local=True)
     assert str(sessions.current().status()).startswith("Tracking to both"), "status is not kept by it either"
     sessions.current().unlink()
 
@@ -255,7 +255,7 @@ def test_an_earlier_link_of_this_folder_is_named_with_the_line_that_makes_it_aga
         with mlflow.start_run():
             mlflow.log_metric("m", 1.0)
         sessions.current().unlink()
-        sessions.current().link(local=True)
+        dbml.link(local=True)
         earlier = leftovers()["an earlier link"]
     assert earlier.level == "warning"
     assert earlier.command.startswith(f"%dbml link --azureml {made.destinations[0].uri}")
@@ -278,7 +278,7 @@ def test_cloud_endpoints_that_were_deployed_from_here_are_named_with_what_ends_t
     assert online.command == (
         f"%dbml link --subscription {uuid.UUID(int=7)} --resource-group rg --workspace ws --track azureml"
     )
-    assert online.does == f"then {hints.say('%dbml undeploy wine --from online')}"
+    assert online.does == f"then {hints.say(hints.Remedy('undeploy', 'wine', from_='online'))}"
     assert "begun, seen" in found["endpoint begun (aci)"].cause
     odd = found["endpoint odd (aks)"]
     assert "cannot be read" in odd.cause

@@ -27,6 +27,7 @@ from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import dbml_magics as dbml
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import base, checks, exact, payload, reading, scoring, settings
 from dbml_magics.core.endpoints.server import BODY_LIMIT
@@ -887,8 +888,11 @@ def test_every_way_to_name_a_model_is_understood(served: Any, wine: list[Any]) -
 
     engine = session.current().engine("this test")
 
+    def _deploy(model: str) -> Remedy:
+        return Remedy("deploy", model)
+
     def label(given: str, *, explicit: bool = False) -> str:
-        return models.find(engine, given, None, explicit=explicit, line="%dbml deploy {}").label
+        return models.find(engine, given, None, explicit=explicit, line=_deploy).label
 
     version = mlflow.MlflowClient().get_model_version("wine", "2")
     run = str(version.run_id)

@@ -501,7 +501,7 @@ def test_a_package_for_other_workspaces_is_left_alone(
 ) -> None:
     """A package does not decide who gets this user's tokens."""
     spilled_job(proxies, experiment_name, home, shared)
-    session.current().link(local=str(tmp_path / "two"))
+    dbml.link(local=str(tmp_path / "two"))
     done = dbml.sync(20, spill=shared)
     assert done.taken == 0
     assert "and this link is not" in done.left[0]
@@ -713,11 +713,11 @@ def test_a_process_that_ends_beside_a_living_one_leaves_delivery_to_it(
 def test_a_spill_folder_that_cannot_be_one_is_refused(home: Path, given: str, said: str) -> None:
     Path("file").touch()
     with pytest.raises(BadLink, match=said):
-        session.current().link(local=True, spill=given)
+        dbml.link(local=True, spill=given)
 
 
 def test_a_folder_without_packages_or_none_at_all(home: Path, shared: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     assert dbml.sync(20, spill=shared).taken == 0
     (shared / "dbml-1-a.tar").write_bytes(b"not a package")
     packages, (refused,) = handoff.packages(shared)

@@ -241,7 +241,7 @@ def test_what_a_sign_in_page_answered_arrives_once_it_is_gone(
     kind: str, hostile: Hostile, servers: Servers, home: Path, experiment_name: str
 ) -> None:
     wrong = {**WRONG, "hollow": HOLLOW}[kind]
-    session.current().link(databricks=servers.databricks.uri, azureml=hostile.uri, registry="both")
+    dbml.link(databricks=servers.databricks.uri, azureml=hostile.uri, registry="both")
     dbml.experiment(experiment_name)
     sync()
     rules = {
@@ -268,7 +268,7 @@ def test_redirects_take_neither_a_write_nor_a_token_to_another_host(
 ) -> None:
     monkeypatch.setenv("DBML_AZUREML_TOKEN", "azureml-secret")
     with Hostile() as elsewhere:
-        session.current().link(databricks=servers.databricks.uri, azureml=hostile.uri)
+        dbml.link(databricks=servers.databricks.uri, azureml=hostile.uri)
         dbml.experiment(experiment_name)
         rule = hostile.answer(redirect(f"{elsewhere.uri}/sign-in?token=x", 307))
         with mlflow.start_run() as run:

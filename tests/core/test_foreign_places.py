@@ -10,7 +10,6 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.link import WorkspaceSpec
@@ -158,7 +157,7 @@ def test_a_token_goes_to_no_host_that_a_run_names_and_the_rest_of_the_run_arrive
         monkeypatch.setenv(name, f"{name}-secret")
     with Hostile() as elsewhere:
         hostile.rewrite(locations(place.format(elsewhere.netloc)), path="runs/(create|get|search)")
-        session.current().link(databricks=servers.databricks.uri, azureml=hostile.uri)
+        dbml.link(databricks=servers.databricks.uri, azureml=hostile.uri)
         dbml.experiment(experiment_name)
         with mlflow.start_run() as run:
             mlflow.log_metric("m", 1.0)
@@ -193,7 +192,7 @@ def test_a_servers_local_folder_is_neither_written_nor_read(
     victim.mkdir()
     (victim / "id_rsa").write_text("PRIVATE KEY")
     hostile.rewrite(locations(victim.as_uri()), path="runs/(create|get|search)|logged-models")
-    session.current().link(databricks=servers.databricks.uri, azureml=hostile.uri)
+    dbml.link(databricks=servers.databricks.uri, azureml=hostile.uri)
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_text("ssh-rsa", "authorized_keys")
@@ -215,7 +214,7 @@ def test_a_server_without_artifact_service_is_linked_as_before(
     """What ``mlflow server --default-artifact-root ./mlruns --no-serve-artifacts`` says of its runs."""
     root = tmp_path / "mlruns"
     hostile.rewrite(locations(root.as_uri(), keep_end=True), path="runs/(create|get|search)")
-    session.current().link(databricks=servers.databricks.uri, azureml=hostile.uri)
+    dbml.link(databricks=servers.databricks.uri, azureml=hostile.uri)
     dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.log_text("kept", "notes.txt")

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics.core import session, track
+from dbml_magics.core import track
 from tests.core.interrupted import Story
 from tests.infra.interrupts import Interrupter, Storm
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def experiment(home: Path, experiment_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Link two local folders, set an experiment, and return its name."""
     monkeypatch.setattr(track, "_SUMMARY_WAIT_S", 0.0)
-    session.current().link(local=str(home.parent / "two"))
+    dbml.link(local=str(home.parent / "two"))
     mlflow.set_experiment(experiment_name)
     dbml.sync(60)
     yield experiment_name

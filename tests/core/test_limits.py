@@ -311,7 +311,7 @@ def test_a_primary_that_does_not_take_all_tags_names_the_run_all_the_same(
 ) -> None:
     """Track to Azure ML alone, with more tags than it takes: start_run must not raise."""
     proxies.azureml.limit(service_limits.AZUREML_LIMITS, wording="azureml")
-    session.current().link(azureml=proxies.azureml.uri, track="azureml", registry="azureml")
+    dbml.link(azureml=proxies.azureml.uri, track="azureml", registry="azureml")
     mlflow.set_experiment(experiment_name)
     tags = {"long": "x" * 3000, **{f"tag{n}": "v" for n in range(20)}}
     with mlflow.start_run(tags=tags) as run:

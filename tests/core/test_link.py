@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.core import link as links
 from dbml_magics.core import session
+from dbml_magics.core.link import LinkOptions
 from dbml_magics.errors import BadName, NothingRemembered
 from tests.infra import plain
 from tests.infra.proxy import basic
@@ -84,7 +85,7 @@ def log_model() -> Any:
 
 
 def test_a_local_link_is_two_databases_and_two_folders_of_artifacts_without_a_server(home: Path) -> None:
-    status = session.current().link(local=True)
+    status = dbml.link(local=True)
     run_id = log_one_run()
     dbml.sync(60)
 
@@ -109,7 +110,7 @@ def test_the_folder_of_a_local_link_can_be_chosen(
     home: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    session.current().link(local=given.format(tmp=tmp_path))
+    dbml.link(local=given.format(tmp=tmp_path))
     folder = {"h": Path.cwd() / "here", "{": tmp_path / "there", "~": tmp_path / "me" / "mine"}[given[0]]
     assert (folder / "databricks" / "mlflow.db").is_file()
     assert (folder / "azureml" / "mlflow.db").is_file()
@@ -117,7 +118,7 @@ def test_the_folder_of_a_local_link_can_be_chosen(
 
 
 def test_nothing_but_the_local_workspaces_is_kept_in_the_notebooks_folder(home: Path) -> None:
-    session.current().link(local="data")
+    dbml.link(local="data")
     log_one_run()
     dbml.sync(60)
     assert [p.name for p in Path.cwd().iterdir()] == ["data"]
@@ -127,7 +128,7 @@ def test_nothing_but_the_local_workspaces_is_kept_in_the_notebooks_folder(home: 
 
 
 def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
-    made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    made = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     assert (made.track, made.registry, made.mode) == ("both", "databricks", "journal")
     assert [d.name for d in made.destinations] == ["databricks", "azureml"]
     assert [d.uri for d in made.destinations] == [proxies.databricks.uri, proxies.azureml.uri]
@@ -173,7 +174,7 @@ def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
 def test_tracking_and_registry_can_be_chosen(
     home: Path, wish: dict[str, str], track: str, registry: str, used: list[str]
 ) -> None:
-    made = session.current().link(local=True, **wish)
+    made = dbml.link(local=True, **wish)
     assert (made.track, made.registry) == (track, registry)
     assert made.mode == wish.get("mode", "journal")
     assert [d.name for d in made.destinations] == used
@@ -189,15 +190,15 @@ def test_tracking_and_registry_can_be_chosen(
 
 
 def test_one_workspace_is_enough_where_everything_goes_to_one(home: Path, servers: Any) -> None:
-    made = session.current().link(databricks=servers.databricks.uri, track="databricks")
+    made = dbml.link(databricks=servers.databricks.uri, track="databricks")
     assert [d.name for d in made.destinations] == ["databricks"]
-    made = session.current().link(azureml=servers.azureml.uri, track="azureml")
+    made = dbml.link(azureml=servers.azureml.uri, track="azureml")
     assert [d.name for d in made.destinations] == ["azureml"]
     assert (made.track, made.registry) == ("azureml", "azureml")
 
 
 def test_any_mlflow_uri_is_a_workspace(home: Path, servers: Any, experiment_name: str) -> None:
-    made = session.current().link(databricks=servers.databricks.uri + "/", azureml="sqlite:///here.db")
+    made = dbml.link(databricks=servers.databricks.uri + "/", azureml="sqlite:///here.db")
     assert [d.uri for d in made.destinations] == [servers.databricks.uri, f"sqlite:///{Path.cwd()}/here.db"]
     assert [d.place for d in made.destinations] == [servers.databricks.uri, "sqlite  here.db"]
     mlflow.set_experiment(experiment_name)
@@ -208,7 +209,7 @@ def test_any_mlflow_uri_is_a_workspace(home: Path, servers: Any, experiment_name
 
 
 def test_models_go_to_the_chosen_registry(home: Path) -> None:
-    made = session.current().link(local=True, registry="both")
+    made = dbml.link(local=True, registry="both")
     with mlflow.start_run():
         info = log_model()
         mlflow.register_model(info.model_uri, "wine")
@@ -238,7 +239,7 @@ def test_unlink_restores_what_was_there(
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
     variables = [os.environ.get(name) for name in names]
 
-    session.current().link(local=True)
+    dbml.link(local=True)
     mlflow.set_experiment("linked")
     log_one_run()
     dbml.sync(60)
@@ -262,7 +263,7 @@ def test_the_active_experiment_of_before_is_active_again(home: Path, tmp_path: P
     mlflow.set_tracking_uri(before)
     mlflow.set_experiment("first")
     experiment_id = mlflow.set_experiment("mine").experiment_id
-    session.current().link(local=True)
+    dbml.link(local=True)
     # Its id means another experiment, or none, under the link.
     with mlflow.start_run() as run:
         pass
@@ -287,7 +288,7 @@ def _open_below(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux alone")
 def test_a_link_that_was_left_keeps_no_file_open_and_works_again(home: Path, tmp_path: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     client = MlflowClient()
     run_id = log_one_run()
     assert _open_below(tmp_path) != []
@@ -296,7 +297,7 @@ def test_a_link_that_was_left_keeps_no_file_open_and_works_again(home: Path, tmp
     eventually(lambda: _open_below(tmp_path) == [], "no file is open", show=lambda: _open_below(tmp_path))
     client.set_tag(run_id, "late", "yes")  # by a client that was made before
     assert client.get_run(run_id).data.tags["late"] == "yes"
-    status = session.current().link(local=True)
+    status = dbml.link(local=True)
     dbml.sync(timeout=60)
     assert [side["tags"]["late"] for side in held(status, run_id, "Default")] == ["yes", "yes"]
 
@@ -304,7 +305,7 @@ def test_a_link_that_was_left_keeps_no_file_open_and_works_again(home: Path, tmp
 def test_unlink_says_what_is_undelivered_and_it_goes_on(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     with proxies.azureml.away():
         run_id = log_one_run()
@@ -326,11 +327,11 @@ def test_unlink_says_what_is_undelivered_and_it_goes_on(
 
 @pytest.mark.full
 def test_linking_elsewhere_leaves_nothing_of_the_first_link(home: Path, tmp_path: Path) -> None:
-    first = session.current().link(local="one")
+    first = dbml.link(local="one")
     mlflow.set_experiment("iris")
     log_one_run()
     dbml.sync(60)
-    second = session.current().link(local="two")
+    second = dbml.link(local="two")
     assert second.uri != first.uri
     assert mlflow.get_tracking_uri() == second.uri
     run_id = log_one_run()
@@ -341,9 +342,9 @@ def test_linking_elsewhere_leaves_nothing_of_the_first_link(home: Path, tmp_path
 
 
 def test_linking_the_same_again_changes_nothing(home: Path) -> None:
-    first = session.current().link(local=True)
+    first = dbml.link(local=True)
     mlflow.set_experiment("iris")
-    again = session.current().link(local=True)
+    again = dbml.link(local=True)
     assert again.uri == first.uri
     assert again.experiment == "iris"
     run_id = log_one_run()
@@ -354,13 +355,11 @@ def test_linking_the_same_again_changes_nothing(home: Path) -> None:
 def test_another_mode_of_the_same_link_shares_its_journal(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     with proxies.azureml.away():
         first = log_one_run("first")
-        made = session.current().link(
-            databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, mode="sync"
-        )
+        made = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, mode="sync")
         assert made.mode == session.current().status().mode == "sync"
         assert made.destinations[1].pending > 0
         mlflow.set_experiment(experiment_name)
@@ -378,7 +377,7 @@ def test_another_mode_of_the_same_link_shares_its_journal(
 
 @pytest.mark.full
 def test_again_takes_the_link_up_in_another_process(home: Path) -> None:
-    made = session.current().link(local=True)
+    made = dbml.link(local=True)
     mlflow.set_experiment("iris")
     dbml.sync(60)
     session.current().unlink()
@@ -397,17 +396,17 @@ def test_again_takes_the_link_up_in_another_process(home: Path) -> None:
     uri, run_id = json.loads(out.splitlines()[-1])
     assert uri == made.uri
     assert held(made, run_id, "iris")
-    again = session.current().link(again=True)
+    again = dbml.link(again=True)
     assert again.uri == made.uri
 
 
 def test_again_works_while_a_workspace_is_away(home: Path, proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     dbml.sync(60)
     session.current().unlink()
     with proxies.databricks.away(), proxies.azureml.away():
-        status = session.current().link(again=True)
+        status = dbml.link(again=True)
         assert all("not reachable" in str(d.last_error) for d in status.destinations)
         mlflow.set_experiment(experiment_name)
         run_id = log_one_run()
@@ -416,7 +415,7 @@ def test_again_works_while_a_workspace_is_away(home: Path, proxies: Any, experim
 
 
 def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     session.current().unlink()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -424,7 +423,7 @@ def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -
     os.chdir(elsewhere)
     try:
         with pytest.raises(NothingRemembered) as failure:
-            session.current().link(again=True)
+            dbml.link(again=True)
         assert str(elsewhere) in str(failure.value)
         assert links.remembered_hint(str(elsewhere)) is None
     finally:
@@ -435,14 +434,14 @@ def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -
 
 
 def test_a_copied_folder_brings_no_link_along(home: Path, tmp_path: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     log_one_run()
     dbml.sync(60)
     session.current().unlink()
     subprocess.run(["cp", "-r", str(Path.cwd()), str(tmp_path / "clone")], check=True)
     os.chdir(tmp_path / "clone")
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
     text = "".join(
         p.read_text(errors="ignore") for p in Path.cwd().rglob("*") if p.suffix in (".json", ".toml")
     )
@@ -450,17 +449,17 @@ def test_a_copied_folder_brings_no_link_along(home: Path, tmp_path: Path) -> Non
 
 
 def test_another_users_remembered_link_is_not_taken_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     session.current().unlink()
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     assert links.remembered_hint(os.getcwd()) is None
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
 
 
 def test_what_is_remembered_is_for_its_owner_alone(home: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     log_one_run()
     dbml.sync(60)
     modes = {}
@@ -474,47 +473,51 @@ def test_what_is_remembered_is_for_its_owner_alone(home: Path) -> None:
 
 
 def test_an_earlier_links_leftovers_are_mentioned(home: Path, proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     with proxies.azureml.away():
         run_id = log_one_run()
         hint = links.remembered_hint(os.getcwd())
         assert hint is not None
         assert "writes undelivered" in hint
-        status = session.current().link(local=True)
+        status = dbml.link(local=True)
         (note,) = status.notes
         assert "an earlier link of this folder has writes undelivered" in note
         again = f"%dbml link --databricks {proxies.databricks.uri} --azureml {proxies.azureml.uri}"
         assert again in note
         assert note in str(session.current().status())
-    status = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    status = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     dbml.sync(60)
     assert len(held(status, run_id, experiment_name)) == 2
-    assert session.current().link(local=True).notes == ()
+    assert dbml.link(local=True).notes == ()
 
 
 @pytest.mark.parametrize(
-    ("wish", "line"),
+    ("local", "databricks", "azureml", "options", "line"),
     [
-        ({"local": True}, "%dbml link --local .dbml"),
-        ({"local": "my data"}, "%dbml link --local 'my data'"),
+        (True, None, None, LinkOptions(), "%dbml link --local .dbml"),
+        ("my data", None, None, LinkOptions(), "%dbml link --local 'my data'"),
         (
-            {"databricks": "http://a:1", "azureml": "http://b:2", "registry": "both", "mode": "sync"},
+            *(None, "http://a:1", "http://b:2", LinkOptions(registry="both", mode="sync")),
             "%dbml link --databricks http://a:1 --azureml http://b:2 --registry both --mode sync",
         ),
-        ({"azureml": "http://b:2", "track": "azureml"}, "%dbml link --azureml http://b:2 --track azureml"),
+        (
+            *(None, None, "http://b:2", LinkOptions(track="azureml")),
+            "%dbml link --azureml http://b:2 --track azureml",
+        ),
     ],
 )
-def test_a_link_knows_the_line_that_makes_it(home: Path, wish: dict[str, Any], line: str) -> None:
-    whole = {
-        "local": None,
-        "databricks": None,
-        "azureml": None,
-        "track": "both",
-        "registry": None,
-        "mode": "journal",
-    }
-    made = links.make(folder=os.getcwd(), **{**whole, **wish})
+def test_a_link_knows_the_line_that_makes_it(
+    home: Path,
+    local: str | bool | None,
+    databricks: str | None,
+    azureml: str | None,
+    options: LinkOptions,
+    line: str,
+) -> None:
+    made = links.make(
+        folder=os.getcwd(), local=local, databricks=databricks, azureml=azureml, options=options
+    )
     assert made.command == line
     assert links.from_uri(made.uri) == made
 
@@ -524,7 +527,7 @@ def test_a_link_knows_the_line_that_makes_it(home: Path, wish: dict[str, Any], l
 
 @pytest.mark.full
 def test_a_child_process_needs_nothing_but_the_tracking_uri(home: Path) -> None:
-    made = session.current().link(local=True)
+    made = dbml.link(local=True)
     mlflow.set_experiment("iris")
     run_id = in_child(SCRIPT).splitlines()[-1]
     dbml.sync(60)
@@ -538,7 +541,7 @@ def test_the_uri_holds_no_secret(home: Path, proxies: Any, monkeypatch: pytest.M
     monkeypatch.setenv("DBML_DATABRICKS_TOKEN", "squeamish")
     monkeypatch.setenv("DBML_AZUREML_USERNAME", "ossifrage")
     monkeypatch.setenv("DBML_AZUREML_PASSWORD", "magic-words")
-    made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    made = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     log_one_run()
     dbml.sync(60)
     kept = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
@@ -557,7 +560,7 @@ def test_each_workspace_gets_its_own_credentials_and_no_others(
     monkeypatch.setenv("DBML_AZUREML_PASSWORD", "secret of ann")
     proxies.databricks.require("Bearer brick")
     proxies.azureml.require(basic("ann", "secret of ann"))
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
@@ -579,7 +582,7 @@ def test_a_renewed_token_is_taken_up_by_the_running_kernel(
 ) -> None:
     monkeypatch.setenv("DBML_DATABRICKS_TOKEN", "old")
     proxies.databricks.require("Bearer old")
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     proxies.databricks.require("Bearer new")
     with mlflow.start_run() as run:
@@ -599,7 +602,7 @@ def test_a_renewed_token_is_taken_up_by_the_running_kernel(
 
 
 def test_an_experiment_has_each_workspaces_own_kind_of_name(home: Path) -> None:
-    made = session.current().link(local=True)
+    made = dbml.link(local=True)
     databricks, azureml = (d.uri for d in made.destinations)
     names = {
         "iris": "iris",
@@ -632,7 +635,7 @@ def test_an_experiment_has_each_workspaces_own_kind_of_name(home: Path) -> None:
 
 @pytest.mark.parametrize("track", ["both", "azureml"])
 def test_two_peoples_iris_are_told_apart(home: Path, track: str) -> None:
-    made = session.current().link(local=True, track=track)
+    made = dbml.link(local=True, track=track)
     names = ["/Users/ann@example.com/iris", "/Users/bob@example.com/iris"]
     names += ["iris"] if track == "both" else []
     runs = {}
@@ -660,7 +663,7 @@ def test_two_peoples_iris_are_told_apart(home: Path, track: str) -> None:
 
 
 def test_a_plain_name_is_what_the_only_workspace_calls_so(home: Path) -> None:
-    session.current().link(local=True, track="azureml")
+    dbml.link(local=True, track="azureml")
     ids = {}
     for name in ("/Users/ann@example.com/iris", "/Users/bob@example.com/iris"):
         ids[name] = mlflow.set_experiment(name).experiment_id
@@ -669,7 +672,7 @@ def test_a_plain_name_is_what_the_only_workspace_calls_so(home: Path) -> None:
 
 
 def test_a_name_that_databricks_would_refuse_is_refused_by_plain_mlflow_too(home: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     for bad in ("/Users//iris", "/Users/me@example.com/", "/Users/me@example.com", "tab\there"):
         with pytest.raises(mlflow.MlflowException, match="is not a name for an experiment"):
             mlflow.set_experiment(bad)
@@ -678,11 +681,11 @@ def test_a_name_that_databricks_would_refuse_is_refused_by_plain_mlflow_too(home
 
 
 def test_an_experiment_that_was_there_before_the_link_is_taken_up(home: Path) -> None:
-    made = session.current().link(local=True, track="azureml")
+    made = dbml.link(local=True, track="azureml")
     azureml = made.destinations[0].uri
     session.current().unlink()
     plain.client(azureml).create_experiment("iris")
-    session.current().link(local=True)
+    dbml.link(local=True)
     for name in ("/Users/ann@example.com/iris", "/Users/bob@example.com/iris"):
         mlflow.set_experiment(name)
         log_one_run(name.split("/")[2])
@@ -698,17 +701,17 @@ def test_numbers_of_the_mirror_are_never_taken_for_the_primarys(
     """Both servers count their experiments from 1; only one of them is read while the other is away."""
     wish = {"databricks": proxies.databricks.uri, "azureml": proxies.azureml.uri}
     plain.client(proxies.azureml.uri).create_experiment(f"{experiment_name}-other")
-    session.current().link(**wish)
+    dbml.link(**wish)
     mlflow.set_experiment(experiment_name)
     log_one_run("first")
     dbml.sync(60)
     session.current().unlink()
     # The same link on a machine that knows nothing yet.
     monkeypatch.setenv("DBML_HOME", str(tmp_path / "new"))
-    session.current().link(**wish)
+    dbml.link(**wish)
     session.current().unlink()
     with proxies.databricks.away():
-        session.current().link(again=True)
+        dbml.link(again=True)
         mlflow.set_experiment(experiment_name)
         second = log_one_run("second")
         assert [e.name for e in mlflow.search_experiments() if e.name == experiment_name] == [experiment_name]
@@ -722,7 +725,7 @@ def test_numbers_of_the_mirror_are_never_taken_for_the_primarys(
 
 
 def test_the_experiment_command_shows_both_names(home: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     result = dbml.experiment("/Users/ann@example.com/iris")
     assert result.created
     assert dict(result.names) == {"databricks": "/Users/ann@example.com/iris", "azureml": "iris"}

@@ -110,14 +110,15 @@ def test_a_line_in_a_notebook_names_the_host_and_takes_the_word(home: Path, prox
     from dbml_magics.commands import COMMANDS
     from dbml_magics.commands.parser import parse, split
     from dbml_magics.commands.running import run
+    from dbml_magics.notebook.display import Screen
 
     team_file(proxies)
     command = COMMANDS["link"]
     with pytest.raises(NotConfirmed) as raised:
-        run(command, parse(command, split("--config dbml.toml", command.prog), {}))
+        run(command, parse(command, split("--config dbml.toml", command.prog), {}), Screen())
     line = raised.value.remedies[0][0]
     assert line.startswith("%dbml link --config ")
-    run(command, parse(command, split(line.removeprefix("%dbml link "), command.prog), {}))
+    run(command, parse(command, split(line.removeprefix("%dbml link "), command.prog), {}), Screen())
     assert session.current().linked
 
 

@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.core.modelling import (
     ANSWERS,
@@ -43,17 +44,15 @@ from tests.infra.proxy import basic
 def linked(request: pytest.FixtureRequest, home: Path) -> Any:
     """Link two workspaces, registering in both; return the status."""
     if request.param == "local":
-        return session.current().link(local=True, registry="both")
+        return dbml.link(local=True, registry="both")
     proxies = request.getfixturevalue("proxies")
-    return session.current().link(
-        databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both"
-    )
+    return dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
 
 
 @pytest.fixture
 def both(home: Path, proxies: Any) -> Any:
     """Link the two servers, registering in both; return the proxies."""
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
     return proxies
 
 
@@ -538,7 +537,7 @@ def test_each_workspace_is_shown_its_own_credentials_and_no_other(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-of-some-other-server")
     proxies.databricks.require("Bearer token-for-databricks")
     proxies.azureml.require(basic("me", "password-for-azureml"))
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
     mlflow.set_experiment(experiment_name)
     run_id = run_with_model(registered_model_name=experiment_name)
     mlflow.log_text("hello", "hello.txt", run_id=run_id)

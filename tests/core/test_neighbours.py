@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import dbml_magics as dbml
 from dbml_magics.common import config, disks
 from dbml_magics.core import link as links
 from dbml_magics.core import session
@@ -88,8 +89,8 @@ def test_a_secret_in_a_uri_is_refused_and_never_said_again(
     )
     said = []
     for attempt in (
-        lambda: session.current().link(databricks=uri, track="databricks"),
-        lambda: session.current().link(config=True, track="databricks"),
+        lambda: dbml.link(databricks=uri, track="databricks"),
+        lambda: dbml.link(config=True, track="databricks"),
         lambda: links.from_uri(by_hand),
     ):
         with pytest.raises(SecretRefused) as refused:
@@ -101,29 +102,29 @@ def test_a_secret_in_a_uri_is_refused_and_never_said_again(
 
 
 def test_a_remembered_link_that_others_may_write_is_not_taken_up(home: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     session.current().unlink()
     (kept,) = home.glob("remembered/*.json")
     kept.chmod(0o666)
     assert links.remembered_hint(os.getcwd()) is None
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
     kept.chmod(0o600)
     elsewhere = kept.with_name("elsewhere")
     shutil.move(kept, elsewhere)
     kept.symlink_to(elsewhere)
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
 def test_a_file_of_another_user_in_ones_own_folder_is_not_taken_up(home: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     session.current().unlink()
     (kept,) = home.glob("remembered/*.json")
     os.chown(kept, 12345, 12345)
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
 
 
 def test_a_cloned_repository_brings_no_link_along(
@@ -139,7 +140,7 @@ def test_a_cloned_repository_brings_no_link_along(
         (folder / links._remembered_file(str(clone)).name).write_text(json.dumps(planted))
     assert links.remembered_hint(str(clone)) is None
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
     spare = tmp_path / "spare"
     monkeypatch.setattr(disks, "spare_folders", lambda: iter((spare,)))
     config._data_home.cache_clear()
@@ -148,13 +149,13 @@ def test_a_cloned_repository_brings_no_link_along(
     assert config.data_home() == spare
     assert "is on a git folder" in str(config.data_home_note())
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)
     config._data_home.cache_clear()
     config._spare_folders.cache_clear()
 
 
 def test_a_link_of_another_folder_is_not_this_ones(home: Path, tmp_path: Path) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     session.current().unlink()
     (kept,) = home.glob("remembered/*.json")
     other = tmp_path / "other"
@@ -162,4 +163,4 @@ def test_a_link_of_another_folder_is_not_this_ones(home: Path, tmp_path: Path) -
     os.chdir(other)
     shutil.copy(kept, links._remembered_file(os.getcwd()))
     with pytest.raises(NothingRemembered):
-        session.current().link(again=True)
+        dbml.link(again=True)

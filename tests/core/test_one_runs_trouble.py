@@ -14,7 +14,6 @@ import requests
 from mlflow import MlflowClient
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from dbml_magics.errors import DbmlError
 from dbml_magics.results.reconcile import UNREAD
 from tests.conftest import Servers
@@ -35,7 +34,7 @@ def hostile(servers: Servers) -> Iterator[Hostile]:
 @pytest.fixture
 def runs(home: object, hostile: Hostile, servers: Servers, experiment_name: str) -> tuple[str, str]:
     """Return two runs that both workspaces have; the first shall have its trouble, the second is edited."""
-    session.current().link(databricks=hostile.uri, azureml=servers.azureml.uri, registry="both")
+    dbml.link(databricks=hostile.uri, azureml=servers.azureml.uri, registry="both")
     dbml.experiment(experiment_name)
     found = []
     for name in ("troubled", "fine"):

@@ -588,7 +588,7 @@ def test_servers_that_crash_and_come_back_have_everything_once(
 
 def test_experiments_are_found_by_the_names_that_the_user_knows(home: Path) -> None:
     """A workspace with a naming rule of its own calls them otherwise."""
-    session.current().link(local=True, track="azureml", registry="azureml")
+    dbml.link(local=True, track="azureml", registry="azureml")
     for name in ("/Users/ann@example.com/iris", "/Users/bob@example.com/iris", "wine"):
         mlflow.set_experiment(name)
     client = MlflowClient()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import dbml_magics as dbml
-from dbml_magics.core import session as sessions
 from dbml_magics.core.doctor.probes import behaviour, sizes
 from dbml_magics.errors import BadCommand
 from tests.conftest import Proxies, Servers
@@ -78,6 +77,6 @@ def test_a_service_that_goes_away_leaves_its_questions_open_and_says_what_is_lef
 
 
 def test_there_is_nothing_to_measure_on_this_machine(home: Path) -> None:
-    sessions.current().link(local=True)
+    dbml.link(local=True)
     with pytest.raises(BadCommand, match="on this machine"):
         dbml.probe()

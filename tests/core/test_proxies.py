@@ -13,7 +13,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 import dbml_magics as dbml
 from dbml_magics import errors
-from dbml_magics.core import hosts, session
+from dbml_magics.core import hosts
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import WorkspaceSpec
@@ -68,7 +68,7 @@ def test_no_proxy_sees_what_goes_to_this_machine(
     monkeypatch.setenv("DBML_AZUREML_TOKEN", "azureml-secret")
     monkeypatch.setenv("DBML_DATABRICKS_TOKEN", "databricks-secret")
     there = servers.azureml.uri.replace("127.0.0.1", "localhost")
-    session.current().link(databricks=servers.databricks.uri, azureml=there, registry="both")
+    dbml.link(databricks=servers.databricks.uri, azureml=there, registry="both")
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_metric("m", 1.0)
@@ -97,7 +97,7 @@ def test_what_no_proxy_names_goes_past_the_proxy(proxy: Hostile, monkeypatch: py
 def test_a_remote_workspace_is_reached_through_the_proxy(
     proxy: Hostile, servers: Servers, home: Path, experiment_name: str
 ) -> None:
-    session.current().link(databricks=servers.databricks.uri, azureml=NAMED)
+    dbml.link(databricks=servers.databricks.uri, azureml=NAMED)
     dbml.experiment(experiment_name)
     with mlflow.start_run() as run:
         mlflow.log_metric("m", 1.0)
@@ -126,7 +126,7 @@ def test_a_proxy_in_the_way_is_named_without_its_password(
     assert what in found.value.reason
     assert f"through the proxy http://{proxy.netloc}" in found.value.reason
     with pytest.raises(errors.DbmlError) as told:
-        session.current().link(databricks=servers.databricks.uri, azureml=NAMED)
+        dbml.link(databricks=servers.databricks.uri, azureml=NAMED)
     for text in (found.value.reason, str(found.value), str(told.value)):
         assert "pass-word" not in text
         assert "ada" not in text

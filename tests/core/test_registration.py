@@ -43,7 +43,7 @@ CREATE = "model-versions/create"
 
 def link(proxies: Any, **wish: Any) -> Any:
     """Link the two servers."""
-    return session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wish)
+    return dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, **wish)
 
 
 @pytest.fixture
@@ -538,7 +538,7 @@ def _bare(wish: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_registry_that_the_link_does_not_have_is_refused(proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, track="databricks", registry="databricks")
+    dbml.link(databricks=proxies.databricks.uri, track="databricks", registry="databricks")
     mlflow.set_experiment(experiment_name)
     run_id = run_with_model()
     for to in ("azureml", "both"):
@@ -652,7 +652,7 @@ def test_a_twins_tag_that_is_refused_amid_a_rename_is_tried_again(both: Any, exp
 
 
 def test_a_versions_number_has_the_type_that_the_registry_gives_it(experiment_name: str) -> None:
-    session.current().link(local=True)
+    dbml.link(local=True)
     mlflow.set_experiment(experiment_name)
     run_id = run_with_model()
     made = mlflow.register_model(f"runs:/{run_id}/model", experiment_name)

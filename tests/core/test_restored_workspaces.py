@@ -320,7 +320,7 @@ def test_a_run_whose_id_means_another_one_is_neither_mended_nor_pruned(
     home: object, servers: Servers, experiment_name: str
 ) -> None:
     with Hostile(servers.databricks.uri) as hostile:
-        session.current().link(databricks=hostile.uri, azureml=servers.azureml.uri)
+        dbml.link(databricks=hostile.uri, azureml=servers.azureml.uri)
         dbml.experiment(experiment_name)
         run = a_run("ours")
         dbml.sync(60)

@@ -19,7 +19,6 @@ from mlflow.store.model_registry.abstract_store import AbstractStore as Registry
 from mlflow.store.tracking.abstract_store import AbstractStore as TrackingBase
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from dbml_magics.core.plugin.forwarding import is_own
 from dbml_magics.core.plugin.registry_store import DbmlRegistryStore
 from dbml_magics.core.plugin.tracking_store import DbmlTrackingStore
@@ -221,7 +220,7 @@ def test_arguments_are_those_of_mlflow() -> None:
 
 
 def test_what_is_forwarded_works_on_a_real_server(home: Path, proxies: Any, experiment_name: str) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     experiment = mlflow.set_experiment(experiment_name)
     client = mlflow.MlflowClient()
     store = client._tracking_client.store
@@ -257,7 +256,7 @@ def test_what_is_forwarded_works_on_a_real_server(home: Path, proxies: Any, expe
 def test_forwarded_calls_know_a_run_by_the_id_that_the_user_saw(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     experiment = mlflow.set_experiment(experiment_name)
     dbml.sync(60)
     with proxies.databricks.away(), mlflow.start_run() as run:
@@ -280,7 +279,7 @@ def test_model_versions_of_a_logged_model_reach_both_workspaces(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:
     """``set_model_versions_tags`` is the base class's, over our ``set_logged_model_tags``."""
-    session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
     mlflow.set_experiment(experiment_name)
     with mlflow.start_run():
         model_id = log_model().model_id

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def linked(home: Path, proxies: Any, experiment_name: str) -> Any:
     """Link two servers and set an experiment."""
-    made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    made = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     dbml.sync(60)
     return made

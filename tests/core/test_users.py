@@ -12,7 +12,6 @@ import pytest
 from mlflow import MlflowClient
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from tests.core.test_link import in_child
 from tests.infra import plain
 from tests.infra.wait import eventually
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def linked(home: Path, proxies: Any, experiment_name: str) -> Iterator[Any]:
     """Link two servers and set an experiment."""
-    made = session.current().link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    made = dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
     mlflow.set_experiment(experiment_name)
     yield made
     mlflow.autolog(disable=True, silent=True)

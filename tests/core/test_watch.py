@@ -18,7 +18,7 @@ from dbml_magics.results.live import LiveMetric, RunProgress
 @pytest.fixture
 def linked(home: Path) -> session.Session:
     current = session.current()
-    current.link(local=True)
+    dbml.link(local=True)
     return current
 
 
@@ -53,7 +53,7 @@ def test_a_look_shows_what_is_logged_so_far(linked: session.Session) -> None:
 def test_what_a_workspace_lacks_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBML_LINGER", "60")
     linked = session.current()
-    linked.link(local=True)
+    dbml.link(local=True)
     track = linked.begin_track()
     mlflow.log_metric("loss", 1.0)
     assert all(place.pending for place in track.look().destinations)

@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
-from dbml_magics.core import session
 from tests.core.modelling import (
     ANSWERS,
     PLAIN_REQUIREMENTS,
@@ -40,19 +39,15 @@ def lacking(request: pytest.FixtureRequest, home: Path, proxies: Any, experiment
     """Link with a workspace that has no logged models; return the proxy in front of it."""
     if request.param == "primary":
         proxies.databricks.without_logged_models()
-        session.current().link(
-            databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both"
-        )
+        dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
         found = proxies.databricks
     else:
         proxies.azureml.without_logged_models()
         found = proxies.azureml
         if request.param == "alone":
-            session.current().link(azureml=proxies.azureml.uri, track="azureml")
+            dbml.link(azureml=proxies.azureml.uri, track="azureml")
         else:
-            session.current().link(
-                databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both"
-            )
+            dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri, registry="both")
     mlflow.set_experiment(experiment_name)
     return found
 
@@ -61,7 +56,7 @@ def lacking(request: pytest.FixtureRequest, home: Path, proxies: Any, experiment
 def alone(home: Path, proxies: Any, experiment_name: str) -> Any:
     """Link with one workspace, which has no logged models; return its proxy."""
     proxies.azureml.without_logged_models()
-    session.current().link(azureml=proxies.azureml.uri, track="azureml")
+    dbml.link(azureml=proxies.azureml.uri, track="azureml")
     mlflow.set_experiment(experiment_name)
     return proxies.azureml
 
@@ -291,7 +286,7 @@ def test_a_model_loads_before_its_files_have_arrived(alone: Any, experiment_name
 def test_what_a_workspace_has_is_found_by_asking_it(
     home: Path, proxies: Any, experiment_name: str, tmp_path: Path
 ) -> None:
-    session.current().link(azureml=proxies.azureml.uri, track="azureml")
+    dbml.link(azureml=proxies.azureml.uri, track="azureml")
     mlflow.set_experiment(experiment_name)
     run_id = run_with_model()
     sync()

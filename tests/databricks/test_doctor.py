@@ -30,8 +30,7 @@ def about(result: DoctorResult, what: str) -> Finding:
 def test_a_workspace_that_works_is_fine(signed_in: Databricks, home: Path, experiment_name: str) -> None:
     import mlflow
 
-    session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
@@ -48,7 +47,7 @@ def test_a_sign_in_that_is_gone_names_the_command(
     signed_in: Databricks, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     session.unlink()
     monkeypatch.setenv("DATABRICKS_TOKEN", "dapi" + "0" * 32)
     result = dbml.doctor()
@@ -71,7 +70,7 @@ def experiment(signed_in: Databricks, home: Path, experiment_name: str) -> Itera
     import mlflow
 
     session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     dbml.experiment(experiment_name)
     yield str(mlflow.tracking.fluent._active_experiment_id)
     session.unlink()
@@ -123,7 +122,7 @@ def test_a_notebooks_own_experiment_goes_by_the_notebooks_permissions(
     number = signed_in.add_notebook(path)
     signed_in.levels[number] = {ADA: "CAN_RUN"}
     session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     dbml.experiment(path)
     result = dbml.doctor()
     session.unlink()

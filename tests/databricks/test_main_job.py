@@ -77,7 +77,7 @@ def test_a_run_with_its_model_is_at_databricks_as_its_own_client_expects(
 
     session = sessions.current()
     sides = {"databricks": "databricks", **({"azureml": other_side.uri} if track == "both" else {})}
-    session.link(**sides, track=track)  # type: ignore[arg-type]
+    dbml.link(**sides, track=track)  # type: ignore[arg-type]
     made = dbml.experiment(experiment_name)
     assert made.names["databricks"] == f"/Users/{ADA}/{experiment_name}"
     plain = experiment_name.replace("-", "_")
@@ -131,8 +131,7 @@ def test_a_profile_reaches_its_own_workspace_and_makes_the_folders_of_an_experim
     }
     with config_file.open("w") as out:
         profiles.write(out)
-    session = sessions.current()
-    session.link(databricks="databricks://team", track="databricks")
+    dbml.link(databricks="databricks://team", track="databricks")
     path = f"/Users/robot@example.com/deep/folder/{experiment_name}"
     dbml.experiment(path)
     with mlflow.start_run():
@@ -152,7 +151,7 @@ def test_a_model_without_a_signature_is_refused_for_the_catalog_and_a_missing_si
     from sklearn.linear_model import LinearRegression
 
     session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.sklearn.log_model(
@@ -165,5 +164,5 @@ def test_a_model_without_a_signature_is_refused_for_the_catalog_and_a_missing_si
     monkeypatch.delenv("DATABRICKS_HOST")
     monkeypatch.delenv("DATABRICKS_TOKEN")
     with pytest.raises(DbmlError) as caught:
-        session.link(databricks="databricks://nobody", track="databricks")
+        dbml.link(databricks="databricks://nobody", track="databricks")
     assert caught.value.remedies, "the error names the next command"

@@ -54,7 +54,7 @@ def test_a_model_of_unity_catalog_is_registered_at_azure_ml_too_with_alias_tag_a
     import numpy as np
 
     session = sessions.current()
-    session.link(**both, registry="both")
+    dbml.link(databricks="databricks", **both["azure"], registry="both")
     dbml.experiment(experiment_name)
     name = f"main.ml.{experiment_name.replace('-', '_')[:30]}"
     there = name.replace(".", "--")
@@ -100,8 +100,7 @@ def test_names_are_translated_where_azure_ml_is_the_only_registry(
     import mlflow
     import numpy as np
 
-    session = sessions.current()
-    session.link(azure=both["azure"], track="azureml")
+    dbml.link(**both["azure"], track="azureml")
     dbml.experiment(experiment_name)
     with mlflow.start_run():
         mlflow.sklearn.log_model(**model())
@@ -130,7 +129,7 @@ def test_two_peoples_experiments_of_one_name_are_two_at_azure_ml(
         monkeypatch.setenv("DATABRICKS_TOKEN", adb.token(person))
         (home / person).mkdir()
         monkeypatch.chdir(home / person)  # each at a machine of their own
-        session.link(**both)
+        dbml.link(databricks="databricks", **both["azure"])
         made = dbml.experiment(experiment_name)
         assert made.names["databricks"] == f"/Users/{person}/{experiment_name}"
         with mlflow.start_run(run_name=person):
@@ -151,8 +150,7 @@ def test_what_unity_catalog_would_refuse_is_said_before_anything_is_made(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    session = sessions.current()
-    session.link(**both, registry="both")
+    dbml.link(databricks="databricks", **both["azure"], registry="both")
     dbml.experiment(experiment_name)
     plain = experiment_name.replace("-", "_")[:30]
     with mlflow.start_run() as run:
@@ -180,8 +178,7 @@ def test_the_workspaces_own_registry_has_aliases_through_the_link(
 ) -> None:
     import mlflow
 
-    session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     dbml.experiment(experiment_name)
     name = experiment_name
     for _ in range(2):

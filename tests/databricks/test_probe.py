@@ -12,7 +12,7 @@ from tests.standins.databricks import Databricks
 
 def test_what_is_measured_is_what_the_service_does(signed_in: Databricks, home: Path) -> None:
     session = sessions.current()
-    session.link(databricks="databricks", track="databricks")
+    dbml.link(databricks="databricks", track="databricks")
     report = dbml.probe()
     found = {row.probe: row for row in report}
     assert not [row for row in report if row.measured.startswith("not measured")], str(report)

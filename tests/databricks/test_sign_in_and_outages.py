@@ -40,7 +40,7 @@ def profile(file: Path, host: str, client: str, secret: str) -> None:
 def linked(experiment: str, databricks: str = "databricks") -> sessions.Session:
     """Link Databricks alone and set the experiment."""
     session = sessions.current()
-    session.link(databricks=databricks, track="databricks")
+    dbml.link(databricks=databricks, track="databricks")
     dbml.experiment(experiment)
     return session
 
@@ -109,7 +109,7 @@ def test_a_sign_in_that_does_not_answer_costs_no_more_than_the_call_may_take(
     client, secret = adb.principal("robot@example.com")
     profile(config_file, adb.uri, client, secret)
     session = sessions.current()
-    session.link(databricks="databricks://team", track="databricks")
+    dbml.link(databricks="databricks://team", track="databricks")
     spec = session.engine("the test").link.spec("databricks")
     workspace: Any = connect(spec)
     adb.switches.token_delay = 3.0
@@ -160,7 +160,7 @@ def test_a_permission_that_is_taken_away_and_given_back_costs_time_and_nothing_e
 def test_linking_without_a_permission_says_which_and_what_to_do(signed_in: Databricks, home: Path) -> None:
     signed_in.deny(ADA, "experiments/", "No permission")
     with pytest.raises(NotPermitted, match="CAN READ on the experiment") as caught:
-        sessions.current().link(databricks="databricks", track="databricks")
+        dbml.link(databricks="databricks", track="databricks")
     assert caught.value.remedies
 
 
@@ -206,8 +206,7 @@ def test_a_killed_training_and_a_token_that_expires_in_an_outage_lose_nothing_at
             adb.expire()
         monkeypatch.setenv("DATABRICKS_HOST", proxy.uri)
         monkeypatch.setenv("DATABRICKS_TOKEN", adb.token(ADA))
-        session = sessions.current()
-        session.link(again=True)
+        dbml.link(again=True)
         assert not dbml.sync(timeout=120).dead["databricks"]
         found = points(adb)
     assert found[: acknowledged + 1] == list(range(acknowledged + 1)), "an acknowledged point is missing"

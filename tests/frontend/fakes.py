@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dbml_magics import api
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import DeliveryIncomplete, NoModel, NotConfirmed, NothingRemembered
 from dbml_magics.results.cleanup import CleanupItem, CleanupResult
@@ -113,7 +114,7 @@ class FakeTrack:
         if self._session.end_raises is not None:
             raise self._session.end_raises
         if self.settings.get("register") and status == "FINISHED" and not self._session.has_model:
-            error = NoModel("the run logged no model.", remedies=["%dbml runs"])
+            error = NoModel("the run logged no model.", remedies=[Remedy("runs")])
             error.summary = summary  # type: ignore[attr-defined]
             raise error
         return summary
@@ -185,7 +186,9 @@ class FakeSession:
 
     def _link(self, asked: SimpleNamespace) -> LinkStatus:
         if asked.again and not self.remembered:
-            raise NothingRemembered("no link is remembered for this folder.", remedies=["%dbml link --local"])
+            raise NothingRemembered(
+                "no link is remembered for this folder.", remedies=[Remedy("link", local=True)]
+            )
         self.linked = True
         return self._status(fresh=True)
 
@@ -197,15 +200,15 @@ class FakeSession:
         if self.sync_raises is not None:
             raise self.sync_raises
         if asked.timeout == 0:
-            raise DeliveryIncomplete("12 writes are still on their way to azureml.", remedies=["%dbml sync"])
+            raise DeliveryIncomplete(
+                "12 writes are still on their way to azureml.", remedies=[Remedy("sync")]
+            )
         return SyncResult({"databricks": 1204, "azureml": 1204}, {}, 3.2)
 
     def _cleanup(self, asked: SimpleNamespace) -> CleanupResult:
         kind, name = asked.kind, asked.name
         if not asked.dry_run and asked.confirm != name:
-            raise NotConfirmed(
-                "nothing is deleted.", remedies=[f"%dbml cleanup {kind} {name} --confirm {name}"]
-            )
+            raise NotConfirmed("nothing is deleted.", remedies=[Remedy("cleanup", kind, name, confirm=name)])
         item = CleanupItem("databricks", kind, name, "to go" if asked.dry_run else "deleted")
         return CleanupResult(kind, name, (item,), dry_run=asked.dry_run)
 

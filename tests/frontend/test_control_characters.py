@@ -225,7 +225,11 @@ def test_no_error_lets_a_control_character_through(
     kind: type[errors.DbmlError], front_end: hints.FrontEnd
 ) -> None:
     hints.speak(front_end)
-    remedies: list[errors.Remedy] = [(f"%dbml models {HOSTILE}", HOSTILE), HOSTILE, f"%pip install {HOSTILE}"]
+    remedies: list[str | tuple[str, str]] = [
+        (hints.Remedy("models", HOSTILE, to=HOSTILE, tag=[HOSTILE]), HOSTILE),
+        HOSTILE,
+        f"%pip install {HOSTILE}",
+    ]
     made = (
         errors.NotLinked(HOSTILE)
         if kind is errors.NotLinked
@@ -320,7 +324,7 @@ def test_forms_let_none_through(shell: Shell, monkeypatch: pytest.MonkeyPatch) -
 
     broken = Choices(fails, lambda: None)
     broken._look(0, {})
-    assert raw(said(broken.told)) == []
+    assert raw(said(broken.state_text)) == []
     form = CommandForm(COMMANDS["runs"], lambda: shell["fake"], {}, lambda *_: None)
     form.fields["--experiment"].control.value = HOSTILE
     values = [

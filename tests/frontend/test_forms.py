@@ -13,6 +13,7 @@ from dbml_magics.commands import COMMANDS
 from dbml_magics.commands.panel import TABS
 from dbml_magics.commands.parser import parse, split
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, NotPermitted, WorkspaceUnreachable
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
@@ -139,7 +140,9 @@ def test_a_form_calls_what_the_magic_calls(fake: FakeSession) -> None:
 
 
 def test_an_error_is_shown_with_what_to_do(fake: FakeSession) -> None:
-    fake.raises = NotPermitted("403: the role AzureML Data Scientist is missing.", remedies=["%dbml status"])
+    fake.raises = NotPermitted(
+        "403: the role AzureML Data Scientist is missing.", remedies=[Remedy("status")]
+    )
     made = form(fake, "register")
     fill(made, name="wine")
     made.run()
@@ -168,6 +171,7 @@ def test_a_busy_form_takes_no_second_click(fake: FakeSession) -> None:
     assert made.button.disabled
     assert all(field.control.disabled for field in made.fields.values())
     assert all(field._again.disabled for field in made.fields.values() if field.choices is not None)
+    assert made._more is not None
     assert made._more.disabled
     eventually(lambda: "… running %dbml register wine" in made._message.value, "it says that it runs", 10)
     made.run()

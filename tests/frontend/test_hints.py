@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ import pytest
 
 import dbml_magics
 from dbml_magics import errors
-from dbml_magics.commands import COMMANDS, TRACK, remedies
+from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.common import hints
+from dbml_magics.common.hints import Remedy
 from dbml_magics.results.delivery import SyncResult
 from tests.frontend.conftest import Shell
 
 EXAMPLES = [
-    example.removeprefix("runs = ")
+    example
     for command in (*COMMANDS.values(), TRACK)
     for example in (*command.examples, *(option.example for option in command.options if option.example))
+    if isinstance(example, Remedy)
 ]
 
 
@@ -47,7 +50,7 @@ class _Twins:
 
 
 @pytest.mark.parametrize("example", dict.fromkeys(EXAMPLES))
-def test_every_example_has_a_python_call_that_the_package_takes(example: str, in_python: None) -> None:
+def test_every_example_has_a_python_call_that_the_package_takes(example: Remedy, in_python: None) -> None:
     said = hints.say(example)
     assert "%" not in said
     call = said.removeprefix("with ").removesuffix(":")
@@ -57,29 +60,29 @@ def test_every_example_has_a_python_call_that_the_package_takes(example: str, in
 
 
 @pytest.mark.parametrize(
-    ("magic", "call"),
+    ("command", "call"),
     [
-        ("%dbml sync --timeout 60", "dbml.sync(timeout=60)"),
-        ("%dbml sync --dead list --run last", 'dbml.dead_letters(run="last")'),
-        ("%dbml sync --dead discard --confirm 3", "dbml.discard_dead_letters(confirm=3)"),
-        ("%dbml link --local", "dbml.link(local=True)"),
-        ("%dbml link", "dbml.status()"),
-        ("%dbml link --databricks URI --azureml URI", 'dbml.link(databricks="URI", azureml="URI")'),
+        (Remedy("sync", timeout=60), "dbml.sync(timeout=60)"),
+        (Remedy("sync", dead="list", run="last"), 'dbml.dead_letters(run="last")'),
+        (Remedy("sync", dead="discard", confirm=3), "dbml.discard_dead_letters(confirm=3)"),
+        (Remedy("link", local=True), "dbml.link(local=True)"),
+        (Remedy("link"), "dbml.status()"),
+        (Remedy("link", databricks="URI", azureml="URI"), 'dbml.link(databricks="URI", azureml="URI")'),
         (
-            "%dbml register last wine --alias champion --tag stage=test",
+            Remedy("register", "last", "wine", alias=["champion"], tag=["stage=test"]),
             'dbml.register("last", "wine", aliases=["champion"], tags={"stage": "test"})',
         ),
-        ("%dbml register wine", 'dbml.register("last", "wine")'),
+        (Remedy("register", "wine"), 'dbml.register("last", "wine")'),
         (
-            '%dbml runs --order-by "metrics.loss ASC" --max 5',
+            Remedy("runs", order_by="metrics.loss ASC", max=5),
             'dbml.runs(order_by=["metrics.loss ASC"], max_results=5)',
         ),
-        ("%dbml compare 4f1c …", 'dbml.compare("4f1c", …)'),
-        ("%dbml invoke wine $rows --params '{}'", 'dbml.invoke("wine", rows, params="{}")'),
-        ("%dbml runs --help", "help(dbml.runs)"),
-        ("%dbml help", "help(dbml)"),
+        (Remedy("compare", "4f1c", "…"), 'dbml.compare("4f1c", …)'),
+        (Remedy("invoke", "wine", "$rows", params="{}"), 'dbml.invoke("wine", rows, params="{}")'),
+        (Remedy("runs", help=True), "help(dbml.runs)"),
+        (Remedy("help"), "help(dbml)"),
         (
-            "%%track forest --no-autolog --params depth,rate --source",
+            Remedy("track", "forest", no_autolog=True, params="depth,rate", source=True),
             'with dbml.track("forest", autolog=False, params={"depth": depth, "rate": rate}):',
         ),
         ("mlflow.end_run()", "mlflow.end_run()"),
@@ -88,18 +91,52 @@ def test_every_example_has_a_python_call_that_the_package_takes(example: str, in
         ("!cat a.log", "cat a.log"),
     ],
 )
-def test_a_command_is_shown_as_a_python_call(magic: str, call: str, in_python: None) -> None:
-    assert hints.say(magic) == call
+def test_a_command_is_shown_as_a_python_call(command: str, call: str, in_python: None) -> None:
+    assert hints.say(command) == call
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (Remedy("link", databricks="URI", mode=None, again=False), "%dbml link --databricks URI"),
+        (Remedy("runs", filter="metrics.loss < 1", max=5), '%dbml runs --filter "metrics.loss < 1" --max 5'),
+        (Remedy("cleanup", "experiment", "two words"), "%dbml cleanup experiment 'two words'"),
+        (
+            Remedy("register", "last", "wine", tag=["a=b", "c=d"]),
+            "%dbml register last wine --tag a=b --tag c=d",
+        ),
+        (
+            Remedy("score", "wine/1", input="$frame", as_="quality"),
+            "%dbml score wine/1 --input $frame --as quality",
+        ),
+        (Remedy("track", "forest", no_autolog=True), "%%track forest --no-autolog"),
+        (
+            Remedy("sync", from_="azureml").but(from_="databricks", deep=True),
+            "%dbml sync --from databricks --deep",
+        ),
+        (Remedy("deploy", "wine/1", to="lcoal").ending_in("local"), "%dbml deploy wine/1 --to local"),
+        (Remedy("panel", "rnus").ending_in("runs"), "%dbml panel runs"),
+        (Remedy("models", "a\nb").changed(lambda word: word.replace("\n", " ")), "%dbml models 'a b'"),
+        (
+            pickle.loads(pickle.dumps(Remedy("sync", from_="azureml", all=True))),
+            "%dbml sync --from azureml --all",
+        ),
+    ],
+)
+def test_a_command_is_the_magic_line_as_a_text(command: Remedy, line: str) -> None:
+    assert command == line
 
 
 def test_an_error_and_a_result_have_no_magics_where_there_are_none(in_python: None) -> None:
-    refused = errors.BadLink("--local makes both; not beside --databricks.", remedies=["%dbml link --local"])
+    refused = errors.BadLink(
+        "--local makes both; not beside --databricks.", remedies=[Remedy("link", local=True)]
+    )
     assert refused.lines() == [
         "BadLink: local= makes both; not beside databricks=.",
         "  try  dbml.link(local=True)",
     ]
     assert refused.__notes__ == ["  try  dbml.link(local=True)"]
-    assert "runs() needs a link, and there is none in this process" in str(errors.NotLinked("%dbml runs"))
+    assert "runs() needs a link, and there is none in this process" in str(errors.NotLinked(Remedy("runs")))
     done = SyncResult({"databricks": 1}, {"databricks": 2}, 1.0, {"databricks": 1})
     assert "dbml.sync() goes on" in str(done)
     assert "dbml.dead_letters() says why" in str(done)
@@ -108,20 +145,20 @@ def test_an_error_and_a_result_have_no_magics_where_there_are_none(in_python: No
 def test_a_shell_is_told_what_a_shell_can_do() -> None:
     before = hints.speak("shell")
     try:
-        assert hints.say("%dbml sync --dead list") == "dbml-magics sync --dead list"
-        made = hints.say("%dbml link --local")
-        assert made == f"{remedies._PYTHON} -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
-        assert hints.say("%dbml runs") == "%dbml runs in a notebook"
+        assert hints.say(Remedy("sync", dead="list")) == "dbml-magics sync --dead list"
+        made = hints.say(Remedy("link", local=True))
+        assert made == f"{hints._PYTHON} -c 'import dbml_magics as dbml; print(dbml.link(local=True))'"
+        assert hints.say(Remedy("runs")) == "%dbml runs in a notebook"
     finally:
         hints.speak(before)
 
 
 def test_whoever_has_loaded_the_magics_reads_of_magics(shell: Shell) -> None:
     hints.speak(None)
-    assert hints.say("%dbml sync") == "%dbml sync"
+    assert hints.say(Remedy("sync")) == "%dbml sync"
     dbml_magics.unload_ipython_extension(shell.ip)
     try:
-        assert hints.say("%dbml sync") == "dbml.sync()"
+        assert hints.say(Remedy("sync")) == "dbml.sync()"
     finally:
         dbml_magics.load_ipython_extension(shell.ip)
 

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from jupyter_client.manager import start_new_kernel
 
+import dbml_magics as dbml
 from dbml_magics.core import session
 from tests.core.linking import sync
 from tests.frontend.test_kernel import PATIENCE, ROOT, Kernel
@@ -32,7 +33,7 @@ for name, ends in ("ended", True), ("left", False):
 @pytest.fixture
 def child(home: Path, experiment_name: str) -> Iterator[Kernel]:
     """Return a kernel with this process's link and run in its environment: a loop of notebooks."""
-    session.current().link(local=True)
+    dbml.link(local=True)
     mlflow.set_experiment(experiment_name)
     run = mlflow.start_run(run_name="parent")
     environment = {

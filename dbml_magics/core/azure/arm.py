@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
@@ -155,7 +155,7 @@ class Arm:
                         f"curl -sSI {self.sign_in.cloud.resource_manager}",
                         "from this machine: is it reachable?",
                     ),
-                    ("%dbml link … --cloud NAME", "if the workspace is in another cloud"),
+                    (Remedy("link", "…", cloud="NAME"), "if the workspace is in another cloud"),
                 ],
             ) from error
 
@@ -184,7 +184,7 @@ class Arm:
         group = self._group(workspace)
         managed = managed_by_databricks(group)
         others = self._machine_learning_workspaces(workspace)
-        remedies = [(f"%dbml link {w.command}", "") for w in _nearest(workspace, others)]
+        remedies = [(Remedy("link", **w.options), "") for w in _nearest(workspace, others)]
         if managed is not None:
             return WorkspaceNotFound(
                 f"{workspace.group} is the managed resource group of the Databricks workspace {managed}: "
@@ -198,7 +198,7 @@ class Arm:
                 remedies=remedies
                 or [("az ml workspace list --output table", "lists the Azure ML workspaces")],
             )
-        create = (f"%dbml link {workspace.command} --create", "makes it, after showing what")
+        create = (Remedy("link", **workspace.options, create=True), "makes it, after showing what")
         if group is None:
             return WorkspaceNotFound(
                 f"no resource group {workspace.group} in the subscription {workspace.subscription}.",
@@ -332,7 +332,7 @@ class Arm:
         if confirm != workspace.name:
             raise NotConfirmed(
                 plan.description + (f"\n--confirm is {confirm!r}; nothing was made." if confirm else ""),
-                remedies=[(f"{plan.command} --confirm {workspace.name}", "makes it")],
+                remedies=[(plan.command.but(confirm=workspace.name), "makes it")],
             )
         for number, step in enumerate(plan.steps):
             if progress is not None:
@@ -429,18 +429,21 @@ class Wish:
     tags: Mapping[str, str] = field(default_factory=dict)
     storage_account: str | None = None
     key_vault: str | None = None
-    rest: str = ""
-    """The line's other options, such as ``--databricks databricks --registry both``."""
+    rest: Mapping[str, Argument] = field(default_factory=dict)
+    """The command's other options, such as ``databricks`` and ``registry``."""
 
-    def line(self, workspace: WorkspaceId | None = None, location: str | None = None) -> str:
-        """Return the line that was written, without its confirmation; elsewhere, where that is given."""
-        where = location or self.location
-        words = [f"%dbml link {(workspace or self.workspace).command}", self.rest, "--create"]
-        words += [f"--location {where}"] if where else []
-        words += [f"--tag {shlex.quote(f'{key}={value}')}" for key, value in self.tags.items()]
-        words += [f"--storage-account {self.storage_account}"] if self.storage_account else []
-        words += [f"--key-vault {self.key_vault}"] if self.key_vault else []
-        return " ".join(word for word in words if word)
+    def line(self, workspace: WorkspaceId | None = None, location: str | None = None) -> Remedy:
+        """Return the command that was written, without its confirmation; elsewhere, where that is given."""
+        return Remedy(
+            "link",
+            **(workspace or self.workspace).options,
+            **self.rest,
+            create=True,
+            location=location or self.location or None,
+            tag=[f"{key}={value}" for key, value in self.tags.items()],
+            storage_account=self.storage_account or None,
+            key_vault=self.key_vault or None,
+        )
 
 
 @dataclass(frozen=True)
@@ -468,8 +471,8 @@ class Plan:
     steps: tuple[Step, ...]
 
     @property
-    def command(self) -> str:
-        """Return the line that was written, without its confirmation."""
+    def command(self) -> Remedy:
+        """Return the command that was written, without its confirmation."""
         return self.wish.line(location=self.location)
 
     @property
@@ -594,7 +597,7 @@ def found(workspace: WorkspaceId, properties: WorkspaceProperties, location: str
         raise WorkspaceUnreachable(
             f"the workspace {workspace.name} does not say where its services are: its discovery is silent.",
             remedies=[
-                ("%dbml link --azureml azureml://…", "the URI that ws.get_mlflow_tracking_uri() prints")
+                (Remedy("link", azureml="azureml://…"), "the URI that ws.get_mlflow_tracking_uri() prints")
             ],
         )
     studio = discovered.get("studio") or sign_in.cloud.studio

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.errors import BadLink
@@ -110,7 +111,7 @@ def named(name: str | None, host: str | None = None) -> Cloud:
         raise BadLink(
             f"no Azure cloud is called {name!r}; known are {listed}.",
             remedies=[
-                f"%dbml link … --cloud {near[0] if near else next(iter(known))}",
+                Remedy("link", "…", cloud=near[0] if near else next(iter(known))),
                 (
                     f"{METADATA_VARIABLE}=https://…/metadata/endpoints",
                     "in the environment: a private cloud's",

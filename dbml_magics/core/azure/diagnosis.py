@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException, RestException
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.destinations.errors import Unavailable
 
@@ -114,7 +115,7 @@ def private_link(said: Said, workspace: WorkspaceId) -> Unavailable:
         denied=True,
         remedies=(
             (
-                "%dbml link --again",
+                Remedy("link", again=True),
                 "from a machine in the workspace's virtual network, or",
             ),
             (
@@ -141,7 +142,7 @@ def no_role(said: Said, workspace: WorkspaceId, action: str) -> Unavailable:
         denied=True,
         remedies=(
             (permissions.assignment(role, scope.get(where, workspace.path)), "by an owner; then link again"),
-            ("%dbml link --again", "a role that was given takes up to five minutes to count"),
+            (Remedy("link", again=True), "a role that was given takes up to five minutes to count"),
         ),
     )
 
@@ -157,7 +158,7 @@ def gone(workspace: WorkspaceId) -> Unavailable:
                 "https://portal.azure.com, Azure Machine Learning, Recently deleted",
                 f"recovers it within 14 days ({permissions.CONTRIBUTOR} on the resource group), or",
             ),
-            ("%dbml link --subscription … --resource-group … --workspace …", "another workspace"),
+            (Remedy("link", subscription="…", resource_group="…", workspace="…"), "another workspace"),
         ),
     )
 

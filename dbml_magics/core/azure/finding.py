@@ -2,108 +2,33 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core.azure import clouds, job, names
 from dbml_magics.core.azure.arm import Arm, Found, Progress, Wish
 from dbml_magics.core.azure.identity import SignIn, shared
 from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.core.azure.wish import NAMES, AzureWish
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import WorkspaceSpec, checked_uri
-from dbml_magics.errors import BadLink, BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
+from dbml_magics.errors import BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
 
 if TYPE_CHECKING:
     from dbml_magics.core.azure.clouds import Cloud
-
-NAMES = ("subscription", "resource_group", "workspace")
-_MAKE = "%dbml link --subscription … --resource-group … --workspace … --create --location …"
-
-
-@dataclass(frozen=True)
-class AzureWish:
-    """The options of ``link`` that name the Azure ML workspace other than by a URI."""
-
-    subscription: str | None = None
-    resource_group: str | None = None
-    workspace: str | None = None
-    cloud: str | None = None
-    auth: str | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)  # secret-scope, service-credential
-    create: bool = False
-    location: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    storage_account: str | None = None
-    key_vault: str | None = None
-    confirm: str | None = None
-
-    @property
-    def names_workspace(self) -> bool:
-        """Tell whether a workspace is named by subscription, resource group and name, or a part of them."""
-        return any(getattr(self, name) for name in NAMES)
-
-    def check(self, uri: str | None) -> None:
-        """Raise BadLink for a wish that makes no sense, before anybody is asked; ``uri``: ``--azureml``'s."""
-        if self.names_workspace and uri is not None:
-            raise BadLink(
-                "--azureml names the workspace by its URI, and --subscription, --resource-group, --workspace "
-                "name it too: one of the two.",
-                remedies=["%dbml link --subscription … --resource-group … --workspace …"],
-            )
-        missing = [name for name in NAMES if not getattr(self, name)]
-        if self.names_workspace and missing:
-            wanted = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
-            raise BadLink(
-                f"an Azure ML workspace has three names, and {wanted} is missing.",
-                remedies=[
-                    ("%dbml link --subscription … --resource-group … --workspace …", "all three, or"),
-                    ("%dbml link --config", "from Azure ML's config.json or a team's dbml.toml"),
-                ],
-            )
-        made_of = [
-            name for name in ("location", "storage_account", "key_vault", "confirm") if getattr(self, name)
-        ]
-        made_of += ["tag"] if self.tags else []
-        if made_of and not self.create:
-            raise BadLink(
-                f"--{made_of[0].replace('_', '-')} belongs to --create.",
-                remedies=[
-                    "%dbml link --subscription … --resource-group … --workspace … --create --location …"
-                ],
-            )
-        if self.create and not self.names_workspace:
-            raise BadLink(
-                "--create needs to know what to make.",
-                remedies=[
-                    "%dbml link --subscription … --resource-group … --workspace … --create --location …"
-                ],
-            )
-        if self.names_workspace:
-            wrong = names.troubles(*(str(getattr(self, name)) for name in NAMES))
-            if wrong:
-                raise BadLink(
-                    f"{'; '.join(wrong)}.",
-                    remedies=[("az ml workspace show --query id", "prints all three in one line")],
-                )
-
-
-def options(wish: AzureWish) -> list[str]:
-    """Return the options that say how the wish's workspace is reached."""
-    words = [f"--cloud {shlex.quote(wish.cloud)}"] if wish.cloud else []
-    return words + ([f"--auth {wish.auth}"] if wish.auth else [])
 
 
 def resolve(
     wish: AzureWish,
     prompt: Callable[[str], None] | None = None,
     progress: Progress | None = None,
-    rest: str = "",
+    rest: Mapping[str, Argument] | None = None,
 ) -> WorkspaceSpec:
     """Return the workspace that the wish names, signed in and found; made, if that is wished and confirmed.
 
-    ``rest`` is what else was said on the line, for the line that a plan offers.
+    ``rest`` are the command's other options, for the command that a plan offers.
     Raises WorkspaceNotFound, NotPermitted, WorkspaceUnreachable, BadLink, NotConfirmed.
     """
     wanted = names.WorkspaceId(*(str(getattr(wish, name)) for name in NAMES))
@@ -112,7 +37,7 @@ def resolve(
     arm = Arm(sign_in, wanted.subscription)
     if wish.create:
         kept = (wish.storage_account, wish.key_vault)
-        plan = arm.plan(Wish(wanted, wish.location, wish.tags, *kept, rest))
+        plan = arm.plan(Wish(wanted, wish.location, wish.tags, *kept, rest or {}))
         found = arm.create(plan, wish.confirm, progress)
     elif sign_in.method == "job-token":
         return _spec(_of_job(wanted), sign_in, cloud.studio)
@@ -213,7 +138,7 @@ def _signed_in(
             f"Azure's sign-in is {error.reason}.",
             remedies=[
                 (f"curl -sSI {cloud.authority}", "from this machine: is it reachable?"),
-                ("%dbml link … --cloud NAME", "if the workspace is in another cloud"),
+                (Remedy("link", "…", cloud="NAME"), "if the workspace is in another cloud"),
             ],
         ) from error
     return sign_in
@@ -224,7 +149,6 @@ __all__ = [
     "AzureWish",
     "Found",
     "of_uri",
-    "options",
     "resolve",
     "sign_in_again",
     "sign_in_for",

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
@@ -67,7 +68,7 @@ class SignIn:
         if method not in METHODS:
             raise BadLink(
                 f"--auth is {method!r}; it can be {', '.join(METHODS)}.",
-                remedies=["%dbml link … --auth default"],
+                remedies=[Remedy("link", "…", auth="default")],
             )
         self.cloud = cloud
         self.asked = method
@@ -148,10 +149,13 @@ class SignIn:
 
     def remedies(self) -> list[tuple[str, str]]:
         """Return the ways to sign in from here, the likeliest first."""
-        found = []
+        found: list[tuple[str, str]] = []
         if environment.dbutils() is not None:
             found.append(
-                ("%dbml link … --auth databricks", "a Unity Catalog service credential: README, Signing in")
+                (
+                    Remedy("link", "…", auth="databricks"),
+                    "a Unity Catalog service credential: README, Signing in",
+                )
             )
         elif shutil.which("az"):
             login = (
@@ -161,7 +165,7 @@ class SignIn:
         there = environment.databricks()
         in_job = environment.azureml_compute() == "job"
         if not in_job and not (there is not None and there.job):  # where nobody could enter it
-            found.append(("%dbml link … --auth device-code", "shows a code to enter in any browser"))
+            found.append((Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser"))
         if in_job:
             found.append(
                 (
@@ -225,7 +229,7 @@ class SignIn:
                 "not signed in: this process cannot ask the user",
                 sent=False,
                 denied=True,
-                remedies=(("%dbml link --again", "in the notebook, which asks"),),
+                remedies=((Remedy("link", again=True), "in the notebook, which asks"),),
             )
         try:
             with _quietly():
@@ -246,7 +250,7 @@ class SignIn:
         if isinstance(error, AuthenticationRequiredError):
             reason = "signed out: the sign-in has run out and wants the user again"
             return Unavailable(
-                reason, sent=False, denied=True, remedies=(("%dbml link --again", "signs in again"),)
+                reason, sent=False, denied=True, remedies=((Remedy("link", again=True), "signs in again"),)
             )
         said = _first_sentence(error)
         if isinstance(error, CredentialUnavailableError):
@@ -303,7 +307,7 @@ class SignIn:
         if self.method == "interactive" and not environment.has_browser():
             raise NotPermitted(
                 "--auth interactive opens a browser, and the machine that the kernel runs on has none.",
-                remedies=[("%dbml link … --auth device-code", "shows a code to enter in any browser")],
+                remedies=[(Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser")],
             )
         if self.method == "interactive":
             self._prompt("a browser window opens: sign in to Azure there")
@@ -331,7 +335,7 @@ class SignIn:
         if shutil.which("az") is None:
             raise BadLink(
                 "--auth cli needs the Azure CLI (az), and it is not on this machine's path.",
-                remedies=[("%dbml link … --auth device-code", "shows a code to enter in any browser")],
+                remedies=[(Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser")],
             )
         return AzureCliCredential(tenant_id=os.environ.get("AZURE_TENANT_ID", ""))
 
@@ -405,7 +409,7 @@ class SignIn:
         if tools is None:
             raise BadLink(
                 "--auth databricks is a Databricks notebook's own sign-in, and this is none.",
-                remedies=["%dbml link … --auth default"],
+                remedies=[Remedy("link", "…", auth="default")],
             )
         name = self._service_credential()
         if name:
@@ -417,7 +421,7 @@ class SignIn:
         if not job.has_token():
             raise BadLink(
                 "--auth job-token is the token of an Azure ML job, and this is none that was given one.",
-                remedies=["%dbml link … --auth default"],
+                remedies=[Remedy("link", "…", auth="default")],
             )
         return job.JobToken()
 

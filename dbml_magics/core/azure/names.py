@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from dbml_magics.common.hints import Argument
+
 _WORKSPACE = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)"
     r"/providers/microsoft\.machinelearningservices/workspaces/(?P<name>[^/?]+)",
@@ -44,9 +46,9 @@ class WorkspaceId:
         return f"/subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.name}"
 
     @property
-    def command(self) -> str:
-        """Return the options that name it on a line."""
-        return f"--subscription {self.subscription} --resource-group {self.group} --workspace {self.name}"
+    def options(self) -> dict[str, Argument]:
+        """Return the options of a command that name it."""
+        return {"subscription": self.subscription, "resource_group": self.group, "workspace": self.name}
 
     def uri(self, host: str) -> str:
         """Return its tracking URI, as ``Workspace.get_mlflow_tracking_uri`` gives it."""

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.rest_utils import MlflowHostCreds
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.azure import diagnosis, finding, names, studio
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.base import Workspace
@@ -47,7 +48,9 @@ class AzuremlWorkspace(Workspace):
         super().__init__(spec)
         parsed = names.of_uri(spec.uri)
         if parsed is None:
-            raise BadUri(f"{spec.uri!r} names no workspace.", remedies=["%dbml link --azureml azureml://…"])
+            raise BadUri(
+                f"{spec.uri!r} names no workspace.", remedies=[Remedy("link", azureml="azureml://…")]
+            )
         self.host, self.id = parsed
         self._context: ServiceContext | None = None
         self._object: AzureMLWorkspaceObject | None = None

@@ -37,7 +37,7 @@ from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics.common import environment
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import answers, databricks_private, databricks_refusals, rest
@@ -230,7 +230,7 @@ class DatabricksWorkspace(Workspace):
             return []
         return [
             f"{there.title}: its disk goes when it ends, with what is undelivered; "
-            f"{say('%dbml sync')} waits until nothing is"
+            f"{say(Remedy('sync'))} waits until nothing is"
         ]
 
     # --- files
@@ -266,7 +266,7 @@ class DatabricksWorkspace(Workspace):
                     "logs it with one (or signature=infer_signature(X, model.predict(X))), or",
                 ),
                 (
-                    f"%dbml register last {name.rpartition('.')[2]}",
+                    Remedy("register", "last", name.rpartition(".")[2]),
                     "the workspace's own registry, which wants none",
                 ),
             ),
@@ -280,7 +280,12 @@ class DatabricksWorkspace(Workspace):
                 raise WouldRefuse(
                     f"{key!r} is no key for a tag in Unity Catalog: keys have none of . , - = / : there, no "
                     f"blank at an end, and at most {_CATALOG_KEY} characters",
-                    ((f"%dbml register last {name} --tag {legal}=…", "a key that both registries take"),),
+                    (
+                        (
+                            Remedy("register", "last", name, tag=[f"{legal}=…"]),
+                            "a key that both registries take",
+                        ),
+                    ),
                 )
             if len(value) > _CATALOG_VALUE:
                 raise WouldRefuse(

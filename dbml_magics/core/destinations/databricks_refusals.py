@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) 
             f"refused from this network ({status}: {said})",
             sent=False,
             denied=True,
-            remedies=(("%dbml link --again", "from a network that the workspace's access list names"),),
+            remedies=((Remedy("link", again=True), "from a network that the workspace's access list names"),),
         )
     needed = permission_for(method, endpoint)
     return Unavailable(
@@ -110,7 +111,7 @@ def not_permitted(uri: str, status: int, said: str, method: str, endpoint: str) 
         denied=True,
         remedies=(
             (f"Permissions, {needed.level}", f"on the page of {needed.on}, by its owner or an administrator"),
-            ("%dbml sync", "what waits is tried again by itself, and goes out once it is given"),
+            (Remedy("sync"), "what waits is tried again by itself, and goes out once it is given"),
         ),
     )
 
@@ -135,7 +136,7 @@ def signing_in(uri: str) -> tuple[tuple[str, str], ...]:
             f"databricks auth login{option}",
             "in a terminal; or put a new token (secret) into the profile or the environment, then",
         ),
-        ("%dbml link --again", "signs in anew; what waits goes out"),
+        (Remedy("link", again=True), "signs in anew; what waits goes out"),
     )
 
 

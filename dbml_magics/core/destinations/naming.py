@@ -6,6 +6,7 @@ import hashlib
 import posixpath
 import re
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadName
 
 _AZUREML_LEGAL = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
@@ -41,8 +42,11 @@ def check_experiment_name(name: str) -> None:
         raise BadName(
             f"{_shown(name)} is not a name for an experiment: {trouble}.",
             remedies=[
-                (f"%dbml experiment {last}", "a plain name"),
-                (f"%dbml experiment /Users/you@example.com/{last}", "a workspace path, as Databricks has it"),
+                (Remedy("experiment", last), "a plain name"),
+                (
+                    Remedy("experiment", f"/Users/you@example.com/{last}"),
+                    "a workspace path, as Databricks has it",
+                ),
             ],
         )
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dbml_magics.common.config import role_variable
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.answers import Foreign
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
@@ -45,7 +46,7 @@ def not_fine(workspace: Workspace, what: str, error: Exception, level: str = "br
     classified = classify_error(error)
     if isinstance(classified, Foreign):
         why = f"what answers is no MLflow tracking server: {classified.reason}"
-        return Finding(workspace.role, what, level, why, "%dbml link --help", "the URI without a path")
+        return Finding(workspace.role, what, level, why, Remedy("link", help=True), "the URI without a path")
     if isinstance(classified, Unavailable):
         command, does = next(iter(classified.remedies), ("", ""))
         if not command:
@@ -75,7 +76,7 @@ def timed(area: str, what: str, milliseconds: float, text: str) -> Finding:
     """Return the finding for an answer that took so long."""
     slow = milliseconds > _SLOW_MS
     why = f"{text}, in {milliseconds:,.0f} ms" + (": slow; logging does not wait for it" if slow else "")
-    remedy = ("%dbml status", "shows how far behind delivery is") if slow else ("", "")
+    remedy = (Remedy("status"), "shows how far behind delivery is") if slow else ("", "")
     return Finding(area, what, "warning" if slow else "fine", why, *remedy, milliseconds=milliseconds)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.azure.arm import Arm, WorkspaceProperties, properties_of
@@ -108,7 +109,9 @@ def _resource(workspace: AzuremlWorkspace) -> Iterator[Finding]:
         return
     if found is None:
         why = f"{workspace.id.name} is not in {workspace.id.group} (any more)"
-        yield Finding(workspace.role, "resource", "broken", why, "%dbml link --help", "another workspace")
+        yield Finding(
+            workspace.role, "resource", "broken", why, Remedy("link", help=True), "another workspace"
+        )
         return
     properties = properties_of(found)
     yield _private_link(workspace, properties)
@@ -179,6 +182,6 @@ def _portal_link(workspace: AzuremlWorkspace) -> Iterator[Finding]:
         "portal link",
         "warning",
         f"the Databricks workspace {linked} tracks here by itself: tracked to both, runs are there twice",
-        "%dbml link --databricks databricks --track databricks",
+        Remedy("link", databricks="databricks", track="databricks"),
         "leaves it to the portal",
     )

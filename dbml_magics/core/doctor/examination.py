@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.doctor import imports, machine, packages
 from dbml_magics.errors import BadUri, NothingRemembered
 from dbml_magics.results.doctor import DoctorResult, Finding
@@ -131,7 +132,7 @@ class _Round:
             found = [finding for _, finding in self.found]
         for area, what in late:
             why = "no answer within the time for all of this"
-            found.append(Finding(area, what, "broken", why, "%dbml doctor", "again, when it is quieter"))
+            found.append(Finding(area, what, "broken", why, Remedy("doctor"), "again, when it is quieter"))
         return found
 
 
@@ -144,9 +145,11 @@ def _remembered(folder: str) -> tuple[Link | None, list[Finding]]:
     try:
         link = links.remembered(folder)
     except (NothingRemembered, BadUri):
-        return None, [Finding("link", "link", cause="none in this folder yet", command="%dbml link --local")]
+        return None, [
+            Finding("link", "link", cause="none in this folder yet", command=Remedy("link", local=True))
+        ]
     note = "remembered for this folder, not taken up"
-    return link, [Finding("link", "link", cause=note, command="%dbml link --again")]
+    return link, [Finding("link", "link", cause=note, command=Remedy("link", again=True))]
 
 
 def _workspace(

@@ -13,6 +13,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TypedDict
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.results.doctor import Finding
 
@@ -73,7 +74,7 @@ def look(until: float, modules: Sequence[str] | None = None) -> Iterator[Finding
         if asked and (died is None or time.monotonic() >= until):
             for name in asked:
                 late = "its import was not tried: the time was up"
-                yield Finding("packages", MODULES.get(name, name), "warning", late, "%dbml doctor", "again")
+                yield Finding("packages", MODULES.get(name, name), "warning", late, Remedy("doctor"), "again")
             return
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from dbml_magics.common import disks, environment, hints
 from dbml_magics.common.config import data_home
 from dbml_magics.common.disks import file_system
+from dbml_magics.common.hints import Remedy
 from dbml_magics.results.doctor import Finding
 from dbml_magics.results.text import count, duration, nearby, size
 
@@ -158,10 +159,10 @@ def _waiting(link: Link, linked: bool) -> Iterator[Finding]:
         if amount:
             summary = f"{count(amount, 'write')} on the way"
             level = "fine" if linked else "warning"
-            yield Finding("journal", f"{role}, on its way", level, summary, "%dbml sync", "waits for them")
+            yield Finding("journal", f"{role}, on its way", level, summary, Remedy("sync"), "waits for them")
         if dead[role]:
             summary = f"{count(dead[role], 'write')} refused for good"
-            remedy = ("%dbml sync --dead list", "shows why")
+            remedy = (Remedy("sync", dead="list"), "shows why")
             yield Finding("journal", f"{role}, refused", "warning", summary, *remedy)
     if not any(waiting.values()) and not any(dead.values()):
         yield Finding("journal", "this folder's link", cause="everything is delivered")
@@ -233,7 +234,7 @@ def network() -> Iterator[Finding]:
         yield Finding("machine", "ports", cause="servers can listen on 127.0.0.1")
     except OSError as error:
         why = f"no server can listen on 127.0.0.1 ({error})"
-        yield Finding("machine", "ports", "broken", why, "%dbml deploy --help", "what needs one")
+        yield Finding("machine", "ports", "broken", why, Remedy("deploy", help=True), "what needs one")
     proxies = {kind: url for kind, url in urllib.request.getproxies().items() if kind in ("http", "https")}
     if not proxies:
         return
@@ -305,7 +306,7 @@ def leftovers(link: Link | None) -> Iterator[Finding]:
     for endpoint in LocalTarget().endpoints():
         seen += 1
         level = "fine" if endpoint.state in ("ready", "updating", "creating") else "warning"
-        remedy = (f"%dbml undeploy {endpoint.name}", "ends it")
+        remedy = (Remedy("undeploy", endpoint.name), "ends it")
         yield Finding("leftovers", f"endpoint {endpoint.name}", level, endpoint.state, *remedy)
     if link is not None:
         running = ui.note(link)
@@ -317,7 +318,7 @@ def leftovers(link: Link | None) -> Iterator[Finding]:
             seen += 1
             summary = f"{count(copies, 'copy').replace('copys', 'copies')} of files that no write names"
             yield Finding(
-                "leftovers", "spool", "warning", summary, "%dbml sync", "removes them when it is done"
+                "leftovers", "spool", "warning", summary, Remedy("sync"), "removes them when it is done"
             )
     for finding in (*_cloud_endpoints(link), *_journals(link)):
         seen += 1
@@ -341,15 +342,16 @@ def _cloud_endpoints(link: Link | None) -> Iterator[Finding]:
             yield Finding("leftovers", what, "warning", why, *remedy)
             continue
         here = link is not None and any(record.workspace.lower() in w.uri.lower() for w in link.workspaces)
-        ended = f"%dbml undeploy {record.name} --from {record.target}"
+        ended = Remedy("undeploy", record.name, from_=record.target)
         summary = f"{endpoint.state}, seen {duration(time.time() - seen)} ago; it costs until it is ended"
         if here:
-            command, does = ended, "says what it deletes, and wants the name typed"
+            command: str = ended
+            does = "says what it deletes, and wants the name typed"
         else:
             named = names.of_uri(f"azureml://host{record.workspace}")
             summary += f"; at the workspace {named[1].name if named is not None else record.workspace}"
-            options = named[1].command if named is not None else "--workspace …"
-            command, does = f"%dbml link {options} --track azureml", f"then {hints.say(ended)}"
+            options = named[1].options if named is not None else {"workspace": "…"}
+            command, does = Remedy("link", **options, track="azureml"), f"then {hints.say(ended)}"
         level = "fine" if here and endpoint.state == "ready" else "warning"
         yield Finding("leftovers", what, level, summary, command, does)
 

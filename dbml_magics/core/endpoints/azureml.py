@@ -12,12 +12,13 @@ import yaml
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.azure.arm import as_error as arm_error
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
-from dbml_magics.core.endpoints.base import Order, Say, with_option
+from dbml_magics.core.endpoints.base import Order, Say
 from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.core.runs import as_error
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
@@ -51,8 +52,8 @@ def workspace_of(engine: Engine, written: str) -> AzuremlWorkspace:
     raise BadLink(
         f"{written} deploys to Azure ML, and the link {why}.",
         remedies=[
-            ("%dbml link --subscription … --resource-group … --workspace …", "links one; or"),
-            ("%dbml deploy MODEL --to local --name NAME", "on this machine, in the same format"),
+            (Remedy("link", subscription="…", resource_group="…", workspace="…"), "links one; or"),
+            (Remedy("deploy", "MODEL", to="local", name="NAME"), "on this machine, in the same format"),
         ],
     )
 
@@ -65,7 +66,7 @@ def check_registrable(order: Order) -> None:
             f"--model-name {order.model_name!r}: Azure ML takes letters, digits, - and _, at most 255.",
             remedies=[
                 (
-                    with_option(order.line, "--model-name", azureml_model_name(order.model_name)),
+                    order.line.but(model_name=azureml_model_name(order.model_name)),
                     "for example",
                 )
             ],
@@ -73,7 +74,7 @@ def check_registrable(order: Order) -> None:
     if found.name is None and order.model_name is None:
         raise BadCommand(
             f"{found.label} is registered nowhere, and Azure ML deploys registered models.",
-            remedies=[(f"{order.line} --model-name NAME", "registers it there on the way")],
+            remedies=[(order.line.but(model_name="NAME"), "registers it there on the way")],
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.endpoints.shapes import Settings
 from dbml_magics.core.model.mlmodel import MLmodel, Signature
 from dbml_magics.errors import BadCommand, BadName, DeploymentFailed
@@ -30,7 +31,6 @@ __all__ = [
     "failed",
     "only",
     "shared",
-    "with_option",
     "with_share",
 ]
 
@@ -72,7 +72,7 @@ class Order:
     traffic: int | None = None
     wait: bool = True
     model_name: str | None = None  # what to call it in Azure ML's registry
-    line: str = ""  # the command, for messages
+    line: Remedy = field(default_factory=lambda: Remedy("deploy", "MODEL"))  # the command, for messages
     notes: list[str] = field(default_factory=list)  # what the target wants to be said about it
 
 
@@ -160,13 +160,7 @@ def shared(traffic: Mapping[str, int], name: str, percent: int) -> dict[str, int
     }
 
 
-def with_option(line: str, option: str, value: object | None) -> str:
-    """Return a command with an option in the place of the one that it has; None takes it away."""
-    bare = re.sub(rf" {re.escape(option)}(?: (?:'[^']*'|(?!--)\S+))?(?= |$)", "", line)
-    return bare if value is None else f"{bare} {option} {value}"
-
-
-def only(endpoint: str, known: list[str], line: str) -> str:
+def only(endpoint: str, known: list[str], line: Remedy) -> str:
     """Return the deployment that a line without ``--deployment`` means. Raises BadCommand."""
     if not known:
         return endpoint
@@ -174,8 +168,8 @@ def only(endpoint: str, known: list[str], line: str) -> str:
         return known[0]
     raise BadCommand(
         f"endpoint {endpoint} has the deployments {', '.join(known)}: which one?",
-        remedies=[(f"{line} --deployment {each}", f"updates {each}") for each in known]
-        + [(f"{line} --deployment NAME", "adds another")],
+        remedies=[(line.but(deployment=each), f"updates {each}") for each in known]
+        + [(line.but(deployment="NAME"), "adds another")],
     )
 
 

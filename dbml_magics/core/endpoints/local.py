@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dbml_magics.common.config import data_home
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
@@ -518,7 +519,7 @@ def _shown(server: _Server) -> Endpoint:
     )
     notes = []
     if stopped:
-        again = said_to_reader(f"%dbml deploy MODEL --to local --name {server.name}")
+        again = said_to_reader(Remedy("deploy", "MODEL", to="local", name=server.name))
         notes = [f"its process has ended (a restart of the machine, perhaps); {again} starts it again"]
     return Endpoint(
         name=server.name,

@@ -10,6 +10,7 @@ import yaml
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.common.hints import Remedy, Template
 from dbml_magics.core import registry, runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
@@ -25,7 +26,7 @@ __all__ = ["fetch", "find", "read_mlmodel"]
 _RUN = re.compile(r"last|[0-9a-f]{4,32}")
 
 
-def find(engine: Engine, given: str, last: str | None, *, explicit: bool, line: str) -> Found:
+def find(engine: Engine, given: str, last: str | None, *, explicit: bool, line: Template) -> Found:
     """Return the model that a word of the line means.
 
     ``given`` is ``name/version``, ``name@alias``, a bare name (its newest version, refused when
@@ -39,7 +40,7 @@ def find(engine: Engine, given: str, last: str | None, *, explicit: bool, line: 
         raise runs.as_error(engine, error, f"model {given}") from error
 
 
-def _find(engine: Engine, given: str, last: str | None, explicit: bool, line: str) -> Found:
+def _find(engine: Engine, given: str, last: str | None, explicit: bool, line: Template) -> Found:
     if given.startswith("runs:/"):
         run, _, path = given.removeprefix("runs:/").strip("/").partition("/")
         run_id = runs.resolve(engine, run, last, line)
@@ -48,7 +49,7 @@ def _find(engine: Engine, given: str, last: str | None, explicit: bool, line: st
     if "://" in bare or re.match(r"[a-z][a-z0-9+.-]*:", bare):
         raise BadCommand(
             f"{given} is no model of the link: name/version, name@alias, a run, m-…, runs:/… or models:/….",
-            remedies=[("%dbml models", "lists what is registered")],
+            remedies=[(Remedy("models"), "lists what is registered")],
         )
     if re.fullmatch(r"m-[0-9a-f]{6,}", bare):
         return _logged(engine, bare)
@@ -59,8 +60,8 @@ def _find(engine: Engine, given: str, last: str | None, explicit: bool, line: st
         raise BadCommand(
             f"{given}: behind the / stands a version's number.",
             remedies=[
-                (line.format(f"{name}/1"), "for example"),
-                (f"%dbml models {name}", "shows the versions"),
+                (line(f"{name}/1"), "for example"),
+                (Remedy("models", name), "shows the versions"),
             ],
         )
     name, at, alias = bare.rpartition("@")
@@ -69,7 +70,7 @@ def _find(engine: Engine, given: str, last: str | None, explicit: bool, line: st
     return _bare(engine, bare, last, explicit, line)
 
 
-def _version(engine: Engine, name: str, version: str, line: str) -> Found:
+def _version(engine: Engine, name: str, version: str, line: Template) -> Found:
     try:
         found = runs.client(engine).get_model_version(name, version)
     except MlflowException as error:
@@ -93,7 +94,7 @@ def _registered(engine: Engine, found: ModelVersion, said: str | None = None) ->
     )
 
 
-def _no_version(engine: Engine, name: str, version: str, line: str) -> DbmlError:
+def _no_version(engine: Engine, name: str, version: str, line: Template) -> DbmlError:
     versions = _versions(engine, name)
     if not versions:
         return _not_found(engine, name, f"/{version}", line)
@@ -101,19 +102,19 @@ def _no_version(engine: Engine, name: str, version: str, line: str) -> DbmlError
     return ModelNotFound(
         f"model {name!r} has no version {version}; it has {numbers}.",
         remedies=[
-            (line.format(f"{name}/{versions[0].version}"), "the newest one"),
-            (f"%dbml models {name}", "shows its versions"),
+            (line(f"{name}/{versions[0].version}"), "the newest one"),
+            (Remedy("models", name), "shows its versions"),
         ],
     )
 
 
-def _not_found(engine: Engine, name: str, behind: str, line: str) -> DbmlError:
+def _not_found(engine: Engine, name: str, behind: str, line: Template) -> DbmlError:
     """Return the error for a model that nobody has; its remedy is the line with the name that was meant."""
     error = registry.not_found(engine, name)
     meant = re.search(r"Did you mean '(.+)'\?$", error.message)
     if meant is None:
         return error
-    return ModelNotFound(error.message, remedies=[line.format(f"{meant.group(1)}{behind}"), *error.remedies])
+    return ModelNotFound(error.message, remedies=[line(f"{meant.group(1)}{behind}"), *error.remedies])
 
 
 def _versions(engine: Engine, name: str) -> list[ModelVersion]:
@@ -122,7 +123,7 @@ def _versions(engine: Engine, name: str) -> list[ModelVersion]:
     return sorted(found, key=lambda v: -int(v.version))
 
 
-def _aliased(engine: Engine, name: str, alias: str, line: str) -> Found:
+def _aliased(engine: Engine, name: str, alias: str, line: Template) -> Found:
     try:
         found = runs.client(engine).get_model_version_by_alias(name, alias)
     except MlflowException as error:
@@ -132,19 +133,19 @@ def _aliased(engine: Engine, name: str, alias: str, line: str) -> Found:
             raise _not_found(engine, name, f"@{alias}", line) from error
         raise ModelNotFound(
             f"model {name!r} has no alias {alias!r}.",
-            remedies=[(f"%dbml models {name}", "shows its versions and their aliases")],
+            remedies=[(Remedy("models", name), "shows its versions and their aliases")],
         ) from error
     return _registered(engine, found, said=f"{name}@{alias} is version {found.version} now")
 
 
-def _bare(engine: Engine, given: str, last: str | None, explicit: bool, line: str) -> Found:
+def _bare(engine: Engine, given: str, last: str | None, explicit: bool, line: Template) -> Found:
     versions = _versions(engine, given) if given != runs.LAST else []
     if versions:
         newest = versions[0]
         if explicit:
             raise BadCommand(
                 f"a cloud deployment wants an explicit version, and {given!r} has {len(versions)}.",
-                remedies=[(line.format(f"{given}/{newest.version}"), "the newest one")],
+                remedies=[(line(f"{given}/{newest.version}"), "the newest one")],
             )
         return _registered(
             engine, newest, said=f"{given} has no version on the line: the newest, {newest.version}"
@@ -184,7 +185,7 @@ def _logged(engine: Engine, model_id: str, run_id: str | None = None) -> Found:
             raise
         raise ModelNotFound(
             f"no logged model {model_id} in {' or '.join(engine.link.tracked)}.",
-            remedies=[("%dbml runs", "lists the runs: a run means its model")],
+            remedies=[(Remedy("runs"), "lists the runs: a run means its model")],
         ) from error
     run_id = run_id or model.source_run_id
     return Found(
@@ -209,7 +210,7 @@ def fetch(engine: Engine, found: Found, folder: Path) -> Path:
             raise runs.as_error(engine, error, f"the files of {found.label}") from error
         raise NoModel(
             f"the files of {found.label} cannot be read: {' '.join(str(error.message).split())[:300]}",
-            remedies=[("%dbml status", "shows whether they are still on their way")],
+            remedies=[(Remedy("status"), "shows whether they are still on their way")],
         ) from error
     return path
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
@@ -257,6 +258,7 @@ class OnlineTarget(Target):
                 "deployment": name,
                 "label": order.model.label,
                 "line": order.line,
+                "again": {"values": [*order.line.values], "options": dict(order.line.options)},
                 "new": before is None,
                 "new_endpoint": shown is None,
                 "endpoint": managed_body.endpoint_body(order.settings, location) if shown is None else None,
@@ -471,7 +473,7 @@ class OnlineTarget(Target):
         if pending.get("put"):
             with contextlib.suppress(DbmlError):
                 lines = self.logs(record.name, pending["deployment"], _LOG_LINES)[0]
-        error = failed(pending["label"], record.name, self.name, pending["line"], why, lines)
+        error = failed(pending["label"], record.name, self.name, _again(pending), why, lines)
         if pending["wait"]:
             self._clean_up(record, pending)
         self._over(record, pending, error.message.splitlines()[0], lines)
@@ -526,7 +528,7 @@ class OnlineTarget(Target):
         if error:
             raise Refused(
                 f"Azure ML could not delete it: {words(error)}.",
-                remedies=[(f"%dbml endpoints {endpoint.name}", "shows what is left")],
+                remedies=[(Remedy("endpoints", endpoint.name), "shows what is left")],
             )
         if deployment is None:
             record.forget()
@@ -657,6 +659,12 @@ def _size(before: ArmResource | None, order: Order) -> tuple[str, int]:
     size = order.settings.get("instance_type") or held or managed_body.DEFAULT_SIZE
     count = order.settings.get("instance_count") or ((before or {}).get("sku") or {}).get("capacity") or 1
     return str(size), int(count)
+
+
+def _again(pending: PendingDeployment) -> str:
+    """Return the command that deploys once more; a record of an earlier version has its line alone."""
+    again = pending.get("again")
+    return pending["line"] if again is None else Remedy("deploy", *again["values"], **again["options"])
 
 
 def _body(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.endpoints import exact
 from dbml_magics.core.endpoints.params import check_params, read_params
 from dbml_magics.core.endpoints.swagger import sides
@@ -40,7 +41,7 @@ _DTYPES = {
     "datetime": "datetime64[ns]",
 }
 _WRITTEN = "dbml written as JSON"  # marks a frame whose predictions are a list, as JSON has it
-_HELP = [("%dbml help invoke", "what it takes")]
+_HELP = [(Remedy("help", "invoke"), "what it takes")]
 
 
 Restore = Callable[[Any], object]
@@ -79,7 +80,7 @@ def read(data: object, signature: Signature | None = None) -> object:
             raise BadData(
                 f"the text is not JSON: {error}; on a magic line it stands in single quotes.",
                 remedies=[
-                    ("""%dbml invoke wine '{"columns": ["a"], "data": [[1.5]]}'""", "for example"),
+                    (Remedy("invoke", "wine", '{"columns": ["a"], "data": [[1.5]]}'), "for example"),
                     *_HELP,
                 ],
             ) from None
@@ -107,7 +108,7 @@ def _from_file(path: Path, texts: Sequence[str]) -> object:
     if reader is None:
         raise BadData(
             f"{path} is no file that is known here: {', '.join(readers)} are.",
-            remedies=[("%dbml invoke NAME $data", "a DataFrame, array or list of the notebook")],
+            remedies=[(Remedy("invoke", "NAME", "$data"), "a DataFrame, array or list of the notebook")],
         )
     try:
         return reader()

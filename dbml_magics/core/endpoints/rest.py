@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis
 from dbml_magics.core.azure.arm import as_error
@@ -226,5 +227,5 @@ def refused(error: ServiceRefusal, name: str) -> DbmlError:
     """Return a refusal as an error of a command about one endpoint."""
     return Refused(
         f"Azure ML refused it for {name}: {' '.join(str(error).split())[:400]}",
-        remedies=[(f"%dbml endpoints {name}", "shows how it is")],
+        remedies=[(Remedy("endpoints", name), "shows how it is")],
     )

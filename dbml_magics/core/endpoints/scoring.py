@@ -7,6 +7,7 @@ import time
 
 import requests
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.endpoints import payload
 from dbml_magics.core.endpoints.base import Address, Say
@@ -37,7 +38,7 @@ def ask(
     began = time.monotonic()
     prepared = payload.prepare(payload.read(data, address.signature), address.signature, params)
     if prepared.rows == 0:
-        raise BadData("the data has no rows.", remedies=[("%dbml help invoke", "what it takes")])
+        raise BadData("the data has no rows.", remedies=[(Remedy("help", "invoke"), "what it takes")])
     with hosts.session() as connection:
         if address.direct:
             connection.trust_env = False  # nor has what ~/.netrc says of this machine
@@ -73,7 +74,7 @@ def _in_pieces(prepared: payload.Payload, caller: _Caller, limit: int, say: Say)
                     f"one row is too much for a request ({len(body):,} bytes of at most {limit:,})."
                     if too_much
                     else "one row takes the model longer than a request may last.",
-                    remedies=[(f"%dbml logs {caller.endpoint.name}", "what it was doing")],
+                    remedies=[(Remedy("logs", caller.endpoint.name), "what it was doing")],
                 )
             step = (last - first) // 2
         else:
@@ -170,13 +171,13 @@ class _Caller:
         except (ValueError, AttributeError, RecursionError):
             said = answer.text
         said = " ".join(str(said).split())[:400]
-        remedies = [(f"%dbml logs {self.endpoint.name}", "the server's own words")]
+        remedies = [(Remedy("logs", self.endpoint.name), "the server's own words")]
         if answer.status_code == 400:
             return BadData(f"{self.endpoint.name} refused the data: {said}", remedies=remedies)
         if answer.status_code in (401, 403):
             return NotPermitted(
                 f"{self.endpoint.name} answers {answer.status_code}: its key or token is not accepted.",
-                remedies=[(f"%dbml endpoints {self.endpoint.name}", "shows how it is asked")],
+                remedies=[(Remedy("endpoints", self.endpoint.name), "shows how it is asked")],
             )
         return self._failed(f"it answered {answer.status_code}: {said}")
 
@@ -184,7 +185,7 @@ class _Caller:
         return ScoringFailed(
             f"{self.endpoint.name} gave no predictions: {why}.",
             remedies=[
-                (f"%dbml logs {self.endpoint.name}", "the server's own words"),
-                (f"%dbml endpoints {self.endpoint.name}", "whether it is ready"),
+                (Remedy("logs", self.endpoint.name), "the server's own words"),
+                (Remedy("endpoints", self.endpoint.name), "whether it is ready"),
             ],
         )

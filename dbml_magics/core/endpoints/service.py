@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Argument, Remedy, Template
 from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered
@@ -47,7 +47,7 @@ __all__ = ["Progress", "deploy", "invoke", "listed", "logs", "named", "notes", "
 Progress = Callable[[str], None]
 """Told a line with the state and the elapsed time, a few times a second."""
 
-_HELP = ("%dbml help deploy", "what it takes")
+_HELP = (Remedy("help", "deploy"), "what it takes")
 _OPTIONS = {"instance_type": "--instance-type", "instance_count": "--instance-count", "compute": "--compute"}
 
 
@@ -111,7 +111,7 @@ def deploy(
         from dbml_magics.core import receipts
 
         say("waiting until its run is delivered")
-        receipts.require(engine, found.run_id, line.format(model))
+        receipts.require(engine, found.run_id, line(model))
     with tempfile.TemporaryDirectory(dir=_scratch(), prefix=".fetch-") as folder:
         say("fetching its files")
         files = models.fetch(engine, found, Path(folder))
@@ -126,7 +126,7 @@ def deploy(
             traffic=traffic,
             wait=wait,
             model_name=model_name,
-            line=line.format(model),
+            line=line(model),
         )
         say("checking")
         looked = [Check("name", name), *checks.of_files(files, mlmodel, cloud=to != "local")]
@@ -141,8 +141,8 @@ def deploy(
             raise DeploymentFailed(
                 f"interrupted: what was begun for {found.label} goes on by itself.",
                 remedies=[
-                    (f"%dbml endpoints {name}", "shows how far it is"),
-                    (f"%dbml undeploy {name}", "ends it"),
+                    (Remedy("endpoints", name), "shows how far it is"),
+                    (Remedy("undeploy", name), "ends it"),
                 ],
             ) from None
     endpoint = target.endpoint(name)
@@ -155,7 +155,7 @@ def deploy(
     if wait and not share and traffic is None and changed != "nothing":
         notes.append(
             f"{under} gets 0 % of the requests until its traffic is set: "
-            + said_to_reader(f"{bare.format(model)} --deployment {under} --traffic 100")
+            + said_to_reader(bare(model).but(deployment=under, traffic=100))
         )
     return DeployResult(
         endpoint=endpoint,
@@ -221,10 +221,10 @@ def invoke(
     place, endpoint = _the(engine, name, target)
     under = None if deployment is None else _under(endpoint, deployment)
     if endpoint.state in ("stopped", "empty") or endpoint.uri is None:
-        line = f"%dbml deploy MODEL --to {place.name} --name {name}"
+        line = Remedy("deploy", "MODEL", to=place.name, name=name)
         raise EndpointNotFound(
             f"endpoint {name} on {place.name} is {endpoint.state}: nothing answers there.",
-            remedies=[(f"%dbml endpoints {name}", "shows it"), (line, "serves a model there")],
+            remedies=[(Remedy("endpoints", name), "shows it"), (line, "serves a model there")],
         )
     return scoring.ask(
         endpoint, place.address(endpoint, under), data, under, params, _telling(progress, name, "")
@@ -250,14 +250,12 @@ def undeploy(
         gone = tuple(d.name for d in endpoint.deployments)
     if place.name != "local" and confirm != name:
         what = f"deployment {deployment} of endpoint" if deployment else "endpoint"
-        line = f"%dbml undeploy {name} --from {place.name}" + (
-            f" --deployment {deployment}" if deployment else ""
-        )
+        line = Remedy("undeploy", name, from_=place.name, deployment=deployment or None, confirm=name)
         held = ", ".join(f"{d.name} ({d.model})" for d in endpoint.deployments if d.name in gone)
         raise NotConfirmed(
             f"{what} {name} on {place.name} would be deleted, with {held or 'nothing in it'}; "
             "nothing is deleted.",
-            remedies=[(f"{line} --confirm {name}", "deletes it")],
+            remedies=[(line, "deletes it")],
         )
     place.remove(endpoint, deployment, _telling(progress, name, place.name))
     return UndeployResult(name, place.name, gone, whole=deployment is None)
@@ -276,15 +274,9 @@ def notes(engine: Engine | None = None) -> list[str]:
 # --- which target, which endpoint
 
 
-def _line(to: str, name: str, **options: object) -> str:
-    """Return the command with all that was given, and ``{}`` for the model."""
-    line = f"%dbml deploy {{}} --to {to} --name {name}"
-    for option, value in options.items():
-        if value is None or value is False:
-            continue
-        line += f" --{option.replace('_', '-')}"
-        line += "" if value is True else f" {shlex.quote(str(value)).replace('{', '{{').replace('}', '}}')}"
-    return line
+def _line(to: str, name: str, **options: Argument) -> Template:
+    """Return what makes the command with all that was given, of a model."""
+    return lambda model: Remedy("deploy", model, to=to, name=name, **options)
 
 
 def _target(engine: Engine | None, name: str, written: str) -> Target:
@@ -317,7 +309,7 @@ def _targets(engine: Engine | None, name: str | None) -> list[Target]:
         and "azureml" in engine.link.used
         and engine.workspaces["azureml"].kind == "azureml"
     ):
-        found += [_cloud_target(engine, each, "%dbml endpoints") for each in TARGETS if each != "local"]
+        found += [_cloud_target(engine, each, Remedy("endpoints")) for each in TARGETS if each != "local"]
     return found
 
 
@@ -344,11 +336,11 @@ def _the(engine: Engine | None, name: str, target: str | None) -> tuple[Target, 
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise EndpointNotFound(
         f"no endpoint {name!r}" + (f" on {target}." if target else ".") + hint,
-        remedies=[(f"%dbml endpoints {near[0]}", "shows that one")]
+        remedies=[(Remedy("endpoints", near[0]), "shows that one")]
         if near
         else [
-            ("%dbml endpoints", "lists what there is"),
-            (f"%dbml deploy MODEL --to local --name {name}", "makes one"),
+            (Remedy("endpoints"), "lists what there is"),
+            (Remedy("deploy", "MODEL", to="local", name=name), "makes one"),
         ],
     )
 
@@ -359,7 +351,7 @@ def _under(endpoint: Endpoint, deployment: str | None) -> str:
         if not endpoint.deployments:
             raise EndpointNotFound(
                 f"endpoint {endpoint.name} has no deployment.",
-                remedies=[(f"%dbml endpoints {endpoint.name}", "shows it")],
+                remedies=[(Remedy("endpoints", endpoint.name), "shows it")],
             )
         return max(endpoint.deployments, key=lambda d: d.traffic).name
     if endpoint.deployment(deployment) is None:
@@ -367,7 +359,7 @@ def _under(endpoint: Endpoint, deployment: str | None) -> str:
         raise EndpointNotFound(
             f"endpoint {endpoint.name} has no deployment {deployment!r}; "
             f"it has {', '.join(names) or 'none'}.",
-            remedies=[(f"%dbml endpoints {endpoint.name}", "shows them")],
+            remedies=[(Remedy("endpoints", endpoint.name), "shows them")],
         )
     return deployment
 
@@ -379,17 +371,17 @@ def _refuse_the_one_that_answers(endpoint: Endpoint, deployment: str) -> None:
         line = _again(endpoint, others[0])
         raise BadCommand(
             f"deployment {deployment} gets {share} % of the requests: give them to another one first.",
-            remedies=[(f"{line} --deployment {others[0].name} --traffic 100", "then undeploy it")],
+            remedies=[(line.but(deployment=others[0].name, traffic=100), "then undeploy it")],
         )
 
 
-def _again(endpoint: Endpoint, each: Deployment) -> str:
+def _again(endpoint: Endpoint, each: Deployment) -> Remedy:
     """Return the command that names a deployment's model as it was named."""
     label = each.model.partition(" (")[0]
     run = label.split()[1] if label.startswith("run ") else None
     there = None if each.registered is None else each.registered[0]
     same = run is None and there == azureml_model_name(label.rpartition("/")[0] or label)
-    return _line(endpoint.target, endpoint.name, model_name=None if same else there).format(run or label)
+    return _line(endpoint.target, endpoint.name, model_name=None if same else there)(run or label)
 
 
 # --- what a line asks for

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.secrecy import is_secret_option
 from dbml_magics.core.endpoints.shapes import Settings
 from dbml_magics.errors import BadCommand
@@ -133,7 +134,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> Settings:
     """Return a config file's settings. Raises BadCommand for a file that cannot be read or an unknown key."""
     file = Path(path).expanduser()
-    example = [(f"%dbml deploy wine/1 --to {target} --name wine --config deploy.yaml", "for example")]
+    example = [(Remedy("deploy", "wine/1", to=target, name="wine", config="deploy.yaml"), "for example")]
     try:
         written = file.read_text()
     except OSError as error:
@@ -191,5 +192,5 @@ def _refuse(path: str | Path, key: str, legal: Mapping[str, str], target: str) -
     remedies = [(f"{near[0]}: …", legal[near[0]])] if near else []
     raise BadCommand(
         f"--config {path}: {target} knows nothing of {shown}.{hint} It takes {', '.join(sorted(legal))}.",
-        remedies=remedies or [("%dbml help deploy", "what it takes")],
+        remedies=remedies or [(Remedy("help", "deploy"), "what it takes")],
     )

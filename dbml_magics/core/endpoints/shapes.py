@@ -120,11 +120,19 @@ class WebService(TypedDict, total=False):
 # --- what this machine remembers of endpoints in the cloud
 
 
+class Arguments(TypedDict):
+    """The arguments of a command."""
+
+    values: list[str]
+    options: dict[str, str | bool | list[str]]
+
+
 class _UnderWay(TypedDict, total=False):
     doing: str
     operation: str | None
     pause: float
     put: bool
+    again: Arguments
 
 
 class PendingDeployment(_UnderWay):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
 from dbml_magics.core.endpoints import azureml, settings
-from dbml_magics.core.endpoints.base import Address, Order, Say, Target, failed, with_option
+from dbml_magics.core.endpoints.base import Address, Order, Say, Target, failed
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, records
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused, words
@@ -157,7 +156,7 @@ class WebserviceTarget(Target):
         """Check the model's name, the cluster, and the options that this kind of service lacks."""
         azureml.check_registrable(order)
         if order.deployment is not None or order.traffic is not None:
-            bare = with_option(with_option(order.line, "--deployment", None), "--traffic", None)
+            bare = order.line.but(deployment=None, traffic=None)
             raise BadCommand(
                 f"{self.name} has one model under a name: neither --deployment nor --traffic.",
                 remedies=[(bare, "replaces the model there"), (_instead(order), "has both")],
@@ -174,7 +173,7 @@ class WebserviceTarget(Target):
         if not cluster:
             raise BadCommand(
                 "aks deploys to a cluster that is attached to the workspace: --compute names it.",
-                remedies=[(f"{order.line} --compute CLUSTER", "for example")],
+                remedies=[(order.line.but(compute="CLUSTER"), "for example")],
             )
         try:
             found = self.rest.arm(
@@ -200,7 +199,7 @@ class WebserviceTarget(Target):
         if before is not None and str(before.get("computeType")).lower() != self.name:
             raise BadCommand(
                 f"{order.name} is a web service on {before.get('computeType')} already.",
-                remedies=[(with_option(order.line, "--name", f"{order.name}-2"), "another name")],
+                remedies=[(order.line.but(name=f"{order.name}-2"), "another name")],
             )
         if self.name not in _said:
             _said.add(self.name)
@@ -401,8 +400,7 @@ def _instead(order: Order) -> str:
     """Return the line that does the same at a managed endpoint, whose config files have other keys."""
     from dbml_magics.common.hints import say
 
-    line = with_option(with_option(order.line, "--config", None), "--compute", None)
-    return say(re.sub(r" --to a(?:ci|ks)(?= |$)", " --to online", line))
+    return say(order.line.but(config=None, compute=None, to="online"))
 
 
 def _model_of(shown: WebService) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dbml_magics.common.disks import private_folder
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.outbox import fallback
 from dbml_magics.core.outbox.tables import FORMAT, TABLES, fill, open_at, readable_rows
@@ -191,7 +192,7 @@ class StateFile:
     def _damaged(self, error: Exception) -> JournalDamaged:
         return JournalDamaged(
             f"the link's state file {self.path} cannot be read ({error}).",
-            remedies=[("%dbml link --local", "begin a new link; move that folder away first")],
+            remedies=[(Remedy("link", local=True), "begin a new link; move that folder away first")],
         )
 
     def mend(self) -> Path:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact, read_as
@@ -55,7 +55,7 @@ def _engine_behind(artifact_uri: str, tracking_uri: str | None) -> Engine:
     if engine is None:
         raise MlflowException(
             f"{artifact_uri} belongs to a link that this process does not have; link again "
-            f"({say('%dbml link --again')}) or read the files at the workspace itself",
+            f"({say(Remedy('link', again=True))}) or read the files at the workspace itself",
             INVALID_PARAMETER_VALUE,
         )
     return engine

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.abstract_store import AbstractStore
 
 from dbml_magics.common.config import identity_budget_seconds
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import Unavailable
 
@@ -122,5 +122,5 @@ def _say_unanswered(engine: Engine, role: str, what: str) -> None:
             "dbml_magics: %s: the %s is kept and goes there later; if it is refused then, %s says so",
             why,
             what,
-            say("%dbml status"),
+            say(Remedy("status")),
         )

@@ -26,7 +26,7 @@ from mlflow.store.model_registry import (
 )
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.mlflow_private import validate_model_version, with_fields
@@ -235,7 +235,7 @@ class AwayReads:
             said = f"neither {self.first} nor {' nor '.join(others)} answers: {reason}"
         else:
             said = f"{self.first} does not answer: {reason}"
-        shown = f"{said}; {say('%dbml status')} shows what waits"
+        shown = f"{said}; {say(Remedy('status'))} shows what waits"
         return Unavailable(reason, sent=False, denied=line.denied, shown=shown)
 
     @staticmethod

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.foreign_text import one_line
+from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.rates import backfill
 from dbml_magics.core.reconcile import repair as repairing
@@ -47,7 +48,10 @@ def moment(written: str | int | datetime | None) -> int | None:
     except ValueError:
         raise BadCommand(
             f"--since wants a date or how long ago, not {written!r}.",
-            remedies=["%dbml sync --verify --since 2026-11-01", "%dbml sync --verify --since 7d"],
+            remedies=[
+                Remedy("sync", verify=True, since="2026-11-01"),
+                Remedy("sync", verify=True, since="7d"),
+            ],
         ) from None
 
 
@@ -64,7 +68,7 @@ def verify(
     progress: Progress,
 ) -> VerifyResult:
     """Compare the workspaces once pending writes are delivered."""
-    scope = _scope(engine, experiment, run, everything, since, last, "--verify")
+    scope = _scope(engine, experiment, run, everything, since, last, Remedy("sync", verify=True))
     with _in_words(engine), backfill():
         _let_arrive(engine, timeout)
         options = _options(experiment, run, everything, since)
@@ -87,21 +91,21 @@ def repair(
     progress: Progress,
 ) -> RepairResult:
     """Repair one workspace from the other once pending writes are delivered."""
-    scope = _scope(engine, experiment, run, everything, since, last, "--repair")
+    scope = _scope(engine, experiment, run, everything, since, last, Remedy("sync", repair=True))
     if source is not None and source not in engine.link.tracked:
         raise BadCommand(
             f"--from takes one of the link's workspaces, {' or '.join(engine.link.tracked)}, not {source!r}.",
-            remedies=["%dbml sync --repair --from azureml"],
+            remedies=[Remedy("sync", repair=True, from_="azureml")],
         )
     with _in_words(engine), backfill():
         _let_arrive(engine, timeout)
         if prune and not confirm:
-            options = _options(experiment, run, everything, since)
-            prune = _refuse_unconfirmed(engine, scope, source, deep, options)
+            command = Remedy("sync", repair=True, **_options(experiment, run, everything, since))
+            prune = _refuse_unconfirmed(engine, scope, source, deep, command)
         return repairing.repair(engine, scope, source=source, prune=prune, deep=deep, progress=progress)
 
 
-def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: bool, options: str) -> bool:
+def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: bool, repair: Remedy) -> bool:
     """Return False where there is nothing to delete: that needs no confirming. Raises NotConfirmed."""
     target, going = repairing.deletions(engine, scope, source=source, deep=deep)
     if not going:
@@ -111,13 +115,12 @@ def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: 
     if len(lines) > _SHOWN:
         kinds = Counter(d.kind for d in going[_SHOWN:])
         shown.append("  and " + ", ".join(count(n, kind) for kind, n in kinds.items()) + " more")
-    back = f" --from {source}" if source else ""
-    words = f"{options}{back}{' --deep' if deep else ''}"
+    repair = repair.but(from_=source or None, deep=deep)
     raise NotConfirmed(
         "\n".join([f"--prune deletes in {target}, and only this:", *shown]),
         remedies=[
-            (f"%dbml sync --repair{words} --prune --confirm", "deletes it"),
-            (f"%dbml sync --repair{words}", "repairs the rest"),
+            (repair.but(prune=True, confirm=True), "deletes it"),
+            (repair, "repairs the rest"),
         ],
     )
 
@@ -138,28 +141,23 @@ def _scope(
     everything: bool,
     since: str | int | datetime | None,
     last: str | None,
-    what: str,
+    command: Remedy,
 ) -> Scope:
     if sum((experiment is not None, run is not None, everything)) > 1:
         raise BadCommand(
             "--experiment, --run and --all each choose the runs; give one of them.",
-            remedies=[f"%dbml sync {what} --all"],
+            remedies=[command.but(all=True)],
         )
     if run is not None:
-        run = runs.resolve(engine, run, last, command=f"%dbml sync {what} --run {{}}")
+        run = runs.resolve(engine, run, last, lambda found: command.but(run=found))
     return Scope(experiment, run, everything, moment(since))
 
 
 def _options(
     experiment: str | None, run: str | None, everything: bool, since: str | int | datetime | None
-) -> str:
-    parts = [
-        f"--experiment {experiment!r}" if experiment else "",
-        f"--run {run}" if run else "",
-        "--all" if everything else "",
-        f"--since {since}" if since is not None else "",
-    ]
-    return "".join(f" {part}" for part in parts if part)
+) -> dict[str, Argument]:
+    moment = None if since is None else str(since)
+    return {"experiment": experiment or None, "run": run or None, "all": everything, "since": moment}
 
 
 def _let_arrive(engine: Engine, timeout: float | None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from functools import partial
 
 from mlflow.entities import Experiment
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.reconcile.compare import Comparer
@@ -109,14 +108,14 @@ def lost_differences(survey: Survey, comparer: Comparer) -> Iterator[tuple[Exper
 
 def contested(role: str, name: str) -> str:
     """Return why nothing is put into an experiment of the name of one that a workspace lost."""
-    word = say(f"%dbml experiment {shlex.quote(name)}")
+    word = say(Remedy("experiment", name))
     return f"{role} has another experiment {name!r} than it had: {word} says that it is yours"
 
 
 def back(role: str, name: str, other: str) -> str:
     """Return why an experiment that a workspace lost is not repaired, and the user's options."""
-    scope = f"--experiment {shlex.quote(name)}"
+    repair = say(Remedy("sync", repair=True, experiment=name, from_=other))
     return (
         f"{role} had it and has it no more, so nothing is done to the one in {other}: "
-        f"{say(f'%dbml sync --repair {scope} --from {other}')} makes it in {role} again, with its runs"
+        f"{repair} makes it in {role} again, with its runs"
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.reconcile.experiment_repairer import ExperimentRepairer
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
 from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
@@ -90,7 +91,7 @@ def _alone(engine: Engine) -> Iterator[None]:
         except OSError as error:
             raise BadCommand(
                 "another process repairs this link just now.",
-                remedies=[("%dbml sync --verify", "shows what differs, and may run beside it")],
+                remedies=[(Remedy("sync", verify=True), "shows what differs, and may run beside it")],
             ) from error
         yield
     finally:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from mlflow.entities import Run, RunStatus
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.attached import Attached
 from dbml_magics.core.destinations.errors import Unavailable
@@ -176,7 +176,7 @@ class Repairer(Repairing):
         source, target = self.source.role, self.target.role
         if pair.first is not None and pair.second is not None:
             return Fix("the id of the run means another one by now in one of the two: neither is changed")
-        command = say(f"%dbml sync --repair --run {pair.key} --from {target}")
+        command = say(Remedy("sync", repair=True, run=pair.key, from_=target))
         return Fix(f"{source} had it and has it no more, so it stays in {target}: {command} copies it back")
 
     def _lone(self, run: Run | None, why: str) -> Fix:

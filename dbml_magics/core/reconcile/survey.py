@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import runs
 from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG
@@ -55,7 +56,7 @@ class Survey:
         if len(engine.link.tracked) < 2:
             raise BadCommand(
                 f"runs are tracked to {engine.link.primary} alone: there is nothing to compare them with.",
-                remedies=[("%dbml link --again --track both", "track to both workspaces")],
+                remedies=[(Remedy("link", again=True, track="both"), "track to both workspaces")],
             )
         first, second = engine.link.tracked
         self.engine = engine
@@ -123,7 +124,7 @@ class Survey:
                 if not chosen:
                     raise ExperimentNotFound(
                         f"no experiment {wanted!r} in {self.first.role} or {self.second.role}.",
-                        remedies=[("%dbml sync --verify --all", "compares every experiment")],
+                        remedies=[(Remedy("sync", verify=True, all=True), "compares every experiment")],
                     )
                 found = chosen
             self._experiments = found
@@ -171,12 +172,14 @@ class Survey:
 
     def _one_run(self) -> Iterator[RunPair]:
         assert self.scope.run is not None
-        key = runs.resolve(self.engine, self.scope.run, None, command="%dbml sync --verify --run {}")
+        key = runs.resolve(
+            self.engine, self.scope.run, None, lambda run: Remedy("sync", verify=True, run=run)
+        )
         pair = self.pair(key)
         if pair.first is None and pair.second is None:
             raise RunNotFound(
                 f"run {key[:8]} is in neither workspace.",
-                remedies=[("%dbml runs", "lists the runs with their ids")],
+                remedies=[(Remedy("runs"), "lists the runs with their ids")],
             )
         yield pair
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
+from dbml_magics.common.hints import Argument
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
 from dbml_magics.core.reconcile.pairs import RunPair
@@ -25,7 +26,12 @@ A = TypeVar("A")
 
 
 def verify(
-    engine: Engine, scope: Scope, *, deep: bool = False, progress: Progress | None = None, options: str = ""
+    engine: Engine,
+    scope: Scope,
+    *,
+    deep: bool = False,
+    progress: Progress | None = None,
+    options: Mapping[str, Argument] | None = None,
 ) -> VerifyResult:
     """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Unavailable."""
     began = time.monotonic()
@@ -70,7 +76,7 @@ def verify(
         least=survey.least(survey.seen, looked_at, comparer.files, comparer.histories),
         seconds=time.monotonic() - began,
         deep=deep,
-        scope=options,
+        scope=options or {},
     )
 
 

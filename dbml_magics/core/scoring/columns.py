@@ -9,13 +9,14 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.core.scoring.types import fits, of_spec, simple
 from dbml_magics.errors import BadCommand, BadData
 
 __all__ = ["Kinds", "Match", "check_output", "match"]
 
-_HELP = ("%dbml help score", "what it takes")
+_HELP = (Remedy("help", "score"), "what it takes")
 
 
 Kinds: TypeAlias = Mapping[str, "pa.DataType | None"]

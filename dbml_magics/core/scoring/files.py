@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.config import data_home
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
@@ -23,12 +24,15 @@ from dbml_magics.errors import NoModel
 
 __all__ = ["fetched", "find", "loaded"]
 
-_LINE = "%dbml score {} --input $frame"
 _FOREIGN = re.compile(r"(?!models:|runs:)[a-z][a-z0-9+.-]*:/")
 
 _lock = threading.Lock()
 _folders: dict[str, Path] = {}
 _models: dict[Path, batches.Model] = {}
+
+
+def _score(model: str) -> Remedy:
+    return Remedy("score", model, input="$frame")
 
 
 def find(engine: Engine, given: str, last: str | None) -> Found:
@@ -39,7 +43,7 @@ def find(engine: Engine, given: str, last: str | None) -> Found:
     ):
         place = bare if _FOREIGN.match(bare) else str(Path(bare).expanduser().absolute())
         return Found(label=bare, uri=place, identity=place)
-    return models.find(engine, given, last, explicit=False, line=_LINE)
+    return models.find(engine, given, last, explicit=False, line=_score)
 
 
 def fetched(engine: Engine, found: Found) -> Path:
@@ -66,7 +70,7 @@ def _foreign(found: Found, folder: Path) -> Path:
             said = f"{type(error).__name__}: {said}"
         raise NoModel(
             f"the model at {found.label} cannot be read: {said}",
-            remedies=[("%dbml models", "lists what is registered")],
+            remedies=[(Remedy("models"), "lists what is registered")],
         ) from error
 
 

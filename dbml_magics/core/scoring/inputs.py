@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.scoring.columns import Kinds
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.core.scoring.types import to_spark
@@ -31,7 +32,7 @@ FORMATS = {
     ".delta": "delta",
     ".orc": "orc",
 }
-_HELP = ("%dbml help score", "what it takes")
+_HELP = (Remedy("help", "score"), "what it takes")
 _QUOTED = re.compile(r"(\w+|`(?:[^`]|``)+`)(\.(\w+|`(?:[^`]|``)+`))*\.`(?:[^`]|``)+`|`(?:[^`]|``)+`")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/")
 

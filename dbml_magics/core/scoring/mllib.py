@@ -7,6 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel
 from dbml_magics.core.scoring.columns import match
 from dbml_magics.core.scoring.spark import first_line, is_connect
@@ -89,7 +90,7 @@ def scored(
     except Exception as error:
         raise BadData(
             f"the model cannot take this data: {first_line(error)}.",
-            remedies=[("%dbml help score", "what it takes")],
+            remedies=[(Remedy("help", "score"), "what it takes")],
         ) from error
     return new, new.schema[column].dataType.simpleString(), notes
 

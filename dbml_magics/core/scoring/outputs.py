@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.scoring.inputs import format_of, is_path, located
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.errors import BadCommand, ScoringFailed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "checkpoint_of", "make_target", "start_stream", "write", "write_here"]
 
-_HELP = ("%dbml help score", "what it takes")
+_HELP = (Remedy("help", "score"), "what it takes")
 _PART = r"(?:`(?:[^`]|``)+`|[^\W\d][\w-]*)"
 _TABLE = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
 _TAKEN = ("PATH_ALREADY_EXISTS", "LOCATION_ALREADY_EXISTS")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dbml_magics.common.config import score_here_rows
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel, Params
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
@@ -41,7 +42,7 @@ __all__ = ["Progress", "score"]
 
 Progress = Callable[[str], None]
 
-_HELP = ("%dbml help score", "what it takes")
+_HELP = (Remedy("help", "score"), "what it takes")
 _ROW = "__dbml_row"
 
 
@@ -580,7 +581,7 @@ def _failed(order: _Order, error: BaseException) -> DbmlError:
     said = str(error)
     if MARK in said:
         cause = said.partition(MARK)[2].strip().splitlines()[0].strip()
-        remedies = [_HELP]
+        remedies: list[tuple[str, str]] = [_HELP]
         whole = ("refuses every row", "cannot be loaded", "takes no params")  # not about some rows
         if not order.skip and not any(words in cause for words in whole):
             remedies = [("--on-error null", "gives null to the rows that the model refuses")]

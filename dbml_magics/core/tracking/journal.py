@@ -37,6 +37,7 @@ from urllib.parse import quote, unquote
 
 from dbml_magics.common.config import spool_limit_bytes
 from dbml_magics.common.disks import is_own, make_own, private_folder
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.model.operations import (
@@ -175,7 +176,7 @@ def _not_written(error: OSError, folder: Path) -> JournalError:
     if error.errno in _FULL:
         return JournalFull(
             f"the disk of the journal ({folder}) is full.",
-            remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+            remedies=[(Remedy("sync"), "deliver what waits, which frees its space")],
         )
     return JournalError(
         f"the journal ({folder}) cannot be written ({error.strerror}).",
@@ -554,7 +555,7 @@ class Journal:
             raise JournalFull(
                 f"the spool for artifacts holds {(self._spool_used or 0) / 1e9:.1f} GB, its limit "
                 f"(DBML_SPOOL_LIMIT) is {spool_limit_bytes() / 1e9:.1f} GB.",
-                remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+                remedies=[(Remedy("sync"), "deliver what waits, which frees its space")],
             )
         name = f"{time.time_ns():x}-{os.getpid()}-{secrets.token_hex(4)}"
         size = self._copy_somewhere(source, name)
@@ -591,7 +592,7 @@ class Journal:
         if failure.errno in _FULL:
             raise JournalFull(
                 f"the disk of the artifact spool ({self.spool_root}) is full.",
-                remedies=[("%dbml sync", "deliver what waits, which frees its space")],
+                remedies=[(Remedy("sync"), "deliver what waits, which frees its space")],
             ) from failure
         raise failure
 

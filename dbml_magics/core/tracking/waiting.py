@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from dbml_magics.common.config import SEARCH_WAIT_S
-from dbml_magics.common.hints import say
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
@@ -130,7 +130,7 @@ class Waiting:
                 what,
                 f"{count:,}",
                 role,
-                say("%dbml sync"),
+                say(Remedy("sync")),
             )
 
     def warns_once(self, what: str) -> bool:

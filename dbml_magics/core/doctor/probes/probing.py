@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.core.destinations.kinds import is_remote
 from dbml_magics.core.doctor.probes import behaviour, sizes
 from dbml_magics.core.doctor.probes.sandbox import NotMeasured, Probe, Sandbox
@@ -37,7 +38,7 @@ def probe(engine: Engine, folder: str, *, progress: Progress | None = None) -> P
     if not remote:
         raise BadCommand(
             "the workspaces of this link are on this machine: there is no service to measure.",
-            remedies=[("%dbml doctor", "looks at this machine")],
+            remedies=[(Remedy("doctor"), "looks at this machine")],
         )
     rows: list[Probed] = []
     left: list[str] = []
