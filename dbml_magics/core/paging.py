@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
@@ -14,6 +14,8 @@ from dbml_magics.core.destinations.errors import EndlessListing
 
 if TYPE_CHECKING:
     from mlflow.store.entities.paged_list import PagedList
+
+T = TypeVar("T", bound=Hashable)
 
 _EMPTY_PAGES = 200
 """Pages without an entry that may follow each other: a service that filters after it pages sends some."""
@@ -24,11 +26,11 @@ class Pages:
     """What one listing has given so far."""
 
     def __init__(self) -> None:
-        self._tokens: set[str] = set()
+        self._tokens: set[Hashable] = set()
         self._empty = 0
         self._before: list[str] = []
 
-    def follow(self, token: str | None, page: Iterable[object]) -> str | None:
+    def follow(self, token: T | None, page: Iterable[object]) -> T | None:
         """Return the token of the page after ``page``, or None. Raises EndlessListing.
 
         A listing goes round where its token has been seen, where a page is the one before once more under
