@@ -30,6 +30,9 @@ TYPED = [
     "tests.browser",
     "tests.conformance",
     "tests.simulation",
+    "tests.azure",
+    "tests.clouds",
+    "tests.databricks",
 ]
 FULL = {
     "histories": ["pytest", "tests/core/test_histories.py", "tests/core/test_edited_histories.py"],

@@ -131,7 +131,7 @@ def test_what_a_service_learned_is_used_from_the_next_link_on_and_kept_models_st
         assert [o.model_id for o in mlflow.get_run(before.info.run_id).outputs.model_outputs] == [
             kept.model_id
         ]
-        names = (kept.model_uri, f"runs:/{before.info.run_id}/kept", "models:/learned/1")
+        names: tuple[str, ...] = (kept.model_uri, f"runs:/{before.info.run_id}/kept", "models:/learned/1")
         names += (native.model_uri, f"runs:/{after.info.run_id}/native", "models:/learned/2")
         for uri in names:
             assert predicted(uri) == [6.0]

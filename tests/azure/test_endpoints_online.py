@@ -516,7 +516,7 @@ def test_an_update_keeps_what_a_section_does_not_name() -> None:
             "environment_variables": {"B": 3},
         }
     )
-    found = managed_body.merged(before, wanted)
+    found: Any = managed_body.merged(before, wanted)
     assert found["requestSettings"] == {"requestTimeout": "PT5S", "maxQueueWait": "PT0.4S"}
     assert found["scaleSettings"] == {"scaleType": "TargetUtilization", "minInstances": 1, "maxInstances": 5}
     assert found["dataCollector"]["collections"] == {

@@ -14,6 +14,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
+from dbml_magics.core.destinations.kinds import is_azureml
 from dbml_magics.core.endpoints import remembered, webservices
 from dbml_magics.errors import BadCommand, DeploymentFailed, EndpointNotFound, NotConfirmed, NotDeployable
 from tests.azure.serving import X
@@ -130,7 +131,8 @@ def test_a_killed_kernels_service_is_shown_until_nothing_can_come_of_it(
     found: Any = dbml.endpoints("orphan-aci")
     assert found.state in ("creating", "ready")
     assert "endpoint orphan-aci (aci)" in sessions.current().status().text(), "asking has not forgotten it"
-    assert "orphan-aci" in [each.name for each in dbml.endpoints()]
+    every: Any = dbml.endpoints()
+    assert "orphan-aci" in [each.name for each in every]
     if "orphan-aci" in signed_in.endpoints()["services"]:
         return  # the client was quicker than its end
     monkeypatch.setattr(webservices, "_GRACE_S", 0.0)
@@ -147,8 +149,9 @@ def test_a_killed_kernels_service_is_shown_until_nothing_can_come_of_it(
 
 
 def test_what_is_only_begun_can_be_undeployed(wine: list[Any], signed_in: AzureStandIn) -> None:
-    engine = sessions.current().engine("the test")
-    record = remembered.Record(engine.workspaces["azureml"].id.path, "aci", "begun-aci")
+    workspace = sessions.current().engine("the test").workspaces["azureml"]
+    assert is_azureml(workspace)
+    record = remembered.Record(workspace.id.path, "aci", "begun-aci")
     record.write(began=time.time())
     with pytest.raises(EndpointNotFound, match="begun-aci on aci is creating"):
         dbml.invoke("begun-aci", X)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import filecmp
+import importlib
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -21,6 +21,7 @@ from tests.infra.wait import eventually
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_SECRET
 
+psutil = importlib.import_module("psutil")  # which comes without types
 ML = "Microsoft.MachineLearningServices"
 
 
@@ -237,6 +238,7 @@ def test_behind_a_storage_firewall_the_rest_of_the_run_passes_at_once_and_the_fi
         assert there.data.metrics == {"loss": 2.0}
         assert time.monotonic() - began < 8, "metrics and params pass, as status says"
         said = eventually(lambda: _with(str(link.status()), "firewall"), "status says why the file does not")
+        assert said is not None
         assert "1 file" in said
         assert not link.status().destinations[0].dead
     dbml.sync(timeout=60)

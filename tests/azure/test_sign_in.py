@@ -29,7 +29,8 @@ from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.errors import BadLink, DbmlError, NotPermitted
 from tests.standins.azure import AzureStandIn
-from tests.standins.azure.login import CLIENT_ID, CLIENT_SECRET, TENANT
+from tests.standins.azure.login import CLIENT_ID, CLIENT_SECRET
+from tests.standins.azure.state import TENANT
 
 PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -88,11 +89,13 @@ def test_trainings_and_deliverers_that_are_killed_lose_and_double_nothing(
         before = azure.proxy.count(method="POST|PUT|PATCH", path="/mlflow/|/history/")
         wanted = before + chance.randrange(1, 5)
         process = child(SYNC)
+
+        def is_under_way(wanted: int = wanted, process: subprocess.Popen[str] = process) -> bool:
+            written = azure.proxy.count(method="POST|PUT|PATCH", path="/mlflow/|/history/")
+            return written >= wanted or process.poll() is not None
+
         eventually(
-            lambda n=wanted, p=process: (
-                azure.proxy.count(method="POST|PUT|PATCH", path="/mlflow/|/history/") >= n
-                or p.poll() is not None
-            ),
+            is_under_way,
             "the delivery is under way",
         )
         process.send_signal(signal.SIGKILL)
@@ -211,7 +214,7 @@ def test_another_process_finds_and_loads_the_models_that_azure_ml_has_no_word_fo
         other.mkdir()
         told["DBML_HOME"] = str(other)
     code = OTHERS.replace("sys.argv[1]", repr(experiment_name))
-    found = json.loads(finish(child(code, **told)).splitlines()[-1])
+    found = json.loads(finish(child(code, cwd=None, **told)).splitlines()[-1])
     assert found["found"] == ["tree-3"], "searched by a param, here"
     assert found["all"] == found["got"] == ["tree-3", "tree-4"]
     assert found["params"] == {"tree-3": {"depth": "3"}, "tree-4": {"depth": "4"}}

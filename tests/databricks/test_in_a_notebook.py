@@ -45,7 +45,7 @@ for cell in {cells.split(chr(10) * 2)!r}:
     shell.run_cell(cell).raise_error()
 print(json.dumps(shell.user_ns["told"]))
 """
-    found: dict[str, Any] = json.loads(finish(child(code, **notebook), 240).splitlines()[-1])
+    found: dict[str, Any] = json.loads(finish(child(code, cwd=None, **notebook), 240).splitlines()[-1])
     return found
 
 

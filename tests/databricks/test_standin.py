@@ -44,7 +44,7 @@ def test_mlflow_keeps_runs_files_and_models_there(
     mlflow.set_registry_uri("databricks-uc")
     mlflow.set_experiment(f"/Users/{ADA}/{experiment_name}")
 
-    class Doubles(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+    class Doubles(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         def predict(self, context, model_input):  # type: ignore[no-untyped-def]
             return model_input * 2
 
