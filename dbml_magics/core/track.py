@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.entities import Experiment, Run
@@ -26,7 +26,7 @@ from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.model.operations import decode
+from dbml_magics.core.model.operations import RunFacts, decode
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.source import masked_text
@@ -152,7 +152,7 @@ class Track:
         summary = _sum_up(self._engine, self.run_id, own, self._seconds, notes)
         return replace(summary, beside=tuple(name for run, name in names.items() if run not in nested))
 
-    def _begun_meanwhile(self) -> dict[str, dict[str, Any]]:
+    def _begun_meanwhile(self) -> dict[str, RunFacts]:
         """Return what is known of the other runs that this process has begun since, the oldest first."""
         began = [] if self._first is None else self._engine.own_runs.begun[self._first :]
         return {run: self._engine.state.run(run) or {} for run in began}

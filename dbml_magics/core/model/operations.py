@@ -44,6 +44,21 @@ class StoredFile(_Sized, total=False):
     spool: str
 
 
+class RunFacts(TypedDict, total=False):
+    """What this machine notes of a run that was begun or resumed here, under the ids that the user knows."""
+
+    experiment: str
+    user: str
+    start: int
+    name: str
+    parent: str | None
+    provisional: bool
+    """The primary was away when it began: it has another id there."""
+    ended: bool
+    others: bool
+    """Another process began it, and ends it."""
+
+
 class ModelFacts(TypedDict, total=False):
     """What a logged model is created with, under the ids that the user knows."""
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dbml_magics.common.redaction import redacted
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.operations import ModelFacts, RunFacts
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations
@@ -295,16 +295,16 @@ class State(StateFile):
 
     # --- runs and models known on this machine
 
-    def remember_run(self, visible: str, info: dict[str, Any]) -> None:
+    def remember_run(self, visible: str, info: RunFacts) -> None:
         """Remember a run that was begun or taken up through this link."""
         self.execute("INSERT OR REPLACE INTO runs VALUES (?,?,?)", visible, time.time(), json.dumps(info))
 
-    def run(self, visible: str) -> dict[str, Any] | None:
+    def run(self, visible: str) -> RunFacts | None:
         """Return what is known of a run."""
         row = self.one("SELECT info FROM runs WHERE visible=?", visible)
-        return None if row is None else dict(json.loads(row[0]))
+        return None if row is None else json.loads(row[0])
 
-    def recent_runs(self, limit: int = 200) -> list[tuple[str, dict[str, Any]]]:
+    def recent_runs(self, limit: int = 200) -> list[tuple[str, RunFacts]]:
         """Return (id, info) of the newest runs."""
         rows = self.rows("SELECT visible, info FROM runs ORDER BY at DESC LIMIT ?", limit)
         return [(v, json.loads(i)) for v, i in rows]
@@ -323,7 +323,7 @@ class State(StateFile):
         known = self.model(visible)
         return known[1] or None if known else None
 
-    def models_of(self, queue: str) -> list[tuple[str, dict[str, Any]]]:
+    def models_of(self, queue: str) -> list[tuple[str, ModelFacts]]:
         """Return (id, info) of the logged models that a run made."""
         rows = self.rows("SELECT visible, info FROM models WHERE queue=?", queue)
         return [(v, json.loads(i)) for v, i in rows]
@@ -333,6 +333,6 @@ class State(StateFile):
         found = self.rows("SELECT info FROM models WHERE queue = ?", queue)
         return {str(json.loads(info).get("experiment")) for (info,) in found}
 
-    def models(self) -> list[tuple[str, str, dict[str, Any]]]:
+    def models(self) -> list[tuple[str, str, ModelFacts]]:
         """Return (id, queue, info) of all logged models known on this machine."""
         return [(v, q, json.loads(i)) for v, q, i in self.rows("SELECT visible, queue, info FROM models")]

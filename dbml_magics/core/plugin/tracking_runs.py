@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from mlflow.entities import Run, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
@@ -19,7 +18,7 @@ from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import validate_tag
-from dbml_magics.core.model.operations import DeleteRun, RestoreRun, UpdateRun
+from dbml_magics.core.model.operations import DeleteRun, RestoreRun, RunFacts, UpdateRun
 from dbml_magics.core.model.sendable import refuse_bad_text, required, whole_number
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.plugin.asked import ask_primary, is_run_on_its_way, store_of
@@ -115,7 +114,7 @@ class RunMethods(MethodFamily):
             self.engine.own_runs.note_ended(run_id, status in TERMINAL)
         return run
 
-    def _is_joined(self, run_id: str, known: dict[str, Any]) -> bool:
+    def _is_joined(self, run_id: str, known: RunFacts) -> bool:
         """Tell whether MLFLOW_RUN_ID names a run that another process ends; decided once, on joining it."""
         if run_id != job_run.JOB_RUN:
             return False

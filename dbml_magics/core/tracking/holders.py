@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dbml_magics.core.model.operations import RunFacts
     from dbml_magics.core.tracking.journal import Journal
 
 __all__ = ["is_anothers", "is_held"]
@@ -16,7 +16,7 @@ def is_held(journal: Journal, run_id: str) -> bool:
     return any(journal.is_own(file) or not journal.is_left(run_id, file) for file in journal.files(run_id))
 
 
-def is_anothers(journal: Journal, run_id: str, known: Mapping[str, Any] | None) -> bool:
+def is_anothers(journal: Journal, run_id: str, known: RunFacts | None) -> bool:
     """Tell whether a run that this process is to join is another's to end: a job's, or a living process's.
 
     ``known`` is what the link knows of it. Who resumes one whose process is gone ends it.
