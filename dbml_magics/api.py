@@ -18,9 +18,9 @@ from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
     from dbml_magics.core.interrupts import Guard
+    from dbml_magics.core.runtime.engine import Engine
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
-    from dbml_magics.core.tracking.engine import Engine
     from dbml_magics.results.cleanup import CleanupResult
     from dbml_magics.results.compare import CompareResult
     from dbml_magics.results.delivery import DeadLetters, DiscardResult, Receipt, RetryResult, SyncResult

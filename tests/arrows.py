@@ -113,7 +113,7 @@ def drawn() -> str:
 
 
 def _part(module: str) -> str:
-    """Return a module's package below the layers: ``core/tracking``, or the module itself."""
+    """Return a module's package below the layers: ``core/runtime``, or the module itself."""
     words = module.split(".")[1:] or ["__init__"]
     return "/".join(words[:2] if words[0] in ("core", "common", "notebook") else words[:1])
 

@@ -42,7 +42,7 @@ def test_no_writer_reaches_the_engine() -> None:
     writers = {name for name in arrows() if name.startswith(WRITERS)}
     assert writers
     reached = {(name, other) for name in writers for other in reached_from(name)}
-    assert not {pair for pair in reached if pair[1] == "dbml_magics.core.tracking.engine"}
+    assert not {pair for pair in reached if pair[1] == "dbml_magics.core.runtime.engine"}
 
 
 def test_the_keys_of_the_state_belong_to_the_outbox() -> None:
@@ -65,7 +65,7 @@ def test_the_model_imports_nothing_of_the_core() -> None:
 
 def test_what_journals_and_delivers_imports_nothing_of_the_plugin() -> None:
     """MLflow calls the plugin, the plugin calls the engine; the engine finds files as MLflow does."""
-    plugin, rooms = "dbml_magics.core.plugin", ("model", "outbox", "destinations", "delivery", "tracking")
+    plugin, rooms = "dbml_magics.core.plugin", ("model", "outbox", "destinations", "delivery", "runtime")
     found = {
         (name, other)
         for name, others in arrows().items()

@@ -40,7 +40,7 @@ from dbml_magics.commands import parser
 from dbml_magics.results import charts, cleanup, compare, delivery, doctor, endpoints, live, scoring
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.core import link as links
-from dbml_magics.core.tracking.journal import Journal
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
 
 for command in (*COMMANDS.values(), TRACK):

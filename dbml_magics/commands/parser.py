@@ -23,8 +23,6 @@ from dbml_magics.common.secrecy import refusal, refuse_secrets, resembles_secret
 from dbml_magics.errors import BadCommand, UndefinedVariable
 
 if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
-
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
@@ -460,7 +458,7 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise _Misread(message or str(status))
 
-    def print_help(self, file: SupportsWrite[str] | None = None) -> NoReturn:  # noqa: ARG002 - argparse's own
+    def print_help(self, file: object = None) -> NoReturn:  # noqa: ARG002 - argparse's own
         raise HelpRequested(self.format_help())
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:

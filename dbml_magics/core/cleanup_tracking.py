@@ -24,8 +24,8 @@ from dbml_magics.results.cleanup import CleanupItem
 from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
+    from dbml_magics.core.runtime.engine import Engine
     from dbml_magics.core.session import Session
-    from dbml_magics.core.tracking.engine import Engine
 
 __all__ = ["plan"]
 

@@ -14,8 +14,8 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.view import clamp
+from dbml_magics.core.run_view import clamp
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
 from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.runs import RunRow

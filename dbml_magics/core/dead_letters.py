@@ -21,8 +21,8 @@ from dbml_magics.core.model.operations import (
     read_as,
 )
 from dbml_magics.core.model.queues import HELD_QUEUE, registration_queue
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.journal import copy_of
+from dbml_magics.core.outbox.journal import copy_of
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult
 from dbml_magics.results.text import count

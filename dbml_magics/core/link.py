@@ -690,8 +690,8 @@ def remembered_hint(folder: str) -> str | None:
 
 def waiting_by_role(link: Link) -> dict[str, int]:
     """Return how many writes wait for each workspace, from the files alone."""
+    from dbml_magics.core.outbox.journal import Journal
     from dbml_magics.core.outbox.state import State
-    from dbml_magics.core.tracking.journal import Journal
 
     if not (link.home / "state.db").exists():
         return {}
@@ -746,7 +746,7 @@ def undelivered(but: Link | None, folder: str | None = None) -> list[tuple[Link,
 
 def _is_written(link: Link) -> bool:
     """Tell whether a live process has a file of the link's journal open: it delivers what is in it."""
-    from dbml_magics.core.tracking.journal import Journal
+    from dbml_magics.core.outbox.journal import Journal
 
     journal = Journal(link.home, link.spares)
     return any(not journal.is_left(q, file) for q in journal.queues() for file in journal.files(q))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dbml_magics.core.tracking.ids import names_nothing_yet
+from dbml_magics.core.model.ids import names_nothing_yet
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 
 def of_run(engine: Engine, run_id: str, experiment_id: str) -> dict[str, str]:

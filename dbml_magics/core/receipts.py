@@ -15,7 +15,7 @@ from dbml_magics.results.delivery import Delivery, Receipt
 from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["of", "require"]
 

@@ -41,7 +41,7 @@ from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.runs import as_error, client
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 

@@ -34,8 +34,8 @@ from dbml_magics.results.link import LinkStatus, UnlinkResult
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.link_request import LinkRequest
+    from dbml_magics.core.runtime.engine import Engine
     from dbml_magics.core.track import Track
-    from dbml_magics.core.tracking.engine import Engine
 
 _CHECK_S = 5.0
 _DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
@@ -77,7 +77,7 @@ class Session:
         links.refuse_platform()
         import mlflow
 
-        from dbml_magics.core.tracking.engines import engine_for
+        from dbml_magics.core.runtime.engines import engine_for
 
         engine = engine_for(uri)
         self._before = _Before.now().without_link()
@@ -118,7 +118,7 @@ class Session:
         again = request.again
         known = (wanted.home / "link.json").exists()
         from dbml_magics.core import known_places
-        from dbml_magics.core.tracking.engines import discard, engine_of, heed_sigterm
+        from dbml_magics.core.runtime.engines import discard, engine_of, heed_sigterm
 
         engine = engine_of(wanted)
         for spec in wanted.workspaces:

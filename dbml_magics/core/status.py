@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from dbml_magics.common.config import data_home_note, spool_limit_bytes
 from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import link as links
-from dbml_magics.core.tracking.holders import is_held
-from dbml_magics.core.tracking.shutdown import stopped
+from dbml_magics.core.runtime.holders import is_held
+from dbml_magics.core.runtime.shutdown import stopped
 from dbml_magics.results.link import Destination
 from dbml_magics.results.text import listing, size
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["destination", "notes", "stopped_holders", "tracking_elsewhere"]
 
@@ -76,7 +76,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
     from dbml_magics.core import ui
     from dbml_magics.core.endpoints import service
     from dbml_magics.core.outbox.model_versions import Registered
-    from dbml_magics.core.tracking import handoff
+    from dbml_magics.core.runtime import handoff
 
     moved = data_home_note()
     notes = [moved] if moved else []

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core import status
-from dbml_magics.core.tracking import handoff, shutdown, taking
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.waiting import IN_TURN
+from dbml_magics.core.runtime import handoff, shutdown, taking
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.waiting import IN_TURN
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import SyncResult
 from dbml_magics.results.text import count

@@ -29,11 +29,11 @@ from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.model.operations import RunFacts, decode
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin import job_run
+from dbml_magics.core.run_view import TERMINAL, RunView, Series
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.holders import is_anothers
 from dbml_magics.core.source import masked_text
 from dbml_magics.core.status import destination
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.holders import is_anothers
-from dbml_magics.core.tracking.view import TERMINAL, RunView, Series
 from dbml_magics.core.watch import RunWatch
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
 from dbml_magics.results.registry import ModelVersion

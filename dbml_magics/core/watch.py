@@ -7,9 +7,9 @@ import operator
 from array import array
 from dataclasses import replace
 
+from dbml_magics.core.run_view import RunView, Series
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.status import destination
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.view import RunView, Series
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.live import LiveMetric, RunProgress
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking.view import TERMINAL
+from dbml_magics.core.run_view import TERMINAL
 from tests.infra import plain
 from tests.infra.interrupts import is_of_interrupt
 

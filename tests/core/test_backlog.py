@@ -12,16 +12,16 @@ from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.operations import CreateRun, LogParam, Operation, UpdateRun
+from dbml_magics.core.outbox.journal import Journal, line_of
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.asking import Asking
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.doubt import Doubt
-from dbml_magics.core.tracking.journal import Journal, line_of
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.retention import Retention
-from dbml_magics.core.tracking.view import RunView
-from dbml_magics.core.tracking.visible_ids import VisibleIds
-from dbml_magics.core.tracking.waiting import Waiting
+from dbml_magics.core.run_view import RunView
+from dbml_magics.core.runtime.asking import Asking
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.doubt import Doubt
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.retention import Retention
+from dbml_magics.core.runtime.visible_ids import VisibleIds
+from dbml_magics.core.runtime.waiting import Waiting
 
 RUN = "a" * 32
 ROLES = ("databricks", "azureml")

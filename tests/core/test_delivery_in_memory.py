@@ -14,6 +14,7 @@ from dbml_magics.core.delivery.writers.in_doubt import PointsThere
 from dbml_magics.core.delivery.writers.registrations import Registrations
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import (
     CreateRun,
     LogMetric,
@@ -23,9 +24,8 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.ids import provisional
-from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.runtime.engine import Engine
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.simulation.history import stillness
 

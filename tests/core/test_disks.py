@@ -22,8 +22,8 @@ import dbml_magics as dbml
 from dbml_magics.common import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.link import remembered
+from dbml_magics.core.outbox import journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking import journal
 from dbml_magics.errors import JournalDamaged, JournalFull
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -456,7 +456,7 @@ def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
             with mlflow.start_run() as run:
                 mlflow.log_metric("m", 0, step=0)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-                from dbml_magics.core.tracking.engines import known_engines
+                from dbml_magics.core.runtime.engines import known_engines
                 (engine,) = known_engines()
                 engine.journal._spares = ()
                 refused = 0
@@ -553,7 +553,7 @@ def test_a_damaged_state_file_is_put_aside_and_nothing_of_the_journal_is_lost_or
 
 def forget_engines() -> None:
     """Let this process have no engine, as if it had just begun."""
-    from dbml_magics.core.tracking import engines
+    from dbml_magics.core.runtime import engines
 
     for engine in engines.known_engines():
         for worker in engine.workers.values():

@@ -128,7 +128,7 @@ def test_a_damaged_journal_is_named(home: Path, proxies: Proxies) -> None:
     found = [f for f in machine.journal(folder) if f.what == "this folder's link"]
     assert [f.level for f in found] == ["broken"]
     assert found[0].command.startswith(f"mv {folder.home}")
-    from dbml_magics.core.tracking import engines
+    from dbml_magics.core.runtime import engines
 
     if (engine := engines.engine_by_key(folder.key)) is not None:
         engines.discard(engine)

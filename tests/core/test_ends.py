@@ -17,7 +17,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import handoff
+from dbml_magics.core.runtime import handoff
 from dbml_magics.errors import BadLink, DeliveryIncomplete
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
@@ -214,7 +214,7 @@ def test_a_child_process_obeys_the_links_wish(
 
 def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
-    from dbml_magics.core.tracking.engines import known_engines
+    from dbml_magics.core.runtime.engines import known_engines
 
     return not any(worker.has_lease for engine in known_engines() for worker in engine.workers.values())
 
@@ -535,7 +535,7 @@ def test_a_job_that_is_killed_while_it_puts_its_writes_away_neither_loses_nor_do
     for proxy in proxies:
         proxy.keep_bodies()
     patch = (
-        "import os; from dbml_magics.core.tracking import handoff; "
+        "import os; from dbml_magics.core.runtime import handoff; "
         "handoff.{what} = lambda *a: os.kill(os.getpid(), 9)"
     )
     runs = []

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dbml_magics.core import session
-from dbml_magics.core.tracking.journal import SMALL
+from dbml_magics.core.outbox.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.core.tracking import journal as journal_module
-from dbml_magics.core.tracking import stamps
-from dbml_magics.core.tracking.journal import OLD_SUFFIX, Entry, Journal, frame, line_of
-from dbml_magics.core.tracking.view import QueueView
+from dbml_magics.core.outbox import journal as journal_module
+from dbml_magics.core.outbox import stamps
+from dbml_magics.core.outbox.journal import OLD_SUFFIX, Entry, Journal, frame, line_of
+from dbml_magics.core.run_view import QueueView
 from dbml_magics.errors import JournalFull
 from tests.infra.interrupts import Interrupter
 

@@ -17,14 +17,14 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
+from dbml_magics.core.outbox.journal import Journal, line_of
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.disk_thread import DiskThread
-from dbml_magics.core.tracking.journal import Journal, line_of
-from dbml_magics.core.tracking.lifetime import Lifetime
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.own_runs import OwnRuns
-from dbml_magics.core.tracking.recorder import Recorder
-from dbml_magics.core.tracking.view import RunView
+from dbml_magics.core.run_view import RunView
+from dbml_magics.core.runtime.disk_thread import DiskThread
+from dbml_magics.core.runtime.lifetime import Lifetime
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.own_runs import OwnRuns
+from dbml_magics.core.runtime.recorder import Recorder
 
 RUN = "a" * 32
 CREATION = CreateRun("7", "me", 1000, {"mlflow.runName": "first"})

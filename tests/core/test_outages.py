@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.delivery import scheduler
-from dbml_magics.core.tracking.journal import SMALL
+from dbml_magics.core.outbox.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,

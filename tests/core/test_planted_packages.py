@@ -15,8 +15,8 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import handoff, taking
-from dbml_magics.core.tracking.journal import Journal, copy_of, frame
+from dbml_magics.core.outbox.journal import Journal, copy_of, frame
+from dbml_magics.core.runtime import handoff, taking
 from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, child, finish, link, runs_at
 from tests.core.test_ends import held, spilled_job

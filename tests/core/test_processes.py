@@ -23,7 +23,8 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import journal, live
+from dbml_magics.core.outbox import journal
+from dbml_magics.core.runtime import live
 from tests.conftest import Proxies, Servers
 from tests.core.histories import World
 from tests.core.linking import (
@@ -142,7 +143,7 @@ def test_a_killed_training_loses_nothing_that_was_acknowledged(
 
 def no_lease_here() -> bool:
     """Tell whether the engines of this process deliver no more."""
-    from dbml_magics.core.tracking.engines import known_engines
+    from dbml_magics.core.runtime.engines import known_engines
 
     return not any(worker.has_lease for engine in known_engines() for worker in engine.workers.values())
 
@@ -195,7 +196,7 @@ def test_a_killed_replay_repeats_nothing(
 
 def release_leases() -> None:
     """Let this process deliver no more, as if it had ended."""
-    from dbml_magics.core.tracking.engines import known_engines
+    from dbml_magics.core.runtime.engines import known_engines
 
     for engine in known_engines():
         for worker in engine.workers.values():

@@ -11,7 +11,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.core import receipts
 from dbml_magics.core import session as sessions
-from dbml_magics.core.tracking import engines
+from dbml_magics.core.runtime import engines
 from dbml_magics.errors import DeliveryIncomplete
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync

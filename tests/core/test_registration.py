@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.model.operations import ChangeRegistry
+from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.registry import _paired
-from dbml_magics.core.tracking.journal import LINK_QUEUE
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
 from dbml_magics.results.registry import ModelVersion
 from tests.core.modelling import (
@@ -490,7 +490,7 @@ def test_another_machine_changes_what_this_one_registered(
         f"""
         client = mlflow.MlflowClient()
         client.set_registered_model_alias("{experiment_name}", "champion", "1")
-        from dbml_magics.core.tracking.engines import engine_for
+        from dbml_magics.core.runtime.engines import engine_for
         engine = engine_for(mlflow.get_tracking_uri())
         assert all(engine.waiting.wait(role, None, 30) for role in engine.link.used)
         """,

@@ -12,7 +12,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking import provenance
+from dbml_magics.core.outbox import provenance
 from tests.conftest import Proxies, Servers
 from tests.core.histories import SETTINGS
 from tests.core.linking import arrived, assert_written_once, link, runs_at, steps

@@ -10,7 +10,7 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.tracking.view import Series
+from dbml_magics.core.run_view import Series
 from dbml_magics.core.watch import _BUCKETS, _Growing
 from dbml_magics.results.live import LiveMetric, RunProgress
 

@@ -269,8 +269,8 @@ def test_every_logger_of_ours_is_one_that_cleans() -> None:
         if re.search(r"logging\.getLogger\(__name__\)", file.read_text())
     ]
     assert bare == []
-    importlib.import_module("dbml_magics.core.tracking.journal")
-    assert logging.getLogger("dbml_magics.core.tracking.journal").filters
+    importlib.import_module("dbml_magics.core.outbox.journal")
+    assert logging.getLogger("dbml_magics.core.outbox.journal").filters
 
 
 # --- what is made without a result

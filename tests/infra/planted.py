@@ -46,14 +46,14 @@ def _the_wall_clock_orders_writes() -> None:
     """Stamp a write with the time alone, whatever was written before."""
     import time
 
-    from dbml_magics.core.tracking.stamps import Stamps
+    from dbml_magics.core.outbox.stamps import Stamps
 
     Stamps.next = lambda _: time.time_ns()  # type: ignore[assignment,method-assign]
 
 
 def _what_was_left_is_not_in_doubt() -> None:
     """Take what another process has left for something that nobody can have sent."""
-    from dbml_magics.core.tracking.doubt import Doubt
+    from dbml_magics.core.runtime.doubt import Doubt
 
     Doubt.begin_delivery = lambda *_: None  # type: ignore[method-assign]
 

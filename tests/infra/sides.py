@@ -13,9 +13,9 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from dbml_magics.core.delivery.writers.side import LinkParts, Side
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.model.operations import CreateRun, Operation
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.view import QueueView
+from dbml_magics.core.run_view import QueueView
 from tests.infra.clock import FakeClock
 from tests.infra.memory_destination import MemoryDestination
 

@@ -21,8 +21,8 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.tracking.disk_thread import DiskThread
-from dbml_magics.core.tracking.journal import SMALL
+from dbml_magics.core.outbox.journal import SMALL
+from dbml_magics.core.runtime.disk_thread import DiskThread
 from tests.simulation.world import FAULTS, ROLES, Expected, World
 
 ACTS: dict[Callable[[World], None], int] = {}

@@ -16,9 +16,9 @@ from mlflow.entities import Run, ViewType
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import CreateRun, Operation
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.ids import provisional
+from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 

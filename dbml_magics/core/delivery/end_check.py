@@ -14,7 +14,7 @@ from dbml_magics.core.delivery.writers.acknowledged import Missing
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import LogBatch, Operation, UpdateRun, decode
-from dbml_magics.core.tracking.view import TERMINAL
+from dbml_magics.core.run_view import TERMINAL
 
 _log = logger(__name__)
 

@@ -20,7 +20,7 @@ from dbml_magics.core.model.operations import (
     SetTagAt,
 )
 from dbml_magics.core.model.sendable import LEAST, MOST, is_text
-from dbml_magics.core.tracking.view import mark
+from dbml_magics.core.run_view import mark
 
 
 def items_of(op: Operation, role: str) -> Batch | None:

@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass
 
 from dbml_magics.core.delivery.writers.side import LinkParts
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.doubt import Doubt
-from dbml_magics.core.tracking.known import KnownExperiments, KnownModels
-from dbml_magics.core.tracking.lifetime import Lifetime
-from dbml_magics.core.tracking.recorder import Recorder
-from dbml_magics.core.tracking.retention import Retention
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.doubt import Doubt
+from dbml_magics.core.runtime.known import KnownExperiments, KnownModels
+from dbml_magics.core.runtime.lifetime import Lifetime
+from dbml_magics.core.runtime.recorder import Recorder
+from dbml_magics.core.runtime.retention import Retention
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dbml_magics.core.model.operations import (
     RetryDeadLetter,
 )
 from dbml_magics.core.model.queues import registration_queue
-from dbml_magics.core.tracking.journal import Entry
+from dbml_magics.core.outbox.journal import Entry
 
 
 class SingleWrites:

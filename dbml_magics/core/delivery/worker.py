@@ -39,7 +39,7 @@ from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, cause_of
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
-from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.outbox.journal import LINK_QUEUE
 
 _log = logger(__name__)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace
     from dbml_magics.core.doctor.databricks import Known
     from dbml_magics.core.link import Link
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["TIME_S", "examine"]
 

@@ -381,7 +381,7 @@ def _journals(link: Link | None) -> Iterator[Finding]:
 
 def _orphans(link: Link) -> int:
     """Return how many copies of files lie in the spool though the journal is empty."""
-    from dbml_magics.core.tracking.journal import Journal
+    from dbml_magics.core.outbox.journal import Journal
 
     book = Journal(link.home)
     if not link.home.exists() or book.queues() or not book.has_spooled():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.store.model_registry.abstract_store import AbstractStore
 
     from dbml_magics.core.destinations.azureml import AzuremlWorkspace
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = [
     "check_registrable",

@@ -15,7 +15,7 @@ from dbml_magics.core import registry, runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
 from dbml_magics.core.model.mlmodel import MLmodel
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermi
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["OnlineTarget"]
 

@@ -40,7 +40,7 @@ from dbml_magics.results.endpoints import (
 from dbml_magics.results.text import duration
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["Progress", "deploy", "invoke", "listed", "logs", "named", "notes", "undeploy"]
 

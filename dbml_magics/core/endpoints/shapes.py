@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.model.mlmodel import Signature
 
 __all__ = [
+    "Arguments",
     "ArmProperties",
     "ArmResource",
     "Deployed",

@@ -32,11 +32,11 @@ from dbml_magics.core.model.sendable import (
     refuse_taken_place,
     refuse_unsafe_name,
 )
+from dbml_magics.core.outbox.journal import small_file
 from dbml_magics.core.paging import standing
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.engines import engine_by_key, engine_for
-from dbml_magics.core.tracking.journal import small_file
-from dbml_magics.core.tracking.view import ArtifactLocation
+from dbml_magics.core.run_view import ArtifactLocation
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.engines import engine_by_key, engine_for
 
 T = TypeVar("T")
 

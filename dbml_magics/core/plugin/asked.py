@@ -22,7 +22,7 @@ from dbml_magics.core.destinations.errors import Unavailable
 
 if TYPE_CHECKING:
     from dbml_magics.core.delivery.writers.side import Side
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 _log = logger(__name__)
 T = TypeVar("T")

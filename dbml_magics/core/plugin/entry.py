@@ -43,7 +43,7 @@ def artifact_repository(
 
 
 def _flush_at_exit() -> None:
-    engines = sys.modules.get("dbml_magics.core.tracking.engines")
+    engines = sys.modules.get("dbml_magics.core.runtime.engines")
     if engines is not None:
         engines.flush_all_at_exit()
 

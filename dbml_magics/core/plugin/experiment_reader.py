@@ -15,11 +15,11 @@ from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.mlflow_private import with_fields
+from dbml_magics.core.model.ids import names_nothing_yet, provisional
+from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.paging import entries
 from dbml_magics.core.plugin.asked import store_of
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
-from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.runtime.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import ModelVersions
 from dbml_magics.core.plugin.asked import has_arrived
 from dbml_magics.core.plugin.registry_view import WAITING
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.utils.time import get_current_time_millis
 
-from dbml_magics.core.tracking.view import Extra, RunView, as_kept
+from dbml_magics.core.run_view import Extra, RunView, as_kept
 
 LoggedPoint = list[Any]
 """A metric's key, value, time and step; of a logged model's point [model, dataset name, digest], too."""

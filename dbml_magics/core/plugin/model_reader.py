@@ -20,8 +20,8 @@ from dbml_magics.core.plugin.experiment_reader import ExperimentReader
 from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.model_points import as_a_server_keeps, each_once
 from dbml_magics.core.plugin.not_numbers import Clause, search_models
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.view import QueueView, latest_of_each
+from dbml_magics.core.run_view import QueueView, latest_of_each
+from dbml_magics.core.runtime.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mlflow.utils.search_utils import SearchLoggedModelsUtils, SearchUtils
 
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.paging import Pages
-from dbml_magics.core.tracking.view import latest_of_each
+from dbml_magics.core.run_view import latest_of_each
 
 Clause = dict[str, Any]
 """A dataset or an order of MLflow's search of logged models, as its REST interface has it."""

@@ -32,7 +32,7 @@ from dbml_magics.core.plugin.registry_view import (
 )
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 T = TypeVar("T")
 _MOST = 1000  # models or versions that one search asks for

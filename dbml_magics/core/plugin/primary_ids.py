@@ -12,8 +12,8 @@ from mlflow.entities import Trace, TraceInfo
 from mlflow.tracing.constant import TraceMetadataKey
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.ids import names_nothing_yet
+from dbml_magics.core.model.ids import names_nothing_yet
+from dbml_magics.core.runtime.engine import Engine
 
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dbml_magics.core.outbox.model_names import AliasTarget
     from dbml_magics.core.outbox.model_versions import ModelVersions, WaitingVersion
     from dbml_magics.core.plugin.registry_shown import Shown
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.plugin.asked import ask
 from dbml_magics.core.plugin.first_registry import FirstRegistry
 from dbml_magics.core.plugin.registry_view import WAITING
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 
 
 class RegistryChanges:

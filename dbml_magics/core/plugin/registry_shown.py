@@ -20,7 +20,7 @@ from dbml_magics.core.model.operations import VersionSource
 
 if TYPE_CHECKING:
     from dbml_magics.core.plugin.registry_view import RegistryView
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 
 class Shown:

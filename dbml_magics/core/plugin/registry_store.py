@@ -35,8 +35,8 @@ from dbml_magics.core.plugin.registry_changes import RegistryChanges
 from dbml_magics.core.plugin.registry_shown import Shown
 from dbml_magics.core.plugin.registry_view import WAITING, model_of
 from dbml_magics.core.plugin.version_registration import VersionRegistration
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.engines import engine_for
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.engines import engine_for
 
 
 def build(store_uri: str | None) -> DbmlRegistryStore:

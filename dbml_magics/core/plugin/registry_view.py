@@ -33,7 +33,7 @@ from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import Asked, Refusal
 
 if TYPE_CHECKING:
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 WAITING = "0"
 """The number of a version that the first registry has not numbered yet."""

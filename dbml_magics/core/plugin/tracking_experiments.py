@@ -20,14 +20,14 @@ from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import validate_experiment_name, validate_experiment_tag
+from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
 from dbml_magics.core.model.sendable import refuse_bad_text, required
+from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.plugin.asked import ask_primary
 from dbml_magics.core.plugin.experiment_reader import ExperimentSearch
 from dbml_magics.core.plugin.tracking_family import MethodFamily
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.ids import provisional
-from dbml_magics.core.tracking.journal import LINK_QUEUE
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadName
 
 _RACE_S = 30.0  # from a caller's question whether an experiment exists to the same caller's creation of it

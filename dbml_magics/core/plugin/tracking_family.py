@@ -12,8 +12,8 @@ from dbml_magics.core.mlflow_private import validate_run_id
 from dbml_magics.core.model.sendable import required
 from dbml_magics.core.plugin.experiment_reader import ExperimentReader
 from dbml_magics.core.plugin.model_reader import ModelReader
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.view import RunView
+from dbml_magics.core.run_view import RunView
+from dbml_magics.core.runtime.engine import Engine
 
 
 class MethodFamily:

@@ -39,8 +39,8 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.model.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.plugin.model_points import LoggedPoint, placed
 from dbml_magics.core.plugin.tracking_family import MethodFamily, check_run_id
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.view import QueueView, RunView, dataset_to, tags_of
+from dbml_magics.core.run_view import QueueView, RunView, dataset_to, tags_of
+from dbml_magics.core.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from mlflow.models import Model

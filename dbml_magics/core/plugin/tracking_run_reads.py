@@ -15,7 +15,7 @@ from dbml_magics.core.plugin.asked import store_of
 from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.not_numbers import compared_metrics, with_numbers_in
 from dbml_magics.core.plugin.tracking_family import MethodFamily
-from dbml_magics.core.tracking.view import RunView, as_history
+from dbml_magics.core.run_view import RunView, as_history
 
 
 class RunReadMethods(MethodFamily):

@@ -26,8 +26,8 @@ from dbml_magics.core.plugin.tracking_models import LoggedModelMethods
 from dbml_magics.core.plugin.tracking_run_data import RunDataMethods
 from dbml_magics.core.plugin.tracking_run_reads import RunReadMethods
 from dbml_magics.core.plugin.tracking_runs import RunMethods
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.engines import engine_for
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.engines import engine_for
 
 
 def build(store_uri: str | None) -> DbmlTrackingStore:

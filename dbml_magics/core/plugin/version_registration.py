@@ -22,7 +22,7 @@ from dbml_magics.core.plugin.asked import ask
 from dbml_magics.core.plugin.first_registry import FirstRegistry
 from dbml_magics.core.plugin.registry_shown import Shown
 from dbml_magics.core.plugin.registry_view import WAITING, version_of
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 
 
 class VersionRegistration:

@@ -24,8 +24,8 @@ from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
-from dbml_magics.core.tracking.retention import NOTE_TAG
-from dbml_magics.core.tracking.view import Mark, mark
+from dbml_magics.core.run_view import Mark, mark
+from dbml_magics.core.runtime.retention import NOTE_TAG
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _OF_RUNS: tuple[Lack, ...] = ("inputs", "outputs")

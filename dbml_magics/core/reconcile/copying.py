@@ -40,7 +40,7 @@ from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.verify import models_in_scope
-from dbml_magics.core.tracking.view import Mark, mark
+from dbml_magics.core.run_view import Mark, mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy

@@ -18,7 +18,7 @@ from dbml_magics.core.destinations.rates import backfill
 from dbml_magics.core.reconcile import repair as repairing
 from dbml_magics.core.reconcile import verify as verifying
 from dbml_magics.core.reconcile.survey import Scope
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, NotConfirmed
 from dbml_magics.results.reconcile import Difference, RepairResult, VerifyResult
 from dbml_magics.results.text import count

@@ -14,7 +14,7 @@ from dbml_magics.core.reconcile.compare import Comparer
 from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.survey import Survey
-from dbml_magics.core.tracking.retention import NOTE_TAG
+from dbml_magics.core.runtime.retention import NOTE_TAG
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference
 
 

@@ -34,7 +34,7 @@ from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.operations import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, FileVersion
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 
 PAGE = 1000
 _HISTORY_PAGE = 25_000

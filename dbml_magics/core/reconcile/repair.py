@@ -20,7 +20,7 @@ from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
 from dbml_magics.core.reconcile.repairer import Repairer
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand
 from dbml_magics.results.reconcile import LOST, Difference, Repaired, RepairResult
 

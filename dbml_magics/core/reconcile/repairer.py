@@ -30,7 +30,7 @@ from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.survey import Survey
 from dbml_magics.core.reconcile.verify import differences
-from dbml_magics.core.tracking.retention import NOTE_TAG
+from dbml_magics.core.runtime.retention import NOTE_TAG
 from dbml_magics.results.reconcile import ABSENT, LOST, UNREAD, Difference
 
 _TRIES = 4

@@ -24,7 +24,7 @@ from dbml_magics.core.destinations.errors import (
 )
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
 from dbml_magics.results.reconcile import UNREAD, Difference
 

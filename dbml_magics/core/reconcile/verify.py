@@ -17,7 +17,7 @@ from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.registries import Registries, Version
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
-from dbml_magics.core.tracking.engine import Engine
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference, VerifyResult
 
 _WORKERS = 4

@@ -18,8 +18,8 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
+from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.scoring import batches
-from dbml_magics.core.tracking.engine import Engine
 from dbml_magics.errors import NoModel
 
 __all__ = ["fetched", "find", "loaded"]

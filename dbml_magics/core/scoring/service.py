@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame as SparkFrame
     from pyspark.sql import SparkSession
 
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["Progress", "score"]
 

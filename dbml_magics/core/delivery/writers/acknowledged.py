@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mlflow.entities import Run
 
 from dbml_magics.core.delivery.batching import Batch
-from dbml_magics.core.tracking.view import Mark
+from dbml_magics.core.run_view import Mark
 
 _MOST_RUNS = 1000  # runs that were begun and never ended by this process are forgotten, the oldest first
 

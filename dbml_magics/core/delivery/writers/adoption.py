@@ -24,8 +24,8 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import CopyFiles
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import Identity
-from dbml_magics.core.tracking.journal import Journal
 
 _OTHERS_S = 60.0  # how long a run is left to the process that began it on another machine
 

@@ -13,7 +13,7 @@ from mlflow.entities import DatasetInput, LoggedModel, Metric, Run
 
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.model.operations import ModelFacts
-from dbml_magics.core.tracking.view import Mark, mark
+from dbml_magics.core.run_view import Mark, mark
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from dbml_magics.core.delivery.writers.ports import Peers, Topology
 from dbml_magics.core.destinations.errors import already_exists, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.model.ids import names_nothing_yet, provisional
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import Identity, State
-from dbml_magics.core.tracking.ids import names_nothing_yet, provisional
 
 T = TypeVar("T")
 _FRESH_S = 5.0  # how long a look at an experiment holds, unless the workspace was away since

@@ -18,8 +18,8 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact
 from dbml_magics.core.model.sendable import refuse_taken_place
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.paging import files_below, standing
-from dbml_magics.core.tracking.journal import Journal
 
 
 @dataclass(eq=False)

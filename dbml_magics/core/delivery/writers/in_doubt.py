@@ -13,7 +13,7 @@ from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.protocol import Destination, Point
 from dbml_magics.core.mlflow_private import metric_points
-from dbml_magics.core.tracking.view import Mark, mark
+from dbml_magics.core.run_view import Mark, mark
 
 
 @dataclass(eq=False)

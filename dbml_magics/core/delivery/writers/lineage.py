@@ -14,7 +14,7 @@ from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
 from dbml_magics.core.model.operations import LogInputs
-from dbml_magics.core.tracking.view import dataset_from
+from dbml_magics.core.run_view import dataset_from
 
 
 @dataclass(eq=False)

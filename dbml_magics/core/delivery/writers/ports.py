@@ -13,7 +13,7 @@ from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.model.operations import CreateRun, Operation
-from dbml_magics.core.tracking.view import QueueView
+from dbml_magics.core.run_view import QueueView
 
 R = TypeVar("R", covariant=True)
 _PRIMARY_S = 10.0  # how long a mirror's worker waits for the primary's answer: it has its own work

@@ -47,10 +47,10 @@ from dbml_magics.core.model.operations import (
 )
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
+from dbml_magics.core.outbox.journal import LINK_QUEUE, Journal
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
-from dbml_magics.core.tracking.journal import LINK_QUEUE, Journal
 
 _READY_WITHIN_S = 300.0
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration

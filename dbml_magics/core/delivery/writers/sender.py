@@ -15,7 +15,7 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, cause_of, classify_error
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Point
-from dbml_magics.core.tracking.view import Mark, mark
+from dbml_magics.core.run_view import Mark, mark
 
 _UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 

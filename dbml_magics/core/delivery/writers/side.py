@@ -58,8 +58,8 @@ from dbml_magics.core.model.operations import (
     Unknown,
     UpdateRun,
 )
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.journal import Journal
 
 _NOT_APPLIED = (*BATCHED, RetryDeadLetter, DamagedLine)
 

@@ -18,7 +18,7 @@ from dbml_magics.results.probes import Probed, ProbeReport
 
 if TYPE_CHECKING:
     from dbml_magics.core.destinations.base import Workspace
-    from dbml_magics.core.tracking.engine import Engine
+    from dbml_magics.core.runtime.engine import Engine
 
 __all__ = ["probe"]
 

@@ -25,10 +25,10 @@ from urllib.parse import quote
 from dbml_magics.common.hints import Remedy
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import link as links
+from dbml_magics.core.outbox.journal import Journal, copy_of
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.journal import Journal, copy_of
-from dbml_magics.core.tracking.unpacking import (
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.unpacking import (
     END,
     FORMAT,
     HEAD,

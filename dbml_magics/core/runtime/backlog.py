@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.journal import Journal
 
 Goal = dict[str, dict[str, int]]
 """What shall have arrived: of each queue its files, and their sizes."""

@@ -6,7 +6,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from dbml_magics.core.link import Link
-from dbml_magics.core.tracking.visible_ids import VisibleIds
+from dbml_magics.core.runtime.visible_ids import VisibleIds
 
 
 class OwnFiles:

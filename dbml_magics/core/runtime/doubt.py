@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.link import Link
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.provenance import Witness, place_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.outbox.tables import FORMAT, format_of
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.provenance import Witness, place_of
 from dbml_magics.errors import JournalDamaged
 
 _log = logger(__name__)

@@ -13,12 +13,12 @@ from dbml_magics.core.delivery.lease import Watch
 from dbml_magics.core.delivery.worker import DeliveryWorker
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.link import Link
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking import handoff, shutdown
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.retention import Retention
-from dbml_magics.core.tracking.waiting import IN_TURN, Waiting
+from dbml_magics.core.runtime import handoff, shutdown
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.retention import Retention
+from dbml_magics.core.runtime.waiting import IN_TURN, Waiting
 
 _log = logger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dbml_magics.core.destinations.base import Workspace
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.provenance import Witness
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.provenance import Witness
 
 
 class Lifetime:

@@ -37,7 +37,7 @@ from dbml_magics.core.model.operations import (
     stamp_of,
 )
 from dbml_magics.core.outbox import tables
-from dbml_magics.core.tracking.journal import (
+from dbml_magics.core.outbox.journal import (
     OLD_SUFFIX,
     SUFFIX,
     Journal,

@@ -16,25 +16,25 @@ from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking import handoff
-from dbml_magics.core.tracking.asking import Asking
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.disk_thread import DiskThread
-from dbml_magics.core.tracking.doubt import Doubt
-from dbml_magics.core.tracking.exit_flush import ExitFlush
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.known import KnownExperiments, KnownModels
-from dbml_magics.core.tracking.lifetime import Lifetime
-from dbml_magics.core.tracking.link_queues import LinkQueues
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.own_files import OwnFiles
-from dbml_magics.core.tracking.own_runs import OwnRuns
-from dbml_magics.core.tracking.recorder import Recorder
-from dbml_magics.core.tracking.retention import Retention
-from dbml_magics.core.tracking.run_reads import RunReads
-from dbml_magics.core.tracking.visible_ids import VisibleIds
-from dbml_magics.core.tracking.waiting import Waiting
+from dbml_magics.core.runtime import handoff
+from dbml_magics.core.runtime.asking import Asking
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.disk_thread import DiskThread
+from dbml_magics.core.runtime.doubt import Doubt
+from dbml_magics.core.runtime.exit_flush import ExitFlush
+from dbml_magics.core.runtime.known import KnownExperiments, KnownModels
+from dbml_magics.core.runtime.lifetime import Lifetime
+from dbml_magics.core.runtime.link_queues import LinkQueues
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.own_files import OwnFiles
+from dbml_magics.core.runtime.own_runs import OwnRuns
+from dbml_magics.core.runtime.recorder import Recorder
+from dbml_magics.core.runtime.retention import Retention
+from dbml_magics.core.runtime.run_reads import RunReads
+from dbml_magics.core.runtime.visible_ids import VisibleIds
+from dbml_magics.core.runtime.waiting import Waiting
 
 made: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All engines of this process."""

@@ -8,9 +8,9 @@ import time
 
 from dbml_magics.common.log_records import logger
 from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.lifetime import Lifetime
+from dbml_magics.core.runtime.lifetime import Lifetime
 
 _log = logger(__name__)
 

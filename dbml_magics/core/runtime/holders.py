@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dbml_magics.core.model.operations import RunFacts
-    from dbml_magics.core.tracking.journal import Journal
+    from dbml_magics.core.outbox.journal import Journal
 
 __all__ = ["is_anothers", "is_held"]
 

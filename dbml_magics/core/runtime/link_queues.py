@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dbml_magics.core.model.operations import CreateRun, Operation
-from dbml_magics.core.tracking.view import QueueView
+from dbml_magics.core.run_view import QueueView
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import time
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import mlflow_private
 from dbml_magics.core.link import Link, from_uri
-from dbml_magics.core.tracking import shutdown
-from dbml_magics.core.tracking.engine import Engine, made
+from dbml_magics.core.runtime import shutdown
+from dbml_magics.core.runtime.engine import Engine, made
 
 _log = logger(__name__)
 

@@ -50,8 +50,8 @@ from dbml_magics.core.model.operations import (
     read_as,
     stamp_of,
 )
-from dbml_magics.core.tracking.provenance import Witness
-from dbml_magics.core.tracking.stamps import Stamps
+from dbml_magics.core.outbox.provenance import Witness
+from dbml_magics.core.outbox.stamps import Stamps
 from dbml_magics.errors import JournalError, JournalFull
 
 LINK_QUEUE = "link"

@@ -11,11 +11,11 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import is_held_back
 from dbml_magics.core.link import Link
 from dbml_magics.core.model.operations import StoredFile
+from dbml_magics.core.outbox.journal import Entry, Journal, copy_of, kept_small
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.journal import Entry, Journal, copy_of, kept_small
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.senders import Sender
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.senders import Sender
 
 NOTE_TAG = "mlflow.note.content"
 

@@ -8,10 +8,10 @@ from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.link import Link
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.asking import Asking
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.visible_ids import VisibleIds
+from dbml_magics.core.runtime.asking import Asking
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.visible_ids import VisibleIds
 
 
 class KnownExperiments:

@@ -25,13 +25,13 @@ from dbml_magics.common.config import data_home
 from dbml_magics.common.disks import private_folder
 from dbml_magics.core import link as links
 from dbml_magics.core.model.operations import decode
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.provenance import place_of
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking import engines
-from dbml_magics.core.tracking.engine import Engine
-from dbml_magics.core.tracking.handoff import Bundle, left
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.provenance import place_of
-from dbml_magics.core.tracking.unpacking import Unfit, opened, unpack
+from dbml_magics.core.runtime import engines
+from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.handoff import Bundle, left
+from dbml_magics.core.runtime.unpacking import Unfit, opened, unpack
 
 _CLAIM_BYTES = 4096
 _SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then whose claim stands

@@ -12,8 +12,8 @@ from dataclasses import replace
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.model.operations import CreateRun, LogBatch, read_as
 from dbml_magics.core.model.sendable import required
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.view import QueueView, RunView
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.run_view import QueueView, RunView
 
 _TICK_NS = 100_000_000  # a folder's time is that of the kernel's tick: 10 ms at most, and some more
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dbml_magics.core.model.operations import BATCHED, Operation, encoded_point
 from dbml_magics.core.model.sendable import refuse_bad_text
-from dbml_magics.core.tracking.disk_thread import DiskThread
-from dbml_magics.core.tracking.journal import Journal, frame, line_of
-from dbml_magics.core.tracking.live import LiveQueues
-from dbml_magics.core.tracking.senders import Sender
-from dbml_magics.core.tracking.view import Extra
+from dbml_magics.core.outbox.journal import Journal, frame, line_of
+from dbml_magics.core.run_view import Extra
+from dbml_magics.core.runtime.disk_thread import DiskThread
+from dbml_magics.core.runtime.live import LiveQueues
+from dbml_magics.core.runtime.senders import Sender
 
 
 class Recorder:

@@ -18,11 +18,11 @@ from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.asking import SECOND_ASK_S, Asking
-from dbml_magics.core.tracking.backlog import Backlog
-from dbml_magics.core.tracking.live import LiveQueue, LiveQueues
-from dbml_magics.core.tracking.view import TERMINAL, RunView
-from dbml_magics.core.tracking.visible_ids import VisibleIds
+from dbml_magics.core.run_view import TERMINAL, RunView
+from dbml_magics.core.runtime.asking import SECOND_ASK_S, Asking
+from dbml_magics.core.runtime.backlog import Backlog
+from dbml_magics.core.runtime.live import LiveQueue, LiveQueues
+from dbml_magics.core.runtime.visible_ids import VisibleIds
 
 
 class RunReads:

@@ -16,8 +16,8 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import is_held_back
 from dbml_magics.core.link import Link
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.backlog import Backlog, Goal
-from dbml_magics.core.tracking.senders import Sender
+from dbml_magics.core.runtime.backlog import Backlog, Goal
+from dbml_magics.core.runtime.senders import Sender
 
 _log = logger(__name__)
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable
 
 from dbml_magics.core.model.operations import UpdateRun, VersionFacts
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.tracking.holders import is_anothers
-from dbml_magics.core.tracking.journal import Journal
-from dbml_magics.core.tracking.recorder import Recorder
+from dbml_magics.core.runtime.holders import is_anothers
+from dbml_magics.core.runtime.recorder import Recorder
 
 
 class OwnRuns:
