@@ -53,6 +53,7 @@ _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)(?: (?=['\"]))?")
 # MLflow's and Spark's expressions have texts in single quotes, so double ones stand around them.
 _EXPRESSIONS = frozenset({"filter", "order_by", "where", "metric"})
 _NEEDS_QUOTES = re.compile(r"[\s'\"\\]|^#|^$")
+_SHELL_NEEDS_QUOTES = re.compile(r"[\s'\"\\&;|<>()$`*?!#~\[\]{}]|^$")
 
 Argument = str | int | bool | Sequence[str] | None
 """An option's value: True where it takes none, several where it is repeated, None where it is left out."""
@@ -73,19 +74,15 @@ class Remedy(str):
 
     def __new__(cls, command: str, *values: str, **options: Argument) -> Remedy:
         given: dict[str, str | bool | list[str]] = {}
-        words = ["%%track" if command == "track" else f"%dbml {command}", *map(_quoted, values)]
         for name, value in options.items():
             if value is None or value is False:
                 continue
-            written = f"--{name.rstrip('_').replace('_', '-')}"
-            if value is True:
-                words.append(written)
+            if value is True or isinstance(value, str):
+                given[name.rstrip("_")] = value
             else:
-                several = [str(value)] if isinstance(value, (str, int)) else [*value]
-                words += [f"{written} {_quoted(each, name in _EXPRESSIONS)}" for each in several]
-                value = several[0] if isinstance(value, (str, int)) else several
-            given[name.rstrip("_")] = value
-        made = super().__new__(cls, " ".join(words))
+                given[name.rstrip("_")] = str(value) if isinstance(value, int) else [*value]
+        begin = "%%track" if command == "track" else f"%dbml {command}"
+        made = super().__new__(cls, " ".join([begin, *_arguments(values, given, _quoted)]))
         made.command, made.values, made.options = command, values, given
         return made
 
@@ -169,7 +166,8 @@ def say(command: str) -> str:
     if not isinstance(command, Remedy):
         return _plain(command)
     if reader == "shell" and command.command in IN_SHELLS:
-        return command.replace("%dbml", SHELL, 1)
+        words = _arguments(command.values, command.options, _quoted_in_shell)
+        return " ".join([SHELL, command.command, *words])
     if _Front.grammar is None or (reader == "shell" and (command.command != "link" or "…" in command)):
         return f"{command} in a notebook"
     call = _Front.grammar.python(command)
@@ -204,6 +202,28 @@ def _plain(line: str) -> str:
     if line.startswith("%env "):
         return f"printenv {line[5:]}"
     return re.sub(r"^(!|%(?=pip |cd ))", "", line)
+
+
+def _arguments(
+    values: Sequence[str],
+    options: Mapping[str, str | bool | list[str]],
+    quoted: Callable[[str, bool], str],
+) -> list[str]:
+    """Return a command's arguments as words, each value ``quoted`` (doubly where it is an expression)."""
+    words = [quoted(value, False) for value in values]
+    for name, value in options.items():
+        written = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(written)
+        else:
+            several = [value] if isinstance(value, str) else value
+            words += [f"{written} {quoted(each, name in _EXPRESSIONS)}" for each in several]
+    return words
+
+
+def _quoted_in_shell(word: str, _doubly: bool) -> str:
+    """Return a word as a shell reads it back."""
+    return word if _SHELL_NEEDS_QUOTES.search(word) is None else shlex.quote(word)
 
 
 def _quoted(word: str, doubly: bool = False) -> str:

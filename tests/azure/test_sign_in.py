@@ -22,11 +22,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from IPython.core.interactiveshell import InteractiveShell
 
 import dbml_magics as dbml
+from dbml_magics.core import session
 from dbml_magics.core import session as sessions
 from dbml_magics.core.azure import clouds
 from dbml_magics.core.azure.identity import SignIn
 from dbml_magics.core.azure.identity_names import METHODS
+from dbml_magics.core.azure.wish import AzureWish
 from dbml_magics.core.destinations.errors import Unavailable
+from dbml_magics.core.link import LinkOptions
+from dbml_magics.core.link_request import LinkRequest
 from dbml_magics.errors import BadLink, DbmlError, NotPermitted
 from tests.standins.azure import AzureStandIn
 from tests.standins.azure.login import CLIENT_ID, CLIENT_SECRET
@@ -116,7 +120,13 @@ def azure_cli(azure: AzureStandIn, tmp_path: Path) -> Path:
 
 
 def link(names: dict[str, Any], method: str = "default", **more: Any) -> Any:
-    return dbml.link(track="azureml", registry="azureml", **{**names, "auth": method}, **more)
+    """Link an Azure ML workspace; ``settings`` are those that a file says beside the sign-in's name."""
+    given = {**names, "auth": method}
+    if (settings := given.pop("settings", None)) is None:
+        return dbml.link(track="azureml", registry="azureml", **given, **more)
+    options = LinkOptions(track="azureml", registry="azureml")
+    wish = AzureWish(**given, settings=settings)
+    return session.current().link(LinkRequest(options=options, azure=wish, **more))
 
 
 def refused(kind: type[DbmlError], names: dict[str, Any], method: str, **more: Any) -> str:

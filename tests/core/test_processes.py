@@ -609,7 +609,7 @@ def test_a_script_on_its_own_has_delivered_when_it_ends(
 ) -> None:
     script = f"""
         import mlflow
-        from dbml_magics.core import session
+        import dbml_magics as dbml
         dbml.link(databricks={proxies.databricks.uri!r}, azureml={proxies.azureml.uri!r})
         mlflow.set_experiment({experiment_name!r})
         run = mlflow.start_run()
