@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,3 +177,13 @@ def test_a_scripts_traceback_ends_with_the_call_to_make_next(tmp_path: Path) -> 
     assert shown[said].endswith("dbml.runs() needs a link, and there is none in this process.")
     if sys.version_info >= (3, 11):  # before that, a traceback shows no notes
         assert shown[said + 1].startswith("  try  dbml.link(local=True)")
+
+
+def test_a_command_for_a_shell_quotes_what_a_shell_would_read() -> None:
+    before = hints.speak("shell")
+    try:
+        said = hints.say(Remedy("sync", experiment="R&D; rm -rf $HOME", verify=True))
+    finally:
+        hints.speak(before)
+    assert shlex.split(said) == ["dbml-magics", "sync", "--experiment", "R&D; rm -rf $HOME", "--verify"]
+    assert "'R&D; rm -rf $HOME'" in said
