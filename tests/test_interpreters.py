@@ -141,6 +141,7 @@ def _run(path: str, code: str, folder: Path, *arguments: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("minor", MINORS)
 def test_the_sources_compile_and_what_needs_no_package_runs(minor: int, tmp_path: Path) -> None:
     path = pythons().get(f"3.{minor}")

@@ -94,6 +94,7 @@ def test_a_model_is_served_and_asked_in_three_lines(serve_and_score: Any) -> Non
     assert "Undeployed wine" in _text(_cell(serve_and_score, "%dbml undeploy"))
 
 
+@pytest.mark.full
 def test_frames_files_streams_and_sql_are_scored_alike(serve_and_score: Any) -> None:
     frame = _text(_cell(serve_and_score, "%dbml score wine/1 --input $bottles"))
     assert "Scored 5 rows by wine/1" in frame

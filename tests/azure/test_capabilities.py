@@ -82,6 +82,7 @@ def test_a_service_with_logged_models_runs_the_same_lines_natively(
         assert "logged models" not in lacks(session)
 
 
+@pytest.mark.full
 def test_a_service_with_logged_models_but_without_outputs_loses_no_model(
     link: Any, signed_in: AzureStandIn
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_service_with_logged_models_but_without_outputs_loses_no_model(
         assert {o.model_id for o in outputs} == {info.model_id, again.model_id}
 
 
+@pytest.mark.full
 def test_what_a_service_learned_is_used_from_the_next_link_on_and_kept_models_stay(
     link: Any, signed_in: AzureStandIn
 ) -> None:

@@ -157,6 +157,7 @@ def test_an_update_keeps_what_the_line_does_not_name_and_answers_all_the_while(
     assert second["tags"]["team"] == "ml"
 
 
+@pytest.mark.full
 def test_a_crash_shows_the_containers_last_lines_and_leaves_nothing(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_failure_says_its_likely_cause(
     assert said in told(failed)
 
 
+@pytest.mark.full
 def test_quota_is_asked_before_anything_is_made_and_its_refusal_leaves_nothing(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -269,6 +271,7 @@ def test_a_killed_kernel_leaves_no_orphan_that_status_does_not_show(
     assert "orphan" not in sessions.current().status().text()
 
 
+@pytest.mark.full
 def test_what_fails_after_no_wait_is_shown_by_endpoints(wine: list[Any], signed_in: AzureStandIn) -> None:
     with signed_in.set(container_crash=["MemoryError"]):
         deploy(wait=False)
@@ -311,6 +314,7 @@ def test_two_deployments_that_nobody_waits_for_both_arrive(wine: list[Any], sign
     assert shown().traffic == {"blue": 100, "green": 0}
 
 
+@pytest.mark.full
 def test_one_that_fails_beside_another_is_shown_and_the_other_arrives(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -326,6 +330,7 @@ def test_one_that_fails_beside_another_is_shown_and_the_other_arrives(
     np.testing.assert_array_equal(predicted(), wine[1].predict(X))
 
 
+@pytest.mark.full
 def test_data_is_checked_before_it_is_sent_split_when_large_and_the_key_is_renewed(
     wine: list[Any], signed_in: AzureStandIn
 ) -> None:
@@ -396,6 +401,7 @@ def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
         deploy("main.wines.red/1", model_name="no.dots")
 
 
+@pytest.mark.full
 def test_a_model_that_is_registered_in_both_is_deployed_by_its_twin(
     signed_in: AzureStandIn, names: dict[str, Any], models: list[Any], tmp_path: Path
 ) -> None:
@@ -436,6 +442,7 @@ def test_a_line_to_try_again_has_every_option_that_was_given(
     eventually(lambda: shown().traffic == {"blue": 100}, "the service to have deleted what failed")
 
 
+@pytest.mark.full
 def test_options_are_checked_and_a_private_workspace_is_mentioned(
     wine: list[Any], signed_in: AzureStandIn, tmp_path: Path
 ) -> None:

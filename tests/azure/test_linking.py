@@ -302,6 +302,7 @@ def shown_line(said: str) -> str:
     return line.removeprefix("  try  ").split("   ")[0].strip()
 
 
+@pytest.mark.full
 def test_the_line_that_create_offers_is_the_whole_line_and_runs(
     signed_in: AzureStandIn,
     names: dict[str, Any],

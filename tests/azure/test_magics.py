@@ -20,6 +20,7 @@ print(run.info.run_id)
 """
 
 
+@pytest.mark.full
 def test_every_magic_of_the_main_job_runs_at_azure_ml_alone(
     shell: Any, signed_in: AzureStandIn, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_run_with_its_model_is_at_azure_ml_as_its_own_client_expects(
     session.unlink()
 
 
+@pytest.mark.full
 def test_a_mirror_gets_every_run_and_version_with_its_twin(
     signed_in: AzureStandIn, names: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_nested_run_has_its_own_id_and_its_parents(link: Any) -> None:
     assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["refused", "absent", "hidden", "renamed"])
 def test_where_the_service_names_runs_the_tag_says_which_is_which(
     link: Any, signed_in: AzureStandIn, how: str
@@ -98,6 +99,7 @@ def test_where_the_service_names_runs_the_tag_says_which_is_which(
     assert len(store.search_runs([experiment], "", 3)) == 2 + (how == "hidden"), "each run is there once"
 
 
+@pytest.mark.full
 def test_a_creation_whose_answer_was_lost_makes_one_run(link: Any, signed_in: AzureStandIn) -> None:
     with signed_in.proxy.drop(method="PATCH", path="/history/", times=2):
         run_id = track(link)
@@ -117,6 +119,7 @@ def test_a_history_service_that_fails_keeps_no_run_from_being_made(
     assert at_azure(link, run_id).data.metrics == {"loss": 0.5}
 
 
+@pytest.mark.full
 def test_a_run_begun_in_an_outage_has_its_provisional_id_for_good(
     signed_in: AzureStandIn, names: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -386,6 +386,7 @@ CHOICES: dict[str, tuple[dict[str, str], bool, str]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CHOICES)
 def test_default_takes_what_fits_the_place(
     case: str, nobody: AzureStandIn, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch

@@ -39,6 +39,7 @@ while True:
     time.sleep(0.02)"""
 
 
+@pytest.mark.full
 def test_a_running_cell_is_watched_and_its_charts_stay(
     browser: Browser, jupyter: Jupyter, picture: Keep
 ) -> None:

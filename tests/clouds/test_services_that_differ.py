@@ -40,6 +40,7 @@ def predicted(uri: str) -> float:
     return float(mlflow.pyfunc.load_model(uri).predict(np.array([[3.0]]))[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("track", "registry"), OTHER_PAIRS)
 def test_a_model_is_registered_where_its_run_is_not_too(
     both: Clouds, home: Path, experiment_name: str, track: str, registry: str

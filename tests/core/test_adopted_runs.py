@@ -84,6 +84,7 @@ def test_a_jobs_own_run_is_mirrored_and_its_status_left_alone(
     whole(servers, run_id, experiment_name, "KILLED")
 
 
+@pytest.mark.full
 def test_a_run_that_began_at_the_mirror_comes_to_the_primary_under_its_own_id(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_run_that_was_over_is_begun_anew_and_ended_by_who_resumes_it(
     assert (held["status"], steps(held, "resumed")) == ("FINISHED", [0])
 
 
+@pytest.mark.full
 def test_files_of_before_come_along_after_an_outage_of_either_side(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -234,6 +234,7 @@ def test_in_sync_mode_a_primary_that_is_away_is_raised(parts: Parts) -> None:
         parts.waiting.wait_for_primary(RUN)
 
 
+@pytest.mark.full
 def test_a_search_warns_once_of_what_is_missing(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     parts.write(CREATION)
     for role in ROLES:

@@ -225,6 +225,7 @@ def test_a_local_folder_that_cannot_be_one(home: Path) -> None:
     assert "--local ~/dbml" in shown
 
 
+@pytest.mark.full
 def test_a_data_folder_that_cannot_be_written_and_no_other_one_either(
     home: Path, local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_connection_that_this_machine_cannot_make_is_told_as_that() -> None:
     assert "not reachable (too many open files)" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_the_link_that_was_there_stays(home: Path, local: Any) -> None:
     mlflow.set_experiment("iris")
     refused(errors.WorkspaceUnreachable, link(databricks="http://127.0.0.1:1", track="databricks"))
@@ -340,6 +342,7 @@ def test_the_link_that_was_there_stays(home: Path, local: Any) -> None:
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.full
 def test_a_hanging_server_is_given_up_within_seconds(home: Path, proxies: Any) -> None:
     proxies.azureml.hang()
     began = time.monotonic()
@@ -414,6 +417,7 @@ def test_the_other_workspace_is_not_recommended_when_it_is_away_too(home: Path) 
 # --- linking under a run
 
 
+@pytest.mark.full
 def test_linking_and_unlinking_under_an_active_run(home: Path, local: Any) -> None:
     with mlflow.start_run(run_name="forest") as run:
         for what, call in (("link", link(local="other")), ("unlink", session.current().unlink)):
@@ -473,6 +477,7 @@ def test_a_name_that_is_fine(name: str) -> None:
 # --- runs, models, experiments
 
 
+@pytest.mark.full
 def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
     """One link, many questions: making its databases takes seconds."""
     assert "there is no last run" in refused(errors.RunNotFound, lambda: dbml.register("last", "wine"))
@@ -548,6 +553,7 @@ def test_a_prefix_that_fits_several_runs(home: Path, local: Any, monkeypatch: py
     assert "%dbml register abc000000 NAME" in shown
 
 
+@pytest.mark.full
 def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
     dbml.link(databricks=proxies.databricks.uri, track="databricks")
     with proxies.databricks.away():

@@ -119,6 +119,7 @@ TELLING = """
 """
 
 
+@pytest.mark.full
 def test_an_endpoint_and_its_model_get_a_list_of_the_environment_and_what_they_are_promised(
     planted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_an_endpoint_and_its_model_get_a_list_of_the_environment_and_what_they_a
     assert "OF_ITS_OWN" not in server
 
 
+@pytest.mark.full
 def test_the_uis_server_gets_no_secret(planted: Path) -> None:
     dbml.link(local=True)
     shown = dbml.ui()
@@ -200,6 +202,7 @@ def test_the_console_script_runs_our_module_and_no_other(planted: Path, tmp_path
     assert "python -m" not in done.stderr
 
 
+@pytest.mark.full
 def test_a_program_that_only_takes_a_module_does_not_take_one_of_the_folder(
     planted: Path, tmp_path: Path
 ) -> None:

@@ -197,6 +197,7 @@ def test_what_cannot_be_cleaned_up_says_what_can(home: Path) -> None:
         cleaned("workspace", "ml")
 
 
+@pytest.mark.full
 def test_nothing_is_said_to_be_billed_of_files_on_this_machine(home: Path, experiment_name: str) -> None:
     import mlflow
 

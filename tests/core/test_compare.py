@@ -160,6 +160,7 @@ def _shared_beginning() -> str:
     raise AssertionError("sixteen digits, and no two of seventeen ids begin alike")
 
 
+@pytest.mark.full
 def test_while_a_workspace_is_away_the_other_one_answers(experiment: str, proxies: Proxies) -> None:
     first, second = log("one", {}, {"loss": {0: 1.0, 1: 0.5}}), log("two", {}, {"loss": {0: 1.0, 1: 0.25}})
     dbml.sync(60)

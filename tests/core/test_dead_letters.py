@@ -204,6 +204,7 @@ def test_a_crash_while_it_is_tried_again_neither_loses_nor_doubles_it(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_another_process_that_was_killed_after_asking_has_asked(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_run_that_logs_steadily_is_gathered_longer(
         assert proxy.count(LOG_BATCH) <= 20
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seen_from_afar", ["a file", "the end", "somebody waits"])
 def test_what_is_seen_from_afar_is_not_gathered_long(
     linked: Proxies,
@@ -293,6 +294,7 @@ def test_mlflows_asynchronous_calls_arrive_too(
     assert (held["params"]["c"], held["tags"]["t"], held["tags"]["e"]) == ("d", "v", "f")
 
 
+@pytest.mark.full
 def test_a_run_is_resumed_here_and_in_another_process(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -318,6 +320,7 @@ def test_a_run_is_resumed_here_and_in_another_process(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_run_older_than_the_link_is_adopted_with_all_it_had(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -408,6 +411,7 @@ def test_a_search_during_an_outage_says_once_what_is_missing(
     assert {r.info.run_id for r in found} >= {run.info.run_id}
 
 
+@pytest.mark.full
 def test_what_mlflow_would_refuse_is_refused_at_once(linked: Proxies) -> None:
     client = MlflowClient()
     with mlflow.start_run() as run:
@@ -565,6 +569,7 @@ def test_the_size_of_batches_is_learnt_from_a_refusal(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_rate_limit_is_obeyed(linked: Proxies, servers: Servers, experiment_name: str) -> None:
     linked.azureml.rate(5, retry_after=1, path="/mlflow/runs/")
     ids = []
@@ -639,6 +644,7 @@ def test_copies_that_no_write_names_are_cleaned_up(home: Path, linked: Proxies) 
     assert fresh.exists()
 
 
+@pytest.mark.full
 def test_a_damaged_journal_loses_the_damaged_lines_alone(
     home: Path, linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

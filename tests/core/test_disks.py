@@ -158,6 +158,7 @@ def test_a_git_folder_is_none_for_a_journal_but_a_home_that_is_one_is(
     assert disks.why_unfit(tmp_path / "me" / ".local" / "share") is None
 
 
+@pytest.mark.full
 def test_a_data_folder_on_a_network_disk_is_avoided_with_a_sentence(
     home: Path, spares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_training_goes_on_when_the_journals_disk_is_full_and_nothing_is_lost(
     session.current().unlink()
 
 
+@pytest.mark.full
 def test_runs_begin_and_end_on_a_disk_that_stays_full(
     home: Path,
     small: Path,
@@ -383,6 +385,7 @@ def turn_read_only(folder: Path, own: State, monkeypatch: pytest.MonkeyPatch) ->
     own._db.execute("PRAGMA query_only=ON")
 
 
+@pytest.mark.full
 def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
     home: Path,
     small: Path,
@@ -438,6 +441,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
     )
 
 
+@pytest.mark.full
 def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
     home: Path, spares: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -624,6 +628,7 @@ def test_a_damaged_line_is_put_aside_and_the_rest_of_the_run_arrives(
     dbml.discard_dead_letters(2)
 
 
+@pytest.mark.full
 def test_a_link_that_a_newer_release_wrote_is_left_alone_and_tracking_goes_on_beside_it(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

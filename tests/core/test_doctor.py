@@ -222,6 +222,7 @@ def test_a_home_that_others_may_change_is_named_through_every_link(
     assert not found, f"{how}: {found}"
 
 
+@pytest.mark.full
 def test_another_folders_damaged_journal_keeps_no_other_look(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -672,6 +672,7 @@ def test_the_log_says_what_was_asked_and_how_it_went(served: Any) -> None:
         dbml.logs("wine", deployment="green")
 
 
+@pytest.mark.full
 def test_an_endpoint_whose_process_was_killed_is_shown_and_comes_back(served: Any, wine: list[Any]) -> None:
     before, uri = pids("wine"), served.uri
     os.kill(before[0], signal.SIGKILL)
@@ -723,6 +724,7 @@ def doubling(place: Path) -> Any:
     return dbml.endpoints("double")
 
 
+@pytest.mark.full
 def test_a_model_that_fails_dies_or_dawdles_takes_nothing_with_it(doubling: Any) -> None:
     assert "instance_type means nothing on this machine" in str(doubling)
     assert "none: anybody who reaches the address may ask" in str(doubling)
@@ -854,6 +856,7 @@ def test_an_interrupt_says_what_goes_on(wine: list[Any], monkeypatch: pytest.Mon
     eventually(lambda: all(gone(pid) for pid in every), "its processes end, loading or not")
 
 
+@pytest.mark.full
 def test_a_killed_kernel_leaves_no_endpoint_that_nobody_sees(wine: list[Any]) -> None:
     script = """
         import os, dbml_magics as dbml

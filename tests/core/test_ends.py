@@ -137,6 +137,7 @@ def held(servers: Servers, run_id: str, experiment: str) -> dict[str, Any]:
 # --- --on-undelivered
 
 
+@pytest.mark.full
 def test_a_job_that_shall_fail_on_undelivered_writes_does_and_says_what_and_where(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_job_that_shall_fail_on_undelivered_writes_does_and_says_what_and_wher
     assert leftovers(home) == []
 
 
+@pytest.mark.full
 def test_a_job_that_delivered_everything_ends_with_0(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_job_that_delivered_everything_ends_with_0(
     held(servers, job.run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_exit_handlers_that_come_after_ours_run_in_a_job_that_fails(
     home: Path, proxies: Proxies, experiment_name: str, tmp_path: Path
 ) -> None:
@@ -188,6 +191,7 @@ def test_exit_handlers_that_come_after_ours_run_in_a_job_that_fails(
     assert out.endswith("the first handler ran last\n")
 
 
+@pytest.mark.full
 def test_a_child_process_obeys_the_links_wish(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -364,6 +368,7 @@ def test_what_a_job_could_not_deliver_is_delivered_once_from_another_machine(
     assert [path for path in (elsewhere / "taken").iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.full
 def test_a_package_holds_no_secret(
     home: Path, shared: Path, proxies: Proxies, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +501,7 @@ def test_a_taker_that_is_killed_goes_on_and_keeps_others_away_until_then(
     assert list(shared.iterdir()) == []
 
 
+@pytest.mark.full
 def test_a_package_for_other_workspaces_is_left_alone(
     home: Path, elsewhere: Path, shared: Path, proxies: Proxies, experiment_name: str, tmp_path: Path
 ) -> None:
@@ -675,6 +681,7 @@ def test_a_handler_of_the_users_own_stays(home: Path, shared: Path, tmp_path: Pa
     assert said == "True"
 
 
+@pytest.mark.full
 def test_a_process_that_ends_beside_a_living_one_leaves_delivery_to_it(
     home: Path, shared: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -730,6 +737,7 @@ def test_a_folder_without_packages_or_none_at_all(home: Path, shared: Path) -> N
 # --- other ends
 
 
+@pytest.mark.full
 def test_an_interpreter_that_ends_in_another_thread_of_the_training_has_delivered(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

@@ -15,6 +15,7 @@ from tests.core.linking import link, sync
 from tests.infra import plain
 
 
+@pytest.mark.full
 def test_filters_name_runs_models_and_places_as_the_link_shows_them(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

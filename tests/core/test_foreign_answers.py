@@ -214,6 +214,7 @@ def test_an_empty_answer_to_an_upload_counts_where_the_file_is_there(
     assert [f.path for f in files.list_artifacts("below")] == ["below/notes.txt"]
 
 
+@pytest.mark.full
 def test_a_gateway_that_knows_no_page_is_no_service_that_lacks_a_call(
     hostile: Hostile, tmp_path: Path, experiment_name: str
 ) -> None:

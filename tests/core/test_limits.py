@@ -441,6 +441,7 @@ def test_a_long_history_is_read_in_pages_that_the_service_takes(
 # --- rates
 
 
+@pytest.mark.full
 def test_one_process_keeps_to_databricks_rates(
     clouds: Proxies, servers: Servers, experiment_name: str
 ) -> None:

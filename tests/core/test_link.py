@@ -84,6 +84,7 @@ def log_model() -> Any:
 # --- --local
 
 
+@pytest.mark.full
 def test_a_local_link_is_two_databases_and_two_folders_of_artifacts_without_a_server(home: Path) -> None:
     status = dbml.link(local=True)
     run_id = log_one_run()
@@ -105,6 +106,7 @@ def test_a_local_link_is_two_databases_and_two_folders_of_artifacts_without_a_se
     assert list(first["artifacts"]) == ["notes/hello.txt"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given", ["here", "{tmp}/there", "~/mine"])
 def test_the_folder_of_a_local_link_can_be_chosen(
     home: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +119,7 @@ def test_the_folder_of_a_local_link_can_be_chosen(
     assert not (Path.cwd() / ".dbml").exists()
 
 
+@pytest.mark.full
 def test_nothing_but_the_local_workspaces_is_kept_in_the_notebooks_folder(home: Path) -> None:
     dbml.link(local="data")
     log_one_run()

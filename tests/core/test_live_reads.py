@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
@@ -127,6 +128,7 @@ def names(run_id: str) -> list[Any]:
     return found
 
 
+@pytest.mark.full
 def test_a_run_on_its_way_answers_as_after_its_delivery_and_as_at_a_server(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:

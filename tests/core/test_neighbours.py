@@ -29,6 +29,7 @@ OF_MLFLOW = {
 }
 
 
+@pytest.mark.full
 def test_mlflows_own_token_goes_to_neither_server_whoever_asks(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,7 +136,7 @@ PLACES = [
 LISTINGS = ["a folder listed as a file", "a folder in itself", "an endless history"]
 
 
-@pytest.mark.full(but=[*PLACES, "a web page"])
+@pytest.mark.full(but=[PLACES[0], PLACES[4], "a web page"])
 @pytest.mark.parametrize("how", [*PLACES, *LISTINGS, *WRONG])
 def test_one_runs_trouble_stays_that_runs(
     runs: tuple[str, str], hostile: Hostile, servers: Servers, experiment_name: str, how: str
@@ -199,6 +199,7 @@ def test_endless_pages_end(
     assert linking.runs_at(servers, experiment_name) == [3, 3], "no run was copied"
 
 
+@pytest.mark.full
 def test_a_workspace_that_is_away_still_ends_it_with_words(
     runs: tuple[str, str], hostile: Hostile, experiment_name: str
 ) -> None:

@@ -89,6 +89,7 @@ def struck_roles(who: str) -> tuple[str, ...]:
     return ("databricks", "azureml") if who == "both" else (who,)
 
 
+@pytest.mark.full(but=["hang-databricks", "500-azureml", "closed port-both", "half a batch-databricks"])
 @pytest.mark.parametrize(
     ("fault", "who"),
     [(fault, who) for fault in FAULTS for who in ("databricks", "azureml")]
@@ -127,6 +128,7 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["closed port", "hang", "writes' answers dropped"])
 def test_a_run_that_begins_and_ends_in_an_outage_of_both(
     linked: Proxies, servers: Servers, experiment_name: str, how: str
@@ -246,6 +248,7 @@ def test_traces_of_an_experiment_that_was_made_in_an_outage(
     assert client.get_trace(trace.info.trace_id).info.experiment_id == made.experiment_id
 
 
+@pytest.mark.full
 def test_a_primary_that_never_had_the_experiment_gets_it_and_not_anothers(
     home: Path, proxies: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -346,6 +349,7 @@ def test_lost_answers_make_nothing_twice(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_lost_answer_and_then_an_outage_make_no_second_run(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -482,6 +486,7 @@ def test_a_call_that_fails_for_everybody_is_no_poison(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_a_storage_that_refuses_uploads_does_not_hold_up_the_run(
     linked: Proxies, servers: Servers, experiment_name: str, impatient: None
 ) -> None:
@@ -514,6 +519,7 @@ def test_a_storage_that_refuses_uploads_does_not_hold_up_the_run(
     }
 
 
+@pytest.mark.full
 def test_one_file_that_is_refused_waits_alone_and_its_model_with_it(
     linked: Proxies, servers: Servers, experiment_name: str, impatient: None
 ) -> None:

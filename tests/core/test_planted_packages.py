@@ -312,6 +312,7 @@ def members_of_bytes(data: bytes) -> Members:
         return {m.name: found.read() for m in tar if (found := tar.extractfile(m)) is not None}
 
 
+@pytest.mark.full
 def test_no_planted_package_reaches_anything_outside_of_it_and_each_is_named_and_left_as_it_is(
     home: Path,
     shared: Path,

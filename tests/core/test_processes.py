@@ -265,6 +265,7 @@ def test_the_other_kernel_takes_over_from_a_killed_one(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_what_a_killed_process_had_sent_and_is_under_way_is_not_sent_again(
     proxies: Proxies, servers: Servers, actor_host: ActorHost, tmp_path: Path, experiment_name: str
 ) -> None:
@@ -289,6 +290,7 @@ def test_what_a_killed_process_had_sent_and_is_under_way_is_not_sent_again(
 # --- many writers of one run
 
 
+@pytest.mark.full
 def test_a_run_that_another_process_restored_takes_writes_again(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -304,6 +306,7 @@ def test_a_run_that_another_process_restored_takes_writes_again(
     assert arrived(servers, run.info.run_id, experiment_name)["tags"]["after"] == "it"
 
 
+@pytest.mark.full
 def test_a_file_that_comes_within_one_tick_of_the_disks_clock_is_seen(
     linked: Proxies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +391,7 @@ def test_a_hundred_runs_at_once_in_one_process(
     assert_written_once(linked)
 
 
+@pytest.mark.full
 def test_sync_does_not_wait_for_what_another_process_goes_on_logging(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:
@@ -414,6 +418,7 @@ def test_sync_does_not_wait_for_what_another_process_goes_on_logging(
         other.communicate()
 
 
+@pytest.mark.full
 def test_a_tag_that_another_process_set_can_be_removed(
     linked: Proxies, servers: Servers, experiment_name: str
 ) -> None:

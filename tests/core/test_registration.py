@@ -478,6 +478,7 @@ def test_what_the_second_registry_refuses_is_told_and_holds_up_nothing(
 # --- from elsewhere
 
 
+@pytest.mark.full
 def test_another_machine_changes_what_this_one_registered(
     both: Any, experiment_name: str, tmp_path: Path
 ) -> None:
@@ -597,6 +598,7 @@ def test_what_was_said_of_a_version_that_was_refused_is_made_up_when_it_is_regis
     assert [key for key, _ in tables["answers"] if key.startswith("owed/")] == []
 
 
+@pytest.mark.full
 def test_an_alias_that_was_acknowledged_is_read_whoever_is_away(proxies: Any, experiment_name: str) -> None:
     """One registry alone: nobody else could be asked for it."""
     link(proxies, registry="databricks")
@@ -621,6 +623,7 @@ def test_an_alias_that_was_acknowledged_is_read_whoever_is_away(proxies: Any, ex
     assert client.get_model_version_by_alias(name, "champion").version == "1", "somebody else has moved it"
 
 
+@pytest.mark.full
 def test_a_model_that_is_read_at_the_mirror_names_the_run_that_the_user_knows(
     both: Any, experiment_name: str
 ) -> None:

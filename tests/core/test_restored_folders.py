@@ -149,6 +149,7 @@ def test_a_folder_that_is_older_than_its_deliveries_doubles_nothing(
     assert_there_once(world, proxies, servers, named, provisional)
 
 
+@pytest.mark.full
 def test_a_copy_on_another_machine_and_the_original_deliver_once(
     home: Path, proxies: Proxies, servers: Servers, world: World, tmp_path: Path
 ) -> None:

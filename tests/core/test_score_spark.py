@@ -309,6 +309,7 @@ def test_columns_of_any_name_are_scored_in_every_way(
     assert scored(odd, pandas, column="p.q").data["p.q"].tolist() == [6.0, 9.0]
 
 
+@pytest.mark.full
 def test_names_that_differ_by_case_alone_are_told_apart_or_refused(spark: Any, place: Path) -> None:
     inputs = Schema([ColSpec("double", "a"), ColSpec("double", "b")])
     model = save(Picky(answer="sum"), place / "case", ModelSignature(inputs, Schema([ColSpec("double")])))
@@ -326,6 +327,7 @@ def test_names_that_differ_by_case_alone_are_told_apart_or_refused(spark: Any, p
         spark.conf.unset("spark.sql.caseSensitive")
 
 
+@pytest.mark.full
 def test_without_a_signature_spark_gives_the_model_the_values_that_it_has(
     spark: Any, place: Path, tmp_path: Path
 ) -> None:
@@ -350,6 +352,7 @@ def test_without_a_signature_spark_gives_the_model_the_values_that_it_has(
     assert (empty.rows, empty.result_type) == (0, "double")
 
 
+@pytest.mark.full
 def test_bytes_params_and_the_row_that_fails_come_through_spark(
     spark: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +379,7 @@ def test_bytes_params_and_the_row_that_fails_come_through_spark(
         scored(picky, rows)
 
 
+@pytest.mark.full
 def test_one_worker_scores_two_versions_with_modules_of_the_same_names(spark: Any, place: Path) -> None:
     models = [log_telling(place / f"code-{said}", said) for said in ("one", "two")]
     frame = spark.range(1).coalesce(1)

@@ -253,6 +253,7 @@ def test_what_is_forwarded_works_on_a_real_server(home: Path, proxies: Any, expe
         store.no_such_method
 
 
+@pytest.mark.full
 def test_forwarded_calls_know_a_run_by_the_id_that_the_user_saw(
     home: Path, proxies: Any, experiment_name: str
 ) -> None:

@@ -338,6 +338,7 @@ def test_a_summary_while_the_mirror_is_away(linked: Any, proxies: Any) -> None:
     dbml.sync(60)
 
 
+@pytest.mark.full
 def test_a_summary_of_a_run_that_began_while_the_primary_was_away(linked: Any, proxies: Any) -> None:
     with proxies.databricks.away():
         with dbml.track("early") as run:

@@ -111,6 +111,7 @@ serve = ui_server.serve
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("because", ["nobody asks it", "its workspace is gone"])
 def test_a_server_that_is_of_no_use_ends(clean: Path, monkeypatch: pytest.MonkeyPatch, because: str) -> None:
     monkeypatch.setattr(ui, "_CODE", STAND_IN)

@@ -113,6 +113,7 @@ def test_sklearn_autolog_of_a_grid_search(linked: Any, experiment_name: str) -> 
         ) == [0, 0, 0]
 
 
+@pytest.mark.full
 def test_lightgbm_autolog(linked: Any, experiment_name: str) -> None:
     lightgbm = pytest.importorskip("lightgbm")
     x, y = iris()
@@ -137,6 +138,7 @@ def test_lightgbm_autolog(linked: Any, experiment_name: str) -> None:
     assert any("feature_importance" in path for path in run["artifacts"])
 
 
+@pytest.mark.full
 def test_a_script_as_a_child_process(linked: Any, experiment_name: str, tmp_path: Path) -> None:
     in_child(
         """

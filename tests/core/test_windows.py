@@ -64,6 +64,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(line.removeprefix("TOLD ")))
 
 
+@pytest.mark.full
 def test_the_doctor_looks_and_says_that_windows_is_what_is_wrong(told: dict[str, Any]) -> None:
     _, _, found = told["%dbml doctor"]
     broken = {

@@ -237,6 +237,7 @@ def test_a_run_with_many_models_has_one_short_tag_and_none_is_lost(alone: Any, e
     assert {m.model_id for m in found} == set(made)
 
 
+@pytest.mark.full
 def test_another_machine_finds_and_uses_the_models(alone: Any, experiment_name: str, tmp_path: Path) -> None:
     run_id = run_with_model(tags={"team": "wine"})
     [output] = MlflowClient().get_run(run_id).outputs.model_outputs

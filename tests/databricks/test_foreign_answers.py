@@ -70,6 +70,7 @@ def test_an_upload_is_answered_by_the_files_api_itself(
     assert [(f.path, f.file_size) for f in repository.list_artifacts("a")] == [("a/notes.bin", size)]
 
 
+@pytest.mark.full
 def test_an_upload_by_a_signed_link_counts_where_the_file_is_there(
     hostile: Hostile, adb: Databricks, files: tuple[Any, Any], tmp_path: Path
 ) -> None:

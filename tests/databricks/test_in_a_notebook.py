@@ -49,6 +49,7 @@ print(json.dumps(shell.user_ns["told"]))
     return found
 
 
+@pytest.mark.full
 def test_a_bare_link_is_to_the_notebooks_workspace_and_runs_go_to_its_own_experiment(
     adb: Databricks, notebook: dict[str, str]
 ) -> None:
@@ -78,6 +79,7 @@ told = {
     assert not any("disk" in note for note in told["notes"]), "a dedicated cluster keeps its disk"
 
 
+@pytest.mark.full
 def test_a_run_that_begins_while_the_workspace_is_away_goes_to_the_notebooks_experiment_afterwards(
     adb: Databricks, notebook: dict[str, str]
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_model_that_may_not_be_made_waits_and_says_which_privilege_it_needs(
     assert [v.version for v in value(f"%dbml models {name}").versions] == ["1"]
 
 
+@pytest.mark.full
 def test_a_version_waits_while_the_workspace_has_too_many_in_registration(
     value: Any, signed_in: Databricks, experiment_name: str
 ) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
 from tests.databricks.conftest import ADA
 from tests.standins.databricks import Databricks
 
 
+@pytest.mark.full
 def test_what_is_measured_is_what_the_service_does(signed_in: Databricks, home: Path) -> None:
     session = sessions.current()
     dbml.link(databricks="databricks", track="databricks")

@@ -254,6 +254,7 @@ def is_refused_well(ip: Any, cell: str, secret: bool, of: str, *, lines: int) ->
     return error is not None
 
 
+@pytest.mark.full
 def test_ten_thousand_lines_in_a_shell_end_in_a_result_or_in_words(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def client(azure: AzureStandIn, _client: Client) -> Client:
     return _client
 
 
+@pytest.mark.full
 def test_a_workspace_is_found_and_gives_its_tracking_uri(azure: AzureStandIn, client: Client) -> None:
     assert client("ws.get_mlflow_tracking_uri()") == azure.tracking_uri()
     assert client("[ws.name, ws.resource_group, ws.subscription_id, ws.location]") == [
@@ -87,6 +88,7 @@ def test_what_a_run_logs_is_read_back(azure: AzureStandIn, client: Client, exper
     assert azure.proxy.count(path=r"\.blob\.core\.windows\.test/", method="PUT") == 2
 
 
+@pytest.mark.full
 def test_models_are_logged_as_on_azure_ml_and_registered_from_a_folder(
     client: Client, experiment_name: str
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_run_is_read_wholly_and_alike_by_a_fresh_process(servers: Servers, exp
     assert plain.in_child("run", uri, child.info.run_id) == held
 
 
+@pytest.mark.full
 def test_a_model_loads_where_our_package_cannot_be_imported(
     servers: Servers, experiment_name: str, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def run_notebook(folder: Path, *cells: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_a_notebook_runs_in_its_own_folder_and_shows_code_and_results(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("from the folder")
     done = run_notebook(
@@ -47,6 +48,7 @@ def test_a_notebook_runs_in_its_own_folder_and_shows_code_and_results(tmp_path: 
     assert done.stderr == ""
 
 
+@pytest.mark.full
 def test_a_failing_cell_ends_the_notebook_with_its_traceback(tmp_path: Path) -> None:
     done = run_notebook(tmp_path, "1 / 0", "print('never')")
     assert done.returncode == 1
