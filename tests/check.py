@@ -33,6 +33,7 @@ TYPED = [
     "tests.azure",
     "tests.clouds",
     "tests.databricks",
+    "tests.core",
 ]
 FULL = {
     "histories": ["pytest", "tests/core/test_histories.py", "tests/core/test_edited_histories.py"],

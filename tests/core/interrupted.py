@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlflow
@@ -54,11 +55,11 @@ class Story:
     def _log(self, run: Acknowledged) -> None:
         for step in range(self._points):
             value = step / 7 if step % 5 else float("nan")
-            self._call(lambda v=value, s=step: mlflow.log_metric("m", v, step=s), run.points, ("m", step))
+            self._call(partial(mlflow.log_metric, "m", value, step=step), run.points, ("m", step))
         for step in range(2):
             both = {"a": step / 3, "b": step / 5}
             known = [(key, step) for key in both]
-            self._call(lambda b=both, s=step: mlflow.log_metrics(b, step=s), run.points, *known)
+            self._call(partial(mlflow.log_metrics, both, step=step), run.points, *known)
         self._call(lambda: mlflow.log_metric("m", 1.0, step=self._points), run.points, ("m", self._points))
         self._call(lambda: mlflow.log_params({"p": 1, "q": 2}), run.params, "p", "q")
         self._call(lambda: mlflow.set_tag("t", "x"), run.tags, "t")

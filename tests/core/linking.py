@@ -44,14 +44,26 @@ def dead_letters(role: str | None = None) -> list[tuple[str, Any, str]]:
     return [(dest, op, cause) for _, dest, _, op, cause, _ in state.dead(role)]
 
 
+def is_well(role: str) -> bool:
+    """Tell whether nothing is known that keeps a workspace from answering."""
+    return session.current().engine("this test").health[role].reason is None
+
+
+def is_away(role: str) -> bool:
+    """Tell whether a workspace is known to be away."""
+    return session.current().engine("this test").health[role].away
+
+
+def own_id(uri: str, run_id: str, experiment: str) -> str:
+    """Return a workspace's own id of the run that the user knows as ``run_id``, which it has to have."""
+    own = plain.twin_id(uri, run_id, experiment)
+    assert own is not None, f"{uri} has no run {run_id}"
+    return own
+
+
 def both_sides(servers: Servers, run_id: str, experiment: str, *, files: bool = True) -> list[dict[str, Any]]:
     """Return the run that the user knows as ``run_id`` as each workspace holds it, the primary first."""
-    held = []
-    for server in servers:
-        own = plain.twin_id(server.uri, run_id, experiment)
-        assert own is not None, f"{server.name} has no run {run_id}"
-        held.append(plain.run(server.uri, own, files=files))
-    return held
+    return [plain.run(server.uri, own_id(server.uri, run_id, experiment), files=files) for server in servers]
 
 
 def arrived(servers: Servers, run_id: str, experiment: str, *, files: bool = True) -> dict[str, Any]:

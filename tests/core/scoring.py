@@ -39,10 +39,13 @@ def exact(frame: pd.DataFrame) -> Any:
     return (frame.depth * 2 + frame.rate * 3).to_numpy()
 
 
+# MLflow would read the types of a predict from its hints: these have none.
+
+
 class Exact(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Multiplies and adds two columns."""
 
-    def predict(self, context, model_input, params=None):  # MLflow would read types from hints
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         return (model_input["depth"] * 2 + model_input["rate"] * 3).to_numpy()
 
 
@@ -56,7 +59,7 @@ class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def __init__(self, column: str = "", answer: str = "", *, always: bool = False) -> None:
         self.column, self.answer, self.always = column, answer, always
 
-    def predict(self, context, model_input, params=None):  # MLflow would read types from hints
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         if self.answer == "params":
             return [repr(params)] * len(model_input)
         if self.always:
@@ -100,7 +103,7 @@ class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 class Deaf(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Has a predict without params."""
 
-    def predict(self, context, model_input):
+    def predict(self, context, model_input):  # type: ignore[no-untyped-def]
         return ["deaf"] * len(model_input)
 
 

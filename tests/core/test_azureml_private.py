@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from azureml.core.authentication import AbstractAuthentication
+from azureml.mlflow._common._cloud import cloud as clouds
 from azureml.mlflow._internal.service_context_loader import _AzureMLServiceContextLoader
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.model_registry.rest_store import RestStore as RegistryStore
@@ -106,7 +107,7 @@ def test_a_context_is_found_by_its_uri(context: Any) -> None:
 def test_clouds_have_names_endpoints_and_suffixes_and_more_can_be_added() -> None:
     known = private.known_clouds()
     assert {"AzureCloud", "AzureChinaCloud", "AzureUSGovernment"} <= known.keys()
-    before = dict(private._clouds.KNOWN_CLOUDS)
+    before = dict(clouds.KNOWN_CLOUDS)
     try:
         own = private.add_clouds([METADATA])["OwnCloud"]
         assert isinstance(own, private.SdkCloud)
@@ -119,18 +120,21 @@ def test_clouds_have_names_endpoints_and_suffixes_and_more_can_be_added() -> Non
             with pytest.raises((KeyError, TypeError, ValueError)):
                 private.add_clouds(broken)
     finally:
-        private._clouds.KNOWN_CLOUDS.clear()
-        private._clouds.KNOWN_CLOUDS.update(before)
+        clouds.KNOWN_CLOUDS.clear()
+        clouds.KNOWN_CLOUDS.update(before)
 
 
 def test_azureml_core_takes_a_sign_in_of_ours() -> None:
     sdk = private.known_clouds()["AzureUSGovernment"]
     token = SimpleNamespace(token="t")
     asked: list[tuple[str, ...]] = []
-    sign_in: Any = SimpleNamespace(
-        cloud=SimpleNamespace(sdk=sdk, scope="https://rm/.default"),
-        get_token=lambda *scopes: asked.append(scopes) or token,
-    )
+
+    def get_token(*scopes: str) -> SimpleNamespace:
+        asked.append(scopes)
+        return token
+
+    cloud = SimpleNamespace(sdk=sdk, scope="https://rm/.default")
+    sign_in: Any = SimpleNamespace(cloud=cloud, get_token=get_token)
     auth = core_auth.Authentication(sign_in, "s")
     assert auth.get_authentication_header() == {"Authorization": "Bearer t"}
     assert asked == [("https://rm/.default",)]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def test_a_folder_that_is_gone(home: Path, tmp_path: Path) -> None:
 
 def test_windows_is_refused_with_a_way_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "fcntl", None)
     shown = refused(errors.PlatformRefused, link(local=True))
     assert "wsl --install" in shown
 
@@ -503,7 +504,7 @@ def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
     shown = refused(errors.NoModel, lambda: dbml.register("last", "wine", path="model"))
     assert "no model 'model'" in shown
     for bad in ("", "a/b", "a:b"):
-        shown = refused(errors.BadName, lambda bad=bad: dbml.register("last", bad))
+        shown = refused(errors.BadName, partial(dbml.register, "last", bad))
         assert "try  %dbml register " in shown
         assert "register last" not in shown  # it names the run that was asked for
     shown = refused(errors.BadName, lambda: dbml.register("last", "wine", aliases=["v1"]))
@@ -525,13 +526,13 @@ def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
     refused(errors.ExperimentNotFound, lambda: dbml.runs("999"))
 
     # searches
-    for wish in (
-        {"filter": "loss <"},
-        {"order_by": ["loss SIDEWAYS"]},
-        {"max_results": -1},
-        {"filter": "x ~ 3"},
+    for search in (
+        partial(dbml.runs, filter="loss <"),
+        partial(dbml.runs, order_by=["loss SIDEWAYS"]),
+        partial(dbml.runs, max_results=-1),
+        partial(dbml.runs, filter="x ~ 3"),
     ):
-        shown = refused(errors.BadCommand, lambda wish=wish: dbml.runs(**wish))
+        shown = refused(errors.BadCommand, search)
         assert "refused the search" in shown
         assert "%dbml runs --filter" in shown
 

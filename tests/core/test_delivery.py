@@ -428,7 +428,7 @@ def test_what_mlflow_would_refuse_is_refused_at_once(linked: Proxies) -> None:
             with pytest.raises(MlflowException, match=r"exceeds|length"):
                 mlflow.log_metric("k" * 300, 1)
             with pytest.raises(MlflowException):
-                mlflow.log_metric("m", None)  # type: ignore[arg-type]
+                mlflow.log_metric("m", None)
             with pytest.raises(MlflowException):
                 client.set_tag(run_id, "", "v")
             with pytest.raises(MlflowException, match="No tag"):

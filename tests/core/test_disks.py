@@ -34,6 +34,7 @@ from tests.core.linking import (
     finish,
     leftovers,
     link,
+    own_id,
     runs_at,
     steps,
     sync,
@@ -373,7 +374,11 @@ def turn_read_only(folder: Path, own: State, monkeypatch: pytest.MonkeyPatch) ->
             refuse(os.fspath(path))
         return os.open(path, flags, *args, **kwargs)
 
-    def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> str:  # noqa: A002 - its name there
+    def mkdtemp(
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - its name there
+    ) -> str:
         refuse(os.fspath(dir or tempfile.gettempdir()))
         return made(suffix, prefix, dir)
 
@@ -684,14 +689,14 @@ def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was
         shutil.rmtree(folder)
         (listed,) = mlflow.artifacts.list_artifacts(f"{run.info.artifact_uri}/folder")
         assert (listed.path, listed.file_size) == ("folder/in.txt", len(as_it_was))
-        for path in ("changed.txt", "deleted.txt", "folder/in.txt"):
-            assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}") == as_it_was
+        for name in ("changed.txt", "deleted.txt", "folder/in.txt"):
+            assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}") == as_it_was
     assert bool(list(home.glob("links/*/spool/*"))) == (len(as_it_was) > journal.SMALL)
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert sorted(held["artifacts"]) == ["changed.txt", "deleted.txt", "folder/in.txt"]
     for server in servers:
-        own = plain.twin_id(server.uri, run.info.run_id, experiment_name)
+        own = own_id(server.uri, run.info.run_id, experiment_name)
         client = plain.client(server.uri)
         for path in held["artifacts"]:
             got = Path(download(client, own, path, tmp_path / server.name))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +291,7 @@ def test_cloud_endpoints_that_were_deployed_from_here_are_named_with_what_ends_t
 
 def test_a_full_disk_and_a_network_disk_are_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("usage", (), {"free": 50_000_000})
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(machine, "file_system", lambda _: "nfs4")
     told = {f.cause: f.level for f in machine.journal(None) if f.what == "disk"}
     assert told["50 MB free on nfs4"] == "broken"
@@ -386,7 +388,7 @@ def test_no_port_and_a_proxy_for_this_machine_are_told(monkeypatch: pytest.Monke
 
 def test_a_missing_or_old_java_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_has", lambda _: False)
-    monkeypatch.setattr(machine.metadata, "version", lambda _: "4.1.0")
+    monkeypatch.setattr(metadata, "version", lambda _: "4.1.0")
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")

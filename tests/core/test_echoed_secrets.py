@@ -113,7 +113,7 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
             mlflow.log_metric("m", number)
             mlflow.log_param("p", "v")
             mlflow.log_text("t" * 5000, "t.txt")
-            summary = track.end(None)
+            summary = track.end()
             said[f"{what} summary"] = f"{summary.text()} {summary.html()}"
         except Exception as error:  # what the user sees of a refusal that has to be told at once
             said[f"{what} error"] = _with_causes(error)
@@ -146,10 +146,11 @@ def _shown(current: session.Session) -> list[tuple[str, Callable[[], Any]]]:
 
 def _with_causes(error: BaseException) -> str:
     """Return what a traceback would show of an error and of those behind it."""
-    told, seen = [], error
+    told: list[str] = []
+    seen: BaseException | None = error
     while seen is not None and len(told) < 10:
         told.append(f"{type(seen).__name__}: {seen} {seen.args}")
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)  # type: ignore[assignment]
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return "\n".join(told)
 
 

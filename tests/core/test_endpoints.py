@@ -31,6 +31,8 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import base, checks, exact, payload, reading, scoring, settings
 from dbml_magics.core.endpoints.server import BODY_LIMIT
+from dbml_magics.core.model.mlmodel import MLmodel
+from dbml_magics.results.endpoints import Endpoint, EndpointsResult
 from tests.core.linking import child, finish
 from tests.infra.proxy import Proxy
 from tests.infra.wait import eventually
@@ -59,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield place
     os.environ["DBML_HOME"] = str(place / "home")
     try:
-        for endpoint in dbml.endpoints():
+        for endpoint in all_endpoints():
             dbml.undeploy(endpoint.name)
         assert not list((place / "home" / "endpoints").glob("*/endpoint.json"))
     finally:
@@ -107,12 +109,27 @@ def served(wine: list[Any]) -> Any:
     return dbml.deploy("wine/1", to="local", name="wine", deployment="wine", traffic=100)
 
 
+def the_endpoint(name: str) -> Endpoint:
+    """Return the endpoint of that name."""
+    found = dbml.endpoints(name)
+    assert isinstance(found, Endpoint)
+    return found
+
+
+def all_endpoints() -> EndpointsResult:
+    """Return all endpoints."""
+    found = dbml.endpoints()
+    assert isinstance(found, EndpointsResult)
+    return found
+
+
 def key_of(name: str) -> str:
     return (Path(os.environ["DBML_HOME"]) / "endpoints" / name / "key").read_text()
 
 
-def post(uri: str, body: Any, *, key: str | None = None, **headers: str) -> requests.Response:
+def post(uri: str | None, body: Any, *, key: str | None = None, **headers: str) -> requests.Response:
     """Ask as any program would."""
+    assert uri is not None
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     return requests.post(uri, json=body, headers=headers, timeout=60)
@@ -827,7 +844,7 @@ def test_without_waiting_the_state_is_asked_for(wine: list[Any], unloadable: str
     dbml.undeploy("later")
     dbml.deploy(unloadable, to="local", name="later", wait=False)
     failed = eventually(
-        lambda: e if (e := dbml.endpoints("later")).state == "failed" else None,  # type: ignore[union-attr]
+        lambda: e if (e := the_endpoint("later")).state == "failed" else None,
         "its failure is shown",
     )
     assert "its process ended" in str(failed)
@@ -931,7 +948,7 @@ def test_a_bad_order_creates_nothing(wine: list[Any], tmp_path: Path) -> None:
     def refused(error: type[dbml.DbmlError], said: str, **order: Any) -> None:
         with pytest.raises(error, match=said):
             dbml.deploy(order.pop("model", "wine/1"), **{"to": "local", "name": "never", **order})
-        assert "never" not in [endpoint.name for endpoint in dbml.endpoints()]
+        assert "never" not in [endpoint.name for endpoint in all_endpoints()]
 
     refused(dbml.BadName, "3 to 32 letters", name="my_wine")
     refused(dbml.BadName, "3 to 32 letters", deployment="a")
@@ -983,7 +1000,7 @@ def looked(tmp_path: Path, requirements: str, cloud: bool, **flavor: Any) -> dic
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "MLmodel").write_text("")
     (tmp_path / "requirements.txt").write_text(requirements)
-    told = {
+    told: MLmodel = {
         "flavors": {"python_function": {"python_version": "3.11.7", **flavor}},
         "signature": {"inputs": "[]"},
     }
@@ -1039,7 +1056,10 @@ def test_conda_yaml_is_read_beside_requirements(
     (tmp_path / "conda.yaml").write_text(conda)
     if pip is not None:
         (tmp_path / "requirements.txt").write_text(pip)
-    told = {"flavors": {"python_function": {"python_version": "3.11.7"}}, "signature": {"inputs": "[]"}}
+    told: MLmodel = {
+        "flavors": {"python_function": {"python_version": "3.11.7"}},
+        "signature": {"inputs": "[]"},
+    }
     found = {each.what: each for each in checks.of_files(tmp_path, told, cloud=cloud)}
     assert ("packages" not in found) if fine else found["packages"].fine is fine
     assert fine or said in found["packages"].said
@@ -1195,7 +1215,9 @@ def test_without_a_signature_values_travel_as_they_are_or_are_refused_by_row_and
     (tmp_path / "rows.csv").write_text(f"id,n,x,flag\n007,{large},{large},True\n010,,1.5,\n")
     read = payload.read(tmp_path / "rows.csv")
     assert sent(read, {})["data"] == [["007", large, str(large), True], ["010", None, "1.5", None]]
-    assert payload.read(tmp_path / "rows.csv", signature(n="string")).n[0] == str(large)
+    read = payload.read(tmp_path / "rows.csv", signature(n="string"))
+    assert isinstance(read, pd.DataFrame)
+    assert read.n[0] == str(large)
     with pytest.raises(dbml.BadData, match=r"n has fractions, and the model wants long \(row 2\)"):
         sent(pd.DataFrame({"n": [1.0, 2.0, 2.5, 3.0]}), signature(n="long"))
     with pytest.raises(dbml.BadData, match="r has text that is not base64"):
@@ -1262,10 +1284,12 @@ def test_predictions_come_back_in_the_outputs_types() -> None:
     told = {**signature(x="double"), "outputs": json.dumps([{"type": "integer"}])}
     prepared = payload.prepare(pd.DataFrame({"x": [1.0, 2.0]}, index=[7, 9]), told, None)
     restored = prepared.restore([3, 4])
+    assert isinstance(restored, pd.Series)
     assert str(restored.dtype) == "int32"
     assert list(restored.index) == [7, 9]
     told["outputs"] = json.dumps([{"name": "p", "type": "float"}, {"name": "q", "type": "string"}])
     frame = payload.prepare(pd.DataFrame({"x": [1.0]}), told, None).restore([{"p": 0.5, "q": "a"}])
+    assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == ["p", "q"]
     assert str(frame["p"].dtype) == "float32"
 

@@ -273,8 +273,8 @@ class Judge:
         if kind is of.Run:
             return self.comparer.entities(RUN, first, second)
         if kind is of.Experiment:
-            pair = ExperimentPair("name", first, second)
-            return list(differences_of(self.survey, self.comparer, pair, first, second))
+            experiments = ExperimentPair("name", first, second)
+            return list(differences_of(self.survey, self.comparer, experiments, first, second))
         if kind is of.LoggedModel:
             return list(self.comparer.model(MODEL, one.as_model(first), other.as_model(second)))
         if kind is registry.ModelVersion:
@@ -285,9 +285,9 @@ class Judge:
             for reader in self.survey.readers
         ]
         pairs = [VersionPair(a, b) for a, b in zip(*versions, strict=True)]
-        models = [registered_as(m, tuple(v)) for m, v in zip((first, second), versions, strict=True)]
+        here, there = [registered_as(m, tuple(v)) for m, v in zip((first, second), versions, strict=True)]
         meant = frozenset(pair.place for pair in pairs)
-        return list(model_differences(ModelPair(*models, pairs, meant), self.comparer.difference))
+        return list(model_differences(ModelPair(here, there, pairs, meant), self.comparer.difference))
 
 
 def made(kind: type, **others: Any) -> Any:
@@ -339,9 +339,9 @@ def test_what_is_called_compared_is_compared_and_nothing_else_is(
         for visible in (RUN, OTHER_RUN):
             reader.engine.state.set_identity(reader.role, "run", visible, visible)
         for visible in (MODEL, OTHER_MODEL):
-            found = reader.model(reader.own_model(model.model_id))
-            assert found is not None
-            reader.side.ids.remember_model(visible, found.native)
+            known = reader.model(reader.own_model(model.model_id))
+            assert known is not None
+            reader.side.ids.remember_model(visible, known.native)
     wrong = []
     for kind, base in BASES.items():
         assert not judge.differ(kind, kind(**base), kind(**base)), f"{kind.__name__} differs from itself"

@@ -6,21 +6,23 @@ import itertools
 import os
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from dbml_magics.core import session
 from dbml_magics.core.outbox.journal import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,
     assert_written_once,
     dead_letters,
+    is_well,
     leftovers,
     link,
+    own_id,
     runs_at,
     steps,
     sync,
@@ -135,8 +137,7 @@ def test_a_fault_from_one_stage_on_costs_nothing(
             runs[stage] = journey(stage, strike, experiment_name)
             strike.end()
             for role in ("databricks", "azureml"):  # the next run begins in peace
-                line = session.current().engine("this test").health[role]
-                eventually(lambda line=line: line.reason is None, f"{role} is back")
+                eventually(partial(is_well, role), f"{role} is back")
     sync(120)
     assert dead_letters() == []
     for stage, run_id in runs.items():
@@ -144,7 +145,7 @@ def test_a_fault_from_one_stage_on_costs_nothing(
         assert (held["name"], held["status"], steps(held, "a")) == (stage, "FINISHED", list(range(31)))
     assert runs_at(servers, experiment_name) == [len(STAGES)] * 2
     for server in servers:
-        own = [plain.twin_id(server.uri, run_id, experiment_name) for run_id in runs.values()]
+        own = [own_id(server.uri, run_id, experiment_name) for run_id in runs.values()]
         versions = plain.model_versions(server.uri, experiment_name)
         assert sorted(v["run_id"] for v in versions) == sorted(own), "each run's model is registered once"
         assert all("dbml_twin" in v["tags"] for v in versions)

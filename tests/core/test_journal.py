@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: 
     first, second = Journal(tmp_path), Journal(tmp_path)
     now = time.time_ns()
     clock = iter([now, now - 3 * 3600 * 10**9, now + 1, now + 86_400 * 10**9, now + 2, now - 10**18])
-    monkeypatch.setattr(stamps.time, "time_ns", lambda: next(clock))
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
     drawn = [journal.next_stamp("run") for journal in (first, second, first, second, first, second)]
     assert drawn == sorted(set(drawn))
 
@@ -127,7 +128,7 @@ def test_the_last_process_of_a_link_deletes_the_shared_memory(tmp_path: Path) ->
 def test_without_shared_memory_a_process_writes_behind_what_the_journal_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stamps.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     ahead = time.time_ns() + 3 * 3600 * 10**9
     first, second = Journal(tmp_path), Journal(tmp_path)
     for size in (10, 20_000, 200_000):  # the last line is found however long the lines are
@@ -195,7 +196,7 @@ def test_a_line_that_was_acknowledged_outlives_an_interrupt_and_a_full_disk_afte
     while at < steps:
         journal = Journal(tmp_path / str(at))
         journal.append("q", first)
-        cut = interrupter.run(lambda j=journal: j.append("q", second), at)
+        cut = interrupter.run(partial(journal.append, "q", second), at)
         steps = interrupter.steps + 1 if at == 0 else steps
         journal.append("q", third)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

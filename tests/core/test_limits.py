@@ -9,11 +9,11 @@ import time
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+import requests
 from mlflow import MlflowClient
 
 import dbml_magics as dbml
@@ -23,6 +23,7 @@ from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT, OverflowF
 from dbml_magics.core.destinations import limits as table
 from dbml_magics.core.destinations import rates, rest
 from dbml_magics.core.destinations.connecting import connect
+from dbml_magics.core.destinations.databricks import DatabricksWorkspace
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.limits import BY_KIND, SOURCES, Limits
@@ -629,9 +630,20 @@ def test_two_sign_ins_to_one_databricks_workspace_share_its_limiter(
     one = "host = https://adb-1.azuredatabricks.net\ntoken = not-a-token\n"
     path.write_text(f"[ada]\n{one}[job]\n{one}")
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(path))
-    found = [connect(WorkspaceSpec("databricks", f"databricks://{name}")) for name in ("ada", "job")]
+    found = []
+    for name in ("ada", "job"):
+        workspace = connect(WorkspaceSpec("databricks", f"databricks://{name}"))
+        assert isinstance(workspace, DatabricksWorkspace)
+        found.append(workspace)
     assert [workspace.creds().limiter for workspace in found] == [found[0].limiter] * 2
     assert found[0].limiter._rates == dict(BY_KIND["databricks"].rates)
+
+
+def answer_of(headers: dict[str, str]) -> requests.Response:
+    """Return a service's answer that has these headers."""
+    response = requests.Response()
+    response.headers.update(headers)
+    return response
 
 
 @pytest.mark.parametrize(
@@ -651,12 +663,12 @@ def test_two_sign_ins_to_one_databricks_workspace_share_its_limiter(
 def test_retry_after_is_read_as_seconds_or_as_a_date_by_the_services_clock(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    assert rest.retry_after(SimpleNamespace(headers=headers)) == seconds
+    assert rest.retry_after(answer_of(headers)) == seconds
 
 
 def test_retry_after_without_the_services_time_is_read_by_this_clock() -> None:
     until = formatdate(time.time() + 120, usegmt=True)
-    found = rest.retry_after(SimpleNamespace(headers={"Retry-After": until}))
+    found = rest.retry_after(answer_of({"Retry-After": until}))
     assert found is not None
     assert 60 < found <= 121
 

@@ -177,7 +177,9 @@ def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
 def test_tracking_and_registry_can_be_chosen(
     home: Path, wish: dict[str, str], track: str, registry: str, used: list[str]
 ) -> None:
-    made = dbml.link(local=True, **wish)
+    made = dbml.link(
+        local=True, track=wish.get("track"), registry=wish.get("registry"), mode=wish.get("mode")
+    )
     assert (made.track, made.registry) == (track, registry)
     assert made.mode == wish.get("mode", "journal")
     assert [d.name for d in made.destinations] == used

@@ -36,7 +36,7 @@ def logged(client: MlflowClient, place: Place) -> dict[str, str]:
     def point(key: str, value: float, at: int, step: int = 1, **data: str) -> Callable[[], Any]:
         return partial(client.log_metric, run, key, value, at, step, model_id=model, **data)
 
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "a point": point("m", 1.0, 1),
         "a later one": point("m", 2.0, 2, 2),
         "the same again": point("m", 2.0, 2, 2),

@@ -84,7 +84,7 @@ def registry(uri: str) -> dict[str, Any]:
 
 @pytest.mark.full
 def test_registries_older_than_the_link_are_named_and_copied_when_asked(home: Path, fresh: Servers) -> None:
-    before = {}
+    before: dict[str, Any] = {}
     for server, name in zip(fresh, ("wine", "gin"), strict=True):
         a_registry(server.uri, name)
         before |= registry(server.uri)

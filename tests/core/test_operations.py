@@ -153,7 +153,8 @@ def test_the_short_way_of_a_point_is_the_long_one(line: str) -> None:
     given = json.loads(line)
     found = read_as(LogMetric, given)
     assert found is not None
-    tail = encoded_point(json.dumps(found.key), *given[3:6], given[6] if len(given) > 6 else None)
+    value, time, step = given[3:6]
+    tail = encoded_point(json.dumps(found.key), value, time, step, given[6] if len(given) > 6 else None)
     assert repr(json.loads(f"[17{tail}")) == repr(found.encode(17))
     assert point_of(given) == tuple(given[2:])
 

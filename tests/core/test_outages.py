@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from tests.core.linking import (
     assert_written_once,
     both_sides,
     dead_letters,
+    is_away,
+    is_well,
     leftovers,
     link,
+    own_id,
     runs_at,
     steps,
     sync,
@@ -89,6 +93,14 @@ def struck_roles(who: str) -> tuple[str, ...]:
     return ("databricks", "azureml") if who == "both" else (who,)
 
 
+def until_noticed(fault: AbstractContextManager[Any], role: str) -> None:
+    """Wait until a fault has struck; an outage, until delivery knows of it."""
+    if isinstance(fault, Fault):
+        eventually(lambda: fault.hits, "the fault has struck")
+    else:
+        eventually(lambda: not is_well(role), "the outage was noticed")
+
+
 @pytest.mark.full(but=["hang-databricks", "500-azureml", "closed port-both", "half a batch-databricks"])
 @pytest.mark.parametrize(
     ("fault", "who"),
@@ -112,10 +124,7 @@ def test_a_fault_in_the_middle_of_a_run_costs_nothing(
             if proxy not in struck:  # the one that is well gets everything meanwhile
                 assert engine.waiting.wait(role, None, 30), f"{role} waits for the other one"
         for each, role in zip(faults, struck_roles(who), strict=True):
-            if isinstance(each, Fault):
-                eventually(lambda f=each: f.hits, "the fault has struck")
-            else:
-                eventually(lambda r=role: engine.health[r].reason, "the outage was noticed")
+            until_noticed(each, role)
         for each in faults:
             each.__exit__(None, None, None)
         train(60, 90)
@@ -226,7 +235,7 @@ def test_traces_of_an_experiment_that_was_made_in_an_outage(
     sync()
     with mlflow.start_run(run_id=begun.info.run_id):
 
-        @mlflow.trace
+        @mlflow.trace  # type: ignore[untyped-decorator]
         def answer(question: str) -> str:
             return question.upper()
 
@@ -374,12 +383,11 @@ def test_doubt_outlasts_a_closed_port(linked: Proxies, servers: Servers, experim
         for step in range(50):
             mlflow.log_metric("m", step, step=step)
         for proxy in linked:
-            eventually(lambda p=proxy: p.count(LOG_BATCH) >= 1, "the batch was sent")
+            eventually(partial(proxy.count, LOG_BATCH), "the batch was sent")
             proxy.refuse()
         mlflow.log_metric("m", 50, step=50)
-        engine = session.current().engine("this test")
         for role in ("databricks", "azureml"):
-            eventually(lambda r=role: engine.health[r].away, f"{role} is known to be away")
+            eventually(partial(is_away, role), f"{role} is known to be away")
         for proxy in linked:
             proxy.accept()
     sync()
@@ -538,7 +546,7 @@ def test_one_file_that_is_refused_waits_alone_and_its_model_with_it(
     client.create_model_version(experiment_name, f"runs:/{run.info.run_id}/model", run.info.run_id)
     held = session.current().engine("this test").workers["azureml"].held
     eventually(lambda: len(held.numbers()) == 1, "the file is held")
-    twin = plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name)
+    twin = own_id(servers.azureml.uri, run.info.run_id, experiment_name)
     eventually(
         lambda: plain.run(servers.azureml.uri, twin)["status"] == "FINISHED", "the run has ended there"
     )

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from dbml_magics.core.model.operations import RegistryChange, VersionFacts
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import Asked, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 
 AT, AT_NS = 1700000000.5, 1700000000500000000
-TOLD = {
+TOLD: VersionFacts = {
     "key": "k1",
     "name": "wine",
     "source": {"kind": "version", "name": "grape", "version": "3", "of": None},
@@ -34,7 +35,14 @@ ASKED_TEXT = (
     + ', "from": ["grape", "3"]}'
 )
 POINT = '{"key": "loss", "value": 0.5, "time": 1, "step": 2, "dataset": null, "digest": null}'
-EDIT = {"do": "version_tag", "name": "wine", "version": "1", "of": "k1", "key": "t", "value": "v"}
+EDIT: RegistryChange = {
+    "do": "version_tag",
+    "name": "wine",
+    "version": "1",
+    "of": "k1",
+    "key": "t",
+    "value": "v",
+}
 MODEL_TEXT = (
     '{"id": "m-1", "name": "model", "run": "r1", "experiment": "7", "created": 1, "run_at": "own1", '
     f'"path": "model-2", "status": "PENDING", "updated": 1, "metrics": [{POINT}], "number": 1}}'

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tests.core.linking import (
 )
 from tests.infra import plain
 from tests.infra.actors import ActorHost
+from tests.infra.proxy import Proxy
 from tests.infra.wait import eventually
 
 TRAINING = """
@@ -172,12 +174,7 @@ def test_a_killed_replay_repeats_nothing(
         before = linked.azureml.count(method="POST|PUT|PATCH")
         process = child(SYNC)
         wanted = before + chance.randrange(1, 6)
-        eventually(
-            lambda n=wanted, p=process: (
-                linked.azureml.count(method="POST|PUT|PATCH") >= n or p.poll() is not None
-            ),
-            "the replay is under way",
-        )
+        until_written(linked.azureml, wanted, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     for proxy in linked:
@@ -192,6 +189,14 @@ def test_a_killed_replay_repeats_nothing(
     assert runs_at(servers, experiment_name) == [6, 6]
     assert_written_once(linked)
     assert leftovers(home) == []
+
+
+def until_written(proxy: Proxy, wanted: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a workspace has been asked for as many writes, or the process that asks has ended."""
+    eventually(
+        lambda: proxy.count(method="POST|PUT|PATCH") >= wanted or process.poll() is not None,
+        "the replay is under way",
+    )
 
 
 def release_leases() -> None:
@@ -230,7 +235,7 @@ def test_the_other_kernel_takes_over_from_a_killed_one(
             readers.append(reader)
             if name == "killed":  # it has the leases
                 twin = eventually(
-                    lambda only=run_id: plain.twin_id(servers.azureml.uri, only, experiment_name),
+                    partial(plain.twin_id, servers.azureml.uri, run_id, experiment_name),
                     "the first kernel delivers",
                 )
         first_id, second_id = lines

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.model.operations import ChangeRegistry
+from dbml_magics.core.model.operations import ChangeRegistry, RegistryChange
 from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.registry import _paired
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
@@ -646,8 +646,13 @@ def test_a_twins_tag_that_is_refused_amid_a_rename_is_tried_again(both: Any, exp
     plain.client(both.databricks.uri).rename_registered_model(experiment_name, f"{experiment_name}-new")
     refused = '{"error_code": "BAD_REQUEST", "message": "FOREIGN KEY constraint failed"}'
     fault = both.databricks.status(400, body=refused, path="model-versions/set-tag", times=1)
-    tag = {"do": "version_tag", "own": True, "key": "dbml_twin", "value": f"azureml:{experiment_name}/1"}
-    change = {**tag, "name": experiment_name, "version": "1", "to": ["databricks"]}
+    tag: RegistryChange = {
+        "do": "version_tag",
+        "own": True,
+        "key": "dbml_twin",
+        "value": f"azureml:{experiment_name}/1",
+    }
+    change: RegistryChange = {**tag, "name": experiment_name, "version": "1", "to": ["databricks"]}
     session.current().engine("this test").recorder.write(LINK_QUEUE, ChangeRegistry(change))
     sync()
     assert fault.hits == 1

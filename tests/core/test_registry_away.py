@@ -178,12 +178,13 @@ def test_what_nobody_here_knows_of_the_registry_is_an_outage_with_its_cause(
     client.create_registered_model(experiment_name)
     sync()
     proxies.databricks.refuse()
-    for ask in (
+    questions: list[Callable[[], Any]] = [
         lambda: client.get_registered_model("never-seen"),
         lambda: client.get_model_version(experiment_name, "7"),
         lambda: client.get_model_version_by_alias(experiment_name, "none"),
         lambda: client.get_latest_versions("never-seen"),
-    ):
+    ]
+    for ask in questions:
         with pytest.raises(
             MlflowException, match=r"databricks does not answer \(.*\), and azureml does not have"
         ):

@@ -114,9 +114,9 @@ def test_a_reused_id_of_the_primary_renames_nothing_and_prunes_nothing_until_a_p
     assert [d.run for d in found.differences if (d.kind, d.key) == (LOST, "run")] == [run]
     assert not [d for d in found.differences if d.kind == "experiment" and d.key == "name"], str(found)
 
-    for options in ({}, {"prune": True}, {"prune": True, "confirm": True}):
-        done = dbml.repair(**options)
-        assert {(LOST, "experiment"), (LOST, "run")} <= kinds(done), f"{options}: {done}"
+    for prune, confirm in ((False, False), (True, False), (True, True)):
+        done = dbml.repair(prune=prune, confirm=confirm)
+        assert {(LOST, "experiment"), (LOST, "run")} <= kinds(done), f"{prune=}, {confirm=}: {done}"
         words = [r.done for r in done.remaining if r.difference.kind == LOST]
         assert all(
             "--from azureml" in said or "from='azureml'" in said or "source=" in said for said in words

@@ -20,6 +20,7 @@ from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import dbml_magics as dbml
+from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.core.scoring import batches, columns, types
 from dbml_magics.results.scoring import ScoreResult
 from tests.core.linking import child, finish
@@ -289,7 +290,7 @@ def test_a_model_without_a_signature_is_given_the_columns_that_are_named() -> No
 def test_moments_and_texts_arrive_as_they_are() -> None:
     schema = Schema([ColSpec("datetime", "at"), ColSpec("string", "word"), ColSpec("boolean", "yes")])
     model = log(Picky(answer="text"), ModelSignature(schema, Schema([ColSpec("string")])))
-    at = [datetime.datetime(2024, 5, 17, 12, 30, 15, 250), None]
+    at: list[Any] = [datetime.datetime(2024, 5, 17, 12, 30, 15, 250), None]
     frame = pd.DataFrame({"at": pd.to_datetime(at), "word": ['é\n"', None], "yes": [True, False]})
     assert scored(model, frame).data.prediction.tolist() == [
         '2024-05-17 12:30:15.000250|é\n"|True',
@@ -330,6 +331,7 @@ def silent(place: Path) -> str:
 def test_a_model_without_a_signature_gets_the_frames_own_values(place: Path) -> None:
     model = save(Picky(answer="repr"), place / "repr")
     large = 2**53 + 1
+    days: list[Any] = ["2024-05-17", None]
     frame = pd.DataFrame(
         {
             "n": pd.array([large, None], dtype="Int64"),
@@ -337,12 +339,12 @@ def test_a_model_without_a_signature_gets_the_frames_own_values(place: Path) -> 
             "d": [Decimal("1.10"), None],
             "s": ["007", None],
             "b": pd.Series([True, None], dtype=object),
-            "t": pd.to_datetime(["2024-05-17", None]).tz_localize("Europe/Berlin"),
+            "t": pd.to_datetime(days).tz_localize("Europe/Berlin"),
             "l": [[large, None], None],
             "none": [None, None],
         }
     )
-    expected = Picky(answer="repr").predict(None, frame)
+    expected = Picky(answer="repr").predict(None, frame)  # type: ignore[no-untyped-call]
     assert scored(model, frame).data.prediction.tolist() == expected
     assert scored(model, frame, on_error="null").data.prediction.tolist() == expected
 
@@ -580,7 +582,10 @@ def test_columns_of_other_types_fit_where_values_can() -> None:
 
 
 def test_optional_columns_may_be_missing() -> None:
-    inputs = [{"name": "a", "type": "double"}, {"name": "b", "type": "double", "required": False}]
+    inputs: list[ColumnSpec] = [
+        {"name": "a", "type": "double"},
+        {"name": "b", "type": "double", "required": False},
+    ]
     assert columns.match(inputs, {"a": pa.float64()}).columns == ("a",)
     assert columns.match(inputs, {"b": pa.float64(), "a": pa.float64()}).columns == ("a", "b")
 

@@ -64,7 +64,7 @@ def test_what_a_workspace_lacks_is_said(proxies: Proxies, home: Path, experiment
     import mlflow
     from mlflow.pyfunc import PythonModel
 
-    class Same(PythonModel):
+    class Same(PythonModel):  # type: ignore[misc]
         def predict(self, context: Any, model_input: list[float], params: Any = None) -> list[float]:
             return model_input
 

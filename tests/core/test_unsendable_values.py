@@ -54,7 +54,7 @@ IN_A_RUN: dict[str, tuple[Callable[[MlflowClient, str], Any], str]] = {
         lambda _, run: mlflow.log_metric("good", 1.0, step=2**70),
         "step of metric 'good'",
     ),
-    "half a step": (lambda _, run: mlflow.log_metric("bad", 1.0, step=1.5), "step of metric 'bad'"),  # type: ignore[arg-type]
+    "half a step": (lambda _, run: mlflow.log_metric("bad", 1.0, step=1.5), "step of metric 'bad'"),
     "step that is no number": (lambda c, run: c.log_batch(run, [Metric("bad", 1.0, 1, float("nan"))]), "bad"),
     "timestamp beyond int64": (
         lambda c, run: c.log_metric(run, "bad", 1.0, 2**63, 1),

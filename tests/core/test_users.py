@@ -62,7 +62,8 @@ def iris() -> tuple[Any, Any]:
     """Return a small data set."""
     from sklearn.datasets import load_iris
 
-    return load_iris(return_X_y=True, as_frame=True)
+    found: tuple[Any, Any] = load_iris(return_X_y=True, as_frame=True)
+    return found
 
 
 def test_a_plain_loop(linked: Any, experiment_name: str) -> None:
@@ -271,7 +272,7 @@ def test_asynchronous_logging(linked: Any, experiment_name: str) -> None:
 def test_tracing_goes_to_the_primary(
     linked: Any, experiment_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @mlflow.trace
+    @mlflow.trace  # type: ignore[untyped-decorator]
     def answer(question: str) -> str:
         return question.upper()
 
@@ -391,7 +392,9 @@ def test_a_models_life(linked: Any, experiment_name: str) -> None:
         assert kept["status"] == "READY"
         assert kept["tags"]["reviewed"] == "yes"
         assert [m[0] for m in kept["metrics"]] == ["score"]
-    assert plain.registered_model(linked.destinations[0].uri, name)["aliases"] == {"champion": "1"}
+    registered = plain.registered_model(linked.destinations[0].uri, name)
+    assert registered is not None
+    assert registered["aliases"] == {"champion": "1"}
     assert plain.registered_model(linked.destinations[1].uri, name) is None
 
 

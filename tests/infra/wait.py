@@ -12,7 +12,11 @@ T = TypeVar("T")
 
 
 def eventually(
-    condition: Callable[[], T], what: str, deadline: float = 60.0, *, show: Callable[[], Any] | None = None
+    condition: Callable[[], T | None],
+    what: str,
+    deadline: float = 60.0,
+    *,
+    show: Callable[[], Any] | None = None,
 ) -> T:
     """Return ``condition()`` as soon as it is true.
 
