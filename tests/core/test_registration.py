@@ -232,6 +232,19 @@ def test_what_is_changed_of_a_registered_model_is_changed_in_both_registries(
     assert [plain.registered_model(p.uri, new_name) for p in both] == [None, None]
 
 
+def test_what_a_change_answers_shows_the_ids_that_the_user_knows(both: Any, experiment_name: str) -> None:
+    """The first registry answers itself once it has all that came before; nothing of its own is shown."""
+    name, client = f"answered-{experiment_name}", MlflowClient()
+    run_id = run_with_model()
+    mlflow.register_model(f"runs:/{run_id}/model", name)
+    dbml.sync(60)
+    (latest,) = client.update_registered_model(name, "words").latest_versions
+    assert (latest.run_id, latest.tags.get("dbml_key")) == (run_id, None)
+    dbml.sync(60)
+    version = client.update_model_version(name, "1", "words")
+    assert (version.run_id, version.tags.get("dbml_key")) == (run_id, None)
+
+
 def test_a_registration_waits_for_the_runs_files(both: Any, experiment_name: str) -> None:
     with mlflow.start_run() as run:
         log_linear()

@@ -115,7 +115,7 @@ def test_a_reused_id_of_the_primary_renames_nothing_and_prunes_nothing_until_a_p
     assert not [d for d in found.differences if d.kind == "experiment" and d.key == "name"], str(found)
 
     for prune, confirm in ((False, False), (True, False), (True, True)):
-        done = dbml.repair(prune=prune, confirm=confirm)
+        done = dbml.repair(experiment=experiment_name, prune=prune, confirm=confirm)
         assert {(LOST, "experiment"), (LOST, "run")} <= kinds(done), f"{prune=}, {confirm=}: {done}"
         words = [r.done for r in done.remaining if r.difference.kind == LOST]
         assert all(

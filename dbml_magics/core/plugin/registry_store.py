@@ -86,23 +86,21 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
     ) -> RegisteredModel:
         """Change a registered model's description."""
         del deployment_job_id
-        made: RegisteredModel | None = self._changes.make(
-            {"do": "update_model", "name": name, "description": description}
-        )
-        if made is None:
-            made = self._away.model_after(name)
-            made.description = description or ""
-        return made
+        made = self._changes.make({"do": "update_model", "name": name, "description": description})
+        if made is not None:
+            return self._shown.model(made)
+        after = self._away.model_after(name)
+        after.description = description or ""
+        return after
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a registered model."""
         validate_model_name(new_name)
         made = self._changes.make({"do": "rename_model", "name": name, "new_name": new_name})
         self._first.versions.follow_rename(name, new_name)
-        if made is None:
-            made = self._away.model_after(new_name)
+        after = self._away.model_after(new_name) if made is None else self._shown.model(made)
         self._changes.rename_twins(name, new_name)
-        return made
+        return after
 
     def delete_registered_model(self, name: str) -> None:
         """Delete a registered model."""
