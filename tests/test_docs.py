@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
-from tests.arrows import PACKAGE, ROOT
+from tests.arrows import MODULES, PACKAGE, ROOT
 
 PAGES = ("how-it-works.md", "glossary.md")
 
 
+@cache
 def defined() -> set[str]:
     """Return the names of the package's classes and functions, and of methods as ``Class.method``."""
     found: set[str] = set()
-    for path in PACKAGE.rglob("*.py"):
+    for path in MODULES:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 found.add(node.name)

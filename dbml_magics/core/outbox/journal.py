@@ -362,11 +362,6 @@ class Journal:
                 finally:
                     os.close(fd)
 
-    def close_queue(self, queue: str) -> None:
-        """Close this process's file in ``queue``; the next append opens it again."""
-        with self._lock:
-            self._close_writer(queue)
-
     def _close_writer(self, queue: str) -> None:
         writer = self._open.pop(queue, None)
         if writer is not None:
