@@ -14,6 +14,7 @@ from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import Registered
 from dbml_magics.core.plugin.asked import ask
 from dbml_magics.core.plugin.first_registry import FirstRegistry
+from dbml_magics.core.plugin.registry_shown import Shown
 from dbml_magics.core.plugin.registry_view import WAITING
 from dbml_magics.core.runtime.engine import Engine
 
@@ -21,12 +22,13 @@ from dbml_magics.core.runtime.engine import Engine
 class RegistryChanges:
     """Makes changes of one link's registries."""
 
-    def __init__(self, engine: Engine, first: FirstRegistry) -> None:
+    def __init__(self, engine: Engine, first: FirstRegistry, shown: Shown) -> None:
         self._engine = engine
         self._first = first
+        self._shown = shown
 
     def make(self, change: RegistryChange) -> object:
-        """Make a change; returns the first registry's answer, or None while it has given none."""
+        """Make a change; returns the first registry's answer as the user sees it, None while it has none."""
         do, name = change["do"], change["name"]
         refuse_bad_text(f"the change ({do}) of a registered model:", change)
         versions, roles = self._first.versions, list(self._engine.link.registries)
@@ -58,7 +60,7 @@ class RegistryChanges:
             self._engine.recorder.write(
                 REGISTRY_QUEUE, ChangeRegistry({**change, "to": roles, "after": after})
             )
-        return made
+        return self._shown.answer(made)
 
     def rename_twins(self, name: str, new_name: str) -> None:
         """After a rename, have the tags of versions name their twins under the new name."""

@@ -56,6 +56,12 @@ class Shown:
             self.version(version)
         return found
 
+    def answer(self, made: object) -> object:
+        """Return what a registry answered to a change, under the ids that the user knows."""
+        if isinstance(made, RegisteredModel):
+            return self.model(made)
+        return self.version(made) if isinstance(made, ModelVersion) else made
+
     def as_first(self, found: ModelVersion, aliases: Sequence[str] = ()) -> ModelVersion:
         """Return a version from elsewhere in the form that the first registry's own store returns."""
         workspace = self.engine.workspaces[self.first]

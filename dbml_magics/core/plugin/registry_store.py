@@ -53,8 +53,8 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         super().__init__(engine.link.uri, engine.link.uri)
         self.engine = engine
         self._first = FirstRegistry(engine)
-        self._changes = RegistryChanges(engine, self._first)
         self._shown = Shown(engine)
+        self._changes = RegistryChanges(engine, self._first, self._shown)
         self._registration = VersionRegistration(engine, self._first, self._shown)
         self._away = AwayReads(engine, self._shown)
 
@@ -88,7 +88,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         del deployment_job_id
         made = self._changes.make({"do": "update_model", "name": name, "description": description})
         if made is not None:
-            return self._shown.model(made)
+            return made
         after = self._away.model_after(name)
         after.description = description or ""
         return after
@@ -98,7 +98,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
         validate_model_name(new_name)
         made = self._changes.make({"do": "rename_model", "name": name, "new_name": new_name})
         self._first.versions.follow_rename(name, new_name)
-        after = self._away.model_after(new_name) if made is None else self._shown.model(made)
+        after = self._away.model_after(new_name) if made is None else made
         self._changes.rename_twins(name, new_name)
         return after
 
@@ -154,7 +154,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             {"do": "version_update", "name": name, "version": str(version), "description": description}
         )
         if found is not None:
-            return self._shown.version(found)
+            return found
         return self._away.version_after(ModelVersion(name, str(version), 0, description=description))
 
     def transition_model_version_stage(
@@ -171,7 +171,7 @@ class DbmlRegistryStore(AbstractStore):  # type: ignore[misc]
             }
         )
         if found is not None:
-            return self._shown.version(found)
+            return found
         return self._away.version_after(ModelVersion(name, str(version), 0, current_stage=stage))
 
     def delete_model_version(self, name: str, version: str) -> None:
