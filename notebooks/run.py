@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     from traitlets.config import Config
 
     show = Show()
-    notebook: Any = nbformat.read(options.notebook, as_version=4)  # type: ignore[no-untyped-call]
+    notebook: Any = nbformat.read(options.notebook, as_version=4)
     # Sockets of the file system, in a folder of this run's: no port is opened, nothing can be overheard.
     config = Config()
     private = tempfile.TemporaryDirectory()

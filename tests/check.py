@@ -20,21 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPED = [
-    "dbml_magics",
-    "tests.infra",
-    "tests.infra_tests",
-    "tests.benchmarks",
-    "tests.frontend",
-    "tests.standins",
-    "tests.browser",
-    "tests.conformance",
-    "tests.simulation",
-    "tests.azure",
-    "tests.clouds",
-    "tests.databricks",
-    "tests.core",
-]
+TYPED = ("dbml_magics", "tests")
 FULL = {
     "histories": ["pytest", "tests/core/test_histories.py", "tests/core/test_edited_histories.py"],
     "simulation": ["tests.simulation", "10000"],

@@ -137,15 +137,15 @@ class Jupyter:
         """Write a notebook in a folder of its own and return its path below the root."""
         folder = self.root / f"n{next(self._numbers)}"
         folder.mkdir()
-        notebook: Any = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
+        notebook: Any = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
         notebook.metadata["kernelspec"] = {
             "name": "python3",
             "display_name": "Python 3",
             "language": "python",
         }
         path = folder / "notebook.ipynb"
-        nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, path)
         return str(path.relative_to(self.root))
 
 
@@ -243,7 +243,7 @@ class OpenNotebook:
     def save(self) -> Any:
         """Save the notebook and return it."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-        return nbformat.read(self.file, as_version=4)  # type: ignore[no-untyped-call]
+        return nbformat.read(self.file, as_version=4)
 
 
 @contextmanager

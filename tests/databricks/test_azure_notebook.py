@@ -17,7 +17,7 @@ from tests.test_notebooks import NOTEBOOKS, _cell, _text
 
 def executed(both: dict[str, Any], place: Path) -> Any:
     """Return the notebook, its names filled in, executed by a fresh kernel in ``place``."""
-    notebook: Any = nbformat.read(NOTEBOOKS / "azure.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook: Any = nbformat.read(NOTEBOOKS / "azure.ipynb", as_version=4)
     names = _cell(notebook, "subscription =")
     assert names.source.count('""') == 3, "a reader fills in three names"
     names.source = "\n".join(f"{name} = {value!r}" for name, value in both["azure"].items())
