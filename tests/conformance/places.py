@@ -28,10 +28,11 @@ from tests.infra import plain
 from tests.infra.proxy import Proxy
 from tests.infra.servers import Server
 
-PATIENCE = 15.0  # seconds that a story's writes may take until they are delivered
+PATIENCE = 60.0  # seconds that a story's writes may take until they are delivered
+AWAY_BUDGET_S = 5.0  # that a story waits for a primary that it took away
 SETTINGS = {
     "DBML_LINGER": "0.02",
-    "DBML_IDENTITY_BUDGET": "5",
+    "DBML_IDENTITY_BUDGET": str(PATIENCE),  # on a crowded machine a server is slow, and not away
     "DBML_LONGEST_PAUSE": "0.5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -50,13 +51,26 @@ class Linked:
     refused: list[str] = field(default_factory=list)  # dead letters
     stuck: str = ""  # why not everything was delivered
     differing: list[str] = field(default_factory=list)  # what verify says
+    warned: list[str] = field(default_factory=list)
+
+
+class Warned(logging.Handler):
+    """Keeps what the link warns of, which is printed beside a deviation."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self.lines.append(record.getMessage())
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Let MLflow neither warn nor print."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "dbml_magics")]
-    levels = [each.level for each in loggers]
+def quiet() -> Iterator[list[str]]:
+    """Let MLflow and the link neither warn nor print; gives the list of what the link warns of."""
+    mlflows, links = logging.getLogger("mlflow"), logging.getLogger("dbml_magics")
+    level, propagates, warned = mlflows.level, links.propagate, Warned()
     nowhere = io.StringIO()
     with (
         warnings.catch_warnings(),
@@ -64,20 +78,22 @@ def quiet() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
     ):
         warnings.simplefilter("ignore")
-        for each in loggers:
-            each.setLevel(logging.CRITICAL)
+        mlflows.setLevel(logging.CRITICAL)
+        links.propagate = False
+        links.addHandler(warned)
         try:
-            yield
+            yield warned.lines
         finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+            mlflows.setLevel(level)
+            links.propagate = propagates
+            links.removeHandler(warned)
 
 
 @contextlib.contextmanager
-def settings(folder: Path) -> Iterator[None]:
+def settings(folder: Path, **more: str) -> Iterator[None]:
     """Set what makes a link quick, and a home for it; put the environment and the folder back."""
     before, where = dict(os.environ), os.getcwd()
-    os.environ.update(SETTINGS, DBML_HOME=str(folder / "home"))
+    os.environ.update(SETTINGS, DBML_HOME=str(folder / "home"), **more)
     (folder / "home").mkdir(exist_ok=True)
     (folder / "work").mkdir(exist_ok=True)
     os.chdir(folder / "work")
@@ -162,12 +178,13 @@ class LinkedPlace:
 
     def play(self, story: Story) -> Linked:
         """Play a story, wait until it is delivered, and ask once more what it asked last."""
-        with settings(self.home), quiet():
+        budget = {"DBML_IDENTITY_BUDGET": str(AWAY_BUDGET_S)} if self.away else {}
+        with settings(self.home, **budget), quiet() as warned:
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             away = self.away.refuse if self.away else None
             player = Player(story.name, mlflow.MlflowClient(), _folder(self.folder), away, self._settle)
-            found = self.played[story.name] = Linked(player.tell(story))
+            found = self.played[story.name] = Linked(player.tell(story), warned=warned)
             if self.away:
                 self._end_runs()
                 self.away.accept()
