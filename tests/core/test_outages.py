@@ -289,6 +289,8 @@ def test_an_experiment_is_known_while_a_mirror_that_lacks_it_answers_for_the_pri
             assert found.experiment_id == made.experiment_id
             assert MlflowClient().get_experiment_by_name(f"{name}-not") is None
             assert linked.azureml.count("experiments/get-by-name") > 0, "the mirror was to be asked"
+            assert MlflowClient().search_logged_models([made.experiment_id]) == []
+            assert MlflowClient().search_runs([made.experiment_id]) == []
             with mlflow.start_run() as run:
                 mlflow.log_metric("m", 1.0)
     sync()

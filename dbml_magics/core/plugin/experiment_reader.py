@@ -48,6 +48,14 @@ class ExperimentReader:
             return None if names_nothing_yet(experiment_id) else experiment_id
         return None
 
+    def searched_at(self, side: Side, experiment_ids: list[str]) -> list[str] | None:
+        """Return a workspace's own ids of those experiments that it has; None where it has none of them.
+
+        A search of no experiments is another question: servers refuse it, or search all of them.
+        """
+        known = [own for own in (self.known_at(side, each) for each in experiment_ids) if own]
+        return known if known or not experiment_ids else None
+
     def wait_for_writes(self, what: str) -> None:
         """Before a read, wait for changes of experiments that are on their way to the primary."""
         if self._engine.backlog.is_waiting(self._engine.link.primary, LINK_QUEUE):

@@ -189,8 +189,10 @@ class ModelReader:
 
     def _search_at(self, side: Side, asked: ModelSearch) -> PagedList[LoggedModel]:
         """Return a page of the models that one workspace holds, natively and emulated."""
-        known = (self._experiments.known_at(side, each) for each in asked.experiment_ids)
-        ids, where = [each for each in known if each], own_filter(side, asked.filter_string)
+        ids = self._experiments.searched_at(side, asked.experiment_ids)
+        if ids is None:
+            return PagedList([], None)
+        where = own_filter(side, asked.filter_string)
         emulated = side.emulated.of_runs(ids) if side.emulated.may_keep() else []
         native: list[LoggedModel] = []
 

@@ -77,8 +77,10 @@ class RunReadMethods(MethodFamily):
         compared = compared_metrics(filter_string)
 
         def ask(side: Side) -> PagedList[Run]:
-            known = [self._experiments.known_at(side, str(e)) for e in experiment_ids]
-            where, ids = own_filter(side, filter_string), [i for i in known if i]
+            ids = self._experiments.searched_at(side, [str(each) for each in experiment_ids])
+            if ids is None:
+                return PagedList([], None)
+            where = own_filter(side, filter_string)
 
             def page_of(most: int, token: str | None) -> PagedList[Run]:
                 return store_of(self.engine, side).search_runs(
