@@ -10,12 +10,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from dbml_magics.core.delivery.writers.ports import Queues
 from dbml_magics.core.delivery.writers.side import LinkParts, Side
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.model.operations import CreateRun, Operation
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
-from dbml_magics.core.run_view import QueueView
 from tests.infra.clock import FakeClock
 from tests.infra.memory_destination import MemoryDestination
 
@@ -44,22 +44,17 @@ class _Queues:
     waiting: set[tuple[str, str]] = field(default_factory=set)
     files: dict[str, ArtifactRepository] = field(default_factory=dict)
 
-    def write(self, queue: str, op: Operation) -> None:
-        self.written.append((queue, op))
+    def calls(self) -> Queues:
+        return Queues(
+            write=lambda queue, op: self.written.append((queue, op)),
+            creation_of=self.creations.get,
+            queue_view=lambda _: None,
+            is_waiting=lambda role, queue: (role, queue) in self.waiting,
+            left=lambda role, queue, goal: goal if (role, queue) in self.waiting else {},
+            files_of=self._files_of,
+        )
 
-    def creation_of(self, run_id: str) -> CreateRun | None:
-        return self.creations.get(run_id)
-
-    def queue_view(self, _queue: str) -> QueueView | None:
-        return None
-
-    def is_waiting(self, role: str, queue: str) -> bool:
-        return (role, queue) in self.waiting
-
-    def left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
-        return goal if (role, queue) in self.waiting else {}
-
-    def files_of(self, owner: str) -> ArtifactRepository:
+    def _files_of(self, owner: str) -> ArtifactRepository:
         if owner not in self.files:
             raise MlflowException(f"no files of {owner}", RESOURCE_DOES_NOT_EXIST)
         return self.files[owner]
@@ -104,7 +99,7 @@ class Sides:
             self.health,
             self.state,
             self.journal,
-            self.queues,
+            self.queues.calls(),
             self.clock,
             lambda role: self.of[role].reader,
         )

@@ -11,6 +11,7 @@ from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.delivery.lease import Lease
 from dbml_magics.core.delivery.ports import Runtime
 from dbml_magics.core.delivery.worker import DeliveryWorker
+from dbml_magics.core.delivery.writers.ports import Queues
 from dbml_magics.core.delivery.writers.side import LinkParts, Side
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
@@ -26,7 +27,6 @@ from dbml_magics.core.runtime.doubt import Doubt
 from dbml_magics.core.runtime.exit_flush import ExitFlush
 from dbml_magics.core.runtime.known import KnownExperiments, KnownModels
 from dbml_magics.core.runtime.lifetime import Lifetime
-from dbml_magics.core.runtime.link_queues import LinkQueues
 from dbml_magics.core.runtime.live import LiveQueues
 from dbml_magics.core.runtime.own_files import OwnFiles
 from dbml_magics.core.runtime.own_runs import OwnRuns
@@ -90,7 +90,7 @@ class Engine:
         self.runs = RunReads(link, state, health, live, backlog, ids, asking, sides)
         self.waiting = Waiting(link, state, backlog, health, senders, self._overflow_under_way)
         self.exit_flush = ExitFlush(journal, state, backlog, self.waiting, retention, health, self.workers)
-        queues = LinkQueues(
+        queues = Queues(
             recorder.write, live.creation_of, live.queue_view, backlog.is_waiting, backlog.left, files.of
         )
         parts = LinkParts(

@@ -39,26 +39,22 @@ class Topology(Protocol):
         """Return the roles that models are registered at, the first registry first."""
 
 
-class Queues(Protocol):
-    """The link's queues, as this process knows them."""
+@dataclass(frozen=True)
+class Queues:
+    """The link's queues, as this process knows them: the calls that its components answer to writers."""
 
-    def write(self, queue: str, op: Operation) -> None:
-        """Journal one write of any kind, and fold it into the queue's view."""
-
-    def creation_of(self, run_id: str) -> CreateRun | None:
-        """Return the write that began a run, if it is in the journal."""
-
-    def queue_view(self, queue: str) -> QueueView | None:
-        """Return a queue's view if it has one or has files to fold."""
-
-    def is_waiting(self, role: str, queue: str) -> bool:
-        """Tell whether anything of a queue is still on its way to a workspace."""
-
-    def left(self, role: str, queue: str, goal: dict[str, int]) -> dict[str, int]:
-        """Return what of a goal in one queue is still on its way to a workspace."""
-
-    def files_of(self, owner: str) -> ArtifactRepository:
-        """Return the link's own artifact repository of ``run:<id>`` or ``model:<id>``."""
+    write: Callable[[str, Operation], None]
+    """Journals one write to a queue, of any kind, and folds it into the queue's view."""
+    creation_of: Callable[[str], CreateRun | None]
+    """Returns the write that began a run, if it is in the journal."""
+    queue_view: Callable[[str], QueueView | None]
+    """Returns a queue's view if it has one or has files to fold."""
+    is_waiting: Callable[[str, str], bool]
+    """Tells of a role and a queue whether anything of it is still on its way to the workspace."""
+    left: Callable[[str, str, dict[str, int]], dict[str, int]]
+    """Returns what of a goal in a role's queue is still on its way to the workspace."""
+    files_of: Callable[[str], ArtifactRepository]
+    """Returns the link's own artifact repository of ``run:<id>`` or ``model:<id>``."""
 
 
 class Turns(Protocol):
