@@ -130,6 +130,18 @@ def _restore(world: World) -> None:
         world.write(world.chance.choice(deleted), RestoreRun(), ("stage", "", "active"))
 
 
+@act(2)
+def _register(world: World) -> None:
+    run = world.chance.choice([None, *world.known()])
+    world.register(run, world.chance.choice(["wine", "beer"]))
+
+
+@act(2)
+def _tag_a_version(world: World) -> None:
+    if world.versions:
+        world.tag_version(world.chance.choice(world.versions))
+
+
 @act(10)
 def _deliver(world: World) -> None:
     world.deliver(world.chance.choice(ROLES), urgent=world.chance.random() < 0.5)

@@ -14,10 +14,20 @@ from typing import ParamSpec, TypeVar
 from mlflow.entities import Run, ViewType
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.registrations import note_asked
+from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import CreateRun, Operation
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    CreateRun,
+    Operation,
+    RegisterVersion,
+    RegistryChange,
+    VersionFacts,
+)
+from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
@@ -107,6 +117,15 @@ class Expected:
         return self.may_be(kind) == [value]
 
 
+@dataclass
+class Version:
+    """A version that was asked for, and the tag that it shall have."""
+
+    key: str
+    name: str
+    said: str | None = None
+
+
 class World:
     """One link, the process that uses it, and what it was told."""
 
@@ -116,6 +135,8 @@ class World:
         self.there = {role: Destination(role, seed, self.clock, self.steps) for role in ROLES}
         self.folder = folder
         self.runs: list[Expected] = []
+        self.versions: list[Version] = []
+        self.lost_the_state = False
         self.story: list[str] = []
         self.crashes = 0
         self._number = 0
@@ -135,7 +156,7 @@ class World:
     def _start(self) -> Engine:
         specs = tuple(WorkspaceSpec(role, self.there[role].uri) for role in ROLES)
         engine = Engine(
-            Link(str(self.folder), specs),
+            Link(str(self.folder), specs, registry="both"),
             connect=lambda spec: self.there[spec.role],  # type: ignore[arg-type,return-value]
             clock=self.clock,
             chance=self.chance,
@@ -166,6 +187,7 @@ class World:
         for path in self.engine.link.home.glob("state.db*"):
             path.unlink()
         self.say("the state is lost")
+        self.lost_the_state = True
         self.engine = self._start()
 
     def put_back(self) -> None:
@@ -226,6 +248,49 @@ class World:
                 self.engine.recorder.log_metric(run.id, key, float(step), 1000 + step, step, None)
                 run.points[key, 1000 + step, step] = True
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the process not end in what is one step to whoever calls it."""
+        left, self.steps.left = self.steps.left, None
+        yield
+        self.steps.left = left
+
+    def register(self, run: Expected | None, name: str) -> None:
+        """Ask for a version, of a run's model or of one from elsewhere."""
+        version = Version(f"key{self.number()}", name)
+        self.versions.append(version)
+        self.say(f"{run.label if run else 'no run'}: {version.key} of {name} is registered")
+        facts: VersionFacts = {
+            "key": version.key,
+            "name": name,
+            "source": {"kind": "uri", "uri": "s3://bucket/model"},
+            "run": run.id if run else None,
+            "tags": {},
+            "to": [*ROLES],
+        }
+        queue = run.id if run else REGISTRY_QUEUE
+        with self.at_once():
+            note_asked(self.engine.state, queue, facts)
+            self.engine.recorder.write(queue, RegisterVersion(facts))
+
+    def tag_version(self, version: Version) -> None:
+        """Tag a version, which may have no number yet."""
+        version.said = str(self.number())
+        self.say(f"{version.key} is tagged {version.said}")
+        waiting = self.engine.state.model_versions.open_of(version.name)
+        change: RegistryChange = {
+            "do": "version_tag",
+            "name": version.name,
+            "version": "0",
+            "of": version.key,
+            "key": "said",
+            "value": version.said,
+            "to": [*ROLES],
+            "after": {key: queue for key, queue in waiting.items() if key == version.key},
+        }
+        with self.at_once():
+            self.engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(change))
+
     def known(self) -> list[Expected]:
         """Return the runs that can be logged to."""
         return [run for run in self.runs if run.sure and run.is_surely("stage", "active")]
@@ -247,6 +312,7 @@ class World:
         assert not dead, f"put aside: {dead}"
         for role, there in self.there.items():
             self._compare(role, there)
+        self._compare_versions()
         self.say("equal")
 
     def deliver_all(self) -> None:
@@ -278,6 +344,28 @@ class World:
             else:
                 self._compare_run(f"{role}, {run.label}", there, run, held)
         assert not found, f"{role} has runs that nobody began: {[*found]}"
+
+    def _compare_versions(self) -> None:
+        numbers: dict[str, dict[str, str]] = {}
+        for role, there in self.there.items():
+            found = sorted(there.search_model_versions(""), key=lambda each: int(each.version))
+            numbers[role] = {each.tags[KEY_TAG]: f"{role}:{each.name}/{each.version}" for each in found}
+            for name in {each.name for each in self.versions}:
+                asked = [each.key for each in self.versions if each.name == name]
+                keys = [each.tags[KEY_TAG] for each in found if each.name == name]
+                if self.lost_the_state:  # and with it what was asked for, in which order
+                    asked, keys = sorted(asked), sorted(keys)
+                assert keys == asked, f"{role}: the versions of {name} are {keys}, not {asked}"
+            if self.lost_the_state:
+                continue
+            said = {each.tags[KEY_TAG]: each.tags.get("said") for each in found}
+            expected = {each.key: each.said for each in self.versions}
+            assert said == expected, f"{role}: the versions are tagged {said}, not {expected}"
+        for role, other in (ROLES, ROLES[::-1]):
+            twins = {
+                each.tags[KEY_TAG]: each.tags[TWIN_TAG] for each in self.there[role].search_model_versions("")
+            }
+            assert twins == numbers[other], f"{role}: the twins are {twins}, not {numbers[other]}"
 
     def _compare_run(self, what: str, there: Destination, run: Expected, held: Run) -> None:
         own = ("mlflow.", "dbml_", "label")
