@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,23 @@ import pytest
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
 from dbml_magics.core.delivery.writers.in_doubt import PointsThere
-from dbml_magics.core.delivery.writers.registrations import Registrations
+from dbml_magics.core.delivery.writers.registrations import Registrations, note_asked
+from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import (
+    ChangeRegistry,
     CreateRun,
     LogMetric,
     LogParam,
     RegisterVersion,
+    RegistryChange,
     SetTag,
     VersionFacts,
     VersionSource,
 )
+from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
@@ -165,6 +170,81 @@ def test_a_version_is_registered_once_whichever_call_fails(both: Both, fault: Fa
     for there in both.there.values():
         there.fail(fault, number)
     assert_twins(both, run)
+
+
+# --- registrations and registry writes: what goes before what
+
+
+def asked(both: Both, queue: str, key: str, **facts: Any) -> None:
+    """Journal a registration of the model wine in both registries."""
+    source: VersionSource = {"kind": "uri", "uri": f"s3://bucket/{key}"}
+    of_it: VersionFacts = {"key": key, "name": "wine", "tags": {}, "run": queue, "source": source}
+    of_it["to"] = [*ROLES]
+    note_asked(both.engine.state, queue, of_it)
+    both.engine.recorder.write(queue, RegisterVersion({**of_it, **facts}))  # type: ignore[typeddict-item]
+
+
+def changed(both: Both, do: str, **facts: Any) -> None:
+    """Journal a registry write to the model wine, or to a version that waits for its number."""
+    change: RegistryChange = {"name": "wine", "to": [*ROLES], "after": {}, "do": do}
+    write = ChangeRegistry({**change, **facts})  # type: ignore[typeddict-item]
+    both.engine.recorder.write(REGISTRY_QUEUE, write)
+
+
+def rounds(both: Both, times: int = 20) -> None:
+    """Let both workers do what their threads do when somebody waits, until nothing is left to do."""
+    for _ in range(times):
+        for role in ROLES:
+            both.engine.workers[role].hurry()
+            both.engine.workers[role].step()
+        if not any(both.engine.backlog.waiting(role)[0] for role in ROLES):
+            return
+        time.sleep(0.1)  # less than what is blocked is left alone
+
+
+def test_writes_of_two_queues_that_depend_on_each_other_arrive_in_their_order(both: Both) -> None:
+    """The alias waits for the first version, the second version for the model's deletion."""
+    run = both.begin()
+    asked(both, run, "1")
+    changed(both, "alias", alias="best", version="0", of="1", after={"1": run})
+    changed(both, "delete_model", after={"1": run})
+    asked(both, run, "2")
+    changed(both, "alias", alias="best", version="0", of="2", after={"2": run})
+    rounds(both)
+    for there in both.there.values():
+        (version,) = there.search_model_versions("name='wine'")
+        assert (version.version, version.tags[KEY_TAG]) == ("1", "2")
+        assert there.get_registered_model("wine").aliases == {"best": "1"}
+    assert not list(both.engine.state.dead(None))
+
+
+def test_two_registrations_that_wait_for_each_other_hold_up_nothing_else(both: Both) -> None:
+    first, second = both.begin(), both.begin()
+    asked(both, first, "1", after={"2": second})
+    asked(both, second, "2", after={"1": first})
+    for run in (first, second):
+        both.engine.recorder.write(run, SetTag("t", "1"))
+    changed(both, "create_model", tags={"a": "1"})
+    rounds(both, 5)
+    for run in (first, second):
+        assert [held["tags"]["t"] for held in both.held(run)] == ["1", "1"]  # type: ignore[index]
+    for role, there in both.there.items():
+        assert there.get_registered_model("wine").tags == {"a": "1"}
+        assert sorted(both.engine.backlog.queues(role)) == ["registration-1", "registration-2"]
+
+
+def test_a_process_that_is_killed_in_what_goes_first_has_not_marked_what_comes_after(both: Both) -> None:
+    run = both.begin()
+    both.engine.workers["azureml"].deliver(run)
+    asked(both, run, "1")
+    changed(both, "create_model", tags={})
+    both.there["azureml"].fail(Fault(Killed), of="create_registered_model")
+    both.engine.workers["azureml"].hurry()
+    with pytest.raises(Killed):
+        both.engine.workers["azureml"].step()
+    for queue in (run, REGISTRY_QUEUE):
+        ((delivered, sent),) = both.engine.state.cursors("azureml", queue).values()
+        assert (sent > delivered) is (queue == REGISTRY_QUEUE), f"{queue}: sent up to {sent} of {delivered}"
 
 
 def test_a_worker_that_does_not_look_for_its_version_registers_two(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -43,6 +44,7 @@ NOW = 1_000.0
 ANSWERED_503 = Unavailable("answers 503")
 NOT_SENT = Unavailable("connection refused", sent=False)
 DENIED = Unavailable("answers 403", sent=False, denied=True)
+ELSEWHERE_BLOCKED = Blocked("waits for the primary")
 ELSEWHERE = Unavailable("waits for another process", elsewhere=True)
 FILE = LogArtifact("run:a", "model/data.bin", {"size": 1, "data": "eA=="})
 BEGIN = CreateRun("0", "me", 1, {})
@@ -194,7 +196,7 @@ def test_what_was_sent_or_denied_may_be_this_queues_own_trouble(
 
 def test_a_blocked_queue_is_looked_at_twice_a_second(scheduler: Scheduler) -> None:
     for _ in range(8):
-        scheduler.handle(Failed("a", Blocked("waits for b", on="b")), NOW)
+        scheduler.handle(Failed("a", ELSEWHERE_BLOCKED), NOW)
     assert pause_of(scheduler, "a") <= 0.5 * 1.3
     assert scheduler.trouble is None
 
@@ -226,6 +228,165 @@ def test_a_denied_write_has_to_wait_from_its_second_failure(scheduler: Scheduler
     assert scheduler.takes_later("a", NOW)
 
 
+# --- queues that go before others
+
+
+@dataclass
+class Write:
+    """A write that comes after another one, or after a whole queue, or fails."""
+
+    name: str
+    on: str = ""
+    """The queue that it comes after."""
+    of: str = ""
+    """The write there, if it is one; else it comes after all of the queue."""
+    needed: bool = True
+    fails: Unavailable | None = None
+
+
+class Rounds:
+    """Plays rounds of queues, and notes the writes in the order in which they arrive."""
+
+    def __init__(self, scheduler: Scheduler, queues: dict[str, list[Write]]) -> None:
+        self._scheduler, self.queues = scheduler, queues
+        self.turns: list[str] = []
+        self.arrived: list[str] = []
+
+    def play(self, *due: str, now: float = NOW) -> None:
+        """Play one round."""
+        self.turns.clear()
+        self._scheduler.due.update(due)
+        follows = self._scheduler.handle(Woken(), now)
+        while follows and isinstance(follows[0], Deliver):
+            queue = follows[0].queue
+            self.turns.append(queue)
+            assert len(self.turns) < 50, f"it goes round and round: {self.turns}"
+            follows = self._scheduler.handle(TurnOver(queue, self._deliver(queue, now)), now)
+
+    def _deliver(self, queue: str, now: float) -> bool:
+        writes = self.queues.get(queue, [])
+        while writes:
+            error = self._kept_by(queue, writes[0], now)
+            if error is not None:
+                follows = self._scheduler.handle(Failed(queue, error), now)
+                if follows:
+                    self._scheduler.handle(Answered(Failed(queue, error)), now)
+                return True
+            self.arrived.append(writes.pop(0).name)
+            self._scheduler.handle(Arrived(queue, 1, own=True), now)
+        self._scheduler.handle(Delivered(queue), now)
+        return False
+
+    def _kept_by(self, queue: str, write: Write, now: float) -> Unavailable | None:
+        if write.of not in self.arrived if write.of else self.queues.get(write.on):
+            by = Blocked(f"comes after {write.on}", on=write.on, needed=write.needed)
+            if self._scheduler.judge(WriteBlocked(queue, BEGIN, by), now) is not Verdict.GO_ON:
+                return by
+        return write.fails
+
+
+def test_what_a_write_comes_after_gets_its_turn_first_and_the_write_comes_back(scheduler: Scheduler) -> None:
+    rounds = Rounds(
+        scheduler, {"a": [Write("a1"), Write("a2", "b"), Write("a3")], "b": [Write("b1")], "c": [Write("c1")]}
+    )
+    rounds.play("a", "c")
+    assert rounds.turns == ["a", "c", "b", "a"]
+    assert rounds.arrived == ["a1", "c1", "b1", "a2", "a3"]
+    assert scheduler.paused("a") is None
+    assert not scheduler.due
+
+
+def test_queues_that_come_after_each_other_in_a_row_go_in_that_order(scheduler: Scheduler) -> None:
+    queues = {"a": [Write("a1", "b")], "b": [Write("b1", "c")], "c": [Write("c1", "d")], "d": [Write("d1")]}
+    rounds = Rounds(scheduler, queues)
+    rounds.play("a", "b")
+    assert rounds.arrived == ["d1", "c1", "b1", "a1"]
+
+
+def test_two_that_need_each_other_wait_and_hold_up_no_third(scheduler: Scheduler) -> None:
+    rounds = Rounds(scheduler, {"a": [Write("a1", "b")], "b": [Write("b1", "a")], "c": [Write("c1")]})
+    rounds.play("a", "b", "c")
+    assert rounds.arrived == ["c1"]
+    assert scheduler.due == {"a", "b"}
+    assert all(0 < pause_of(scheduler, queue) <= 0.5 * 1.3 for queue in "ab")
+    rounds.queues["b"][0].on = ""
+    rounds.play("a", "b", now=NOW + 1)
+    assert rounds.arrived == ["c1", "b1", "a1"]
+
+
+@pytest.mark.parametrize("first", ["a", "registry"])
+def test_of_two_that_wait_for_each_other_the_one_that_need_not_goes_on(
+    scheduler: Scheduler, first: str
+) -> None:
+    """As a registration, and an alias of its version among the registry writes that go before it."""
+    registration = Write("version", "registry", needed=False)
+    alias = Write("alias", "a", of="version")
+    rounds = Rounds(scheduler, {"a": [registration], "registry": [alias]})
+    rounds.play(first)
+    rounds.play("registry", now=NOW + 1)
+    assert rounds.arrived == ["version", "alias"]
+
+
+@pytest.mark.parametrize("first", ["a", "registry"])
+def test_what_waited_for_one_write_of_a_queue_goes_before_the_next_one(
+    scheduler: Scheduler, first: str
+) -> None:
+    """Else a model's deletion between two registrations would take the second version with it."""
+    rounds = Rounds(
+        scheduler,
+        {
+            "a": [Write("v1", "registry", needed=False), Write("v2", "registry", needed=False)],
+            "registry": [Write("alias of v1", "a", of="v1"), Write("deletion"), Write("alias", "a", of="v2")],
+        },
+    )
+    rounds.play(first)
+    rounds.play("registry", now=NOW + 1)
+    assert rounds.arrived == ["v1", "alias of v1", "deletion", "v2", "alias"]
+
+
+def test_what_fails_is_tried_once_for_all_that_come_after_it(scheduler: Scheduler) -> None:
+    """And they look again when it is tried again: its back-off is not theirs to shorten."""
+    busy = Write("b1", fails=Busy("an upgrade is under way", retry_after=20.0))
+    queues = {"b": [busy], **{queue: [Write(queue, "b")] for queue in "acd"}}
+    rounds = Rounds(scheduler, queues)
+    rounds.play("a", "c", "d")
+    assert rounds.turns.count("b") == 1
+    assert [pause_of(scheduler, queue) for queue in "abcd"] == [20.0] * 4
+    assert scheduler.due == {"a", "c", "d", "b"}
+    busy.fails = None
+    rounds.play(now=NOW + 19)
+    assert rounds.turns == []
+    rounds.play(now=NOW + 20)
+    assert rounds.arrived[0] == "b1"
+    assert sorted(rounds.arrived) == ["a", "b1", "c", "d"]
+
+
+def test_a_write_that_need_not_wait_goes_on_without_what_fails(scheduler: Scheduler) -> None:
+    fails = Write("b1", fails=ANSWERED_503)
+    rounds = Rounds(scheduler, {"a": [Write("a1", "b", needed=False)], "b": [fails]})
+    rounds.play("a")
+    assert (rounds.turns, rounds.arrived) == (["a", "b", "a"], ["a1"])
+
+
+def test_a_queue_left_alone_after_a_failure_is_tried_for_the_write_that_comes_after_it(
+    scheduler: Scheduler,
+) -> None:
+    scheduler.handle(Stumbled("b"), NOW - 0.1)
+    rounds = Rounds(scheduler, {"a": [Write("a1", "b", needed=False)], "b": [Write("b1")]})
+    rounds.play("a")
+    assert rounds.arrived == ["b1", "a1"]
+
+
+def test_all_that_waits_is_due_again_where_the_destination_goes_away(scheduler: Scheduler) -> None:
+    scheduler.due.add("a")
+    assert scheduler.handle(Woken(), NOW) == (Deliver("a"),)
+    scheduler.handle(Failed("a", Blocked("comes after b", on="b")), NOW)
+    assert scheduler.handle(TurnOver("a", more=True), NOW) == (Deliver("b"),)
+    scheduler.handle(Failed("b", NOT_SENT), NOW)
+    assert scheduler.handle(TurnOver("b", more=True, pause=3.0), NOW) == (Rest(0.0),)
+    assert scheduler.due == {"a", "b"}
+
+
 # --- what becomes of a write that fails
 
 
@@ -243,7 +404,7 @@ def verdict(
 @pytest.mark.parametrize(
     "op", [CreateRun("0", "me", 1, {}), UpdateRun("FINISHED", 1), DeleteModel("m-1"), FILE]
 )
-@pytest.mark.parametrize("error", [NOT_SENT, ELSEWHERE, Blocked("waits for b", on="b")])
+@pytest.mark.parametrize("error", [NOT_SENT, ELSEWHERE])
 def test_a_write_that_may_not_be_at_fault_is_tried_later(
     scheduler: Scheduler, op: Operation, error: Unavailable
 ) -> None:
@@ -300,22 +461,46 @@ def test_a_run_that_nobody_may_create_waits_for_the_right(scheduler: Scheduler) 
 
 def test_a_write_waits_twice_as_long_for_another_queue(scheduler: Scheduler) -> None:
     failing(scheduler, "b", 16)
-    assert scheduler.judge(WriteBlocked("b"), NOW + 119) is Verdict.TRY_LATER
-    assert scheduler.judge(WriteBlocked("b"), NOW + 120) is Verdict.GIVE_UP
-    assert scheduler.judge(WriteBlocked("c"), NOW + 120) is Verdict.TRY_LATER
+    for other, expected in (("b", Verdict.GIVE_UP), ("c", Verdict.TRY_LATER)):
+        deletion = WriteBlocked("a", DeleteModel("m-1"), Blocked(f"waits for {other}", on=other))
+        scheduler.handle(Failed("a", deletion.by), NOW)
+        scheduler.handle(TurnOver(other, more=False), NOW)
+        assert scheduler.judge(deletion, NOW + 119) is Verdict.TRY_LATER
+        assert scheduler.judge(deletion, NOW + 120) is expected
+
+
+@pytest.mark.parametrize(
+    ("op", "queue", "expected"),
+    [
+        (REGISTRATION, "a", Verdict.MOVE_APART),
+        (REGISTRATION, registration_queue("1"), Verdict.TRY_LATER),
+        (REGISTRATION, REGISTRY_QUEUE, Verdict.TRY_LATER),
+        (ChangeRegistry({"do": "alias"}), REGISTRY_QUEUE, Verdict.TRY_LATER),
+        (DeleteModel("m-1"), "a", Verdict.TRY_LATER),
+    ],
+)
+def test_a_registration_that_waits_holds_up_its_run_no_longer(
+    scheduler: Scheduler, op: Operation, queue: str, expected: Verdict
+) -> None:
+    waits = WriteBlocked(queue, op, Blocked("waits for b", on="b"))
+    assert scheduler.judge(waits, NOW) is Verdict.TRY_LATER, "b goes first"
+    scheduler.handle(Failed(queue, waits.by), NOW)
+    scheduler.handle(TurnOver("b", more=False), NOW)
+    assert scheduler.judge(waits, NOW) is expected
+    elsewhere = WriteBlocked(queue, op, ELSEWHERE_BLOCKED)
+    assert scheduler.judge(elsewhere, NOW) is expected, "nothing here can go first"
 
 
 @pytest.mark.parametrize(
     ("error", "trouble", "moves"),
     [
-        (Blocked("waits for b", on="b"), False, True),
         (Busy("100 versions are pending", retry_after=5.0), False, True),
         (NOT_SENT, False, False),
         (ANSWERED_503, False, False),
         (ANSWERED_503, True, True),
     ],
 )
-def test_a_registration_that_waits_or_fails_apart_holds_up_its_run_no_longer(
+def test_a_registration_that_is_busy_or_fails_apart_holds_up_its_run_no_longer(
     scheduler: Scheduler, error: Unavailable, trouble: bool, moves: bool
 ) -> None:
     if trouble:

@@ -18,12 +18,13 @@ from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_TAG, Ids
 from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT
 from dbml_magics.core.delivery.writers.side import Side
-from dbml_magics.core.destinations.errors import Blocked, MissingEndpoint, Unavailable
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable
 from dbml_magics.core.destinations.limits import MLFLOW
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.model.operations import (
     ChangeExperiment,
+    ChangeRegistry,
     CopyFiles,
     CreateExperiment,
     CreateRun,
@@ -470,10 +471,20 @@ def test_a_version_is_registered_once_and_the_two_name_each_other(sides: Sides, 
     assert sides.of["azureml"].versions.own_version("wine", "1", None) == "1"
 
 
-def test_a_version_waits_for_the_registry_writes_before_it_and_for_its_models(sides: Sides) -> None:
-    sides.queues.creations[RUN] = CREATION
-    sides.queues.waiting.add(("azureml", "registry"))
-    sides.state.model_versions.ask(RUN, {**VERSION, "key": "k0"})
-    with pytest.raises(Blocked, match="waits for the registration of a version"):
-        sides.of["azureml"].apply(RUN, RegisterVersion({**VERSION, "after": {"k0": RUN}}), False)
-    assert sides.turns["azureml"].delivered == ["registry"]
+def test_a_version_comes_after_earlier_registry_writes_and_registrations_of_its_model(sides: Sides) -> None:
+    op = RegisterVersion({**VERSION, "after": {"k0": "r0", "k9": "r9"}})
+    mirror = sides.of["azureml"].registrations
+    assert list(mirror.before(RUN, op)) == [], "nothing of them is known"
+    sides.state.model_versions.ask("r0", {**VERSION, "key": "k0"})
+    assert [(by.on, by.needed) for by in mirror.before(RUN, op)] == [("registration-k0", True)]
+    sides.queues.waiting.update([("azureml", "registry"), ("azureml", "r0"), ("databricks", "r9")])
+    assert [(by.on, by.needed) for by in mirror.before(RUN, op)] == [("registry", False), ("r0", True)]
+    sides.queues.waiting.add(("azureml", "registration-k0"))
+    expected = [("registry", False), ("r0", False), ("registration-k0", True)]
+    assert [(by.on, by.needed) for by in mirror.before(RUN, op)] == expected
+    change = ChangeRegistry({"do": "alias", "name": "wine", "to": [*ROLES], "after": {"k0": "r0"}})
+    assert [by.on for by in mirror.before("registry", change)] == ["r0", "registration-k0"]
+    sides.state.model_versions.note_refusal("k0", "azureml", "no")
+    assert [by.on for by in mirror.before(RUN, op)] == ["registry"]
+    elsewhere = RegisterVersion({**VERSION, "to": ["databricks"]})
+    assert list(mirror.before(RUN, elsewhere)) == []

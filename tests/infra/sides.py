@@ -66,14 +66,10 @@ class _Turns:
 
     has_lease: bool = True
     unsettled: Exception | None = None
-    delivered: list[str] = field(default_factory=list)
 
     def let_settle(self) -> None:
         if self.unsettled is not None:
             raise self.unsettled
-
-    def deliver_first(self, queue: str) -> None:
-        self.delivered.append(queue)
 
 
 class Sides:

@@ -37,8 +37,8 @@ class Containers:
         )
         return min(stamps, default=None)
 
-    def await_contents(self, queue: str, op: Operation, stamp: int) -> None:
-        """Let what a write contains go first. Raises Blocked while it cannot."""
+    def before(self, queue: str, op: Operation, stamp: int) -> Iterator[Blocked]:
+        """Yield what a write contains that has not arrived, and was written before it."""
         experiment = _experiment_moved(op)
         if experiment is not None:
             contents: Iterable[str] = self._runtime.experiments.contents_of(experiment, self._role)
@@ -48,7 +48,7 @@ class Containers:
             return
         for other in contents:
             if any(entry.stamp < stamp for entry in self._waiting(other)):
-                raise Blocked(f"waits for what was written before it to {_name(other)}", on=other)
+                yield Blocked(f"waits for what was written before it to {_name(other)}", on=other)
 
     def _waiting(self, queue: str) -> Iterator[Entry]:
         parts = self._runtime.parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from dbml_magics.core.destinations.errors import Unavailable
+from dbml_magics.core.destinations.errors import Blocked, Unavailable
 from dbml_magics.core.model.operations import Operation
 
 # --- events
@@ -122,9 +122,11 @@ class WriteFailed:
 
 @dataclass(frozen=True)
 class WriteBlocked:
-    """A write waits for what is in another queue."""
+    """A write comes after what is in another queue; nothing of it has been sent."""
 
-    on: str
+    queue: str
+    op: Operation
+    by: Blocked
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ Question = WriteFailed | WriteBlocked | LetterFailed | Fault
 class Verdict(Enum):
     """What becomes of a write that was not carried out."""
 
+    GO_ON = "it is carried out now: what goes before it can go no further"
     TRY_LATER = "it waits, and its queue with it"
     MOVE_APART = "it waits in a queue of its own"
     HOLD = "it is a dead letter that is tried by itself, provided that the destination answers now"

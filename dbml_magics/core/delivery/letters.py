@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbml_magics.core.delivery.batching import Rejected, within
 from dbml_magics.core.delivery.end_check import is_end
-from dbml_magics.core.delivery.events import LetterFailed, Passed, Verdict
+from dbml_magics.core.delivery.events import LetterFailed, Passed, Verdict, WriteBlocked
 from dbml_magics.core.delivery.items import items_of, received
 from dbml_magics.core.delivery.progress import OF_THIS_MACHINE, Host, Progress
 from dbml_magics.core.destinations.errors import Unavailable, cause_of
@@ -38,7 +38,6 @@ class LetterRetry:
         own = self._progress.queue
         if letter is not None:
             op = decode(letter)
-            self._progress.mark_sending()
             refused = self._refused(number, letter, op)
             own = self._state.dead_queue(number) or own
             self._state.settle_dead(number, refused)
@@ -50,6 +49,13 @@ class LetterRetry:
         self._progress.done()
         if name := copy_of(letter):
             self._host.runtime.retention.release_copy(own, name)
+
+    def _await_others(self, op: Operation) -> None:
+        """Let go first what the letter's write comes after. Raises Blocked where that is not over."""
+        queue = self._progress.queue
+        for by in self._host.side.registrations.before(queue, op):
+            if self._host.judge(WriteBlocked(queue, op, by)) is not Verdict.GO_ON:
+                raise by
 
     def _refused(self, number: int, letter: Line, op: Operation) -> list[tuple[Line, str]]:
         """Try a letter; returns what is refused of it. Raises Unavailable where it has to be tried later."""
@@ -69,6 +75,8 @@ class LetterRetry:
             return [(letter, cause)]
 
     def _try(self, op: Operation) -> Rejected:
+        self._await_others(op)
+        self._progress.mark_sending()
         queue, role, side = self._progress.queue, self._host.role, self._host.side
         items = items_of(op, role)
         if items is None:

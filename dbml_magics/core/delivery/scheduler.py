@@ -33,6 +33,7 @@ from dbml_magics.core.delivery.events import (
     WriteBlocked,
     WriteFailed,
 )
+from dbml_magics.core.delivery.precedence import Precedence
 from dbml_magics.core.delivery.upload_backoff import UploadBackoff
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
 from dbml_magics.core.model.operations import (
@@ -103,7 +104,8 @@ class Scheduler:
         self._steady_since: float | None = None
         self._pass: list[str] = []  # queues of the pass under way
         self._position = 0
-        self._more: list[str] = []  # those of them that have more than one part
+        self._more: dict[str, None] = {}  # queues of the next pass: those with more than one part
+        self._precedence = Precedence()
         self._pauses: dict[str, _Pause] = {}
         self._troubles: dict[str, str] = {}  # queue -> why it does not move
         self._busy: set[str] = set()  # queues whose next write the destination takes later, as it says
@@ -128,6 +130,7 @@ class Scheduler:
                 self._troubles.pop(queue, None)
                 self._busy.discard(queue)
             case Stumbled(queue):
+                self._precedence.stopped(queue, failed=True)
                 self._pause(queue, now, _LONGEST_S)
             case Passed(op):
                 self._passed[_family(op.kind)] = now
@@ -135,6 +138,7 @@ class Scheduler:
                     self.uploads.went_through()
             case Arrived(queue, count, own):
                 self._failing.pop(queue, None)
+                self._precedence.moved(queue)
                 if not own:  # whoever waits for them there cannot make this process hurry
                     self._steady_since = None
                 self._recent.append((now, count))
@@ -180,14 +184,18 @@ class Scheduler:
             return self._end_round(now, Rest(min(event.pause, _AWAY_S), event.urgent))
         self._pass = sorted(self.due, key=lambda queue: (queue != self._first, queue))
         self.due.difference_update(self._pass)
-        self._position, self._more = 0, []
+        self._position = 0
+        self._more.clear()
+        self._precedence.begin_round()
         return self._next_turn(event.troubled, now)
 
     def _go_on(self, event: TurnOver, now: float) -> tuple[Instruction, ...]:
         if event.more:
-            self._more.append(event.queue)
+            self._more[event.queue] = None
+        else:
+            self._precedence.went(event.queue)
         if event.pause > 0:  # the destination is away: all of the pass is due again
-            self.due.update(self._pass)
+            self.due.update(self._pass, self._more)
             return self._end_round(now, Rest(0.0))
         return self._next_turn(event.troubled, now)
 
@@ -208,10 +216,12 @@ class Scheduler:
                 self.due.add(queue)
             if not self._more:
                 return None
-            self._pass, self._position, self._more = self._more, 0, []
+            self._pass, self._position = [*self._more], 0
+            self._more.clear()
 
     def _end_round(self, now: float, *last: Instruction) -> tuple[Instruction, ...]:
-        self._pass, self._position, self._more = [], 0, []
+        self._pass, self._position = [], 0
+        self._more.clear()
         if self._hurried:
             self.unsteady()
         else:
@@ -224,18 +234,35 @@ class Scheduler:
         """Leave a queue alone for a while; where its own write may be the cause, see whether it is."""
         queue, error = event.queue, event.error
         self._steady_since = None
+        if isinstance(error, Blocked):
+            self._note_blocked(queue, error, now)
+            return ()
+        self._precedence.stopped(queue, failed=True)
         if error.elsewhere:
             if isinstance(error, Busy):
                 self._busy.add(queue)
                 self._troubles[queue] = error.reason
-            most = _BLOCKED_S if isinstance(error, Blocked) else _ELSEWHERE_S
-            self._pause(queue, now, most, error.retry_after or 0.0)
+            self._pause(queue, now, _ELSEWHERE_S, error.retry_after or 0.0)
             return ()
         again = queue in self._pauses
         pause = self._pauses.setdefault(queue, _Pause())
         pause.tries, pause.until = pause.tries + 1, 0.0
         own = _reached(error) and (again or error.retry_after is None)
         return (Ping(event),) if own else ()
+
+    def _note_blocked(self, queue: str, error: Blocked, now: float) -> None:
+        """Give what a queue's next write comes after its turn, and the queue another one after that.
+
+        Where that goes no further, look again when it is tried again.
+        """
+        other = self._pauses.get(error.on, _Pause())
+        if self._precedence.may_go(error.on, before=queue):
+            self._precedence.let_go(error.on, before=queue)
+            self._more[error.on] = None
+            other.until = 0.0
+        else:
+            self._precedence.stopped(queue, failed=False)
+            self._pause(queue, now, _BLOCKED_S, other.until - now)
 
     def _isolate(self, queue: str, error: Unavailable, now: float) -> None:
         """Note that this queue alone has trouble, and no other waits for it."""
@@ -259,25 +286,28 @@ class Scheduler:
         """Return what becomes of a write that was not carried out."""
         match question:
             case WriteFailed(queue, op, error):
-                if self._may_move_apart(queue, op, error):
+                waits = isinstance(error, Busy) or self.in_trouble(queue)
+                if waits and _holds_up_its_run(op, queue):
                     return Verdict.MOVE_APART
                 return self._judge_failure(queue, op, error, now)
             case LetterFailed(queue, error, held):
                 known = held or self.is_isolated(queue, now)
                 return Verdict.HOLD if _is_own(error) and known else Verdict.TRY_LATER
-            case WriteBlocked(on):
-                return Verdict.GIVE_UP if self._has_failed_long(on, now, 2) else Verdict.TRY_LATER
+            case WriteBlocked(queue, op, by):
+                return self._judge_blocked(queue, op, by, now)
             case Fault(queue, ends):
                 write = f"{queue}/{sorted(ends.items())}"
                 self._bugs[write] = self._bugs.get(write, 0) + 1
                 return Verdict.REJECT if self._bugs[write] >= _BUG_TRIES else Verdict.TRY_LATER
 
-    def _may_move_apart(self, queue: str, op: Operation, error: Unavailable) -> bool:
-        """Tell whether a registration that cannot be made now shall hold up its run no longer."""
-        if not isinstance(op, RegisterVersion):
-            return False
-        apart = queue in (REGISTRY_QUEUE, registration_queue(op.facts["key"]))
-        return not apart and (isinstance(error, (Blocked, Busy)) or self.in_trouble(queue))
+    def _judge_blocked(self, queue: str, op: Operation, by: Blocked, now: float) -> Verdict:
+        if self._precedence.may_go(by.on, before=queue):
+            return Verdict.TRY_LATER
+        if not by.needed:
+            return Verdict.GO_ON
+        if isinstance(op, _OF_REGISTRY):
+            return Verdict.MOVE_APART if _holds_up_its_run(op, queue) else Verdict.TRY_LATER
+        return Verdict.GIVE_UP if self._has_failed_long(by.on, now, 2) else Verdict.TRY_LATER
 
     def _judge_failure(self, queue: str, op: Operation, error: Unavailable, now: float) -> Verdict:
         if not _is_own(error):
@@ -358,6 +388,13 @@ def _reached(error: Unavailable) -> bool:
 def _is_own(error: Unavailable) -> bool:
     """Tell whether a failure may be a write's own fault."""
     return _reached(error) and not error.elsewhere
+
+
+def _holds_up_its_run(op: Operation, queue: str) -> bool:
+    """Tell whether a write is a registration in its run's queue, and not in one of its own."""
+    if not isinstance(op, RegisterVersion):
+        return False
+    return queue not in (REGISTRY_QUEUE, registration_queue(op.facts["key"]))
 
 
 def _family(kind: type[Operation]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.containers import Containers
@@ -45,23 +47,45 @@ class SingleWrites:
             progress.done()
         elif isinstance(op, RetryDeadLetter):
             LetterRetry(self._host, progress).carry_out(op)
-        elif not self._await_contents(op, entry.line, entry.stamp):
+        elif not self._is_next(op, entry.line, entry.stamp):
             progress.done()
         else:
             self._apply(op, entry.line)
             progress.done()
             self._host.runtime.retention.release_spool(self._queue, entry)
 
-    def _await_contents(self, op: Operation, line: Line, stamp: int) -> bool:
-        """Let what a write contains go first; False when it is put aside since that never arrives."""
+    def _is_next(self, op: Operation, line: Line, stamp: int) -> bool:
+        """Let go first what a write comes after; False when it was put aside or moved apart instead.
+
+        Raises Blocked where the other queue goes first, or the write waits; nothing of it is marked as sent.
+        """
         try:
-            self._containers.await_contents(self._queue, op, stamp)
-        except Blocked as error:
-            if self._host.judge(WriteBlocked(error.on)) is Verdict.TRY_LATER:
-                raise
-            self._progress.reject(line, error.reason)
+            by, verdict = self._blocked(op, stamp)
+        except (Unavailable, OSError, *OF_THIS_MACHINE):
+            raise
+        except Exception as error:
+            self._refuse(op, line, self._progress.cause_to_reject(error))
             return False
-        return True
+        if by is None:
+            return True
+        if verdict is Verdict.TRY_LATER:
+            raise by
+        if verdict is Verdict.MOVE_APART:
+            self._move_apart(op)
+        else:
+            self._progress.reject(line, by.reason)
+        return False
+
+    def _blocked(self, op: Operation, stamp: int) -> tuple[Blocked | None, Verdict]:
+        """Return what keeps a write from being carried out now, and what the scheduler says of it."""
+        queue = self._queue
+        for by in chain(
+            self._containers.before(queue, op, stamp), self._side.registrations.before(queue, op)
+        ):
+            verdict = self._host.judge(WriteBlocked(queue, op, by))
+            if verdict is not Verdict.GO_ON:
+                return by, verdict
+        return None, Verdict.GO_ON
 
     def _apply(self, op: Operation, line: Line) -> None:
         before = self._progress.mark_sending()
@@ -90,10 +114,8 @@ class SingleWrites:
         if verdict is Verdict.HOLD:
             self._host.held.add(self._progress.reject(line, cause_of(error)))
             return
-        if verdict is Verdict.MOVE_APART and isinstance(op, RegisterVersion):
-            facts = op.facts.copy()
-            facts.update({"only": self._host.role, "queue": self._queue})
-            self._host.runtime.recorder.write(registration_queue(facts["key"]), RegisterVersion(facts))
+        if verdict is Verdict.MOVE_APART:
+            self._move_apart(op)
             return
         if verdict is Verdict.TRY_ALONE:
             failed = self._side.batches.retry_in_isolation(
@@ -106,6 +128,13 @@ class SingleWrites:
         if isinstance(op, CreateRun):
             self._side.runs.give_up(self._queue, cause)
         self._refuse(op, line, cause_of(MlflowException(cause)))
+
+    def _move_apart(self, op: Operation) -> None:
+        """Have a registration wait in a queue of its own, so that its run goes on."""
+        if isinstance(op, RegisterVersion):
+            facts = op.facts.copy()
+            facts.update({"only": self._host.role, "queue": self._queue})
+            self._host.runtime.recorder.write(registration_queue(facts["key"]), RegisterVersion(facts))
 
     def _refuse(self, op: Operation, line: Line, cause: str) -> None:
         if isinstance(op, RegisterVersion):

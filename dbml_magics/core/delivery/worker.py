@@ -46,7 +46,6 @@ _log = logger(__name__)
 _SCAN_S = 1.0  # how often queues of other processes are looked for, unless writes are gathered for longer
 _PROBE_S = 5.0
 _IN_FLIGHT_S = 2.0  # how long a request may be under way whose sender is dead
-_PARTS = 10_000  # of another queue that goes first
 
 
 class DeliveryWorker:
@@ -360,12 +359,6 @@ class DeliveryWorker:
                 self.side.points.forget_all()
                 self.runtime.retention.tidy(queue)
             return more
-
-    def deliver_first(self, queue: str) -> None:
-        """Deliver another queue as far as it goes: what is in it was asked for earlier."""
-        for _ in range(_PARTS):
-            if not self.deliver(queue) or self.scheduler.paused(queue):
-                return
 
     def arrived(self, queue: str, count: int, *, own: bool) -> None:
         """Note that writes of a queue have arrived, and tell who waits."""

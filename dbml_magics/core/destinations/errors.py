@@ -103,11 +103,14 @@ class EndlessListing(Unavailable):
 
 
 class Blocked(Unavailable):
-    """A write waits for another one, ``on`` whose queue it depends: everything else goes on."""
+    """A write comes after what is in another queue: everything else goes on."""
 
-    def __init__(self, reason: str, *, on: str = "") -> None:
+    def __init__(self, reason: str, *, on: str = "", needed: bool = True) -> None:
         super().__init__(reason, sent=False, elsewhere=True)
         self.on = on
+        """The queue that goes first; none where the wait is for something else."""
+        self.needed = needed
+        """The write waits for as long as it takes; else the other queue goes first as far as it can now."""
 
 
 class Busy(Unavailable):

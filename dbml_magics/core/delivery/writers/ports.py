@@ -67,9 +67,6 @@ class Turns(Protocol):
     def let_settle(self) -> None:
         """Leave alone what an earlier process may yet have under way. Raises Unavailable."""
 
-    def deliver_first(self, queue: str) -> None:
-        """Deliver another queue as far as it goes now."""
-
 
 @dataclass(frozen=True)
 class Peers(Generic[R]):

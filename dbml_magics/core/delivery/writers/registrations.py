@@ -3,6 +3,7 @@
 A registration travels in its run's queue, behind the run's files; every other registry write in the queue
 ``registry``. What orders the two: a registration lets the registry writes that were made before it go first,
 and registrations and writes name the registrations of their model that they come after (``after``).
+:meth:`Registrations.before` says so before a write is sent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from dbml_magics.core.delivery.writers.files import Files
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.lineage import Lineage
 from dbml_magics.core.delivery.writers.models import Models
-from dbml_magics.core.delivery.writers.ports import Queues, Turns
+from dbml_magics.core.delivery.writers.ports import Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG, Versions
 from dbml_magics.core.delivery.writers.writer import Writer
@@ -40,12 +40,14 @@ from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.model.operations import (
     ChangeRegistry,
     LogArtifact,
+    Operation,
+    RegisterVersion,
     RegistryChange,
     VersionFacts,
     VersionSource,
     read_as,
 )
-from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
+from dbml_magics.core.model.queues import HELD_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.journal import LINK_QUEUE, Journal
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
@@ -107,9 +109,7 @@ class Registrations(Writer):
     reader: Reader
     journal: Journal
     queues: Queues
-    turns: Turns
     clock: Clock
-    _under_way: set[str] = field(default_factory=set, init=False)
     _goals: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
 
     @property
@@ -122,19 +122,60 @@ class Registrations(Writer):
         """Return what is remembered of registrations."""
         return self.state.model_versions
 
+    # --- what goes first
+
+    def before(self, queue: str, op: Operation) -> Iterator[Blocked]:
+        """Yield what a write comes after that has not arrived."""
+        match op:
+            case RegisterVersion(facts) if self._is_asked_for(facts):
+                source_queue = facts.get("queue", queue)
+                if self.queues.is_waiting(self.role, REGISTRY_QUEUE):  # what is in it was asked for earlier
+                    yield Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=False)
+                yield from self._registrations(facts.get("after") or {})
+                if not self.ids.is_tracked:
+                    yield from self._run_at_primary(source_queue, facts["key"])
+                yield from self._held_files(source_queue, facts)
+            case ChangeRegistry(change) if self.role in change["to"]:
+                yield from self._registrations(change.get("after") or {})
+
+    def _is_asked_for(self, facts: VersionFacts) -> bool:
+        """Tell whether a registration is one for this registry."""
+        return self.role in facts["to"] and facts.get("only", self.role) == self.role
+
+    def _registrations(self, after: dict[str, str]) -> Iterator[Blocked]:
+        """Yield the registrations that a write comes after: each is in its run's queue, or in its own."""
+        for key, queue in after.items():
+            if self.notes.is_open(key, self.role):
+                own = registration_queue(key)
+                places = [each for each in (queue, own) if self.queues.is_waiting(self.role, each)] or [own]
+                for place in places:
+                    last = place == places[-1]
+                    yield Blocked("waits for the registration of a version", on=place, needed=last)
+
+    def _run_at_primary(self, queue: str, key: str) -> Iterator[Blocked]:
+        """Yield a wait until the run is whole where it is tracked: from there it is carried over."""
+        goal = self._goals.setdefault(key, self.journal.files(queue))
+        if self.queues.left(self.ids.topology.primary, queue, goal):
+            yield Blocked(f"waits for the run to arrive in {self.ids.topology.primary}")
+        else:
+            del self._goals[key]
+
+    def _held_files(self, queue: str, facts: VersionFacts) -> Iterator[Blocked]:
+        """Yield a wait for those files of a model that the workspace does not take now."""
+        source, waiting = facts["source"], set(self.state.deferred_uploads.numbers(self.role))
+        owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
+        lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
+        for number, _, _, line, _, _ in self.state.dead(self.role, queue) if waiting else ():
+            upload = read_as(LogArtifact, line) if number in waiting else None
+            if upload is not None and upload.owner == owner and upload.path.startswith(lead):
+                yield Blocked("waits for the model's files to arrive there", on=HELD_QUEUE)
+
     # --- versions
 
-    def version(self, queue: str, facts: VersionFacts, in_doubt: bool) -> None:
+    def version(self, facts: VersionFacts, in_doubt: bool) -> None:
         """Register one version, once, and exchange twins with the other registry."""
-        if self.role not in facts["to"] or facts.get("only", self.role) != self.role:
+        if not self._is_asked_for(facts):
             return
-        source_queue = facts.get("queue", queue)
-        with self._within(queue):
-            self._deliver_first(REGISTRY_QUEUE)
-            self._await_registrations(facts.get("after") or {})
-        if not self.ids.is_tracked:
-            self._await_primary(source_queue, facts["key"])
-        self._await_files(source_queue, facts)
         key, others = facts["key"], [role for role in facts["to"] if role != self.role]
         made = self.notes.registered(key, self.role)
         if made is None:  # or refused before, and tried again
@@ -143,7 +184,7 @@ class Registrations(Writer):
         for role, other in self._note_registered(key, made, others).items():
             if isinstance(other, Registered):
                 self._exchange(facts, made, role, other)
-        self._replay(queue, key)
+        self._replay(key)
         self.notes.open_of(facts["name"])  # which forgets what all have answered
 
     def register_now(self, facts: VersionFacts, within: float) -> None:
@@ -164,49 +205,6 @@ class Registrations(Writer):
         if self.role == self.ids.topology.registries[0]:
             self.notes.note_number(made.name, made.version, key)
         return self.notes.exchange(key, self.role, made, others)
-
-    @contextmanager
-    def _within(self, queue: str) -> Iterator[None]:
-        new = queue not in self._under_way
-        self._under_way.add(queue)
-        try:
-            yield
-        finally:
-            if new:
-                self._under_way.discard(queue)
-
-    def _deliver_first(self, queue: str) -> None:
-        """Deliver another queue as far as it goes: what is in it was asked for earlier."""
-        if queue in self._under_way or not self.queues.is_waiting(self.role, queue):
-            return
-        with self._within(queue):
-            self.turns.deliver_first(queue)
-
-    def _await_registrations(self, after: dict[str, str]) -> None:
-        """Let registrations go first that a write comes after. Raises Unavailable while they cannot."""
-        for key, queue in after.items():
-            for each in (queue, registration_queue(key)):
-                if self.notes.is_open(key, self.role):
-                    self._deliver_first(each)
-            if self.notes.is_open(key, self.role):
-                raise Blocked("waits for the registration of a version", on=registration_queue(key))
-
-    def _await_primary(self, queue: str, key: str) -> None:
-        """Let the run arrive whole where it is tracked: from there it is carried over. Raises Unavailable."""
-        goal = self._goals.setdefault(key, self.journal.files(queue))
-        if self.queues.left(self.ids.topology.primary, queue, goal):
-            raise Blocked(f"waits for the run to arrive in {self.ids.topology.primary}", on=queue)
-        del self._goals[key]
-
-    def _await_files(self, queue: str, facts: VersionFacts) -> None:
-        """Let a model's files be there first that the workspace does not take now. Raises Unavailable."""
-        source, waiting = facts["source"], set(self.state.deferred_uploads.numbers(self.role))
-        owner = f"model:{source['id']}" if source["kind"] == "model" else f"run:{source.get('run')}"
-        lead = f"{source['path']}/" if source["kind"] == "run" and source["path"] else ""
-        for number, _, _, line, _, _ in self.state.dead(self.role, queue) if waiting else ():
-            upload = read_as(LogArtifact, line) if number in waiting else None
-            if upload is not None and upload.owner == owner and upload.path.startswith(lead):
-                raise Blocked("waits for the model's files to arrive there", on=queue)
 
     def register(
         self, facts: VersionFacts, in_doubt: bool, twin: str | None, ready_within: float = _READY_WITHIN_S
@@ -373,12 +371,10 @@ class Registrations(Writer):
 
     # --- other writes
 
-    def write(self, queue: str, change: RegistryChange, in_doubt: bool) -> None:
+    def write(self, change: RegistryChange, in_doubt: bool) -> None:
         """Make one registry write here; writes that say a state are harmless when made twice."""
         if self.role not in change["to"]:
             return
-        with self._within(queue):
-            self._await_registrations(change.get("after") or {})
         if change["do"] == "twins":
             self._rename_twins(change)
             return
@@ -405,11 +401,9 @@ class Registrations(Writer):
         if key and isinstance(self.notes.answer(key, self.role), Refusal):
             self.notes.defer_write(key, self.role, change)
 
-    def _replay(self, queue: str, key: str) -> None:
+    def _replay(self, key: str) -> None:
         for place, deferred in self.notes.deferred_writes(key, self.role):
-            change = deferred.copy()
-            change["after"] = {}
-            self.write(queue, change, True)
+            self.write(deferred, True)
             self.notes.drop_deferred(key, self.role, place)
 
     def _tag_twin(self, change: RegistryChange) -> None:

@@ -122,7 +122,7 @@ class Side:
             clock,
         )
         self.registrations = Registrations(
-            *shared, versions, models, lineage, files, reader, journal, queues, turns, clock
+            *shared, versions, models, lineage, files, reader, journal, queues, clock
         )
         ids.makers = Makers(adoption.bring, models.bring)
 
@@ -172,8 +172,8 @@ class Side:
             case ChangeExperiment():
                 self.experiments.write_change(op, in_doubt)
             case RegisterVersion():
-                self.registrations.version(queue, op.facts, in_doubt)
+                self.registrations.version(op.facts, in_doubt)
             case ChangeRegistry():
-                self.registrations.write(queue, op.change, in_doubt)
+                self.registrations.write(op.change, in_doubt)
             case Malformed():
                 raise ValueError(op.cause)
