@@ -122,12 +122,13 @@ def _refuse_live(run_ids: list[str]) -> None:
 
 def _let_arrive(engine: Engine, queues: list[str]) -> None:
     """Wait for what is on its way to runs that go: it would be refused afterwards."""
-    for role in engine.link.tracked:
-        if not engine.waiting.wait(role, queues, _WAIT_S):
-            raise WorkspaceUnreachable(
-                f"writes of what is to go are still on their way to {role}, and would be refused there.",
-                remedies=[(Remedy("sync"), "waits for them"), (Remedy("status"), "why they wait")],
-            )
+    missing = engine.waiting.wait_at(dict.fromkeys(engine.link.tracked, queues), _WAIT_S)
+    if missing:
+        raise WorkspaceUnreachable(
+            f"writes of what is to go are still on their way to {' and '.join(missing)}, "
+            "and would be refused there.",
+            remedies=[(Remedy("sync"), "waits for them"), (Remedy("status"), "why they wait")],
+        )
 
 
 def _files_stay(engine: Engine, role: str, location: str, stays: list[str], notes: list[str]) -> None:

@@ -23,6 +23,7 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.model.queues import HELD_QUEUE, registration_queue
 from dbml_magics.core.outbox.journal import copy_of
 from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.core.runtime.waiting import PROGRESS_S
 from dbml_magics.errors import NotConfirmed
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult
 from dbml_magics.results.text import count
@@ -92,10 +93,10 @@ def _wait(
             counts = {role: sum(role == other for other, _ in left) for role in roles}
             progress(counts, (len(tried) - len(left)) / seconds)
         over = time.monotonic() - began >= (_PATIENCE_S if timeout is None else timeout)
-        if over or all(engine.health[role].away for role in roles):
+        if over or all(map(engine.waiting.is_away, roles)):
             return {role: engine.health[role].reason or "not tried yet" for role in roles}
-        for role in roles:
-            engine.waiting.wait(role, {queue for other, queue in left if other == role}, 0.25 / len(roles))
+        queues = {role: {queue for other, queue in left if other == role} for role in roles}
+        engine.waiting.wait_at(queues, PROGRESS_S)
 
 
 def discard(engine: Engine, run: str | None, last: str | None, confirm: int | None) -> DiscardResult:

@@ -99,9 +99,7 @@ def require(engine: Engine, run_id: str, command: str) -> Receipt:
 
     Raises DeliveryIncomplete, and ``command`` is what was to be done with the run.
     """
-    until = time.monotonic() + _WAIT_S
-    for role in engine.link.tracked:
-        engine.waiting.wait(role, [run_id], max(0.1, until - time.monotonic()))
+    engine.waiting.wait_at({role: [run_id] for role in engine.link.tracked}, _WAIT_S)
     receipt = _receipt(engine, run_id)
     if receipt.delivered:
         return receipt

@@ -46,6 +46,8 @@ from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 
 _PATIENCE_S = 600.0
+_ANSWER_S = 0.5  # between two looks whether a registry has answered: a registration may change its queue
+_ALIASES_S = 1.0
 
 
 def register(
@@ -93,7 +95,7 @@ def register(
                 "after": {key: run_id},
             }
             engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(change))
-    answers = {role: _await(engine, role, run_id, key) for role in roles}
+    answers = _await(engine, roles, run_id, key)
     if any(answer is None for answer in answers.values()):
         engine.state.model_versions.note_provisional(run_id, facts)
     versions = tuple(_version(engine, role, facts, answers, aliases) for role in roles)
@@ -206,11 +208,22 @@ def _listed(engine: Engine, run_id: str, folder: str | None) -> list[FileInfo]:
     return list(engine.files.of(f"run:{run_id}").list_artifacts(folder))
 
 
-def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None:
-    """Wait for a registry's answer for as long as it is there to give one. Raises Refused."""
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        answer = engine.state.model_versions.answer(key, role)
+def _await(engine: Engine, roles: list[str], queue: str, key: str) -> dict[str, Registered | None]:
+    """Wait for the registries' answers for as long as they are there to give one. Raises Refused."""
+    queues, until = [queue, registration_queue(key)], time.monotonic() + _PATIENCE_S
+    answer_of = engine.state.model_versions.answer
+
+    def is_over(role: str) -> bool:
+        later = engine.waiting.is_away(role) or any(map(engine.workers[role].takes_later, queues))
+        return later or answer_of(key, role) is not None
+
+    while waits := [role for role in roles if not is_over(role)]:
+        if time.monotonic() > until:
+            break
+        engine.waiting.wait_at(dict.fromkeys(waits, queues), _ANSWER_S, give_up=is_over)
+    answers: dict[str, Registered | None] = {}
+    for role in roles:
+        answer = answer_of(key, role)
         if isinstance(answer, Refusal):
             raise Refused(
                 f"{role} refused the registration: {answer.error}",
@@ -219,14 +232,10 @@ def _await(engine: Engine, role: str, queue: str, key: str) -> Registered | None
                     (Remedy("status"), "shows refused writes"),
                 ],
             )
-        if answer is not None:
-            engine.waiting.wait(role, [queue, REGISTRY_QUEUE], 1.0)  # the aliases behind it
-            return answer
-        queues = [queue, registration_queue(key)]
-        later = engine.health[role].away or any(map(engine.workers[role].takes_later, queues))
-        if later or time.monotonic() > until:
-            return None
-        engine.waiting.wait(role, queues, 0.5)
+        answers[role] = answer
+    behind_it = [queue, REGISTRY_QUEUE]  # the aliases
+    engine.waiting.wait_at({role: behind_it for role in roles if answers[role] is not None}, _ALIASES_S)
+    return answers
 
 
 def _waiting(engine: Engine, answers: Mapping[str, Registered | None]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import status
 from dbml_magics.core.runtime import handoff, shutdown, taking
 from dbml_magics.core.runtime.engine import Engine
-from dbml_magics.core.runtime.waiting import IN_TURN
+from dbml_magics.core.runtime.waiting import IN_TURN, PROGRESS_S
 from dbml_magics.errors import DeliveryIncomplete
 from dbml_magics.results.delivery import SyncResult
 from dbml_magics.results.text import count
@@ -39,17 +39,16 @@ def wait(
     for worker in engine.workers.values():
         worker.held.try_all()
         worker.side.overflow.files.try_again()
-    goal, turns, share = engine.backlog.goal(), 1, 0.25 / len(engine.link.used)
+    goal, turns = engine.backlog.goal(), 1
     next_look = _LOOK_S
     while True:
-        # Each is waited for, also behind one that is not done: a list, not a generator.
-        waits = [engine.waiting.wait(role, None, share, goal) for role in engine.link.used]
+        missing = engine.waiting.wait_at(dict.fromkeys(engine.link.used), PROGRESS_S, goal)
         remaining = {role: engine.backlog.waiting(role)[0] for role in engine.link.used}
         delivered = {r: engine.state.delivered_count(r) - first[r] for r in engine.link.used}
         seconds = time.monotonic() - began
         if progress is not None:
             progress(remaining, sum(delivered.values()) / max(seconds, 0.001))
-        if all(waits) and (
+        if not missing and (
             not any(remaining.values())
             or (
                 turns >= IN_TURN
@@ -66,11 +65,11 @@ def wait(
             )
         if timeout is not None and seconds >= timeout:
             raise _incomplete(engine, remaining, timeout)
-        if timeout is None and not all(waits) and seconds >= next_look:
+        if timeout is None and missing and seconds >= next_look:
             next_look = seconds + _LOOK_S
             if status.stopped_holders(engine):  # it may be so for ever
                 raise _incomplete(engine, remaining, round(seconds))
-        if all(waits):  # what is left is tried again in a while; what came meanwhile is waited for, too
+        if not missing:  # what is left is tried again in a while; what came meanwhile is waited for, too
             time.sleep(0.1)
             goal, turns = engine.backlog.goal(), turns + 1
 

@@ -201,11 +201,9 @@ class Track:
         return None
 
     def _wait_a_moment(self) -> None:
-        until = time.monotonic() + _SUMMARY_WAIT_S
-        for role in self._engine.link.used:
-            left = until - time.monotonic()
-            if left > 0 and self._engine.health[role].reason is None:  # no trouble there that we know of
-                self._engine.waiting.wait(role, [self.run_id], left)
+        engine = self._engine
+        fine = [role for role in engine.link.used if engine.health[role].reason is None]
+        engine.waiting.wait_at({role: [self.run_id] for role in fine}, _SUMMARY_WAIT_S)
 
 
 class _SparkAdvice(logging.Filter):

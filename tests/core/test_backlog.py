@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -194,12 +195,57 @@ def test_a_wait_ends_at_its_time_and_where_the_caller_gives_up(parts: Parts) -> 
     assert len(asked) == 2
 
 
-def test_everything_is_waited_for_until_its_workspace_is_away(parts: Parts) -> None:
+def test_a_wait_for_both_tells_what_is_missing_where(parts: Parts) -> None:
+    parts.write(CREATION)
+    parts.write(LogParam("p", "1"), queue="link")
+    parts.senders["azureml"].stuck = True
+    missing = parts.waiting.wait_at({role: [RUN] for role in ROLES}, 0.2)
+    assert missing == {"azureml": parts.backlog.goal([RUN])}
+    assert parts.backlog.queues("databricks") == ["link"], "nobody waited for the other queue"
+    parts.senders["azureml"].stuck = False
+    assert parts.waiting.wait_at({"azureml": ["link"], "databricks": [RUN]}, 60) == {}
+
+
+def test_a_wait_for_both_has_one_deadline_and_hurries_both_at_once(parts: Parts) -> None:
+    parts.write(CREATION)
+    hurried: list[str] = []
+    for role, sender in parts.senders.items():
+        sender.stuck = True
+        sender.meanwhile = lambda role=role: hurried.append(role)  # type: ignore[misc]
+    began = time.monotonic()
+    assert [*parts.waiting.wait_at(dict.fromkeys(ROLES), 0.5)] == [*ROLES]
+    assert 0.5 <= time.monotonic() - began < 30
+    assert {*hurried[:2]} == {*ROLES}
+
+
+def test_a_wait_for_both_goes_on_while_the_caller_gives_up_one_of_them(parts: Parts) -> None:
+    parts.write(CREATION)
+    parts.senders["databricks"].stuck = True
+    asked: list[str] = []
+
+    def give_up(role: str) -> bool:
+        asked.append(role)
+        if len(asked) > 3:
+            parts.senders["databricks"].stuck = False
+        return role == "azureml"
+
+    assert parts.waiting.wait_at(dict.fromkeys(ROLES), give_up=give_up) == {}
+    assert "databricks" in asked
+
+
+def test_an_overflow_file_that_is_being_written_is_missing_where_all_is_waited_for(parts: Parts) -> None:
+    parts.overflowing.add(RUN)
+    assert parts.waiting.wait_at({"azureml": None}, 0) == {"azureml": {}}
+    assert parts.waiting.wait_at({"azureml": [RUN]}, 0) == {}
+
+
+def test_everything_is_waited_for_until_all_that_is_behind_is_away(parts: Parts) -> None:
     parts.write(CREATION)
     parts.senders["azureml"].stuck = True
     parts.health["azureml"].away = True
-    assert not parts.waiting.wait_for_everything("azureml")
-    assert parts.waiting.wait_for_everything("databricks")
+    assert [*parts.waiting.wait_for_everything(ROLES)] == ["azureml"]
+    assert parts.backlog.waiting("databricks")[0] == 0
+    assert parts.waiting.wait_for_everything(["databricks"]) == {}
 
 
 def test_what_delivery_writes_in_turn_is_waited_for_too(parts: Parts) -> None:
@@ -211,7 +257,7 @@ def test_what_delivery_writes_in_turn_is_waited_for_too(parts: Parts) -> None:
             parts.write(after.pop(), queue="link")
 
     sender.meanwhile = write_in_turn
-    assert parts.waiting.wait_for_everything("azureml")
+    assert parts.waiting.wait_for_everything(["azureml"]) == {}
     assert parts.backlog.waiting("azureml")[0] == 0
 
 

@@ -195,9 +195,8 @@ class RunDataMethods(MethodFamily):
         A Spark worker ends without its exit handlers, and its machine may end with it.
         """
         engine = self.engine
-        for role in engine.link.used if environment.in_spark_task() else (engine.link.primary,):
-            if not engine.health[role].away:
-                engine.waiting.wait_for_everything(role)
+        roles = engine.link.used if environment.in_spark_task() else (engine.link.primary,)
+        engine.waiting.wait_for_everything(role for role in roles if not engine.health[role].away)
 
     def end_async_logging(self) -> None:
         """Do nothing: the journal holds every write."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,10 +160,8 @@ def _options(
 
 
 def _let_arrive(engine: Engine, timeout: float | None) -> None:
-    until = time.monotonic() + (_WAIT_S if timeout is None else timeout)
-    for role in engine.link.used:
-        if not engine.health[role].away:
-            engine.waiting.wait_for_everything(role, until)
+    answering = [role for role in engine.link.used if not engine.health[role].away]
+    engine.waiting.wait_for_everything(answering, _WAIT_S if timeout is None else timeout)
 
 
 @contextmanager

@@ -76,9 +76,8 @@ def _end_runs() -> None:
     ended = _end_terminated()
     until = time.monotonic() + shutdown.LAST_WORDS_S
     for engine, runs in ended:
-        for role in engine.link.used if runs else ():
-            if not engine.health[role].away:
-                engine.waiting.wait(role, runs, max(0.0, until - time.monotonic()))
+        answering = [role for role in engine.link.used if not engine.health[role].away]
+        engine.waiting.wait_at(dict.fromkeys(answering, runs), max(0.0, until - time.monotonic()))
 
 
 def _end_terminated() -> list[tuple[Engine, list[str]]]:

@@ -32,6 +32,7 @@ from dbml_magics.core.runtime import engines
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.runtime.handoff import Bundle, left
 from dbml_magics.core.runtime.unpacking import Unfit, opened, unpack
+from dbml_magics.core.runtime.waiting import PROGRESS_S
 
 _CLAIM_BYTES = 4096
 _SETTLE_S = 1.0  # a mount that cannot make a file exclusively shows by then whose claim stands
@@ -244,8 +245,7 @@ def deliver(
         worker.held.try_all()
         worker.start()
     while True:
-        for role in engine.link.used:
-            engine.waiting.wait(role, None, 0.25 / len(engine.link.used))
+        engine.waiting.wait_at(dict.fromkeys(engine.link.used), PROGRESS_S)
         waiting = _remaining(engine)
         if progress is not None:
             sent = sum(worker.delivered for worker in engine.workers.values())

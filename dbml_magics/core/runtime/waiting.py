@@ -23,6 +23,8 @@ _log = logger(__name__)
 
 IN_TURN = 3
 """Times that what came while one waited is waited for, too: delivery's own writes follow others."""
+PROGRESS_S = 0.25
+"""How long one waits before one tells how far delivery is."""
 _LOOK_S = 0.25  # between two looks whether to give up
 
 
@@ -61,50 +63,68 @@ class Waiting:
         *,
         give_up: Callable[[], bool] | None = None,
     ) -> bool:
-        """Wait until what is journaled now has arrived at a workspace; False when the time is up.
+        """Wait until what is journaled now has arrived at one workspace; False when the wait ended before.
 
-        With a ``goal``, what was journaled since is not waited for. ``give_up`` is called from time to time;
-        True ends the wait as the time does.
+        See :meth:`wait_at`.
         """
-        sender = self._senders[role]
-        goal = self._backlog.goal(queues) if goal is None else goal
+        over = None if give_up is None else lambda _: give_up()
+        return not self.wait_at({role: queues}, timeout, goal, give_up=over)
+
+    def wait_at(
+        self,
+        queues: Mapping[str, Iterable[str] | None],
+        timeout: float | None = None,
+        goal: Goal | None = None,
+        *,
+        give_up: Callable[[str], bool] | None = None,
+    ) -> dict[str, Goal]:
+        """Wait until what is journaled now has arrived at workspaces; returns what is missing at which.
+
+        ``queues`` are those that each role is to get; None are all, and the overflow files of their runs.
+        With a ``goal``, what was journaled since is not waited for. ``give_up`` is asked from time to time
+        about each role that is behind; the wait ends once it is True of all of them, or the time is up.
+        """
         began = time.monotonic()
         until, next_look = (None if timeout is None else began + timeout), began + _LOOK_S
+        goals = {role: self._backlog.goal(own) if goal is None else goal for role, own in queues.items()}
         while True:
-            goal = self._backlog.left_of(role, goal)
-            if not goal and not (queues is None and self._overflow_under_way(role)):
-                return True
+            goals = {role: self._backlog.left_of(role, each) for role, each in goals.items()}
+            missing = {
+                role: left
+                for role, left in goals.items()
+                if left or (queues[role] is None and self._overflow_under_way(role))
+            }
             now = time.monotonic()
-            if until is not None and now >= until:
-                return False
+            if not missing or (until is not None and now >= until):
+                return missing
             if give_up is not None and now >= next_look:
-                if give_up():
-                    return False
+                if all(give_up(role) for role in missing):
+                    return missing
                 next_look = time.monotonic() + _LOOK_S
-            for queue in goal:
-                sender.notify(queue)
-            sender.hurry()
-            sender.wait_for_arrival(0.05)
+            for role, left in missing.items():
+                for queue in left:
+                    self._senders[role].notify(queue)
+                self._senders[role].hurry()
+            for role in missing:
+                self._senders[role].wait_for_arrival(0.05 / len(missing))
 
-    def wait_for_everything(
-        self, role: str, until: float | None = None, give_up: Callable[[], bool] = lambda: False
-    ) -> bool:
+    def wait_for_everything(self, roles: Iterable[str], timeout: float | None = None) -> dict[str, Goal]:
         """Wait until what is journaled now has arrived, and what delivery writes in turn.
 
-        What other processes or threads go on logging is not waited for. False when the workspace is away,
-        ``give_up()`` says so, or it is later than ``until`` (monotonic).
+        What other processes or threads go on logging is not waited for. The wait ends when the time is up, or
+        all workspaces that are behind are away; returns what is missing at which.
         """
-
-        def over() -> bool:
-            late = until is not None and time.monotonic() >= until
-            return self._health[role].away or give_up() or late
-
+        until = None if timeout is None else time.monotonic() + timeout
+        roles, missing = list(roles), dict[str, Goal]()
         for _ in range(IN_TURN):
-            if not self.wait(role, give_up=over):
-                return False
-            if not self._backlog.waiting(role)[0]:
-                break
-        return True
+            left = None if until is None else until - time.monotonic()
+            missing |= self.wait_at(dict.fromkeys(roles), left, give_up=self.is_away)
+            roles = [role for role in roles if role not in missing and self._backlog.waiting(role)[0]]
+        return missing
+
+    def is_away(self, role: str) -> bool:
+        """Tell whether a workspace is away."""
+        return self._health[role].away
 
     # --- reads
 
