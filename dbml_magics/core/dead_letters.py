@@ -21,7 +21,7 @@ from dbml_magics.core.model.operations import (
     read_as,
 )
 from dbml_magics.core.model.queues import HELD_QUEUE, registration_queue
-from dbml_magics.core.outbox.journal import copy_of
+from dbml_magics.core.outbox.spool import copy_of
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.runtime.waiting import PROGRESS_S
 from dbml_magics.errors import NotConfirmed

@@ -61,7 +61,7 @@ from dbml_magics.core.model.operations import (
     UpdateRun,
     point_of,
 )
-from dbml_magics.core.outbox.journal import Entry
+from dbml_magics.core.outbox.lines import Entry
 
 _NAME_TAG = "mlflow.runName"
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity

@@ -17,7 +17,7 @@ from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.destinations.rest import call_timeout
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import (
     AmbiguousRun,

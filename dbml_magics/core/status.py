@@ -155,7 +155,7 @@ def _deliveries(engine: Engine) -> list[str]:
     ]
     if live:
         found.append(f"running     {listing(live, _NAMED)}")
-    most, used = spool_limit_bytes(), engine.journal.spool_bytes()
+    most, used = spool_limit_bytes(), engine.journal.spool.size()
     if most and used >= _NEAR * most:
         found.append(
             f"files that wait take {size(used)} of the {size(most)} that the spool may have: "

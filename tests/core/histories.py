@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbml_magics.core.outbox.journal import SMALL
+from dbml_magics.core.outbox.spool import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, leftovers
 from tests.infra import plain

@@ -13,7 +13,8 @@ from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.operations import CreateRun, LogParam, Operation, UpdateRun
-from dbml_magics.core.outbox.journal import Journal, line_of
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import line_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.run_view import RunView
 from dbml_magics.core.runtime.asking import Asking

@@ -12,7 +12,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.model.operations import RetryDeadLetter, decode
-from dbml_magics.core.outbox.journal import SMALL
+from dbml_magics.core.outbox.spool import SMALL
 from dbml_magics.core.outbox.state import State
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (

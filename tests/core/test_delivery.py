@@ -20,7 +20,8 @@ from mlflow.exceptions import MlflowException
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.delivery.writers.overflow_files import ARTIFACT
-from dbml_magics.core.outbox.journal import SMALL, frame
+from dbml_magics.core.outbox.lines import frame
+from dbml_magics.core.outbox.spool import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     LOG_BATCH,

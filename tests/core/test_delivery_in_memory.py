@@ -28,8 +28,7 @@ from dbml_magics.core.model.operations import (
     VersionFacts,
     VersionSource,
 )
-from dbml_magics.core.model.queues import REGISTRY_QUEUE
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE, REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.simulation.history import stillness

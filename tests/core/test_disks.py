@@ -22,7 +22,9 @@ import dbml_magics as dbml
 from dbml_magics.common import config, disks
 from dbml_magics.core import session
 from dbml_magics.core.link import remembered
-from dbml_magics.core.outbox import journal
+from dbml_magics.core.outbox import queue_file, spool
+from dbml_magics.core.outbox import spares as spares_module
+from dbml_magics.core.outbox.spool import SMALL
 from dbml_magics.core.outbox.state import State
 from dbml_magics.errors import JournalDamaged, JournalFull
 from tests.conftest import Proxies, Servers
@@ -236,7 +238,7 @@ def test_a_training_goes_on_when_the_journals_disk_is_full_and_nothing_is_lost(
             # What is delivered meanwhile frees bytes of the full disk, where the copy may fit: again, then.
             for _ in range(100):
                 fill(small)
-                mlflow.log_text("copied" * journal.SMALL, "copied.txt")
+                mlflow.log_text("copied" * SMALL, "copied.txt")
                 if any(path.is_file() for path in spares.rglob("spool/*")):
                     break
             else:
@@ -342,7 +344,7 @@ def test_a_disk_that_turns_read_only_in_the_middle_of_a_run_costs_nothing(
             mlflow.log_metric("m", step, step=step)
         mlflow.log_param("p", 1)
         mlflow.log_text("after", "after.txt")
-        mlflow.log_text("copied" * journal.SMALL, "copied.txt")
+        mlflow.log_text("copied" * SMALL, "copied.txt")
     with mlflow.start_run() as second:
         mlflow.log_metric("m", 0, step=0)
     sync()
@@ -385,7 +387,8 @@ def turn_read_only(folder: Path, own: State, monkeypatch: pytest.MonkeyPatch) ->
     made = tempfile.mkdtemp
     monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
     changed = SimpleNamespace(**{**vars(os), "write": write, "open": opened})
-    monkeypatch.setattr(journal, "os", changed)
+    for module in (queue_file, spool):
+        monkeypatch.setattr(module, "os", changed)
     assert own._db is not None
     own._db.execute("PRAGMA query_only=ON")
 
@@ -401,7 +404,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DBML_HOME", str(small))
-    monkeypatch.setattr(journal, "_LOOK_S", 3600.0)  # sync looks at once
+    monkeypatch.setattr(spares_module, "_LOOK_S", 3600.0)  # sync looks at once
     link(proxies)
     mlflow.set_experiment(experiment_name)
     sync()
@@ -424,7 +427,7 @@ def test_what_a_dead_process_left_on_another_disk_is_delivered_by_the_next(
             for step in range(400):
                 mlflow.log_metric("m", step, step=step)
             mlflow.log_text("t", "t.txt")
-            mlflow.log_text("t" * {2 * journal.SMALL}, "copied.txt")
+            mlflow.log_text("t" * {2 * SMALL}, "copied.txt")
             mlflow.end_run()
             os._exit(0)
             """,
@@ -467,7 +470,7 @@ def test_a_limit_on_a_files_size_is_met_like_a_full_disk(
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
                 from dbml_magics.core.runtime.engines import known_engines
                 (engine,) = known_engines()
-                engine.journal._spares = ()
+                engine.journal.spares.folders = ()
                 refused = 0
                 for step in range(1, 40):
                     try:
@@ -691,7 +694,7 @@ def test_a_file_that_is_changed_or_deleted_after_it_was_logged_arrives_as_it_was
         assert (listed.path, listed.file_size) == ("folder/in.txt", len(as_it_was))
         for name in ("changed.txt", "deleted.txt", "folder/in.txt"):
             assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}") == as_it_was
-    assert bool(list(home.glob("links/*/spool/*"))) == (len(as_it_was) > journal.SMALL)
+    assert bool(list(home.glob("links/*/spool/*"))) == (len(as_it_was) > SMALL)
     sync()
     held = arrived(servers, run.info.run_id, experiment_name)
     assert sorted(held["artifacts"]) == ["changed.txt", "deleted.txt", "folder/in.txt"]

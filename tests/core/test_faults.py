@@ -13,7 +13,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from dbml_magics.core.outbox.journal import SMALL
+from dbml_magics.core.outbox.spool import SMALL
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (
     arrived,

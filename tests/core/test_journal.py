@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.core.outbox import journal as journal_module
+from dbml_magics.core import outbox
 from dbml_magics.core.outbox import stamps
-from dbml_magics.core.outbox.journal import OLD_SUFFIX, Entry, Journal, frame, line_of
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import OLD_SUFFIX, Entry, frame, line_of
 from dbml_magics.core.run_view import QueueView
 from dbml_magics.errors import JournalFull
 from tests.infra.interrupts import Interrupter
@@ -190,7 +191,7 @@ def test_a_view_shows_what_was_written_last_in_whichever_order_it_is_folded() ->
 
 def test_a_line_that_was_acknowledged_outlives_an_interrupt_and_a_full_disk_after_it(tmp_path: Path) -> None:
     """What an interrupt left uncounted is counted before a half line is taken back."""
-    interrupter = Interrupter(Path(journal_module.__file__))
+    interrupter = Interrupter(Path(outbox.__file__).parent)
     first, second, third, fourth = (line_of([number, "p", "k", "v" * 50]) for number in (1, 2, 3, 4))
     at, steps = 0, 1
     while at < steps:

@@ -17,7 +17,8 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.outbox.journal import Journal, line_of
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import line_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.run_view import RunView
 from dbml_magics.core.runtime.disk_thread import DiskThread

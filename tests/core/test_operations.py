@@ -22,7 +22,7 @@ from dbml_magics.core.model.operations import (
     point_of,
     read_as,
 )
-from dbml_magics.core.outbox.journal import Entry, line_of
+from dbml_magics.core.outbox.lines import Entry, line_of
 from dbml_magics.core.run_view import QueueView
 
 # Lines as release 0.2 writes them, without their checksums.

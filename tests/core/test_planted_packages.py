@@ -15,7 +15,9 @@ import pytest
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.outbox.journal import Journal, copy_of, frame
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import frame
+from dbml_magics.core.outbox.spool import copy_of
 from dbml_magics.core.runtime import handoff, taking
 from tests.conftest import Proxies, Servers
 from tests.core.linking import assert_written_once, child, finish, link, runs_at
@@ -423,9 +425,9 @@ def test_the_spool_has_no_file_of_a_name_that_it_did_not_give(
     (tmp_path / "journal" / "spool").mkdir(parents=True)
     op = [1, "a", {"owner": "run:r", "path": "x", "size": 1, "spool": hostile}]
     assert copy_of(op) is None
-    assert journal.spooled(hostile) is None
-    journal.unspool(hostile)
-    with journal.lent(op[2], "x", "databricks") as lent:  # type: ignore[arg-type]
+    assert journal.spool.find(hostile) is None
+    journal.spool.delete(hostile)
+    with journal.spool.lent(op[2], "x", "databricks") as lent:  # type: ignore[arg-type]
         assert lent is None
     assert canary.exists()
 
@@ -433,7 +435,7 @@ def test_the_spool_has_no_file_of_a_name_that_it_did_not_give(
 @pytest.mark.parametrize("name", ["..", ".", "", "../x", "/etc/x", "a/b", "a\0b"])
 def test_a_file_is_lent_under_no_name_that_is_a_path(tmp_path: Path, name: str) -> None:
     journal = Journal(tmp_path / "journal")
-    with journal.lent({"data": "eA==", "size": 1}, name, "databricks") as lent:
+    with journal.spool.lent({"data": "eA==", "size": 1}, name, "databricks") as lent:
         assert lent is None
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -443,12 +445,12 @@ def test_a_link_in_the_spool_is_no_copy(tmp_path: Path, canary: Path) -> None:
     place = tmp_path / "journal" / "spool" / "17c-1-abcdef01"
     place.parent.mkdir(parents=True)
     place.symlink_to(canary)
-    assert journal.spooled(place.name) is None
+    assert journal.spool.find(place.name) is None
     place.unlink()
     copied = tmp_path / "x"
     copied.write_text("y")
-    name, _ = journal.spool(copied)
-    kept = journal.spooled(name)
+    name, _ = journal.spool.add(copied)
+    kept = journal.spool.find(name)
     assert kept is not None
     assert kept.read_text() == "y"
 

@@ -24,7 +24,8 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.outbox import journal
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import line_of
 from dbml_magics.core.runtime import live
 from tests.conftest import Proxies, Servers
 from tests.core.histories import World
@@ -318,14 +319,14 @@ def test_a_file_that_comes_within_one_tick_of_the_disks_clock_is_seen(
     """A folder's time is the kernel's tick: another process's new file may leave it as it is."""
     monkeypatch.setattr(live, "_TICK_NS", 3600 * 10**9)  # whatever comes now comes within a tick
     engine = session.current().engine("this test")
-    other = journal.Journal(engine.journal.root)
+    other = Journal(engine.journal.root)
     with linked.databricks.away(), linked.azureml.away(), mlflow.start_run() as run:
         mlflow.set_tag("mine", "1")
         assert mlflow.get_run(run.info.run_id).data.tags["mine"] == "1"
         folder = engine.journal.folder(run.info.run_id)
         before = folder.stat()
         theirs = [other.next_stamp(run.info.run_id), "g", "theirs", "2"]
-        other.append(run.info.run_id, journal.line_of(theirs))
+        other.append(run.info.run_id, line_of(theirs))
         os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert mlflow.get_run(run.info.run_id).data.tags["theirs"] == "2"
         other.close()

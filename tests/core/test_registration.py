@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 import dbml_magics as dbml
 from dbml_magics.core import session
 from dbml_magics.core.model.operations import ChangeRegistry, RegistryChange
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.registry import _paired
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound
 from dbml_magics.results.registry import ModelVersion

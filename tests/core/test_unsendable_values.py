@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.outbox.journal import OLD_SUFFIX
+from dbml_magics.core.outbox.lines import OLD_SUFFIX
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, dead_letters, leftovers, steps, sync
 from tests.infra import plain

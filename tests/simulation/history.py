@@ -21,7 +21,7 @@ from dbml_magics.core.model.operations import (
     SetTag,
     UpdateRun,
 )
-from dbml_magics.core.outbox.journal import SMALL
+from dbml_magics.core.outbox.spool import SMALL
 from dbml_magics.core.runtime.disk_thread import DiskThread
 from tests.simulation.world import FAULTS, ROLES, Expected, World
 

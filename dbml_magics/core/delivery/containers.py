@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dbml_magics.core.delivery.ports import Runtime
 from dbml_magics.core.destinations.errors import Blocked
 from dbml_magics.core.model.operations import ChangeExperiment, DeleteModel, Operation, read_as
-from dbml_magics.core.outbox.journal import LINK_QUEUE, Entry
+from dbml_magics.core.model.queues import LINK_QUEUE
+from dbml_magics.core.outbox.lines import Entry
 
 MOVES_CONTENTS = frozenset({"delete", "restore", "rename"})
 

@@ -16,7 +16,7 @@ from dbml_magics.core.model.operations import (
     UpdateRun,
     decode,
 )
-from dbml_magics.core.outbox.journal import copy_of
+from dbml_magics.core.outbox.spool import copy_of
 
 
 class LetterRetry:

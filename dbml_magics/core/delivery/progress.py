@@ -19,7 +19,7 @@ from dbml_magics.core.delivery.uploads import UploadRetries
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, cause_of
 from dbml_magics.core.model.operations import Line
-from dbml_magics.core.outbox.journal import Entry
+from dbml_magics.core.outbox.lines import Entry
 from dbml_magics.errors import JournalError
 
 _log = logger(__name__)

@@ -23,7 +23,7 @@ from dbml_magics.core.model.operations import (
     RetryDeadLetter,
 )
 from dbml_magics.core.model.queues import registration_queue
-from dbml_magics.core.outbox.journal import Entry
+from dbml_magics.core.outbox.lines import Entry
 
 
 class SingleWrites:

@@ -11,7 +11,8 @@ from dbml_magics.core.delivery.progress import OF_THIS_MACHINE, Host, Progress
 from dbml_magics.core.delivery.single_writes import SingleWrites
 from dbml_magics.core.destinations.errors import Blocked, Unavailable
 from dbml_magics.core.model.operations import LogBatch, Operation, decode, point_of
-from dbml_magics.core.outbox.journal import LINK_QUEUE, Entry
+from dbml_magics.core.model.queues import LINK_QUEUE
+from dbml_magics.core.outbox.lines import Entry
 
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core

@@ -39,7 +39,7 @@ from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, cause_of
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.interrupts import Flag, Waiters, deferred
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE
 
 _log = logger(__name__)
 
@@ -173,7 +173,7 @@ class DeliveryWorker:
                 return False
             self._leased = self.clock.monotonic()
             self._begun = False
-            self.runtime.parts.journal.drop_lent(self.role)
+            self.runtime.parts.journal.spool.drop_lent(self.role)
             return True
 
     def stopped_holder(self) -> int | None:

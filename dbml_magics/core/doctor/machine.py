@@ -384,6 +384,4 @@ def _orphans(link: Link) -> int:
     from dbml_magics.core.outbox.journal import Journal
 
     book = Journal(link.home)
-    if not link.home.exists() or book.queues() or not book.has_spooled():
-        return 0
-    return sum(1 for _ in book.spool_root.glob("*-*-*"))
+    return 0 if not link.home.exists() or book.queues() else len(book.spool.copies())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LINK_QUEUE = "link"
+"""Experiments, and the tags by which the versions of one registration name each other."""
 HELD_QUEUE = "held"
 """Files that are tried again by themselves: in its run's queue, a registration may wait for one of them."""
 REGISTRY_QUEUE = "registry"

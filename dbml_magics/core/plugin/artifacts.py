@@ -32,7 +32,7 @@ from dbml_magics.core.model.sendable import (
     refuse_taken_place,
     refuse_unsafe_name,
 )
-from dbml_magics.core.outbox.journal import small_file
+from dbml_magics.core.outbox.spool import small_file
 from dbml_magics.core.paging import standing
 from dbml_magics.core.run_view import ArtifactLocation
 from dbml_magics.core.runtime.engine import Engine
@@ -323,7 +323,9 @@ def _still_waiting(
     engine: Engine, queue: str, files: Mapping[str, ArtifactLocation]
 ) -> dict[str, ArtifactLocation]:
     """Return those of a queue's files by path that some workspace of the link does not have yet."""
-    found = {path: held for path, held in files.items() if held.spool and engine.journal.spooled(held.spool)}
+    found = {
+        path: held for path, held in files.items() if held.spool and engine.journal.spool.find(held.spool)
+    }
     small = {path: held for path, held in files.items() if not held.spool}
     if small:
         sizes = engine.journal.files(queue)
@@ -343,7 +345,7 @@ def _copy_held(
 ) -> bool:
     """Copy a file that waits in the spool or journal to ``target``; False where it has just arrived."""
     if held.spool:
-        copy = engine.journal.spooled(held.spool)
+        copy = engine.journal.spool.find(held.spool)
         if copy is not None:
             with suppress(FileNotFoundError):
                 shutil.copyfile(copy, target)

@@ -16,7 +16,7 @@ from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.ids import names_nothing_yet, provisional
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.paging import entries
 from dbml_magics.core.plugin.asked import store_of
 from dbml_magics.core.runtime.engine import Engine

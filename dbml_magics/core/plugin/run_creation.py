@@ -19,7 +19,7 @@ from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.mlflow_private import random_name
 from dbml_magics.core.model.operations import CreateRun, SetTagAt
-from dbml_magics.core.outbox.journal import LINK_QUEUE
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.plugin.asked import is_run_on_its_way, store_of
 from dbml_magics.core.runtime.engine import Engine
 

@@ -22,8 +22,8 @@ from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import validate_experiment_name, validate_experiment_tag
 from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.model.sendable import refuse_bad_text, required
-from dbml_magics.core.outbox.journal import LINK_QUEUE
 from dbml_magics.core.plugin.asked import ask_primary
 from dbml_magics.core.plugin.experiment_reader import ExperimentSearch
 from dbml_magics.core.plugin.tracking_family import MethodFamily

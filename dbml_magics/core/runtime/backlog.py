@@ -49,7 +49,7 @@ class Backlog:
 
     def goal(self, queues: Iterable[str] | None = None) -> Goal:
         """Return what is journaled now."""
-        self._journal.rescan_disks()
+        self._journal.spares.rescan()
         names = self._journal.queues() if queues is None else queues
         return {queue: self._journal.files(queue) for queue in names}
 

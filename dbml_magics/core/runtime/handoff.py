@@ -25,7 +25,8 @@ from urllib.parse import quote
 from dbml_magics.common.hints import Remedy
 from dbml_magics.common.log_records import logger
 from dbml_magics.core import link as links
-from dbml_magics.core.outbox.journal import Journal, copy_of
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.spool import copy_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.runtime.backlog import Backlog
 from dbml_magics.core.runtime.unpacking import (
@@ -114,7 +115,7 @@ def _copies(journal: Journal, files: dict[str, dict[str, int]]) -> set[str]:
         for queue, sizes in files.items()
         for file, size in sizes.items()
         for entry in journal.read(queue, file, 0, size)
-        if (name := copy_of(entry.line)) and journal.spooled(name) is not None
+        if (name := copy_of(entry.line)) and journal.spool.find(name) is not None
     }
 
 
@@ -145,7 +146,7 @@ def _write(
                 for file, size in sizes.items():
                     _add_file(tar, f"queues/{quote(queue, safe='')}/{file}", journal.path(queue, file), size)
             for name in sorted(copies):
-                copy = journal.spooled(name)
+                copy = journal.spool.find(name)
                 if copy is not None:
                     _add_file(tar, f"spool/{name}", copy, copy.stat().st_size)
             _add_text(tar, END, "{}")  # a package without its end is not whole
@@ -183,7 +184,7 @@ def _forget(journal: Journal, state: State, moved: dict[str, Any]) -> None:
         with suppress(OSError):
             journal.folder(queue).rmdir()
     for name in moved["copies"]:
-        journal.unspool(name)
+        journal.spool.delete(name)
     state.discard_dead(moved["held"])
     for role, number in state.deferred_uploads.all_numbers():
         if number in moved["held"]:

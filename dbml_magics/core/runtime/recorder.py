@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dbml_magics.core.model.operations import BATCHED, Operation, encoded_point
 from dbml_magics.core.model.sendable import refuse_bad_text
-from dbml_magics.core.outbox.journal import Journal, frame, line_of
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import frame, line_of
 from dbml_magics.core.run_view import Extra
 from dbml_magics.core.runtime.disk_thread import DiskThread
 from dbml_magics.core.runtime.live import LiveQueues

@@ -11,7 +11,9 @@ from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import is_held_back
 from dbml_magics.core.link import Link
 from dbml_magics.core.model.operations import StoredFile
-from dbml_magics.core.outbox.journal import Entry, Journal, copy_of, kept_small
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import Entry
+from dbml_magics.core.outbox.spool import copy_of, kept_small
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.runtime.backlog import Backlog
 from dbml_magics.core.runtime.live import LiveQueues
@@ -58,7 +60,7 @@ class Retention:
         if small is not None:
             return small
         until = time.monotonic() + spool_wait_seconds()
-        while self._journal.spool_is_full(source):
+        while self._journal.spool.has_no_room_for(source):
             away = any(line.away for line in self._health.values())
             over = time.monotonic() >= until or is_held_back()
             if away or os.path.getsize(source) > spool_limit_bytes() or over:
@@ -66,7 +68,7 @@ class Retention:
             for sender in self._senders.values():
                 sender.hurry()
                 sender.wait_for_arrival(0.1)
-        spool, size = self._journal.spool(source)
+        spool, size = self._journal.spool.add(source)
         return {"spool": spool, "size": size}
 
     def release_spool(self, queue: str, entry: Entry) -> None:
@@ -91,7 +93,7 @@ class Retention:
 
     def _unspool(self, spool: str) -> None:
         if not self._state.is_dead_copy(spool):  # it may be tried again
-            self._journal.unspool(spool)
+            self._journal.spool.delete(spool)
 
     # --- queues
 
@@ -114,8 +116,8 @@ class Retention:
         if not self._journal.files(queue):
             self._live.queues.pop(queue, None)
             self._forget_overflow(queue)
-            if self._journal.has_spooled():
-                self._journal.drop_orphans(self._state.is_dead_copy)
+            if not self._journal.spool.is_empty() and not self._journal.queues():
+                self._journal.spool.drop_orphans(self._state.is_dead_copy)
 
     def _note_alike(self, queue: str) -> None:
         """Remember what both workspaces were given of what people edit later, in one portal or the other."""
@@ -129,6 +131,6 @@ class Retention:
 
     def _release_spool_of(self, queue: str, file: str) -> None:
         """Delete the copies of artifacts that a killed worker had delivered and not yet deleted."""
-        if self._journal.has_spooled():
+        if not self._journal.spool.is_empty():
             for entry in self._journal.read(queue, file, 0):
                 self.release_spool(queue, entry)

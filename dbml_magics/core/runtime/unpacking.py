@@ -37,13 +37,9 @@ from dbml_magics.core.model.operations import (
     stamp_of,
 )
 from dbml_magics.core.outbox import tables
-from dbml_magics.core.outbox.journal import (
-    OLD_SUFFIX,
-    SUFFIX,
-    Journal,
-    is_copys_name,
-    small_file,
-)
+from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import OLD_SUFFIX, SUFFIX
+from dbml_magics.core.outbox.spool import is_copys_name, small_file
 from dbml_magics.errors import DbmlError
 
 FORMAT = 1

@@ -34,7 +34,7 @@ class Files(Writer):
 
     def log(self, queue: str, op: LogArtifact) -> None:
         """Upload a file whose copy is in the spool."""
-        with self.journal.lent(op.file, posixpath.basename(op.path), self.role) as lent:
+        with self.journal.spool.lent(op.file, posixpath.basename(op.path), self.role) as lent:
             if lent is None:
                 if self._has_arrived(queue, op):
                     return

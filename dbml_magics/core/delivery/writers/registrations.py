@@ -47,9 +47,9 @@ from dbml_magics.core.model.operations import (
     VersionSource,
     read_as,
 )
-from dbml_magics.core.model.queues import HELD_QUEUE, REGISTRY_QUEUE, registration_queue
+from dbml_magics.core.model.queues import HELD_QUEUE, LINK_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
-from dbml_magics.core.outbox.journal import LINK_QUEUE, Journal
+from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
