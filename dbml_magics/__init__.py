@@ -204,7 +204,7 @@ def _mention_what_is_left(shell: Any) -> None:
     import os
 
     from dbml_magics.common.config import data_home
-    from dbml_magics.core.link import remembered_hint
+    from dbml_magics.core.remembered_links import remembered_hint
 
     linked = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("dbml:")  # the link of a parent process
     hint = None if linked else remembered_hint(os.getcwd())

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dbml_magics import api
 from dbml_magics._version import __version__
 from dbml_magics.commands import COMMANDS, running
-from dbml_magics.commands.parser import HelpRequested, command_help, parse, suggestion
+from dbml_magics.commands.grammar import command_help
+from dbml_magics.commands.parser import HelpRequested, parse, suggestion
 from dbml_magics.common import hints
 from dbml_magics.common.secrecy import refuse_secrets
 from dbml_magics.errors import BadCommand, DbmlError, SecretRefused

@@ -1,7 +1,7 @@
 """The public calls: ``import dbml_magics as dbml; dbml.link(local=True)``.
 
 Their signatures are the source of the magics' options, the forms' fields and the shell's arguments
-(:class:`dbml_magics.commands.parser.Command`). They return results; nothing is printed.
+(:class:`dbml_magics.commands.grammar.Command`). They return results; nothing is printed.
 """
 
 from __future__ import annotations

@@ -36,15 +36,16 @@ sys.path.insert(0, sys.argv[1])
 import dbml_magics
 from dbml_magics.common import config, disks, hints, secrecy
 from dbml_magics import errors
-from dbml_magics.commands import parser
+from dbml_magics.commands import grammar, parser
 from dbml_magics.results import charts, cleanup, compare, delivery, doctor, endpoints, live, scoring
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.core import remembered_links
 from dbml_magics.core import link as links
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
 
 for command in (*COMMANDS.values(), TRACK):
-    assert parser.command_help(command)
+    assert grammar.command_help(command)
     for example in command.examples:
         if example.startswith(("%dbml", "%%track")):
             words = parser.split(example.partition("\\n")[0].partition(" ")[2], command.prog)
@@ -59,8 +60,8 @@ folder = pathlib.Path(os.environ["DBML_HOME"])
 local = links.from_uri("dbml://x?track=both&registry=databricks&mode=journal&folder=%2Ftmp&local=1"
                        "&databricks=sqlite%3A%2F%2F%2F%2Ftmp%2Fa%2Fmlflow.db"
                        "&azureml=sqlite%3A%2F%2F%2F%2Ftmp%2Fb%2Fmlflow.db")
-links.remember(local)
-assert links.remembered("/tmp").key == local.key
+remembered_links.remember(local)
+assert remembered_links.remembered("/tmp").key == local.key
 journal, state = Journal(local.home, ()), State(local.home / "state.db")
 state.experiments.note("7", "iris", {"a": "ü"})
 assert state.experiments.name("7") == "iris"

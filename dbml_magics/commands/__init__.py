@@ -25,7 +25,7 @@ from dbml_magics.commands import (
     unlink,
 )
 from dbml_magics.commands import help as help_command
-from dbml_magics.commands.parser import Command
+from dbml_magics.commands.grammar import Command
 
 __all__ = ["COMMANDS", "TRACK"]
 

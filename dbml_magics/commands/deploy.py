@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command, Option, percent
+from dbml_magics.commands.grammar import Command, Option, percent
 from dbml_magics.common.hints import Remedy
 
 _EXAMPLE = Remedy("deploy", "wine/1", to="local", name="wine")

@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbml_magics.commands.parser import Command, Option, command_help, find_command
+from dbml_magics.commands.grammar import Command, Option, command_help
+from dbml_magics.commands.parser import find_command
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output

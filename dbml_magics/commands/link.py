@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command, Option
+from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy

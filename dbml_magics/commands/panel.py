@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command, Option
+from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy
 

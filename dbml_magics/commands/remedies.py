@@ -7,7 +7,7 @@ import json
 import re
 
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.commands.parser import Call, Command, Option, names, pair, text
+from dbml_magics.commands.grammar import Call, Command, Option, names, pair, text
 from dbml_magics.common.hints import Remedy
 
 __all__ = ["keyword", "python"]

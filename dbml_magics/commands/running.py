@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command, Option, pair
+from dbml_magics.commands.grammar import Command, Option, pair
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, NotLinked
 
@@ -27,10 +27,10 @@ def run(command: Command, args: Namespace, output: Output) -> Result:
 
 def need_link(what: Remedy) -> None:
     """Raise NotLinked, naming what needs a link, where there is none."""
-    from dbml_magics.core import link, session
+    from dbml_magics.core import remembered_links, session
 
     if not session.current().linked:
-        raise NotLinked(what, again=link.is_remembered(os.getcwd()))
+        raise NotLinked(what, again=remembered_links.is_remembered(os.getcwd()))
 
 
 def call(command: Command, args: Namespace, output: Output, /, **settled: object) -> Result:

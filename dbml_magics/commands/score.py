@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
+from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.invoke import params_option
-from dbml_magics.commands.parser import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command, Option, names
+from dbml_magics.commands.grammar import Command, Option, names
 from dbml_magics.commands.running import need_link, unique_tags
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import EmptyCell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command
+from dbml_magics.commands.grammar import Command
 from dbml_magics.common.hints import Remedy
 
 COMMAND = Command(

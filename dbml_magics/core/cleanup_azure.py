@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dbml_magics.common.hints import Argument, Remedy
-from dbml_magics.core import link as links
+from dbml_magics.core import remembered_links
 from dbml_magics.core.azure import names, permissions
 from dbml_magics.core.azure.arm import Arm, managed_by_databricks, properties_of
 from dbml_magics.core.azure.finding import AzureWish, sign_in_for, signed_in
@@ -190,7 +190,7 @@ def _unlink(session: Session, where: names.WorkspaceId) -> list[str]:
         return []
     link = session.engine(Remedy("cleanup")).link
     restored = session.unlink()
-    links.forget(link)
+    remembered_links.forget(link)
     return [f"unlinked: MLflow tracks to {restored.tracking_uri} again"]
 
 

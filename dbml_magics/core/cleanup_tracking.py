@@ -133,7 +133,7 @@ def _let_arrive(engine: Engine, queues: list[str]) -> None:
 
 def _files_stay(engine: Engine, role: str, location: str, stays: list[str], notes: list[str]) -> None:
     """Say what becomes of deleted runs' files, as each service documents it, billed or not."""
-    from dbml_magics.core.link import masked
+    from dbml_magics.core.workspace_uri import masked
 
     workspace, where = engine.workspaces[role], masked(location)
     if workspace.kind == "databricks":

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dbml_magics.common import private_files
 from dbml_magics.common.config import data_home
 from dbml_magics.common.foreign_text import one_line
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core import link as links
+from dbml_magics.core import workspace_uri
 from dbml_magics.errors import NotConfirmed
 
 _SPILL = "spill"
@@ -48,7 +50,7 @@ def agree(
     wanted = {
         (role, place): f"the {role} workspace"
         for role, uri in named.items()
-        if uri is not None and (place := place_of(links.checked_uri(role, uri))) is not None
+        if uri is not None and (place := place_of(workspace_uri.checked_uri(role, uri))) is not None
     }
     if spill:
         place = os.path.abspath(Path(folder, Path(spill).expanduser()))
@@ -85,13 +87,11 @@ def _file() -> Path:
 
 
 def _known() -> Mapping[str, object]:
-    return links.read_own(_file()) or {}
+    return private_files.read(_file()) or {}
 
 
 def _add(keys: Iterable[str]) -> None:
     known = dict(_known())
     new = {key: time.time() for key in keys if key not in known}
     if new:
-        temporary = _file().with_suffix(f".{os.getpid()}")
-        links.write_private(temporary, {**known, **new})
-        os.replace(temporary, _file())
+        private_files.write(_file(), {**known, **new})

@@ -1,8 +1,7 @@
 """A link: which workspaces, in which roles, and the ``dbml:`` URI that says all of it but the secrets.
 
 Child processes, joblib workers and Spark tasks get MLFLOW_TRACKING_URI and nothing else, so a link can be
-built from its URI alone. Where it is kept: the user's own data folder on a local disk, never the notebook's
-folder (a cloned repository must not bring a link along).
+built from its URI alone.
 """
 
 from __future__ import annotations
@@ -10,40 +9,25 @@ from __future__ import annotations
 import difflib
 import getpass
 import hashlib
-import json
 import os
 import re
-import shlex
-import stat
 import sys
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from dbml_magics.common.config import data_home, role_variable, spare_homes
-from dbml_magics.common.hints import WSL, Argument, Remedy, say
-from dbml_magics.common.secrecy import looks_secret
+from dbml_magics.common.config import data_home, spare_homes
+from dbml_magics.common.hints import WSL, Argument, Remedy
 from dbml_magics.core.azure import names
+from dbml_magics.core.workspace_uri import SCHEME, checked_uri, masked, refuse_secret, same_place
 from dbml_magics.errors import (
     BadLink,
     BadUri,
-    JournalError,
-    NothingRemembered,
     PlatformRefused,
-    SecretRefused,
 )
-from dbml_magics.results.text import count
 
 ROLES = ("databricks", "azureml")
-SCHEME = "dbml"
-_DATABRICKS_HOST = re.compile(
-    r"\.(azuredatabricks\.net|databricks\.azure\.(us|cn)|cloud\.databricks\.com|gcp\.databricks\.com)$"
-)
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 @dataclass(frozen=True)
@@ -390,188 +374,6 @@ def _probe(folder: Path) -> None:
     probe.unlink()
 
 
-def checked_uri(role: str, uri: str) -> str:
-    """Return a workspace URI as it can be used. Raises BadUri, SecretRefused; echoes no secret."""
-    text = uri.strip()
-    refuse_secret(role, text)
-    if text == "databricks":
-        return _of_role(role, text)
-    if text == "databricks-uc" or text.startswith("databricks-uc:"):
-        uri = f"databricks{text.removeprefix('databricks-uc')}"
-        raise BadUri(
-            f"{text!r} is a registry alone; the workspace's URI serves Unity Catalog too.",
-            remedies=[(Remedy("link", **{role: uri}), "a model's name of three levels is Unity Catalog's")],
-        )
-    split = urlsplit(text)
-    if _DATABRICKS_HOST.search(split.hostname or ""):
-        raise BadUri(
-            f"{split.hostname} is a Databricks workspace, which is signed in to by Databricks' own client.",
-            remedies=[
-                (f"databricks auth login --host https://{split.hostname}", "in a terminal, once; then"),
-                (Remedy("link", **{role: "databricks"}), "or databricks://PROFILE"),
-            ],
-        )
-    if split.scheme in ("http", "https"):
-        return _web_address(role, text)
-    if split.scheme == "sqlite":
-        return _sqlite(role, text)
-    if split.scheme in ("databricks", "azureml"):
-        return _of_role(role, text)
-    if split.scheme == SCHEME:
-        raise BadUri(
-            f"--{role} was given a link's own URI; name the workspace behind it.",
-            remedies=[(Remedy("link", again=True), "takes up the link remembered for this folder")],
-        )
-    if split.scheme == "file" or split.scheme.split("+")[0] in _DATABASES:
-        return text
-    raise _unknown_scheme(role, text)
-
-
-def _unknown_scheme(role: str, text: str) -> BadUri:
-    service = "databricks" if role == "databricks" else "azureml://…"
-    remedies = [
-        (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server"),
-        (Remedy("link", **{role: "sqlite:///mlflow.db"}), "a database file"),
-        (Remedy("link", **{role: service}), "the service itself"),
-    ]
-    if not text:
-        return BadUri(f"--{role} was given an empty URI.", remedies=remedies)
-    host = re.fullmatch(r"[\w.-]+\.[a-z]{2,}(:\d+)?(/.*)?|(localhost|[\d.]+):\d+/?", text)
-    if host:
-        scheme = "https" if host.group(3) is None else "http"
-        return BadUri(
-            f"{text!r} lacks its scheme.",
-            remedies=[Remedy("link", **{role: f"{scheme}://{text.rstrip('/')}"})],
-        )
-    if "://" not in text and (os.path.isdir(os.path.expanduser(text)) or "/" in text or text.startswith(".")):
-        folder = (Remedy("link", local=text), "two workspaces in that folder")
-        return BadUri(f"{text!r} is a folder, not a workspace's URI.", remedies=[folder, *remedies[:2]])
-    return BadUri(f"{text!r} is not a workspace's URI.", remedies=remedies)
-
-
-def _web_address(role: str, text: str) -> str:
-    split = urlsplit(text)
-    example = (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")
-    if not split.hostname or re.search(r"\s", text):
-        raise BadUri(f"{text!r} names no host.", remedies=[example])
-    try:
-        port = split.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise BadUri(f"the port in {text!r} is not a number from 1 to 65535.", remedies=[example])
-    if split.hostname == "ml.azure.com":
-        raise BadUri(
-            f"{text.split('?')[0]!r} is the studio's page; a workspace's URI begins with azureml://.",
-            remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
-        )
-    if split.query or split.fragment:
-        # What people copy from the browser: MLflow's pages are behind a #, a Databricks workspace's have ?o=.
-        bare = f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
-        raise BadUri(
-            f"{masked(text)!r} is the address of a page of the workspace.",
-            remedies=[(Remedy("link", **{role: bare}), "the workspace itself")],
-        )
-    return f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
-
-
-def _sqlite(role: str, text: str) -> str:
-    path = text.removeprefix("sqlite:///").split("?")[0]
-    if not text.startswith("sqlite:///") or not path or path == ":memory:":
-        raise BadUri(
-            f"{text!r} names no file.",
-            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "three slashes, then the file")],
-        )
-    path = os.path.abspath(path)
-    if os.path.isdir(path):
-        raise BadUri(
-            f"{path} is a folder, not a database.",
-            remedies=[
-                (Remedy("link", **{role: f"sqlite:///{path}/mlflow.db"}), "a database in it"),
-                (Remedy("link", local=path), "two workspaces in it"),
-            ],
-        )
-    above = os.path.dirname(path)
-    if not os.path.isdir(above):
-        raise BadUri(f"the folder of {path} does not exist.", remedies=[f"mkdir -p {shlex.quote(above)}"])
-    if not os.access(path if os.path.exists(path) else above, os.W_OK):
-        raise BadUri(
-            f"{path} cannot be written (permission denied).",
-            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "a file in this folder")],
-        )
-    return f"sqlite:///{path}"
-
-
-def _of_role(role: str, text: str) -> str:
-    kind = "databricks" if text.startswith("databricks") else "azureml"
-    if kind != role:
-        raise BadUri(
-            f"--{role} was given the URI of the other service ({masked(text)}).",
-            remedies=[Remedy("link", **{kind: masked(text)})],
-        )
-    if kind == "azureml":
-        text = text.partition("?")[0].rstrip("/")  # Workspace.get_mlflow_tracking_uri() ends in a bare "?"
-    if kind == "azureml" and not urlsplit(text).netloc:
-        raise BadUri(
-            f"{text!r} names no workspace.",
-            remedies=[("az ml workspace show --query mlflow_tracking_uri", "prints the workspace's URI")],
-        )
-    return text
-
-
-def same_place(uri: str) -> str:
-    """Return what two spellings of one workspace's URI have in common."""
-    if uri.startswith("sqlite:///"):
-        return os.path.realpath(uri.removeprefix("sqlite:///"))
-    split = urlsplit(uri)
-    if split.scheme not in ("http", "https"):
-        return uri.rstrip("/")
-    host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(split.hostname or "", split.hostname)
-    port = split.port or (443 if split.scheme == "https" else 80)
-    return f"{host}:{port}{split.path.rstrip('/')}"
-
-
-def refuse_secret(role: str, uri: str) -> None:
-    """Raise SecretRefused where a URI holds a user name and password, or a token."""
-    try:
-        split = urlsplit(uri)
-    except ValueError:
-        raise BadUri(
-            f"the URI for --{role} cannot be read.",
-            remedies=[(Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")],
-        ) from None
-    userinfo = "@" in split.netloc
-    if not userinfo and not looks_secret(uri) and masked(uri) == uri:
-        return
-    if split.scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
-        remedies = [
-            (
-                Remedy("link", **{role: f"{split.scheme}://HOST/DATABASE"}),
-                "the user and password stay out of it:",
-            ),
-            (
-                "PGUSER=… PGPASSWORD=…",
-                "in the environment, or in the driver's own file (~/.pgpass, ~/.my.cnf)",
-            ),
-        ]
-    else:
-        remedies = [
-            (f"{role_variable(role, 'token')}=…", "in the environment before the notebook starts, or"),
-            (f"{role_variable(role, 'username')}=… {role_variable(role, 'password')}=…", "likewise"),
-        ]
-    raise SecretRefused(
-        f"the URI for --{role} holds {'a user name or password' if userinfo else 'a secret'}; "
-        "it would end in the notebook, in the environment of every child process and in logs.",
-        remedies=remedies,
-    )
-
-
-def masked(uri: str) -> str:
-    """Return a URI without what may be a secret in it."""
-    shown = re.sub(r"//[^/@\s]*@", "//***@", uri)
-    return re.sub(r"(?i)((?:token|password|passwd|secret|api_?key|sig|code)=)[^&\s]+", r"\1***", shown)
-
-
 def refuse_platform() -> None:
     """Raise PlatformRefused on Windows: the journal rests on POSIX file locks."""
     if sys.platform == "win32":
@@ -593,160 +395,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())
-
-
-# --- what is remembered for a folder
-
-
-def _remembered_file(folder: str) -> Path:
-    return data_home() / "remembered" / (hashlib.sha256(folder.encode()).hexdigest()[:16] + ".json")
-
-
-def remember(link: Link) -> None:
-    """Remember the link for its folder, for ``%dbml link --again``. Raises JournalError."""
-    path = _remembered_file(link.folder)
-    try:
-        data_home().mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (path.parent, link.home.parent, link.home):  # mkdir's mode is the last folder's alone
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o700)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        write_private(temporary, {"folder": link.folder, "uri": link.uri, "at": time.time()})
-        os.replace(temporary, path)
-        write_private(link.home / "link.json", {"uri": link.uri})
-    except OSError as error:
-        raise JournalError(
-            f"the link's folder {data_home()} cannot be written ({error.strerror}).",
-            remedies=[("DBML_HOME=/a/local/folder", "set it before the notebook starts")],
-        ) from error
-
-
-def forget(link: Link) -> None:
-    """Forget a link that cannot be taken up any more; what it has in its own folder stays."""
-    if _read_remembered(link.folder) is not None:
-        _remembered_file(link.folder).unlink(missing_ok=True)
-
-
-def write_private(path: Path, value: Mapping[str, object]) -> None:
-    """Write a value as JSON to a file for the user's own eyes. Raises OSError."""
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
-        json.dump(value, out)
-
-
-def read_own(path: Path) -> dict[str, Any] | None:
-    """Return what stands in a file of this user's; another user's is never looked at."""
-    if sys.platform == "win32":
-        return None  # %load_ext looks here, and must not fail where a link will be refused
-    try:
-        found = path.lstat()  # no link to a file elsewhere, and none that others may write
-        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
-        kept = json.loads(path.read_text()) if own else None
-    except (OSError, ValueError):
-        return None
-    return kept if isinstance(kept, dict) else None
-
-
-def remembered(folder: str) -> Link:
-    """Return the link remembered for a folder. Raises NothingRemembered."""
-    link = _read_remembered(folder)
-    if link is None:
-        raise NothingRemembered(
-            f"no link is remembered for this folder ({folder}).",
-            remedies=[
-                (Remedy("link", local=True), "two workspaces on this machine"),
-                (Remedy("link", databricks="URI", azureml="URI"), "any two MLflow workspaces"),
-            ],
-        )
-    return link
-
-
-def _read_remembered(folder: str) -> Link | None:
-    kept = read_own(_remembered_file(folder))
-    if kept is None or kept.get("folder") != folder:
-        return None
-    try:
-        return from_uri(str(kept["uri"]))
-    except (KeyError, BadUri):
-        return None
-
-
-def is_remembered(folder: str) -> bool:
-    """Tell whether a link is remembered for a folder."""
-    return _read_remembered(folder) is not None
-
-
-def remembered_hint(folder: str) -> str | None:
-    """Return one line about the link remembered for ``folder`` and what it has undelivered, or None."""
-    link = _read_remembered(folder)
-    if link is None:
-        return None
-    places = ", ".join(f"{w.role} {w.place}" for w in link.workspaces)
-    waiting = waiting_by_role(link)
-    most = max(waiting.values(), default=0)
-    undelivered = f"; {count(most, 'write')} undelivered" if most else ""
-    again = say(Remedy("link", again=True))
-    return f"A link is remembered for this folder ({places}){undelivered}: {again} takes it up"
-
-
-def waiting_by_role(link: Link) -> dict[str, int]:
-    """Return how many writes wait for each workspace, from the files alone."""
-    from dbml_magics.core.outbox.journal import Journal
-    from dbml_magics.core.outbox.state import State
-
-    if not (link.home / "state.db").exists():
-        return {}
-    journal = Journal(link.home, link.spares)
-    state = State(link.home / "state.db", link.spares)
-    try:
-        waiting = {}
-        for role in link.used:
-            cursors = state.all_cursors(role)
-            waiting[role] = sum(journal.count_waiting(q, cursors.get(q, {}))[0] for q in journal.queues())
-        return waiting
-    finally:
-        state.close()
-
-
-def leftovers(link: Link) -> list[str]:
-    """Return one line for each earlier link of the same folder that has writes undelivered."""
-    return [
-        f"an earlier link of this folder has writes undelivered: {what}; {say(other.command)} sends them"
-        for other, what in undelivered(link, link.folder)
-    ]
-
-
-def undelivered(but: Link | None, folder: str | None = None) -> list[tuple[Link, str]]:
-    """Return the user's other links, of one folder or any, with writes undelivered, and how many for whom.
-
-    What a live process in another folder still writes is no leftover.
-    """
-    found = []
-    known = data_home() / "links"
-    for place in sorted(known.iterdir()) if known.is_dir() else []:
-        if but is not None and place.name == but.key:
-            continue
-        try:
-            other = from_uri(str((read_own(place / "link.json") or {})["uri"]))
-        except (KeyError, BadUri):
-            continue
-        if (but is not None and other.key == but.key) or folder not in (None, other.folder):
-            continue
-        try:
-            if other.folder != (but.folder if but is not None else None) and _is_written(other):
-                continue
-            waiting = {role: n for role, n in waiting_by_role(other).items() if n}
-        except (JournalError, OSError) as error:
-            found.append((other, f"perhaps; its journal cannot be read ({' '.join(str(error).split())})"))
-            continue
-        if waiting:
-            parts = [f"{n:,} for {role} {other.spec(role).place}" for role, n in waiting.items()]
-            found.append((other, " and ".join(parts)))
-    return found
-
-
-def _is_written(link: Link) -> bool:
-    """Tell whether a live process has a file of the link's journal open: it delivers what is in it."""
-    from dbml_magics.core.outbox.journal import Journal
-
-    journal = Journal(link.home, link.spares)
-    return any(not journal.is_left(q, file) for q in journal.queues() for file in journal.files(q))

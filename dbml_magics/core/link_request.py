@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core import link as links
+from dbml_magics.core import remembered_links
 from dbml_magics.core.azure.wish import NAMES, AzureWish
 from dbml_magics.core.link import Link, LinkOptions, WorkspaceSpec
 from dbml_magics.errors import BadLink
@@ -42,7 +43,7 @@ class LinkRequest:
                     "--again takes up the link remembered for this folder; it takes no workspace beside it.",
                     remedies=[Remedy("link", again=True)],
                 )
-            link = links.remembered(folder)
+            link = remembered_links.remembered(folder)
             refuse_active_run("link")
             return self._signed_in(link)
         whole = self if self.config in (None, False) else self._with_file(folder)

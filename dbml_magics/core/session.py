@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dbml_magics.common.config import role_variable
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core import link as links
-from dbml_magics.core import mlflow_private, status
+from dbml_magics.core import mlflow_private, remembered_links, status, workspace_uri
 from dbml_magics.core.azure.wish import AzureWish
 from dbml_magics.core.spark_tasks import tell_tasks
 from dbml_magics.errors import (
@@ -68,7 +68,7 @@ class Session:
         if self._engine is None:
             uri = _uri_of_link()
             if uri is None:
-                raise NotLinked(what, again=links.is_remembered(current_folder()))
+                raise NotLinked(what, again=remembered_links.is_remembered(current_folder()))
             self._engine = self._join(uri)
         return self._engine
 
@@ -125,7 +125,7 @@ class Session:
             engine.workspaces[spec.role].reconfigure(spec)
         try:
             _check(engine, may_be_away=known or again)
-            links.remember(wanted)
+            remembered_links.remember(wanted)
             known_places.remember(wanted)
             engine.link_began()
         except DbmlError:
@@ -178,8 +178,8 @@ class Session:
         import mlflow
 
         return UnlinkResult(
-            tracking_uri=links.masked(mlflow.get_tracking_uri()),
-            registry_uri=links.masked(mlflow.get_registry_uri()),
+            tracking_uri=workspace_uri.masked(mlflow.get_tracking_uri()),
+            registry_uri=workspace_uri.masked(mlflow.get_registry_uri()),
             undelivered={role: count for role, count in undelivered.items() if count},
         )
 
@@ -339,7 +339,7 @@ class _Before:
     def without_link(self) -> _Before:
         """Return them without the link's own URIs, where another process has set those."""
         self._tracking = self._registry = self._tracking_variable = None
-        if (self._registry_variable or "").startswith(links.SCHEME + ":"):
+        if (self._registry_variable or "").startswith(workspace_uri.SCHEME + ":"):
             self._registry_variable = None
         return self
 
@@ -364,7 +364,7 @@ class _Before:
 def _uri_of_link() -> str | None:
     """Return the link's URI that MLflow tracks to; its environment alone is asked until it is imported."""
     uri = mlflow_private.tracking_uri_if_imported() or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    return uri if uri.startswith(f"{links.SCHEME}:") else None
+    return uri if uri.startswith(f"{workspace_uri.SCHEME}:") else None
 
 
 def _forget_ids() -> None:
@@ -425,7 +425,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
     from dbml_magics.core.destinations.errors import Unavailable
 
     workspace = engine.workspaces[role]
-    place = workspace.place if workspace.kind == "azureml" else links.masked(workspace.uri)
+    place = workspace.place if workspace.kind == "azureml" else workspace_uri.masked(workspace.uri)
     if isinstance(error, ImportError):
         package = _DRIVERS.get(error.name or "", error.name or "the database's driver")
         return BadLink(
@@ -459,7 +459,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
         if error.reason.startswith("answers 429"):
             remedies = [("the same line again", "in a minute: it has too many requests now")]
         for other in others:
-            spec = links.masked(engine.link.spec(other).uri)
+            spec = workspace_uri.masked(engine.link.spec(other).uri)
             only = Remedy("link", **{other: spec}, track=other, registry=other)
             remedies.append((only, "track to the other one for now"))
         said = error.reason if error.reason.startswith("answers") else f"is {error.reason}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.common.config import data_home_note, spool_limit_bytes
 from dbml_magics.common.hints import Remedy, say
-from dbml_magics.core import link as links
+from dbml_magics.core import remembered_links, workspace_uri
 from dbml_magics.core.runtime.holders import is_held
 from dbml_magics.core.runtime.shutdown import stopped
 from dbml_magics.results.link import Destination
@@ -41,7 +41,7 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
     return Destination(
         name=role,
         kind=workspace.kind,
-        uri=links.masked(workspace.uri),
+        uri=workspace_uri.masked(workspace.uri),
         place=workspace.place,
         pending=pending,
         lag_seconds=lag,
@@ -68,7 +68,7 @@ def tracking_elsewhere(engine: Engine) -> str | None:
     import mlflow
 
     uri = str(mlflow.get_tracking_uri())
-    return None if uri.partition("?")[0] == engine.link.uri.partition("?")[0] else links.masked(uri)
+    return None if uri.partition("?")[0] == engine.link.uri.partition("?")[0] else workspace_uri.masked(uri)
 
 
 def notes(engine: Engine, *, fresh: bool) -> list[str]:
@@ -111,7 +111,7 @@ def notes(engine: Engine, *, fresh: bool) -> list[str]:
         side = engine.side(role)
         notes += filter(None, [side.runs.about_ids()])
         notes += [*side.overflow.files.summary(), *side.overflow.near()]
-    for leftover in links.leftovers(engine.link):
+    for leftover in remembered_links.leftovers(engine.link):
         notes.append(leftover)
     notes += [] if fresh else _deliveries(engine)
     notes += handoff.mentioned(engine.link)

@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dbml_magics.common import environment
+from dbml_magics.common import environment, private_files
 from dbml_magics.common.hints import Remedy, place, say
 from dbml_magics.core import processes
 from dbml_magics.core.azure import studio
-from dbml_magics.core.link import Link, WorkspaceSpec, masked
+from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.workspace_uri import masked
 from dbml_magics.errors import ServerFailed
 from dbml_magics.results.link import UiPage, UiResult
 
@@ -148,10 +149,7 @@ def _write(link: Link, servers: dict[str, _Server]) -> None:
     if not servers:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({role: asdict(server) for role, server in servers.items()}, out)
-    os.replace(temporary, path)
+    private_files.write(path, {role: asdict(server) for role, server in servers.items()})
 
 
 # --- processes

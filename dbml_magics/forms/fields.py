@@ -10,7 +10,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from dbml_magics.commands.parser import Command, Option, read_value
+from dbml_magics.commands.grammar import Command, Option
+from dbml_magics.commands.parser import read_value
 from dbml_magics.common.redaction import redacted
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms import tabs

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from dbml_magics import api
+from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.output import Progress
-from dbml_magics.commands.parser import Command, Option, parse, split
+from dbml_magics.commands.parser import parse, split
 from dbml_magics.commands.running import run
 from dbml_magics.common.foreign_text import visible
 from dbml_magics.common.hints import Remedy

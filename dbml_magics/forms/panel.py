@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from dbml_magics import api
-from dbml_magics.commands.parser import Command
+from dbml_magics.commands.grammar import Command
 from dbml_magics.forms import tabs
 from dbml_magics.forms.form import CommandForm
 from dbml_magics.forms.style import STYLE

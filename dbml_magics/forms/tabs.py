@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dbml_magics.commands.parser import Command, Option
+from dbml_magics.commands.grammar import Command, Option
 
 __all__ = ["PRUNES", "TABS", "commands_of", "front", "is_needed", "needs_confirming", "tab_of"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.commands.parser import Command, Option
+from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.common.environment import variables
 from dbml_magics.common.foreign_text import is_plain
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
 
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.grammar import Command
 from dbml_magics.commands.help import overview
-from dbml_magics.commands.parser import Command, HelpRequested, find_command, parse, split, without_remark
+from dbml_magics.commands.parser import HelpRequested, find_command, parse, split, without_remark
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy

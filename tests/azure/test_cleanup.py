@@ -10,7 +10,7 @@ import pytest
 import requests
 
 import dbml_magics as dbml
-from dbml_magics.core import link as links
+from dbml_magics.core import remembered_links
 from dbml_magics.core import session as sessions
 from dbml_magics.errors import BadCommand, CleanupIncomplete, NotConfirmed, RunActive
 from dbml_magics.results.cleanup import CleanupResult
@@ -71,7 +71,7 @@ def test_a_workspace_goes_and_its_link_with_it_while_its_storage_stays(linked: A
     assert not there(linked, linked.scope())
     assert there(linked, resources["storageAccount"])
     assert not sessions.current().linked
-    assert not links.is_remembered(str(Path.cwd()))
+    assert not remembered_links.is_remembered(str(Path.cwd()))
     assert any(note.startswith("unlinked") for note in done.notes)
 
 

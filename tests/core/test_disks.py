@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 import dbml_magics as dbml
 from dbml_magics.common import config, disks
 from dbml_magics.core import session
-from dbml_magics.core.link import remembered
 from dbml_magics.core.outbox import queue_file, spool
 from dbml_magics.core.outbox import spares as spares_module
 from dbml_magics.core.outbox.spool import SMALL
 from dbml_magics.core.outbox.state import State
+from dbml_magics.core.remembered_links import remembered
 from dbml_magics.errors import JournalDamaged, JournalFull
 from tests.conftest import Proxies, Servers
 from tests.core.linking import (

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 import dbml_magics as dbml
 from dbml_magics.core import link as links
-from dbml_magics.core import session
+from dbml_magics.core import remembered_links, session
 from dbml_magics.core.link import LinkOptions
 from dbml_magics.errors import BadName, NothingRemembered
 from tests.infra import plain
@@ -430,10 +430,10 @@ def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -
         with pytest.raises(NothingRemembered) as failure:
             dbml.link(again=True)
         assert str(elsewhere) in str(failure.value)
-        assert links.remembered_hint(str(elsewhere)) is None
+        assert remembered_links.remembered_hint(str(elsewhere)) is None
     finally:
         os.chdir(here)
-    hint = links.remembered_hint(str(here))
+    hint = remembered_links.remembered_hint(str(here))
     assert hint is not None
     assert "%dbml link --again" in hint
 
@@ -458,7 +458,7 @@ def test_another_users_remembered_link_is_not_taken_up(home: Path, monkeypatch: 
     session.current().unlink()
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-    assert links.remembered_hint(os.getcwd()) is None
+    assert remembered_links.remembered_hint(os.getcwd()) is None
     with pytest.raises(NothingRemembered):
         dbml.link(again=True)
 
@@ -482,7 +482,7 @@ def test_an_earlier_links_leftovers_are_mentioned(home: Path, proxies: Any, expe
     mlflow.set_experiment(experiment_name)
     with proxies.azureml.away():
         run_id = log_one_run()
-        hint = links.remembered_hint(os.getcwd())
+        hint = remembered_links.remembered_hint(os.getcwd())
         assert hint is not None
         assert "writes undelivered" in hint
         status = dbml.link(local=True)

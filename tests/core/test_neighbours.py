@@ -15,7 +15,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.common import config, disks
 from dbml_magics.core import link as links
-from dbml_magics.core import session
+from dbml_magics.core import remembered_links, session, workspace_uri
 from dbml_magics.errors import NothingRemembered, SecretRefused
 from tests.conftest import Proxies, Servers
 from tests.core.linking import arrived, child, finish, link, sync
@@ -98,7 +98,7 @@ def test_a_secret_in_a_uri_is_refused_and_never_said_again(
             attempt()
         said.append("\n".join(refused.value.lines()))
     assert "hunter2" not in "".join([*said, caplog.text])
-    assert "hunter2" not in links.masked(uri)
+    assert "hunter2" not in workspace_uri.masked(uri)
     assert not [p for p in home.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
 
 
@@ -107,7 +107,7 @@ def test_a_remembered_link_that_others_may_write_is_not_taken_up(home: Path) -> 
     session.current().unlink()
     (kept,) = home.glob("remembered/*.json")
     kept.chmod(0o666)
-    assert links.remembered_hint(os.getcwd()) is None
+    assert remembered_links.remembered_hint(os.getcwd()) is None
     with pytest.raises(NothingRemembered):
         dbml.link(again=True)
     kept.chmod(0o600)
@@ -138,8 +138,8 @@ def test_a_cloned_repository_brings_no_link_along(
     for place in (".dbml", ".dbml-magics", ".local/share/dbml-magics", "home"):
         folder = clone / place / "remembered"
         folder.mkdir(parents=True)
-        (folder / links._remembered_file(str(clone)).name).write_text(json.dumps(planted))
-    assert links.remembered_hint(str(clone)) is None
+        (folder / remembered_links._remembered_file(str(clone)).name).write_text(json.dumps(planted))
+    assert remembered_links.remembered_hint(str(clone)) is None
     with pytest.raises(NothingRemembered):
         dbml.link(again=True)
     spare = tmp_path / "spare"
@@ -162,6 +162,6 @@ def test_a_link_of_another_folder_is_not_this_ones(home: Path, tmp_path: Path) -
     other = tmp_path / "other"
     other.mkdir()
     os.chdir(other)
-    shutil.copy(kept, links._remembered_file(os.getcwd()))
+    shutil.copy(kept, remembered_links._remembered_file(os.getcwd()))
     with pytest.raises(NothingRemembered):
         dbml.link(again=True)

@@ -17,8 +17,8 @@ import pytest
 import dbml_magics
 import dbml_magics as dbml
 from dbml_magics.commands import COMMANDS, TRACK
+from dbml_magics.commands.grammar import Command
 from dbml_magics.commands.output import Output
-from dbml_magics.commands.parser import Command
 from dbml_magics.commands.running import run
 from dbml_magics.core import session as sessions
 from dbml_magics.core.destinations.limits import BY_KIND

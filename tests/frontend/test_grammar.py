@@ -13,7 +13,8 @@ import pytest
 import dbml_magics
 from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.commands.parser import Command, command_help, parse
+from dbml_magics.commands.grammar import Command, command_help
+from dbml_magics.commands.parser import parse
 from tests.arrows import imported
 
 PACKAGE = Path(dbml_magics.__file__).parent

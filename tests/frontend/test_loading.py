@@ -124,7 +124,7 @@ def test_a_remembered_link_is_mentioned_in_one_line(
         asked.append(folder)
         return "A link is remembered for this folder: %dbml link --again takes it up"
 
-    monkeypatch.setattr("dbml_magics.core.link.remembered_hint", hint)
+    monkeypatch.setattr("dbml_magics.core.remembered_links.remembered_hint", hint)
     dbml_magics.unload_ipython_extension(shell.ip)
     dbml_magics.load_ipython_extension(shell.ip)
     assert capsys.readouterr().out == "", "nobody reads a job's output"
@@ -140,7 +140,7 @@ def test_a_remembered_link_is_mentioned_in_one_line(
 def test_endpoints_that_an_earlier_kernel_has_left_are_mentioned(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("dbml_magics.core.link.remembered_hint", lambda _: None)
+    monkeypatch.setattr("dbml_magics.core.remembered_links.remembered_hint", lambda _: None)
     monkeypatch.setattr(environment, "is_interactive", lambda _: True)
     monkeypatch.setenv("DBML_HOME", str(tmp_path))
     (tmp_path / "endpoints" / "wine").mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_no_remembered_link_no_word(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DBML_HOME", str(tmp_path))
-    monkeypatch.setattr("dbml_magics.core.link.remembered_hint", lambda _: None)
+    monkeypatch.setattr("dbml_magics.core.remembered_links.remembered_hint", lambda _: None)
     monkeypatch.setattr(environment, "is_interactive", lambda _: True)
     dbml_magics.unload_ipython_extension(shell.ip)
     dbml_magics.load_ipython_extension(shell.ip)

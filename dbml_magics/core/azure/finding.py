@@ -13,7 +13,8 @@ from dbml_magics.core.azure.identity import SignIn, shared
 from dbml_magics.core.azure.identity_names import SETTINGS
 from dbml_magics.core.azure.wish import NAMES, AzureWish
 from dbml_magics.core.destinations.errors import Unavailable
-from dbml_magics.core.link import WorkspaceSpec, checked_uri
+from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.workspace_uri import checked_uri
 from dbml_magics.errors import BadUri, DbmlError, NotPermitted, WorkspaceUnreachable
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from dbml_magics.core.destinations.naming import (
 )
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
-from dbml_magics.core.link import WorkspaceSpec, masked, same_place
+from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.workspace_uri import masked, same_place
 
 if TYPE_CHECKING:
     from mlflow.store.model_registry.abstract_store import AbstractStore as RegistryStore

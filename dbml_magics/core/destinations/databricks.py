@@ -48,7 +48,7 @@ from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, class
 from dbml_magics.core.destinations.naming import in_catalog
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
-from dbml_magics.core.link import same_place
+from dbml_magics.core.workspace_uri import same_place
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient

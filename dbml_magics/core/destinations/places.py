@@ -14,7 +14,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from dbml_magics.common.config import role_variable
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import WouldRefuse
-from dbml_magics.core.link import WorkspaceSpec, masked
+from dbml_magics.core.link import WorkspaceSpec
+from dbml_magics.core.workspace_uri import masked
 
 __all__ = ["PROXIED", "check", "own_path"]
 

@@ -138,12 +138,12 @@ class _Round:
 
 def _remembered(folder: str) -> tuple[Link | None, list[Finding]]:
     """Return the link remembered for a folder, and a finding about it."""
-    from dbml_magics.core import link as links
+    from dbml_magics.core import remembered_links
 
     if sys.platform == "win32":
         return None, [Finding("link", "link", cause="none: Windows lacks the file locks that one needs")]
     try:
-        link = links.remembered(folder)
+        link = remembered_links.remembered(folder)
     except (NothingRemembered, BadUri):
         return None, [
             Finding("link", "link", cause="none in this folder yet", command=Remedy("link", local=True))

@@ -132,14 +132,14 @@ def _existing(path: Path) -> Path:
 
 
 def _waiting(link: Link, linked: bool) -> Iterator[Finding]:
-    from dbml_magics.core import link as links
+    from dbml_magics.core import remembered_links
     from dbml_magics.core.outbox.state import State
     from dbml_magics.errors import JournalError
 
     if not (link.home / "state.db").exists():
         return
     try:
-        waiting = links.waiting_by_role(link)
+        waiting = remembered_links.waiting_by_role(link)
         state = State(link.home / "state.db", link.spares)
         try:
             dead = {role: state.dead_count(role) for role in link.used}
@@ -358,9 +358,9 @@ def _cloud_endpoints(link: Link | None) -> Iterator[Finding]:
 
 def _journals(link: Link | None) -> Iterator[Finding]:
     """Yield undelivered writes of other links of this user, in this folder and in others."""
-    from dbml_magics.core import link as links
+    from dbml_magics.core import remembered_links
 
-    for other, waiting in links.undelivered(link):
+    for other, waiting in remembered_links.undelivered(link):
         summary = f"writes undelivered: {waiting}"
         if waiting.startswith("perhaps"):
             aside = f"mv {shlex.quote(str(other.home))} {shlex.quote(f'{other.home}.damaged')}"
@@ -372,7 +372,8 @@ def _journals(link: Link | None) -> Iterator[Finding]:
             continue
         there = shlex.quote(other.folder)
         enter = f"cd {there}" if os.path.isdir(other.folder) else f"mkdir -p {there} && cd {there}"
-        if links.is_remembered(other.folder) and links.remembered(other.folder).key == other.key:
+        known = remembered_links.is_remembered(other.folder)
+        if known and remembered_links.remembered(other.folder).key == other.key:
             remedy = (f"{enter} && dbml-magics sync", "in a terminal: sends them")
         else:
             remedy = (other.command, f"in a notebook in {other.folder}: sends them")

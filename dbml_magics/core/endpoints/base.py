@@ -206,7 +206,7 @@ def combined_state(deployments: tuple[Deployment, ...]) -> str:
 def failed(label: str, name: str, target: str, line: str, why: str, lines: Sequence[str]) -> DeploymentFailed:
     """Return why a deployment failed: the likely cause, and the end of its log."""
     from dbml_magics.core.endpoints.checks import likely_cause
-    from dbml_magics.core.link import masked
+    from dbml_magics.core.workspace_uri import masked
 
     cause = likely_cause([*lines, why])
     text = [f"{label} was not deployed to {name} on {target}: {masked(why.rstrip('.'))}."]

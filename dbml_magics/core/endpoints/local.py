@@ -536,7 +536,7 @@ def _shown(server: _Server) -> Endpoint:
 
 def _deployment(each: Deployed, traffic: Mapping[str, int], folder: Path, *, stopped: bool) -> Deployment:
     from dbml_magics.core.endpoints.checks import likely_cause
-    from dbml_magics.core.link import masked
+    from dbml_magics.core.workspace_uri import masked
 
     spec = each["told"]
     coming = (each["coming"] or {}).get("model")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, overload
 
+from dbml_magics.common import private_files
 from dbml_magics.common.config import data_home
 from dbml_magics.core.endpoints.shapes import FailedDeployment, PendingDeployment, Remembered, json_object
 from dbml_magics.results.endpoints import Deployment, Endpoint
@@ -76,10 +77,7 @@ class Record:
     def _keep(self, fields: Mapping[str, object]) -> None:
         kept = {key: value for key, value in fields.items() if value is not None}
         whose = {"workspace": self.workspace, "target": self.target, "name": self.name}
-        part = self.path.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
-            json.dump({**kept, **whose}, out)
-        os.replace(part, self.path)
+        private_files.write(self.path, {**kept, **whose})
 
     def endpoint(self) -> tuple[Endpoint, float]:
         """Return the endpoint as it was last seen, and when."""

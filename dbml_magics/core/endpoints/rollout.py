@@ -19,7 +19,7 @@ from dbml_magics.core.endpoints.managed_api import ManagedApi, state_of, traffic
 from dbml_magics.core.endpoints.remembered import Record, locked
 from dbml_magics.core.endpoints.rest import Answer, ServiceRefusal, every, words
 from dbml_magics.core.endpoints.shapes import ArmResource, FailedDeployment, PendingDeployment
-from dbml_magics.core.link import masked
+from dbml_magics.core.workspace_uri import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted
 
 __all__ = ["Rollouts"]

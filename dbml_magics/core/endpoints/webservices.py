@@ -28,7 +28,7 @@ from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, records
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused, words
 from dbml_magics.core.endpoints.shapes import Settings, WebService
-from dbml_magics.core.link import masked
+from dbml_magics.core.workspace_uri import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 

@@ -24,6 +24,7 @@ from typing import Any
 from dbml_magics.common.config import data_home
 from dbml_magics.common.disks import private_folder
 from dbml_magics.core import link as links
+from dbml_magics.core import workspace_uri
 from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.provenance import place_of
@@ -82,8 +83,8 @@ def taken_up(package: Bundle, own: Engine) -> Iterator[Engine | str]:
 
 def _is_for(theirs: links.Link, ours: links.Link) -> bool:
     """Tell whether a package's workspaces are this link's: nobody's package decides who gets a token."""
-    places = {w.role: links.same_place(w.uri) for w in ours.workspaces}
-    return all(links.same_place(theirs.spec(role).uri) == places.get(role) for role in theirs.used)
+    places = {w.role: workspace_uri.same_place(w.uri) for w in ours.workspaces}
+    return all(workspace_uri.same_place(theirs.spec(role).uri) == places.get(role) for role in theirs.used)
 
 
 class _Claim:
