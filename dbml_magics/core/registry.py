@@ -30,13 +30,8 @@ from dbml_magics.core.mlflow_private import (
     validate_model_name,
     with_fields,
 )
-from dbml_magics.core.model.operations import (
-    ChangeRegistry,
-    RegisterVersion,
-    RegistryChange,
-    VersionFacts,
-    VersionSource,
-)
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
+from dbml_magics.core.model.operations import ChangeRegistry, RegisterVersion
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries

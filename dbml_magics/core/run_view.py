@@ -33,12 +33,12 @@ from mlflow.entities import (
 )
 
 from dbml_magics.core.mlflow_private import metric_points, own_tags
+from dbml_magics.core.model.facts import DatasetFacts, ModelFacts
 from dbml_magics.core.model.operations import (
     BATCHED,
     DAMAGED,
     CreateModel,
     CreateRun,
-    DatasetFacts,
     DeleteModel,
     DeleteModelTag,
     DeleteRun,
@@ -52,7 +52,6 @@ from dbml_magics.core.model.operations import (
     LogOutputs,
     LogParam,
     ModelChange,
-    ModelFacts,
     Operation,
     Point,
     RestoreRun,

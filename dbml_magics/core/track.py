@@ -26,7 +26,8 @@ from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
-from dbml_magics.core.model.operations import RunFacts, decode
+from dbml_magics.core.model.facts import RunFacts
+from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.run_view import TERMINAL, RunView, Series

@@ -16,6 +16,7 @@ from dbml_magics.core.delivery.writers.registrations import Registrations, note_
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
 from dbml_magics.core.model.ids import provisional
 from dbml_magics.core.model.operations import (
     ChangeRegistry,
@@ -23,10 +24,7 @@ from dbml_magics.core.model.operations import (
     LogMetric,
     LogParam,
     RegisterVersion,
-    RegistryChange,
     SetTag,
-    VersionFacts,
-    VersionSource,
 )
 from dbml_magics.core.model.queues import LINK_QUEUE, REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbml_magics.core.model.operations import RegistryChange, VersionFacts
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.model_names import AliasTarget
 from dbml_magics.core.outbox.model_versions import Asked, Refusal, Registered

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 
 import dbml_magics as dbml
 from dbml_magics.core import session
-from dbml_magics.core.model.operations import ChangeRegistry, RegistryChange
+from dbml_magics.core.model.facts import RegistryChange
+from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.registry import _paired
 from dbml_magics.errors import BadLink, BadName, NoModel, Refused, RunNotFound

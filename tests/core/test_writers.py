@@ -22,6 +22,7 @@ from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable
 from dbml_magics.core.destinations.limits import MLFLOW
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.destinations.protocol import Capabilities
+from dbml_magics.core.model.facts import ModelFacts, VersionFacts
 from dbml_magics.core.model.operations import (
     ChangeExperiment,
     ChangeRegistry,
@@ -30,12 +31,10 @@ from dbml_magics.core.model.operations import (
     CreateRun,
     DeleteTag,
     LogMetric,
-    ModelFacts,
     RegisterVersion,
     SetModelTags,
     Unknown,
     UpdateRun,
-    VersionFacts,
 )
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.infra.sides import ROLES, Sides

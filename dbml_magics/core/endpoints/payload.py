@@ -5,11 +5,8 @@ Numbers travel as JSON's shortest exact form, so predictions equal those of the 
 
 from __future__ import annotations
 
-import base64
 import datetime
-import decimal
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,29 +19,25 @@ import pandas as pd
 
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core.endpoints import exact
+from dbml_magics.core.endpoints.json_values import as_json, first_refused, is_null, json_column
 from dbml_magics.core.endpoints.params import check_params, read_params
+from dbml_magics.core.endpoints.restoring import (
+    WRITTEN,
+    Restore,
+    as_array,
+    first_prediction,
+    like_frame,
+    restorer,
+    with_bytes,
+)
 from dbml_magics.core.endpoints.swagger import sides
 from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature
-from dbml_magics.errors import BadData, ScoringFailed
+from dbml_magics.errors import BadData
 
 __all__ = ["Payload", "prepare", "read"]
 
 _WRAPPERS = ("input_data", "dataframe_split", "dataframe_records", "instances", "inputs")
-_DTYPES = {
-    "boolean": "bool",
-    "integer": "int32",
-    "long": "int64",
-    "float": "float32",
-    "double": "float64",
-    "string": "object",
-    "binary": "object",
-    "datetime": "datetime64[ns]",
-}
-_WRITTEN = "dbml written as JSON"  # marks a frame whose predictions are a list, as JSON has it
 _HELP = [(Remedy("help", "invoke"), "what it takes")]
-
-
-Restore = Callable[[Any], object]
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ def _unwrapped(content: object) -> tuple[object, object]:
         return data, content.get("params") if within is None else within
     if {"columns", "data"} <= content.keys() <= {"columns", "data", "index"}:
         frame = _as_written(content["data"], content["columns"], content.get("index"))
-        frame.attrs[_WRITTEN] = True
+        frame.attrs[WRITTEN] = True
         return frame, None
     return content, None
 
@@ -161,7 +154,7 @@ def prepare(data: object, signature: Signature | None, params: Params | str | No
     if not any("binary" in json.dumps(each) for each in outputs):
         return prepared
     shape = prepared.restore
-    return replace(prepared, restore=lambda found: shape(_with_bytes(found, outputs)))
+    return replace(prepared, restore=lambda found: shape(with_bytes(found, outputs)))
 
 
 def _too_deep() -> BadData:
@@ -186,33 +179,9 @@ def _prepared(data: object, signature: Signature | None, params: Params | None) 
 def _request(input_data: object, params: Params | None) -> bytes:
     body = {"input_data": input_data, **({"params": dict(params)} if params else {})}
     try:
-        return json.dumps(body, default=_plain).encode()
+        return json.dumps(body, default=as_json).encode()
     except RecursionError:
         raise _too_deep() from None
-
-
-def _plain(value: object) -> object:
-    """Return a value as JSON has it."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return _of_decimal(value)
-    raise BadData(f"a {type(value).__name__} cannot be sent as JSON.", remedies=_HELP)
-
-
-def _of_decimal(value: decimal.Decimal) -> int | float:
-    """Return a decimal as the number that JSON and its readers have. Raises BadData when there is none."""
-    if value.is_finite() and value == value.to_integral_value():
-        return int(value)
-    if value.is_finite() and decimal.Decimal(repr(float(value))) != value:
-        raise BadData(f"{value} has more digits than a number in JSON keeps.", remedies=_HELP)
-    return float(value)
 
 
 # --- columns
@@ -241,9 +210,9 @@ def _columns(
             continue
         kind = str(each.get("type"))
         try:
-            columns[name] = _column(frame[name], kind)
+            columns[name] = json_column(frame[name], kind)
         except ValueError as problem:
-            row = _first_refused(frame[name], kind)
+            row = first_refused(frame[name], kind)
             wrong.append(f"{name} {problem}, and the model wants {kind} (row {row})")
     if wrong:
         raise BadData(f"the data does not have the model's types: {'; '.join(wrong[:5])}.", remedies=_HELP)
@@ -260,20 +229,6 @@ def _columns(
     return Payload(len(frame), body, restore, tuple(notes))
 
 
-def _first_refused(values: exact.Column, kind: str) -> int:
-    """Return the place of the first value that is not of the type that is wanted."""
-    fine, most = 0, len(values)
-    while fine + 1 < most:
-        middle = (fine + most) // 2
-        try:
-            _column(values.iloc[:middle], kind)
-        except ValueError:
-            most = middle
-        else:
-            fine = middle
-    return fine
-
-
 def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
     lacking = []
     for each in missing[:8]:
@@ -287,16 +242,16 @@ def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -
 def _as_frame(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tuple[pd.DataFrame, Restore]:
     """Return data as a frame, and the function that restores its shape for predictions."""
     if isinstance(data, pd.DataFrame):
-        return data, _restorer(data, outputs)
+        return data, restorer(data, outputs)
     if isinstance(data, pd.Series):
         if set(names) <= {str(label) for label in data.index} and not data.index.has_duplicates:
-            return data.to_frame().T.infer_objects(), lambda found: _one(found, outputs)
+            return data.to_frame().T.infer_objects(), lambda found: first_prediction(found, outputs)
         if len(names) == 1:
-            return data.to_frame(names[0]), lambda found: _like_frame(found, data.index, outputs)
+            return data.to_frame(names[0]), lambda found: like_frame(found, data.index, outputs)
         raise BadData(_wants(names, "a Series without these labels"), remedies=_HELP)
     if isinstance(data, dict):
         if all(np.ndim(value) == 0 for value in data.values()):
-            return _as_written([data]), lambda found: _one(found, outputs)
+            return _as_written([data]), lambda found: first_prediction(found, outputs)
         lists = {k: exact.objects(v) if isinstance(v, (list, tuple)) else v for k, v in data.items()}
         try:
             return pd.DataFrame(lists), lambda found: found
@@ -316,9 +271,9 @@ def _from_rows(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tu
         data if array else [list(row) if isinstance(row, (list, tuple, np.ndarray)) else row for row in data]
     )
     flat = data.ndim == 1 if array else not any(isinstance(row, list) for row in rows)
-    shaped: Restore = (lambda found: _as_array(found, outputs)) if array else (lambda found: found)
+    shaped: Restore = (lambda found: as_array(found, outputs)) if array else (lambda found: found)
     if flat and len(names) > 1:
-        rows, shaped = [rows], lambda found: _one(found, outputs)
+        rows, shaped = [rows], lambda found: first_prediction(found, outputs)
     elif flat:
         rows = [[row] for row in rows]
     widths = {len(row) if np.ndim(row) else 1 for row in rows}
@@ -330,105 +285,6 @@ def _from_rows(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tu
 def _wants(names: Sequence[str], got: str) -> str:
     listed = ", ".join(names[:8]) + (f", … {len(names) - 8} more" if len(names) > 8 else "")
     return f"the model wants {len(names)} values a row ({listed}), and the data has {got}."
-
-
-def _column(values: exact.Column, wanted: str) -> Sequence[object]:
-    """Return a column as JSON values. Raises ValueError, naming its type, when that is another."""
-    kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
-    if wanted in ("double", "float"):
-        return _numbers(values, kind)
-    if wanted in exact.RANGES:
-        return _whole(values, kind, wanted)
-    if wanted == "boolean":
-        listed = values.tolist()
-        if not all(isinstance(value, (bool, np.bool_)) for value in listed):
-            raise ValueError(f"is {_named(values)}")
-        return [bool(value) for value in listed]
-    if wanted == "string":
-        listed = [None if _is_null(value) else value for value in values.tolist()]
-        if not all(value is None or isinstance(value, str) for value in listed):
-            raise ValueError(f"is {_named(values)}")
-        return listed
-    if wanted == "datetime":
-        try:
-            moments = pd.to_datetime(values)
-        except (ValueError, TypeError):
-            raise ValueError(f"is {_named(values)}") from None
-        zone = getattr(moments.dtype, "tz", None)
-        if zone is not None or moments.dtype == object:  # MLflow's schema has no time zones
-            named = "time zones" if zone is None else f"the time zone {zone}"
-            raise ValueError(f"has {named} (.dt.tz_localize(None) leaves it out)")
-        return [None if pd.isna(moment) else moment.isoformat() for moment in moments]
-    if wanted == "binary":
-        return [None if _is_null(value) else _in_base64(value) for value in values.tolist()]
-    return values.tolist()  # bytes, lists and objects: the model itself looks at them
-
-
-def _in_base64(value: Any) -> str:
-    """Encode bytes as base64; a base64 text stays. Raises ValueError for anything else."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
-    try:
-        exact.from_base64(value)
-    except (AttributeError, ValueError):
-        said = "text that is not base64" if isinstance(value, str) else type(value).__name__
-        raise ValueError(f"has {said}") from None
-    return str(value)
-
-
-def _numbers(values: exact.Column, kind: str) -> list[object]:
-    if kind in ("f", "i", "u"):
-        found = values.astype("float64").tolist()
-    else:
-        found = [math.nan if _is_null(value) else float(value) for value in _unboxed(values)]
-    return [None if math.isnan(value) else value for value in found]
-
-
-def _whole(values: exact.Column, kind: str, wanted: str) -> list[int]:
-    listed = values.tolist() if kind in ("i", "u") else [_exact(value) for value in _unboxed(values)]
-    low, high = exact.RANGES[wanted]
-    if listed and (min(listed) < low or max(listed) > high):
-        raise ValueError(f"has {min(listed) if min(listed) < low else max(listed)}")
-    return listed
-
-
-def _exact(value: Any) -> int:
-    """Return an integer for a number. Raises ValueError when it is not exactly one."""
-    if _is_null(value):
-        raise ValueError("has missing values")
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if value % 1 != 0:  # infinity too
-        raise ValueError("has fractions")
-    if not isinstance(value, decimal.Decimal) and abs(value) >= exact.EXACT:
-        raise ValueError("has whole numbers that a double does not hold")
-    return int(value)
-
-
-def _unboxed(values: exact.Column) -> list[Any]:
-    """Return the numbers of a column as they are. Raises ValueError when it has others."""
-    listed: list[Any] = values.tolist()
-    for value in listed:
-        if _is_null(value):
-            continue
-        if isinstance(value, (bool, np.bool_)) or not isinstance(
-            value, (int, float, np.number, decimal.Decimal)
-        ):
-            raise ValueError(f"is {_named(values)}")
-    return listed
-
-
-def _is_null(value: object) -> bool:
-    return (
-        value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-    )
-
-
-def _named(values: exact.Column) -> str:
-    first = next((value for value in values.tolist() if not _is_null(value)), None)
-    if isinstance(first, str):
-        return "text"
-    return str(values.dtype) if values.dtype != object else type(first).__name__
 
 
 # --- arrays
@@ -456,10 +312,10 @@ def _tensors(
         def body(first: int, last: int) -> bytes:
             return _request({name: array[first:last].tolist() for name, array in arrays.items()}, params)
 
-        return Payload(rows.pop(), body, _restorer(data, outputs))
-    one = np.ndim(data) and len(_shape(inputs[0])) == np.ndim(data) + 1
-    array = _array([data] if one else data, inputs[0])
-    restore = (lambda found: _one(found, outputs)) if one else _restorer(data, outputs)
+        return Payload(rows.pop(), body, restorer(data, outputs))
+    single = np.ndim(data) and len(_shape(inputs[0])) == np.ndim(data) + 1
+    array = _array([data] if single else data, inputs[0])
+    restore = (lambda found: first_prediction(found, outputs)) if single else restorer(data, outputs)
     return Payload(len(array), lambda first, last: _request(array[first:last].tolist(), params), restore)
 
 
@@ -533,7 +389,7 @@ def _free(
             rows = [list(row) for row in zip(*(values[first:last] for values in lists), strict=True)]
             return _request({"columns": names, "index": list(range(first, last)), "data": rows}, params)
 
-        return Payload(len(data), split, _restorer(data, outputs), (said,) if moments else ())
+        return Payload(len(data), split, restorer(data, outputs), (said,) if moments else ())
     if isinstance(data, (np.ndarray, list, tuple)) and len(
         np.shape(data) if isinstance(data, np.ndarray) else [0]
     ):
@@ -541,7 +397,7 @@ def _free(
         if not inputs:
             _refuse_bytes(rows)
         return Payload(
-            len(rows), lambda first, last: _request(rows[first:last], params), _restorer(data, outputs)
+            len(rows), lambda first, last: _request(rows[first:last], params), restorer(data, outputs)
         )
     return Payload(1, lambda _first, _last: _request(data, params), lambda found: found, whole=True)
 
@@ -550,13 +406,13 @@ def _unsigned(values: exact.Column, name: str) -> list[object]:
     """Return a column that no signature describes as JSON's values. Raises BadData for what JSON lacks."""
     found: list[object] = []
     for row, value in enumerate(values.tolist()):
-        if _is_null(value):
+        if is_null(value):
             found.append(None)
             continue
         try:
             _refuse_bytes(value)
             kept = isinstance(value, (str, int, float, list, tuple, dict)) or _is_moment(value)
-            found.append(value if kept else _plain(value))
+            found.append(value if kept else as_json(value))
         except BadData as error:
             raise BadData(
                 f"row {row}, column {name}: {error.message}", remedies=list(error.remedies)
@@ -580,93 +436,3 @@ def _refuse_bytes(value: object) -> None:
     if isinstance(value, (list, tuple)):
         for each in value:
             _refuse_bytes(each)
-
-
-# --- the shape of predictions
-
-
-def _restorer(data: object, outputs: Sequence[ColumnSpec]) -> Restore:
-    if isinstance(data, (pd.DataFrame, pd.Series)) and not data.attrs.get(_WRITTEN):
-        return lambda found: _like_frame(found, data.index, outputs)
-    if isinstance(data, np.ndarray):
-        return lambda found: _as_array(found, outputs)
-    return lambda found: found
-
-
-def _dtype(spec: ColumnSpec) -> str | None:
-    if spec.get("type") == "tensor":
-        return (spec.get("tensor-spec") or {}).get("dtype")
-    return _DTYPES.get(str(spec.get("type")))
-
-
-def _as_array(found: list[Any], outputs: Sequence[ColumnSpec]) -> Any:
-    if found and isinstance(found[0], dict):
-        return _like_frame(found, None, outputs)
-    dtype = _dtype(outputs[0]) if len(outputs) == 1 else None
-    try:
-        return exact.array(found) if dtype is None else exact.as_dtype(found, dtype)
-    except (ValueError, TypeError, OverflowError):
-        return np.asarray(found, dtype=object)
-
-
-def _like_frame(found: list[Any], index: Any, outputs: Sequence[ColumnSpec]) -> Any:
-    if len(found) and isinstance(found[0], dict):
-        names = dict.fromkeys(key for row in found for key in row)
-        frame = pd.DataFrame({name: exact.series([row.get(name) for row in found]) for name in names})
-        frame = frame if index is None else frame.set_axis(index)
-        for each in outputs:
-            dtype = _dtype(each)
-            if each.get("name") in frame.columns and dtype and not frame[each["name"]].isna().any():
-                frame[each["name"]] = exact.as_dtype(frame[each["name"]].tolist(), dtype)
-        return frame
-    array = _as_array(found, outputs)
-    if array.ndim == 1:
-        name = outputs[0].get("name") if len(outputs) == 1 else None
-        return pd.Series(array, index=index, name=name if name is not None else "prediction")
-    if array.ndim == 2:
-        return pd.DataFrame(array, index=index)
-    return pd.Series(list(array), index=index, name="prediction")
-
-
-def _with_bytes(found: list[Any], outputs: Sequence[ColumnSpec]) -> list[object]:
-    """Return predictions with bytes where the signature says binary and an answer has base64."""
-    named = {str(each.get("name")): each for each in outputs}
-    one = outputs[0]
-    rows: list[object] = []
-    for row in found:
-        if isinstance(row, dict) and not (len(outputs) == 1 and one.get("type") in ("object", "map")):
-            rows.append(
-                {k: _unpacked(v, named.get(k, one if len(outputs) == 1 else {})) for k, v in row.items()}
-            )
-        elif len(outputs) > 1 and isinstance(row, list):
-            rows.append([_unpacked(v, each) for v, each in zip(row, outputs, strict=False)])
-        else:
-            rows.append(_unpacked(row, one if len(outputs) == 1 else {}))
-    return rows
-
-
-def _unpacked(value: object, spec: ColumnSpec) -> object:
-    kind = spec.get("type")
-    if kind == "binary" and isinstance(value, str):
-        try:
-            return exact.from_base64(value)
-        except ValueError:
-            raise ScoringFailed(
-                "the signature says that the model gives bytes, and its answer is not base64.", remedies=_HELP
-            ) from None
-    if kind == "array" and isinstance(value, list):
-        return [_unpacked(each, spec.get("items") or {}) for each in value]
-    if kind == "object" and isinstance(value, dict):
-        within = spec.get("properties") or {}
-        return {key: _unpacked(each, within.get(key) or {}) for key, each in value.items()}
-    if kind == "map" and isinstance(value, dict):
-        return {key: _unpacked(each, spec.get("values") or {}) for key, each in value.items()}
-    return value
-
-
-def _one(found: list[Any], outputs: Sequence[ColumnSpec]) -> object:
-    """Return the one prediction of one row."""
-    first = found[0]
-    if isinstance(first, (dict, list)) or first is None:
-        return first
-    return _as_array(found, outputs)[0]

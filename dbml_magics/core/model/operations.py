@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, TypeGuard, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
+from dbml_magics.core.model.facts import DatasetFacts, ModelFacts, RegistryChange, StoredFile, VersionFacts
 from dbml_magics.results.text import count
 
 Line = list[Any]
@@ -24,115 +25,6 @@ Point = Sequence[Any]
 _NAMED = 3  # keys that words for a batch name
 DAMAGED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
 """What reading the fields of a damaged line raises."""
-
-
-class DatasetFacts(TypedDict):
-    """A dataset input of a run: the fields of MLflow's entity that are set, and its tags."""
-
-    dataset: dict[str, str]
-    tags: dict[str, str]
-
-
-class _Sized(TypedDict):
-    size: int
-
-
-class StoredFile(_Sized, total=False):
-    """Where the journal keeps a file: in base64 in the line, or as a copy in the spool."""
-
-    data: str
-    spool: str
-
-
-class RunFacts(TypedDict, total=False):
-    """What this machine notes of a run that was begun or resumed here, under the ids that the user knows."""
-
-    experiment: str
-    user: str
-    start: int
-    name: str
-    parent: str | None
-    provisional: bool
-    """The primary was away when it began: it has another id there."""
-    ended: bool
-    others: bool
-    """Another process began it, and ends it."""
-
-
-class ModelFacts(TypedDict, total=False):
-    """What a logged model is created with, under the ids that the user knows."""
-
-    id: str
-    experiment: str
-    name: str
-    run: str | None
-    foreign_run: str | None
-    """The run as the user gave it, where it is none of the link's."""
-    type: str | None
-    params: dict[str, str]
-    tags: dict[str, str]
-    created: int
-    updated: int
-
-
-class VersionSource(TypedDict, total=False):
-    """What a model version is made from; ``kind`` tells which of the other fields there are."""
-
-    kind: str
-    """``model`` (id, named), ``run`` (run, path), ``version`` (name, version, of) or ``uri`` (uri)."""
-    id: str
-    named: bool
-    """The registration was asked for by the model's id."""
-    run: str
-    path: str
-    name: str
-    version: str
-    of: str | None
-    uri: str
-
-
-class VersionFacts(TypedDict, total=False):
-    """What a model version is registered with."""
-
-    key: str
-    name: str
-    source: VersionSource
-    run: str | None
-    foreign_run: str | None
-    tags: dict[str, str]
-    run_link: str | None
-    description: str | None
-    to: list[str]
-    after: dict[str, str]
-    """{key: queue} of the registrations that go first."""
-    only: str
-    """The one registry that has yet to get it; it waits in a queue of its own."""
-    queue: str
-    """The queue of its run, where it waits in another one."""
-
-
-class RegistryChange(TypedDict, total=False):
-    """A change of a registered model or of one of its versions."""
-
-    do: str
-    name: str
-    new_name: str
-    old_name: str
-    tags: dict[str, str]
-    description: str | None
-    key: str
-    value: str
-    version: str
-    of: str | None
-    """The key of the registration behind ``version``."""
-    stage: str
-    archive: bool
-    alias: str
-    own: bool
-    """The link's own tag, which names the twin of a version."""
-    tried: bool
-    to: list[str]
-    after: dict[str, str]
 
 
 class Operation:
@@ -208,6 +100,20 @@ class _Addressed(Operation):
 
     def meant_for(self, role: str) -> bool:
         return self.to is None or role in self.to
+
+
+class _Keyed(Operation):
+    """A write whose fields stand in one object, under their names; some may be missing in it."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def _fields(self) -> Line:
+        return [{name: getattr(self, name) for name in self.__slots__}]
+
+    @classmethod
+    def _read(cls, given: Line) -> Operation:
+        fields: dict[str, Any] = {n: value for n, value in given[0].items() if n in cls.__slots__}
+        return cls(**fields)
 
 
 # --- metrics, params and tags of runs
@@ -319,7 +225,7 @@ class DeleteTag(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class CreateRun(Operation):
+class CreateRun(_Keyed):
     """A run's creation."""
 
     code = "c"
@@ -330,17 +236,9 @@ class CreateRun(Operation):
     start: int
     tags: dict[str, str]
 
-    def _fields(self) -> Line:
-        return [{"experiment": self.experiment, "user": self.user, "start": self.start, "tags": self.tags}]
-
-    @classmethod
-    def _read(cls, given: Line) -> CreateRun:
-        facts = given[0]
-        return cls(facts["experiment"], facts["user"], facts["start"], facts["tags"])
-
 
 @dataclass(frozen=True, slots=True)
-class UpdateRun(Operation):
+class UpdateRun(_Keyed):
     """A run's new status, with its end, or its new name."""
 
     code = "u"
@@ -349,14 +247,6 @@ class UpdateRun(Operation):
     status: str | None = None
     end: int | None = None
     name: str | None = None
-
-    def _fields(self) -> Line:
-        return [{"status": self.status, "end": self.end, "name": self.name}]
-
-    @classmethod
-    def _read(cls, given: Line) -> UpdateRun:
-        change = given[0]
-        return cls(change.get("status"), change.get("end"), change.get("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +270,7 @@ class RestoreRun(_Addressed):
 
 
 @dataclass(frozen=True, slots=True)
-class LogInputs(Operation):
+class LogInputs(_Keyed):
     """Datasets and logged models that a run takes."""
 
     code = "i"
@@ -388,13 +278,6 @@ class LogInputs(Operation):
 
     datasets: list[DatasetFacts]
     models: list[str]
-
-    def _fields(self) -> Line:
-        return [{"datasets": self.datasets, "models": self.models}]
-
-    @classmethod
-    def _read(cls, given: Line) -> LogInputs:
-        return cls(given[0]["datasets"], given[0]["models"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +329,7 @@ class CopyFiles(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class CreateExperiment(Operation):
+class CreateExperiment(_Keyed):
     """An experiment; the state file names what a line leaves out."""
 
     code = "E"
@@ -457,16 +340,11 @@ class CreateExperiment(Operation):
     tags: dict[str, str] | None = None
 
     def _fields(self) -> Line:
-        fields = {"id": self.id, "name": self.name, "tags": self.tags}
-        return [{key: value for key, value in fields.items() if value is not None}]
-
-    @classmethod
-    def _read(cls, given: Line) -> CreateExperiment:
-        return cls(given[0]["id"], given[0].get("name"), given[0].get("tags"))
+        return [{key: value for key, value in _Keyed._fields(self)[0].items() if value is not None}]
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeExperiment(_Addressed):
+class ChangeExperiment(_Keyed, _Addressed):
     """A change of an experiment: ``do`` is tag (key, value), untag (key), rename (name), delete, restore."""
 
     code = "e"
@@ -485,11 +363,6 @@ class ChangeExperiment(_Addressed):
         fields = {name: getattr(self, name) for name in ("do", "id", *own)}
         asked = {"to": self.to, "tried": self.tried}
         return [{**fields, **{name: value for name, value in asked.items() if value is not None}}]
-
-    @classmethod
-    def _read(cls, given: Line) -> ChangeExperiment:
-        change = given[0]
-        return cls(change["do"], change["id"], *map(change.get, ("key", "value", "name", "to", "tried")))
 
     def _words(self) -> str:
         return f"{self.do} of an experiment"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.outbox.answers import Answers, Family, Texts
 
 

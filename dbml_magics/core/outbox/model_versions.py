@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dbml_magics.core.model.operations import RegistryChange, VersionFacts
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.outbox.answers import Answers, Family, Marks, Texts
 from dbml_magics.core.outbox.model_names import ModelNames
 

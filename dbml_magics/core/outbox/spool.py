@@ -20,7 +20,8 @@ from typing import TypeGuard
 
 from dbml_magics.common.config import spool_limit_bytes
 from dbml_magics.common.disks import private_folder
-from dbml_magics.core.model.operations import Line, LogArtifact, StoredFile, read_as
+from dbml_magics.core.model.facts import StoredFile
+from dbml_magics.core.model.operations import Line, LogArtifact, read_as
 from dbml_magics.core.outbox.spares import FULL, Spares, no_room
 
 SMALL = 4096

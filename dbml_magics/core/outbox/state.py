@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dbml_magics.common.redaction import redacted
-from dbml_magics.core.model.operations import ModelFacts, RunFacts
+from dbml_magics.core.model.facts import ModelFacts, RunFacts
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations

@@ -18,7 +18,7 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import is_missing
 from dbml_magics.core.mlflow_private import with_fields
-from dbml_magics.core.model.operations import VersionSource
+from dbml_magics.core.model.facts import VersionSource
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dbml_magics.core.delivery.writers.registrations import write_directly
 from dbml_magics.core.destinations.errors import Unavailable
-from dbml_magics.core.model.operations import ChangeRegistry, RegistryChange
+from dbml_magics.core.model.facts import RegistryChange
+from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.model_names import AliasTarget

@@ -16,7 +16,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.mlflow_private import with_fields
-from dbml_magics.core.model.operations import VersionSource
+from dbml_magics.core.model.facts import VersionSource
 
 if TYPE_CHECKING:
     from dbml_magics.core.plugin.registry_view import RegistryView

@@ -25,7 +25,7 @@ from dbml_magics.core.mlflow_private import (
     validate_model_version_tag,
     validate_registered_model_tag,
 )
-from dbml_magics.core.model.operations import VersionFacts
+from dbml_magics.core.model.facts import VersionFacts
 from dbml_magics.core.model.sendable import required
 from dbml_magics.core.plugin.filters import own_filter
 from dbml_magics.core.plugin.first_registry import FirstRegistry

@@ -21,14 +21,8 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.mlflow_private import own_tags, with_fields
-from dbml_magics.core.model.operations import (
-    ChangeRegistry,
-    RegisterVersion,
-    RegistryChange,
-    VersionFacts,
-    VersionSource,
-    read_as,
-)
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
+from dbml_magics.core.model.operations import ChangeRegistry, RegisterVersion, read_as
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import Asked, Refusal
 

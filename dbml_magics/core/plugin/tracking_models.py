@@ -15,6 +15,7 @@ from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import random_name, validate_logged_model_name
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.model.operations import (
     CreateModel,
     DeleteModel,
@@ -22,7 +23,6 @@ from dbml_magics.core.model.operations import (
     FinalizeModel,
     LogModelParams,
     ModelChange,
-    ModelFacts,
     SetModelTags,
 )
 from dbml_magics.core.model.sendable import refuse_bad_text, required

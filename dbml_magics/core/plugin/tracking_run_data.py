@@ -28,14 +28,7 @@ from dbml_magics.core.mlflow_private import (
     validate_param_keys_unique,
     validate_tag,
 )
-from dbml_magics.core.model.operations import (
-    DeleteTag,
-    LogBatch,
-    LogInputs,
-    LogOutputs,
-    LogParam,
-    SetTag,
-)
+from dbml_magics.core.model.operations import DeleteTag, LogBatch, LogInputs, LogOutputs, LogParam, SetTag
 from dbml_magics.core.model.sendable import LEAST, MOST, refuse_bad_text, required, whole_number
 from dbml_magics.core.plugin.model_points import LoggedPoint, placed
 from dbml_magics.core.plugin.tracking_family import MethodFamily, check_run_id

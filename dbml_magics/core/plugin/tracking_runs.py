@@ -18,7 +18,8 @@ from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import validate_tag
-from dbml_magics.core.model.operations import DeleteRun, RestoreRun, RunFacts, UpdateRun
+from dbml_magics.core.model.facts import RunFacts
+from dbml_magics.core.model.operations import DeleteRun, RestoreRun, UpdateRun
 from dbml_magics.core.model.sendable import refuse_bad_text, required, whole_number
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.plugin.asked import ask_primary, is_run_on_its_way, store_of

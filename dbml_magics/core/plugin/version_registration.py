@@ -15,7 +15,8 @@ from dbml_magics.core.delivery.writers.registrations import check_before, note_a
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import with_fields
-from dbml_magics.core.model.operations import RegisterVersion, VersionFacts, VersionSource
+from dbml_magics.core.model.facts import VersionFacts, VersionSource
+from dbml_magics.core.model.operations import RegisterVersion
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin.asked import ask

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import posixpath
-import re
-import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from mlflow.entities import LoggedModelStatus, Run, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from dbml_magics.core.delivery.batching import Batch, Rejected, within
+from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.attached import Attached, Scored, facts_of, points_by_run
 from dbml_magics.core.delivery.writers.emulated_models import created_as
 from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG
-from dbml_magics.core.destinations.errors import Unavailable, classify_error
-from dbml_magics.core.destinations.rest import call_timeout
+from dbml_magics.core.destinations.errors import Unavailable
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.model.operations import (
     DeleteModelTag,
-    LogMetric,
     LogModelParams,
-    LogParam,
-    ModelFacts,
-    Operation,
     SetModelTags,
-    SetTag,
 )
+from dbml_magics.core.reconcile.carrying import Carrier
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
-from dbml_magics.core.reconcile.experiments import contested, experiment_tags
-from dbml_magics.core.reconcile.files import Files, FileVersion, beside, folded, unlike_files
+from dbml_magics.core.reconcile.experiment_copies import ExperimentCopies
+from dbml_magics.core.reconcile.files import Files, folded, unlike_files
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
-from dbml_magics.core.reconcile.pairs import ExperimentPair
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.reconcile.verify import models_in_scope
-from dbml_magics.core.run_view import Mark, mark
+from dbml_magics.core.run_view import Mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
-_OVERFLOW_S = 60.0  # for the file of what a workspace does not take
-_ITEMS: dict[type[Operation], str] = {LogMetric: "metric", LogParam: "param", SetTag: "tag"}
 
 
 class _UnderWay:
@@ -64,13 +53,14 @@ class _UnderWay:
 class Copier:
     """Copies to the target; an earlier try's beginning is gone on with."""
 
-    def __init__(self, repairing: Repairing) -> None:
+    def __init__(self, repairing: Repairing, carrier: Carrier) -> None:
         self.repairing = repairing
+        self.carrier = carrier
+        self.experiments = ExperimentCopies(repairing)
         self.survey = repairing.survey
         self.state = repairing.state
         self.source = repairing.source
         self.target = repairing.target
-        self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
         self._copying = threading.Lock()
         self._under_way: dict[str, _UnderWay] = {}
         self._path = threading.local()  # the runs whose copies wait for that of their parent, in this thread
@@ -78,113 +68,6 @@ class Copier:
         self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
         self._listing = threading.Lock()
         self._making = threading.RLock()  # one logged model at a time: two threads may want the same one
-
-    # --- params, tags and points
-
-    def send(self, key: str, run_id: str, batch: Batch) -> None:
-        """Send params, tags and points of one run. Raises MlflowException listing refused items."""
-        side = self.target.side
-        if self.state.identity(self.target.role, "run", key) is None:
-            side.ids.remember_run(key, self.target.get_run(run_id))
-        rejected: Rejected = []
-        for part in within(side.overflow.split_by_limits(key, run_id, batch), side.learned.limits):
-            self.repairing.write(partial(side.sender.send, key, run_id, part, False, rejected))
-        if rejected:
-            causes = self.causes.setdefault(key, {})
-            causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in rejected}
-            raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in rejected))
-
-    def send_points(
-        self,
-        key: str,
-        source: Run,
-        target: Run,
-        lacking: Mapping[str, Counter[Mark] | None],
-        batch: Batch | None = None,
-    ) -> None:
-        """Send the points that the target lacks (None: all of a metric), streamed from the source.
-
-        What is left of the last batch goes with ``batch``, which holds params and tags to be sent as well.
-        """
-        waiting = batch or Batch()
-        refused: list[str] = []
-
-        def flush() -> None:
-            nonlocal waiting
-            full, waiting = waiting, Batch()
-            try:
-                self.send(key, target.info.run_id, full)
-            except MlflowException as error:
-                if isinstance(classify_error(error), Unavailable):
-                    raise
-                refused.append(str(error.message))
-
-        for name, some in lacking.items():
-            left = None if some is None else Counter(some)
-            for metric in self.source.history(source.info.run_id, name):
-                if left is not None:
-                    point = mark(metric.value, metric.timestamp, metric.step)
-                    if left[point] <= 0:
-                        continue
-                    left[point] -= 1
-                waiting.metrics.append((metric.key, metric.value, metric.timestamp, metric.step))
-                if len(waiting.metrics) >= self.target.side.learned.limits.metrics:
-                    flush()
-        if len(waiting):
-            flush()
-        if refused:
-            raise MlflowException.invalid_parameter_value("; ".join(refused))
-
-    def write_overflow(self, key: str) -> None:
-        """Write a run's overflow file now, rather than leave it to delivery."""
-        overflow = self.target.side.overflow
-        if key not in overflow.files.unwritten():
-            return
-        worker = self.repairing.engine.workers[self.target.role]
-        with worker.exclusively(), call_timeout(_OVERFLOW_S):
-            overflow.write_due(lambda run: run != key, at_once=True)
-        if key not in overflow.files.unwritten() and self.state.run(key) is None:
-            overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here
-
-    # --- files
-
-    def put(self, repository: ArtifactRepository, owner: str, path: str, ours: Files, theirs: Files) -> None:
-        """Carry a file's newest content over; where a file is written once it goes beside the older ones.
-
-        An older content that is the same must not do: the newest would stay another.
-        """
-        goal, there = path, theirs.get(path)
-        if there is not None and self.target.writes_once:
-            taken = {held.path for held in theirs.values()}
-            number = there.number + 1
-            while beside(path, number) in taken:
-                number += 1
-            goal = beside(path, number)
-            self.state.renamed_files.note(owner, self.target.role, path, goal)
-        self._carry(repository, ours.get(path, FileVersion(None, path)).path, owner, goal)
-
-    def _carry(self, repository: ArtifactRepository, path: str, owner: str, goal: str) -> None:
-        """Download one file and upload it under another path, its ids those that the user knows."""
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as renamed:
-            file = Path(self.source.ask(lambda: repository.download_artifacts(path, folder)))
-            if file.name != posixpath.basename(goal):
-                file = file.rename(Path(renamed, posixpath.basename(goal)))
-            if file.name == "MLmodel":
-                file.write_text(self._visible_ids(file.read_text(encoding="utf-8")), encoding="utf-8")
-            self.repairing.write(lambda: self.target.side.files.upload(owner, goal, file))
-
-    def _visible_ids(self, text: str) -> str:
-        """Replace the source's own ids of runs and models in an MLmodel by those that the user knows."""
-
-        def known(found: re.Match[str]) -> str:
-            lead, own = found.group(1), found.group(2)
-            kind = "run" if lead.startswith("run_id") else "model"
-            visible = self.state.visible(self.source.role, kind, own)
-            if visible is None and kind == "run":
-                visible = self.source.key_of(own)
-            return lead + (visible or own)
-
-        return re.sub(r"(?m)^((?:run_id|model_id|model_uuid): )(\S+)$", known, text)
 
     # --- whole runs
 
@@ -227,7 +110,7 @@ class Copier:
 
     def _copy(self, key: str, source: Run) -> Run:
         side, target = self.target.side, self.target
-        experiment_id = self.experiment_at_target(source)
+        experiment_id = self.experiments.at_target(str(source.info.experiment_id))
         self.source.side.ids.remember_run(key, source)
         tags = self._tags_there(key, source)
         made = target.ask(lambda: side.ids.find_run([experiment_id], key))
@@ -344,7 +227,7 @@ class Copier:
             points = self.repairing.comparer.points(self.source, source, self.target, made, name)
             if points.only_first:
                 lacking[name] = points.only_first
-        self.send_points(key, source, made, lacking, batch)
+        self.carrier.send_points(key, source, made, lacking, batch)
 
     def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
         theirs: Files = {}
@@ -356,7 +239,7 @@ class Copier:
         repository = self.source.side.destination.artifacts(source.info.artifact_uri)
         for path, here, _ in unlike_files(ours, theirs):
             if here is not ABSENT:
-                self._mend(partial(self.put, repository, f"run:{key}", path, ours, theirs))
+                self._mend(partial(self.carrier.put, repository, f"run:{key}", path, ours, theirs))
 
     def run_at_target(self, key: str) -> str:
         """Return the target's id of a run that another or a model hangs on, copied if need be."""
@@ -373,59 +256,6 @@ class Copier:
             self.target.side.ids.remember_run(key, found)
         own = self._runs[key] = str(found.info.run_id)
         return own
-
-    def experiment_at_target(self, source: Run) -> str:
-        """Return the target's experiment for that of a run of the source, made if need be."""
-        return self._experiment(str(source.info.experiment_id))
-
-    def _experiment(self, experiment_id: str) -> str:
-        number = self.survey.readers.index(self.source)
-        pair = self.survey.pair_of(experiment_id, number)
-        other, origin = pair.at(1 - number), pair.at(number)
-        assert origin is not None
-        deleted = origin.lifecycle_stage == "deleted"
-        if other is not None:
-            if deleted and other.lifecycle_stage == "deleted":
-                self._end_experiment_later(str(other.experiment_id))
-            return str(other.experiment_id)
-        with self._copying:
-            known = self.survey.made(1 - number, pair)
-            if known is not None:
-                return known
-            self._refuse_contested(pair)
-            tags = experiment_tags(origin)
-            made = str(self.repairing.write(lambda: self.target.side.experiments.make(pair.name, tags)))
-            own = {self.source.role: experiment_id, self.target.role: made}
-            first = self.survey.first
-            visible = first.side.experiments.visible(own[first.role])
-            self.state.repairs.note_made(self.target.role, origin.experiment_id, origin.creation_time, made)
-            self.state.set_identity(
-                self.survey.second.role, "experiment", visible, own[self.survey.second.role]
-            )
-            self.repairing.engine.state.experiments.remember(visible, pair.name, tags)
-            if deleted:
-                self._end_experiment_later(made)
-            return made
-
-    def _end_experiment_later(self, own: str) -> None:
-        self.state.repairs.note_restored_experiment(self.target.role, own)
-
-    def end_experiments(self) -> None:
-        """Delete the target's experiments that are active only for what was copied into them."""
-        repairs, store = self.state.repairs, self.target.workspace
-        for own in repairs.restored_experiments(self.target.role):
-            if self.target.ask(partial(store.get_experiment, own)).lifecycle_stage != "deleted":
-                self.repairing.write(partial(store.delete_experiment, own))
-            repairs.forget_restored_experiment(self.target.role, own)
-
-    def _refuse_contested(self, pair: ExperimentPair) -> None:
-        """Refuse to mix runs into another experiment of a name, where one workspace lost the user's own."""
-        target, source = self.target.side.experiments, self.source.side.experiments
-        _, there = self.target.side.experiments.find(pair.name)
-        if there is None:
-            return
-        if pair.lost == self.target.role or source.lost(target.seen(there) or ""):
-            raise MlflowException.invalid_parameter_value(contested(self.target.role, pair.name))
 
     # --- logged models
 
@@ -506,7 +336,9 @@ class Copier:
     def _put_model_file(self, key: str, path: str) -> None:
         first, second = self.repairing.comparer.model_files(key)
         ours, theirs = (first, second) if self.repairing.forwards else (second, first)
-        self.put(self.source.side.reader.repository(f"model:{key}"), f"model:{key}", path, ours, theirs)
+        self.carrier.put(
+            self.source.side.reader.repository(f"model:{key}"), f"model:{key}", path, ours, theirs
+        )
 
     def copy_model(self, model: Model) -> None:
         """Copy a logged model with its files; whoever finds it READY finds it whole."""
@@ -522,7 +354,7 @@ class Copier:
         files, have = (first, second) if self.repairing.forwards else (second, first)
         for path in sorted(files, key=lambda p: posixpath.basename(p) == "MLmodel"):
             if path not in have:
-                self.put(ours, f"model:{key}", path, files, have)
+                self.carrier.put(ours, f"model:{key}", path, files, have)
         if model.facts["status"] != LoggedModelStatus.PENDING.value:
             write(lambda: side.models.finalize(key, model.facts["status"]))
 
@@ -536,7 +368,7 @@ class Copier:
                 continue
             run_id = self.run_at_target(run)
             with self.awake(run, run_id):
-                self.send(run, run_id, Batch(points))
+                self.carrier.send(run, run_id, Batch(points))
 
     def _facts_of(self, model: Model) -> ModelFacts:
         """Return a logged model's creation arguments, under the ids that the user knows."""
@@ -545,6 +377,6 @@ class Copier:
         own = str(model.native.experiment_id)
         visible = self.state.visible(self.source.role, "experiment", own)
         if visible is None:
-            self._experiment(own)
+            self.experiments.at_target(own)
             visible = self.state.visible(self.source.role, "experiment", own) or own
         return facts_of(model.native, model.key, visible, model.run or None)

@@ -31,7 +31,7 @@ from dbml_magics.core.destinations.errors import (
     is_missing,
 )
 from dbml_magics.core.destinations.protocol import Destination
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, FileVersion
 from dbml_magics.core.runtime.engine import Engine

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.protocol import Registry
-from dbml_magics.core.model.operations import VersionFacts, VersionSource
+from dbml_magics.core.model.facts import VersionFacts, VersionSource
 from dbml_magics.core.reconcile.fixes import Fix, Outcomes, unread
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.core.reconcile.registries import (

@@ -75,7 +75,7 @@ def _all(repairer: Repairer) -> Iterator[Outcomes]:
     yield from repairer.copier.models()
     yield from RegistryRepairer(repairer, partial(registries_in_scope, repairer.survey)).all()
     if not repairer.dry_run:
-        repairer.copier.end_experiments()
+        repairer.copier.experiments.delete_restored()
     yield from ExperimentRepairer(repairer).all()
     yield from map(unread, repairer.survey.troubles)
 

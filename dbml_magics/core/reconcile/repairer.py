@@ -16,6 +16,7 @@ from dbml_magics.core.delivery.batching import Batch
 from dbml_magics.core.delivery.writers.attached import Attached
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.outbox.merge_base import RunBase
+from dbml_magics.core.reconcile.carrying import Carrier
 from dbml_magics.core.reconcile.compare import (
     ALL_FILES,
     PARENT,
@@ -55,7 +56,8 @@ class Repairer(Repairing):
         self, survey: Survey, source: str | None, *, prune: bool, deep: bool, dry_run: bool = False
     ) -> None:
         super().__init__(survey, source, prune=prune, deep=deep, dry_run=dry_run)
-        self.copier = Copier(self)
+        self.carrier = Carrier(self)
+        self.copier = Copier(self, self.carrier)
 
     # --- one run
 
@@ -120,7 +122,7 @@ class Repairer(Repairing):
 
     def _checked(self, pair: RunPair, done: dict[tuple[str, str], tuple[Difference, Outcome]]) -> Outcomes:
         """Compare both workspaces again afterwards; only equal facts count as repaired."""
-        self.copier.write_overflow(pair.key)
+        self.carrier.write_overflow(pair.key)
         pair = self._again(pair)
         left = {(d.kind, d.key): d for d in differences(self.comparer, pair)}
         self._note_alike(pair)
@@ -130,7 +132,7 @@ class Repairer(Repairing):
                 outcome = Outcome(False, f"{outcome.said}, and still differs")
             outcomes.append((difference, outcome))
         # What came to light while it was mended: a run that was copied may lack what its service refuses.
-        causes = self.copier.causes.get(pair.key, {})
+        causes = self.carrier.causes.get(pair.key, {})
         for key, difference in left.items():
             if key not in done:
                 cause = causes.get(key)
@@ -243,7 +245,7 @@ class Repairer(Repairing):
             return Fix("a param cannot be changed once it is logged")
         batch = Batch(params={name: case.source.data.params[name]})
         own = case.target.info.run_id
-        return Fix(f"added to {self.target.role}", lambda: self.copier.send(case.key, own, batch))
+        return Fix(f"added to {self.target.role}", lambda: self.carrier.send(case.key, own, batch))
 
     def _tag(self, case: Case) -> Fix:
         name = NOTE_TAG if case.difference.kind == "note" else case.difference.key
@@ -265,7 +267,7 @@ class Repairer(Repairing):
             )
         return Fix(
             self.said(back, case.difference),
-            lambda: self.copier.send(case.key, case.target.info.run_id, Batch(tags={name: ours})),
+            lambda: self.carrier.send(case.key, case.target.info.run_id, Batch(tags={name: ours})),
         )
 
     def _edited_there(self, key: str, kind: str, name: str, ours: str | None, theirs: str | None) -> bool:
@@ -286,7 +288,7 @@ class Repairer(Repairing):
         sent = f"{lacking.total():,} points added to {role}"
 
         def add() -> Outcome:
-            self.copier.send_points(case.key, case.source, case.target, {name: lacking})
+            self.carrier.send_points(case.key, case.source, case.target, {name: lacking})
             kept = f"; {own:,} points of its own cannot be taken back"
             return Outcome(False, sent + kept) if own else Outcome(True, sent)
 
@@ -332,7 +334,7 @@ class Repairer(Repairing):
         def upload() -> None:
             self._know(case.key, case.source, case.target)
             ours = self.source.side.destination.artifacts(case.source.info.artifact_uri)
-            self.copier.put(ours, f"run:{case.key}", path, *case.files())
+            self.carrier.put(ours, f"run:{case.key}", path, *case.files())
 
         return Fix(f"uploaded to {role}", upload)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dbml_magics.core.model.operations import RunFacts
+    from dbml_magics.core.model.facts import RunFacts
     from dbml_magics.core.outbox.journal import Journal
 
 __all__ = ["is_anothers", "is_held"]

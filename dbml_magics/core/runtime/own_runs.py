@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from dbml_magics.core.model.operations import UpdateRun, VersionFacts
+from dbml_magics.core.model.facts import VersionFacts
+from dbml_magics.core.model.operations import UpdateRun
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.runtime.holders import is_anothers

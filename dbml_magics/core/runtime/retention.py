@@ -10,7 +10,7 @@ from dbml_magics.common.config import spool_limit_bytes, spool_wait_seconds
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.interrupts import is_held_back
 from dbml_magics.core.link import Link
-from dbml_magics.core.model.operations import StoredFile
+from dbml_magics.core.model.facts import StoredFile
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.lines import Entry
 from dbml_magics.core.outbox.spool import copy_of, kept_small

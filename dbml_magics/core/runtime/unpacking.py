@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from dbml_magics.common.disks import private_folder
 from dbml_magics.core import link as links
+from dbml_magics.core.model.facts import VersionSource
 from dbml_magics.core.model.operations import (
     CopyFiles,
     CreateModel,
@@ -31,7 +32,6 @@ from dbml_magics.core.model.operations import (
     Malformed,
     Operation,
     RegisterVersion,
-    VersionSource,
     decode,
     is_line,
     stamp_of,

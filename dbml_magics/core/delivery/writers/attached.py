@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mlflow.entities import DatasetInput, LoggedModel, Metric, Run
 
 from dbml_magics.core.destinations.protocol import Point
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.run_view import Mark, mark
 
 

@@ -19,7 +19,7 @@ from mlflow.utils.uri import append_to_uri_path
 from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.destinations.errors import WouldRefuse, is_missing
 from dbml_magics.core.destinations.protocol import Destination
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.outbox.emulated_models import EmulatedFacts, facts_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import entries

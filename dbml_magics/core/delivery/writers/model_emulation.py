@@ -24,13 +24,13 @@ from dbml_magics.core.delivery.writers.sender import Sender
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
 from dbml_magics.core.destinations.protocol import Point
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.model.operations import (
     CreateRun,
     DeleteModel,
     DeleteModelTag,
     LogModelParams,
     ModelChange,
-    ModelFacts,
     SetModelTags,
     UpdateRun,
 )

@@ -18,12 +18,12 @@ from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.versions import Versions
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import MissingEndpoint
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.model.operations import (
     DeleteModel,
     DeleteModelTag,
     LogModelParams,
     ModelChange,
-    ModelFacts,
     SetModelTags,
 )
 from dbml_magics.core.outbox.state import Identity

@@ -16,7 +16,7 @@ from dbml_magics.core.delivery.writers.ids import Ids
 from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
 from dbml_magics.core.destinations.protocol import Destination
-from dbml_magics.core.model.operations import ModelFacts
+from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.paging import Pages, entries
 
 _REPOSITORIES = 64

@@ -36,17 +36,9 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
 from dbml_magics.core.model.mlmodel import MLmodel
-from dbml_magics.core.model.operations import (
-    ChangeRegistry,
-    LogArtifact,
-    Operation,
-    RegisterVersion,
-    RegistryChange,
-    VersionFacts,
-    VersionSource,
-    read_as,
-)
+from dbml_magics.core.model.operations import ChangeRegistry, LogArtifact, Operation, RegisterVersion, read_as
 from dbml_magics.core.model.queues import HELD_QUEUE, LINK_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.journal import Journal
