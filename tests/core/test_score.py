@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +22,10 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import dbml_magics as dbml
 from dbml_magics.core.model.mlmodel import ColumnSpec
-from dbml_magics.core.scoring import batches, columns, types
+from dbml_magics.core.scoring import carried, columns, types
+from dbml_magics.core.scoring.carried import batches
+from dbml_magics.core.scoring.carried.answered import spoken
+from dbml_magics.core.scoring.carried.plan import Plan
 from dbml_magics.results.scoring import ScoreResult
 from tests.core.linking import child, finish
 from tests.core.scoring import Deaf, Picky, X, linear, loaded, log, log_telling, save
@@ -363,9 +367,9 @@ def test_what_is_suggested_as_a_type_is_read_and_is_the_next_one_that_holds_it()
         (pa.time32("s"), "string"),
         (pa.decimal128(5, 2), "decimal(5,2)"),
     ):
-        assert batches.spoken(kind) == said
-        assert batches.spoken(types.read_ddl(said)) == said
-    plan = batches.Plan("m", "x", None, ("a",), ("a",), (None,), "frame", "p", pa.float64())
+        assert spoken(kind) == said
+        assert spoken(types.read_ddl(said)) == said
+    plan = Plan("m", "x", None, ("a",), ("a",), (None,), "frame", "p", pa.float64())
     score = batches.frame_scorer(plan, _Pairs())[1]
     with pytest.raises(RuntimeError) as refused:
         score(pd.DataFrame({"a": [1.0, 2.0]}))
@@ -601,7 +605,7 @@ def test_rows_that_lack_the_same_columns_are_judged_by_some_of_them() -> None:
             return data.a.to_numpy()
 
     kinds = (pa.float64(),)
-    plan = batches.Plan("m", "x", None, ("a",), ("a",), kinds, "frame", "p", pa.float64(), skip=True)
+    plan = Plan("m", "x", None, ("a",), ("a",), kinds, "frame", "p", pa.float64(), skip=True)
     scorer, score = batches.frame_scorer(plan, Model())
     frame = pd.DataFrame({"a": np.where(np.arange(20_000) % 2, np.nan, 1.0)})
     found = score(frame)
@@ -614,12 +618,13 @@ def test_predictions_that_are_too_few_are_no_predictions() -> None:
         def predict(self, data: pd.DataFrame) -> Any:
             return np.zeros(1)
 
-    plan = batches.Plan("m", "x", None, ("a",), ("a",), (None,), "frame", "p", pa.float64())
+    plan = Plan("m", "x", None, ("a",), ("a",), (None,), "frame", "p", pa.float64())
     with pytest.raises(RuntimeError, match="1 predictions for 3 rows"):
         batches.frame_scorer(plan, Model())[1](pd.DataFrame({"a": [1.0, 2.0, 3.0]}))
 
 
 def test_nothing_of_the_package_is_imported_by_what_goes_to_the_workers() -> None:
-    source = Path(batches.__file__).read_text()
-    assert "dbml_magics" not in source.replace("_dbml_scoring_models", "")
+    for path in Path(carried.__file__).parent.glob("*.py"):
+        ours = [line for line in path.read_text().splitlines() if "dbml_magics" in line]
+        assert all(re.match(rf"( {{4}})?from {carried.__name__}\.", line) for line in ours), path
     assert sys.modules[batches.__name__] is batches

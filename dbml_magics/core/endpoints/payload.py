@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from dbml_magics.core.endpoints.restoring import (
     with_bytes,
 )
 from dbml_magics.core.endpoints.swagger import sides
-from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature
+from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature, missing_columns
 from dbml_magics.errors import BadData
 
 __all__ = ["Payload", "prepare", "read"]
@@ -197,7 +196,7 @@ def _columns(
     missing = [each for each in inputs if str(each["name"]) not in present | optional]
     extra = [str(column) for column in frame.columns if str(column) not in names]
     if missing:
-        raise BadData(_missing(missing, extra, len(names)), remedies=_HELP)
+        raise BadData(missing_columns(missing, extra, len(names)), remedies=_HELP)
     frame = frame.rename(columns=str)
     twice = sorted({str(c) for c in frame.columns[frame.columns.duplicated()]} & set(names))
     if twice:
@@ -227,16 +226,6 @@ def _columns(
         return _request(table, params)
 
     return Payload(len(frame), body, restore, tuple(notes))
-
-
-def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
-    lacking = []
-    for each in missing[:8]:
-        near = get_close_matches(str(each["name"]), extra, n=1, cutoff=0.6)
-        hint = f"; is it {near[0]!r} here?" if near else ""
-        lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."
 
 
 def _as_frame(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tuple[pd.DataFrame, Restore]:

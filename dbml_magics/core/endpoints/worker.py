@@ -207,7 +207,7 @@ class _Scorer:
         """Return a request's params, checked. Raises BadRequest for those that the model would not see."""
         from dbml_magics.core.endpoints.params import check_params, read_params
         from dbml_magics.core.endpoints.reading import BadRequest
-        from dbml_magics.core.scoring.batches import takes_params
+        from dbml_magics.core.scoring.carried.models import takes_params
         from dbml_magics.errors import BadData
 
         try:
@@ -294,7 +294,7 @@ def _where(ask: Callable[[object], object], data: object) -> str:
     import numpy as np
     import pandas as pd
 
-    from dbml_magics.core.scoring.batches import place_of_refusal
+    from dbml_magics.core.scoring.carried.refusals import place_of_refusal
 
     if isinstance(data, np.ndarray) and data.ndim:
         return place_of_refusal(ask, lambda first, last: data[first:last], len(data), seconds=_SEARCH_S)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeAlias, TypedDict
 
-__all__ = ["ColumnSpec", "Flavors", "MLmodel", "Params", "Signature", "TensorSpec"]
+__all__ = ["ColumnSpec", "Flavors", "MLmodel", "Params", "Signature", "TensorSpec", "missing_columns"]
 
 Params: TypeAlias = Mapping[str, object]
 """The params of a prediction, by name."""
@@ -45,3 +46,14 @@ ColumnSpec = TypedDict(
     total=False,
 )
 """A column, tensor or param of a signature, as MLflow writes it."""
+
+
+def missing_columns(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
+    """Return what of a model's columns data lacks, with the column of the data that may be meant."""
+    lacking = []
+    for each in missing[:8]:
+        near = get_close_matches(str(each["name"]), extra, n=1, cutoff=0.6)
+        hint = f"; is it {near[0]!r} here?" if near else ""
+        lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from dbml_magics.common.hints import Remedy
-from dbml_magics.core.model.mlmodel import ColumnSpec
+from dbml_magics.core.model.mlmodel import ColumnSpec, missing_columns
 from dbml_magics.core.scoring.types import fits, of_spec, simple
 from dbml_magics.errors import BadCommand, BadData
 
@@ -86,7 +86,8 @@ def _named(inputs: Sequence[ColumnSpec], have: Kinds, picked: list[str]) -> Matc
     ]
     if missing:
         raise BadData(
-            _missing(missing, [c for c in have if c not in found.values()], len(names)), remedies=[_HELP]
+            missing_columns(missing, [c for c in have if c not in found.values()], len(names)),
+            remedies=[_HELP],
         )
     present = [each for each in inputs if str(each["name"]) in found]
     columns = tuple(found[str(each["name"])] for each in present)
@@ -154,16 +155,6 @@ def _narrowed(columns: Sequence[str], wanted: Sequence[pa.DataType | None], have
         if lossy and not (pa.types.is_integer(own) and own.bit_width <= 16):
             found.append(f"{name} is {simple(own)} and is rounded to the model's {simple(kind)}")
     return found
-
-
-def _missing(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted: int) -> str:
-    lacking = []
-    for each in missing[:8]:
-        near = get_close_matches(str(each["name"]), extra, n=1, cutoff=0.6)
-        hint = f"; is it {near[0]!r} here?" if near else ""
-        lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."
 
 
 def _list(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
@@ -19,8 +20,11 @@ from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
 from dbml_magics.core.runtime.engine import Engine
-from dbml_magics.core.scoring import batches
+from dbml_magics.core.scoring.carried.models import load
 from dbml_magics.errors import NoModel
+
+if TYPE_CHECKING:
+    from dbml_magics.core.scoring.carried.models import Model
 
 __all__ = ["fetched", "find", "loaded"]
 
@@ -28,7 +32,7 @@ _FOREIGN = re.compile(r"(?!models:|runs:)[a-z][a-z0-9+.-]*:/")
 
 _lock = threading.Lock()
 _folders: dict[str, Path] = {}
-_models: dict[Path, batches.Model] = {}
+_models: dict[Path, Model] = {}
 
 
 def _score(model: str) -> Remedy:
@@ -74,12 +78,12 @@ def _foreign(found: Found, folder: Path) -> Path:
         ) from error
 
 
-def loaded(files: Path) -> batches.Model:
+def loaded(files: Path) -> Model:
     """Return the model in a folder, loaded once a process. Raises NoModel."""
     with _lock:
         if files not in _models:
             try:
-                _models[files] = batches.load(str(files))
+                _models[files] = load(str(files))
             except Exception as error:
                 missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
                 remedies = [(f"%pip install {missing}", "then restart the kernel")] if missing else []

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dbml_magics.core.scoring import batches
-from dbml_magics.core.scoring.batches import Plan
+from dbml_magics.core.scoring import carried
+from dbml_magics.core.scoring.carried import batches
+from dbml_magics.core.scoring.carried.plan import Plan
 from dbml_magics.core.scoring.spark import Say, is_connect
 from dbml_magics.core.scoring.types import from_spark, quoted, to_spark
 
@@ -32,8 +33,8 @@ def _by_value() -> None:
     """Have Spark carry the functions themselves: its workers need not have this package."""
     from pyspark import cloudpickle
 
-    if batches.__name__ not in cloudpickle.list_registry_pickle_by_value():
-        cloudpickle.register_pickle_by_value(batches)
+    if carried.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.register_pickle_by_value(carried)
 
 
 def apply(frame: SparkFrame, plan: Plan) -> SparkFrame:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dbml_magics.common.config import score_here_rows
-from dbml_magics.common.hints import Remedy
-from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel, Params
+from dbml_magics.core.model.mlmodel import Params
 from dbml_magics.core.scoring import outputs
-from dbml_magics.core.scoring.batches import MARK, Plan, frame_scorer
-from dbml_magics.core.scoring.columns import Match, check_output, match
+from dbml_magics.core.scoring.carried.batches import frame_scorer
+from dbml_magics.core.scoring.carried.plan import Plan
+from dbml_magics.core.scoring.columns import check_output, match
+from dbml_magics.core.scoring.order import HELP, Order, in_a_line
 from dbml_magics.core.scoring.types import (
     from_spark,
     of_outputs,
@@ -27,7 +25,7 @@ from dbml_magics.core.scoring.types import (
     with_zone,
     writable,
 )
-from dbml_magics.errors import BadCommand, BadData, DbmlError, ScoringFailed, SparkUnavailable
+from dbml_magics.errors import BadCommand, BadData, DbmlError, SparkUnavailable
 from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ __all__ = ["Progress", "score"]
 
 Progress = Callable[[str], None]
 
-_HELP = (Remedy("help", "score"), "what it takes")
+
 _ROW = "__dbml_row"
 
 
@@ -51,33 +49,6 @@ class _Facts(TypedDict):
     column: str
     result_type: str
     engine: str
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What is asked for, and the model that it is asked of."""
-
-    label: str
-    identity: str
-    files: Path
-    mlmodel: MLmodel
-    inputs: list[ColumnSpec]
-    where: str | None
-    columns: tuple[str, ...]
-    column: str
-    result: pa.DataType | None  # an Arrow type; None for MLlib, which says it itself
-    skip: bool
-    target: outputs.Target | None
-    checkpoint: str | None
-    available_now: bool
-    environment: Mapping[str, str]
-    notes: tuple[str, ...]
-    params: Params
-
-    @property
-    def mllib(self) -> bool:
-        """Tell whether Spark runs the model itself."""
-        return "spark" in (self.mlmodel.get("flavors") or {})
 
 
 def score(
@@ -103,17 +74,17 @@ def score(
     say = _telling(progress, model)
     chosen = _names(columns)
     if on_error not in ("fail", "null"):
-        raise BadCommand(f"--on-error is fail or null, not {on_error!r}.", remedies=[_HELP])
+        raise BadCommand(f"--on-error is fail or null, not {on_error!r}.", remedies=[HELP])
     if not column.strip():
-        raise BadCommand("--as wants a name.", remedies=[_HELP])
+        raise BadCommand("--as wants a name.", remedies=[HELP])
     wished = None if result_type is None else read_ddl(result_type)
     target = None if output is None else outputs.make_target(os.fspath(output), mode)
     if target is None and (mode or checkpoint):
         raise BadCommand(
-            f"--{'mode' if mode else 'checkpoint'} is about what --output names.", remedies=[_HELP]
+            f"--{'mode' if mode else 'checkpoint'} is about what --output names.", remedies=[HELP]
         )
     if data is None and (where or chosen or target or available_now):
-        raise BadCommand("without --input there is nothing to score.", remedies=[_HELP])
+        raise BadCommand("without --input there is nothing to score.", remedies=[HELP])
 
     from dbml_magics.core.endpoints.models import read_mlmodel
     from dbml_magics.core.endpoints.params import check_params, read_params
@@ -127,7 +98,7 @@ def score(
     folder = files.fetched(engine, found)
     mlmodel = read_mlmodel(folder)
     signature = mlmodel.get("signature")
-    order = _Order(
+    order = Order(
         label=found.label,
         identity=found.identity,
         files=folder,
@@ -174,7 +145,7 @@ def _telling(progress: Progress | None, model: str) -> Callable[[str], None]:
 
 
 def _scored(
-    order: _Order, data: object, say: Progress, began: float
+    order: Order, data: object, say: Progress, began: float
 ) -> ScoreResult | StreamResult | UdfResult:
     from dbml_magics.core.scoring import inputs, spark
 
@@ -186,7 +157,7 @@ def _scored(
         session, said = spark.session(say)
         wanted = {str(each.get("name")): writable(of_spec(each)) for each in order.inputs}
         frame, _ = inputs.read(session, data, wanted)
-        return _by_spark(_noted(order, said), session, frame, say, began)
+        return _by_spark(order.noted(said), session, frame, say, began)
     if spark.is_frame(data):
         return _by_spark(order, data.sparkSession, data, say, began)
     names = [str(each["name"]) for each in order.inputs if each.get("name") is not None]
@@ -194,25 +165,21 @@ def _scored(
     if pandas is None:
         raise BadData(
             f"a {type(data).__name__} is not scored: a DataFrame is (of Spark or pandas), a table or a path.",
-            remedies=[("--input $frame", "a DataFrame of the notebook"), _HELP],
+            remedies=[("--input $frame", "a DataFrame of the notebook"), HELP],
         )
     if order.available_now or order.checkpoint:
         raise BadCommand(
             f"--{'available-now' if order.available_now else 'checkpoint'} is for streams, and a pandas "
             "DataFrame is none.",
-            remedies=[_HELP],
+            remedies=[HELP],
         )
     return _of_pandas(order, pandas, say, began)
-
-
-def _noted(order: _Order, *said: str | None) -> _Order:
-    return replace(order, notes=(*order.notes, *(each for each in said if each)))
 
 
 # --- pandas
 
 
-def _of_pandas(order: _Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
+def _of_pandas(order: Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
     check_output(order.column, [str(name) for name in frame.columns])
     spark_only = _why_spark(order)
     if spark_only is None and len(frame) <= score_here_rows():
@@ -225,10 +192,10 @@ def _of_pandas(order: _Order, frame: pd.DataFrame, say: Progress, began: float) 
         if spark_only is None:  # it is only large
             return _here(order, frame, say, began)
         raise SparkUnavailable(f"{spark_only}, and {error.message}", remedies=error.remedies) from None
-    return _sent(_noted(order, said, spark_only), session, frame, say, began)
+    return _sent(order.noted(said, spark_only), session, frame, say, began)
 
 
-def _why_spark(order: _Order) -> str | None:
+def _why_spark(order: Order) -> str | None:
     """Return why a pandas DataFrame goes to Spark however small it is, if it does."""
     if order.mllib:
         return "MLlib's models run in Spark"
@@ -241,14 +208,14 @@ def _why_spark(order: _Order) -> str | None:
     return None
 
 
-def _here(order: _Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
+def _here(order: Order, frame: pd.DataFrame, say: Progress, began: float) -> ScoreResult:
     """Score a pandas DataFrame in this process."""
     from dbml_magics.core.scoring import files
 
     named = frame.rename(columns=str)
     _refuse_twice(named.columns, order)
     found = match(order.inputs, _kinds(named), order.columns)
-    plan = _plan(order, found, path=str(order.files), zone="UTC", zoned=False)
+    plan = order.plan(found, path=str(order.files), zone="UTC", zoned=False)
     say("loading the model")
     model = files.loaded(order.files)
     say(f"scoring {len(frame):,} rows")
@@ -256,12 +223,12 @@ def _here(order: _Order, frame: pd.DataFrame, say: Progress, began: float) -> Sc
     try:
         predicted = predict(named)
     except (RuntimeError, ValueError) as error:
-        raise _failed(order, error) from error
+        raise order.failed(error) from error
     result = frame.copy(deep=False)
     result[order.column] = _series(predicted, frame.index)
     if scorer.cause is not None:
-        order = _noted(order, f"refused: {scorer.cause}")
-    order = _noted(order, *found.notes)
+        order = order.noted(f"refused: {scorer.cause}")
+    order = order.noted(*found.notes)
     if order.target is not None:
         outputs.write_here(result, order.target)
     return ScoreResult(
@@ -296,12 +263,12 @@ def _kinds(frame: pd.DataFrame) -> dict[str, pa.DataType | None]:
     return kinds
 
 
-def _refuse_twice(names: Iterable[object], order: _Order) -> None:
+def _refuse_twice(names: Iterable[object], order: Order) -> None:
     listed = [str(name) for name in names]
     used = {str(each.get("name")) for each in order.inputs} | set(order.columns)
     twice = sorted({name for name in listed if listed.count(name) > 1 and (name in used or not order.inputs)})
     if twice:
-        raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=[_HELP])
+        raise BadData(f"the data has more than one column {', '.join(twice)}.", remedies=[HELP])
 
 
 def _series(predicted: pa.Array, index: pd.Index[Any]) -> pd.Series[Any]:
@@ -317,7 +284,7 @@ def _series(predicted: pa.Array, index: pd.Index[Any]) -> pd.Series[Any]:
 
 
 def _sent(
-    order: _Order, session: SparkSession, frame: pd.DataFrame, say: Progress, began: float
+    order: Order, session: SparkSession, frame: pd.DataFrame, say: Progress, began: float
 ) -> ScoreResult:
     """Score a pandas DataFrame by Spark; its own columns never leave it."""
     from dbml_magics.core.scoring import frames, inputs
@@ -335,7 +302,7 @@ def _sent(
         with frames.watched(session, say):
             back = scored.select(_ROW, quoted(order.column)).toPandas()
     except Exception as error:
-        raise _failed(order, error) from error
+        raise order.failed(error) from error
     back = back.sort_values(_ROW, ignore_index=True)
     result = frame.iloc[back[_ROW].to_numpy()].copy(deep=False)
     result[order.column] = back[order.column].set_axis(result.index)
@@ -355,7 +322,7 @@ def _sent(
     )
 
 
-def _needed(frame: pd.DataFrame, order: _Order) -> pd.DataFrame:
+def _needed(frame: pd.DataFrame, order: Order) -> pd.DataFrame:
     found = match(order.inputs, _kinds(frame), order.columns)
     needed: pd.DataFrame = frame[list(found.columns)]
     return needed
@@ -368,7 +335,7 @@ def _as_spark(session: SparkSession, frame: pd.DataFrame) -> SparkFrame:
         from dbml_magics.core.scoring.spark import first_line
 
         raise BadData(
-            f"Spark cannot take this pandas DataFrame: {first_line(error)}.", remedies=[_HELP]
+            f"Spark cannot take this pandas DataFrame: {first_line(error)}.", remedies=[HELP]
         ) from None
 
 
@@ -376,7 +343,7 @@ def _as_spark(session: SparkSession, frame: pd.DataFrame) -> SparkFrame:
 
 
 def _by_spark(
-    order: _Order, session: SparkSession, frame: SparkFrame, say: Progress, began: float
+    order: Order, session: SparkSession, frame: SparkFrame, say: Progress, began: float
 ) -> ScoreResult | StreamResult:
     from dbml_magics.core.scoring import frames, inputs
     from dbml_magics.core.scoring.spark import name_of
@@ -384,7 +351,7 @@ def _by_spark(
     rows = inputs.filtered(frame, order.where)
     check_output(order.column, rows.columns)
     scored, kind, notes = _with_predictions(order, session, rows)
-    order = _noted(order, *notes)
+    order = order.noted(*notes)
     facts: _Facts = {
         "model": order.label,
         "column": order.column,
@@ -396,7 +363,7 @@ def _by_spark(
     if order.available_now or order.checkpoint:
         why = "nothing is written yet: --output says where" if rows.isStreaming else "this input is none"
         option = "available-now" if order.available_now else "checkpoint"
-        raise BadCommand(f"--{option} is for streams, and {why}.", remedies=[_HELP])
+        raise BadCommand(f"--{option} is for streams, and {why}.", remedies=[HELP])
     target = order.target
     if target is None:
         said = ".writeStream begins it, or --output" if rows.isStreaming else None
@@ -410,10 +377,10 @@ def _by_spark(
     except DbmlError:
         raise
     except Exception as error:
-        raise _failed(order, error) from error
+        raise order.failed(error) from error
     total = counts.get("rows")
     if target.table and _ends_with_it(session):
-        order = _noted(order, "tables of a Spark that was started here end with it: files stay")
+        order = order.noted("tables of a Spark that was started here end with it: files stay")
     return ScoreResult(
         **facts,
         data=written,
@@ -434,7 +401,7 @@ def _ends_with_it(session: SparkSession) -> bool:
 
 
 def _with_predictions(
-    order: _Order, session: SparkSession, rows: SparkFrame
+    order: Order, session: SparkSession, rows: SparkFrame
 ) -> tuple[SparkFrame, str, tuple[str, ...]]:
     """Return the rows with a column of predictions, its type in words, and notes."""
     from dbml_magics.core.scoring import frames, mllib, spark
@@ -448,7 +415,7 @@ def _with_predictions(
     found = match(order.inputs, have, order.columns)
     place = spark.ship(session, order.files, order.identity)
     zone = spark.zone_of(session)
-    plan = _plan(order, found, zone=zone, path=place["path"], archive=place["archive"])
+    plan = order.plan(found, zone=zone, path=place["path"], archive=place["archive"])
     if _ROW in rows.columns:
         plan = replace(plan, numbered=_ROW)
     notes = found.notes
@@ -458,7 +425,7 @@ def _with_predictions(
             try:
                 kind = frames.kind_seen(rows, replace(plan, numbered=None))
             except Exception as error:
-                raise _failed(order, error) from error
+                raise order.failed(error) from error
         plan, said = _assumed(plan, kind, zone)
         notes = (*notes, said)
     return frames.apply(rows, plan), simple(plan.result), notes
@@ -476,33 +443,7 @@ def _assumed(plan: Plan, kind: pa.DataType | None, zone: str | None) -> tuple[Pl
     return replace(plan, result=kind if zone is None else with_zone(kind, zone)), said
 
 
-def _plan(
-    order: _Order,
-    found: Match,
-    *,
-    path: str | None = None,
-    archive: str | None = None,
-    zone: str,
-    zoned: bool = True,
-) -> Plan:
-    return Plan(
-        identity=order.identity,
-        path=path,
-        archive=archive,
-        columns=found.columns,
-        names=found.names,
-        wanted=found.wanted,
-        shape=found.shape,
-        output=order.column,
-        result=with_zone(order.result, zone) if zoned and order.result is not None else order.result,
-        skip=order.skip,
-        zone=zone,
-        environment=order.environment,
-        params=order.params,
-    )
-
-
-def _streamed(order: _Order, session: SparkSession, scored: SparkFrame, facts: _Facts) -> StreamResult:
+def _streamed(order: Order, session: SparkSession, scored: SparkFrame, facts: _Facts) -> StreamResult:
     assert order.target is not None
     checkpoint = outputs.checkpoint_of(session, order.target, order.checkpoint)
     query, ends = outputs.start_stream(
@@ -522,11 +463,11 @@ def _streamed(order: _Order, session: SparkSession, scored: SparkFrame, facts: _
         checkpoint=checkpoint,
         trigger=trigger,
         notes=notes,
-        why=lambda error: _in_a_line(_failed(order, error)),
+        why=lambda error: in_a_line(order.failed(error)),
     )
 
 
-def _function(order: _Order, say: Progress) -> UdfResult:
+def _function(order: Order, say: Progress) -> UdfResult:
     """Return the model as a function over columns."""
     from dbml_magics.core.scoring import frames, spark
 
@@ -544,62 +485,21 @@ def _function(order: _Order, say: Progress) -> UdfResult:
     if not order.inputs:
         raise BadCommand(
             "a model without a signature is no function: nobody knows its columns.",
-            remedies=[("--input $frame --columns a,b", "scores a DataFrame"), _HELP],
+            remedies=[("--input $frame --columns a,b", "scores a DataFrame"), HELP],
         )
     session, said = spark.session(say)
     found = match(order.inputs, dict.fromkeys(names_of))
     place = spark.ship(session, order.files, order.identity)
     zone = spark.zone_of(session)
-    plan = _plan(order, found, zone=zone, path=place["path"], archive=place["archive"], zoned=False)
+    plan = order.plan(found, zone=zone, path=place["path"], archive=place["archive"], zoned=False)
     if plan.result is None:
         plan, assumed = _assumed(plan, None, None)
-        order = _noted(order, assumed)
+        order = order.noted(assumed)
     return UdfResult(
         model=order.label,
         names=tuple(names),
         result_type=simple(plan.result),
         engine=spark.name_of(session),
         udf=frames.function(plan),
-        notes=_noted(order, said).notes,
+        notes=order.noted(said).notes,
     )
-
-
-# --- what goes wrong
-
-
-def _in_a_line(error: DbmlError) -> str:
-    if not error.remedies or error.remedies[0] == _HELP:
-        return error.message
-    line, why = error.remedies[0]
-    return f"{error.message.rstrip('.')}; {line} {why}"
-
-
-def _failed(order: _Order, error: BaseException) -> DbmlError:
-    """Return the error of a failed job, without Java's stack trace."""
-    from dbml_magics.core.scoring.spark import first_line
-
-    said = str(error)
-    if MARK in said:
-        cause = said.partition(MARK)[2].strip().splitlines()[0].strip()
-        remedies: list[tuple[str, str]] = [_HELP]
-        whole = ("refuses every row", "cannot be loaded", "takes no params")  # not about some rows
-        if not order.skip and not any(words in cause for words in whole):
-            remedies = [("--on-error null", "gives null to the rows that the model refuses")]
-        if "--result-type" in cause:
-            cause, _, wish = cause.partition(": --result-type")
-            remedies = [(f"--result-type {shlex.quote(wish.strip())}", "takes it as it is")]
-        return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=remedies)
-    if isinstance(error, ValueError):
-        return BadData(f"{said}.", remedies=[_HELP])
-    if importlib.util.find_spec("pyspark") is not None:
-        lines = [line.strip() for line in said.splitlines() if ("Error: " in line or "Exception: " in line)]
-        if "PythonException" in type(error).__name__ and lines:
-            return ScoringFailed(f"{order.label} did not score: {lines[-1][:400]}.", remedies=[_HELP])
-    cause = first_line(error)
-    if order.mllib:
-        # In a line: the rest of Spark's words is about options of the stage, which nobody has in hand.
-        cause = cause.partition(" Consider ")[0]
-        if not order.skip:
-            lacking = ("--on-error null", "gives null to the rows that lack one of the model's columns")
-            return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=[lacking])
-    return ScoringFailed(f"{order.label} did not score: {cause}.", remedies=[_HELP])
