@@ -33,7 +33,7 @@ def figures() -> tuple[float, int, int]:
     return memory / 1024, threading.active_count(), len(os.listdir("/proc/self/fd"))
 
 
-def told(what: str, began: float) -> tuple[float, int, int]:
+def report(what: str, began: float) -> tuple[float, int, int]:
     """Print the figures."""
     found = figures()
     took = time.monotonic() - began
@@ -54,7 +54,7 @@ def log_runs(number: int, began: float) -> None:
                 mlflow.log_metric("m", step, step=step)
             mlflow.log_param("n", n)
         if (n + 1) % max(number // 10, 1) == 0:
-            now = told(f"{n + 1} runs", began)
+            now = report(f"{n + 1} runs", began)
             early = early or now
     assert early is not None
     assert now[0] - early[0] < GROWTH_MB, f"memory grew from {early[0]:.0f} to {now[0]:.0f} MB"
@@ -70,7 +70,7 @@ def log_files(number: int, began: float) -> str:
         for n in range(number):
             mlflow.log_text(f"{n}" + "." * (6000 if n % 10 == 0 else 0), f"folder{n % 20}/{n}.txt")
             if (n + 1) % max(number // 4, 1) == 0:
-                told(f"{n + 1} files", began)
+                report(f"{n + 1} files", began)
     return str(run.info.run_id)
 
 
@@ -103,11 +103,11 @@ def endure(servers: Servers, home: Path, runs: int, files: int) -> None:
     began = time.monotonic()
     dbml.link(databricks=servers.databricks.uri, azureml=servers.azureml.uri)
     mlflow.set_experiment("endurance")
-    first = told("linked", began)
+    first = report("linked", began)
     log_runs(runs, began)
     file_run = log_files(files, began)
     dbml.sync(timeout=3600)
-    last = told("delivered", began)
+    last = report("delivered", began)
     assert last[2] - first[2] <= GROWTH_LEFT, f"{last[2] - first[2]} descriptors are left open"
     for server in servers:
         found = plain.runs(server.uri, "endurance", files=False)
@@ -125,7 +125,7 @@ def endure(servers: Servers, home: Path, runs: int, files: int) -> None:
     dbml.unlink()
     left = leftovers(home)
     assert not left, f"the journal has {left[:5]} though everything is delivered"
-    told("compared", began)
+    report("compared", began)
     print("equal at both workspaces, once; nothing left")
 
 

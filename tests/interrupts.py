@@ -82,7 +82,7 @@ def storm(count: int, seed: int) -> None:
     from tests.core.interrupted import Story
     from tests.infra.interrupts import Storm
 
-    began, sent, runs, told, number = time.monotonic(), 0, 0, 0, 0
+    began, sent, runs, blocks, number = time.monotonic(), 0, 0, 0, 0
     while sent < count:
         number += 1
         with fresh(number) as experiment:
@@ -90,12 +90,12 @@ def storm(count: int, seed: int) -> None:
             with Storm(seed + number, (0.03, 0.1, 0.2)[number % 3]) as wind:
                 while wind.sent < min(ROUND, count - sent):
                     wind.during(story.tell)
-                    told += 1
+                    blocks += 1
                 sent += wind.sent
             story.tell()
             runs += story.check()
     print(
-        f"a storm of {sent:,} interrupts (seed {seed}) over {told:,} blocks: {runs:,} runs at both sides, "
+        f"a storm of {sent:,} interrupts (seed {seed}) over {blocks:,} blocks: {runs:,} runs at both sides, "
         f"whole, none going on, none lost, none doubled, {time.monotonic() - began:,.0f} s",
         flush=True,
     )

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import PATHS, ROLES, RunTold, Said, World
+from tests.core.histories import PATHS, ROLES, ExpectedRun, Said, World
 from tests.core.linking import assert_written_once
 from tests.infra.actors import Actor, ActorHost
 from tests.infra.faults import FAULTS
@@ -119,7 +119,7 @@ class Soak:
         else:
             world.tell(actor, world.change(run, "end"))
 
-    def _words(self, run: RunTold) -> list[Said]:
+    def _words(self, run: ExpectedRun) -> list[Said]:
         world, chance = self.world, self.chance
         kinds = chance.choices(["param", "tag", "text"], k=chance.randint(0, 4))
         said = [world.write(run, kind, f"k{chance.randrange(3)}", f"v{chance.random()}") for kind in kinds]

@@ -102,8 +102,8 @@ def pythons() -> dict[str, str]:
     for minor in MINORS:
         beside = [str(path) for path in sorted(versions.glob(f"3.{minor}.*/bin/python"))]
         for path in filter(None, [*beside, shutil.which(f"python3.{minor}")]):
-            told = _said(path, "import sys; print(sys.version_info[:2])")
-            if told == f"(3, {minor})":
+            output = _said(path, "import sys; print(sys.version_info[:2])")
+            if output == f"(3, {minor})":
                 found[f"3.{minor}"] = path
                 break
     return found
@@ -167,10 +167,10 @@ def test_the_sources_compile_and_what_needs_no_package_runs(minor: int, tmp_path
         check=False,
     )
     assert done.stdout.strip() == "ALONE", done.stderr
-    told = json.loads(_run(path, "-m dbml_magics doctor --json", tmp_path, "-S").stdout)
-    python = next(f for f in told["findings"] if f["what"] == "Python")
+    output = json.loads(_run(path, "-m dbml_magics doctor --json", tmp_path, "-S").stdout)
+    python = next(f for f in output["findings"] if f["what"] == "Python")
     assert (python["level"], python["cause"][:4]) == ("fine", f"3.{minor}")
-    assert any(f["what"] == "mlflow" and f["level"] == "broken" for f in told["findings"])
+    assert any(f["what"] == "mlflow" and f["level"] == "broken" for f in output["findings"])
 
 
 def test_a_journey_under_every_other_python_that_has_the_packages(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ class Series:
             del values[position:], times[position:]
         if extra is not None:
             # log_model logs a run's points once more, for the model; to the run they are the same points.
-            told = self.extras.setdefault((time, step), [])
-            if not any(_same(value, there) and extra == own for there, own in told):
-                told.append((value, extra))
+            points = self.extras.setdefault((time, step), [])
+            if not any(_same(value, there) and extra == own for there, own in points):
+                points.append((value, extra))
             known = self._find(value, time, step)
             position = position if known is None else known
         elif position and steps[-1] == step and times[-1] == time and _same(values[-1], value):
@@ -466,8 +466,8 @@ class QueueView:
                 run_id=self.run.run_id,
             )
             for key, series in list(self.run.series.items())
-            for (time, step), told in list(series.extras.items())
-            for value, (model, dataset, digest) in list(told)
+            for (time, step), points in list(series.extras.items())
+            for value, (model, dataset, digest) in list(points)
             if model == model_id
         ]
 

@@ -53,8 +53,8 @@ def own(azure: AzureStandIn) -> dict[str, str]:
         verify=str(azure.bundle),
         timeout=20,
     )
-    told = response.json()["properties"]
-    return {key: told[key] for key in ("storageAccount", "keyVault", "containerRegistry")}
+    payload = response.json()["properties"]
+    return {key: payload[key] for key in ("storageAccount", "keyVault", "containerRegistry")}
 
 
 def test_a_workspace_goes_and_its_link_with_it_while_its_storage_stays(linked: AzureStandIn) -> None:

@@ -54,7 +54,7 @@ def shown(name: str = "wine") -> Any:
     return dbml.endpoints(name)
 
 
-def told(error: pytest.ExceptionInfo[Any]) -> str:
+def message_of(error: pytest.ExceptionInfo[Any]) -> str:
     return "\n".join(error.value.lines())
 
 
@@ -110,13 +110,13 @@ def test_green_stands_beside_blue_takes_over_and_gives_back_by_one_line_each(
         deploy("served-wine/2")
     with pytest.raises(BadCommand, match="green gets 30 %") as refused:
         dbml.undeploy("wine", deployment="green", confirm="wine")
-    assert "%dbml deploy served-wine/1 --to online --name wine --deployment blue --traffic 100" in told(
+    assert "%dbml deploy served-wine/1 --to online --name wine --deployment blue --traffic 100" in message_of(
         refused
     )
     deploy(deployment="blue", traffic=100)
     with pytest.raises(NotConfirmed, match="deployment green of endpoint wine on online would be") as unsure:
         dbml.undeploy("wine", deployment="green")
-    assert "--deployment green --confirm wine" in told(unsure)
+    assert "--deployment green --confirm wine" in message_of(unsure)
     gone = dbml.undeploy("wine", deployment="green", confirm="wine")
     assert (gone.whole, gone.deployments) == (False, ("green",))
     assert shown().traffic == {"blue": 100}
@@ -164,9 +164,9 @@ def test_a_crash_shows_the_containers_last_lines_and_leaves_nothing(
     crash = ["Traceback (most recent call last):", "ModuleNotFoundError: No module named 'lightgbm'"]
     with signed_in.set(container_crash=crash), pytest.raises(DeploymentFailed) as failed:
         deploy()
-    assert "served-wine/1 was not deployed to wine on online: ResourceNotReady" in told(failed)
-    assert "likely cause: a missing package" in told(failed)
-    assert "    ModuleNotFoundError: No module named 'lightgbm'" in told(failed)
+    assert "served-wine/1 was not deployed to wine on online: ResourceNotReady" in message_of(failed)
+    assert "likely cause: a missing package" in message_of(failed)
+    assert "    ModuleNotFoundError: No module named 'lightgbm'" in message_of(failed)
     eventually(lambda: not signed_in.endpoints()["online"] or not dbml.endpoints(), "nothing to be left")
     deploy(deployment="blue")
     with signed_in.set(container_crash=crash), pytest.raises(DeploymentFailed):
@@ -193,7 +193,7 @@ def test_a_failure_says_its_likely_cause(
 ) -> None:
     with signed_in.set(**switches), pytest.raises(DeploymentFailed) as failed:
         deploy()
-    assert said in told(failed)
+    assert said in message_of(failed)
 
 
 @pytest.mark.full
@@ -203,13 +203,13 @@ def test_quota_is_asked_before_anything_is_made_and_its_refusal_leaves_nothing(
     with signed_in.set(quota_cores=6):
         with pytest.raises(NotDeployable) as refused:
             deploy()
-        assert "1 × Standard_DS3_v2 takes 8 vCPUs of standardDSv2Family" in told(refused)
-        assert "6 are free" in told(refused)
+        assert "1 × Standard_DS3_v2 takes 8 vCPUs of standardDSv2Family" in message_of(refused)
+        assert "6 are free" in message_of(refused)
         assert not signed_in.endpoints()["online"]
         with signed_in.deny(f"{ML}/locations/usages/read"), pytest.raises(DeploymentFailed) as failed:
             deploy()
-        assert "OutOfQuota: Not enough quota available for Standard_DS3_v2" in told(failed)
-        assert "likely cause: not enough quota" in told(failed)
+        assert "OutOfQuota: Not enough quota available for Standard_DS3_v2" in message_of(failed)
+        assert "likely cause: not enough quota" in message_of(failed)
         eventually(lambda: not dbml.endpoints(), "the new endpoint to be taken away")
         assert deploy(instance_type="Standard_DS2_v2").endpoint.state == "ready"
     with pytest.raises(NotDeployable, match="westeurope has no machine Standard_Huge"):
@@ -221,8 +221,8 @@ def test_a_missing_role_is_named_and_what_was_begun_is_taken_away(
 ) -> None:
     with signed_in.deny(f"{ML}/workspaces/onlineEndpoints/write"), pytest.raises(NotPermitted) as refused:
         deploy()
-    assert f"{ML}/workspaces/onlineEndpoints/write is missing" in told(refused)
-    assert "AzureML Data Scientist" in told(refused)
+    assert f"{ML}/workspaces/onlineEndpoints/write is missing" in message_of(refused)
+    assert "AzureML Data Scientist" in message_of(refused)
     action = f"{ML}/workspaces/onlineEndpoints/deployments/write"
     with signed_in.deny(action), pytest.raises(NotPermitted, match="onlineEndpoints/deployments/write"):
         deploy()
@@ -264,8 +264,8 @@ def test_a_killed_kernel_leaves_no_orphan_that_status_does_not_show(
     np.testing.assert_array_equal(dbml.invoke("orphan", X).predictions, wine[0].predict(X))
     with pytest.raises(NotConfirmed) as unsure:
         dbml.undeploy("orphan")
-    assert "endpoint orphan on online would be deleted, with orphan (served-wine/1)" in told(unsure)
-    assert "%dbml undeploy orphan --from online --confirm orphan" in told(unsure)
+    assert "endpoint orphan on online would be deleted, with orphan (served-wine/1)" in message_of(unsure)
+    assert "%dbml undeploy orphan --from online --confirm orphan" in message_of(unsure)
     assert dbml.undeploy("orphan", confirm="orphan").whole
     assert not signed_in.endpoints()["online"]
     assert "orphan" not in sessions.current().status().text()
@@ -388,7 +388,7 @@ def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
     assert "as reds/1" in other.text()
     with pytest.raises(BadCommand, match="is registered nowhere") as nameless:
         deploy(logged.run_id)
-    assert "--model-name NAME" in told(nameless)
+    assert "--model-name NAME" in message_of(nameless)
     run_model = deploy(logged.run_id, name="by-run", model_name="by-run")
     assert "by-run/1" in run_model.text()
     with signed_in.set(quota_cores=48):
@@ -396,7 +396,7 @@ def test_a_model_of_another_registry_is_registered_on_the_way_with_its_lineage(
     with pytest.raises(BadCommand, match="give them to another one first") as refused:
         dbml.undeploy("by-run", deployment="by-run")
     line = "%dbml deploy main.wines.red/1 --to online --name by-run --model-name by-run"
-    assert f"{line} --deployment green --traffic 100" in told(refused)
+    assert f"{line} --deployment green --traffic 100" in message_of(refused)
     with pytest.raises(BadName, match="letters, digits, - and _"):
         deploy("main.wines.red/1", model_name="no.dots")
 
@@ -477,7 +477,7 @@ def test_a_link_without_azure_ml_says_what_is_missing(
     dbml.link(local=True)
     with pytest.raises(BadLink, match=r"the link has .* in Azure ML's place") as refused:
         deploy()
-    assert "--to local" in told(refused)
+    assert "--to local" in message_of(refused)
 
 
 def test_a_config_file_becomes_what_the_service_takes() -> None:

@@ -24,7 +24,7 @@ from tests.standins.azure import AzureStandIn
 ML = "Microsoft.MachineLearningServices"
 
 
-def told(error: pytest.ExceptionInfo[Any]) -> str:
+def message_of(error: pytest.ExceptionInfo[Any]) -> str:
     return "\n".join(error.value.lines())
 
 
@@ -94,9 +94,9 @@ def test_a_failed_service_shows_its_log_and_leaves_nothing(wine: list[Any], sign
     crash = ["ModuleNotFoundError: No module named 'xgboost'"]
     with signed_in.set(container_crash=crash), pytest.raises(DeploymentFailed) as failed:
         dbml.deploy("served-wine/1", to="aci", name="wine-aci")
-    assert "AciDeploymentFailed" in told(failed)
-    assert "likely cause: a missing package" in told(failed)
-    assert "    ModuleNotFoundError: No module named 'xgboost'" in told(failed)
+    assert "AciDeploymentFailed" in message_of(failed)
+    assert "likely cause: a missing package" in message_of(failed)
+    assert "    ModuleNotFoundError: No module named 'xgboost'" in message_of(failed)
     action = f"{ML}/workspaces/services/aci/write"
     with signed_in.deny(action), pytest.raises(DeploymentFailed, match="services/aci/write"):
         dbml.deploy("served-wine/1", to="aci", name="wine-aci")
@@ -215,5 +215,5 @@ def test_the_line_for_a_managed_endpoint_has_the_options_that_it_takes(
     assert both.value.remedies[0][0] == "%dbml deploy served-wine/1 --to aci --name wine-aci"
     with pytest.raises(BadCommand, match="is a web service on") as other:
         dbml.deploy("served-wine/1", to="aks", name="wine-aci", compute="aks-prod")
-    assert "--name wine-aci-2" in told(other)
-    assert "served-wine/1" in told(other)
+    assert "--name wine-aci-2" in message_of(other)
+    assert "served-wine/1" in message_of(other)

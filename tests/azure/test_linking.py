@@ -74,12 +74,12 @@ def test_a_file_above_the_notebook_names_the_workspace(
     file = Path.cwd() / name
     file.parent.mkdir(exist_ok=True)
     if file.suffix == ".json":
-        told = {
+        facts = {
             "subscription_id": names["subscription"],
             "resource_group": names["resource_group"],
             "workspace_name": names["workspace"],
         }
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(facts))
     else:
         rows = [f'{key.replace("_", "-")} = "{value}"' for key, value in names.items()]
         file.write_text(
@@ -203,8 +203,8 @@ def test_sovereign_clouds_have_a_studio_of_their_own(
     found = clouds.named(None, host)
     assert (found.name, found.studio) == (cloud, studio)
     workspace = WorkspaceId(*names.values())
-    told = (("studio", str(found.studio)), ("tenant", "t-1"))
-    spec = WorkspaceSpec("azureml", workspace.uri(host), settings=told)
+    facts = (("studio", str(found.studio)), ("tenant", "t-1"))
+    spec = WorkspaceSpec("azureml", workspace.uri(host), settings=facts)
     page = page_in_studio(spec, "/runs/r-1")
     assert page == f"{studio}/runs/r-1?wsid={workspace.studio_id}&tid=t-1"
 
@@ -377,10 +377,10 @@ def test_a_pair_that_the_portal_links_is_noticed(signed_in: AzureStandIn, names:
     other = (
         f"{signed_in.scope().rpartition('/providers/')[0]}/providers/Microsoft.Databricks/workspaces/{ADB}"
     )
-    told = {"properties": {"parameters": {"amlWorkspaceId": {"value": signed_in.scope()}}}}
+    facts = {"properties": {"parameters": {"amlWorkspaceId": {"value": signed_in.scope()}}}}
     answer = requests.patch(
         f"{signed_in.uri}{other}?api-version=2023-02-01",
-        json=told,
+        json=facts,
         headers={"Authorization": f"Bearer {signed_in.token()}"},
         timeout=30,
     )

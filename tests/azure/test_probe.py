@@ -73,10 +73,10 @@ def test_what_is_measured_is_what_the_service_does(signed_in: AzureStandIn, name
     kept = Path(report.file)
     assert kept.parent == Path.cwd()
     assert kept.stat().st_mode & 0o777 == 0o600
-    told = kept.read_text()
-    assert json.loads(told)["probes"]
+    written = kept.read_text()
+    assert json.loads(written)["probes"]
     for secret in (CLIENT_SECRET, signed_in.subscription, signed_in.workspace, signed_in.uri.split("//")[1]):
-        assert secret not in told
+        assert secret not in written
     _nothing_is_left()
 
 

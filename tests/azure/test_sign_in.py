@@ -105,12 +105,12 @@ def azure_cli(azure: AzureStandIn, tmp_path: Path) -> Path:
     """Put an ``az`` on the path that is signed in; returns the file of what it answers."""
     answer = tmp_path / "az.json"
     until = int(time.time()) + 3600
-    told = {
+    facts = {
         "accessToken": azure.token("user"),
         "expires_on": until,
         "expiresOn": "2099-01-01 00:00:00.000000",
     }
-    answer.write_text(json.dumps({**told, "tokenType": "Bearer", "tenant": TENANT}))
+    answer.write_text(json.dumps({**facts, "tokenType": "Bearer", "tenant": TENANT}))
     az = tmp_path / "bin" / "az"
     az.write_text(
         f"#!/bin/sh\ntest -s {answer} && cat {answer} && exit 0\necho 'Please run az login' >&2\nexit 1\n"
@@ -136,8 +136,8 @@ def refused(kind: type[DbmlError], names: dict[str, Any], method: str, **more: A
 
 
 def user_of(sign_in: SignIn) -> str:
-    told = jwt.decode(sign_in.get_token().token, options={"verify_signature": False})
-    return str(told.get("upn") or told.get("appid") or told.get("xms_mirid"))
+    claims = jwt.decode(sign_in.get_token().token, options={"verify_signature": False})
+    return str(claims.get("upn") or claims.get("appid") or claims.get("xms_mirid"))
 
 
 def current() -> SignIn:

@@ -128,7 +128,7 @@ def linked(scenario: dict[str, Any]) -> None:
         turn("cut off the workspaces")
         settle = nothing
     store.use()
-    told: dict[str, dict[str, list[dict[str, float]]]] = {"floor": {}, "measured": {}}
+    samples: dict[str, dict[str, list[dict[str, float]]]] = {"floor": {}, "measured": {}}
     for name, count in scenario["calls"].items():
         call = calls_of(run.info.run_id)[name]
         first = 0
@@ -145,21 +145,21 @@ def linked(scenario: dict[str, Any]) -> None:
             high = timed(call, size, first)
             first += size
             if block >= 0:
-                told["floor"].setdefault(name, []).append(low)
-                told["measured"].setdefault(name, []).append(high)
+                samples["floor"].setdefault(name, []).append(low)
+                samples["measured"].setdefault(name, []).append(high)
     say(
         ratio={
             name: middle(
-                [m["median"] / f["median"] for f, m in zip(told["floor"][name], blocks, strict=True)]
+                [m["median"] / f["median"] for f, m in zip(samples["floor"][name], blocks, strict=True)]
             )
-            for name, blocks in told["measured"].items()
+            for name, blocks in samples["measured"].items()
         },
         **{
             what: {
                 name: {key: middle([block[key] for block in blocks]) for key in blocks[0]}
                 for name, blocks in of.items()
             }
-            for what, of in told.items()
+            for what, of in samples.items()
         },
     )
 
@@ -430,15 +430,15 @@ def live(scenario: dict[str, Any]) -> None:
         run(f"%dbml experiment {scenario['experiment']}")
         cell = _LIVE_CELL.format(calls=scenario["calls"], metrics=scenario["metrics"]).lstrip()
         run(cell.replace(str(scenario["calls"]), str(WARM_UP)))
-        told: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
+        samples: dict[str, list[dict[str, float]]] = {"0": [], "1": []}
         for _ in range(scenario["pairs"]):
-            for switch, measured in told.items():
+            for switch, measured in samples.items():
                 run(f"os.environ['DBML_LIVE'] = '{switch}'\n%dbml sync")
                 printed = run(cell)
                 figures = json.loads(printed.partition("told ")[2].splitlines()[0])
                 figures["updates"] = sum(m["msg_type"] == "update_display_data" for m in seen)
                 measured.append(figures)
-        say(without=told["0"], live=told["1"])
+        say(without=samples["0"], live=samples["1"])
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

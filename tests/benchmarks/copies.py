@@ -36,15 +36,15 @@ class Api:
         """Make a call that writes or searches."""
         answer = self.session.post(f"{self.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
         answer.raise_for_status()
-        told: dict[str, Any] = answer.json()
-        return told
+        payload: dict[str, Any] = answer.json()
+        return payload
 
     def get(self, call: str, **query: str) -> dict[str, Any]:
         """Make a call that reads."""
         answer = self.session.get(f"{self.uri}/api/2.0/mlflow/{call}", params=query, timeout=60)
         answer.raise_for_status()
-        told: dict[str, Any] = answer.json()
-        return told
+        payload: dict[str, Any] = answer.json()
+        return payload
 
     def experiment(self, name: str) -> str:
         """Make an experiment."""
@@ -53,9 +53,9 @@ class Api:
     def run(self, experiment: str, number: int, tags: dict[str, str], metrics: list[dict[str, Any]]) -> str:
         """Make a run that has ended, with points and params."""
         began = _START + number * 1000
-        told = [{"key": "mlflow.runName", "value": f"run-{number}"}]
-        told += [{"key": key, "value": value} for key, value in tags.items()]
-        made = self.post("runs/create", experiment_id=experiment, start_time=began, tags=told)["run"]["info"]
+        facts = [{"key": "mlflow.runName", "value": f"run-{number}"}]
+        facts += [{"key": key, "value": value} for key, value in tags.items()]
+        made = self.post("runs/create", experiment_id=experiment, start_time=began, tags=facts)["run"]["info"]
         run_id = str(made["run_id"])
         params = [{"key": f"p{n}", "value": str(number)} for n in range(5)]
         self.post("runs/log-batch", run_id=run_id, metrics=metrics, params=params)
@@ -131,8 +131,8 @@ def _insert(
 
 def _run_row(experiment: int, number: int, run: str) -> tuple[Any, ...]:
     began, place = _START + number * 1000, f"mlflow-artifacts:/{experiment}/{run}/artifacts"
-    told = (run, f"run-{number}", "UNKNOWN", "", "", "bench", "FINISHED", began, began + 500)
-    return (*told, "", "active", place, experiment)
+    facts = (run, f"run-{number}", "UNKNOWN", "", "", "bench", "FINISHED", began, began + 500)
+    return (*facts, "", "active", place, experiment)
 
 
 def seed(uri: str, experiment: str, runs: int) -> None:
@@ -204,17 +204,17 @@ def verified(scenario: dict[str, Any], say: Callable[..., None], turn: Callable[
         began = time.monotonic()
         if scenario["name"] == "copy":
             copied = dbml.repair(experiment=scenario["experiment"])
-            told = {"copied": copied.copied, "left": len(copied.remaining)}
+            facts = {"copied": copied.copied, "left": len(copied.remaining)}
         else:
             found = dbml.verify(experiment=scenario["experiment"])
-            told = {
+            facts = {
                 "runs": found.runs_compared,
                 "differences": len(found.differences),
                 "requests": found.requests,
                 "least": found.least,
             }
         seconds = time.monotonic() - began
-    say(seconds=seconds, memory=memory[0], **told)
+    say(seconds=seconds, memory=memory[0], **facts)
 
 
 @contextmanager

@@ -136,8 +136,8 @@ class Child:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
-                told: dict[str, Any] = json.loads(line)
-                return told
+                written: dict[str, Any] = json.loads(line)
+                return written
         return {"error": f"the process ended with {self.process.wait()}: {self.log.read_text()[-500:]}"}
 
     def go(self) -> None:
@@ -151,10 +151,10 @@ class Child:
         pages = Path(f"/proc/{self.process.pid}/statm")
         if pages.exists():
             return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        told = subprocess.run(
+        done = subprocess.run(
             ["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True
         )
-        return int(told.stdout) * 1024
+        return int(done.stdout) * 1024
 
     def __enter__(self) -> Child:
         return self
@@ -217,13 +217,13 @@ class Bench:
     ) -> dict[str, Any]:
         self.progress(label)
         with Child(self.folder, scenario) as child:
-            told = child.read()
-            if "event" in told:
+            report = child.read()
+            if "event" in report:
                 if between is not None:
                     between()
                 child.go()
-                told = child.read()
-        return told
+                report = child.read()
+        return report
 
     # Sections
 
@@ -235,29 +235,39 @@ class Bench:
             ("× floor", "median µs", "p99 µs", f"required: ≤ {FLOOR_RATIO} × floor, p99 < {P99_US:.0f} µs"),
         )
         counts = {"log_metric": sizes.calls}
-        told = self._run("floor", self._scenario("floor", calls=counts))
-        lowest = told.get("floor", {}).get("log_metric")
-        section.add(_call_row("a store that does nothing (the floor)", told, lowest, lowest, held=False))
+        measured = self._run("floor", self._scenario("floor", calls=counts))
+        lowest = measured.get("floor", {}).get("log_metric")
+        section.add(_call_row("a store that does nothing (the floor)", measured, lowest, lowest, held=False))
         for near, far in sizes.distances:
             label = f"linked to two workspaces, {near} and {far} ms away"
-            told = self._run(label, self._linked((near, far), counts))
-            section.add(_call_row(label, told, _of(told, "floor"), _of(told, "measured"), held=True))
+            measured = self._run(label, self._linked((near, far), counts))
+            section.add(
+                _call_row(label, measured, _of(measured, "floor"), _of(measured, "measured"), held=True)
+            )
         label = "linked, both workspaces away"
-        told = self._run(label, self._linked((20, 60), counts, outage=True), self._cut_off)
-        section.add(_call_row(label, told, _of(told, "floor"), _of(told, "measured"), held=True))
+        measured = self._run(label, self._linked((20, 60), counts, outage=True), self._cut_off)
+        section.add(_call_row(label, measured, _of(measured, "floor"), _of(measured, "measured"), held=True))
         for distance in (20, 60):
             label = f"plain MLflow, one workspace {distance} ms away"
             few = {"log_metric": sizes.rest_calls}
-            told = self._run(label, self._scenario("rest", (distance, 0), calls=few))
-            section.add(_call_row(label, told, _of(told, "floor"), _of(told, "measured"), held=False))
+            measured = self._run(label, self._scenario("rest", (distance, 0), calls=few))
+            section.add(
+                _call_row(label, measured, _of(measured, "floor"), _of(measured, "measured"), held=False)
+            )
         label = "MLflow's async logging, one workspace 20 ms away"
         few = {"log_metric": sizes.async_calls}
-        told = self._run(label, self._scenario("rest", (20, 0), calls=few, asynchronous=True))
-        section.add(_call_row(label, told, _of(told, "floor"), _of(told, "measured"), held=False))
+        measured = self._run(label, self._scenario("rest", (20, 0), calls=few, asynchronous=True))
+        section.add(_call_row(label, measured, _of(measured, "floor"), _of(measured, "measured"), held=False))
         few = {"log_metric": sizes.wandb_calls}
-        told = self._run("wandb offline", self._scenario("wandb", calls=few))
+        measured = self._run("wandb offline", self._scenario("wandb", calls=few))
         section.add(
-            _call_row("wandb offline (run.log)", told, _of(told, "floor"), _of(told, "measured"), held=False)
+            _call_row(
+                "wandb offline (run.log)",
+                measured,
+                _of(measured, "floor"),
+                _of(measured, "measured"),
+                held=False,
+            )
         )
         return section
 
@@ -282,12 +292,12 @@ class Bench:
         )
         for place, outage in (("20 and 60 ms away", False), ("both away", True)):
             scenario = self._linked((20, 60), self.sizes.others, outage=outage)
-            told = self._run(f"other calls, {place}", scenario, self._cut_off if outage else None)
+            seen = self._run(f"other calls, {place}", scenario, self._cut_off if outage else None)
             for name in self.sizes.others:
-                lowest, measured = _of(told, "floor", name), _of(told, "measured", name)
+                lowest, measured = _of(seen, "floor", name), _of(seen, "measured", name)
                 label = f"mlflow.{name}, {place}"
                 # MLflow's own temporary file is as slow as the disk: the floor's slowest stand beside.
-                row = _call_row(label, told, lowest, measured, held=True, name=name, floor_p99=True)
+                row = _call_row(label, seen, lowest, measured, held=True, name=name, floor_p99=True)
                 section.add(row)
         return section
 
@@ -299,12 +309,12 @@ class Bench:
             ("× without", "median µs", "p99 µs", "seconds in all", "updates shown"),
         )
         scenario = self._scenario("live", (20, 60), calls=calls, metrics=metrics, pairs=self.sizes.pairs)
-        told = self._run("the live view, on and off in turn", scenario)
-        plain = told.get("without")
+        seen = self._run("the live view, on and off in turn", scenario)
+        plain = seen.get("without")
         for label, name in (("without the live view", "without"), ("with the live view", "live")):
-            measured = told.get(name)
+            measured = seen.get(name)
             if not plain or not measured:
-                section.add(Row(label, problem=_problem(told)))
+                section.add(Row(label, problem=_problem(seen)))
                 continue
             ratio = median(a["total"] / b["total"] for a, b in zip(measured, plain, strict=True))
             values = [median(each[key] for each in measured) for key in ("median", "p99", "total", "updates")]
@@ -353,8 +363,8 @@ class Bench:
                     busied=backend == "linked",
                 )
                 with self.host.stepping_back():  # what delivery costs is asked, not what a server does
-                    told, requests = self._train(label, scenario)
-                section.add(_training_row(label, told, requests))
+                    measured, requests = self._train(label, scenario)
+                section.add(_training_row(label, measured, requests))
         return section
 
     def _train(self, label: str, scenario: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
@@ -366,9 +376,9 @@ class Bench:
         for proxy in self.proxies:
             proxy.keep_bodies("")
         with Child(self.folder, scenario) as child:
-            while "event" in (told := child.read()):
-                if told["event"] != "over":
-                    arm, begun = told["event"], time.time()
+            while "event" in (report := child.read()):
+                if report["event"] != "over":
+                    arm, begun = report["event"], time.time()
                     threads = traffic.replay() if arm == "busied" and traffic is not None else []
                 else:
                     if arm == "tracked":
@@ -380,7 +390,7 @@ class Bench:
             proxy.keep_bodies(None)
         if traffic is not None and traffic.refused:
             return {"error": f"asked once more: {traffic.refused[0]}"}, []
-        return told, traffic.counts if traffic is not None else []
+        return report, traffic.counts if traffic is not None else []
 
     def hundred(self) -> Section:
         """Many runs at once, a thread each."""
@@ -399,12 +409,12 @@ class Bench:
                 for proxy in self.proxies:
                     proxy.forget()
 
-            told = self._run(f"{runs} runs, {label}", scenario, forget)
-            lowest = _of(told, "floor")
-            if lowest is None or "logging" not in told:
-                section.add(Row(label, problem=_problem(told)))
+            measured = self._run(f"{runs} runs, {label}", scenario, forget)
+            lowest = _of(measured, "floor")
+            if lowest is None or "logging" not in measured:
+                section.add(Row(label, problem=_problem(measured)))
                 continue
-            point = told["logging"] / (threads * each) * 1e6
+            point = measured["logging"] / (threads * each) * 1e6
             sent = " + ".join(str(proxy.count()) for proxy in self.proxies)
             section.add(
                 Row(
@@ -412,8 +422,8 @@ class Bench:
                     (
                         Figure(point, 0),
                         Figure(point / lowest["median"], 1),
-                        Figure(told["starting"], 1),
-                        Figure(told["delivering"], 1),
+                        Figure(measured["starting"], 1),
+                        Figure(measured["delivering"], 1),
                         Figure(text=sent),
                     ),
                 )
@@ -488,10 +498,10 @@ class Bench:
             for proxy in self.proxies:
                 proxy.limit({"metrics": batch})
         with Child(self.folder, scenario) as child:
-            told = child.read()
-            if told.get("event") != "ready":
-                return Seen(problem=_problem(told))
-            journal = Path(told["journal"])
+            report = child.read()
+            if report.get("event") != "ready":
+                return Seen(problem=_problem(report))
+            journal = Path(report["journal"])
             for proxy in self.proxies:
                 proxy.forget()
             watchers = [Watcher(server.uri, scenario["experiment"], count) for server in self.servers]
@@ -505,10 +515,10 @@ class Bench:
                 highest = max(highest, child.memory())
                 most = max(most, _megabytes(journal))
                 waiting = [watcher for watcher in waiting if not watcher.look()]
-            told = child.read()
+            report = child.read()
             sent = tuple(proxy.count() for proxy in self.proxies)
             child.go()
-            if waiting or "begun" not in told:
+            if waiting or "begun" not in report:
                 arrived = ", ".join(f"{watcher.seen:,}" for watcher in watchers)
                 return Seen(problem=f"after {deadline:.0f} s the workspaces had {arrived} points")
             last = child.read()
@@ -517,8 +527,8 @@ class Bench:
             if last.get("event") != "delivered":
                 return Seen(problem=_problem(last))
         return Seen(
-            visible=max(watcher.complete for watcher in watchers) - told["begun"],
-            logging=told["ended"] - told["begun"],
+            visible=max(watcher.complete for watcher in watchers) - report["begun"],
+            logging=report["ended"] - report["begun"],
             requests=sent,
             memory=(highest - before) / 2**20,
             journal=most,
@@ -529,16 +539,16 @@ class Bench:
         """Loading the extension in fresh interpreters."""
         section = Section("%load_ext dbml_magics", ("ms", "heavy modules imported", "modules", "required"))
         label = f"median of {self.sizes.interpreters} fresh interpreters"
-        told = [
+        measured = [
             self._run("%load_ext", {"name": "load_ext", "heavy": HEAVY})
             for _ in range(self.sizes.interpreters)
         ]
-        failed = next((each for each in told if "seconds" not in each), None)
+        failed = next((each for each in measured if "seconds" not in each), None)
         if failed is not None:
             section.add(Row(label, problem=_problem(failed)))
             return section
-        took = median(each["seconds"] for each in told) * 1000
-        heavy = sorted({name for each in told for name in each["heavy"]})
+        took = median(each["seconds"] for each in measured) * 1000
+        heavy = sorted({name for each in measured for name in each["heavy"]})
         good = took < LOAD_EXT_MS and not heavy
         section.add(
             Row(
@@ -546,7 +556,7 @@ class Bench:
                 (
                     Figure(took, 1),
                     Figure(text=", ".join(heavy) or "none"),
-                    Figure(told[0]["modules"], 0),
+                    Figure(measured[0]["modules"], 0),
                     Figure(text=f"< {LOAD_EXT_MS:.0f} ms, none: {_verdict(good)}"),
                 ),
             )
@@ -567,16 +577,16 @@ class Bench:
                 "requests/s",
             ),
         )
-        told = self._run("deploy", {"name": "deploy", "requests": self.sizes.served})
+        measured = self._run("deploy", {"name": "deploy", "requests": self.sizes.served})
         keys = ("ready", *(f"{key}_{n}" for n in (1, 8) for key in ("p50", "p99", "rate")))
         for server, label in (("mlflow", "mlflow models serve"), ("local", "%dbml deploy --to local")):
-            if server not in told:
-                section.add(Row(label, problem=_problem(told)))
+            if server not in measured:
+                section.add(Row(label, problem=_problem(measured)))
                 continue
-            figures = (Figure(told[server][k], 0 if k.startswith("rate") else 1) for k in keys)
+            figures = (Figure(measured[server][k], 0 if k.startswith("rate") else 1) for k in keys)
             section.add(Row(label, tuple(figures)))
-        if {"mlflow", "local"} <= told.keys():
-            ratios = tuple(Figure(told["local"][key] / told["mlflow"][key], 2) for key in keys)
+        if {"mlflow", "local"} <= measured.keys():
+            ratios = tuple(Figure(measured["local"][key] / measured["mlflow"][key], 2) for key in keys)
             section.add(Row("the second as a multiple of the first", ratios))
         return section
 
@@ -590,20 +600,20 @@ class Bench:
         scenario = self._scenario("verify")
         self.progress(f"making {runs:,} runs at two servers")
         copies.pair_of(*self.servers, scenario["experiment"], runs, metrics)
-        told = self._run(f"comparing {runs:,} runs", scenario)
-        if "seconds" not in told:
-            section.add(Row("%dbml sync --verify", problem=_problem(told)))
+        measured = self._run(f"comparing {runs:,} runs", scenario)
+        if "seconds" not in measured:
+            section.add(Row("%dbml sync --verify", problem=_problem(measured)))
             return section
-        good = told["runs"] == runs and not told["differences"] and told["memory"] <= VERIFY_MB
+        good = measured["runs"] == runs and not measured["differences"] and measured["memory"] <= VERIFY_MB
         section.add(
             Row(
                 "%dbml sync --verify",
                 (
-                    Figure(told["seconds"], 1),
-                    Figure(runs / told["seconds"], 0),
-                    Figure(told["requests"], 0),
-                    Figure(told["least"], 0),
-                    Figure(told["memory"], 0),
+                    Figure(measured["seconds"], 1),
+                    Figure(runs / measured["seconds"], 0),
+                    Figure(measured["requests"], 0),
+                    Figure(measured["least"], 0),
+                    Figure(measured["memory"], 0),
                     Figure(text=f"all equal, ≤ {VERIFY_MB:.0f} MB: {_verdict(good)}"),
                 ),
             )
@@ -639,10 +649,10 @@ class Bench:
                     self.progress(f"{label}, {number}")
                     self._forget()
                     other.forget()
-                    told = copy()
-                    if "seconds" not in told:
+                    measured = copy()
+                    if "seconds" not in measured:
                         section.add(
-                            Row(f"{label}, {number}", problem=_problem(told), absent="absent" in told)
+                            Row(f"{label}, {number}", problem=_problem(measured), absent="absent" in measured)
                         )
                         break
                     asked = source.count() + far.count()
@@ -653,7 +663,7 @@ class Bench:
                         Row(
                             f"{label}, {number}",
                             (
-                                Figure(told["seconds"], 1),
+                                Figure(measured["seconds"], 1),
                                 Figure(asked, 0),
                                 Figure(held.runs, 0),
                                 Figure(held.duplicates, 0),
@@ -675,7 +685,7 @@ class Bench:
             ("seconds", "rows/s", "× the map", "memory gained MB", "required: ≤ 1.3 × the map, ≤ spark_udf"),
         )
         rows = self.sizes.scored
-        told = self._run("score", {"name": "score", "rows": rows, "repeats": self.sizes.scored_repeats})
+        measured = self._run("score", {"name": "score", "rows": rows, "repeats": self.sizes.scored_repeats})
         labels = {
             "floor": "mapInPandas that does nothing",
             "score": "%dbml score",
@@ -683,9 +693,9 @@ class Bench:
             "pandas": "the model in memory, on one pandas frame",
         }
         for amount in rows:
-            found = told.get("measured", {}).get(str(amount))
+            found = measured.get("measured", {}).get(str(amount))
             if found is None:
-                section.add(Row(f"{amount:,} rows", problem=_problem(told)))
+                section.add(Row(f"{amount:,} rows", problem=_problem(measured)))
                 continue
             for way, label in labels.items():
                 took = found[way]["seconds"]
@@ -797,13 +807,13 @@ class Watcher:
                 return count
 
 
-def _of(told: dict[str, Any], what: str, name: str = "log_metric") -> dict[str, float] | None:
-    measured: dict[str, float] | None = told.get(what, {}).get(name)
+def _of(measured_there: dict[str, Any], what: str, name: str = "log_metric") -> dict[str, float] | None:
+    measured: dict[str, float] | None = measured_there.get(what, {}).get(name)
     return measured
 
 
-def _problem(told: dict[str, Any]) -> str:
-    text = str(told.get("absent") or told.get("error") or f"it told {told} instead")
+def _problem(measured: dict[str, Any]) -> str:
+    text = str(measured.get("absent") or measured.get("error") or f"it printed {measured} instead")
     return re.sub(r"\s+", " ", text)[:200]
 
 
@@ -811,10 +821,10 @@ def _verdict(good: bool) -> str:
     return "met" if good else "MISSED"
 
 
-def _training_row(label: str, told: dict[str, Any], requests: list[int]) -> Row:
-    rows = told.get("rows")
+def _training_row(label: str, measured: dict[str, Any], requests: list[int]) -> Row:
+    rows = measured.get("rows")
     if rows is None:
-        return Row(label, problem=_problem(told), absent="absent" in told)
+        return Row(label, problem=_problem(measured), absent="absent" in measured)
     plain = median(row["tracked"] / row["untracked"] for row in rows)
     seconds = Figure(median(row["tracked"] for row in rows), 2)
     if "busied" not in rows[0]:
@@ -827,7 +837,7 @@ def _training_row(label: str, told: dict[str, Any], requests: list[int]) -> Row:
 
 def _call_row(
     label: str,
-    told: dict[str, Any],
+    measured_there: dict[str, Any],
     lowest: dict[str, float] | None,
     measured: dict[str, float] | None,
     *,
@@ -836,8 +846,8 @@ def _call_row(
     floor_p99: bool = False,
 ) -> Row:
     if lowest is None or measured is None:
-        return Row(label, problem=_problem(told), absent="absent" in told)
-    ratio = told.get("ratio", {}).get(name, measured["median"] / lowest["median"])
+        return Row(label, problem=_problem(measured_there), absent="absent" in measured_there)
+    ratio = measured_there.get("ratio", {}).get(name, measured["median"] / lowest["median"])
     good = ratio <= FLOOR_RATIO and measured["p99"] < P99_US
     return Row(
         label,

@@ -121,7 +121,7 @@ def _ask(connection: http.client.HTTPConnection, uri: str, body: bytes, headers:
 
 def _asked(uri: str, body: Any, headers: dict[str, str], scenario: dict[str, Any]) -> dict[str, Any]:
     """Return the median, the 99th percentile (ms) and the requests a second of 1 client and of 8."""
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for clients in (1, 8):
         times: list[float] = []
         each = max(1, int(scenario["requests"]) // clients)
@@ -130,10 +130,10 @@ def _asked(uri: str, body: Any, headers: dict[str, str], scenario: dict[str, Any
         _clients(clients, partial(_client, uri, body, headers, each, times))
         took = time.perf_counter() - began
         times.sort()
-        told[f"p50_{clients}"] = median(times) * 1000
-        told[f"p99_{clients}"] = times[min(len(times) - 1, int(len(times) * 0.99))] * 1000
-        told[f"rate_{clients}"] = len(times) / took
-    return told
+        measured[f"p50_{clients}"] = median(times) * 1000
+        measured[f"p99_{clients}"] = times[min(len(times) - 1, int(len(times) * 0.99))] * 1000
+        measured[f"rate_{clients}"] = len(times) / took
+    return measured
 
 
 def _clients(count: int, work: Callable[[], None]) -> None:

@@ -82,10 +82,10 @@ def violations(page: Page, selector: str) -> list[str]:
     """Return what axe-core finds in a part of the page that is serious, after checking that it looked."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
-    told: dict[str, Any] = page.evaluate(_AXE, selector)
-    assert told["passes"], "axe-core looked at nothing"
+    violated: dict[str, Any] = page.evaluate(_AXE, selector)
+    assert violated["passes"], "axe-core looked at nothing"
     return [
         f"{found['id']}: {found['help']}: {[node['html'][:200] for node in found['nodes'][:3]]}"
-        for found in told["violations"]
+        for found in violated["violations"]
         if found["impact"] in SERIOUS
     ]

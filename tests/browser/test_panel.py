@@ -160,8 +160,8 @@ def test_every_form_is_accessible_in_both_themes_and_widths(
                             more.click()
                         expect(more).to_have_text("Fewer options")
                     assert _buttons_stand_beside_their_fields(form) == []
-                    told = violations(page, ".dbml-panel")
-                    found += [f"{command}, {theme}, {width}: {each}" for each in told]
+                    violated = violations(page, ".dbml-panel")
+                    found += [f"{command}, {theme}, {width}: {each}" for each in violated]
                     if command in ("sync", "link") and (theme, width) in LOOKS[::2]:
                         picture(page, f"{command}-all-{theme}-{width}", panel.box)
             unlabelled = panel.box.locator("input, select, button").evaluate_all(
@@ -238,10 +238,10 @@ def test_failures_are_said_in_the_panel(
 
         panel.fill(link, databricks=forbidding, azureml="sqlite:///azureml.db")
         panel.run(link)
-        told = panel.failed(link)
-        expect(told).to_contain_text("NotPermitted: ")
-        expect(told).to_contain_text("403")
-        expect(told).to_contain_text("try  %env DBML_DATABRICKS_TOKEN")
+        noted = panel.failed(link)
+        expect(noted).to_contain_text("NotPermitted: ")
+        expect(noted).to_contain_text("403")
+        expect(noted).to_contain_text("try  %env DBML_DATABRICKS_TOKEN")
         seen("not-permitted")
         panel.fill(link, databricks="http://127.0.0.1:9", azureml="http://127.0.0.1:19")
         panel.run(link)
@@ -294,17 +294,17 @@ def test_azure_s_choices_cascade_and_say_when_they_cannot_be_looked_up(
 
         with azure.proxy.away():
             subscription.locator("button").click()
-            told = subscription.locator(".dbml-message")
-            expect(told).to_contain_text("✗ the choices cannot be looked up", timeout=PATIENCE_MS)
-            expect(told).to_contain_text("not reachable")
+            seen = subscription.locator(".dbml-message")
+            expect(seen).to_contain_text("✗ the choices cannot be looked up", timeout=PATIENCE_MS)
+            expect(seen).to_contain_text("not reachable")
             picture(notebook.page, "failing", panel.box)
         with azure.proxy.hang(path="subscriptions"):
             subscription.locator("button").click()
-            expect(told).to_contain_text("… looking up the choices")
+            expect(seen).to_contain_text("… looking up the choices")
             picture(notebook.page, "loading", panel.box)
         subscription.locator("button").click()  # the answer to the question before it is passed over
         offered(subscription, azure.subscription)
-        expect(told).to_have_text("")
+        expect(seen).to_have_text("")
 
         panel.fill(link, subscription=azure.subscription)
         offered(group, azure.group)
@@ -312,11 +312,11 @@ def test_azure_s_choices_cascade_and_say_when_they_cannot_be_looked_up(
         panel.fill(link, resource_group=azure.group)
         with azure.proxy.away():
             workspace.locator("button").click()
-            told = workspace.locator(".dbml-message")
-            expect(told).to_contain_text("✗ the choices cannot be looked up", timeout=PATIENCE_MS)
+            seen = workspace.locator(".dbml-message")
+            expect(seen).to_contain_text("✗ the choices cannot be looked up", timeout=PATIENCE_MS)
             assert violations(notebook.page, ".dbml-panel") == []
         workspace.locator("button").click()
-        expect(told).to_have_text("", timeout=PATIENCE_MS)
+        expect(seen).to_have_text("", timeout=PATIENCE_MS)
         offered(workspace, azure.workspace)
         panel.fill(link, workspace=azure.workspace)
         link.locator(".dbml-more").click()

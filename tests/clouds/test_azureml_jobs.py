@@ -34,7 +34,7 @@ def test_the_jobs_run_is_adopted_with_the_jobs_own_identity(
     azure = both.azure
     job = reader.begin("azureml", experiment_name)  # as the service begins it, before the script starts
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AZURE_TENANT", "AZURE_CLIENT"))}
-    told = {
+    variables = {
         **environment,
         **azure.sign_in("app-service"),  # what the compute has: an identity of its own
         "MLFLOW_TRACKING_URI": azure.tracking_uri(),
@@ -46,7 +46,7 @@ def test_the_jobs_run_is_adopted_with_the_jobs_own_identity(
     wishes: dict[str, Any] = both.wishes("both", "databricks")
     code = JOB.format(wishes=wishes)
     code = f"import os\nfor name in {hidden!r}:\n    os.environ.pop(name, None)\n" + textwrap.dedent(code)
-    said = json.loads(finish(child(code, cwd=None, **told)).splitlines()[-1])
+    said = json.loads(finish(child(code, cwd=None, **variables)).splitlines()[-1])
     assert said["run"] == job
     assert any("a managed identity (an Azure ML job)" in note for note in said["notes"])
     held = reader.run("azureml", job)

@@ -83,7 +83,7 @@ TRAINING = """
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("before", "printed_there"),
     [
         ("", "waits"),
         (
@@ -93,9 +93,9 @@ TRAINING = """
     ],
     ids=["MLflow by itself", "as linked"],
 )
-def test_another_thread_imports_while_a_hook_of_mlflows_runs(before: str, told: str) -> None:
+def test_another_thread_imports_while_a_hook_of_mlflows_runs(before: str, printed_there: str) -> None:
     printed = finish(child(HOOKED.format(before=before)), timeout=60).splitlines()
-    assert printed[0] == told, "MLflow holds its lock no more: the module imports.py may go"
+    assert printed[0] == printed_there, "MLflow holds its lock no more: the module imports.py may go"
     assert printed[1] == "['sndhdr']", "a hook registered twice fires once"
     assert printed[2:] == ["absent None"]
 

@@ -208,13 +208,13 @@ def test_another_process_finds_and_loads_the_models_that_azure_ml_has_no_word_fo
                 model(), name=f"tree-{depth}", params={"depth": depth}, pip_requirements=["scikit-learn"]
             )
     dbml.sync(timeout=60)
-    told = {"MLFLOW_TRACKING_URI": status.uri}
+    variables = {"MLFLOW_TRACKING_URI": status.uri}
     if where == "another machine":
         other = tmp_path / "other-home"
         other.mkdir()
-        told["DBML_HOME"] = str(other)
+        variables["DBML_HOME"] = str(other)
     code = OTHERS.replace("sys.argv[1]", repr(experiment_name))
-    found = json.loads(finish(child(code, cwd=None, **told)).splitlines()[-1])
+    found = json.loads(finish(child(code, cwd=None, **variables)).splitlines()[-1])
     assert found["found"] == ["tree-3"], "searched by a param, here"
     assert found["all"] == found["got"] == ["tree-3", "tree-4"]
     assert found["params"] == {"tree-3": {"depth": "3"}, "tree-4": {"depth": "4"}}

@@ -215,7 +215,7 @@ EDITS = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(["databricks"
 
 
 class Edits:
-    """Edits in one portal or the other, and how each should be told."""
+    """Edits in one portal or the other, and how each should be shown."""
 
     def __init__(self, run_id: str, name: str, tmp_path: Path) -> None:
         self.run_id, self.name, self.tmp_path = run_id, name, tmp_path
@@ -230,52 +230,52 @@ class Edits:
         there = side(role)
         own, store = there.side.ids.run_at(self.run_id), there.engine.workspaces[role].tracking
         registry = there.engine.workspaces[role].registry
-        stays, told = False, f"{kind} {kind}"
+        stays, difference = False, f"{kind} {kind}"
         if kind in ("tag", "long tag"):
             store.set_tag(own, RunTag(kind.replace(" ", "_"), kind if kind == "tag" else "x" * 900))
-            told = f"tag {kind.replace(' ', '_')}"
+            difference = f"tag {kind.replace(' ', '_')}"
         elif kind == "note":
             store.set_tag(own, RunTag("mlflow.note.content", "a note"))
-            told = "note"
+            difference = "note"
         elif kind == "param":
             store.log_param(own, Param("param", "1"))
             stays = role == "azureml"
         elif kind == "metric":
             store.log_metric(own, Metric("m", 7.0, int(time.time() * 1000), 7))
-            told, stays = "metric m", role == "azureml"
+            difference, stays = "metric m", role == "azureml"
         elif kind == "name":
             store.update_run_info(own, None, None, "renamed")
-            told = "name"
+            difference = "name"
         elif kind == "file":
             edit_file(self.tmp_path, role, self.run_id, "late.txt", "late")
-            told, stays = "artifact late.txt", role == "azureml"
+            difference, stays = "artifact late.txt", role == "azureml"
         elif kind == "changed file":
             if role == "azureml":
                 return  # a file that is there stays as it is
             edit_file(self.tmp_path, role, self.run_id, "notes.txt", "changed in a portal")
-            told = "artifact notes.txt"
+            difference = "artifact notes.txt"
         elif kind == "experiment tag":
             store.set_experiment_tag(there.get_run(own).info.experiment_id, ExperimentTag("late", "1"))
-            told = "experiment tag late"
+            difference = "experiment tag late"
         elif kind == "model tag":
             (model,) = side("databricks").get_run(self.run_id).outputs.model_outputs
             store.set_logged_model_tags(model.model_id, [LoggedModelTag("late", "1")])
-            told = f"model {model.model_id} tag late"
+            difference = f"model {model.model_id} tag late"
         elif kind == "version":
             registry.update_model_version(self.name, "1", "late")
-            told = "version description"
+            difference = "version description"
         elif kind == "version tag":
             registry.set_model_version_tag(self.name, "1", ModelVersionTag("late", "1"))
-            told = "version tag late"
+            difference = "version tag late"
         elif kind == "registered model":
             registry.update_registered_model(self.name, "late")
-            told = "registered model description"
+            difference = "registered model description"
         else:
             registry.set_registered_model_alias(self.name, "late", "1")
-            told = "alias late"
-        self.found.add(told)
+            difference = "alias late"
+        self.found.add(difference)
         if stays:
-            self.may_stay.add(told)
+            self.may_stay.add(difference)
 
 
 @pytest.mark.full

@@ -237,7 +237,7 @@ class LinkedPlace:
     def verify(self) -> None:
         """Compare the two workspaces as ``sync --verify --deep`` does; a difference is its story's."""
 
-        told = {
+        facts = {
             name: repr([each.value for each in found.played.answers]) for name, found in self.played.items()
         }
         try:
@@ -252,8 +252,10 @@ class LinkedPlace:
                 continue
             self.seen.append(each)
             line = f"{each.kind} {each.key} of {each.name or each.run}: {dict(each.values)} {each.cause}"
-            whose = [name for name, text in told.items() if each.run and each.run in text]
-            whose = whose or [name for name in told if each.name.startswith(f"{slug(name)}.")] or [*told][:1]
+            whose = [name for name, text in facts.items() if each.run and each.run in text]
+            whose = (
+                whose or [name for name in facts if each.name.startswith(f"{slug(name)}.")] or [*facts][:1]
+            )
             for name in whose[:1]:
                 self.played[name].differing.append(line)
 
@@ -359,17 +361,17 @@ class Standing:
                     held.setdefault((point["run_id"], key), []).append(freeze(own))
         return held
 
-    def of(self, story: str, told: str, names: Names) -> Frozen:
-        """Return what there is of one story, ``told`` being all its answers in one text."""
+    def of(self, story: str, facts: str, names: Names) -> Frozen:
+        """Return what there is of one story, ``facts`` being all its answers in one text."""
         begins = f"{slug(story)}."
         own = {key: each for key, each in self.experiments.items() if each.name.startswith(begins)}
         # At the primary, the tag of a model that has its own id there is the key of its creation.
-        models = {one: other for one, other in self.model_twins.items() if self.mirror or other in told}
+        models = {one: other for one, other in self.model_twins.items() if self.mirror or other in facts}
         twins = self.twins | models
         at = names.at(twins, {key: each.name for key, each in self.experiments.items()})
 
         def is_own(experiment_id: str, entity_id: str) -> bool:
-            return experiment_id in own or (experiment_id == "0" and twins.get(entity_id, entity_id) in told)
+            return experiment_id in own or (experiment_id == "0" and twins.get(entity_id, entity_id) in facts)
 
         runs = [run for run in self.runs if is_own(run.info.experiment_id, run.info.run_id)]
         runs.sort(

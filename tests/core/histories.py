@@ -1,4 +1,4 @@
-"""Random histories of a link: what its processes were told is kept, and both workspaces compared with it.
+"""Random histories of a link: what its processes were answered is kept, and both workspaces compared with it.
 
 A :class:`World` has actors (processes on one link), faults, kills, and a memory of what MLflow's calls
 acknowledged. A call that was under way when its process was killed may have happened or not, so what is
@@ -53,7 +53,7 @@ class Cell:
     def __init__(self, *values: Any) -> None:
         self.may_be: list[Any] = list(values)
 
-    def told(self, value: Any) -> None:
+    def acknowledge(self, value: Any) -> None:
         """Note a write that was acknowledged."""
         self.may_be = [value]
 
@@ -73,11 +73,11 @@ class Cell:
 
 
 @dataclass
-class RunTold:
+class ExpectedRun:
     """What is known of one run."""
 
     label: str
-    experiment: ExperimentTold
+    experiment: ExpectedExperiment
     id: str | None  # None: its creation was under way at a kill
     name: Cell
     parent: str | None = None  # the parent's label
@@ -98,7 +98,7 @@ class RunTold:
 
 
 @dataclass
-class ExperimentTold:
+class ExpectedExperiment:
     """What is known of one experiment."""
 
     label: str
@@ -129,7 +129,7 @@ def value_at(text: str) -> str:
 
 
 class World:
-    """Two workspaces behind proxies, the processes of one link, and what they were told."""
+    """Two workspaces behind proxies, the processes of one link, and what they were answered."""
 
     def __init__(
         self,
@@ -149,8 +149,8 @@ class World:
         for folder in (self.home, self.work):
             folder.mkdir(parents=True)
         self.actors: list[Actor] = []
-        self.experiments: list[ExperimentTold] = []
-        self.runs: list[RunTold] = []
+        self.experiments: list[ExpectedExperiment] = []
+        self.runs: list[ExpectedRun] = []
         self.versions: dict[str, tuple[int, int]] = {}  # registered name -> (acknowledged, perhaps more)
         self.version_runs: dict[str, list[str]] = {}  # registered name -> labels of the runs
         self.numbers = itertools.count(1)
@@ -300,7 +300,7 @@ class World:
     def experiment(self, tags: Mapping[str, str] | None = None, *, for_runs: bool = True) -> Said:
         """Make an experiment."""
         label = self.label("e")
-        made = ExperimentTold(label, None, Cell(f"{self.prefix}-{label}"), for_runs=for_runs)
+        made = ExpectedExperiment(label, None, Cell(f"{self.prefix}-{label}"), for_runs=for_runs)
         made.tags = {key: Cell(value) for key, value in (tags or {}).items()}
         self.experiments.append(made)
         order = {
@@ -310,7 +310,7 @@ class World:
         }
         return Said(order, lambda answer: setattr(made, "id", answer), lambda: None)
 
-    def change_experiment(self, of: ExperimentTold, kind: str, value: str) -> Said:
+    def change_experiment(self, of: ExpectedExperiment, kind: str, value: str) -> Said:
         """Tag, rename, delete or restore an experiment."""
         if kind == "tag":
             cell = of.tags.setdefault("t", Cell(None))
@@ -321,13 +321,13 @@ class World:
         else:
             gone = kind == "delete"
             order = {"do": f"{kind}_experiment", "experiment": of.id}
-            return Said(order, lambda _: of.deleted.told(gone), lambda: of.deleted.perhaps(gone))
-        return Said(order, lambda _: cell.told(value), lambda: cell.perhaps(value))
+            return Said(order, lambda _: of.deleted.acknowledge(gone), lambda: of.deleted.perhaps(gone))
+        return Said(order, lambda _: cell.acknowledge(value), lambda: cell.perhaps(value))
 
-    def create(self, at: ExperimentTold, parent: RunTold | None, tags: Mapping[str, str]) -> Said:
+    def create(self, at: ExpectedExperiment, parent: ExpectedRun | None, tags: Mapping[str, str]) -> Said:
         """Make a run."""
         label = self.label("r")
-        made = RunTold(label, at, None, Cell(f"run {label}"), parent.label if parent else None)
+        made = ExpectedRun(label, at, None, Cell(f"run {label}"), parent.label if parent else None)
         made.tags = {key: Cell(value) for key, value in tags.items()}
         self.runs.append(made)
         order = {
@@ -339,16 +339,16 @@ class World:
         }
         return Said(order, lambda answer: setattr(made, "id", answer), lambda: None)
 
-    def train(self, at: ExperimentTold, values: Iterable[str], *, nested: bool) -> Said:
+    def train(self, at: ExpectedExperiment, values: Iterable[str], *, nested: bool) -> Said:
         """Make a whole run."""
         label, inner = self.label("r"), self.label("r") if nested else None
         points: list[list[Any]] = [
             ["loss", value, 1_700_000_000_000 + n, n] for n, value in enumerate(values)
         ]
-        outer = RunTold(label, at, None, Cell(label), status=Cell("FINISHED"), anything=True)
+        outer = ExpectedRun(label, at, None, Cell(label), status=Cell("FINISHED"), anything=True)
         made = [outer]
         if inner is not None:
-            child = RunTold(inner, at, None, Cell(inner), label, status=Cell("FINISHED"), anything=True)
+            child = ExpectedRun(inner, at, None, Cell(inner), label, status=Cell("FINISHED"), anything=True)
             made.append(child)
         self.runs.extend(made)
         order = {
@@ -372,14 +372,14 @@ class World:
 
         return Said(order, acknowledged, lambda: None)
 
-    def metric(self, run: RunTold, key: str, value: str) -> Said:
+    def metric(self, run: ExpectedRun, key: str, value: str) -> Said:
         """Log one point."""
         step = next(self.numbers)
         order = {"do": "metric", "run": run.id, "key": key, "value": value, "stamp": step, "step": step}
         point = (key, step, step, value_at(value))
         return Said(order, lambda _: run.points.add(point), lambda: run.perhaps.add(point))
 
-    def points(self, run: RunTold, actor: Actor, count: int) -> Said:
+    def points(self, run: ExpectedRun, actor: Actor, count: int) -> Said:
         """Log many points of a metric of their own."""
         key = self.label("series ")
         order = {"do": "points", "run": run.id, "key": key, "first": 0, "count": count}
@@ -399,7 +399,7 @@ class World:
 
         return Said(order, lambda _: run.points.update(these(0, count)), under_way)
 
-    def batch(self, run: RunTold, value: str, text: str, tag: str = "batched") -> Said:
+    def batch(self, run: ExpectedRun, value: str, text: str, tag: str = "batched") -> Said:
         """Log points, a param and tags in one call."""
         first, key = next(self.numbers), self.label("p")
         points: list[tuple[str, str, int, int]] = [
@@ -419,9 +419,9 @@ class World:
 
         def acknowledged(_: Any) -> None:
             run.points |= kept
-            run.cell(run.params, key).told(text)
+            run.cell(run.params, key).acknowledge(text)
             for tag, content in tags.items():
-                run.cell(run.tags, tag).told(content)
+                run.cell(run.tags, tag).acknowledge(content)
 
         def under_way() -> None:
             run.perhaps |= kept
@@ -431,7 +431,7 @@ class World:
 
         return Said(order, acknowledged, under_way)
 
-    def write(self, run: RunTold, kind: str, key: str, value: str) -> Said:
+    def write(self, run: ExpectedRun, kind: str, key: str, value: str) -> Said:
         """Log a param (a new one), a tag or a text, or remove a tag."""
         if kind == "param":
             key = self.label("p")
@@ -441,12 +441,12 @@ class World:
         cell = run.cell(cells, key)
         if kind == "untag":
             order: dict[str, Any] = {"do": "untag", "run": run.id, "key": key}
-            return Said(order, lambda _: cell.told(None), lambda: cell.perhaps(None))
+            return Said(order, lambda _: cell.acknowledge(None), lambda: cell.perhaps(None))
         named = {"path": key, "content": value} if kind == "text" else {"key": key, "value": value}
         order = {"do": kind, "run": run.id, **named}
-        return Said(order, lambda _: cell.told(value), lambda: cell.perhaps(value))
+        return Said(order, lambda _: cell.acknowledge(value), lambda: cell.perhaps(value))
 
-    def fork(self, run: RunTold, text: str) -> Said:
+    def fork(self, run: ExpectedRun, text: str) -> Said:
         """Log in a forked child of the process."""
         step, tag = next(self.numbers), self.label("t")
         point = ("forked", step, step, value_at("1"))
@@ -454,7 +454,7 @@ class World:
 
         def acknowledged(_: Any) -> None:
             run.points.add(point)
-            run.cell(run.tags, tag).told(text)
+            run.cell(run.tags, tag).acknowledge(text)
 
         def under_way() -> None:
             run.perhaps.add(point)
@@ -462,7 +462,7 @@ class World:
 
         return Said(order, acknowledged, under_way)
 
-    def dataset(self, run: RunTold) -> Said:
+    def dataset(self, run: ExpectedRun) -> Said:
         """Name a dataset as an input."""
         digest = self.label("d")
         order = {"do": "dataset", "run": run.id, "name": "data", "digest": digest}
@@ -472,24 +472,24 @@ class World:
             lambda: run.datasets.update({digest: False}),
         )
 
-    def change(self, run: RunTold, kind: str) -> Said:
+    def change(self, run: ExpectedRun, kind: str) -> Said:
         """End, rename, delete or restore a run, or take it up once more."""
         order: dict[str, Any] = {"do": kind, "run": run.id}
         if kind == "rename":
             name = self.label("name ")
             order["name"] = name
             # MLflow's update_run with a name alone says RUNNING as well.
-            return Said(order, lambda _: run.name.told(name), lambda: run.name.perhaps(name))
+            return Said(order, lambda _: run.name.acknowledge(name), lambda: run.name.perhaps(name))
         if kind in ("delete", "restore"):
             gone = kind == "delete"
-            return Said(order, lambda _: run.deleted.told(gone), lambda: run.deleted.perhaps(gone))
+            return Said(order, lambda _: run.deleted.acknowledge(gone), lambda: run.deleted.perhaps(gone))
         if kind == "resume":
             step = next(self.numbers)
             order["point"] = ["resumed", "1", step, step]
             point = ("resumed", step, step, value_at("1"))
 
             def acknowledged(_: Any) -> None:
-                run.status.told("FINISHED")
+                run.status.acknowledge("FINISHED")
                 run.points.add(point)
 
             def under_way() -> None:
@@ -500,16 +500,16 @@ class World:
             return Said(order, acknowledged, under_way)
         status = ("FINISHED", "FAILED", "KILLED")[next(self.numbers) % 3]
         order["status"] = status
-        return Said(order, lambda _: run.status.told(status), lambda: run.status.perhaps(status))
+        return Said(order, lambda _: run.status.acknowledge(status), lambda: run.status.perhaps(status))
 
-    def model(self, run: RunTold) -> Said:
+    def model(self, run: ExpectedRun) -> Said:
         """Log a model."""
         name = self.label("m")
         order = {"do": "model", "run": run.id, "name": name}
 
         def acknowledged(_: Any) -> None:
             run.models[name] = True
-            run.status.told("FINISHED")
+            run.status.acknowledge("FINISHED")
 
         def under_way() -> None:
             run.models[name] = False
@@ -518,7 +518,7 @@ class World:
 
         return Said(order, acknowledged, under_way)
 
-    def register(self, run: RunTold, model: str) -> Said:
+    def register(self, run: ExpectedRun, model: str) -> Said:
         """Register a model of a run."""
         name = f"{self.prefix}-model"
         self.versions.setdefault(name, (0, 0))
@@ -534,13 +534,13 @@ class World:
 
         return Said(order, acknowledged, under_way)
 
-    # --- which runs and experiments can be told something
+    # --- which runs and experiments can be changed
 
-    def living_runs(self) -> list[RunTold]:
+    def living_runs(self) -> list[ExpectedRun]:
         """Return the runs that can be logged to."""
         return [run for run in self.runs if run.id is not None and run.deleted.is_surely(False)]
 
-    def experiments_for_runs(self) -> list[ExperimentTold]:
+    def experiments_for_runs(self) -> list[ExpectedExperiment]:
         """Return the experiments in which runs can be made."""
         return [each for each in self.experiments if each.id is not None and each.for_runs]
 
@@ -558,7 +558,7 @@ class World:
         return actor
 
     def peace(self) -> None:
-        """Have everything delivered and compare both workspaces with what was told."""
+        """Have everything delivered and compare both workspaces with what was acknowledged."""
         self.deliver()
         self.say("delivered")
         self.compare()
@@ -591,7 +591,7 @@ class World:
     # --- comparing
 
     def compare(self) -> None:
-        """Compare both workspaces with what was told, and with each other."""
+        """Compare both workspaces with what was acknowledged, and with each other."""
         held = [self._experiments_at(server.uri) for server in self.servers]
         for each in self.experiments:
             self._compare_experiment(each, [side.get(f"{self.prefix}-{each.label}") for side in held])
@@ -620,9 +620,9 @@ class World:
             }
         return found
 
-    def _compare_experiment(self, told: ExperimentTold, held: list[dict[str, Any] | None]) -> None:
-        what = f"experiment {told.label}"
-        if told.id is None and None in held:
+    def _compare_experiment(self, expected: ExpectedExperiment, held: list[dict[str, Any] | None]) -> None:
+        what = f"experiment {expected.label}"
+        if expected.id is None and None in held:
             return
         primary, mirror = held
         assert primary is not None, f"{what} is not at databricks"
@@ -633,14 +633,14 @@ class World:
         assert ours[0] == ours[1], f"{what}: tags differ: {ours}"
         assert primary["name"] == mirror["name"], f"{what}: {primary['name']} and {mirror['name']}"
         assert primary["deleted"] == mirror["deleted"], f"{what}: deleted at one side alone"
-        if told.id is None:
+        if expected.id is None:
             return
-        self._check(f"{what}: name", primary["name"], told.name)
-        self._check(f"{what}: deleted", primary["deleted"], told.deleted)
-        for key, cell in told.tags.items():
+        self._check(f"{what}: name", primary["name"], expected.name)
+        self._check(f"{what}: deleted", primary["deleted"], expected.deleted)
+        for key, cell in expected.tags.items():
             self._check(f"{what}: tag {key}", primary["tags"].get(key), cell)
 
-    def _runs_at_both(self, at: ExperimentTold) -> list[tuple[RunTold, list[dict[str, Any] | None]]]:
+    def _runs_at_both(self, at: ExpectedExperiment) -> list[tuple[ExpectedRun, list[dict[str, Any] | None]]]:
         sides = []
         for role, server, ids in zip(ROLES, self.servers, self._ids, strict=True):
             by_label: dict[str, dict[str, Any]] = {}
@@ -651,14 +651,14 @@ class World:
                 by_label[label] = run
                 ids[label] = run["run_id"]
             sides.append(by_label)
-        told = {run.label: run for run in self.runs if run.experiment is at}
-        unknown = {*sides[0], *sides[1]} - set(told)
+        expected = {run.label: run for run in self.runs if run.experiment is at}
+        unknown = {*sides[0], *sides[1]} - set(expected)
         assert not unknown, f"runs that nobody made: {unknown}"
-        return [(run, [side.get(label) for side in sides]) for label, run in told.items()]
+        return [(run, [side.get(label) for side in sides]) for label, run in expected.items()]
 
-    def _compare_run(self, told: RunTold, held: list[dict[str, Any] | None]) -> None:
-        what = f"run {told.label}"
-        if told.id is None and None in held:
+    def _compare_run(self, expected: ExpectedRun, held: list[dict[str, Any] | None]) -> None:
+        what = f"run {expected.label}"
+        if expected.id is None and None in held:
             return
         for role, side in zip(ROLES, held, strict=True):
             assert side is not None, f"{what} is not at {role}"
@@ -671,25 +671,25 @@ class World:
         assert not differing, f"{what}: databricks and azureml differ: {differing}"
         assert held[0] is not None
         assert held[1] is not None
-        if told.parent is not None:
+        if expected.parent is not None:
             for side, ids in zip(held, self._ids, strict=True):
                 assert side is not None
-                assert side["parent"] == ids[told.parent], f"{what}: not nested in {told.parent}"
-        if not told.anything:
-            self._compare_with_told(what, told, held[0])
+                assert side["parent"] == ids[expected.parent], f"{what}: not nested in {expected.parent}"
+        if not expected.anything:
+            self._compare_with_expected(what, expected, held[0])
 
-    def _compare_with_told(self, what: str, told: RunTold, held: dict[str, Any]) -> None:
-        self._check(f"{what}: name", held["name"], told.name)
-        self._check(f"{what}: status", held["status"], told.status)
-        self._check(f"{what}: deleted", held["lifecycle_stage"] == "deleted", told.deleted)
+    def _compare_with_expected(self, what: str, expected: ExpectedRun, held: dict[str, Any]) -> None:
+        self._check(f"{what}: name", held["name"], expected.name)
+        self._check(f"{what}: status", held["status"], expected.status)
+        self._check(f"{what}: deleted", held["lifecycle_stage"] == "deleted", expected.deleted)
         have = {
             (key, step, stamp, value_at(str(value)))
             for key, series in held["metrics"].items()
             for step, stamp, value in series
         }
-        lost = told.points - have
+        lost = expected.points - have
         assert not lost, f"{what}: {len(lost)} points are lost: {sorted(lost)[:5]}"
-        more = have - told.points - told.perhaps
+        more = have - expected.points - expected.perhaps
         assert not more, f"{what}: points that nobody logged: {sorted(more)[:5]}"
         tags = {
             k: v for k, v in held["tags"].items() if k != "label" and not k.startswith(("mlflow.", "dbml_"))
@@ -698,21 +698,25 @@ class World:
             path: Cell(
                 *(None if text is None else hashlib.sha256(text.encode()).hexdigest() for text in cell.may_be)
             )
-            for path, cell in told.texts.items()
+            for path, cell in expected.texts.items()
         }
         for kind, cells, found in (
-            ("param", told.params, held["params"]),
-            ("tag", told.tags, tags),
+            ("param", expected.params, held["params"]),
+            ("tag", expected.tags, tags),
             ("file", hashes, held["artifacts"]),
         ):
             for key in {*cells, *found}:
                 self._check(f"{what}: {kind} {key}", found.get(key), cells.get(key, Cell(None)))
         inputs = {each["digest"] for each in held["inputs"]}
-        sure = {digest for digest, acknowledged in told.datasets.items() if acknowledged}
-        assert sure <= inputs <= set(told.datasets), f"{what}: datasets {inputs}, logged {told.datasets}"
-        made = sum(told.models.values())
+        sure = {digest for digest, acknowledged in expected.datasets.items() if acknowledged}
+        assert sure <= inputs <= set(expected.datasets), (
+            f"{what}: datasets {inputs}, logged {expected.datasets}"
+        )
+        made = sum(expected.models.values())
         models = len(held["outputs"])
-        assert made <= models <= len(told.models), f"{what}: {models} models, {told.models} were logged"
+        assert made <= models <= len(expected.models), (
+            f"{what}: {models} models, {expected.models} were logged"
+        )
 
     @staticmethod
     def _check(what: str, found: Any, cell: Cell) -> None:

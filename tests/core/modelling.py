@@ -78,8 +78,8 @@ def files_at(uri: str, where: str) -> dict[str, bytes]:
 
 def mlmodel(files: dict[str, bytes]) -> dict[str, Any]:
     """Return a model's description."""
-    told: dict[str, Any] = yaml.safe_load(files["MLmodel"])
-    return told
+    written: dict[str, Any] = yaml.safe_load(files["MLmodel"])
+    return written
 
 
 def no_trace_of_the_link(files: dict[str, bytes]) -> bool:

@@ -228,8 +228,8 @@ def test_a_child_process_nests_under_its_parent_s_run_when_asked(
         assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
     assert said[-1] == run.info.run_id, "it is still there for who joins the run"
     for line, name in zip(said[:-1], ("fold-1", "fold-2"), strict=True):
-        run_id, *told = line.split()
-        assert told == ["FINISHED", name]
+        run_id, *facts = line.split()
+        assert facts == ["FINISHED", name]
         assert mlflow.get_run(run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
     sync()
     assert runs_at(servers, experiment_name) == [3, 3]

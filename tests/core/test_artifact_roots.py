@@ -34,7 +34,7 @@ OWN = ("run", "model", "version")
 """The URIs that are the link's own; MLflow makes the others into these."""
 
 
-def told(ask: Callable[[], Any]) -> Any:
+def outcome_of(ask: Callable[[], Any]) -> Any:
     """Return an answer; a refusal is one, in whatever words."""
     try:
         return ask()
@@ -65,21 +65,27 @@ def answers(places: dict[str, str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     files = mlflow.artifacts
     for name, uri in places.items():
         for end in (*ENDS, *ASTRAY):
-            yield (name, end, "list"), told(partial(listed, files.list_artifacts, uri + end))
-            yield (name, end, "download"), told(partial(downloaded, files.download_artifacts, uri + end))
+            yield (name, end, "list"), outcome_of(partial(listed, files.list_artifacts, uri + end))
+            yield (
+                (name, end, "download"),
+                outcome_of(partial(downloaded, files.download_artifacts, uri + end)),
+            )
         repository = get_artifact_repository(uri)
         for path in (*PATHS, *OUTSIDE) if name in OWN else ():
-            yield (name, path, "repository list"), told(partial(listed, repository.list_artifacts, path))
+            yield (
+                (name, path, "repository list"),
+                outcome_of(partial(listed, repository.list_artifacts, path)),
+            )
             ask = partial(downloaded, repository.download_artifacts, path)
-            yield (name, path, "repository download"), told(ask)
+            yield (name, path, "repository download"), outcome_of(ask)
         for end in ("", "/") if name not in ("run", "runs") else ():
-            yield (name, end, "info"), told(partial(flavors, uri + end))
+            yield (name, end, "info"), outcome_of(partial(flavors, uri + end))
 
 
 def loaded(places: dict[str, str]) -> dict[str, Any]:
     """Return what the models answer that are loaded by some URIs."""
     own = {name: uri for name, uri in places.items() if name in ("model", "version")}
-    return {name: told(partial(predicted, uri)) for name, uri in own.items()}
+    return {name: outcome_of(partial(predicted, uri)) for name, uri in own.items()}
 
 
 def logged(experiment: str) -> tuple[str, dict[str, str], Any]:
@@ -275,7 +281,7 @@ IN_THE_WAY = ("one.txt/x.txt", "one.txt/y/z.txt", "sub", "sub/deep", "sub/deep/a
 def in_the_way(run_id: str) -> dict[str, Any]:
     """Log files that cannot be where they shall be; returns what each was answered."""
     client = MlflowClient()
-    return {path: told(partial(client.log_text, run_id, "x", path)) for path in IN_THE_WAY}
+    return {path: outcome_of(partial(client.log_text, run_id, "x", path)) for path in IN_THE_WAY}
 
 
 @pytest.mark.full

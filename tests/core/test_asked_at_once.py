@@ -422,11 +422,11 @@ def test_models_tell_the_metrics_that_are_on_their_way(
         client.log_metric(second.info.run_id, "acc", 0.5, step=1, model_id=model.model_id)
         engine = session.current().engine("this test")
         assert engine.backlog.is_waiting("databricks", second.info.run_id)
-    told = client.get_logged_model(model.model_id).metrics
-    assert [(m.key, m.value, m.step, m.run_id) for m in told] == [("acc", 0.5, 1, second.info.run_id)]
+    metrics = client.get_logged_model(model.model_id).metrics
+    assert [(m.key, m.value, m.step, m.run_id) for m in metrics] == [("acc", 0.5, 1, second.info.run_id)]
     sync()
-    told = client.get_logged_model(model.model_id).metrics
-    assert [(m.key, m.value, m.step) for m in told] == [("acc", 0.5, 1)]
+    metrics = client.get_logged_model(model.model_id).metrics
+    assert [(m.key, m.value, m.step) for m in metrics] == [("acc", 0.5, 1)]
 
 
 @pytest.mark.full

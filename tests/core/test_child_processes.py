@@ -71,9 +71,9 @@ def planted(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Return a folder, the current one, with modules in it that tell when they are run."""
     folder = tmp_path / "repository"
     folder.mkdir()
-    told = tmp_path / "told"
+    marker = tmp_path / "told"
     for name in PLANTED:
-        (folder / f"{name}.py").write_text(f"open({str(told)!r}, 'a').write({name + chr(10)!r})\n")
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name + chr(10)!r})\n")
     (folder / "of_the_user.py").write_text("def double(x):\n    return 2 * x\n")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", "src"]))
@@ -82,7 +82,7 @@ def planted(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name, value in GIVEN.items():
         monkeypatch.setenv(name, value)
     yield folder
-    assert not told.exists(), f"planted modules were run: {told.read_text().split()}"
+    assert not marker.exists(), f"planted modules were run: {marker.read_text().split()}"
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -134,8 +134,12 @@ def test_an_endpoint_and_its_model_get_a_list_of_the_environment_and_what_they_a
             (Path(os.environ["DBML_HOME"]) / "endpoints" / "telling" / "endpoint.json").read_text()
         )
         server = environment_of(kept["pid"])
-        told = dbml.invoke("telling", data=[[1]]).predictions
-        of_model = dict(told[0]) if isinstance(told, list) else {k: v[0] for k, v in dict(told).items()}
+        predictions = dbml.invoke("telling", data=[[1]]).predictions
+        of_model = (
+            dict(predictions[0])
+            if isinstance(predictions, list)
+            else {k: v[0] for k, v in dict(predictions).items()}
+        )
     finally:
         dbml.undeploy("telling")
     for found, whose in ((server, "the server"), (of_model, "the model")):
@@ -164,15 +168,15 @@ def test_imports_are_tried_on_packages_and_without_secrets(planted: Path) -> Non
     found = list(imports.look(time.monotonic() + 120, ["uvicorn", "of_the_user"]))
     assert [f.level for f in found if f.what == "uvicorn"] in ([], ["fine"]), found
     assert [f.level for f in found if f.what == "of_the_user"] == ["broken"], found
-    told = subprocess.run(
+    done = subprocess.run(
         processes.python("import os; print(chr(10).join(os.environ.values()), sys.path)"),
         env={**processes.bare_environment(), **processes.allowed(os.environ, leads=("MLFLOW_",))},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert MARK not in told
-    assert str(planted) not in told.splitlines()[-1], "the current folder is on the path"
+    assert MARK not in done
+    assert str(planted) not in done.splitlines()[-1], "the current folder is on the path"
 
 
 def test_the_console_script_runs_our_module_and_no_other(planted: Path, tmp_path: Path) -> None:
@@ -233,14 +237,14 @@ def test_sparks_workers_get_no_secret_and_modules_of_the_folder_come_last(plante
         def look(batches):
             import pyarrow as pa, of_the_user
             for _ in batches:
-                told = {"environment": dict(os.environ), "path": sys.path, "twice": of_the_user.double(4)}
-                yield pa.RecordBatch.from_pydict({"told": [json.dumps(told)]})
-        print(spark.range(1).mapInArrow(look, "told string").collect()[0].told)
+                output = {"environment": dict(os.environ), "path": sys.path, "twice": of_the_user.double(4)}
+                yield pa.RecordBatch.from_pydict({"output": [json.dumps(output)]})
+        print(spark.range(1).mapInArrow(look, "output string").collect()[0].output)
         spark.stop()
     """
-    told = json.loads(finish(child(code), 180).splitlines()[-1])
-    assert told["twice"] == 8, "a module beside the notebook is found, as plain Spark finds it"
-    assert not {"", str(planted)} & set(told["path"]), "but after every package"
-    told["environment"]["OMP_NUM_THREADS"] = GIVEN["OMP_NUM_THREADS"]  # Spark sets it to a task's cores
-    assert_bare(told["environment"], "a worker of Spark's")
-    assert told["environment"]["DBML_HOME"] == os.environ["DBML_HOME"]
+    output = json.loads(finish(child(code), 180).splitlines()[-1])
+    assert output["twice"] == 8, "a module beside the notebook is found, as plain Spark finds it"
+    assert not {"", str(planted)} & set(output["path"]), "but after every package"
+    output["environment"]["OMP_NUM_THREADS"] = GIVEN["OMP_NUM_THREADS"]  # Spark sets it to a task's cores
+    assert_bare(output["environment"], "a worker of Spark's")
+    assert output["environment"]["DBML_HOME"] == os.environ["DBML_HOME"]

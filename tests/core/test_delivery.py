@@ -404,9 +404,9 @@ def test_a_search_during_an_outage_says_once_what_is_missing(
             for _ in range(3):
                 found = mlflow.search_runs(experiment_names=[experiment_name], output_format="list")
         assert len(found) >= 1
-        told = [r.getMessage() for r in caplog.records if "missing" in r.getMessage()]
-        assert len(told) == 1
-        assert "still on their way to azureml" in told[0]
+        messages = [r.getMessage() for r in caplog.records if "missing" in r.getMessage()]
+        assert len(messages) == 1
+        assert "still on their way to azureml" in messages[0]
     sync()
     found = mlflow.search_runs(experiment_names=[experiment_name], output_format="list")
     assert {r.info.run_id for r in found} >= {run.info.run_id}

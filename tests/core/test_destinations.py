@@ -523,8 +523,8 @@ def test_points_of_a_logged_model_are_its_runs_too(destination: Destination) -> 
     run, model = a_run(destination, experiment), a_model(destination, experiment)
     destination.log_batch(run, [("m", 0.5, 1, 1, (model, "rows", "d")), ("n", 1.0, 1, 1)], {}, {})
     assert points_of(destination, run, "m") == [(0.5, 1, 1)]
-    told = destination.get_logged_model(model).metrics
-    assert [(m.key, m.value, m.dataset_name, m.dataset_digest, m.run_id) for m in told] == [
+    metrics = destination.get_logged_model(model).metrics
+    assert [(m.key, m.value, m.dataset_name, m.dataset_digest, m.run_id) for m in metrics] == [
         ("m", 0.5, "rows", "d", run)
     ]
 

@@ -174,8 +174,8 @@ def test_writes_that_another_folders_link_left_behind_are_named_with_the_line_th
     found = leftovers()
     link(proxies)
     linked = leftovers()
-    for told in (found, linked):
-        left = told[f"a link of {there}"]
+    for findings in (found, linked):
+        left = findings[f"a link of {there}"]
         assert left.level == "warning"
         assert "for azureml " in left.cause
         assert left.command == f"cd {shlex.quote(str(there))} && dbml-magics sync"
@@ -293,9 +293,9 @@ def test_a_full_disk_and_a_network_disk_are_told(home: Path, monkeypatch: pytest
     usage = type("usage", (), {"free": 50_000_000})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(machine, "file_system", lambda _: "nfs4")
-    told = {f.cause: f.level for f in machine.journal(None) if f.what == "disk"}
-    assert told["50 MB free on nfs4"] == "broken"
-    assert any("nfs4: the journal's locks" in cause for cause in told)
+    findings = {f.cause: f.level for f in machine.journal(None) if f.what == "disk"}
+    assert findings["50 MB free on nfs4"] == "broken"
+    assert any("nfs4: the journal's locks" in cause for cause in findings)
 
 
 def test_a_package_that_crashes_ends_no_kernel_and_the_next_ones_are_tried(
@@ -409,9 +409,9 @@ def test_no_secret_is_in_the_report(proxies: Proxies, home: Path, monkeypatch: p
     link(proxies)
     with proxies.azureml.status(403, body=json.dumps({"error_code": "PERMISSION_DENIED", "message": TOKEN})):
         result = examined(timeout=20, json=True)
-    told = json.loads(str(result))
-    assert told["broken"] == len(result.broken) > 0
-    assert {f["level"] for f in told["findings"]} <= {"fine", "warning", "broken"}
+    payload = json.loads(str(result))
+    assert payload["broken"] == len(result.broken) > 0
+    assert {f["level"] for f in payload["findings"]} <= {"fine", "warning", "broken"}
     assert TOKEN not in result.json()
     assert TOKEN not in (result.html() or "")
     assert "***" in result.json()
@@ -435,9 +435,9 @@ def test_the_shell_command_works_where_mlflow_cannot_be_imported(tmp_path: Path)
         timeout=120,
         check=False,
     )
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     assert done.returncode == 1
-    mlflow = next(f for f in told["findings"] if f["what"] == "mlflow" and f["level"] == "broken")
+    mlflow = next(f for f in output["findings"] if f["what"] == "mlflow" and f["level"] == "broken")
     assert "cannot import name x" in mlflow["cause"]
     assert mlflow["command"] == "pip install --force-reinstall mlflow"
-    assert next(f for f in told["findings"] if f["what"] == "ports")["level"] == "fine"
+    assert next(f for f in output["findings"] if f["what"] == "ports")["level"] == "fine"

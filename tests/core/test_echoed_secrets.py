@@ -135,7 +135,7 @@ def test_an_echoed_secret_is_in_no_text_file_or_log(
     said["output"] = "".join(capsys.readouterr())
     for file in (file for file in home.rglob("*") if file.is_file()):
         said[str(file.relative_to(home))] = file.read_bytes().decode("utf-8", "replace")
-    found = {place: told for place, text in said.items() if (told := leaks(text))}
+    found = {place: leaked for place, text in said.items() if (leaked := leaks(text))}
     print(f"{len(said)} texts and files, {len(found)} with a secret")
     assert not found, f"of {len(said)} texts and files these hold a secret: {found}"
 
@@ -146,12 +146,12 @@ def _shown(current: session.Session) -> list[tuple[str, Callable[[], Any]]]:
 
 def _with_causes(error: BaseException) -> str:
     """Return what a traceback would show of an error and of those behind it."""
-    told: list[str] = []
+    leaked: list[str] = []
     seen: BaseException | None = error
-    while seen is not None and len(told) < 10:
-        told.append(f"{type(seen).__name__}: {seen} {seen.args}")
+    while seen is not None and len(leaked) < 10:
+        leaked.append(f"{type(seen).__name__}: {seen} {seen.args}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return "\n".join(told)
+    return "\n".join(leaked)
 
 
 # --- the pieces
@@ -215,21 +215,21 @@ def test_what_looks_like_a_secret_is_taken_out_and_nothing_else(text: str, shown
 def test_every_way_in_of_a_servers_words_is_clean() -> None:
     config.credentials("databricks")
     config.credentials("azureml")
-    told = json.loads(echo("INVALID_PARAMETER_VALUE"))
+    output = json.loads(echo("INVALID_PARAMETER_VALUE"))
     errors: list[Exception] = [
-        RestException(told),
-        MlflowException(told["message"]),
-        requests.exceptions.InvalidHeader(f"Invalid header: {told['message']}"),
-        OSError(told["message"]),
-        requests.HTTPError(told["message"], response=_response(400, told["message"])),
-        requests.HTTPError(told["message"], response=_response(403, told["message"])),
+        RestException(output),
+        MlflowException(output["message"]),
+        requests.exceptions.InvalidHeader(f"Invalid header: {output['message']}"),
+        OSError(output["message"]),
+        requests.HTTPError(output["message"], response=_response(400, output["message"])),
+        requests.HTTPError(output["message"], response=_response(403, output["message"])),
     ]
     texts = [str(classify_error(error)) for error in errors]
     texts += [str(getattr(classify_error(error), "reason", "")) for error in errors]
-    texts += [cause_of(ValueError(told["message"])), str(refusal(400, told["message"]))]
-    texts += [str(Unavailable(told["message"], shown=told["message"]))]
-    texts += DbmlError(told["message"], remedies=[(told["message"], told["message"])]).lines()
-    texts += [str(BadLink(told["message"]).args)]
+    texts += [cause_of(ValueError(output["message"])), str(refusal(400, output["message"]))]
+    texts += [str(Unavailable(output["message"], shown=output["message"]))]
+    texts += DbmlError(output["message"], remedies=[(output["message"], output["message"])]).lines()
+    texts += [str(BadLink(output["message"]).args)]
     assert [text for text in texts if leaks(text)] == []
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import ROLES, RunTold, World
+from tests.core.histories import ROLES, ExpectedRun, World
 from tests.core.linking import arrived
 from tests.core.test_histories import NUMBERS, TEXT, profile
 from tests.infra import plain
@@ -54,17 +54,17 @@ TROUBLES = [kind for kind in sorted(FAULTS) if kind not in ("hang", "slow")]
 DISTURBANCES = st.lists(
     st.tuples(st.sampled_from(ROLES), st.sampled_from(TROUBLES), st.none() | st.floats(0.0, 0.5)), max_size=3
 )
-Told = tuple[str, str, str]  # kind, key, run: how a difference is told
+Key = tuple[str, str, str]  # kind, key, run: what names a difference
 _examples = itertools.count(1)
 
 
 class Edits:
-    """What was done to runs at one workspace alone, and how each difference should be told."""
+    """What was done to runs at one workspace alone, and how each difference should be shown."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.found: set[Told] = set()
-        self.may_stay: set[Told] = set()  # only deleting could mend it, or nothing at all
+        self.found: set[Key] = set()
+        self.may_stay: set[Key] = set()  # only deleting could mend it, or nothing at all
         self.numbers = itertools.count(1)
         self._done: set[tuple[str, str]] = set()
         self._clients = [plain.client(server.uri) for server in world.servers]
@@ -89,12 +89,12 @@ class Edits:
         self._edit(kind, side, run, text)
 
     def _expect(self, run: str, kind: str, key: str = "", *, may_stay: bool = False) -> None:
-        told = (kind, key, run)
-        self.found.add(told)
+        edited = (kind, key, run)
+        self.found.add(edited)
         if may_stay:
-            self.may_stay.add(told)
+            self.may_stay.add(edited)
 
-    def _edit(self, kind: str, side: int, run: RunTold, text: str) -> None:
+    def _edit(self, kind: str, side: int, run: ExpectedRun, text: str) -> None:
         client, own, visible = self._clients[side], self._own[side][run.label], str(run.id)
         mirror = side == 1
         if kind == "new tag":
@@ -190,7 +190,7 @@ def a_history(world: World, actor: Actor, texts: list[str]) -> None:
         world.tell(actor, world.change(run, "end"))
 
 
-def told(differences: list[list[Any]]) -> set[Told]:
+def keys_of(differences: list[list[Any]]) -> set[Key]:
     """Return differences as they compare."""
     return {(kind, key, run) for kind, key, run, *_ in differences}
 
@@ -227,7 +227,7 @@ def play(world: World, texts: list[str], edits: list[Any], troubles: list[Any], 
     # Without --deep a history is looked at only where its last point differs.
     expected = {each for each in edited.found if deep or each[0] != "history"}
     found = actor.do("verify", experiment=name, deep=deep)
-    assert told(found["differences"]) == expected, f"the edits were not what was found: {found['text']}"
+    assert keys_of(found["differences"]) == expected, f"the edits were not what was found: {found['text']}"
 
     for trouble in troubles:
         disturbed_repair(world, *trouble)
@@ -235,13 +235,13 @@ def play(world: World, texts: list[str], edits: list[Any], troubles: list[Any], 
         world.clear(role)
     actor = world.actor(0)
     done = actor.do("repair", experiment=name)
-    left = told(done["remaining"])
+    left = keys_of(done["remaining"])
     assert left <= edited.may_stay, f"could have been mended: {done['text']}"
     again = actor.do("repair", experiment=name)
     assert not again["repaired"], f"a second time there is nothing to do, but: {again['text']}"
-    assert told(again["remaining"]) == left
+    assert keys_of(again["remaining"]) == left
     after = actor.do("verify", experiment=name, deep=True)
-    assert told(after["differences"]) == left, f"still differs: {after['text']}"
+    assert keys_of(after["differences"]) == left, f"still differs: {after['text']}"
     for run in world.runs:
         if not any(which == run.id for _, _, which in left):
             arrived(world.servers, str(run.id), name)

@@ -138,9 +138,9 @@ def post(uri: str | None, body: Any, *, key: str | None = None, **headers: str) 
 def pids(name: str) -> list[int]:
     """Return the ids of an endpoint's processes, the server's first."""
     folder = Path(os.environ["DBML_HOME"]) / "endpoints" / name
-    told = json.loads((folder / "endpoint.json").read_text())
+    written = json.loads((folder / "endpoint.json").read_text())
     state = json.loads((folder / "state.json").read_text())
-    return [told["pid"], *(pid for each in state["deployments"] for pid in each["pids"])]
+    return [written["pid"], *(pid for each in state["deployments"] for pid in each["pids"])]
 
 
 def gone(each: int) -> bool:
@@ -193,8 +193,8 @@ def test_the_server_tells_its_health_and_its_format_and_nothing_to_strangers(ser
     assert requests.get(f"{root}/health", timeout=60).status_code == 200
     assert requests.get(f"{root}/swagger.json?version=3", timeout=60).status_code == 401
     key = {"Authorization": f"Bearer {key_of('wine')}"}
-    told = requests.get(f"{root}/swagger.json?version=3", headers=key, timeout=60).json()
-    wanted = told["components"]["schemas"]["ServiceInput"]["properties"]["input_data"]
+    payload = requests.get(f"{root}/swagger.json?version=3", headers=key, timeout=60).json()
+    wanted = payload["components"]["schemas"]["ServiceInput"]["properties"]["input_data"]
     assert wanted["properties"]["columns"]["items"]["enum"] == ["depth", "rate"]
     assert requests.get(f"{root}/version", headers=key, timeout=60).text == mlflow.__version__
     assert requests.get(f"{root}/score", headers=key, timeout=60).status_code == 405
@@ -594,9 +594,9 @@ def test_what_a_line_does_not_name_stays_so_that_traffic_moves_at_once(
     assert (changed.changed, changed.endpoint.deployment("green").count) == ("updated", 2)
     assert said("green") == "ac", "the variable that is not named stays"
     kept = (Path(os.environ["DBML_HOME"]) / "endpoints" / "kept" / "state.json").read_text()
-    told = next(each["told"] for each in json.loads(kept)["deployments"] if each["name"] == "green")
-    assert told["timeout_s"] == 5.0
-    assert "environment" not in told
+    payload = next(each["told"] for each in json.loads(kept)["deployments"] if each["name"] == "green")
+    assert payload["timeout_s"] == 5.0
+    assert "environment" not in payload
     dbml.undeploy("kept")
 
 
@@ -1000,11 +1000,11 @@ def looked(tmp_path: Path, requirements: str, cloud: bool, **flavor: Any) -> dic
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "MLmodel").write_text("")
     (tmp_path / "requirements.txt").write_text(requirements)
-    told: MLmodel = {
+    mlmodel: MLmodel = {
         "flavors": {"python_function": {"python_version": "3.11.7", **flavor}},
         "signature": {"inputs": "[]"},
     }
-    found = checks.of_files(tmp_path, told, cloud=cloud)
+    found = checks.of_files(tmp_path, mlmodel, cloud=cloud)
     return {each.what: each for each in [*found, *checks.here(tmp_path)]}
 
 
@@ -1056,11 +1056,11 @@ def test_conda_yaml_is_read_beside_requirements(
     (tmp_path / "conda.yaml").write_text(conda)
     if pip is not None:
         (tmp_path / "requirements.txt").write_text(pip)
-    told: MLmodel = {
+    mlmodel: MLmodel = {
         "flavors": {"python_function": {"python_version": "3.11.7"}},
         "signature": {"inputs": "[]"},
     }
-    found = {each.what: each for each in checks.of_files(tmp_path, told, cloud=cloud)}
+    found = {each.what: each for each in checks.of_files(tmp_path, mlmodel, cloud=cloud)}
     assert ("packages" not in found) if fine else found["packages"].fine is fine
     assert fine or said in found["packages"].said
     assert all(each.fine is not False for each in checks.here(tmp_path)), "conda.yaml fails nothing here"
@@ -1146,9 +1146,9 @@ def signature(**inputs: str) -> dict[str, Any]:
     return {"inputs": json.dumps([{"name": n, "type": t} for n, t in inputs.items()])}
 
 
-def sent(data: Any, told: dict[str, Any]) -> Any:
+def sent(data: Any, signature_given: dict[str, Any]) -> Any:
     """Return what would be sent."""
-    prepared = payload.prepare(data, told, None)
+    prepared = payload.prepare(data, signature_given, None)
     return json.loads(prepared.body(0, prepared.rows))["input_data"]
 
 
@@ -1164,8 +1164,8 @@ def test_columns_travel_as_their_types_say() -> None:
             "r": [b"\x00\xff", b""],
         }
     )
-    told = signature(n="long", f="double", b="boolean", s="string", t="datetime", r="binary")
-    assert sent(frame, told)["data"] == [
+    signature_given = signature(n="long", f="double", b="boolean", s="string", t="datetime", r="binary")
+    assert sent(frame, signature_given)["data"] == [
         [1, 0.1, True, "ä", when.isoformat(), "AP8="],
         [2, None, False, None, None, ""],
     ]
@@ -1255,13 +1255,15 @@ def test_large_whole_numbers_are_exact_in_every_kind_of_column(dtype: Any) -> No
 
 
 def test_arrays_travel_whole_and_are_checked() -> None:
-    told = {"inputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}])}
-    assert sent(np.array([[1, 2], [3, 4]]), told) == [[1.0, 2.0], [3.0, 4.0]]
-    assert sent([0.5, 1.5], told) == [[0.5, 1.5]], "one row"
+    signature_given = {
+        "inputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}])
+    }
+    assert sent(np.array([[1, 2], [3, 4]]), signature_given) == [[1.0, 2.0], [3.0, 4.0]]
+    assert sent([0.5, 1.5], signature_given) == [[0.5, 1.5]], "one row"
     with pytest.raises(dbml.BadData, match="an array of n×2, and the data is 1×3"):
-        sent([[1, 2, 3]], told)
+        sent([[1, 2, 3]], signature_given)
     with pytest.raises(dbml.BadData, match="float32, and the data is <U1"):
-        sent([["a", "b"]], told)
+        sent([["a", "b"]], signature_given)
     named = {
         "inputs": json.dumps(
             [
@@ -1281,14 +1283,14 @@ def test_arrays_travel_whole_and_are_checked() -> None:
 
 
 def test_predictions_come_back_in_the_outputs_types() -> None:
-    told = {**signature(x="double"), "outputs": json.dumps([{"type": "integer"}])}
-    prepared = payload.prepare(pd.DataFrame({"x": [1.0, 2.0]}, index=[7, 9]), told, None)
+    signature_given = {**signature(x="double"), "outputs": json.dumps([{"type": "integer"}])}
+    prepared = payload.prepare(pd.DataFrame({"x": [1.0, 2.0]}, index=[7, 9]), signature_given, None)
     restored = prepared.restore([3, 4])
     assert isinstance(restored, pd.Series)
     assert str(restored.dtype) == "int32"
     assert list(restored.index) == [7, 9]
-    told["outputs"] = json.dumps([{"name": "p", "type": "float"}, {"name": "q", "type": "string"}])
-    frame = payload.prepare(pd.DataFrame({"x": [1.0]}), told, None).restore([{"p": 0.5, "q": "a"}])
+    signature_given["outputs"] = json.dumps([{"name": "p", "type": "float"}, {"name": "q", "type": "string"}])
+    frame = payload.prepare(pd.DataFrame({"x": [1.0]}), signature_given, None).restore([{"p": 0.5, "q": "a"}])
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == ["p", "q"]
     assert str(frame["p"].dtype) == "float32"

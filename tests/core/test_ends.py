@@ -429,8 +429,8 @@ def test_two_takers_do_not_both_deliver(
     for number in range(3):
         (tmp_path / f"machine{number}").mkdir()
         takers.append(child(taker, DBML_HOME=str(tmp_path / f"machine{number}")))
-    told = [tuple(int(n) for n in finish(process).split()) for process in takers]
-    assert sum(taken for taken, _ in told) == 2, told
+    output = [tuple(int(n) for n in finish(process).split()) for process in takers]
+    assert sum(taken for taken, _ in output) == 2, output
     for run_id in runs:
         held(servers, run_id, experiment_name)
     assert runs_at(servers, experiment_name) == [2, 2]
@@ -645,8 +645,8 @@ def test_sigterm_ends_the_runs_of_a_process_and_the_process_as_it_always_did(
     sync()
     for server in servers:
         found = plain.runs(server.uri, experiment_name, files=False)
-        told = {run["name"]: (run["status"], run["end_time"] is not None) for run in found.values()}
-        assert told == dict.fromkeys(("tracked", "nested", "of a thread"), ("KILLED", True)), server.name
+        statuses = {run["name"]: (run["status"], run["end_time"] is not None) for run in found.values()}
+        assert statuses == dict.fromkeys(("tracked", "nested", "of a thread"), ("KILLED", True)), server.name
 
 
 def test_a_forked_child_that_is_terminated_ends_no_run_of_its_parent(

@@ -72,8 +72,8 @@ def test_filters_name_runs_models_and_places_as_the_link_shows_them(
     client.create_registered_model(f"{name}-of-model")
     for model_id in (None, model.model_id):
         client.create_model_version(f"{name}-of-model", f"models:/{model.model_id}", model_id=model_id)
-    told = client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]
-    assert [each["version"] for each in json.loads(told)] == [2], "only a version that names its model"
+    payload = client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]
+    assert [each["version"] for each in json.loads(payload)] == [2], "only a version that names its model"
 
 
 POINTS: dict[str, list[float]] = {

@@ -137,7 +137,7 @@ def calls(workspace: Workspace, name: str, folder: Path) -> tuple[dict[str, Call
 
 
 def taken(hostile: Hostile, call: Call, wrong: Any) -> str | None:
-    """Return what came of a call that was answered wrongly, or None: it was told as an outage."""
+    """Return what came of a call that was answered wrongly, or None: it counted as an outage."""
     with hostile.answer(wrong, path=call.path, method=call.method) as rule:
         try:
             got = call.make()

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from tests.conftest import Proxies, Servers
-from tests.core.histories import PATHS, ROLES, RunTold, Said, World
+from tests.core.histories import PATHS, ROLES, ExpectedRun, Said, World
 from tests.infra.actors import ActorHost
 from tests.infra.faults import FAULTS
 from tests.infra.planted import BUGS
@@ -117,7 +117,7 @@ class Histories(RuleBasedStateMachine):
         """Have a process obey an order."""
         self.during(lambda: self.world.tell(self.world.actor(process), said))
 
-    def run(self, number: int) -> RunTold | None:
+    def run(self, number: int) -> ExpectedRun | None:
         """Return one of the runs that can be logged to."""
         living = self.world.living_runs()
         return living[number % len(living)] if living else None
@@ -140,9 +140,9 @@ class Histories(RuleBasedStateMachine):
             if said is not None:
                 self.tell(process, said)
                 if what == "model" and number % 2:
-                    told = next(run for run in self.world.runs if run.id == said.order["run"])
-                    if told.models[said.order["name"]]:
-                        self.tell(process, self.world.register(told, said.order["name"]))
+                    expected = next(run for run in self.world.runs if run.id == said.order["run"])
+                    if expected.models[said.order["name"]]:
+                        self.tell(process, self.world.register(expected, said.order["name"]))
 
     def order(self, what: str, number: int, value: str, text: str) -> Said | None:
         """Return an order of a kind, or None where there is nothing that it could be given for."""

@@ -168,14 +168,14 @@ def test_a_view_shows_what_was_written_last_in_whichever_order_it_is_folded() ->
         [17, "T", "m-1", {"t": "older"}],
         [18, "T", "m-1", {"t": "newer"}],
     ]
-    told = []
+    views = []
     for order in (writes, [*writes[10:11], *reversed(writes)]):
         view = QueueView("r")
         for number, op in enumerate([creation, *order]):
             view.fold_line(Entry(f"file-{number}", 0, 1, json.loads(json.dumps(op))), "dbml://x")
         run = view.run
         assert run is not None
-        told.append(
+        views.append(
             (
                 run.tags,
                 run.status,
@@ -185,8 +185,8 @@ def test_a_view_shows_what_was_written_last_in_whichever_order_it_is_folded() ->
                 view.models["m-1"].tags,
             )
         )
-    assert told[0] == ({"k": "newer", "mlflow.runName": "newer"}, "FINISHED", 5, False, 2, {"t": "newer"})
-    assert told[1][:5] == told[0][:5]
+    assert views[0] == ({"k": "newer", "mlflow.runName": "newer"}, "FINISHED", 5, False, 2, {"t": "newer"})
+    assert views[1][:5] == views[0][:5]
 
 
 def test_a_line_that_was_acknowledged_outlives_an_interrupt_and_a_full_disk_after_it(tmp_path: Path) -> None:

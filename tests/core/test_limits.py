@@ -193,8 +193,8 @@ def test_what_azure_ml_does_not_take_is_left_out_there_said_and_kept(
     ):
         assert said in summary
     assert "rich has more than azureml takes" in str(dbml.status())
-    told = [r.getMessage() for r in caplog.records if "50 metric names" in r.getMessage()]
-    assert len(told) == 1, "said once"
+    messages = [r.getMessage() for r in caplog.records if "50 metric names" in r.getMessage()]
+    assert len(messages) == 1, "said once"
     assert not [r for r in clouds.azureml.requests("/runs/") if r.status == 400], "nothing was tried in vain"
     assert_written_once(clouds)
 
@@ -503,9 +503,9 @@ def test_few_requests_are_under_way_at_once() -> None:
     for thread in threads:
         thread.start()
     eventually(lambda: inside == rates._AT_ONCE, "as many as may are under way")
-    with pytest.raises(Unavailable, match="has not answered 10 requests yet") as told:
+    with pytest.raises(Unavailable, match="has not answered 10 requests yet") as raised:
         limiter.take("/api/2.0/mlflow/runs/get", 0.2)
-    assert not told.value.sent
+    assert not raised.value.sent
     with limiter.turn("/api/2.0/mlflow-artifacts/artifacts/a.txt", 0.2):
         pass  # a file may take minutes: it counts for none
     go.set()
@@ -683,11 +683,11 @@ def test_a_long_hold_is_told_instead_of_waited_for() -> None:
     limiter = RateLimiter({})
     limiter.take("/api/2.0/mlflow/runs/search", 1)
     limiter.hold("/api/2.0/mlflow/runs/search", 60)
-    with pytest.raises(Unavailable, match="429") as told:
+    with pytest.raises(Unavailable, match="429") as raised:
         limiter.take("/api/2.0/mlflow/runs/search", 100)
-    assert told.value.retry_after is not None
-    assert 55 < told.value.retry_after <= 60
-    assert not told.value.sent
+    assert raised.value.retry_after is not None
+    assert 55 < raised.value.retry_after <= 60
+    assert not raised.value.sent
     limiter.take("/api/2.0/mlflow/runs/log-batch", 1)
 
 

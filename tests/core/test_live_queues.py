@@ -32,18 +32,18 @@ CREATION = CreateRun("7", "me", 1000, {"mlflow.runName": "first"})
 
 
 class Woken:
-    """A sender that notes what it is told."""
+    """A sender that notes what it is notified of."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.notified: list[tuple[str, str]] = []
 
     def notify(self, queue: str) -> None:
         """Note a write that may wait for others."""
-        self.told.append(("in a while", queue))
+        self.notified.append(("in a while", queue))
 
     def notify_soon(self, queue: str) -> None:
         """Note a write that others wait to see."""
-        self.told.append(("soon", queue))
+        self.notified.append(("soon", queue))
 
     def hurry(self) -> None:
         """Do nothing."""
@@ -168,14 +168,14 @@ def test_writes_that_batch_leave_delivery_time_and_others_do_not(
     sender = Woken()
     side.recorder.wake([sender])
     side.recorder.write(RUN, op)
-    assert sender.told == [(when, RUN)]
+    assert sender.notified == [(when, RUN)]
 
 
 def test_a_point_wakes_every_workspace(side: Side) -> None:
     senders = [Woken(), Woken()]
     side.recorder.wake(senders)
     side.recorder.log_metric(RUN, "loss", 0.5, 1000, 1, None)
-    assert [sender.told for sender in senders] == [[("in a while", RUN)]] * 2
+    assert [sender.notified for sender in senders] == [[("in a while", RUN)]] * 2
 
 
 def test_the_beginning_of_a_run_is_found_in_the_journal(side: Side) -> None:

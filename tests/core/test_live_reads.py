@@ -32,7 +32,7 @@ TIES = {  # of one step and time
 }
 
 
-def told(ask: Callable[[], Any]) -> Any:
+def outcome_of(ask: Callable[[], Any]) -> Any:
     """Return an answer in words (NaN is not equal to itself), or the code of a refusal."""
     try:
         return str(ask())
@@ -69,7 +69,9 @@ def histories(run_id: str) -> dict[str, Any]:
     def of_some_steps(key: str) -> Any:
         return plainly(store.get_metric_history_bulk_interval_from_steps(run_id, key, [1, 2, 3], 3))
 
-    answers: dict[str, Any] = {"latest": told(lambda: sorted(client.get_run(run_id).data.metrics.items()))}
+    answers: dict[str, Any] = {
+        "latest": outcome_of(lambda: sorted(client.get_run(run_id).data.metrics.items()))
+    }
     for key in ("many", "nan", "none"):
         asked: dict[str, Callable[[], Any]] = {
             "whole": partial(whole, key),
@@ -81,7 +83,7 @@ def histories(run_id: str) -> dict[str, Any]:
             "thinned": partial(thinned, key),
             "of some steps": partial(of_some_steps, key),
         }
-        answers |= {f"{key} {what}": told(ask) for what, ask in asked.items()}
+        answers |= {f"{key} {what}": outcome_of(ask) for what, ask in asked.items()}
     return answers
 
 
@@ -122,7 +124,7 @@ def names(run_id: str) -> list[Any]:
     ]
     found = []
     for step in steps:
-        answer = told(step)
+        answer = outcome_of(step)
         run = client.get_run(run_id)
         found.append((answer, run.info.run_name, run.data.tags.get("mlflow.runName")))
     return found

@@ -64,8 +64,8 @@ def logged(client: MlflowClient, place: Place) -> dict[str, str]:
 def points(client: MlflowClient, model: str) -> list[str]:
     """Return a logged model's points, each in words: NaN is not equal to itself."""
     found = client.get_logged_model(model).metrics or []
-    told = [(m.key, m.value, m.timestamp, m.step, m.dataset_name, m.dataset_digest) for m in found]
-    return sorted(str(point) for point in told)
+    points_there = [(m.key, m.value, m.timestamp, m.step, m.dataset_name, m.dataset_digest) for m in found]
+    return sorted(str(point) for point in points_there)
 
 
 def test_a_models_points_are_taken_and_read_as_at_a_server_also_on_their_way(
@@ -116,8 +116,8 @@ def test_a_point_that_log_model_repeats_without_its_dataset_is_there_once(
     client = MlflowClient()
     _, run, model = made(client, experiment_name)
     client.log_metric(run, "m", 1.0, step=1, model_id=model, **TRAIN)
-    told = client.get_metric_history(run, "m")[0]
-    client.log_batch(run, [Metric("m", told.value, told.timestamp, told.step, model)])
+    points = client.get_metric_history(run, "m")[0]
+    client.log_batch(run, [Metric("m", points.value, points.timestamp, points.step, model)])
     client.set_terminated(run)
     sync()
     assert len(client.get_metric_history(run, "m")) == 1

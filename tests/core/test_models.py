@@ -100,9 +100,9 @@ def test_a_logged_model_is_whole_at_both_workspaces_and_each_loads_it_without_us
         assert model["metrics"] == [["loss", 0, 0.5, None, None]]
         files = model_files(uri, model_id)
         sets.append(set(files))
-        told = mlmodel(files)
-        assert (told["run_id"], told["model_id"]) == (run_id, model_id)
-        assert told["artifact_path"] == model["artifact_location"]
+        written = mlmodel(files)
+        assert (written["run_id"], written["model_id"]) == (run_id, model_id)
+        assert written["artifact_path"] == model["artifact_location"]
         assert no_trace_of_the_link(files)
         [version] = plain.model_versions(uri, experiment_name)
         assert (version["version"], version["run_id"], version["status"]) == ("1", run_id, "READY")

@@ -1,4 +1,4 @@
-"""Verify and repair in front of a server that lies about one thing: that one is told, the others go on."""
+"""Verify and repair in front of a server that lies about one thing: that one is reported, the others go on."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def runs(home: object, hostile: Hostile, servers: Servers, experiment_name: str)
 
 
 def of_run(run: str, change: Callable[[dict[str, Any]], None]) -> Rewriting:
-    """Rewrite what is told of one run, in a search too."""
+    """Rewrite what is answered about one run, in a search too."""
 
     def rewritten(_: Request, answer: Answer) -> Answer:
-        told = json.loads(answer.body)
-        for each in [*told.get("runs", []), *([told["run"]] if "run" in told else [])]:
+        payload = json.loads(answer.body)
+        for each in [*payload.get("runs", []), *([payload["run"]] if "run" in payload else [])]:
             if each["info"]["run_id"] == run:
                 change(each)
-        return Answer(answer.status, json.dumps(told).encode(), answer.headers)
+        return Answer(answer.status, json.dumps(payload).encode(), answer.headers)
 
     return rewritten
 
@@ -83,7 +83,7 @@ def endless(hostile: Hostile, path: str) -> Rule:
 
 
 def at(place: str) -> Callable[[dict[str, Any]], None]:
-    return lambda told: told["info"].__setitem__("artifact_uri", place)
+    return lambda payload: payload["info"].__setitem__("artifact_uri", place)
 
 
 def lists(run: str, *files: dict[str, Any]) -> Callable[[Request, Answer], Answer]:
@@ -109,7 +109,7 @@ def trouble(run: str, how: str, hostile: Hostile) -> None:
         hostile.rewrite(listed, path="mlflow-artifacts/artifacts$")
     elif how == "an endless history":
         hostile.rewrite(
-            of_run(run, lambda told: told["data"]["metrics"][0].__setitem__("value", 77)), path="runs/"
+            of_run(run, lambda payload: payload["data"]["metrics"][0].__setitem__("value", 77)), path="runs/"
         )
         endless(hostile, "metrics/get-history$")
     else:
@@ -148,7 +148,7 @@ def test_one_runs_trouble_stays_that_runs(
     assert ("tag", "team") in {(d.kind, d.key) for d in found.differences if d.run == fine}, str(found)
     assert {d.run for d in found.differences} <= {troubled, fine}, str(found)
     for each in found.differences:
-        assert each.kind != UNREAD or (each.cause and each.cause in str(found)), f"a cause is told: {found}"
+        assert each.kind != UNREAD or (each.cause and each.cause in str(found)), f"a cause is shown: {found}"
     done = dbml.repair(experiment=experiment_name)
     assert ("tag", "team") in {(r.difference.kind, r.difference.key) for r in done.repaired}, str(done)
     assert {r.difference.run for r in (*done.repaired, *done.remaining)} <= {troubled, fine}, str(done)
@@ -185,11 +185,11 @@ def test_endless_pages_end(
             with pytest.raises(DbmlError, match="does not end"):
                 work(experiment=experiment_name)
             continue
-        told: Any = work(experiment=experiment_name, deep=True)
-        assert what == "files" or "does not end" in str(told), f"{what}: {told}"
-        entries = told.differences if work is dbml.verify else [r.difference for r in told.remaining]
+        payload: Any = work(experiment=experiment_name, deep=True)
+        assert what == "files" or "does not end" in str(payload), f"{what}: {payload}"
+        entries = payload.differences if work is dbml.verify else [r.difference for r in payload.remaining]
         assert not [d for d in entries if d.kind in ("run", "version", "model") and not d.key], (
-            f"{what}: what is not listed to its end does not count as lacking: {told}"
+            f"{what}: what is not listed to its end does not count as lacking: {payload}"
         )
     assert rule.hits
     hostile.clear()

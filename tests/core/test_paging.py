@@ -56,18 +56,18 @@ def file(path: str, folder: bool = False) -> FileInfo:
 
 
 def test_folders_that_contain_themselves_are_listed_once() -> None:
-    told = {
+    payload = {
         "": [file("a", True), file("a", True), file("b.txt"), file("", True), file("../up", True)],
         "a": [file("a/c.txt"), file("a", True), file("", True), file("ab/x.txt"), file("a/a", True)],
         "a/a": [file("a/a/d.txt"), file("a", True)],
     }
-    assert sorted(f.path for f in files_below(lambda folder: told[folder])) == [
+    assert sorted(f.path for f in files_below(lambda folder: payload[folder])) == [
         "a/a/d.txt",
         "a/c.txt",
         "b.txt",
     ]
-    assert [f.path for f in files_below(lambda folder: told[folder], "a/a")] == ["a/a/d.txt"]
-    assert [f.path for f in files_below(lambda folder: told[folder], leave_out=["a"])] == ["b.txt"]
+    assert [f.path for f in files_below(lambda folder: payload[folder], "a/a")] == ["a/a/d.txt"]
+    assert [f.path for f in files_below(lambda folder: payload[folder], leave_out=["a"])] == ["b.txt"]
 
 
 def test_folders_without_end_are_left() -> None:

@@ -95,14 +95,14 @@ def add_write(members: Members, *op: Any) -> None:
 
 def change_state(members: Members, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the package's state."""
-    told = json.loads(members["state.json"])
-    change(told)
-    members["state.json"] = json.dumps(told).encode()
+    payload = json.loads(members["state.json"])
+    change(payload)
+    members["state.json"] = json.dumps(payload).encode()
 
 
 def add_row(table: str, *row: Any) -> Change:
     """Return a change that adds a row to a table of the state."""
-    return lambda m, _: change_state(m, lambda told: told["tables"][table].append(list(row)))
+    return lambda m, _: change_state(m, lambda content: content["tables"][table].append(list(row)))
 
 
 def add_answer(key: str, value: Any) -> Change:
@@ -216,11 +216,11 @@ def planted() -> dict[str, Change]:
     }
     for what, (table, *row) in rows.items():
         changes[f"a row {what}"] = add_row(table, *row)
-    for kind, told in {
+    for kind, content in {
         "a": {"owner": "run:r", "path": "x", "size": 1, "spool": "/etc/passwd"},
         "V": {"source": {"kind": "uri", "uri": "/etc"}},
     }.items():
-        dead = (7, "databricks", "link", json.dumps([1, kind, told]), "c", 1.0)
+        dead = (7, "databricks", "link", json.dumps([1, kind, content]), "c", 1.0)
         changes[f"a refused write {kind} of a path"] = add_row("dead", *dead)
     changes["a refused write of nothing"] = add_row("dead", 7, "databricks", "link", "[]", "c", 1.0)
     changes["a kept model of a path"] = add_answer("kept/azureml/m", {"path": "../../x", "run_at": "r"})
@@ -395,15 +395,15 @@ def test_a_packages_word_for_where_a_runs_files_are_is_not_taken(
     run_id, good, _ = the_good_one(proxies, experiment_name, home, shared)
     stolen = tmp_path / "user"
 
-    def point_elsewhere(told: dict[str, Any]) -> None:
-        for row in told["tables"]["ids"]:
+    def point_elsewhere(content: dict[str, Any]) -> None:
+        for row in content["tables"]["ids"]:
             extra = json.loads(row[4])
             if "artifacts" in extra:
                 row[4] = json.dumps({**extra, "artifacts": stolen.as_uri()})
 
     change_state(good, point_elsewhere)
     # Everything is to be sent again, so the place is needed at both workspaces.
-    change_state(good, lambda told: told["tables"].update(cursors=[]))
+    change_state(good, lambda content: content["tables"].update(cursors=[]))
     (shared / "dbml-1-a.tar").write_bytes(packed(good))
     monkeypatch.setenv("DBML_HOME", str(tmp_path / "elsewhere"))
     link(proxies)
@@ -500,8 +500,8 @@ def test_of_two_copies_of_a_data_folder_only_one_delivers_a_package(
         # A copy that tells the truth in everything that a copy can.
         for path in first.rglob("*"):
             if (twin := second / path.relative_to(first)).exists():
-                told = path.stat()
-                os.utime(twin, ns=(told.st_atime_ns, told.st_mtime_ns))
+                output = path.stat()
+                os.utime(twin, ns=(output.st_atime_ns, output.st_mtime_ns))
         told_second = finish(child(taker, DBML_HOME=str(second)))
     assert told_second.startswith("0 "), "the copy delivered the package beside the first"
     assert "is being delivered by" in told_second

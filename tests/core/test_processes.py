@@ -228,10 +228,10 @@ def test_the_other_kernel_takes_over_from_a_killed_one(
             processes.append(process)
             assert process.stdout is not None
             run_id = process.stdout.readline().strip()
-            told: list[str] = []
-            lines[run_id] = told
+            printed: list[str] = []
+            lines[run_id] = printed
             # A pipe that nobody reads would stop them.
-            reader = threading.Thread(target=told.extend, args=(iter(process.stdout.readline, ""),))
+            reader = threading.Thread(target=printed.extend, args=(iter(process.stdout.readline, ""),))
             reader.start()
             readers.append(reader)
             if name == "killed":  # it has the leases
@@ -240,7 +240,7 @@ def test_the_other_kernel_takes_over_from_a_killed_one(
                     "the first kernel delivers",
                 )
         first_id, second_id = lines
-        eventually(lambda: all(len(told) > 200 for told in lines.values()), "both train")
+        eventually(lambda: all(len(printed) > 200 for printed in lines.values()), "both train")
         processes[0].send_signal(signal.SIGKILL)
         own = eventually(
             lambda: plain.twin_id(servers.azureml.uri, second_id, experiment_name), "the second delivers now"

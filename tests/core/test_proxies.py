@@ -125,9 +125,9 @@ def test_a_proxy_in_the_way_is_named_without_its_password(
         connect(WorkspaceSpec("azureml", NAMED)).tracking.get_run("0" * 32)
     assert what in found.value.reason
     assert f"through the proxy http://{proxy.netloc}" in found.value.reason
-    with pytest.raises(errors.DbmlError) as told:
+    with pytest.raises(errors.DbmlError) as raised:
         dbml.link(databricks=servers.databricks.uri, azureml=NAMED)
-    for text in (found.value.reason, str(found.value), str(told.value)):
+    for text in (found.value.reason, str(found.value), str(raised.value)):
         assert "pass-word" not in text
         assert "ada" not in text
         assert "token=abc" not in text

@@ -92,13 +92,13 @@ def test_every_way_to_register_makes_the_next_version_in_both_registries(
     made = mlflow.register_model(f"models:/{output.model_id}", name, tags={"by": "id"})
     assert (made.version, made.run_id, made.status) == ("3", second, "READY")
     third = run_with_model()
-    told = dbml.register(third[:10], name, aliases=["champion"], tags={"stage": "test"})
-    assert [(v.workspace, v.version, v.status) for v in told.versions] == [
+    registered = dbml.register(third[:10], name, aliases=["champion"], tags={"stage": "test"})
+    assert [(v.workspace, v.version, v.status) for v in registered.versions] == [
         ("databricks", "4", "READY"),
         ("azureml", "4", "READY"),
     ]
-    assert [v.twin for v in told.versions] == [f"azureml:{name}/4", f"databricks:{name}/4"]
-    assert (told.new_model, told.run_id) == (False, third)
+    assert [v.twin for v in registered.versions] == [f"azureml:{name}/4", f"databricks:{name}/4"]
+    assert (registered.new_model, registered.run_id) == (False, third)
     new = dbml.register("last", f"{name}-new")
     assert (new.new_model, {v.version for v in new.versions}) == (True, {"1"})
     sync()
@@ -143,8 +143,8 @@ def test_a_link_with_one_registry_registers_there_alone(
     assert "dbml_twin" not in held["tags"]
     assert versions(getattr(proxies, other), experiment_name) == []
 
-    told = dbml.register("last", experiment_name, to=other)
-    assert [(v.workspace, v.version) for v in told.versions] == [(other, "1")]
+    registered = dbml.register("last", experiment_name, to=other)
+    assert [(v.workspace, v.version) for v in registered.versions] == [(other, "1")]
     sync()
     assert len(versions(getattr(proxies, other), experiment_name)) == 1
     assert len(versions(getattr(proxies, registry), experiment_name)) == 1
@@ -170,8 +170,8 @@ def test_twins_know_each_other_when_their_numbers_differ(both: Any, experiment_n
     assert held[2]["tags"]["checked"] == "yes"
     assert held[2]["description"] == "the first"
     check_twins(both, name, [run_id], experiment_name)
-    told = plain.logged_models(both.azureml.uri, twins(both, run_id, experiment_name)[both.azureml.uri])
-    assert '"version": 3' in told[0]["tags"]["mlflow.modelVersions"]
+    logged = plain.logged_models(both.azureml.uri, twins(both, run_id, experiment_name)[both.azureml.uri])
+    assert '"version": 3' in logged[0]["tags"]["mlflow.modelVersions"]
     client.delete_model_version(name, "1")
     sync()
     assert versions(both.databricks, name) == []
@@ -273,8 +273,8 @@ def test_the_model_of_a_run_that_is_older_than_the_link_is_registered_in_both(
     run_id = run_with_model()
     link(proxies, registry="both")
     mlflow.set_experiment(experiment_name)
-    told = dbml.register(run_id, experiment_name)
-    assert [(v.workspace, v.version) for v in told.versions] == [("databricks", "1"), ("azureml", "1")]
+    registered = dbml.register(run_id, experiment_name)
+    assert [(v.workspace, v.version) for v in registered.versions] == [("databricks", "1"), ("azureml", "1")]
     sync()
     assert dead() == []
     _carried_over(proxies, run_id, experiment_name)
@@ -330,9 +330,9 @@ def test_while_the_first_registry_is_away_a_version_is_provisional_and_gets_its_
     shown = client.get_model_version(name, "0")
     assert (shown.version, shown.run_id, shown.status) == ("0", run_id, "READY")
     began = time.monotonic()
-    told = dbml.register(run_id, f"{name}-too", aliases=["champion"])
+    registered = dbml.register(run_id, f"{name}-too", aliases=["champion"])
     assert time.monotonic() - began < 5
-    assert [(v.workspace, v.version, v.status) for v in told.versions] == [
+    assert [(v.workspace, v.version, v.status) for v in registered.versions] == [
         ("databricks", "0", "PROVISIONAL"),
         ("azureml", "1", "READY"),
     ]

@@ -28,12 +28,12 @@ def shown(value: Any, names: dict[str, str]) -> Any:
         return [shown(each, names) for each in value]
     if not hasattr(value, "_properties"):
         return names.get(value, value) if isinstance(value, str) else value
-    told = {key: each for key, each in dict(value).items() if key not in UNKNOWN}
-    told["tags"] = {k: v for k, v in told["tags"].items() if not k.startswith("dbml_")}
-    told["aliases"] = sorted(told["aliases"])
-    if "latest_versions" in told:
-        told["latest_versions"] = shown(sorted(told["latest_versions"], key=lambda v: v.version), names)
-    return {key: names.get(each, each) if isinstance(each, str) else each for key, each in told.items()}
+    fields = {key: each for key, each in dict(value).items() if key not in UNKNOWN}
+    fields["tags"] = {k: v for k, v in fields["tags"].items() if not k.startswith("dbml_")}
+    fields["aliases"] = sorted(fields["aliases"])
+    if "latest_versions" in fields:
+        fields["latest_versions"] = shown(sorted(fields["latest_versions"], key=lambda v: v.version), names)
+    return {key: names.get(each, each) if isinstance(each, str) else each for key, each in fields.items()}
 
 
 def answered(ask: Callable[[], Any], names: dict[str, str]) -> Any:
@@ -64,7 +64,7 @@ def before(client: MlflowClient, experiment: str) -> str:
 def change(client: MlflowClient, experiment: str, run: str) -> list[Any]:
     """Make every kind of change; returns what those answer that answer something."""
     a, b, c, d = (f"{experiment}-{letter}" for letter in "abcd")
-    told = [
+    fields = [
         client.update_registered_model(c, "other"),
         client.update_model_version(a, "2", "other"),
         client.transition_model_version_stage(a, "2", "production", True),
@@ -77,15 +77,15 @@ def change(client: MlflowClient, experiment: str, run: str) -> list[Any]:
     client.set_registered_model_alias(a, "best", "3")
     client.delete_registered_model_alias(a, "gone")
     client.delete_registered_model(b)
-    told += [
+    fields += [
         client.create_registered_model(d, {"k": "d"}, "d"),
         client.rename_registered_model(a, f"{a}-new"),
     ]
     made = client.create_model_version(d, f"runs:/{run}/model", run, {"n": "1"}, "http://run", "words")
     client.set_model_version_tag(d, made.version, "new", "1")
     client.set_registered_model_alias(d, "made", made.version)
-    told.append(client.update_model_version(d, made.version, "changed"))
-    return told
+    fields.append(client.update_model_version(d, made.version, "changed"))
+    return fields
 
 
 def reads(client: MlflowClient, experiment: str, run: str, made: str) -> dict[str, Callable[[], Any]]:
@@ -139,7 +139,7 @@ def test_changes_are_read_while_the_first_registry_is_away(
     reference = f"{experiment_name}-plain"
     run = before(MlflowClient(), reference)
     names = {run: "the run", **{f"{reference}-{each}": each for each in ("a", "b", "c", "d", "a-new")}}
-    told = shown(change(MlflowClient(), reference, run), names)
+    fields = shown(change(MlflowClient(), reference, run), names)
     expected = {
         what.replace(reference, ""): answered(ask, names)
         for what, ask in reads(MlflowClient(), reference, run, "1").items()
@@ -155,7 +155,7 @@ def test_changes_are_read_while_the_first_registry_is_away(
     if mirror == "takes nothing":
         for method in ("POST", "PATCH", "DELETE"):
             proxies.azureml.status(503, path=WRITES, method=method)
-    assert shown(change(MlflowClient(), experiment_name, run), names) == told
+    assert shown(change(MlflowClient(), experiment_name, run), names) == fields
     found = {
         what.replace(experiment_name, "").replace("version 0", "version 1"): answered(ask, names)
         for what, ask in reads(MlflowClient(), experiment_name, run, "0").items()

@@ -158,8 +158,8 @@ def test_what_is_logged_on_after_a_restore_goes_to_no_other_experiment(
     dbml.sync(60)
     assert [r.info.run_name for r in primary.search_runs([own])] == ["for them"]
     linking.arrived(servers, other, theirs)
-    told = sorted(e.name for e in mlflow.search_experiments() if experiment_name in e.name)
-    assert told == sorted(e.name for e in primary.search_experiments() if experiment_name in e.name)
+    known = sorted(e.name for e in mlflow.search_experiments() if experiment_name in e.name)
+    assert known == sorted(e.name for e in primary.search_experiments() if experiment_name in e.name)
     mlflow.set_experiment(experiment_name)
     third = a_run("once more ours")
     dbml.sync(60)
@@ -309,9 +309,9 @@ def test_what_an_older_link_remembers_is_completed_at_first_sight_unless_it_is_a
         assert ("experiment", "name") not in of_ours
         return
     assert of_ours == {("experiment", "name")}, f"a rename is a rename: {found}"
-    told = state().identity("databricks", "experiment", own)
-    assert told is not None
-    assert told.extra["created"] == primary.get_experiment(own).creation_time
+    known_there = state().identity("databricks", "experiment", own)
+    assert known_there is not None
+    assert known_there.extra["created"] == primary.get_experiment(own).creation_time
     dbml.repair()
     assert mirror.get_experiment_by_name(f"new-{experiment_name}") is not None
 
@@ -326,13 +326,13 @@ def test_a_run_whose_id_means_another_one_is_neither_mended_nor_pruned(
         dbml.sync(60)
 
         def another(_: Request, answer: Answer) -> Answer:
-            told = json.loads(answer.body)
-            for each in [*told.get("runs", []), *([told["run"]] if "run" in told else [])]:
+            payload = json.loads(answer.body)
+            for each in [*payload.get("runs", []), *([payload["run"]] if "run" in payload else [])]:
                 if each["info"]["run_id"] == run:
                     each["info"]["start_time"] += 1_000_000
                     each["info"]["run_name"] = "somebody else's"
                     each["data"] = {"params": [{"key": "theirs", "value": "1"}]}
-            return Answer(answer.status, json.dumps(told).encode(), answer.headers)
+            return Answer(answer.status, json.dumps(payload).encode(), answer.headers)
 
         hostile.rewrite(another, path="runs/(search|get)$")
         done = dbml.repair(experiment=experiment_name, prune=True, confirm=True)

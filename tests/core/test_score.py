@@ -165,9 +165,9 @@ def test_data_that_is_not_the_models_is_refused_before_anything_runs(
 
 def test_a_column_of_the_predictions_name_is_not_overwritten(wine: str) -> None:
     frame = X.assign(prediction=1.0, Prediction_2=2.0)
-    with pytest.raises(dbml.BadCommand, match="a column prediction already") as told:
+    with pytest.raises(dbml.BadCommand, match="a column prediction already") as raised:
         scored(wine, frame)
-    assert told.value.remedies[0][0] == "--as prediction_3"
+    assert raised.value.remedies[0][0] == "--as prediction_3"
     assert list(scored(wine, frame, column="quality").data.columns)[-1] == "quality"
 
 
@@ -200,9 +200,9 @@ def test_a_refused_row_fails_the_job_or_gets_null_and_the_others_their_predictio
     holes: pd.DataFrame,
 ) -> None:
     model = log(Picky(), ModelSignature(Schema([ColSpec("double", "a"), ColSpec("long", "n")])))
-    with pytest.raises(dbml.ScoringFailed, match=r"did not score: ValueError: (nan|negative)") as told:
+    with pytest.raises(dbml.ScoringFailed, match=r"did not score: ValueError: (nan|negative)") as raised:
         scored(model, holes)
-    assert told.value.remedies[0][0] == "--on-error null"
+    assert raised.value.remedies[0][0] == "--on-error null"
     result = scored(model, holes, on_error="null", result_type="double")
     refused = holes.a.isna() | (holes.a < 0)
     assert result.data.prediction.isna().equals(refused)
@@ -244,9 +244,9 @@ def test_results_are_of_the_signatures_type_or_of_the_one_that_is_asked_for() ->
     assert scored(silent, frame, result_type="string").data.prediction.tolist() == ["0.25", "0.75"]
     narrow = scored(silent, frame, result_type="float").data.prediction
     assert (narrow.dtype, narrow.tolist()) == (np.dtype("float32"), [0.25, 0.75])
-    with pytest.raises(dbml.ScoringFailed, match="the model gives double, and int was asked for") as told:
+    with pytest.raises(dbml.ScoringFailed, match="the model gives double, and int was asked for") as raised:
         scored(silent, frame, result_type="int")
-    assert told.value.remedies[0][0] == "--result-type double"
+    assert raised.value.remedies[0][0] == "--result-type double"
     with pytest.raises(dbml.ScoringFailed, match="the model gives string, and double was asked for"):
         scored(classes, frame, result_type="double")
 
@@ -257,9 +257,9 @@ def test_several_values_a_row_are_arrays_or_structs() -> None:
     tensor = Schema([TensorSpec(np.dtype("float64"), (-1, 2))])
     pairs = log(Picky(answer="pair"), ModelSignature(inputs, tensor))
     assert [list(each) for each in scored(pairs, frame).data.prediction] == [[0.25, 0.5], [0.75, 1.5]]
-    with pytest.raises(dbml.ScoringFailed, match="2 values a row") as told:
+    with pytest.raises(dbml.ScoringFailed, match="2 values a row") as raised:
         scored(pairs, frame, result_type="double")
-    assert told.value.remedies[0][0] == "--result-type 'array<double>'"
+    assert raised.value.remedies[0][0] == "--result-type 'array<double>'"
     both = Schema([ColSpec("double", "one"), ColSpec("string", "word")])
     table = log(Picky(answer="frame"), ModelSignature(inputs, both))
     expected = [{"one": 0.25, "word": "low"}, {"one": 0.75, "word": "high"}]
@@ -469,9 +469,9 @@ def test_any_name_of_a_model_scores(wine: str, place: Path) -> None:
     for name in ("wine", "models:/wine/1", version.run_id[:12], f"runs:/{version.run_id}/model", folder):
         assert scored(name, X).data.prediction.tolist() == expected, name
     assert scored(Path(folder).as_uri(), X).data.prediction.tolist() == expected
-    with pytest.raises(dbml.ModelNotFound, match="Did you mean 'wine'") as told:
+    with pytest.raises(dbml.ModelNotFound, match="Did you mean 'wine'") as raised:
         scored("wien/1", X)
-    assert told.value.remedies[0][0] == "%dbml score wine/1 --input $frame"
+    assert raised.value.remedies[0][0] == "%dbml score wine/1 --input $frame"
     with pytest.raises(dbml.NoModel, match="cannot be read"):
         scored("file:///nowhere/at/all", X)
 
@@ -487,9 +487,9 @@ def test_files_are_written_without_spark_and_not_over_others(wine: str, name: st
         return readers[path.suffix](path) if path.suffix in readers else pd.read_json(path, lines=True)
 
     assert read().prediction.tolist() == pytest.approx(result.data.prediction.tolist(), rel=1e-14)
-    with pytest.raises(dbml.BadCommand, match="is there already") as told:
+    with pytest.raises(dbml.BadCommand, match="is there already") as raised:
         scored(wine, X, output=path)
-    assert [line for line, _ in told.value.remedies] == ["--mode append", "--mode overwrite"]
+    assert [line for line, _ in raised.value.remedies] == ["--mode append", "--mode overwrite"]
     scored(wine, X.head(1), output=path, mode="append")
     assert len(read()) == 5
     scored(wine, X.head(1), output=path, mode="overwrite")
@@ -531,9 +531,9 @@ def test_without_pyspark_a_table_says_what_to_install(wine: str, monkeypatch: py
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "pyspark" else real(name, *rest)
     )
-    with pytest.raises(dbml.SparkUnavailable, match="pyspark is not installed") as told:
+    with pytest.raises(dbml.SparkUnavailable, match="pyspark is not installed") as raised:
         dbml.score(wine, "ml.rows")
-    assert told.value.remedies[0][0].startswith("%pip install 'pyspark")
+    assert raised.value.remedies[0][0].startswith("%pip install 'pyspark")
     with pytest.raises(
         dbml.SparkUnavailable, match=r"--where is SQL, which Spark reads.*, and this needs Spark"
     ):

@@ -197,10 +197,10 @@ def test_a_refused_row_fails_the_job_in_words_or_gets_null(spark: Any, tmp_path:
     target = str(tmp_path / "failed.parquet")
     with pytest.raises(
         dbml.ScoringFailed, match=r"did not score: ValueError: (nan|negative|column n)"
-    ) as told:
+    ) as raised:
         scored(model, frame, output=target)
-    assert told.value.remedies[0][0] == "--on-error null"
-    assert len(told.value.lines()) <= 3
+    assert raised.value.remedies[0][0] == "--on-error null"
+    assert len(raised.value.lines()) <= 3
     assert not Path(target).exists(), "what the job made is gone, and the remedy works at the same place"
     late = "_temporary/0/_temporary/late"  # a cancelled task may write once more
     Path(target, late).mkdir(parents=True)
@@ -225,9 +225,9 @@ def test_what_the_model_does_not_give_is_said_with_the_option_that_takes_it(
 ) -> None:
     model = log(Picky(answer="class"), ModelSignature(Schema([ColSpec("double", "a")])))
     frame = spark.createDataFrame([(0.25,), (0.75,)], "a double")
-    with pytest.raises(dbml.ScoringFailed, match="gives string, and double was asked for") as told:
+    with pytest.raises(dbml.ScoringFailed, match="gives string, and double was asked for") as raised:
         scored(model, frame, result_type="double", output=str(tmp_path / "x.parquet"))
-    assert told.value.remedies[0][0] == "--result-type string"
+    assert raised.value.remedies[0][0] == "--result-type string"
     seen = scored(model, frame)
     assert [row.prediction for row in seen.data.collect()] == ["low", "high"], "as the first rows have it"
     assert any("string, as the first rows have it" in note for note in seen.notes)
@@ -317,9 +317,9 @@ def test_names_that_differ_by_case_alone_are_told_apart_or_refused(spark: Any, p
         written = "A double, b double, a double" + "".join(f", c{number} int" for number in range(more))
         frame = spark.createDataFrame([(1.0, 2.0, 5.0, *[0] * more)], written)
         assert scored(model, frame).data.collect()[0].prediction == 7.0, "a, and not A"
-    with pytest.raises(dbml.BadCommand, match="A and a differ by case alone") as told:
+    with pytest.raises(dbml.BadCommand, match="A and a differ by case alone") as raised:
         scored(model, frame, output="./case.parquet")
-    assert told.value.remedies[0][0] == "spark.conf.set('spark.sql.caseSensitive', True)"
+    assert raised.value.remedies[0][0] == "spark.conf.set('spark.sql.caseSensitive', True)"
     spark.conf.set("spark.sql.caseSensitive", "true")
     try:
         assert scored(model, frame, output="./case.parquet").data.collect()[0].prediction == 7.0
@@ -426,9 +426,9 @@ def test_files_are_scored_into_files(
     assert list(found.values()) == pytest.approx([wanted[each] for each in found], rel=tolerance, abs=0)
     assert (result.rows, result.output) == (len(wanted), str(target))
     assert f"Scored {len(wanted)} rows by wine/1" in str(result)
-    with pytest.raises(dbml.BadCommand, match="is there already") as told:
+    with pytest.raises(dbml.BadCommand, match="is there already") as raised:
         scored(wine, str(source), output=str(target))
-    assert [line for line, _ in told.value.remedies] == ["--mode append", "--mode overwrite"]
+    assert [line for line, _ in raised.value.remedies] == ["--mode append", "--mode overwrite"]
     scored(wine, str(source), output=str(target), mode="append")
     assert spark.read.load(str(target), format=kind).count() > len(wanted)
 
@@ -772,13 +772,13 @@ def test_java_is_the_machines_or_jdk4pys_and_its_absence_is_said(
     monkeypatch.delenv("JAVA_HOME", raising=False)
     home = sessions.find_java()
     assert home is not None
-    told = subprocess.run(
+    done = subprocess.run(
         [str(home / "bin" / "java"), "--add-modules=jdk.incubator.vector", "-version"],
         capture_output=True,
         text=True,
         env={"PATH": os.defpath},
     )
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     old = tmp_path / "bin" / "java"
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")

@@ -206,10 +206,10 @@ def test_receipts_go_with_the_state_to_another_machine_and_into_a_mended_file(
     state: State, tmp_path: Path
 ) -> None:
     state.mark_delivered("azureml", "run", {"file": 10}, 5, {"points": 4, "params": 1})
-    told = state.receipts.arrived("azureml", "run")
+    payload = state.receipts.arrived("azureml", "run")
     elsewhere = State(tmp_path / "elsewhere" / "state.db")
     elsewhere.load(json.loads(json.dumps(state.dump())))
-    assert elsewhere.receipts.arrived("azureml", "run") == told
+    assert elsewhere.receipts.arrived("azureml", "run") == payload
     elsewhere.close()
     state.mend()
-    assert state.receipts.arrived("azureml", "run") == told
+    assert state.receipts.arrived("azureml", "run") == payload

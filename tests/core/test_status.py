@@ -89,8 +89,8 @@ def test_a_spool_that_is_nearly_full_is_said(
     dbml.experiment(experiment_name)
     with proxies.azureml.away(), mlflow.start_run():
         mlflow.log_text("x" * 9000, "long.txt")
-        told = [note for note in sessions.current().status().notes if "spool" in note]
-    assert told == [
+        notes = [note for note in sessions.current().status().notes if "spool" in note]
+    assert notes == [
         "files that wait take 9 kB of the 10 kB that the spool may have: %dbml sync makes room; "
         "DBML_SPOOL_LIMIT is the limit"
     ]

@@ -71,8 +71,8 @@ def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_en
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in home.glob("ui*")} == dict.fromkeys(
         ["ui.json", "ui.lock", "ui-databricks.log", "ui-azureml.log"], "0o600"
     )
-    for told in kept().values():
-        environment = Path(f"/proc/{told['pid']}/environ").read_text()
+    for written in kept().values():
+        environment = Path(f"/proc/{written['pid']}/environ").read_text()
         assert "hunter2" not in environment
         assert "DBML_" not in environment
         assert "MLFLOW_TRACKING_URI" not in environment
@@ -88,7 +88,7 @@ def test_a_local_link_gets_a_ui_for_each_workspace_which_any_kernel_finds_and_en
         dbml.link(again=True)
         print([page.url for page in dbml.ui().pages], len(dbml.ui(stop=True).pages))
     """
-    pids = [told["pid"] for told in kept().values()]
+    pids = [written["pid"] for written in kept().values()]
     assert in_child(script) == f"{[primary, mirror]} 2"
     eventually(lambda: all(processes.start_of(int(str(pid))) is None for pid in pids), "both have ended")
     assert kept() == {}
@@ -119,11 +119,11 @@ def test_a_server_that_is_of_no_use_ends(clean: Path, monkeypatch: pytest.Monkey
     link_one()
     (page,) = dbml.ui().pages
     assert page.state == "started"
-    (told,) = kept().values()
+    (server,) = kept().values()
     if because == "its workspace is gone":
         database = Path.cwd() / ".dbml" / "databricks" / "mlflow.db"
         database.rename(database.with_suffix(".moved"))
-    eventually(lambda: processes.start_of(int(str(told["pid"]))) is None, "it ended by itself")
+    eventually(lambda: processes.start_of(int(str(server["pid"]))) is None, "it ended by itself")
     assert "MLflow's UI" not in str(dbml.status())
     if because == "its workspace is gone":
         database.with_suffix(".moved").rename(database)

@@ -64,7 +64,7 @@ def put(client: MlflowClient, server: Server, run_id: str, path: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def told(result: VerifyResult) -> set[tuple[str, str]]:
+def named(result: VerifyResult) -> set[tuple[str, str]]:
     return {(d.kind, d.key) for d in result.differences}
 
 
@@ -98,7 +98,7 @@ def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
     put(primary, servers.databricks, run, "notes/late.txt")
     primary.update_run(run, name="renamed")
     found = of_experiment(experiment)
-    assert told(found) >= {
+    assert named(found) >= {
         ("tag", "team"),
         ("tag", "owner"),
         ("note", ""),
@@ -211,8 +211,8 @@ def test_a_model_that_was_named_while_the_primary_was_away_is_one_on_another_mac
         name = {experiment!r}
         print(dbml.verify(experiment=name).equal, len(dbml.repair(experiment=name).repaired))
     """
-    told = linking.finish(linking.child(code))
-    assert told.splitlines()[-1:] == ["True 0"], f"one model under one id, but: {told}"
+    output = linking.finish(linking.child(code))
+    assert output.splitlines()[-1:] == ["True 0"], f"one model under one id, but: {output}"
 
 
 def test_a_team_that_begins_from_azure_ml(
@@ -353,7 +353,7 @@ def test_registered_versions_are_compared_with_their_twins(
     there.delete_registered_model_alias(name, "champion")
     here.update_model_version(name, "1", "the first of its kind")
     there.delete_model_version(name, "1")
-    found = told(of_experiment(experiment_name))
+    found = named(of_experiment(experiment_name))
     assert found == {("version", "tag stage"), ("alias", "champion"), ("version", "")}
     done = repaired(experiment_name)
     assert not done.remaining, str(done)
@@ -407,7 +407,7 @@ def test_edits_in_the_mirrors_registry_alone_reach_the_primary_and_where_both_we
     there.set_registered_model_tag(name, "owner", "me")
     there.set_registered_model_alias(name, "champion", "1")
     there.set_logged_model_tags(theirs.model_id, {"checked": "yes"})
-    found = told(of_experiment(experiment_name))
+    found = named(of_experiment(experiment_name))
     assert found == {
         ("version", "description"),
         ("registered model", "description"),
@@ -462,7 +462,7 @@ def test_an_experiment_that_was_renamed_in_one_portal_is_renamed_in_the_other(
     assert of_experiment(experiment).equal
     one, other = (c.get_experiment_by_name(experiment).experiment_id for c in clients)
     mirror.rename_experiment(other, f"{experiment}-b")
-    assert told(of_experiment(experiment)) == {("experiment", "name")}
+    assert named(of_experiment(experiment)) == {("experiment", "name")}
     assert not repaired(experiment).remaining
     assert primary.get_experiment(one).name == f"{experiment}-b"
     primary.rename_experiment(one, f"{experiment}-c")

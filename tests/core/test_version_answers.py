@@ -56,11 +56,11 @@ def answers(experiment: str, name: str, foreign: str) -> dict[str, Any]:
         else:
             assert made.tags["a"] == "1", what
             assert dict(made) == dict(client.get_model_version(name, made.version)), what
-            told = {key: value for key, value in dict(made).items() if key not in OWN}
+            fields = {key: value for key, value in dict(made).items() if key not in OWN}
             shown = {run_id: "the run", foreign: "the other run", name: "the model"}
-            told["run_id"] = shown.get(made.run_id, made.run_id)
-            told["source"] = re.sub(r"^.*/artifacts", "files", made.source).replace(name, "the model")
-            found[what] = told
+            fields["run_id"] = shown.get(made.run_id, made.run_id)
+            fields["source"] = re.sub(r"^.*/artifacts", "files", made.source).replace(name, "the model")
+            found[what] = fields
         if what == "of a model that is missing":
             client.create_registered_model(name)
     return found

@@ -68,10 +68,10 @@ def held(server: Server, experiment: str) -> dict[str, Any]:
     names = {run_id: run["name"] for run_id, run in runs.items()} | {m.model_id: m.name for m in models}
 
     def known(run: dict[str, Any]) -> dict[str, Any]:
-        told = plain.comparable(run)
-        told["outputs"] = sorted([names[model], step] for model, step in run["outputs"])
-        told["model_inputs"] = sorted(names[model] for model in run["model_inputs"])
-        return told
+        facts = plain.comparable(run)
+        facts["outputs"] = sorted([names[model], step] for model, step in run["outputs"])
+        facts["model_inputs"] = sorted(names[model] for model in run["model_inputs"])
+        return facts
 
     def points(model: Any) -> list[Any]:
         return sorted(
@@ -88,9 +88,9 @@ def held(server: Server, experiment: str) -> dict[str, Any]:
         )
 
     def model(each: Any) -> dict[str, Any]:
-        told = plain.logged_model(server.uri, each.model_id)
-        own = {k: v for k, v in told.items() if k not in ("model_id", "artifact_location", "source_run_id")}
-        tags = {k: v for k, v in told["tags"].items() if not k.startswith("dbml_")}
+        facts = plain.logged_model(server.uri, each.model_id)
+        own = {k: v for k, v in facts.items() if k not in ("model_id", "artifact_location", "source_run_id")}
+        tags = {k: v for k, v in facts["tags"].items() if not k.startswith("dbml_")}
         return {**own, "tags": tags, "run": names.get(each.source_run_id), "metrics": points(each)}
 
     return {

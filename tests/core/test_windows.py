@@ -24,7 +24,7 @@ sys.modules["fcntl"] = None
 sys.platform = "win32"
 del os.getuid, os.geteuid
 shell.run_line_magic("load_ext", "dbml_magics")
-told = {}
+outcomes = {}
 for line in json.loads(sys.argv[1]):
     try:
         if line.startswith("%%"):
@@ -32,12 +32,12 @@ for line in json.loads(sys.argv[1]):
             found = None
         else:
             found = shell.run_line_magic("dbml", line.removeprefix("%dbml"))
-        told[line] = ["result", str(found)]
+        outcomes[line] = ["result", str(found)]
     except BaseException as error:
-        told[line] = [type(error).__name__, str(error) + repr(getattr(error, "remedies", ""))]
+        outcomes[line] = [type(error).__name__, str(error) + repr(getattr(error, "remedies", ""))]
     if line == "%dbml doctor":
-        told[line].append([[f.area, f.what, f.level, f.cause, f.command] for f in found])
-print("TOLD " + json.dumps(told), flush=True)
+        outcomes[line].append([[f.area, f.what, f.level, f.cause, f.command] for f in found])
+print("TOLD " + json.dumps(outcomes), flush=True)
 os._exit(0)
 """
 
@@ -48,7 +48,7 @@ def lines() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what each line came to: an error's name and words, or its result."""
     folder: Path = tmp_path_factory.mktemp("windows")
     done = subprocess.run(
@@ -65,8 +65,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.full
-def test_the_doctor_looks_and_says_that_windows_is_what_is_wrong(told: dict[str, Any]) -> None:
-    _, _, found = told["%dbml doctor"]
+def test_the_doctor_looks_and_says_that_windows_is_what_is_wrong(outcomes: dict[str, Any]) -> None:
+    _, _, found = outcomes["%dbml doctor"]
     broken = {
         (area, what): (cause, command) for area, what, level, cause, command in found if level == "broken"
     }
@@ -75,19 +75,19 @@ def test_the_doctor_looks_and_says_that_windows_is_what_is_wrong(told: dict[str,
     assert not any("link --local" in command for *_, command in found), "what is refused is not offered"
 
 
-def test_no_command_ends_in_a_defect(told: dict[str, Any]) -> None:
+def test_no_command_ends_in_a_defect(outcomes: dict[str, Any]) -> None:
     from dbml_magics import errors
 
-    for line, (name, said, *_) in told.items():
+    for line, (name, said, *_) in outcomes.items():
         assert name == "result" or name in errors.__all__, f"{line}: {name}: {said}"
         assert "fcntl" not in said, f"{line}: {said}"
 
 
 @pytest.mark.parametrize("line", ["%%track", "%dbml status"])
 def test_what_needs_a_link_names_what_works_instead_of_a_link_that_would_be_refused(
-    told: dict[str, Any], line: str
+    outcomes: dict[str, Any], line: str
 ) -> None:
-    name, said, *_ = told[line]
+    name, said, *_ = outcomes[line]
     assert name == "NotLinked"
     assert "Windows Subsystem for Linux" in said
     assert "wsl --install" in said

@@ -377,7 +377,7 @@ def test_a_service_without_logged_models_has_them_kept(sides: Sides, mirror: Sid
     assert mirror.reader.run(RUN).data.tags[MODELS_TAG] == "m-1=net"
     sides.state.emulated_models.note("azureml", "m-1", {**mirror.emulated.facts("m-1")})
     assert mirror.emulated.facts("m-1")["tags"] == {"t": "2"}
-    assert [told["id"] for told in mirror.emulated.of_runs(["0"])] == ["m-1"]
+    assert [facts["id"] for facts in mirror.emulated.of_runs(["0"])] == ["m-1"]
     mirror.learned.reset_capabilities()
     assert mirror.learned.has_logged_models
     assert mirror.emulated.keeps("m-1")

@@ -78,9 +78,9 @@ def experiment(signed_in: Databricks, home: Path, experiment_name: str) -> Itera
 
 def test_whoever_may_do_everything_reads_for_which_commands(experiment: str, signed_in: Databricks) -> None:
     signed_in.log.clear()
-    (told,) = at_databricks(dbml.doctor(), "permissions")
-    assert told.level == "fine"
-    assert "for %dbml runs, %%track, %dbml cleanup experiment" in told.cause
+    (finding,) = at_databricks(dbml.doctor(), "permissions")
+    assert finding.level == "fine"
+    assert "for %dbml runs, %%track, %dbml cleanup experiment" in finding.cause
     writes = [r for r in signed_in.requests(method="POST|PUT|PATCH|DELETE") if "search" not in r.path]
     assert not writes, "the doctor changes nothing"
 
@@ -110,9 +110,9 @@ def test_what_a_group_was_given_counts(experiment: str, signed_in: Databricks) -
 
 def test_levels_that_are_not_shown_are_no_fault(experiment: str, signed_in: Databricks) -> None:
     signed_in.acl_hidden = True
-    (told,) = at_databricks(dbml.doctor(), "permissions")
-    assert told.level == "fine"
-    assert "not shown to you for the experiment" in told.cause
+    (finding,) = at_databricks(dbml.doctor(), "permissions")
+    assert finding.level == "fine"
+    assert "not shown to you for the experiment" in finding.cause
 
 
 def test_a_notebooks_own_experiment_goes_by_the_notebooks_permissions(

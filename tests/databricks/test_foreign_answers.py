@@ -43,13 +43,13 @@ def files(hostile: Hostile, experiment_name: str) -> tuple[Any, Any]:
 
 
 def assert_an_outage(make: Callable[[], Any], name: str) -> None:
-    """Check that what a call was answered by is told as an outage, after which the write may have arrived."""
+    """Check that what a call was answered by counts as an outage, after which the write may have arrived."""
     try:
         got = make()
     except Exception as error:
         settled = classify_error(error)
         assert isinstance(settled, Unavailable), f"{name}: {settled!r}"
-        assert settled.sent, f"{name}: {settled.reason} is told as if nothing had been sent"
+        assert settled.sent, f"{name}: {settled.reason} counts as if nothing had been sent"
         return
     raise AssertionError(f"{name} was taken for the workspace's answer: {got!r}")
 

@@ -54,7 +54,7 @@ def test_a_bare_link_is_to_the_notebooks_workspace_and_runs_go_to_its_own_experi
     adb: Databricks, notebook: dict[str, str]
 ) -> None:
     here = json.loads(notebook["FAKE_DATABRICKS"])
-    told = typed(
+    output = typed(
         """%load_ext dbml_magics
 
 link = %dbml link
@@ -72,11 +72,11 @@ told = {
 }""",
         notebook,
     )
-    assert (told["track"], told["uri"]) == ("databricks", "databricks")
-    assert told["experiment"] == here["notebook_id"], "the notebook's own experiment is the default"
-    assert told["runs"] == ["first"]
+    assert (output["track"], output["uri"]) == ("databricks", "databricks")
+    assert output["experiment"] == here["notebook_id"], "the notebook's own experiment is the default"
+    assert output["runs"] == ["first"]
     assert sum(adb.written.values()) == 1
-    assert not any("disk" in note for note in told["notes"]), "a dedicated cluster keeps its disk"
+    assert not any("disk" in note for note in output["notes"]), "a dedicated cluster keeps its disk"
 
 
 @pytest.mark.full
@@ -133,7 +133,7 @@ def test_a_run_that_begins_while_the_workspace_is_away_goes_to_the_notebooks_exp
 def test_databricks_own_autologging_serves_a_tracked_cell_that_asks_and_is_itself_again_afterwards(
     adb: Databricks, notebook: dict[str, str]
 ) -> None:
-    told = typed(
+    output = typed(
         """import mlflow
 from sklearn.linear_model import LinearRegression
 mlflow.autolog(exclusive=True, silent=True, log_models=False)  # as Databricks does when a notebook begins
@@ -158,10 +158,10 @@ told = {
 }""",
         notebook,
     )
-    assert told["quiet"] == {}, "Databricks leaves runs of start_run() alone"
-    assert told["asked"]["fit_intercept"] == "True"
-    assert told["models"] == 0, "what Databricks was told of models still holds"
-    assert (told["exclusive"], told["disable"]) == (True, False)
+    assert output["quiet"] == {}, "Databricks leaves runs of start_run() alone"
+    assert output["asked"]["fit_intercept"] == "True"
+    assert output["models"] == 0, "what Databricks was told of models still holds"
+    assert (output["exclusive"], output["disable"]) == (True, False)
 
 
 @pytest.fixture
@@ -173,9 +173,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     def be(variables: dict[str, str], **context: Any) -> environment.DatabricksPlace:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        told = SimpleNamespace(get_context=lambda: SimpleNamespace(**context))
-        monkeypatch.setitem(sys.modules, "dbruntime", SimpleNamespace(databricks_repl_context=told))
-        monkeypatch.setitem(sys.modules, "dbruntime.databricks_repl_context", told)
+        context_there = SimpleNamespace(get_context=lambda: SimpleNamespace(**context))
+        monkeypatch.setitem(sys.modules, "dbruntime", SimpleNamespace(databricks_repl_context=context_there))
+        monkeypatch.setitem(sys.modules, "dbruntime.databricks_repl_context", context_there)
         found = environment.databricks()
         assert found is not None
         return found

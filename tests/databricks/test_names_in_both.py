@@ -42,8 +42,13 @@ def model(signature: bool = True) -> dict[str, Any]:
     from sklearn.linear_model import LinearRegression
 
     fitted = LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0])
-    told = infer_signature(np.array([[0.0]]), fitted.predict([[0.0]])) if signature else None
-    return {"sk_model": fitted, "name": "model", "pip_requirements": ["scikit-learn"], "signature": told}
+    signature_given = infer_signature(np.array([[0.0]]), fitted.predict([[0.0]])) if signature else None
+    return {
+        "sk_model": fitted,
+        "name": "model",
+        "pip_requirements": ["scikit-learn"],
+        "signature": signature_given,
+    }
 
 
 @pytest.mark.full

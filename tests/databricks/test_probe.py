@@ -29,9 +29,9 @@ def test_what_is_measured_is_what_the_service_does(signed_in: Databricks, home: 
     assert "OR" not in found["filter-or"].assumed
     assert report.otherwise == (), str(report)
     assert report.left == ()
-    told = Path(report.file).read_text()
-    assert signed_in.token(ADA) not in told
-    assert ADA not in told
+    written = Path(report.file).read_text()
+    assert signed_in.token(ADA) not in written
+    assert ADA not in written
     names = [
         e.name
         for e in session.engine("this test")

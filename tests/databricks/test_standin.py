@@ -124,8 +124,8 @@ def test_the_limits_of_the_service_hold(
     # Not by MLflow's client: databricks-sdk waits for as long as it is told, for five minutes.
     search = f"{adb.uri}/api/2.0/mlflow/experiments/search"
     headers = {"Authorization": f"Bearer {adb.token(ADA)}"}
-    told = requests.post(search, json={"max_results": 1}, headers=headers, timeout=10)
-    assert (told.status_code, told.headers["Retry-After"]) == (429, "1")
+    payload = requests.post(search, json={"max_results": 1}, headers=headers, timeout=10)
+    assert (payload.status_code, payload.headers["Retry-After"]) == (429, "1")
 
 
 def test_no_more_versions_are_taken_than_may_be_in_registration(
@@ -137,12 +137,12 @@ def test_no_more_versions_are_taken_than_may_be_in_registration(
     requests.post(f"{create}/registered-models/create", json={"name": name}, headers=headers, timeout=10)
     adb.switches.pending_versions = 18
     asked = {"name": name, "source": "dbfs:/somewhere"}
-    told = [
+    payload = [
         requests.post(f"{create}/model-versions/create", json=asked, headers=headers, timeout=10)
         for _ in range(3)
     ]
-    assert [answer.status_code for answer in told] == [200, 200, 400]
-    assert told[2].json()["error_code"] == "RESOURCE_LIMIT_EXCEEDED"
+    assert [answer.status_code for answer in payload] == [200, 200, 400]
+    assert payload[2].json()["error_code"] == "RESOURCE_LIMIT_EXCEEDED"
     mlflow_registry = f"{adb.uri}/api/2.0/mlflow/model-versions/create"
     adb.switches.pending_versions = 20
     refused_too = requests.post(mlflow_registry, json=asked, headers=headers, timeout=10)

@@ -163,8 +163,8 @@ class FakeSession:
             progress = asked.pop("progress", None)
             asked.pop("prompt", None)
             self._called(call.__name__, **asked)
-            for told in PROGRESS.get(call.__name__, ()) if progress is not None else ():
-                progress(*told)
+            for state in PROGRESS.get(call.__name__, ()) if progress is not None else ():
+                progress(*state)
             self.meanwhile(call.__name__)
             return ANSWERS[call.__name__](self, SimpleNamespace(**asked))
 

@@ -314,8 +314,8 @@ def test_forms_let_none_through(shell: Shell, monkeypatch: pytest.MonkeyPatch) -
     from dbml_magics.forms.form import CommandForm
 
     assert raw(said(HOSTILE)) == []
-    told = []
-    choices = Choices(lambda _: ["fine", HOSTILE, "a\x1bb"], lambda: told.append(1))
+    messages = []
+    choices = Choices(lambda _: ["fine", HOSTILE, "a\x1bb"], lambda: messages.append(1))
     choices._look(0, {})
     assert choices.found == ("fine",)
 

@@ -1,4 +1,4 @@
-"""A process that imports MLflow once and forks actors, each of which logs through the link as it is told.
+"""A process that imports MLflow once and forks actors, each of which logs through the link as it is ordered.
 
 Run as a module by :mod:`tests.infra.actors`. One JSON object a line: on standard input the orders to fork
 an actor, on an actor's own connection what it shall do. An actor answers an order when MLflow's
@@ -233,17 +233,17 @@ class Actor:
         from dbml_magics.core import session
 
         engine = session.current().engine("the test")
-        told = {}
+        held = {}
         for role, worker in engine.workers.items():
             queues = [queue for queue in engine.journal.queues() if engine.backlog.is_waiting(role, queue)]
-            told[role] = {
+            held[role] = {
                 "lease": worker.has_lease,
                 "waiting": engine.backlog.waiting(role),
                 "queues": {queue: worker.scheduler.paused(queue) for queue in queues[:5]},
                 "line": [worker.health.reason, worker.health.pause()],
                 "trouble": worker.scheduler.trouble,
             }
-        return told
+        return held
 
     def sync(self, timeout: float) -> None:
         import dbml_magics as dbml
@@ -267,8 +267,8 @@ class Actor:
         import dbml_magics as dbml
 
         found = dbml.verify(experiment=experiment, deep=deep)
-        told = [[d.kind, d.key, d.run, repr(d.databricks), repr(d.azureml)] for d in found.differences]
-        return {"compared": found.runs_compared, "differences": told, "text": str(found)}
+        rows = [[d.kind, d.key, d.run, repr(d.databricks), repr(d.azureml)] for d in found.differences]
+        return {"compared": found.runs_compared, "differences": rows, "text": str(found)}
 
     def repair(self, experiment: str, source: str | None = None) -> dict[str, Any]:
         """Repair; returns what was repaired and what remains, each as [kind, key, run]."""
@@ -276,12 +276,12 @@ class Actor:
 
         done = dbml.repair(experiment=experiment, source=source, deep=True)
 
-        def told(which: Any) -> list[list[Any]]:
+        def rows_of(which: Any) -> list[list[Any]]:
             return [[r.difference.kind, r.difference.key, r.difference.run] for r in which]
 
         return {
-            "repaired": told(done.repaired),
-            "remaining": told(done.remaining),
+            "repaired": rows_of(done.repaired),
+            "remaining": rows_of(done.remaining),
             "copied": done.copied,
             "text": str(done),
         }

@@ -135,21 +135,23 @@ def locations(place: str, *, keep_end: bool = False) -> Rewriting:
                 found[key] = f"{place.rstrip('/')}/{end}" if keep_end else place
         return found
 
-    return _of_json(lambda _, told: changed(told))
+    return _of_json(lambda _, payload: changed(payload))
 
 
 def endless_pages(token: str = "once more") -> Rewriting:
     """Say of every page of a listing that another one follows, always by the same token."""
-    return _of_json(lambda _, told: {**told, "next_page_token": token} if isinstance(told, dict) else told)
+    return _of_json(
+        lambda _, payload: {**payload, "next_page_token": token} if isinstance(payload, dict) else payload
+    )
 
 
 def _of_json(change: Callable[[Request, Any], Any]) -> Rewriting:
     def rewritten(request: Request, answer: Answer) -> Answer:
         try:
-            told = json.loads(answer.body)
+            payload = json.loads(answer.body)
         except ValueError:
             return answer
-        body = json.dumps(change(request, told)).encode()
+        body = json.dumps(change(request, payload)).encode()
         return Answer(answer.status, body, answer.headers)
 
     return rewritten
@@ -268,8 +270,8 @@ class Hostile:
             target = split.path + (f"?{split.query}" if split.query else "")
             connection.request(request.method, target, request.body, headers)
             answer = connection.getresponse()
-            told = {k: v for k, v in answer.getheaders() if k.lower() not in _PER_HOP}
-            return Answer(answer.status, answer.read(), told)
+            kept_headers = {k: v for k, v in answer.getheaders() if k.lower() not in _PER_HOP}
+            return Answer(answer.status, answer.read(), kept_headers)
         except OSError:
             return Answer(502, b"")
         finally:

@@ -876,8 +876,8 @@ class MemoryDestination(Destination):
         model.versions[made.number], model.updated = made, now
         if model_id:  # which a server looks for when the version is there already
             noted = self._model(model_id, deleted=False).tags
-            told = json.loads(noted.get(_VERSIONS, "[]"))
-            noted[_VERSIONS] = json.dumps([*told, {"name": name, "version": made.number}])
+            payload = json.loads(noted.get(_VERSIONS, "[]"))
+            noted[_VERSIONS] = json.dumps([*payload, {"name": name, "version": made.number}])
         return _sent(model.version(made))
 
     def _run_of(self, source: str, model_id: str | None) -> str | None:

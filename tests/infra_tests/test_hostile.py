@@ -31,11 +31,11 @@ def test_a_rule_answers_in_the_services_place_as_often_as_was_said(servers: Serv
 def test_answers_are_rewritten(servers: Servers) -> None:
     with Hostile(servers.databricks.uri) as hostile:
         hostile.rewrite(locations("file:///tmp/elsewhere"), path="search$")
-        told = requests.post(hostile.uri + SEARCH, json={"max_results": 1}).json()
-        assert told["experiments"][0]["artifact_location"] == "file:///tmp/elsewhere"
+        payload = requests.post(hostile.uri + SEARCH, json={"max_results": 1}).json()
+        assert payload["experiments"][0]["artifact_location"] == "file:///tmp/elsewhere"
         hostile.rewrite(endless_pages(), path="search$")
-        told = requests.post(hostile.uri + SEARCH, json={"max_results": 1}).json()
-        assert told["next_page_token"] == "once more"
+        payload = requests.post(hostile.uri + SEARCH, json={"max_results": 1}).json()
+        assert payload["next_page_token"] == "once more"
 
 
 def test_it_notes_the_credentials_that_it_is_shown_and_echoes_them() -> None:

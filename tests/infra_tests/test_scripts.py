@@ -62,12 +62,12 @@ def test_the_check_reports_what_pytest_said_at_the_end(monkeypatch: pytest.Monke
     from tests import check
 
     monkeypatch.setattr(check, "ROOT", ROOT)
-    for told, closing in (
+    for words, closing in (
         ("== 3 passed, 1 skipped in 0.12s ==", "3 passed, 1 skipped in 0.12s"),
         ("1 failed in 2.00s", "1 failed in 2.00s"),
         ("no line that closes", ""),
     ):
-        code, lines = check.run([sys.executable, "-c", f"print({told!r}); raise SystemExit(3)"])
+        code, lines = check.run([sys.executable, "-c", f"print({words!r}); raise SystemExit(3)"])
         assert (code, check.closing_line(lines)) == (3, closing)
 
 

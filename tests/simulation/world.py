@@ -127,7 +127,7 @@ class Version:
 
 
 class World:
-    """One link, the process that uses it, and what it was told."""
+    """One link, the process that uses it, and what it was answered."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.chance = Random(seed)
@@ -212,7 +212,7 @@ class World:
             self.crashes += 1
             self.restart("the process was killed")
 
-    # --- what it is told
+    # --- what it is answered
 
     def begin(self) -> None:
         """Begin a run that nobody has named yet."""

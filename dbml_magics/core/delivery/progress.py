@@ -133,7 +133,7 @@ class Progress:
         self.ends, self.count, self.bytes = {}, 0, 0
 
     def pass_torn_ends(self, sizes: dict[str, int]) -> None:
-        """Pass over the half line of a process that died while it wrote: nobody was told it is kept."""
+        """Pass over the half line of a process that died while it wrote: it was never acknowledged."""
         for file, size in sizes.items():
             if size > self.offsets.get(file, 0) and self.host.runtime.parts.journal.is_left(self.queue, file):
                 self.state.mark_delivered(self.role, self.queue, {file: size}, 0)

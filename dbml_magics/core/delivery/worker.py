@@ -83,7 +83,7 @@ class DeliveryWorker:
         self._begin_anew()
         self.lease.after_fork()
 
-    # --- being told
+    # --- notifications
 
     def notify(self, queue: str) -> None:
         """Tell that ``queue`` has a new write (called on the path of every log call)."""

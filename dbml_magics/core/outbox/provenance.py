@@ -29,8 +29,8 @@ def place_of(home: Path, state: Path) -> str:
     parts = [_first_text(_MACHINE_ID) or f"{socket.gethostname()} {uuid.getnode()}", _first_text((_BOOT_ID,))]
     for path in (home, state):
         with suppress(OSError):
-            told = path.stat()
-            parts.append(f"{told.st_ino} {told.st_uid}")
+            status = path.stat()
+            parts.append(f"{status.st_ino} {status.st_uid}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""The end of a process: what waits is delivered within the bound, and what is left is put away and told."""
+"""The end of a process: what waits is delivered within the bound, the rest put away and reported."""
 
 from __future__ import annotations
 

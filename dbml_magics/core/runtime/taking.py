@@ -144,8 +144,8 @@ class _Claim:
 
     def _seal(self) -> str:
         """Return what a copy of the note, on this machine or another, has otherwise."""
-        told = self._note.lstat()
-        return f"{place_of(self._note, self._note)} {socket.gethostname()} {told.st_ctime_ns}"
+        note = self._note.lstat()
+        return f"{place_of(self._note, self._note)} {socket.gethostname()} {note.st_ctime_ns}"
 
     def stands(self) -> bool:
         """Tell whether the claim is this machine's."""

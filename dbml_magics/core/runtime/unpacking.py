@@ -83,10 +83,12 @@ def opened(path: Path, most: int | None = None) -> BinaryIO:
         if path.is_symlink():
             raise Unfit("it is a link to another file") from error
         raise
-    told = os.fstat(fd)
-    if not stat.S_ISREG(told.st_mode) or (most is not None and told.st_size > most):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (most is not None and status.st_size > most):
         os.close(fd)
-        raise Unfit("it is no file" if most is None or not stat.S_ISREG(told.st_mode) else "it is too large")
+        raise Unfit(
+            "it is no file" if most is None or not stat.S_ISREG(status.st_mode) else "it is too large"
+        )
     return os.fdopen(fd, "rb")
 
 
@@ -120,12 +122,12 @@ def head_of(path: Path) -> Head:
             raise Unfit("it is no package of ours") from error
 
 
-def _head(told: Any) -> Head:
-    if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] < 1:
+def _head(head: Any) -> Head:
+    if not isinstance(head, dict) or type(head.get("format")) is not int or head["format"] < 1:
         raise Unfit("it is no package of ours")
-    if told["format"] > FORMAT:
+    if head["format"] > FORMAT:
         raise Unfit("a newer dbml-magics made it (pip install --upgrade dbml-magics)")
-    writes, at, host = told.get("writes"), told.get("at"), told.get("host")
+    writes, at, host = head.get("writes"), head.get("at"), head.get("host")
     if (
         not isinstance(writes, dict)
         or not all(role in links.ROLES and _is_count(n) for role, n in writes.items())
@@ -135,7 +137,7 @@ def _head(told: Any) -> Head:
     ):
         raise Unfit("its head is damaged")
     try:
-        link = links.from_uri(told["uri"])
+        link = links.from_uri(head["uri"])
     except (DbmlError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unfit("it names no link") from error
     return Head(link, host, float(at), writes)
@@ -340,26 +342,26 @@ def _checked_row(table: str, columns: list[tuple[str, str]], row: Any) -> list[A
 
 
 def _without_places(extra: Any) -> str:
-    """Return what is told with an id but for where its files are: that is a place, and asked for again."""
+    """Return the note beside an id without where its files are: that is a place, and asked for again."""
     if not isinstance(extra, dict) or not is_safe_path(extra.get("path", "x")):
         raise Unfit("a row of its ids has another shape than ours")
     return json.dumps({key: value for key, value in extra.items() if key != "artifacts"})
 
 
-def _check_answer(key: str, told: Any) -> None:
+def _check_answer(key: str, answer: Any) -> None:
     lead, _, rest = key.partition("/")
     paths: Iterable[Any] = ()
     if lead in ("kept", "overflow"):
-        paths = [told["path"]] if "path" in told else []
-        if lead == "overflow" and not isinstance(told.get("written"), bool):
+        paths = [answer["path"]] if "path" in answer else []
+        if lead == "overflow" and not isinstance(answer.get("written"), bool):
             raise Unfit("what its state says of overflow has another shape than ours")
     elif lead == "kept-path":
         paths = [rest.partition("/")[2].partition("/")[2]]
     elif lead == "held":
         int(rest.rpartition("/")[2])
-    elif lead == "steps" and not _is_count(told):
+    elif lead == "steps" and not _is_count(answer):
         raise Unfit("what its state says of steps is no number")
-    elif lead in ("registering", "provisional") and not _is_queue(told.get("queue", "x")):
+    elif lead in ("registering", "provisional") and not _is_queue(answer.get("queue", "x")):
         raise Unfit(f"what its state says of {lead} names no queue")
     if not all(is_safe_path(path) for path in paths):
         raise Unfit(f"what its state says of {lead} leads out of a run")

@@ -1,4 +1,4 @@
-"""Models with a flavour: logged, registered, loaded by every address, and told about."""
+"""Models with a flavour: logged, registered, loaded by every address, and described."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ class Container:
             return 400, json.dumps({"message": str(error.message)}).encode()
         except Exception:
             traceback.print_exc()
-            told = "An unexpected error occurred in scoring script. Check the logs for more info."
-            return 500, json.dumps({"message": told}).encode()
+            message = "An unexpected error occurred in scoring script. Check the logs for more info."
+            return 500, json.dumps({"message": message}).encode()
 
 
 def end_with(life: int) -> None:

@@ -51,13 +51,13 @@ class Container:
     @property
     def failure(self) -> str | None:
         """Return why it crashed, or None."""
-        told = self._state().get("failed")
-        return None if told is None else str(told)
+        seen = self._state().get("failed")
+        return None if seen is None else str(seen)
 
     @property
     def pid(self) -> int | None:
-        told = self._state().get("pid")
-        return int(str(told)) if told is not None else None
+        seen = self._state().get("pid")
+        return int(str(seen)) if seen is not None else None
 
     def log(self, lines: int) -> str:
         """Return the end of what it has printed."""

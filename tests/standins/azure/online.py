@@ -571,7 +571,7 @@ class Online:
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self.endpoints.values())
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return what there is, for a test to look at: bodies as they were sent."""
         for endpoint in [e for e in self if e.deleting and time.monotonic() >= e.ends]:
             self._forget(endpoint)

@@ -148,7 +148,7 @@ class StandIn:
         return {}
 
     def endpoints(self) -> dict[str, Any]:
-        return {"online": self.online.told(), "services": self.webservices.told()}
+        return {"online": self.online.as_json(), "services": self.webservices.as_json()}
 
     def unknown(self) -> dict[str, Any]:
         return {"unknown": self.state.unknown}

@@ -282,7 +282,7 @@ class Webservices:
         status, answer = await service.active.ask(await call.request.body())
         return Response(answer, status, media_type="application/json")
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return what there is, for a test to look at."""
         found: dict[str, Any] = json.loads(json.dumps({s.name: s.body for s in self.services.values()}))
         return found

@@ -122,8 +122,8 @@ class SignIn(Service):
     @route("GET", "/api/2.0/preview/scim/v2/Me")
     def me(self, call: Call) -> Answer:
         """Say who calls."""
-        told = {"userName": call.user, "active": True, "groups": self.groups_of(call.user)}
-        return Answer(told, headers={"X-Databricks-Org-Id": ORGANIZATION})
+        user = {"userName": call.user, "active": True, "groups": self.groups_of(call.user)}
+        return Answer(user, headers={"X-Databricks-Org-Id": ORGANIZATION})
 
     def groups_of(self, user: str) -> list[dict[str, str]]:
         """Return the groups that a user is a direct member of, as SCIM has them."""

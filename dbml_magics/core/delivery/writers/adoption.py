@@ -66,7 +66,7 @@ class Adoption(Writer):
         return self._adopt(run)
 
     def settle_doubt(self, run: str) -> bool:
-        """Tell, once, whether a run was copied since it was told last: its cursors are to be read anew."""
+        """Tell whether a run was copied since the last call: its cursors are to be read anew."""
         doubtful = run in self._doubtful
         self._doubtful.discard(run)
         return doubtful

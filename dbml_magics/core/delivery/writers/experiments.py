@@ -124,7 +124,7 @@ class Experiments:
     def seen(self, found: Experiment) -> str | None:
         """Return the user's id of an experiment as this workspace tells it, or None where there is none.
 
-        One that has the id of another which the link remembers is told apart from that.
+        One that has the id of another which the link remembers is kept apart from that.
         """
         actual = str(found.experiment_id)
         visible = self.state.visible(self.role, "experiment", actual)

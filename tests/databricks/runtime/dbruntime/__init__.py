@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 
-def told() -> dict[str, Any]:
+def configured() -> dict[str, Any]:
     """Return what the test says of the notebook."""
     known: dict[str, Any] = json.loads(os.environ["FAKE_DATABRICKS"])
     return known

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from dbruntime import told
+from dbruntime import configured
 
 
 def get_context() -> SimpleNamespace:
     """Return the context of the notebook's interpreter."""
-    here = told()
+    here = configured()
     return SimpleNamespace(
         isInNotebook=True,
         isInJob=here.get("job", False),

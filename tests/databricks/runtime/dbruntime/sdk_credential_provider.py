@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbruntime import told
+from dbruntime import configured
 
 
 def init_runtime_native_auth() -> tuple[str, Callable[[], dict[str, str]]]:
     """Return the workspace's address and what makes the headers of a request."""
-    here = told()
+    here = configured()
     return here["host"], lambda: {"Authorization": f"Bearer {here['token']}"}
