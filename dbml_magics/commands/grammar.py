@@ -20,19 +20,6 @@ if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
-__all__ = [
-    "Call",
-    "Command",
-    "Option",
-    "command_help",
-    "names",
-    "pair",
-    "percent",
-    "positive_integer",
-    "seconds",
-    "text",
-]
-
 _NONE = inspect.Parameter.empty
 Call = Callable[..., object]
 """One of the callables of ``api``."""

@@ -19,17 +19,6 @@ from dbml_magics.errors import BadCommand, UndefinedVariable
 if TYPE_CHECKING:
     from dbml_magics.results.base import Result
 
-__all__ = [
-    "HelpRequested",
-    "find_command",
-    "parse",
-    "read_value",
-    "split",
-    "suggestion",
-    "wants_help",
-    "without_remark",
-]
-
 _ECHOED = re.compile(r"[A-Za-z][\w.-]{0,23}")
 _NAME = r"[^\W\d]\w*"
 _VARIABLE = re.compile(rf"\$(?:({_NAME})|\{{({_NAME})\}})")

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["read", "write"]
-
 
 def write(path: Path, value: Mapping[str, object]) -> None:
     """Write a value as JSON in the place of what the file has. Raises OSError."""

@@ -21,11 +21,7 @@ from dbml_magics.common.config import data_home, spare_homes
 from dbml_magics.common.hints import WSL, Argument, Remedy
 from dbml_magics.core.azure import names
 from dbml_magics.core.workspace_uri import SCHEME, checked_uri, masked, refuse_secret, same_place
-from dbml_magics.errors import (
-    BadLink,
-    BadUri,
-    PlatformRefused,
-)
+from dbml_magics.errors import BadLink, BadUri, PlatformRefused
 
 ROLES = ("databricks", "azureml")
 

@@ -17,10 +17,7 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from dbml_magics.common.hints import Remedy, Template
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
-from dbml_magics.core.delivery.writers.registrations import (
-    check_before,
-    note_asked,
-)
+from dbml_magics.core.delivery.writers.registrations import check_before, note_asked
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred

@@ -1,4 +1,4 @@
-"""Verify and repair in front of a server that lies about one thing: that one is reported, the others go on."""
+"""Verify and repair in front of a server that lies about one thing: that is reported, the others go on."""
 
 from __future__ import annotations
 

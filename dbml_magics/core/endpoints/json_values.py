@@ -16,8 +16,6 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core.endpoints import exact
 from dbml_magics.errors import BadData
 
-__all__ = ["as_json", "first_refused", "is_null", "json_column"]
-
 _HELP = [(Remedy("help", "invoke"), "what it takes")]
 
 

@@ -13,8 +13,6 @@ from dbml_magics.core.endpoints import exact
 from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.errors import ScoringFailed
 
-__all__ = ["WRITTEN", "Restore", "as_array", "first_prediction", "like_frame", "restorer", "with_bytes"]
-
 _DTYPES = {
     "boolean": "bool",
     "integer": "int32",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from dbml_magics.common import private_files
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import frames
 from dbml_magics.core.endpoints.base import shared
@@ -308,13 +309,8 @@ class _Endpoint:
         }
 
     def _keep_state(self, state: ServerState) -> None:
-        temporary = self.folder / f"state.{os.getpid()}"
-        with (
-            contextlib.suppress(OSError),
-            os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out,
-        ):
-            json.dump(state, out)
-            os.replace(temporary, self.folder / "state.json")
+        with contextlib.suppress(OSError):
+            private_files.write(self.folder / "state.json", state)
 
     def _begin(self, name: str, spec: RevisionSpec) -> None:
         log = self.folder / "logs" / f"{name}.log"

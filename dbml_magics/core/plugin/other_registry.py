@@ -23,13 +23,7 @@ from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import ModelVersions, Registered
 from dbml_magics.core.paging import entries
 from dbml_magics.core.plugin.asked import has_arrived
-from dbml_magics.core.plugin.registry_view import (
-    WAITING,
-    Pointer,
-    RegistryView,
-    changes_to,
-    earlier_name,
-)
+from dbml_magics.core.plugin.registry_view import WAITING, Pointer, RegistryView, changes_to, earlier_name
 
 if TYPE_CHECKING:
     from dbml_magics.core.runtime.engine import Engine

@@ -17,12 +17,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
-from dbml_magics.core.model.operations import (
-    LogMetric,
-    LogParam,
-    Operation,
-    SetTag,
-)
+from dbml_magics.core.model.operations import LogMetric, LogParam, Operation, SetTag
 from dbml_magics.core.reconcile.files import Files, FileVersion, beside
 from dbml_magics.core.reconcile.repairing import Repairing
 from dbml_magics.core.run_view import Mark, mark
@@ -35,10 +30,8 @@ class Carrier:
     """Sends what a comparison found lacking at the target, in as few requests as there can be."""
 
     def __init__(self, repairing: Repairing) -> None:
-        self.repairing = repairing
-        self.state = repairing.state
-        self.source = repairing.source
-        self.target = repairing.target
+        self.repairing, self.state = repairing, repairing.state
+        self.source, self.target = repairing.source, repairing.target
         self.causes: dict[str, dict[tuple[str, str], str]] = {}  # run -> (kind, key) -> why it was refused
 
     # --- params, tags and points

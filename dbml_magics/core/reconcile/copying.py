@@ -18,11 +18,7 @@ from dbml_magics.core.delivery.writers.emulated_models import created_as
 from dbml_magics.core.delivery.writers.ids import RUN_ID_TAGS, RUN_TAG
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.model.facts import ModelFacts
-from dbml_magics.core.model.operations import (
-    DeleteModelTag,
-    LogModelParams,
-    SetModelTags,
-)
+from dbml_magics.core.model.operations import DeleteModelTag, LogModelParams, SetModelTags
 from dbml_magics.core.reconcile.carrying import Carrier
 from dbml_magics.core.reconcile.compare import metric_words, tags_of, unlike_points
 from dbml_magics.core.reconcile.experiment_copies import ExperimentCopies

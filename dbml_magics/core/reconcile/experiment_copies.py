@@ -16,11 +16,8 @@ class ExperimentCopies:
     """Copies of the source's experiments; one is made at a time."""
 
     def __init__(self, repairing: Repairing) -> None:
-        self.repairing = repairing
-        self.survey = repairing.survey
-        self.state = repairing.state
-        self.source = repairing.source
-        self.target = repairing.target
+        self.repairing, self.survey, self.state = repairing, repairing.survey, repairing.state
+        self.source, self.target = repairing.source, repairing.target
         self._making = threading.Lock()
 
     def at_target(self, experiment_id: str) -> str:

@@ -17,13 +17,7 @@ from dbml_magics.core.delivery.writers.attached import Attached
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.outbox.merge_base import RunBase
 from dbml_magics.core.reconcile.carrying import Carrier
-from dbml_magics.core.reconcile.compare import (
-    ALL_FILES,
-    PARENT,
-    name_of,
-    parent_key,
-    user_tags,
-)
+from dbml_magics.core.reconcile.compare import ALL_FILES, PARENT, name_of, parent_key, user_tags
 from dbml_magics.core.reconcile.copying import Copier
 from dbml_magics.core.reconcile.files import Files
 from dbml_magics.core.reconcile.fixes import PRUNE, Fix, Outcome, Outcomes, unread

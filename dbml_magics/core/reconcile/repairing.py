@@ -12,9 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.attached import Attached
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable, cause_of, classify_error
-from dbml_magics.core.reconcile.compare import (
-    Comparer,
-)
+from dbml_magics.core.reconcile.compare import Comparer
 from dbml_magics.core.reconcile.files import Files
 from dbml_magics.core.reconcile.fixes import Fix, Outcome
 from dbml_magics.core.reconcile.pairs import RunPair

@@ -29,14 +29,7 @@ from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.spool import copy_of
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.runtime.backlog import Backlog
-from dbml_magics.core.runtime.unpacking import (
-    END,
-    FORMAT,
-    HEAD,
-    STATE,
-    Unfit,
-    head_of,
-)
+from dbml_magics.core.runtime.unpacking import END, FORMAT, HEAD, STATE, Unfit, head_of
 from dbml_magics.errors import BadLink
 
 _log = logger(__name__)

@@ -20,8 +20,6 @@ from dbml_magics.errors import BadData, DbmlError, ScoringFailed
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["HELP", "Order", "in_a_line"]
-
 HELP = (Remedy("help", "score"), "what it takes")
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["WrongType", "as_array", "joined", "kind_of", "spoken", "to_pandas"]
-
 
 class WrongType(ValueError):
     """The model returns another type than the wanted one: no single row is the cause."""

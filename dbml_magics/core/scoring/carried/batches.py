@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     BatchMapper: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
     _Series: TypeAlias = pd.Series[Any] | pd.DataFrame | tuple[pd.Series[Any] | pd.DataFrame, ...]
 
-__all__ = ["arrow_mapper", "frame_scorer", "kind_mapper", "series_mapper"]
-
 _ROWS = 100_000  # rows that the model is given at once
 _BYTES = 128 * 1024**2  # or so many bytes of them
 T = TypeVar("T")

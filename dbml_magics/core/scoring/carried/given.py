@@ -12,8 +12,6 @@ from dbml_magics.core.scoring.carried.plan import Plan
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_input", "from_pandas", "is_missing"]
-
 _EXACT = 2**53  # whole numbers beyond it have no exact double
 
 

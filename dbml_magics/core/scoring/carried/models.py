@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Model: TypeAlias = PyFuncModel | "_Apart"
 
-__all__ = ["kept", "load", "takes_params", "unpacked"]
-
 _KEPT = "_dbml_scoring_models"
 T = TypeVar("T")
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-__all__ = ["MARK", "Plan"]
-
 MARK = "dbml-score:"
 """Stands before the cause in the error of a failed task, so that it is found in a Java traceback."""
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 
 from dbml_magics.core.scoring.carried.answered import WrongType
 
-__all__ = ["cause_of", "place_of_refusal"]
-
 _OTHERS = 8  # rows among which one is looked for that the model accepts
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dbml_magics.core.scoring.carried.models import Model
 
-__all__ = ["Scorer"]
-
 _SAMPLE = 64  # rows that speak for those that lack the same columns
 _HOPELESS = 1000  # complete rows refused one by one, and none accepted: the model does not work at all
 
