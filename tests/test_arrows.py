@@ -30,7 +30,7 @@ def test_the_outbox_knows_neither_workspaces_nor_delivery() -> None:
         for other in others
         if name.startswith(OUTBOX) and other.startswith("dbml_magics.core.") and not other.startswith(OUTBOX)
     }
-    known = {"dbml_magics.core.interrupts", "dbml_magics.core.model.operations"}
+    known = {f"dbml_magics.core.{name}" for name in ("interrupts", "model.facts", "model.operations")}
     assert {other for _, other in found} == known, found
 
 

@@ -106,6 +106,7 @@ def _unboxed(values: exact.Column) -> list[Any]:
 
 
 def is_null(value: object) -> bool:
+    """Tell whether a value is missing."""
     return (
         value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and math.isnan(value))
     )

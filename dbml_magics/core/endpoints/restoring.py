@@ -30,6 +30,7 @@ Restore = Callable[[Any], object]
 
 
 def restorer(data: object, outputs: Sequence[ColumnSpec]) -> Restore:
+    """Return the function that gives predictions the shape of data."""
     if isinstance(data, (pd.DataFrame, pd.Series)) and not data.attrs.get(WRITTEN):
         return lambda found: like_frame(found, data.index, outputs)
     if isinstance(data, np.ndarray):
@@ -44,6 +45,7 @@ def _dtype(spec: ColumnSpec) -> str | None:
 
 
 def as_array(found: list[Any], outputs: Sequence[ColumnSpec]) -> Any:
+    """Return predictions as an array of the signature's type."""
     if found and isinstance(found[0], dict):
         return like_frame(found, None, outputs)
     dtype = _dtype(outputs[0]) if len(outputs) == 1 else None
@@ -54,6 +56,7 @@ def as_array(found: list[Any], outputs: Sequence[ColumnSpec]) -> Any:
 
 
 def like_frame(found: list[Any], index: Any, outputs: Sequence[ColumnSpec]) -> Any:
+    """Return predictions as a frame or a Series with an index."""
     if len(found) and isinstance(found[0], dict):
         names = dict.fromkeys(key for row in found for key in row)
         frame = pd.DataFrame({name: exact.series([row.get(name) for row in found]) for name in names})

@@ -172,6 +172,7 @@ class Revision:
 
     @property
     def state(self) -> str:
+        """Return ready, restarting or failed."""
         if any(instance.alive for instance in self.instances):
             return "ready"
         return "failed" if all(i.died > _RESTARTS for i in self.instances) else "restarting"
@@ -248,6 +249,7 @@ class Revision:
 
 
 def write_log(path: Path, text: str) -> None:
+    """Append a line to a deployment's log, where the disk takes it."""
     with contextlib.suppress(OSError):
         out = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:

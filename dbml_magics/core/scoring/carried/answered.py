@@ -244,6 +244,7 @@ def joined(parts: Sequence[pa.Array], kind: pa.DataType | None) -> pa.Array:
 
 
 def to_pandas(predicted: pa.Array) -> Any:
+    """Return predictions as Spark's pandas functions give them back."""
     if pa.types.is_struct(predicted.type):
         return pa.Table.from_struct_array(predicted).to_pandas()
     return predicted.to_pandas()

@@ -16,6 +16,7 @@ _EXACT = 2**53  # whole numbers beyond it have no exact double
 
 
 def as_input(rows: pa.Table, plan: Plan, own: Mapping[str, pd.Series[Any]]) -> object:
+    """Return rows as the model takes them. Raises ValueError when a value cannot be."""
     import numpy as np
     import pandas as pd
 
