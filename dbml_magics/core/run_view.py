@@ -541,7 +541,7 @@ def as_history(points: Iterable[Metric]) -> list[Metric]:
     return [unique[mark] for mark in sorted(unique)]
 
 
-def status_name(status: Any) -> str:
+def status_name(status: object) -> str:
     """Return a run status as its name, whatever form MLflow gave it in."""
     return status if isinstance(status, str) else str(RunStatus.to_string(status))
 

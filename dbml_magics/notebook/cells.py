@@ -68,7 +68,7 @@ class _Execution:
     info: ExecutionInfo | None = None  # IPython's own; None where it is silent, or no execution of IPython's
     result_before: ExecutionResult | None = None  # of a silent one: the last result before it
     tracked: bool = False  # it began a run, or tried to
-    code_before: Any = None  # the exit code of the last !command before it
+    code_before: object = None  # the exit code of the last !command before it
     shown: list[BaseException] = field(default_factory=list)  # the errors that IPython showed meanwhile
     open: _Open | None = None
 

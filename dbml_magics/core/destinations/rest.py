@@ -213,7 +213,7 @@ def _verified(response: requests.Response, endpoint: str, method: str) -> dict[s
     raise refusal(status, _message(response) or " ".join(response.text.split())[:200])
 
 
-def _redact(response: Any, creds: MlflowHostCreds) -> None:
+def _redact(response: requests.Response, creds: MlflowHostCreds) -> None:
     """Take the secrets out of a refusal before anybody reads it: a server may echo what it was sent."""
     remember_secrets(creds.token)
     remember_secrets(creds.password, username=creds.username or "")

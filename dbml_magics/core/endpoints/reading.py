@@ -262,7 +262,7 @@ def free(form: str, data: object, parsed: object) -> object:
     return parsed
 
 
-def refuse_other_numbers(data: Any, parsed: object) -> None:
+def refuse_other_numbers(data: object, parsed: object) -> None:
     """Raise BadRequest for an array of whole numbers or booleans that was made of other ones."""
     if isinstance(parsed, dict) and isinstance(data, dict):
         for name, array in parsed.items():

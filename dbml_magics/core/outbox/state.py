@@ -13,6 +13,7 @@ from typing import Any
 
 from dbml_magics.common.redaction import redacted
 from dbml_magics.core.model.facts import ModelFacts, RunFacts
+from dbml_magics.core.model.operations import Line
 from dbml_magics.core.outbox.answers import Answers
 from dbml_magics.core.outbox.capability_notes import CapabilityNotes
 from dbml_magics.core.outbox.creations import Creations
@@ -220,7 +221,7 @@ class State(StateFile):
 
     # --- dead letters
 
-    def reject(self, dest: str, queue: str, op: Any, cause: str) -> int:
+    def reject(self, dest: str, queue: str, op: Line, cause: str) -> int:
         """Put aside a write that ``dest`` refused for good; returns its number."""
 
         def work(db: sqlite3.Connection) -> int:
@@ -234,7 +235,7 @@ class State(StateFile):
 
     def dead(
         self, dest: str | None = None, queue: str | None = None
-    ) -> list[tuple[int, str, str, Any, str, float]]:
+    ) -> list[tuple[int, str, str, Line, str, float]]:
         """Return (id, dest, queue, op, cause, at) of the writes put aside, oldest first."""
         rows = self.rows(
             "SELECT id, dest, queue, op, cause, at FROM dead WHERE (?1 IS NULL OR dest=?1) "
@@ -253,7 +254,7 @@ class State(StateFile):
         """Return the number of the newest write put aside (0: none was)."""
         return int(self.one("SELECT coalesce(max(id), 0) FROM dead")[0])
 
-    def dead_letter(self, number: int) -> list[Any] | None:
+    def dead_letter(self, number: int) -> Line | None:
         """Return the write put aside under a number, or None when it is none any more."""
         row = self.one("SELECT op FROM dead WHERE id=?", number)
         return None if row is None else list(json.loads(row[0]))
@@ -263,7 +264,7 @@ class State(StateFile):
         row = self.one("SELECT queue FROM dead WHERE id=?", number)
         return None if row is None else str(row[0])
 
-    def settle_dead(self, number: int, refused: list[tuple[list[Any], str]]) -> None:
+    def settle_dead(self, number: int, refused: list[tuple[Line, str]]) -> None:
         """Put what was refused again (nothing: all arrived) in the place of a dead letter that was tried."""
 
         def work(db: sqlite3.Connection) -> None:

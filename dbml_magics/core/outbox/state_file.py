@@ -30,7 +30,9 @@ _CHECKED_BYTES = 64 << 20  # larger files take too long to be looked through at 
 _OF_THIS_MACHINE = ("steps/", "place/")  # counts, and answers
 T = TypeVar("T")
 
-_parents: list[Any] = []  # connections of the process that forked this one: SQLite must not close them here
+_parents: list[
+    tuple[sqlite3.Connection | None, fallback.Fallback | None]
+] = []  # connections of the process that forked this one: SQLite must not close them here
 
 
 class _Moved(Exception):
@@ -54,7 +56,7 @@ def _not_written(error: Exception, path: Path) -> JournalError:
     )
 
 
-def _newer(found: Any) -> JournalDamaged:
+def _newer(found: object) -> JournalDamaged:
     return JournalDamaged(
         f"the link's journal was written by a newer dbml-magics (format {found}, this one reads {FORMAT}).",
         remedies=["pip install --upgrade dbml-magics"],

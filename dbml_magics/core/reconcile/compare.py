@@ -14,7 +14,7 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
-from mlflow.entities import DatasetInput, Run
+from mlflow.entities import DatasetInput, Metric, Run
 
 from dbml_magics.core.delivery.writers.attached import Attached, Scored
 from dbml_magics.core.delivery.writers.emulated_models import FOLDER as MODELS_FOLDER
@@ -324,7 +324,7 @@ def _held_by(reader: WorkspaceReader, run: Run) -> HeldBack:
     return cache(lambda: reader.overflow(run)) if reader.bounded else dict
 
 
-def _marks(held: Iterable[Any]) -> Iterator[Mark]:
+def _marks(held: Iterable[Metric]) -> Iterator[Mark]:
     """Yield the points that a run's own file has, as they compare."""
     for step, time, value, *_ in held:
         yield mark(float(value), time, step)

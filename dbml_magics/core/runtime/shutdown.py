@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 from dbml_magics.common import environment
 from dbml_magics.core.link import Link
@@ -39,7 +40,7 @@ class _Failing:
     exception in one of them changes nothing.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
@@ -81,7 +82,7 @@ def heed_sigterm(link: Link, end_runs: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, _die)
 
 
-def _end(number: int, _frame: Any) -> None:
+def _end(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     _Termination.came = True
     sys.exit(128 + number)
@@ -101,7 +102,7 @@ def is_terminated() -> bool:
     return _Termination.came
 
 
-def _die(number: int, _frame: Any) -> None:
+def _die(number: int, _frame: FrameType | None) -> None:
     """End the process by the signal, once its runs have ended.
 
     A thread does it, since the code that the signal came amid may hold locks of ours: it goes on meanwhile.

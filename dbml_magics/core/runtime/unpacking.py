@@ -96,7 +96,7 @@ class _Member(tarfile.TarInfo):
     """A header that is looked at before what it announces is read."""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> _Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         made = super().frombuf(buf, encoding, errors)
         if made.type not in (tarfile.REGTYPE, tarfile.XHDTYPE):
             raise Unfit("it holds something else than files")
@@ -122,11 +122,17 @@ def head_of(path: Path) -> Head:
             raise Unfit("it is no package of ours") from error
 
 
-def _head(head: Any) -> Head:
-    if not isinstance(head, dict) or type(head.get("format")) is not int or head["format"] < 1:
-        raise Unfit("it is no package of ours")
-    if head["format"] > FORMAT:
+def _of_format(value: object, newest: int, otherwise: str) -> dict[str, Any]:
+    """Return an object that names its format. Raises Unfit for none, and for a newer one than ``newest``."""
+    if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] < 1:
+        raise Unfit(otherwise)
+    if value["format"] > newest:
         raise Unfit("a newer dbml-magics made it (pip install --upgrade dbml-magics)")
+    return value
+
+
+def _head(value: object) -> Head:
+    head = _of_format(value, FORMAT, "it is no package of ours")
     writes, at, host = head.get("writes"), head.get("at"), head.get("host")
     if (
         not isinstance(writes, dict)
@@ -163,11 +169,11 @@ def unpack(path: Path, home: Path) -> dict[str, Any]:
     return _checked_state(state, files)
 
 
-def _unpack(source: BinaryIO, home: Path) -> Any:
+def _unpack(source: BinaryIO, home: Path) -> object:
     left = os.fstat(source.fileno()).st_size
     if left > shutil.disk_usage(home).free - _SPARE_BYTES:
         raise Unfit(f"the disk of {home} has no room for its {left / 1e6:,.0f} MB")
-    state: Any = None
+    state: object = None
     seen: set[str] = set()
     with _reader(source) as tar:
         for member in tar:
@@ -224,14 +230,14 @@ def _copy(source: IO[bytes] | None, target: Path, member: tarfile.TarInfo) -> No
             out.write(chunk)
 
 
-def _json_of(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> Any:
+def _json_of(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> object:
     source = tar.extractfile(member)
     if source is None or member.size > most:
         raise Unfit(f"its {member.name} is too large")
     return _parsed(source.read(member.size))
 
 
-def _parsed(data: bytes | str) -> Any:
+def _parsed(data: bytes | str) -> object:
     try:
         return json.loads(data)
     except RecursionError as error:
@@ -297,12 +303,9 @@ def _need(holds: object, what: str, value: object) -> None:
 # --- what its state may say
 
 
-def _checked_state(state: Any, files: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _checked_state(value: object, files: dict[str, dict[str, int]]) -> dict[str, Any]:
     """Return the state, its places at the workspaces left out: those are asked for. Raises Unfit."""
-    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] < 1:
-        raise Unfit("its state is damaged")
-    if state["format"] > tables.FORMAT:
-        raise Unfit("a newer dbml-magics made it (pip install --upgrade dbml-magics)")
+    state = _of_format(value, tables.FORMAT, "its state is damaged")
     given, columns = state.get("tables"), tables.columns()
     if not isinstance(given, dict) or {*given} - {*columns}:
         raise Unfit("its state has tables that no state of ours has")
@@ -318,7 +321,7 @@ def _checked_state(state: Any, files: dict[str, dict[str, int]]) -> dict[str, An
     return {"format": state["format"], "tables": found}
 
 
-def _checked_row(table: str, columns: list[tuple[str, str]], row: Any) -> list[Any]:
+def _checked_row(table: str, columns: list[tuple[str, str]], row: object) -> list[Any]:
     if not isinstance(row, list) or len(row) != len(columns):
         raise Unfit(f"a row of its {table} has another shape than ours")
     checked = []
@@ -341,7 +344,7 @@ def _checked_row(table: str, columns: list[tuple[str, str]], row: Any) -> list[A
     return checked
 
 
-def _without_places(extra: Any) -> str:
+def _without_places(extra: object) -> str:
     """Return the note beside an id without where its files are: that is a place, and asked for again."""
     if not isinstance(extra, dict) or not is_safe_path(extra.get("path", "x")):
         raise Unfit("a row of its ids has another shape than ours")
@@ -350,7 +353,7 @@ def _without_places(extra: Any) -> str:
 
 def _check_answer(key: str, answer: Any) -> None:
     lead, _, rest = key.partition("/")
-    paths: Iterable[Any] = ()
+    paths: Iterable[object] = ()
     if lead in ("kept", "overflow"):
         paths = [answer["path"]] if "path" in answer else []
         if lead == "overflow" and not isinstance(answer.get("written"), bool):
@@ -367,18 +370,18 @@ def _check_answer(key: str, answer: Any) -> None:
         raise Unfit(f"what its state says of {lead} leads out of a run")
 
 
-_COLUMNS: dict[str, Any] = {"TEXT": str, "INTEGER": int, "REAL": (int, float)}
+_COLUMNS: dict[str, type | tuple[type, ...]] = {"TEXT": str, "INTEGER": int, "REAL": (int, float)}
 
 
-def _is_of(kind: str, value: Any) -> bool:
+def _is_of(kind: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, _COLUMNS.get(kind, str)):
         return False
     if isinstance(value, str):
         return _is_text(value)
-    return math.isfinite(value) and abs(value) < 1 << 63
+    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 1 << 63
 
 
-def _is_queue(value: Any) -> bool:
+def _is_queue(value: object) -> bool:
     return isinstance(value, str) and bool(_QUEUE.fullmatch(value)) and ".." not in value
 
 
@@ -391,7 +394,7 @@ _NAMED: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def is_safe_path(path: Any) -> bool:
+def is_safe_path(path: object) -> bool:
     """Tell whether a path stays below whatever it is joined to."""
     return (
         isinstance(path, str)
@@ -411,9 +414,11 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < sys.maxsize
 
 
-def _is_time(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e11
+def _is_time(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and 0 <= value < 1e11

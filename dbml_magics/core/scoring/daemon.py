@@ -14,8 +14,9 @@ import importlib.abc
 import os
 import sys
 import warnings
-from importlib.machinery import PathFinder
-from typing import Any
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 __all__: list[str] = []
 
@@ -32,7 +33,9 @@ class _Beside(importlib.abc.MetaPathFinder):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return where a module is, if the folder has it."""
         return PathFinder.find_spec(fullname, [self.folder], target) if path is None else None
 

@@ -101,7 +101,7 @@ class Scorer:
             own = self._own.get(self.plan.columns[number])
             missing = is_missing(column) if own is None else own.isna().to_numpy()[column.to_numpy()]
             lacking = lacking * 2 + missing if number < 60 else lacking | missing
-        places: list[Any] = []
+        places: list[np.ndarray[Any, np.dtype[np.int64]]] = []
         found: list[pa.Array] = []
         for pattern in np.unique(lacking):
             these = np.flatnonzero(lacking == pattern)
