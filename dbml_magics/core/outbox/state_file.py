@@ -30,9 +30,8 @@ _CHECKED_BYTES = 64 << 20  # larger files take too long to be looked through at 
 _OF_THIS_MACHINE = ("steps/", "place/")  # counts, and answers
 T = TypeVar("T")
 
-_parents: list[
-    tuple[sqlite3.Connection | None, fallback.Fallback | None]
-] = []  # connections of the process that forked this one: SQLite must not close them here
+# Connections of the process that forked this one: SQLite must not close them here.
+_parents: list[tuple[sqlite3.Connection | None, fallback.Fallback | None]] = []
 
 
 class _Moved(Exception):
