@@ -18,15 +18,9 @@ from dbml_magics.core.delivery.writers.registrations import note_asked
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
+from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import (
-    ChangeRegistry,
-    CreateRun,
-    Operation,
-    RegisterVersion,
-    RegistryChange,
-    VersionFacts,
-)
+from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation, RegisterVersion
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
