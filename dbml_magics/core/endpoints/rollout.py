@@ -94,6 +94,7 @@ class Rollouts:
         return found
 
     def until_done(self, record: Record, name: str, say: Say) -> None:
+        """Take a deployment's steps one after the other. Raises as :meth:`advance`."""
         while True:
             with locked(record):
                 step = self.advance(record, name)
