@@ -148,6 +148,7 @@ def test_a_killed_kernels_service_is_shown_until_nothing_can_come_of_it(
     assert "orphan-aci" not in sessions.current().status().text()
 
 
+@pytest.mark.full
 def test_what_is_only_begun_can_be_undeployed(wine: list[Any], signed_in: AzureStandIn) -> None:
     workspace = sessions.current().engine("the test").workspaces["azureml"]
     assert is_azureml(workspace)

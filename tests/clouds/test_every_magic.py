@@ -36,7 +36,7 @@ def shell(both: Clouds) -> Iterator[InteractiveShell]:
     found.run_line_magic("unload_ext", "dbml_magics")
 
 
-@pytest.mark.full(but=["both-both"])
+@pytest.mark.full
 @pytest.mark.parametrize(("track", "registry"), MODES)
 def test_every_magic_runs_and_each_workspace_has_its_share_natively(
     both: Clouds,

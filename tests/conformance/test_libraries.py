@@ -15,7 +15,7 @@ from tests.conformance.player import Story
 from tests.conformance.table import compare_group
 
 
-@pytest.mark.full(but=["libraries/scikit-learn"])
+@pytest.mark.full
 @pytest.mark.parametrize("story", table.stories, ids=lambda story: story.name)
 def test_what_a_library_logs_is_what_it_logs_to_plain_mlflow(story: Story, places: Places) -> None:
     missing = [package for package in NEEDS[story.name] if importlib.util.find_spec(package) is None]

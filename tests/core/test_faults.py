@@ -114,7 +114,7 @@ if "DBML_TEST_EXAMPLES" in os.environ:
     CASES = [(fault, who) for fault in FAULTS for who in ("databricks", "azureml", "both")]
 
 
-@pytest.mark.full(but=["503-azureml"])
+@pytest.mark.full
 @pytest.mark.parametrize(("fault", "who"), CASES)
 def test_a_fault_from_one_stage_on_costs_nothing(
     home: Path,

@@ -152,6 +152,7 @@ def linked(_ip: Any, home: Path, experiment_name: str) -> Iterator[Shell]:
     dbml_magics.unload_ipython_extension(_ip)
 
 
+@pytest.mark.full
 def test_hundreds_of_lines_reach_a_real_link_and_end_in_a_result_or_in_words(
     linked: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_workspace_is_found_and_gives_its_tracking_uri(azure: AzureStandIn, cl
     assert client("ws.get_details()['storageAccount']").endswith("/storageAccounts/amlwsstorage")
 
 
+@pytest.mark.full
 def test_what_a_run_logs_is_read_back(azure: AzureStandIn, client: Client, experiment_name: str) -> None:
     run_id = client(f"""
         experiment = mlflow.set_experiment({experiment_name!r})
