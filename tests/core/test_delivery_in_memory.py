@@ -12,7 +12,7 @@ import pytest
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
 from dbml_magics.core.delivery.writers.in_doubt import PointsThere
-from dbml_magics.core.delivery.writers.registrations import Registrations, ask_for
+from dbml_magics.core.delivery.writers.registrations import Registrations, note_asked
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
@@ -177,7 +177,8 @@ def asked(both: Both, queue: str, key: str, **facts: Any) -> None:
     source: VersionSource = {"kind": "uri", "uri": f"s3://bucket/{key}"}
     of_it: VersionFacts = {"key": key, "name": "wine", "tags": {}, "run": queue, "source": source}
     of_it["to"] = [*ROLES]
-    ask_for(both.engine.state, both.engine.recorder.write, queue, {**of_it, **facts})  # type: ignore[typeddict-item]
+    note_asked(both.engine.state, queue, of_it)
+    both.engine.recorder.write(queue, RegisterVersion({**of_it, **facts}))  # type: ignore[typeddict-item]
 
 
 def changed(both: Both, do: str, **facts: Any) -> None:

@@ -14,13 +14,13 @@ from typing import ParamSpec, TypeVar
 from mlflow.entities import Run, ViewType
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
-from dbml_magics.core.delivery.writers.registrations import ask_for
+from dbml_magics.core.delivery.writers.registrations import note_asked
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation
+from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation, RegisterVersion
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
@@ -117,7 +117,6 @@ class Version:
 
     key: str
     name: str
-    sure: bool = False  # it was acknowledged
     said: str | None = None
 
 
@@ -264,9 +263,9 @@ class World:
             "to": [*ROLES],
         }
         queue = run.id if run else REGISTRY_QUEUE
-        with self.may_crash():
-            ask_for(self.engine.state, self.engine.recorder.write, queue, facts)
-            version.sure = True
+        with self.at_once():
+            note_asked(self.engine.state, queue, facts)
+            self.engine.recorder.write(queue, RegisterVersion(facts))
 
     def tag_version(self, version: Version) -> None:
         """Tag a version, which may have no number yet."""
@@ -342,8 +341,6 @@ class World:
 
     def _compare_versions(self) -> None:
         numbers: dict[str, dict[str, str]] = {}
-        there_are = {each.tags[KEY_TAG] for each in self.there[ROLES[0]].search_model_versions("")}
-        self.versions = [each for each in self.versions if each.sure or each.key in there_are]
         for role, there in self.there.items():
             found = sorted(there.search_model_versions(""), key=lambda each: int(each.version))
             numbers[role] = {each.tags[KEY_TAG]: f"{role}:{each.name}/{each.version}" for each in found}

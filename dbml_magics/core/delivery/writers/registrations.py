@@ -50,14 +50,12 @@ _READY_WITHIN_S = 300.0
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
 
 
-def ask_for(state: State, write: Callable[[str, Operation], None], queue: str, facts: VersionFacts) -> None:
-    """Journal a registration, and remember it until every registry has answered it.
+def note_asked(state: State, queue: str, facts: VersionFacts) -> None:
+    """Remember a registration until every registry has answered it, and which ones of its model go first.
 
-    Versions of a model are numbered in the order in which they were asked for, in every registry: later ones
-    wait for those that are remembered. So the line goes first, as a process may be killed between the two.
+    Versions of a model are numbered in the order in which they were asked for, in every registry.
     """
     facts["after"] = {**(facts.get("after") or {}), **state.model_versions.open_of(facts["name"])}
-    write(queue, RegisterVersion(facts))
     state.model_versions.ask(queue, facts)
 
 
