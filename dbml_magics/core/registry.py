@@ -17,7 +17,7 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from dbml_magics.common.hints import Remedy, Template
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
-from dbml_magics.core.delivery.writers.registrations import check_before, note_asked
+from dbml_magics.core.delivery.writers.registrations import ask_for, check_before
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
@@ -28,7 +28,7 @@ from dbml_magics.core.mlflow_private import (
     with_fields,
 )
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
-from dbml_magics.core.model.operations import ChangeRegistry, RegisterVersion
+from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
@@ -74,8 +74,7 @@ def register(
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     with deferred():
         engine.own_runs.note_registration(run_id, facts)
-        note_asked(engine.state, run_id, facts)
-        engine.recorder.write(run_id, RegisterVersion(facts))
+        ask_for(engine.state, engine.recorder.write, run_id, facts)
         for alias in aliases:
             change: RegistryChange = {
                 "do": "alias",

@@ -12,7 +12,7 @@ import pytest
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG, Ids
 from dbml_magics.core.delivery.writers.in_doubt import PointsThere
-from dbml_magics.core.delivery.writers.registrations import Registrations, note_asked
+from dbml_magics.core.delivery.writers.registrations import Registrations, ask_for
 from dbml_magics.core.delivery.writers.versions import KEY_TAG
 from dbml_magics.core.destinations.errors import Busy
 from dbml_magics.core.link import Link, WorkspaceSpec
@@ -23,11 +23,13 @@ from dbml_magics.core.model.operations import (
     CreateRun,
     LogMetric,
     LogParam,
+    Operation,
     RegisterVersion,
     SetTag,
 )
 from dbml_magics.core.model.queues import LINK_QUEUE, REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
+from dbml_magics.errors import JournalFull
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.simulation.history import stillness
 
@@ -177,8 +179,7 @@ def asked(both: Both, queue: str, key: str, **facts: Any) -> None:
     source: VersionSource = {"kind": "uri", "uri": f"s3://bucket/{key}"}
     of_it: VersionFacts = {"key": key, "name": "wine", "tags": {}, "run": queue, "source": source}
     of_it["to"] = [*ROLES]
-    note_asked(both.engine.state, queue, of_it)
-    both.engine.recorder.write(queue, RegisterVersion({**of_it, **facts}))  # type: ignore[typeddict-item]
+    ask_for(both.engine.state, both.engine.recorder.write, queue, {**of_it, **facts})  # type: ignore[typeddict-item]
 
 
 def changed(both: Both, do: str, **facts: Any) -> None:
@@ -213,6 +214,22 @@ def test_writes_of_two_queues_that_depend_on_each_other_arrive_in_their_order(bo
         assert (version.version, version.tags[KEY_TAG]) == ("1", "2")
         assert there.get_registered_model("wine").aliases == {"best": "1"}
     assert not list(both.engine.state.dead(None))
+
+
+def test_a_registration_whose_line_cannot_be_written_holds_up_no_later_version(both: Both) -> None:
+    def full(queue: str, op: Operation) -> None:
+        raise JournalFull(f"no disk takes {op.kind} of {queue}")
+
+    run = both.begin()
+    lost: VersionFacts = {"key": "1", "name": "wine", "tags": {}, "run": run, "to": [*ROLES]}
+    lost["source"] = {"kind": "uri", "uri": "s3://bucket/1"}
+    with pytest.raises(JournalFull):
+        ask_for(both.engine.state, full, run, lost)
+    asked(both, run, "2")
+    rounds(both)
+    for there in both.there.values():
+        (version,) = there.search_model_versions("name='wine'")
+        assert (version.version, version.tags[KEY_TAG]) == ("1", "2")
 
 
 def test_two_registrations_that_wait_for_each_other_hold_up_nothing_else(both: Both) -> None:

@@ -209,6 +209,21 @@ def test_another_users_folder_in_a_shared_place_is_no_place(tmp_path: Path) -> N
 # --- a disk that fails
 
 
+def test_a_small_file_is_lent_on_another_disk_where_the_full_one_takes_a_folder_alone(
+    small: Path, spares: Path, tmp_path: Path
+) -> None:
+    made = spool.Spool(spares_module.Spares(small / "link", [spares]))
+    (small / "link" / "spool").mkdir(parents=True)
+    (tmp_path / "before.txt").write_text("before")
+    kept = spool.kept_small(tmp_path / "before.txt")
+    assert kept is not None
+    fill(small)
+    with made.lent(kept, "before.txt", "azureml") as lent:
+        assert lent is not None
+        assert (lent.read_text(), lent.is_relative_to(spares)) == ("before", True)
+    assert [*(small / "link" / "spool").iterdir()] == []
+
+
 def test_a_training_goes_on_when_the_journals_disk_is_full_and_nothing_is_lost(
     home: Path,
     small: Path,

@@ -14,13 +14,13 @@ from typing import ParamSpec, TypeVar
 from mlflow.entities import Run, ViewType
 
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
-from dbml_magics.core.delivery.writers.registrations import note_asked
+from dbml_magics.core.delivery.writers.registrations import ask_for
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation, RegisterVersion
+from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
@@ -264,8 +264,7 @@ class World:
         }
         queue = run.id if run else REGISTRY_QUEUE
         with self.at_once():
-            note_asked(self.engine.state, queue, facts)
-            self.engine.recorder.write(queue, RegisterVersion(facts))
+            ask_for(self.engine.state, self.engine.recorder.write, queue, facts)
 
     def tag_version(self, version: Version) -> None:
         """Tag a version, which may have no number yet."""

@@ -99,6 +99,11 @@ class ModelVersions:
         for name in {facts["name"], source.get("name") or facts["name"]}:
             self._registering.put(asked, name, facts["key"])
 
+    def withdraw(self, facts: VersionFacts) -> None:
+        """Forget a registration that could not be journaled: no registry will answer it."""
+        for name in {facts["name"], facts["source"].get("name") or facts["name"]}:
+            self._registering.forget(name, facts["key"])
+
     def asked(self) -> list[Asked]:
         """Return the registrations that some registry may not have answered yet."""
         return [_asked(place, value) for place, value in self._registering.below().items()]

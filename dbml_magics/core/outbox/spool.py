@@ -94,11 +94,9 @@ class Spool:
             yield None
             return
         beside = self._spares.root if file is None else file.parent.parent
-        with self._spares.try_each(beside, lambda root: _folder_to_lend(root, role)) as folder:
+        with self._spares.try_each(beside, lambda root: _folder_to_lend(root, role, name, data)) as folder:
             lent = Path(folder, name)
-            if file is None:
-                lent.write_bytes(data or b"")
-            else:
+            if file is not None:
                 try:
                     os.link(file, lent)
                 except OSError:  # a file system without hard links
@@ -179,9 +177,17 @@ def _copy(source: str | os.PathLike[str], target: Path) -> int:
         raise
 
 
-def _folder_to_lend(root: Path, role: str) -> tempfile.TemporaryDirectory[str]:
+def _folder_to_lend(root: Path, role: str, name: str, data: bytes | None) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder to lend a file in, with a small file's content: a full disk may take the folder alone."""
     private_folder(root / "spool")
-    return tempfile.TemporaryDirectory(dir=root / "spool", prefix=f".lent-{role}-")
+    folder = tempfile.TemporaryDirectory(dir=root / "spool", prefix=f".lent-{role}-")
+    if data is not None:
+        try:
+            Path(folder.name, name).write_bytes(data)
+        except OSError:
+            folder.cleanup()
+            raise
+    return folder
 
 
 def kept_small(source: str | os.PathLike[str]) -> StoredFile | None:

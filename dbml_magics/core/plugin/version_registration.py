@@ -11,12 +11,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 
 from dbml_magics.common.config import identity_budget_seconds
-from dbml_magics.core.delivery.writers.registrations import check_before, note_asked
+from dbml_magics.core.delivery.writers.registrations import ask_for, check_before
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import with_fields
 from dbml_magics.core.model.facts import VersionFacts, VersionSource
-from dbml_magics.core.model.operations import RegisterVersion
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.outbox.model_versions import Refusal
 from dbml_magics.core.plugin.asked import ask
@@ -45,8 +44,7 @@ class VersionRegistration:
         with deferred():
             self._register_at_first(queue, facts)
             self._engine.own_runs.note_registration(queue, facts)
-            note_asked(self._engine.state, queue, facts)
-            self._engine.recorder.write(queue, RegisterVersion(facts))
+            ask_for(self._engine.state, self._engine.recorder.write, queue, facts)
         return self._registered(facts, queue, source, model_id)
 
     def source_of(self, source: str, model_id: str | None) -> VersionSource:

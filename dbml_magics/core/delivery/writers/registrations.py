@@ -50,13 +50,19 @@ _READY_WITHIN_S = 300.0
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
 
 
-def note_asked(state: State, queue: str, facts: VersionFacts) -> None:
-    """Remember a registration until every registry has answered it, and which ones of its model go first.
+def ask_for(state: State, write: Callable[[str, Operation], None], queue: str, facts: VersionFacts) -> None:
+    """Journal a registration, and remember it until every registry has answered it.
 
-    Versions of a model are numbered in the order in which they were asked for, in every registry.
+    Versions of a model are numbered in the order in which they were asked for, in every registry: later ones
+    wait for those that are remembered. One whose line cannot be written, on full disks, is forgotten.
     """
     facts["after"] = {**(facts.get("after") or {}), **state.model_versions.open_of(facts["name"])}
     state.model_versions.ask(queue, facts)
+    try:
+        write(queue, RegisterVersion(facts))
+    except BaseException:
+        state.model_versions.withdraw(facts)
+        raise
 
 
 def check_before(
