@@ -73,6 +73,11 @@ def _change(value: RegistryChange) -> RegistryChange:
     return value.copy()
 
 
+def _models_of(facts: VersionFacts) -> set[str]:
+    """Return a registration's model and a copied version's original: the copy goes before that is deleted."""
+    return {facts["name"], facts["source"].get("name") or facts["name"]}
+
+
 class ModelVersions:
     """Registrations by their key, and by the number that the first registry gave."""
 
@@ -95,13 +100,12 @@ class ModelVersions:
         if source["kind"] == "version":
             asked["from"] = [source["name"], str(source["version"])]
         self._names.note_used(facts["name"])
-        # A copied version's original, too: the copy goes before it is deleted.
-        for name in {facts["name"], source.get("name") or facts["name"]}:
+        for name in _models_of(facts):
             self._registering.put(asked, name, facts["key"])
 
     def withdraw(self, facts: VersionFacts) -> None:
         """Forget a registration that could not be journaled: no registry will answer it."""
-        for name in {facts["name"], facts["source"].get("name") or facts["name"]}:
+        for name in _models_of(facts):
             self._registering.forget(name, facts["key"])
 
     def asked(self) -> list[Asked]:
