@@ -395,6 +395,7 @@ def deploy(
     instance_count: int | None = None,
     app_insights: bool = False,
     collect_data: bool = False,
+    add_packages: bool = False,
     traffic: int | None = None,
     wait: bool = True,
     require_delivered: bool = False,
@@ -404,9 +405,10 @@ def deploy(
 
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
     URI. ``to``: local, aci, aks or online. A second model under a live endpoint (``deployment``) gets no
-    requests until ``traffic`` (percent) says so. ``progress`` gets a line with the state a few times a
-    second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand, NotDeployable or
-    DeploymentFailed.
+    requests until ``traffic`` (percent) says so. ``add_packages`` deploys a copy of the model whose
+    environment has what the container of a managed endpoint needs as well. ``progress`` gets a line with the
+    state a few times a second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand,
+    NotDeployable or DeploymentFailed.
     """
     session = _session("deploy()")
     engine = session.engine(Remedy("deploy"))
@@ -426,6 +428,7 @@ def deploy(
         instance_count=instance_count,
         app_insights=app_insights,
         collect_data=collect_data,
+        add_packages=add_packages,
         traffic=traffic,
         wait=wait,
         require_delivered=require_delivered,
@@ -540,18 +543,36 @@ def doctor(*, json: bool = False, timeout: float | None = None) -> DoctorResult:
     return replace(found, as_json=json)
 
 
-def probe(*, json: bool = False, progress: Callable[[str], None] | None = None) -> ProbeReport:
-    """Measure on the link's services what their documents leave open: limits, and how they behave.
+def probe(
+    *,
+    confirm: str | None = None,
+    endpoint: bool = False,
+    schema: str | None = None,
+    only: Sequence[str] = (),
+    json: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ProbeReport:
+    """Compare what the link's services do with what is recorded of them: limits, and how they behave.
 
-    It takes some minutes and some hundred small requests, in an experiment of its own that it deletes. The
-    report, without secrets and names, is written to the current folder. ``.otherwise`` lists what is not as
-    the package assumes.
+    ``confirm`` is the word probe; without it NotConfirmed says what would be made, and nothing is asked. What
+    is made (``endpoint``: an endpoint too; ``schema``: a model in that schema of Unity Catalog) is deleted at
+    the end, also of an interrupted probe. ``only`` names facts. The report, without secrets, ids and names,
+    is written to the current folder and sent to nobody; ``.differing`` lists what is not as recorded.
     """
     engine = _session("dbml.probe()").engine(Remedy("doctor", probe=True))
     from dbml_magics.core import session
     from dbml_magics.core.doctor.probes import probing
 
-    return replace(probing.probe(engine, session.current_folder(), progress=progress), as_json=json)
+    found = probing.probe(
+        engine,
+        session.current_folder(),
+        confirm=confirm,
+        endpoint=endpoint,
+        schema=schema,
+        only=only,
+        progress=progress,
+    )
+    return replace(found, as_json=json)
 
 
 def score(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
 
 
+pytest_plugins = ["tests.contracts.plugin"]
+
 NEED_SERVERS = {"server_host", "servers", "proxies", "azure", "adb"}
 FOREIGN = ("MLFLOW_", "_MLFLOW", "DBML_", "ARM_", "AZUREML_", "AZURE_", "MSI_", "IDENTITY_", "DATABRICKS_")
 KEPT = {"MLFLOW_DISABLE_TELEMETRY"}
@@ -192,10 +194,16 @@ def _azure_standin(server_host: ServerHost) -> Iterator[AzureStandIn]:
 
 @pytest.fixture
 def azure(_azure_standin: AzureStandIn) -> Iterator[AzureStandIn]:
-    """Return Azure on this machine, as new; requests that it has no route for fail the test."""
+    """Return Azure on this machine, as new.
+
+    Requests that it has no route for fail the test, and so does what contradicts Azure's own descriptions.
+    """
+    from tests.contracts.plugin import settle
+
     _azure_standin.reset()
     yield _azure_standin
     _azure_standin.proxy.clear()
+    settle(_azure_standin.deviations())
     unknown = _azure_standin.unknown()
     assert not unknown, "requests that the stand-in for Azure has no route for:\n" + "\n".join(unknown)
 
@@ -210,12 +218,18 @@ def _adb(server_host: ServerHost) -> Iterator[Databricks]:
 
 @pytest.fixture
 def adb(_adb: Databricks) -> Iterator[Databricks]:
-    """Return a Databricks workspace on this machine, as new; a call that it does not know fails the test."""
+    """Return a Databricks workspace on this machine, as new.
+
+    A call that it does not know fails the test, and so does what contradicts MLflow's messages.
+    """
+    from tests.contracts.plugin import settle
+
     _adb.reset()
     _forget_clients()
     yield _adb
     unknown = list(_adb.unknown)
     _adb.reset()
+    settle(_adb.contracts.taken())
     assert not unknown, f"the stand-in does not know {unknown}"
 
 
@@ -280,12 +294,31 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def _tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tables of a database that a home keeps, made once for all tests: MLflow takes a second."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    from dbml_magics.core.destinations import local_tables
+
+    folder = tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBML_HOME", str(folder))
+        database = folder / "mlflow.db"
+        with local_tables.making():
+            local_tables.begun(database, lambda: SqlAlchemyStore(f"sqlite:///{database}", folder.as_uri()))
+    (kept,) = (folder / "tables").iterdir()
+    return kept
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _tables: Path) -> Path:
     """Return a fresh DBML_HOME; the working directory is a fresh folder beside it."""
     place, work = tmp_path / "home", tmp_path / "work"
     place.mkdir()
     work.mkdir()
+    (place / "tables").mkdir(mode=0o700)
+    (place / "tables" / _tables.name).hardlink_to(_tables)
     monkeypatch.setenv("DBML_HOME", str(place))
     monkeypatch.chdir(work)
     return place

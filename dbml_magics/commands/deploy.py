@@ -30,7 +30,9 @@ COMMAND = Command(
         "authEnabled: false on aci and aks). A local endpoint goes on when the notebook ends: until\n"
         "%dbml undeploy NAME. A cloud endpoint costs until then; %dbml status shows what runs.\n"
         "A model that Azure ML's registry lacks is registered there on the way; quota and the like are\n"
-        "looked at before anything is made. --config takes the keys of Azure ML's own files."
+        "looked at before anything is made. --config takes the keys of Azure ML's own files.\n"
+        "A managed endpoint's container needs packages that a model seldom names: a model without them is\n"
+        "refused, and --add-packages adds them to a copy, which is registered beside it."
     ),
     options=(
         Option("MODEL", "the model to serve", completes="deployable"),
@@ -63,6 +65,10 @@ COMMAND = Command(
         ),
         Option("--app-insights", "send requests and failures to Application Insights"),
         Option("--collect-data", "keep inputs and predictions, which drift detection needs"),
+        Option(
+            "--add-packages",
+            "add the packages that a managed endpoint's container needs, to a copy of the model",
+        ),
         Option(
             "--traffic",
             "the percent of the requests that this deployment gets",

@@ -25,7 +25,11 @@ def run(args: Namespace, output: Output) -> Result:
 COMMAND = Command(
     name="doctor",
     help="look for what is wrong: packages, sign-in, permissions, network, disk, notebook",
-    examples=(Remedy("doctor"), Remedy("doctor", json=True), Remedy("doctor", probe=True)),
+    examples=(
+        Remedy("doctor"),
+        Remedy("doctor", json=True),
+        Remedy("doctor", probe=True, confirm="probe"),
+    ),
     call=api.doctor,
     instead={"--probe": api.probe},
     run=run,
@@ -34,11 +38,16 @@ COMMAND = Command(
         "Each line is fine, a warning or broken, with the cause and the command that mends it. Nothing\n"
         "is changed anywhere, and it ends within half a minute. Without a link it looks at this machine,\n"
         "and at the link that is remembered for the folder.\n"
-        "--probe measures on the link's services what their documents leave open, in an experiment that it\n"
-        "deletes: some minutes, and some hundred small requests. Its report names nobody."
+        "--probe compares the link's services with what is recorded of them, fact by fact. It says first\n"
+        "what it makes, and wants --confirm probe; it deletes all of it, starts no compute, and sends\n"
+        "nothing to anybody. docs/probe.md says what is in its report, and how to send it."
     ),
     options=(
         Option("--json", "show it as JSON, for whoever helps you; no secret is in it"),
-        Option("--probe", "measure the services' limits and behaviour, and write a report"),
+        Option("--probe", "compare the services with what is recorded of them, and write a report"),
+        Option("--confirm", "the word probe: go on, after what it makes was shown", metavar="probe"),
+        Option("--endpoint", "probe an endpoint too: one without a deployment, which costs some minutes"),
+        Option("--schema", "probe Unity Catalog too, by a model in this schema", metavar="CATALOG.SCHEMA"),
+        Option("--only", "probe this fact alone (several: --only once for each)", metavar="FACT"),
     ),
 )

@@ -16,6 +16,7 @@ from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import mlflow_private, runs
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
+from dbml_magics.core.destinations.naming import workspace_path
 from dbml_magics.core.paging import entries
 from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.readers import WorkspaceReader
@@ -156,6 +157,7 @@ def _restored(what: str) -> list[str]:
 
 def _experiment(engine: Engine, name: str) -> Plan:
     readers = [WorkspaceReader(engine, role) for role in engine.link.tracked]
+    name = workspace_path(name)
     places = list(_places(engine, readers, name))
     if not places:
         runs.find_experiment(engine, name)  # raises, with what was perhaps meant

@@ -150,8 +150,6 @@ FUNCTIONS = {
             "validate_experiment_tag",
             "validate_logged_model_name",
             "validate_metric",
-            "validate_model_alias_name",
-            "validate_model_alias_name_reserved",
             "validate_model_name",
             "validate_model_version",
             "validate_model_version_tag",
@@ -162,13 +160,20 @@ FUNCTIONS = {
             "validate_tag",
         )
     },
+    # Later releases call them by the shorter names, and check aliases of other things by them too.
+    "validate_model_alias_name": "mlflow.utils.validation:_validate_alias_name|_validate_model_alias_name",
+    "validate_model_alias_name_reserved": (
+        "mlflow.utils.validation:_validate_alias_name_reserved|_validate_model_alias_name_reserved"
+    ),
 }
-"""What each function is called here -> where MLflow has it."""
+"""What each function is called here -> where MLflow has it, by any of its names."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a function at its first use."""
-    module, _, private = FUNCTIONS.get(name, "").partition(":")
-    if not private:
+    place, _, names = FUNCTIONS.get(name, "").partition(":")
+    if not names:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(module), private)
+    module = importlib.import_module(place)
+    *earlier, last = names.split("|")
+    return getattr(module, next((each for each in earlier if hasattr(module, each)), last))

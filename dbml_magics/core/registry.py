@@ -74,7 +74,7 @@ def register(
         raise Refused(f"nothing was registered: {error.message}.", remedies=remedies) from error
     with deferred():
         engine.own_runs.note_registration(run_id, facts)
-        ask_for(engine.state, engine.recorder.write, run_id, facts)
+        ask_for(engine.state, engine.recorder.write, run_id, facts, engine.clock)
         for alias in aliases:
             change: RegistryChange = {
                 "do": "alias",

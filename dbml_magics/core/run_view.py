@@ -109,8 +109,9 @@ class Series:
             self.last = position
             return
         last_step = steps[last]
-        newest = times[last], as_kept(values[last])
-        if step > last_step or (step == last_step and (time, as_kept(value)) > newest):
+        if step == last_step and (time, as_kept(value)) <= (times[last], as_kept(values[last])):
+            return
+        if step >= last_step:
             self.last = position
 
     def __len__(self) -> int:

@@ -53,7 +53,7 @@ def quiet_mlflow() -> Iterator[None]:
 
 def set_experiment(engine: Engine, name: str) -> ExperimentResult:
     """Set the experiment that runs go to. Raises BadName."""
-    check_experiment_name(name)
+    name = check_experiment_name(name)
     try:
         known = client(engine).get_experiment_by_name(name)
         refuse_deleted(known)

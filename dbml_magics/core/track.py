@@ -373,7 +373,7 @@ def _of_joined(run: Run, name: str | None, experiment: str | None) -> str:
 def _experiment_id(engine: Engine, name: str | None) -> str | None:
     if name is None:
         return None
-    check_experiment_name(name)
+    name = check_experiment_name(name)
     found = runs.client(engine).get_experiment_by_name(name)
     runs.refuse_deleted(found)
     return str(found.experiment_id) if found is not None else str(runs.client(engine).create_experiment(name))

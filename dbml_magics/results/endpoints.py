@@ -37,6 +37,7 @@ class Check:
     what: str
     said: str
     fine: bool | None = True  # None: it works, but somebody should know
+    remedies: tuple[tuple[str, str], ...] = ()  # (command, what it does), where it does not work
 
     def line(self) -> str:
         """Return it in one line, the sign in front in words' company."""
@@ -315,6 +316,7 @@ class LogsResult(Result):
     lines: tuple[str, ...]
     target: str = "local"
     file: str | None = None  # where all of it is
+    cause: str | None = None  # what the lines of a failed deployment point to
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.lines)
@@ -325,7 +327,8 @@ class LogsResult(Result):
     def text(self) -> str:
         """Return the lines under a headline."""
         head = f"Log of {self.endpoint}, deployment {self.deployment} ({self.target})"
-        end = [f"  all of it: {self.file}"] if self.file else []
+        end = [f"  likely cause: {self.cause}"] if self.cause else []
+        end += [f"  all of it: {self.file}"] if self.file else []
         return "\n".join([head, *(f"  {line}" for line in self.lines or ("nothing yet",)), *end])
 
 

@@ -22,14 +22,20 @@ def fitted() -> list[Any]:
     return [LinearRegression().fit(X, y), LinearRegression().fit(X, y + 10)]
 
 
-def log(model: Any, **options: Any) -> Any:
-    """Log a model with its signature, in a run of its own."""
+NEEDED = ["azureml-inference-server-http", "azureml-contrib-services", "azureml-ai-monitoring"]
+
+
+def log(model: Any, *, needed: bool = True, **options: Any) -> Any:
+    """Log a model with its signature, in a run of its own.
+
+    ``needed``: with the packages that a managed endpoint's container needs.
+    """
     with mlflow.start_run():
         return mlflow.sklearn.log_model(
             model,
             name="model",
             signature=infer_signature(X, model.predict(X)),
-            pip_requirements=["scikit-learn"],
+            pip_requirements=["scikit-learn", *(NEEDED if needed else [])],
             **options,
         )
 

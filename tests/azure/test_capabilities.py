@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput
 
 import dbml_magics as dbml
 from dbml_magics.core import session as sessions
@@ -268,3 +269,64 @@ def test_an_experiment_is_renamed_to_a_legal_name_and_never_to_another(
     assert not dead(session)
     own = at_azure(session).get_experiment(found.experiment_id).name
     assert re.fullmatch(r"[A-Za-z0-9_-]+", own)
+
+
+def test_azure_ml_takes_names_of_experiments_that_begin_with_a_letter_or_a_digit(
+    link: Any, signed_in: AzureStandIn, experiment_name: str
+) -> None:
+    session = link()
+    own = at_azure(session)
+    for refused in (f"_{experiment_name}", f"-{experiment_name}", "x" * 256):
+        with pytest.raises(mlflow.exceptions.MlflowException, match="Experiment name must be"):
+            own.create_experiment(refused)
+    ids = {}
+    for name in (f"_{experiment_name}", f"__{experiment_name}", f"{experiment_name}-{'x' * 300}", "_-_"):
+        there = dbml.experiment(name).names["azureml"]
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}", there)
+        with mlflow.start_run() as run:
+            mlflow.log_metric("loss", 0.5)
+        ids[name] = run.info.experiment_id
+    dbml.sync(timeout=60)
+    assert not dead(session)
+    assert len(set(ids.values())) == 4, "two names are two experiments"
+    client = MlflowClient()
+    for name, experiment_id in ids.items():
+        assert client.get_experiment(experiment_id).name == name
+        assert client.get_experiment_by_name(name).experiment_id == experiment_id
+
+
+def test_more_than_200_datasets_or_5000_characters_of_a_path_cost_azure_ml_nothing_else(
+    link: Any, signed_in: AzureStandIn
+) -> None:
+    session = link()
+    path = "/".join("p" * 99 for _ in range(51))
+    datasets = [DatasetInput(Dataset(f"wine{n:03}", "d", "code", "{}")) for n in range(202)]
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        client.log_inputs(run.info.run_id, datasets[:150])
+        client.log_inputs(run.info.run_id, datasets)
+        mlflow.log_text("t", f"{path}/t.txt")
+        mlflow.log_text("t", "short.txt")
+        mlflow.log_metric("loss", 0.5)
+    dbml.sync(timeout=120)
+    assert sorted(letter[4] for letter in dead(session)) == [
+        "azureml takes 200 input datasets a run: 2 of these are left out",
+        "azureml takes 5,000 characters in a file's path",
+    ]
+    found = at_azure(session).get_run(run.info.run_id)
+    there = sorted(d.dataset.name for d in found.inputs.dataset_inputs)
+    assert there == [f"wine{n:03}" for n in range(200)]
+    assert (found.data.metrics, found.info.status) == ({"loss": 0.5}, "FINISHED")
+    assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["short.txt"]
+    with pytest.raises(mlflow.exceptions.MlflowException, match="Limit=200, Size=201"):
+        at_azure(session).log_inputs(run.info.run_id, datasets[200:201])
+
+
+def test_azure_ml_registers_files_from_its_own_places_alone(
+    link: Any, signed_in: AzureStandIn, experiment_name: str
+) -> None:
+    session = link()
+    registry = session.engine("the test").workspaces["azureml"].registry
+    registry.create_registered_model(experiment_name)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="Model source from file must be in the"):
+        registry.create_model_version(experiment_name, "dummy-source", None)

@@ -52,7 +52,7 @@ def test_the_same_three_lines_serve_a_model_here_and_at_a_managed_endpoint(
 
 
 @pytest.mark.full
-def test_the_notebook_s_lines_serve_its_model_at_a_managed_endpoint_with_one_word_changed(
+def test_the_notebook_s_lines_serve_its_model_at_a_managed_endpoint_with_two_words_changed(
     shell: Any,
     signed_in: AzureStandIn,
     names: dict[str, Any],
@@ -78,7 +78,7 @@ def test_the_notebook_s_lines_serve_its_model_at_a_managed_endpoint_with_one_wor
     # Azure ML keeps the models of other tests: the notebook's is the newest of its name there.
     version = max(int(v.version) for v in mlflow.MlflowClient().search_model_versions("name='wine'"))
     deploy = cell("%dbml deploy wine/1 --to local")
-    run(deploy.replace("--to local", "--to online").replace("wine/1", f"wine/{version}"))
+    run(deploy.replace("--to local", "--to online --add-packages").replace("wine/1", f"wine/{version}"))
     run(cell("bottles ="))
     assert "True" in run(cell("(answer.predictions =="))
     assert signed_in.proxy.count(path="/inference/wine/score") == 1, "the managed endpoint has answered"

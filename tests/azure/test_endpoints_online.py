@@ -66,7 +66,7 @@ def test_the_lines_that_deploy_here_deploy_to_a_managed_endpoint(
     made = deploy(progress=lines.append)
     assert (made.changed, made.endpoint.state, made.endpoint.traffic) == ("deployed", "ready", {"wine": 100})
     assert made.endpoint.deployment("wine").model == "served-wine/1"
-    assert "1 × Standard_DS3_v2" in made.text(), "what it leaves running"
+    assert "1 × Standard_DS3_V2" in made.text(), "what it leaves running, as the service spells it"
     assert made.endpoint.page.startswith(f"{signed_in.uri}/studio/endpoints/realtime/wine/detail?wsid=")
     assert any("wine on online  starting the deployment" in line for line in lines), lines
     found = dbml.invoke("wine", X)
@@ -83,7 +83,7 @@ def test_the_lines_that_deploy_here_deploy_to_a_managed_endpoint(
     again = deploy()
     assert again.changed == "nothing"
     status = sessions.current().status().text()
-    assert "endpoint wine (online) ready: served-wine/1, 1 × Standard_DS3_v2" in status
+    assert "endpoint wine (online) ready: served-wine/1, 1 × Standard_DS3_V2" in status
     assert "dbml undeploy wine --confirm wine" in status
 
 
@@ -213,7 +213,7 @@ def test_quota_is_asked_before_anything_is_made_and_its_refusal_leaves_nothing(
         eventually(lambda: not dbml.endpoints(), "the new endpoint to be taken away")
         assert deploy(instance_type="Standard_DS2_v2").endpoint.state == "ready"
     with pytest.raises(NotDeployable, match="westeurope has no machine Standard_Huge"):
-        deploy(instance_type="Standard_Huge")
+        deploy(name="huge", instance_type="Standard_Huge")
 
 
 def test_a_missing_role_is_named_and_what_was_begun_is_taken_away(
@@ -275,8 +275,9 @@ def test_a_killed_kernel_leaves_no_orphan_that_status_does_not_show(
 def test_what_fails_after_no_wait_is_shown_by_endpoints(wine: list[Any], signed_in: AzureStandIn) -> None:
     with signed_in.set(container_crash=["MemoryError"]):
         deploy(wait=False)
-        eventually(lambda: shown().state == "failed", "the failure to be seen")
+        eventually(lambda: getattr(shown().deployment("wine"), "error", None), "the failure to be told")
     failed = shown().deployment("wine")
+    assert (shown().state, failed.state) == ("failed", "failed")
     assert "ResourceNotReady" in str(failed.error)
     assert (failed.model, failed.cause, failed.log[-1]) == (
         "served-wine/1",
@@ -341,7 +342,7 @@ def test_data_is_checked_before_it_is_sent_split_when_large_and_the_key_is_renew
     assert signed_in.proxy.count(path="/inference/wine/score") == before, "nothing was sent"
     predicted()
     token = signed_in.credential().get_token(f"{signed_in.uri}/.default").token
-    scope = f"{signed_in.uri}{signed_in.scope()}/onlineEndpoints/wine/regenerateKeys?api-version=2024-10-01"
+    scope = f"{signed_in.uri}{signed_in.scope()}/onlineEndpoints/wine/regenerateKeys?api-version=2025-12-01"
     renewed = requests.post(
         scope,
         json={"keyType": "Primary"},

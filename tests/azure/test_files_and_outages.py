@@ -196,6 +196,9 @@ def test_a_storage_firewall_is_told_apart_from_a_missing_role(
     with signed_in.set(storage_firewall=True), pytest.raises(Unavailable) as caught:
         there.put(str(file), None)
     assert "firewall" in caught.value.reason
+    with signed_in.set(storage_public=False), pytest.raises(Unavailable) as caught:
+        there.put(str(file), None)
+    assert "firewall" in caught.value.reason, "PublicAccessNotPermitted is 409"
     with signed_in.set(storage_role=False), pytest.raises(Unavailable) as caught:
         there.put(str(file), "b")
     assert "Storage Blob Data Contributor" in caught.value.reason

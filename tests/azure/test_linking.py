@@ -341,26 +341,37 @@ def test_create_leans_on_the_storage_account_and_the_key_vault_that_are_there(
         headers={"Authorization": f"Bearer {signed_in.token()}"},
         timeout=30,
     ).json()
-    assert (made["properties"]["storageAccount"], made["properties"]["keyVault"]) == (storage, vault)
+    leaning = [made["properties"][key].lower() for key in ("storageAccount", "keyVault")]
+    assert leaning == [storage.lower(), vault.lower()], "the service spells providers in its own case"
     assert signed_in.proxy.count(method="PUT", path="Microsoft.Storage") == 0
     sessions.current().unlink()
     for name, given in (("storage_account", f"{storage}x"), ("key_vault", "amlwskeyvault")):
         assert "az resource list" in refused(BadLink, **{**azure, "workspace": "other-ws", name: given})
 
 
-def test_a_name_that_a_deleted_workspace_keeps_is_refused_before_anything_is_made(
+def test_the_failed_operation_of_a_new_workspace_tells_that_a_deleted_one_keeps_the_name(
     signed_in: AzureStandIn, names: dict[str, Any]
 ) -> None:
+    azure = {**names, "create": True, "location": "westeurope", "auth": "default"}
     with signed_in.softly_deleted():
-        for confirm in (None, names["workspace"]):
-            azure = {**names, "create": True, "location": "westeurope", "confirm": confirm, "auth": "default"}
-            said = refused(BadLink, **azure)
-            assert "keeps the name aml-ws for 14 days" in said
-            assert "Nothing was made" in said
-            assert "--workspace aml-ws-2 --auth default --create --location westeurope" in said.replace(
-                "--track azureml --registry azureml ", ""
-            )
-    assert signed_in.proxy.count(method="PUT") == 0
+        assert "deleted" not in refused(NotConfirmed, **azure), "nobody tells before"
+        said = refused(BadLink, **azure, confirm=names["workspace"])
+    assert "workspace aml-ws could not be made: a deleted workspace keeps the name aml-ws" in said
+    assert "Made before: storage account" in said
+    assert "--workspace aml-ws-2 --auth default --create --location westeurope" in said.replace(
+        "--track azureml --registry azureml ", ""
+    )
+
+
+def test_404_for_a_put_of_resource_manager_is_no_success(
+    signed_in: AzureStandIn, names: dict[str, Any]
+) -> None:
+    azure = {**names, "workspace": "lost-ws", "create": True, "location": "westeurope", "auth": "default"}
+    body = '{"error": {"code": "NotFound", "message": "The specified resource was not found."}}'
+    with signed_in.proxy.status(404, body=body, method="PUT", path="Microsoft.Storage"):
+        said = refused(BadLink, **azure, confirm="lost-ws")
+    assert "could not be made: Resource Manager does not find where it would be, rg-ml (404)" in said
+    assert "Made before: nothing" in said
 
 
 def test_no_remedy_names_a_workspace_that_nobody_named(

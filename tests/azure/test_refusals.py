@@ -34,8 +34,7 @@ def private(azure: AzureStandIn, _: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def gateway(azure: AzureStandIn, _: pytest.MonkeyPatch) -> Iterator[None]:
-    said = '{"error": {"code": "UserError", "message": "Public network access is disabled"}}'
-    with azure.proxy.status(502, body=said, path="/mlflow/"):
+    with azure.set(private_link=True, private_link_status=502):  # azure-docs#90426
         yield
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import dbml_magics as dbml
+from dbml_magics.core import session as sessions
 from tests.clouds.conftest import MODES, Clouds
 from tests.core.linking import child, finish
+from tests.databricks.conftest import ADA
 from tests.infra.service_limits import DATABRICKS_RATES, RateEnforcer
 
 OTHER_PAIRS = [
@@ -148,3 +150,28 @@ def test_a_link_by_uri_has_the_workspaces_own_object_too(both: Clouds, home: Pat
     assert status.workspace.name == both.azure.workspace
     assert status.workspace.get_mlflow_tracking_uri().startswith("azureml://")
     assert "MLFLOW_TRACKING_URI" in os.environ
+
+
+def test_an_experiment_with_more_tags_than_azure_ml_takes_is_there_with_its_runs(
+    both: Clouds, home: Path, experiment_name: str
+) -> None:
+    import mlflow
+
+    dbml.link(**both.wishes())
+    client = mlflow.MlflowClient()
+    tags = {f"t{n:02}": "v" for n in range(60)} | {"long": "x" * 3000}
+    own = client.create_experiment(f"/Users/{ADA}/{experiment_name}", tags=tags)
+    with mlflow.start_run(experiment_id=own) as run:
+        mlflow.log_metric("loss", 0.5)
+    assert dbml.sync(timeout=120).dead["azureml"] == 61 - 49
+    engine = sessions.current().engine("the test")
+    causes = {letter[4] for letter in engine.state.dead("azureml")}
+    assert causes == {
+        "azureml takes 49 tags an experiment beside ours",
+        "azureml takes 1,000 characters in an experiment's tag",
+    }
+    there = engine.workspaces["azureml"].tracking.get_experiment_by_name(experiment_name)
+    assert there.tags.items() >= {f"t{n:02}": "v" for n in range(49)}.items()
+    assert "long" not in there.tags
+    found = engine.workspaces["azureml"].tracking.search_runs([there.experiment_id], "", 1)
+    assert [(r.info.run_name, r.data.metrics) for r in found] == [(run.info.run_name, {"loss": 0.5})]

@@ -15,4 +15,4 @@ ASKED = os.environ.get("DBML_TEST_EXAMPLES")
 
 def test_random_sequences_come_to_the_same(places: Places) -> None:
     with places.linked() as linked:
-        Sequences(places, linked).search(int(ASKED or 12), fixed=ASKED is None)
+        Sequences(places, linked).search(int(ASKED or 6), fixed=ASKED is None)

@@ -179,7 +179,8 @@ def asked(both: Both, queue: str, key: str, **facts: Any) -> None:
     source: VersionSource = {"kind": "uri", "uri": f"s3://bucket/{key}"}
     of_it: VersionFacts = {"key": key, "name": "wine", "tags": {}, "run": queue, "source": source}
     of_it["to"] = [*ROLES]
-    ask_for(both.engine.state, both.engine.recorder.write, queue, {**of_it, **facts})  # type: ignore[typeddict-item]
+    named: VersionFacts = {**of_it, **facts}  # type: ignore[typeddict-item]
+    ask_for(both.engine.state, both.engine.recorder.write, queue, named)
 
 
 def changed(both: Both, do: str, **facts: Any) -> None:

@@ -10,9 +10,33 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from dbml_magics.core.plugin.filters import by_path
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync
 from tests.infra import plain
+
+
+@pytest.mark.parametrize(
+    "field", ["name", "NAME", "`name`", "attribute.name", 'attributes."name"', "attr.name"]
+)
+@pytest.mark.parametrize("rest", [" = '", '!="', " ILIKE '"])
+def test_a_filter_names_experiments_by_the_path_that_databricks_keeps(field: str, rest: str) -> None:
+    end = f"/Users/me/wine{rest[-1]} AND tags.a = 'b'"
+    assert by_path(f"{field}{rest}/Workspace{end}") == f"{field}{rest}{end}"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "tags.name = '/Workspace/Users/me'",
+        "tags.`name` = '/Workspace/Users/me'",
+        "tag.file_name = '/Workspace/Users/me'",
+        "name = '/Workspaces/me'",
+        None,
+    ],
+)
+def test_what_is_no_experiments_path_stays_in_a_filter(where: str | None) -> None:
+    assert by_path(where) == where
 
 
 @pytest.mark.full

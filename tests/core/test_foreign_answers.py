@@ -157,6 +157,9 @@ def check(hostile: Hostile, these: dict[str, Call], wrong: Any) -> None:
     assert not hostile.count("^/sign-in"), "a redirect was followed"
 
 
+@pytest.mark.full(
+    but=["a web page", "nothing", "an error in a 200", "204 from a gateway", "a redirect (302)"]
+)
 @pytest.mark.parametrize("kind", WRONG)
 def test_no_call_takes_an_answer_that_is_not_mlflows(
     kind: str, hostile: Hostile, tmp_path: Path, experiment_name: str

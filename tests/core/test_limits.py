@@ -44,7 +44,15 @@ from tests.core.linking import (
 )
 from tests.core.modelling import log_linear
 from tests.infra import plain, service_limits
+from tests.infra.proxy import Proxy
 from tests.infra.wait import eventually
+
+# mlflow#20715
+FULL_MODEL = (
+    "BAD_REQUEST: Unable to log new or update existing logged model metrics for model m-1, exceeded maximum "
+    "allowed number of logged model metrics per logged model: 1000. To raise this quota please contact the "
+    "Databricks support team."
+)
 
 
 @pytest.fixture
@@ -60,6 +68,11 @@ def known_as(role: str, kind: str) -> None:
     workspace = engine.workspaces[role]
     workspace.limits = engine.side(role).learned.limits = BY_KIND[kind]
     workspace.limiter = RateLimiter(workspace.limits.rates)
+
+
+def refusals(proxy: Proxy) -> int:
+    """Count the batches that a service refused."""
+    return len([r for r in proxy.requests("log-batch") if r.status == 400])
 
 
 @pytest.fixture
@@ -135,13 +148,100 @@ def test_requests_hold_no_more_than_a_service_takes_in_items_and_in_bytes(kind: 
         ("Changing param values is not allowed.", False),
         ("Request rate limit exceeded, too many requests", False),
         ("Metric value must be a number", False),
+        (FULL_MODEL, True),
     ],
 )
 def test_a_refusal_for_a_limit_is_told_from_one_for_another_reason(refusal: str, limited: bool) -> None:
     assert table.names_a_limit(refusal) is limited
 
 
+@pytest.mark.parametrize(
+    ("refusal", "value", "left"),
+    [
+        ("Param value 'x' had length 300, which exceeded length limit of 250", "x" * 300, 250),
+        ("FieldName=Tags.Value, Limit=1000, Size=3000.", "x" * 3000, 1000),
+        ("Tag value of 600 bytes exceeds the limit of 500 bytes: size=600", "é" * 300, 250),
+        ("'value' exceeds the maximum length of 250 characters", "x" * 300, 250),
+        ("the value exceeds the limit of 64 KB bytes", "x" * 70_000, 65_536),
+        ("FieldName=Parameters, Limit=200, Size=210.", "x" * 300, None),
+        ("the limit of 250 characters of a key", "x" * 100, None),
+        ("Changing param values is not allowed.", "x" * 300, None),
+    ],
+)
+def test_a_value_is_cut_to_what_its_refusal_admits(refusal: str, value: str, left: int | None) -> None:
+    cut = table.cut_to(refusal, value)
+    assert (None if cut is None else len(cut)) == left
+
+
+def test_databricks_words_for_a_full_model_say_nothing_of_the_size_of_a_batch() -> None:
+    assert table.number_named(FULL_MODEL) == 1000
+    assert replace(table.DATABRICKS, metrics=5000).lowered(FULL_MODEL, 4000) is None
+
+
 # --- what a run has too much of
+
+
+def test_values_that_databricks_refuses_beyond_250_characters_are_cut_to_what_it_takes(
+    clouds: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Its page says 250, MLflow's own server takes 6,000: one refusal of each kind tells it."""
+    clouds.databricks.limit(service_limits.DATABRICKS_DOCUMENTED)
+    with mlflow.start_run() as run:
+        mlflow.log_params({f"p{n}": str(n) * 3000 for n in range(4)})
+        mlflow.set_tag("note", "é" * 400)
+        sync()
+        before = refusals(clouds.databricks)
+        mlflow.log_params({f"q{n}": str(n) * 3000 for n in range(4)})
+        mlflow.set_tag("other", "y" * 400)
+        mlflow.log_metric("loss", 1.0)
+    sync()
+    assert refusals(clouds.databricks) == before, "a length that was learnt is not tried again"
+    reader = plain.client(servers.databricks.uri)
+    found = reader.get_run(run.info.run_id).data
+    assert found.params == {f"{k}{n}": str(n) * 250 for n in range(4) for k in "pq"}
+    assert (found.tags["note"], found.tags["other"]) == ("é" * 250, "y" * 250)
+    assert found.metrics == {"loss": 1.0}
+    file = json.loads(Path(reader.download_artifacts(run.info.run_id, ARTIFACT)).read_text(encoding="utf-8"))
+    assert file["params"] == {f"{k}{n}": str(n) * 3000 for n in range(4) for k in "pq"}
+    assert file["tags"] == {"note": "é" * 400, "other": "y" * 400}
+    assert dead_letters() == []
+
+
+def test_a_batch_that_azure_ml_refuses_for_a_size_that_it_does_not_name_is_halved_from_then_on(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    """Its page says 250 metrics; some workspaces have refused what is above 200."""
+    linked.azureml.limit({"metrics": 200}, wording="silent")
+    known_as("azureml", "azureml")
+    with mlflow.start_run() as run:
+        for step in range(2000):
+            mlflow.log_metric("m", step, step=step)
+    sync()
+    assert steps(arrived(servers, run.info.run_id, experiment_name), "m") == list(range(2000))
+    assert refusals(linked.azureml) == 1
+    assert dead_letters() == []
+    assert_written_once(linked)
+
+
+def test_a_runs_name_and_description_are_as_long_at_azure_ml_as_it_takes_them(
+    clouds: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    name, note = "n" * 300, "d" * 4000
+    with mlflow.start_run(run_name=name, description=note) as run:
+        mlflow.set_tag("long", "x" * 4000)
+    sync()
+    other = f"{name}-2"
+    MlflowClient().update_run(run.info.run_id, name=other)
+    sync()
+    twin = plain.twin_id(servers.azureml.uri, run.info.run_id, experiment_name)
+    there = plain.client(servers.azureml.uri).get_run(twin)
+    assert (there.info.run_name, there.data.tags["mlflow.note.content"]) == (name[:256], note)
+    assert "long" not in there.data.tags
+    found = kept(servers, run.info.run_id, experiment_name)
+    assert found["tags"] == {"mlflow.runName": other, "long": "x" * 4000}
+    assert dead_letters() == []
+    assert dbml.verify(run=run.info.run_id).differences == ()
+    assert not [r for r in clouds.azureml.requests("/runs/") if r.status == 400], "nothing was tried in vain"
 
 
 def test_what_azure_ml_does_not_take_is_left_out_there_said_and_kept(
@@ -397,6 +497,12 @@ def test_a_model_with_too_many_metrics_costs_the_run_none(
     assert set(found["metrics"]) == {"m3", "m4"}
     assert found["metrics"]["m3"][0][3][0] == model.model_id
     assert "azureml takes 3 metrics a logged model: metrics m3, m4 (2 points) are" in str(run.summary)
+    before = refusals(linked.azureml)
+    with dbml.track("more"):
+        for n in range(20):
+            mlflow.log_metric(f"m{n}", n, step=3, model_id=model.model_id)
+    sync()
+    assert refusals(linked.azureml) == before, "a full model takes no more of those that it has either"
 
 
 def test_a_run_near_a_limit_is_named_before_it_is_reached(clouds: Proxies) -> None:

@@ -161,6 +161,7 @@ def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
         assert (d.pending, d.lag_seconds, d.last_error) == (0, 0.0, None)
 
 
+@pytest.mark.full(but=["nothing", "azureml alone", "sync"])
 @pytest.mark.parametrize(
     ("wish", "track", "registry", "used"),
     [
@@ -172,6 +173,10 @@ def test_the_link_says_where_everything_goes(home: Path, proxies: Any) -> None:
         ({"track": "azureml", "registry": "databricks"}, "azureml", "databricks", ["databricks", "azureml"]),
         ({"track": "databricks", "registry": "both"}, "databricks", "both", ["databricks", "azureml"]),
         ({"mode": "sync"}, "both", "databricks", ["databricks", "azureml"]),
+    ],
+    ids=[
+        *("nothing", "registry azureml", "both registries", "databricks alone", "azureml alone"),
+        *("azureml, registry databricks", "databricks, both registries", "sync"),
     ],
 )
 def test_tracking_and_registry_can_be_chosen(
@@ -228,6 +233,7 @@ def test_models_go_to_the_chosen_registry(home: Path) -> None:
 # --- unlink
 
 
+@pytest.mark.full(but=["environment"])
 @pytest.mark.parametrize("how", ["call", "environment", "unset"])
 def test_unlink_restores_what_was_there(
     home: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch

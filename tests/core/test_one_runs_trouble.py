@@ -136,7 +136,7 @@ PLACES = [
 LISTINGS = ["a folder listed as a file", "a folder in itself", "an endless history"]
 
 
-@pytest.mark.full(but=[PLACES[0], PLACES[4], "a web page"])
+@pytest.mark.full(but=[PLACES[0], "a web page"])
 @pytest.mark.parametrize("how", [*PLACES, *LISTINGS, *WRONG])
 def test_one_runs_trouble_stays_that_runs(
     runs: tuple[str, str], hostile: Hostile, servers: Servers, experiment_name: str, how: str

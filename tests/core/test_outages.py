@@ -101,7 +101,7 @@ def until_noticed(fault: AbstractContextManager[Any], role: str) -> None:
         eventually(lambda: not is_well(role), "the outage was noticed")
 
 
-@pytest.mark.full(but=["hang-databricks", "500-azureml", "closed port-both", "half a batch-databricks"])
+@pytest.mark.full(but=["hang-databricks", "closed port-both"])
 @pytest.mark.parametrize(
     ("fault", "who"),
     [(fault, who) for fault in FAULTS for who in ("databricks", "azureml")]
@@ -325,6 +325,7 @@ def test_a_logged_model_made_in_an_outage(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
+@pytest.mark.full(but=["runs/create-3", "runs/log-batch$-3"])
 @pytest.mark.parametrize(
     ("path", "times"),
     [
@@ -441,6 +442,7 @@ def test_trouble_with_one_run_holds_back_no_other(
     arrived(servers, second.info.run_id, experiment_name)
 
 
+@pytest.mark.full
 def test_a_poisonous_write_is_put_aside_and_holds_up_nothing(
     linked: Proxies, servers: Servers, experiment_name: str, impatient: None
 ) -> None:

@@ -172,7 +172,7 @@ def write_all(state: State) -> None:
     )
     state.overflow_files.note("azureml", "r2", {"written": False})
     state.receipts.note_resent("azureml", "r1", "2 metrics")
-    versions.ask("r1", {**TOLD, "after": {"k0": "r0"}})
+    versions.ask("r1", {**TOLD, "after": {"k0": "r0"}}, AT)
     versions.begin("k1", "azureml")
     versions.note_provisional("r1", TOLD)
     versions.note_number("wine", "2", "k1")
@@ -305,7 +305,7 @@ def test_a_renamed_model_keeps_its_registrations_and_aliases(filled: State) -> N
 
 def test_a_registration_is_open_until_every_registry_has_answered(state: State) -> None:
     versions = state.model_versions
-    versions.ask("r1", TOLD)
+    versions.ask("r1", TOLD, 1.0)
     versions.note_refusal("k1", "azureml", "no")
     assert versions.open_of("wine") == {"k1": "r1"}
     assert (versions.is_open("k1", "azureml"), versions.is_open("k1", "databricks")) == (False, True)

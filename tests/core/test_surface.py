@@ -43,7 +43,8 @@ TRACKING = {
     """,
     READ: """
         _load_dataset_records _search_runs batch_get_trace_infos batch_get_traces
-        calculate_trace_filter_correlation find_completed_sessions get_active_online_scorers
+        calculate_trace_filter_correlation filter_active_experiment_ids find_completed_sessions
+        get_active_online_scorers
         get_assessment get_budget_policy get_dataset get_dataset_experiment_ids get_gateway_endpoint
         get_gateway_guardrail get_gateway_model_definition get_issue get_label_schema
         get_label_schema_by_name get_latest_mcp_server_version get_mcp_access_endpoint get_mcp_server
@@ -109,6 +110,9 @@ REGISTRY = {
     """,
 }
 
+NEWER = {"filter_active_experiment_ids"}
+"""Methods that releases later than the oldest one in use have: they are judged, and may be missing."""
+
 SURFACES = [
     pytest.param(TrackingBase, DbmlTrackingStore, TRACKING, id="tracking"),
     pytest.param(RegistryBase, DbmlRegistryStore, REGISTRY, id="registry"),
@@ -158,7 +162,7 @@ def judged(lists: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize(("base", "ours", "lists"), SURFACES)
 def test_every_method_of_mlflow_has_been_judged(base: type, ours: type, lists: dict[str, str]) -> None:
     there = {name for name in dir(base) if not name.startswith("__")}
-    new, gone = there - set(judged(lists)), set(judged(lists)) - there
+    new, gone = there - set(judged(lists)), set(judged(lists)) - there - NEWER
     assert not new, (
         f"MLflow {mlflow.__version__} has methods that nobody has judged: {sorted(new)}. They are forwarded "
         f"to the primary now. For each: does it write to runs, experiments, logged or registered models? "
@@ -170,6 +174,8 @@ def test_every_method_of_mlflow_has_been_judged(base: type, ours: type, lists: d
 @pytest.mark.parametrize(("base", "ours", "lists"), SURFACES)
 def test_every_method_does_what_was_decided(base: type, ours: type, lists: dict[str, str]) -> None:
     for name, decision in judged(lists).items():
+        if name in NEWER and not hasattr(base, name):
+            continue
         own = inspect.getattr_static(ours, name) if is_own(ours, base, name) else None
         forwarded = isinstance(own, property) or hasattr(own, "__wrapped__")
         if decision == OURS:

@@ -75,6 +75,7 @@ def test_the_doctor_looks_and_says_that_windows_is_what_is_wrong(outcomes: dict[
     assert not any("link --local" in command for *_, command in found), "what is refused is not offered"
 
 
+@pytest.mark.full
 def test_no_command_ends_in_a_defect(outcomes: dict[str, Any]) -> None:
     from dbml_magics import errors
 
@@ -84,6 +85,7 @@ def test_no_command_ends_in_a_defect(outcomes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("line", ["%%track", "%dbml status"])
+@pytest.mark.full
 def test_what_needs_a_link_names_what_works_instead_of_a_link_that_would_be_refused(
     outcomes: dict[str, Any], line: str
 ) -> None:

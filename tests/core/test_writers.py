@@ -165,6 +165,17 @@ def test_a_run_of_a_deleted_experiment_restores_it(sides: Sides, mirror: Side) -
     assert there.get_experiment(own).lifecycle_stage == "active"
 
 
+def test_a_creation_in_doubt_is_done_where_the_run_was_made_and_deleted(sides: Sides) -> None:
+    """A folder whose state was lost replays it; the run, named by the primary, never had our tag."""
+    there, side = sides.there["databricks"], sides.of["databricks"]
+    own = there.create_run("0", "me", 1000, {"t": "1"}, "first").info.run_id
+    there.delete_run(own)
+    side.runs.create(own, CREATION, True)
+    assert runs_of(there) == [own]
+    assert side.ids.run_at(own) == own
+    assert not list(sides.state.dead(None))
+
+
 def test_a_run_is_made_without_the_tag_that_is_refused(sides: Sides) -> None:
     mirror, there = sides.of["azureml"], sides.there["azureml"]
     there.fail(lambda: MlflowException.invalid_parameter_value("no such tag"), of="create_run")
@@ -470,11 +481,24 @@ def test_a_version_is_registered_once_and_the_two_name_each_other(sides: Sides, 
     assert sides.of["azureml"].versions.own_version("wine", "1", None) == "1"
 
 
+def test_a_registration_whose_line_was_never_written_holds_up_later_ones_for_a_minute(sides: Sides) -> None:
+    op, mirror = RegisterVersion({**VERSION, "after": {"k0": "r0"}}), sides.of["azureml"].registrations
+    lost: VersionFacts = {**VERSION, "key": "k0"}
+    sides.state.model_versions.ask("r0", lost, sides.clock.time())
+    assert [by.on for by in mirror.before(RUN, op)] == ["registration-k0"]
+    sides.clock.sleep(61)
+    sides.state.reject("azureml", "r0", RegisterVersion(lost).encode(), "it cannot be read")
+    assert [by.on for by in mirror.before(RUN, op)] == ["registration-k0"], "it may be tried again"
+    sides.state.settle_dead(sides.state.last_dead(), [])
+    assert list(mirror.before(RUN, op)) == []
+    assert sides.state.model_versions.open_of("wine") == {}
+
+
 def test_a_version_comes_after_earlier_registry_writes_and_registrations_of_its_model(sides: Sides) -> None:
     op = RegisterVersion({**VERSION, "after": {"k0": "r0", "k9": "r9"}})
     mirror = sides.of["azureml"].registrations
     assert list(mirror.before(RUN, op)) == [], "nothing of them is known"
-    sides.state.model_versions.ask("r0", {**VERSION, "key": "k0"})
+    sides.state.model_versions.ask("r0", {**VERSION, "key": "k0"}, sides.clock.time())
     assert [(by.on, by.needed) for by in mirror.before(RUN, op)] == [("registration-k0", True)]
     sides.queues.waiting.update([("azureml", "registry"), ("azureml", "r0"), ("databricks", "r9")])
     assert [(by.on, by.needed) for by in mirror.before(RUN, op)] == [("registry", False), ("r0", True)]

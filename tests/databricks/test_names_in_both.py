@@ -149,6 +149,45 @@ def test_two_peoples_experiments_of_one_name_are_two_at_azure_ml(
     assert there["bob@example.com"].startswith(f"{experiment_name}-"), f"two people in one: {there}"
 
 
+def test_databricks_keeps_an_experiment_without_workspace_and_finds_none_by_the_name_with_it(
+    both: dict[str, Any], adb: Databricks, azure: AzureStandIn, experiment_name: str
+) -> None:
+    """A notebook names its experiment as the file browser shows it; it is one experiment all the same."""
+    import mlflow
+
+    session = sessions.current()
+    shown, kept = (f"{lead}/Users/{ADA}/{experiment_name}" for lead in ("/Workspace", ""))
+    dbml.link(databricks="databricks", **both["azure"])
+    made = dbml.experiment(shown)
+    assert (made.name, made.created) == (kept, True)
+    assert made.names == {"databricks": kept, "azureml": experiment_name}
+    with mlflow.start_run(run_name="first"):
+        mlflow.log_metric("m", 1.0)
+    client = mlflow.MlflowClient()
+    for name in (shown, kept):
+        assert mlflow.set_experiment(name).experiment_id == made.experiment_id
+        assert [e.name for e in client.search_experiments(filter_string=f"name = '{name}'")] == [kept]
+        with pytest.raises(mlflow.MlflowException, match="already exists"):
+            client.create_experiment(name)
+    with dbml.track("second", experiment=shown) as run:
+        mlflow.log_metric("m", 2.0)
+    assert not any(dbml.sync(timeout=60).dead.values())
+    session.unlink()
+    dbml.link(databricks="databricks", **both["azure"])
+    assert dbml.experiment(shown).created is False
+    assert client.get_run(run.run_id).info.experiment_id == made.experiment_id
+    verified = dbml.verify(experiment=shown)
+    assert (verified.runs_compared, verified.differences) == (2, ())
+    client.rename_experiment(made.experiment_id, f"{shown}-2")
+    assert client.get_experiment(made.experiment_id).name == f"{kept}-2"
+    assert not any(dbml.sync(timeout=60).dead.values())
+    assert dbml.verify(experiment=f"{shown}-2").differences == ()
+    assert dbml.experiment(f"{shown}-2").names == {
+        "databricks": f"{kept}-2",
+        "azureml": f"{experiment_name}-2",
+    }
+
+
 def test_what_unity_catalog_would_refuse_is_said_before_anything_is_made(
     both: dict[str, Any], adb: Databricks, experiment_name: str
 ) -> None:

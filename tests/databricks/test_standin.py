@@ -105,6 +105,14 @@ def test_experiments_are_paths_in_folders_that_exist(client: Any, experiment_nam
     client.create_experiment(f"/Users/{ADA}/{experiment_name}")
     assert "already exists" in refused(client.create_experiment, f"/Users/{ADA}/{experiment_name}")
     assert "Node ID 0" in refused(client.create_run, "0")
+    made = client.create_experiment(f"/Workspace/Users/{ADA}/{experiment_name}-2")
+    found = client.get_experiment(made)
+    assert found.name == f"/Users/{ADA}/{experiment_name}-2"
+    assert found.tags["mlflow.experimentType"] == "MLFLOW_EXPERIMENT"
+    assert found.tags["mlflow.ownerId"].isdigit()
+    assert client.get_experiment_by_name(f"/Workspace/Users/{ADA}/{experiment_name}-2") is None
+    said = refused(client.create_experiment, f"/Workspace/Users/{ADA}/{experiment_name}-2")
+    assert said.startswith("RESOURCE_ALREADY_EXISTS")
 
 
 def test_the_limits_of_the_service_hold(

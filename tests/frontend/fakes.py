@@ -309,9 +309,21 @@ ANSWERS: dict[str, Callable[[FakeSession, SimpleNamespace], Any]] = {
     "cleanup": FakeSession._cleanup,
     "doctor": lambda fake, asked: DoctorResult(fake.findings, 1.5, as_json=asked.json),
     "probe": lambda _, asked: ProbeReport(
-        (Probed("azureml", "azureml", "run-tags", "tags of a run", "50", "50", True),),
+        (
+            Probed(
+                "azureml",
+                "azureml",
+                "run-tags",
+                "tags of a run",
+                "50",
+                "here",
+                "2026-11-29",
+                "50",
+                confirmed=True,
+            ),
+        ),
         60.0,
-        "dbml-probe.json",
+        "dbml-probe.md",
         as_json=asked.json,
     ),
     "score": FakeSession._score,

@@ -60,7 +60,8 @@ from tests.frontend.fakes import FakeSession
         ),
         (
             "deploy last --name w --to online --deployment green --traffic 10% --no-wait --config c.yaml "
-            "--instance-type S --instance-count 2 --app-insights --collect-data --model-name m",
+            "--instance-type S --instance-count 2 --app-insights --collect-data --add-packages "
+            "--model-name m",
             "deploy",
             {
                 "model": "last",
@@ -72,6 +73,7 @@ from tests.frontend.fakes import FakeSession
                 "instance_count": 2,
                 "app_insights": True,
                 "collect_data": True,
+                "add_packages": True,
                 "model_name": "m",
             },
         ),

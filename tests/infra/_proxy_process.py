@@ -408,7 +408,7 @@ class Exchange:
             )
         if struck is not None and struck.kind == "limit":
             message = struck.options["complaint"]
-            body = error_body("INVALID_PARAMETER_VALUE", message)
+            body = error_body(service_limits.code_of(message), message)
             return await self._answer(400, body, {"Content-Type": "application/json"}, pause, kept)
         if struck is not None and struck.kind == "half":
             await self._half(kept or b"")

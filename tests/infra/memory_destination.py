@@ -73,6 +73,7 @@ from mlflow.utils.uri import append_to_uri_path, is_local_uri
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse
 from dbml_magics.core.destinations.limits import MLFLOW, Limits
 from dbml_magics.core.destinations.protocol import Capabilities, Destination, Point
+from dbml_magics.core.mlflow_private import validate_model_alias_name, validate_model_alias_name_reserved
 
 __all__ = ["HALF", "LOST", "UNSENT", "Fault", "MemoryDestination"]
 
@@ -832,8 +833,8 @@ class MemoryDestination(Destination):
 
     @_write
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
-        validation._validate_model_alias_name(alias)
-        validation._validate_model_alias_name_reserved(alias)
+        validate_model_alias_name(alias)
+        validate_model_alias_name_reserved(alias)
         model, found = self._version(name, version)
         model.aliases[alias] = found.number
 

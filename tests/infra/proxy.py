@@ -215,6 +215,21 @@ class Proxy(Orders):
             content=content,
         )
 
+    def answer(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: str,
+        *,
+        path: str = "",
+        method: str = ".*",
+        times: int | None = 1,
+    ) -> Fault:
+        """Answer in the service's place as a recording does, once; several take their turns."""
+        return self._fault(
+            "status", path, method, times, None, status=status, headers=dict(headers), body=body
+        )
+
     def redirect(self, to: str, *, path: str = "", times: int | None = None) -> Fault:
         """Send callers to another address."""
         return self._fault(
@@ -253,6 +268,8 @@ class Proxy(Orders):
         path: str = "/mlflow/(runs|metrics/get)",
     ) -> Fault:
         """Answer 400 to what breaks a limit, in the words of ``databricks`` or ``azureml``.
+
+        ``silent`` names no limit.
 
         Their names stand in :data:`tests.infra.service_limits.LIMIT_NAMES`.
         """

@@ -19,12 +19,15 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "AZUREML_FIELDS",
     "AZUREML_LIMITS",
+    "DATABRICKS_DOCUMENTED",
     "DATABRICKS_LIMITS",
     "DATABRICKS_RATES",
     "LIMIT_NAMES",
     "Enforcer",
     "RateEnforcer",
+    "code_of",
 ]
 
 # learn.microsoft.com azure/machine-learning/resource-limits-capacity (rows a batch, names, rows, tags),
@@ -38,9 +41,19 @@ AZUREML_LIMITS: dict[str, int] = {
     "run_tags": 50,
     "tag_key": 100,
     "tag_value": 1000,
+    "run_name": 256,
+    "run_description": 5000,
+    "run_inputs": 200,
+    "artifact_path": 5000,
+    "artifacts_batch": 100,
+    "experiment_tags": 50,
+    "experiment_tag_key": 250,
+    "experiment_tag_value": 1000,
     "history_page": 999,
     "model_files": 1500,
 }
+# Tags that Azure ML keeps as a run's fields -> their limit.
+AZUREML_FIELDS = {"mlflow.runName": "run_name", "mlflow.note.content": "run_description"}
 # docs.databricks.com log-batch; learn.microsoft.com azure/databricks/resources/limits (a run, versions).
 DATABRICKS_LIMITS: dict[str, int] = {
     "metrics": 1000,
@@ -59,11 +72,23 @@ DATABRICKS_LIMITS: dict[str, int] = {
     "model_metrics": 1000,
     "pending_versions": 20,
 }
+# As docs.databricks.com has them (log-batch, set-tag); nobody has seen such a refusal.
+DATABRICKS_DOCUMENTED = {
+    **DATABRICKS_LIMITS,
+    "param_value": 250,
+    "tag_value": 250,
+    "set_tag_key": 250,
+    "set_tag_value": 65_536,
+}
 LIMIT_NAMES = {
     *("metrics", "params", "tags", "items", "body"),  # a batch; body in bytes
     *("metric_names", "metric_rows", "run_rows", "run_params", "run_tags"),  # a run; rows of a name, of all
     *("metric_key", "param_key", "param_value", "tag_key", "tag_value"),  # characters
+    *("set_tag_key", "set_tag_value"),  # bytes; runs/set-tag alone
     *("history_page", "model_files"),  # points a page; files of a version: for who serves them
+    *("run_name", "run_description"),  # characters of the tags that Azure ML keeps as a run's fields
+    *("run_inputs", "artifact_path", "artifacts_batch"),  # for who serves them
+    *("experiment_tags", "experiment_tag_key", "experiment_tag_value"),  # for who serves them
     "model_metrics",  # of a logged model (mlflow#20715)
     "pending_versions",  # model versions of a workspace that are being registered: for who serves them
 }
@@ -75,17 +100,29 @@ _SEARCHES = ("runs/search", "experiments/search", "experiments/list", "logged-mo
 _REGISTRY = ("registered-models", "model-versions", "unity-catalog")
 
 
+_MODEL_IS_FULL = "Unable to log new or update existing logged model metrics"
+
+
+def code_of(complaint: str) -> str:
+    """Return the error code that a complaint comes with."""
+    return "BAD_REQUEST" if complaint.startswith(_MODEL_IS_FULL) else "INVALID_PARAMETER_VALUE"
+
+
 class Enforcer:
     """Counts what each run has been given and says what the service would refuse."""
 
     def __init__(self, limits: Mapping[str, int], wording: str = "databricks") -> None:
         if unknown := set(limits) - LIMIT_NAMES:
             raise ValueError(f"no such limits: {sorted(unknown)}")
-        if wording not in ("azureml", "databricks"):
+        if wording not in ("azureml", "databricks", "silent"):
             raise ValueError(f"no such wording: {wording}")
+        self.silent = wording == "silent"
         self.limits = dict(limits)
         self.azure = wording == "azureml"
         self.runs: dict[str, _Run] = {}
+        self.models: dict[str, set[str]] = {}
+        """Logged model -> names of its metrics."""
+        self.full_models: set[str] = set()
 
     def complaint(self, path: str, body: bytes | Mapping[str, Any]) -> str | None:
         """Return what the service says of the first limit that a POST breaks; None, and count it, if none."""
@@ -103,7 +140,7 @@ class Enforcer:
         if not isinstance(asked, dict):
             return None
         metrics, params, tags = _items(call, asked)
-        said = self._batch(call, metrics, params, tags) or self._lengths(metrics, params, tags)
+        said = self._batch(call, metrics, params, tags) or self._lengths(call, metrics, params, tags)
         if said is not None:
             return said
         if call == "runs/create":  # the run is not named yet
@@ -152,11 +189,20 @@ class Enforcer:
             or self._over("items", "Items", total)
         )
 
-    def _lengths(self, metrics: list[Any], params: list[Any], tags: list[Any]) -> str | None:
+    def _lengths(self, call: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> str | None:
+        if call == "runs/set-tag" and "set_tag_key" in self.limits:
+            for what in ("key", "value"):
+                most, size = self.limits[f"set_tag_{what}"], len(str(tags[0].get(what)).encode())
+                if size > most:
+                    return f"Tag {what} of {size} bytes exceeds the limit of {most} bytes: size={size}"
+            return None
         for kind, items in (("metric", metrics), ("param", params), ("tag", tags)):
             for item in items:
                 for what in ("key", "value"):
-                    limit = self.limits.get(f"{kind}_{what}")
+                    name = f"{kind}_{what}"
+                    if self.azure and kind == "tag" and what == "value":
+                        name = AZUREML_FIELDS.get(_name(item), name)
+                    limit = self.limits.get(name)
                     text = item.get(what)
                     if limit is not None and isinstance(text, str) and len(text) > limit:
                         if not self.azure:
@@ -184,7 +230,7 @@ class Enforcer:
             (self._over("metric_names", "Metrics", len(names)) if metrics else None)
             or (self._over("metric_rows", "MetricV2Dto.Rows", most) if metrics else None)
             or (self._over("run_rows", "Metrics.Rows", total) if metrics else None)
-            or self._of_models(run, metrics)
+            or self._of_models(metrics)
             or (self._over("run_params", "Parameters", len(new_params)) if params else None)
             or (self._over("run_tags", "Tags", len(new_tags)) if tags else None)
         )
@@ -193,14 +239,22 @@ class Enforcer:
             run.params, run.tags = new_params, new_tags
         return said
 
-    def _of_models(self, run: _Run, metrics: list[Any]) -> str | None:
-        for model in {str(metric["model_id"]) for metric in metrics if metric.get("model_id")}:
-            new = {_name(metric) for metric in metrics if metric.get("model_id") == model}
-            names = run.models.get(model, set()) | new
-            said = self._over("model_metrics", "LoggedModel.Metrics", len(names))
-            if said is not None:
-                return said
-            run.models[model] = names
+    def _of_models(self, metrics: list[Any]) -> str | None:
+        """Refuse in the words of mlflow#20715: new metrics of a full model, and more of those it has."""
+        limit = self.limits.get("model_metrics")
+        for model in sorted({str(metric["model_id"]) for metric in metrics if metric.get("model_id")}):
+            new = {f"{_name(m)} {m.get('dataset_digest')}" for m in metrics if m.get("model_id") == model}
+            known = self.models.get(model, set())
+            names = known | new
+            if limit is not None and (model in self.full_models or len(names) > limit):
+                if len(known) >= limit:
+                    self.full_models.add(model)
+                return (
+                    f"{_MODEL_IS_FULL} for model {model}, exceeded maximum allowed number of logged model "
+                    f"metrics per logged model: {limit}. To raise this quota please contact the Databricks "
+                    "support team."
+                )
+            self.models[model] = names
         return None
 
     def _over(self, name: str, field: str, size: int) -> str | None:
@@ -208,6 +262,8 @@ class Enforcer:
         return None if limit is None or size <= limit else self._words(_PLAIN[name], field, limit, size)
 
     def _words(self, name: str, field: str, limit: int, size: int) -> str:
+        if self.silent:
+            return "The request is invalid."
         if self.azure:
             return (
                 "Response: {'Error': {'Code': 'ValidationError', 'Message': 'A field of the entity is over "
@@ -233,7 +289,6 @@ _PLAIN = {
     "run_rows": "metric steps of a run",
     "run_params": "params of a run",
     "run_tags": "tags of a run",
-    "model_metrics": "metrics of a logged model of a run",
 }
 
 
@@ -244,7 +299,6 @@ class _Run:
         self.rows: dict[str, set[Any]] = {}  # metric -> its points, as marks
         self.params: set[str] = set()
         self.tags: set[str] = set()
-        self.models: dict[str, set[str]] = {}  # logged model -> names of its metrics
 
 
 class RateEnforcer:

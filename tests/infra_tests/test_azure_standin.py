@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.azure.serving import NEEDED
 from tests.infra.orders import Orders
 from tests.standins.azure import AzureStandIn
 
@@ -145,7 +146,8 @@ def test_azureml_mlflows_deployment_client_serves_a_model_at_a_managed_endpoint(
         from sklearn.linear_model import LinearRegression
         folder = work / ("served-" + {experiment_name!r})
         mlflow.sklearn.save_model(
-            LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]), str(folder), pip_requirements=["scikit-learn"]
+            LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]), str(folder),
+            pip_requirements=["scikit-learn", *{NEEDED!r}],
         )
         mlflow.set_registry_uri(ws.get_mlflow_tracking_uri())
         version = mlflow.register_model("file://" + str(folder), {experiment_name!r}).version

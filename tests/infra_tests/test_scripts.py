@@ -155,3 +155,29 @@ def test_the_check_installs_a_browser_where_it_may_and_must(
     check.install_browser()
     assert len(ran) == installs
     assert all(command[0] == "apt-get" for command in ran)
+
+
+@pytest.mark.parametrize(("fails_at", "commands"), [("", 4), ("--upgrade", 2)])
+def test_the_check_with_the_newest_mlflow_runs_itself_in_an_environment_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, fails_at: str, commands: int
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests import check
+
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> tuple[int, list[str]]:
+        ran.append(command)
+        own = Path(command[0] if len(ran) > 2 else command[command.index("--python") + 1])
+        assert own != Path(sys.executable)
+        assert own.exists(), "the environment is there while it is used"
+        return (1 if fails_at and fails_at in command else 7 if command[-1] == "-x" else 0), []
+
+    monkeypatch.setattr(check, "run", run)
+    assert check.main(["--newest", "-k", "journal", "-x"]) == (1 if fails_at else 7)
+    assert len(ran) == commands
+    assert ran[0][-2:] == ["--editable", f"{check.ROOT}[test]"]
+    assert ran[1][-2:] == ["--upgrade", "mlflow"]
+    if not fails_at:
+        assert ran[-1][1:] == [check.__file__, "-k", "journal", "-x"]
+    assert not Path(ran[0][ran[0].index("--python") + 1]).exists()

@@ -47,6 +47,7 @@ def test_a_server_that_was_killed_comes_back_at_its_address_with_its_runs(server
     server.stop()
 
 
+@pytest.mark.full
 def test_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, signal\n"

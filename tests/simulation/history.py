@@ -138,8 +138,8 @@ def _register(world: World) -> None:
 
 @act(2)
 def _tag_a_version(world: World) -> None:
-    if world.versions:
-        world.tag_version(world.chance.choice(world.versions))
+    if versions := [each for each in world.versions if each.sure]:
+        world.tag_version(world.chance.choice(versions))
 
 
 @act(10)

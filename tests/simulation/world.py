@@ -49,14 +49,19 @@ class Steps:
 
     def __init__(self) -> None:
         self.left: int | None = None
+        self.ended = False
+
+    def begin(self) -> None:
+        """Begin another process, which does not end by itself."""
+        self.left, self.ended = None, False
 
     def step(self) -> None:
-        """Take one step. Raises Crash at the one at which the process ends."""
+        """Take one step. Raises Crash at the one at which the process ends, and at what would come after."""
         if self.left is not None:
             self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Crash
+            self.ended = self.left < 0
+        if self.ended:
+            raise Crash
 
     def around(self, call: Callable[P, T]) -> Callable[P, T]:
         """Return a call before and after which the process may end."""
@@ -117,6 +122,7 @@ class Version:
 
     key: str
     name: str
+    sure: bool = False  # it was acknowledged
     said: str | None = None
 
 
@@ -161,7 +167,7 @@ class World:
 
     def close(self) -> None:
         """End the process as a kill does: what it had open is closed, and nothing else is done."""
-        self.steps.left = None
+        self.steps.begin()
         for worker in self.engine.workers.values():
             worker.lease.release()
         for witness in self.engine.witnesses.values():
@@ -263,8 +269,9 @@ class World:
             "to": [*ROLES],
         }
         queue = run.id if run else REGISTRY_QUEUE
-        with self.at_once():
-            ask_for(self.engine.state, self.engine.recorder.write, queue, facts)
+        with self.may_crash():
+            ask_for(self.engine.state, self.engine.recorder.write, queue, facts, self.clock)
+            version.sure = True
 
     def tag_version(self, version: Version) -> None:
         """Tag a version, which may have no number yet."""
@@ -340,6 +347,8 @@ class World:
 
     def _compare_versions(self) -> None:
         numbers: dict[str, dict[str, str]] = {}
+        there_are = {each.tags[KEY_TAG] for each in self.there[ROLES[0]].search_model_versions("")}
+        self.versions = [each for each in self.versions if each.sure or each.key in there_are]
         for role, there in self.there.items():
             found = sorted(there.search_model_versions(""), key=lambda each: int(each.version))
             numbers[role] = {each.tags[KEY_TAG]: f"{role}:{each.name}/{each.version}" for each in found}

@@ -27,6 +27,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import urllib3
 
+from tests.contracts.checker import Checker, Exchange
+
 __all__ = ["Answer", "Call", "Entry", "Refusal", "Service", "Upstream", "route"]
 
 
@@ -42,6 +44,7 @@ class Call:
     body: bytes
     args: dict[str, str] = field(default_factory=dict)
     user: str = ""
+    routed: bool = False  # a route answered it, not an ordered fault
 
     @property
     def json(self) -> dict[str, Any]:
@@ -130,6 +133,8 @@ class Service:
 
     ignore_case = False  # of paths
 
+    contracts: Checker | None = None  # what exchanges are held against
+
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.latency = 0.0  # seconds before each answer
         self.log: list[Entry] = []
@@ -191,6 +196,13 @@ class Service:
         except Refusal as refusal:
             found = refusal.answer
         query = urlsplit(call.raw_path).query
+        if self.contracts is not None and call.routed:
+            self.contracts.check(
+                Exchange(
+                    *(call.method, call.path, query, call.body),
+                    *(found.status, found.headers, found.data),
+                )
+            )
         with self._lock:
             self.log.append(
                 Entry(call.method, call.path, query, found.status, call.user, time.time(), len(call.body))
@@ -205,6 +217,7 @@ class Service:
         for method, pattern, handler in self._routes:
             match = pattern.fullmatch(call.path)
             if match and method.fullmatch(call.method):
+                call.routed = True
                 call.args = {k: v for k, v in match.groupdict().items() if v is not None}
                 self.admit(call, handler)
                 return handler(self, call)

@@ -18,7 +18,6 @@ from azureml.mlflow._restclient.artifact._azure_machine_learning_workspaces impo
 from azureml.mlflow._restclient.artifact.models import ArtifactPath, ArtifactPathList
 from azureml.mlflow._restclient.artifact.operations import ArtifactsOperations
 from azureml.mlflow._restclient.run_artifact.operations import RunArtifactsOperations
-from azureml.mlflow._store.artifact.artifact_repo import AzureMLflowArtifactRepository
 from azureml.mlflow._store.artifact.utils import artifact_uri_decomp
 from azureml.mlflow._store.model_registry.model_registry import AzureMLflowModelRegistry
 from azureml.mlflow._store.tracking.store import AzureMLRestStore
@@ -28,7 +27,6 @@ __all__ = [
     "ArtifactPathList",
     "ArtifactsOperations",
     "AzureMLRestStore",
-    "AzureMLflowArtifactRepository",
     "AzureMLflowModelRegistry",
     "LocalArtifactClient",
     "RunArtifactsClient",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 _PRIVATE = re.compile(r"private (link|endpoint)|public network access|request from public network", re.I)
 _UNREGISTERED = re.compile(r"not registered to use namespace '([^']+)'")
-_GONE = re.compile(r"workspace (was )?not found|soft.?deleted|has been deleted", re.I)
+_PARENT = re.compile(r"parent resource '([^']+)'", re.I)
+_GONE = re.compile(
+    r"workspace (was )?not found|unable to find workspace|soft.?deleted|has been deleted", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,18 @@ class Said:
         error = error if isinstance(error, dict) else {}
         code = str(body_fields.get("error_code") or error.get("code") or error.get("Code") or "")
         message = body_fields.get("message") or error.get("message") or error.get("Message") or ""
-        return cls(status, code, " ".join(str(message).split()))
+        said = [str(message), *details(error)]
+        return cls(status, code, " ".join(" ".join(part for part in said if part).split()))
+
+
+def details(error: Mapping[str, object], depth: int = 0) -> list[str]:
+    """Return the codes and messages within an error: the outermost often says only that it failed."""
+    found: list[str] = []
+    listed = error.get("details")
+    for each in listed if isinstance(listed, list) and depth < 5 else []:
+        if isinstance(each, dict) and (each.get("code") or each.get("message")):
+            found += [f"({each.get('code')}: {each.get('message')})", *details(each, depth + 1)]
+    return found
 
 
 def _element(name: str, xml: str) -> str:
@@ -84,9 +99,14 @@ def kept_out(
     return away
 
 
+def is_private(said: Said) -> bool:
+    """Tell whether it is a private link that refuses: with 403, and by some gateways with 502."""
+    return bool(_PRIVATE.search(said.message))
+
+
 def trouble(said: Said, workspace: WorkspaceId, action: str) -> Unavailable | None:
     """Return why the workspace takes nothing from this user now, or None where it is another matter."""
-    if _PRIVATE.search(said.message):  # as 403, and by some gateways as 502
+    if is_private(said):
         return private_link(said, workspace)
     if said.status == 401:
         expired = "expir" in f"{said.code} {said.message}".lower()
@@ -97,7 +117,9 @@ def trouble(said: Said, workspace: WorkspaceId, action: str) -> Unavailable | No
         return Unavailable(f"{why} (401)", sent=False, denied=True)
     if said.status == 403:
         return no_role(said, workspace, action)
-    if (said.status == 404 and _GONE.search(said.message)) or said.code in _NO_WORKSPACE:
+    parent = _PARENT.search(said.message) if said.code == "ParentResourceNotFound" else None
+    misses_parent = parent is not None and parent[1].rpartition("/")[2].lower() == workspace.name.lower()
+    if (said.status == 404 and _GONE.search(said.message)) or said.code in _NO_WORKSPACE or misses_parent:
         return gone(workspace)
     if "MissingSubscriptionRegistration" in said.code or _UNREGISTERED.search(said.message):
         return unregistered(said, workspace)
@@ -188,8 +210,6 @@ def storage(said: Said, account: str, writing: bool) -> Unavailable | None:
     A firewall answers AuthorizationFailure, a missing role AuthorizationPermissionMismatch, a link that has
     run out AuthenticationFailed (learn.microsoft.com, rest/api/storageservices/common-rest-api-error-codes).
     """
-    if said.status not in (401, 403):
-        return None
     if said.code in ("AuthorizationFailure", "IpAuthorizationError", "PublicAccessNotPermitted"):
         return Unavailable(
             f"the storage account {account} refuses this network (its firewall); metrics and params pass",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.common.hints import Argument, Remedy
 from dbml_magics.core.azure import clouds, job, names
-from dbml_magics.core.azure.arm import Arm, Found, Progress, Wish
+from dbml_magics.core.azure.arm import Arm, Found
 from dbml_magics.core.azure.identity import SignIn, shared
 from dbml_magics.core.azure.identity_names import SETTINGS
+from dbml_magics.core.azure.making import Maker, Progress, Wish
 from dbml_magics.core.azure.wish import NAMES, AzureWish
 from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import WorkspaceSpec
@@ -38,8 +39,9 @@ def resolve(
     arm = Arm(sign_in, wanted.subscription)
     if wish.create:
         kept = (wish.storage_account, wish.key_vault)
-        plan = arm.plan(Wish(wanted, wish.location, wish.tags, *kept, rest or {}))
-        found = arm.create(plan, wish.confirm, progress)
+        maker = Maker(arm)
+        plan = maker.plan(Wish(wanted, wish.location, wish.tags, *kept, rest or {}))
+        found = maker.create(plan, wish.confirm, progress)
     elif sign_in.method == "job-token":
         return _spec(_of_job(wanted), sign_in, cloud.studio)
     else:

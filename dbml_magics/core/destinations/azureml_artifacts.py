@@ -1,8 +1,8 @@
 """Azure ML's artifacts: named by its history service, kept as blobs behind links that run out.
 
-The repository is azureml-mlflow's own with the store's own service context, and makes good what that one gets
-wrong: it matches by bare prefix, returns run-absolute paths, takes its context from the global tracking URI,
-and sends a request again whose answer was lost.
+It asks azureml-mlflow's clients with the store's own service context, and does not build on azureml-mlflow's
+repository: its constructor takes the context from the global tracking URI, it matches by bare prefix, returns
+run-absolute paths, and sends a request again whose answer was lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.azureml_mlflow_private import (
     ArtifactPath,
     ArtifactPathList,
-    AzureMLflowArtifactRepository,
     LocalArtifactClient,
     RunArtifactsClient,
     artifact_uri_decomp,
@@ -59,11 +58,11 @@ _BEGINNINGS = 2  # of a large file whose blocks were lost on the way
 _RUN_ORIGIN = "ExperimentRun"
 
 
-class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
+class AzuremlArtifacts(ArtifactRepository):  # type: ignore[misc]
     """Files of a run, or of an uploaded model, at one Azure ML workspace."""
 
     def __init__(self, artifact_uri: str, context: ServiceContext, workspace: WorkspaceId) -> None:
-        ArtifactRepository.__init__(self, artifact_uri)
+        super().__init__(artifact_uri)
         self._context = context
         self._workspace = workspace
         parts = artifact_uri_decomp(artifact_uri)
@@ -233,14 +232,19 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
         Nothing is taken back for it where the service gives links anew, as azureml-mlflow's ``get_sas`` and
         azureml-core's ``get_write_sas`` ask it to.
         """
+        link = self._given_anew(path)
+        return self._checked(link) if link else self._rename(path)
+
+    def _given_anew(self, path: str) -> str | None:
+        """Return another link to a name; None where the service has no such call or name."""
         service, scope = self._by_container()
         try:
             answer = self._ask(lambda: service.get_sas(path=self._full(path), **scope), writing=True)
         except MlflowException as error:
             if isinstance(error, Unavailable):
                 raise
-            return self._rename(path)  # no such call there, or no such name any more
-        return self._checked(answer.content_uri) if answer and answer.content_uri else self._rename(path)
+            return None
+        return str(answer.content_uri) if answer and answer.content_uri else None
 
     def _rename(self, path: str) -> str:
         """Delete the name of an upload that never completed, or whose URL expired; return a new URL.
@@ -344,6 +348,12 @@ class AzuremlArtifacts(AzureMLflowArtifactRepository):  # type: ignore[misc]
                 raise
             return False
         return bool(self.size(path))
+
+    def links_are_given_anew(self, path: str) -> bool:
+        """Name a file and request another URL to write it; tells whether the service gives one."""
+        if self._name(path) is None:
+            raise refusal(409, f"{path} is there already")
+        return self._given_anew(path) is not None
 
     def account_address(self, path: str) -> str:
         """Return the address of the storage account behind the repository, without a signature."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -21,7 +18,7 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from dbml_magics.common.config import credentials
 from dbml_magics.core import hosts
-from dbml_magics.core.destinations import places, rest
+from dbml_magics.core.destinations import local_tables, places, rest
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.destinations.limits import BY_KIND, Limits
 from dbml_magics.core.destinations.mlflow import MlflowCalls
@@ -92,7 +89,7 @@ class Workspace(MlflowCalls):
         # be inside it.
         from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
-        with _making_tables():
+        with local_tables.making():
             return _tracking_store_registry.get_store_builder(self.uri)(store_uri=self.uri, artifact_uri=None)
 
     def _build_registry(self) -> RegistryStore:
@@ -252,35 +249,13 @@ class LocalWorkspace(Workspace):
     def _build_tracking(self) -> TrackingStore:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        root = Path(self.uri.removeprefix("sqlite:///")).parent
+        database = Path(self.uri.removeprefix("sqlite:///"))
+        root = database.parent
         root.mkdir(parents=True, exist_ok=True)
-        with _making_tables(root / ".making"):
-            return SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
-
-
-@contextmanager
-def _making_tables(lock_file: Path | None = None) -> Iterator[None]:
-    """Let one thread (and one process, given a file to lock) at a time make a database's tables, quietly.
-
-    Alembic keeps its context in a global, so two databases cannot be made side by side; and what it says
-    while it makes an empty one is no news to anybody.
-    """
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
-    with _tables_lock, ExitStack() as stack:
-        if lock_file is not None:
-            handle = stack.enter_context(open(lock_file, "w"))
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-_tables_lock = threading.Lock()
+        with local_tables.making(root / ".making"):
+            return local_tables.begun(
+                database, lambda: SqlAlchemyStore(self.uri, (root / "artifacts").as_uri())
+            )
 
 
 def _read_umask() -> int:

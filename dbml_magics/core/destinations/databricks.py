@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import requests
 from databricks.sdk.config import Config
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.store._unity_catalog.registry.rest_store import UcModelRegistryStore
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.databricks_models_artifact_repo import DatabricksModelsArtifactRepository
@@ -37,13 +37,14 @@ from dbml_magics.core.destinations.aliases import AliasesAsTags
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.databricks_artifacts import TRACKING_ROOT, CatalogFiles, RunFiles
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
-from dbml_magics.core.destinations.naming import in_catalog
+from dbml_magics.core.destinations.naming import in_catalog, workspace_path
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.workspace_uri import same_place
 
 if TYPE_CHECKING:
     from mlflow.entities import ExperimentTag, LoggedModel
+    from mlflow.entities.model_registry import RegisteredModel
 
     from dbml_magics.core.link import WorkspaceSpec
     from dbml_magics.core.model.mlmodel import MLmodel
@@ -161,10 +162,12 @@ class DatabricksWorkspace(Workspace):
         return config, kind, token
 
     def _judge(self, response: requests.Response, method: str, endpoint: str) -> Exception | None:
-        away = databricks_refusals.judge(self.uri, response, method, endpoint)
-        if away is not None and databricks_refusals.is_signed_out(response.status_code, away.reason):
+        judged = databricks_refusals.judge(self.uri, response, method, endpoint)
+        if isinstance(judged, Unavailable) and databricks_refusals.is_signed_out(
+            response.status_code, judged.reason
+        ):
             self.sign_in_anew()  # a token that was taken back looks fresh to the SDK until its hour is over
-        return away
+        return judged
 
     def _build_tracking(self) -> _Tracking:
         return _Tracking(self.creds)
@@ -187,7 +190,7 @@ class DatabricksWorkspace(Workspace):
 
     def experiment_name(self, name: str) -> str:
         """Return the workspace path of an experiment: a plain name stands in the user's own folder."""
-        return name if name.startswith("/") else f"/Users/{self.me()}/{name}"
+        return workspace_path(name) if name.startswith("/") else f"/Users/{self.me()}/{name}"
 
     def _address(self, path: str = "", tail: str = "") -> str | None:
         """Return the address of a page: ``path`` before the workspace's id, ``tail`` behind it."""
@@ -361,6 +364,17 @@ class _Catalog(rest.RegistryCalls, UcModelRegistryStore):  # type: ignore[misc]
         self.workspace = workspace
         self.get_host_creds = workspace.creds
         self.get_tracking_host_creds = workspace.creds
+
+    def create_registered_model(self, *args: Any, **kwargs: Any) -> RegisteredModel:
+        """Make a model; a refusal that MLflow adds a hint to keeps its code, which MLflow loses."""
+        try:
+            return super().create_registered_model(*args, **kwargs)
+        except RestException:
+            raise
+        except MlflowException as error:
+            if isinstance(refused := error.__context__, RestException):
+                raise MlflowException(error.message, ErrorCode.Value(refused.error_code)) from error
+            raise
 
     def get_model_version_download_uri(self, name: str, version: str) -> str:
         """Return the version itself: its files are reached with its own temporary credentials."""

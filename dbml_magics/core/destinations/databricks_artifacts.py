@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
 from databricks.sdk.config import Config
+from mlflow.entities import FileInfo
+from mlflow.exceptions import RestException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.databricks_artifact_repo import (
     _SERVICE_AND_METHOD_TO_INFO,
     DatabricksArtifactRepository,
 )
-from mlflow.store.artifact.databricks_sdk_artifact_repo import DatabricksSdkArtifactRepository
 from mlflow.store.artifact.unity_catalog_models_artifact_repo import UnityCatalogModelsArtifactRepository
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
@@ -23,11 +27,11 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations import answers, databricks_private, databricks_refusals, rest
 from dbml_magics.core.destinations.answers import Foreign
-from dbml_magics.core.destinations.errors import Unavailable, classify_error, refusal
+from dbml_magics.core.destinations.errors import REFUSALS, Unavailable, classify_error, refusal
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
-    from mlflow.entities import FileInfo
+    from databricks.sdk.errors import DatabricksError
 
     from dbml_magics.core.destinations.answers import Message
 
@@ -80,7 +84,14 @@ class RunFiles(ArtifactRepository):  # type: ignore[misc]
         return _DirectFiles(self._root, client)
 
     def _through(self, method: str, *args: str | None) -> Any:
-        from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, Unauthenticated
+        from databricks.sdk.errors import (
+            BadRequest,
+            DatabricksError,
+            NotFound,
+            PermissionDenied,
+            ResourceConflict,
+            Unauthenticated,
+        )
 
         if not self._refused:
             direct = self._direct
@@ -96,8 +107,10 @@ class RunFiles(ArtifactRepository):  # type: ignore[misc]
                         self._workspace.uri, status, str(error), "PUT", "/fs/files"
                     ) from error
                 self._refused = True  # not every workspace lets the Files API at its artifacts
+            except (BadRequest, ResourceConflict) as error:
+                raise _refusal(error) from error
             except (DatabricksError, TimeoutError) as error:
-                raise Unavailable(" ".join(str(error).split())[:200]) from error
+                raise Unavailable(_words(error)) from error
         try:
             return getattr(self._signed(), method)(*args)
         except Exception as error:
@@ -109,7 +122,10 @@ class RunFiles(ArtifactRepository):  # type: ignore[misc]
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Upload a folder."""
-        self._through("log_artifacts", local_dir, artifact_path)
+        for file in sorted(path for path in Path(local_dir).rglob("*") if path.is_file()):
+            below = file.parent.relative_to(local_dir).as_posix()
+            folder = posixpath.normpath(posixpath.join(artifact_path or "", below))
+            self.log_artifact(str(file), None if folder == "." else folder)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List one folder."""
@@ -117,6 +133,18 @@ class RunFiles(ArtifactRepository):  # type: ignore[misc]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         self._through("_download_file", remote_file_path, local_path)
+
+
+def _refusal(error: DatabricksError) -> Exception:
+    """Return what the Files API refuses; an error without a code of the service's is a gateway's."""
+    if error.error_code not in REFUSALS:
+        return Unavailable(_words(error))
+    refused: Exception = RestException({"error_code": error.error_code, "message": _words(error)})
+    return refused
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _check_stored(response: requests.Response, *_: object, **__: object) -> requests.Response:
@@ -179,12 +207,37 @@ class _SignedFiles(DatabricksArtifactRepository):  # type: ignore[misc]
             raise Foreign(f"{path} was taken by its signed link, and is not there")
 
 
-class _DirectFiles(DatabricksSdkArtifactRepository):  # type: ignore[misc]
-    """MLflow's repository over the Files API, with the workspace's own client instead of the default one."""
+class _DirectFiles:
+    """A folder of the Files API, by the workspace's own client: MLflow's repository signs in by default."""
 
     def __init__(self, root: str, client: WorkspaceClient) -> None:
-        ArtifactRepository.__init__(self, root)
-        self.wc = client
+        self._root, self._api = root, client.files
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Upload one file; one of that name is replaced."""
+        name = posixpath.basename(local_file)
+        with open(local_file, "rb") as data:
+            self._api.upload(posixpath.join(self._root, artifact_path or "", name), data, overwrite=True)
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """List one folder; a file has nothing under it."""
+        from databricks.sdk.errors import NotFound
+
+        folder = posixpath.join(self._root, path) if path else self._root
+        try:
+            self._api.get_directory_metadata(folder)
+        except NotFound:
+            return []
+        found = [
+            FileInfo(posixpath.relpath(entry.path, self._root), entry.is_directory, entry.file_size)
+            for entry in self._api.list_directory_contents(folder)
+        ]
+        return sorted(found, key=lambda info: info.path)
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        response = self._api.download(posixpath.join(self._root, remote_file_path))
+        with closing(response.contents) as content, open(local_path, "wb") as out:
+            shutil.copyfileobj(content, out, 10 * 1024 * 1024)
 
 
 class CatalogFiles(UnityCatalogModelsArtifactRepository):  # type: ignore[misc]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlflow.exceptions import RestException
 
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core.destinations.errors import Unavailable
@@ -66,6 +68,9 @@ PERMISSIONS: tuple[tuple[str, str, Permission], ...] = (
     (".*", r"", _READ),
 )
 
+# What the workspace lacks or takes no more of, whoever asks; told by 400, 403 or 404 (databricks/cli,
+# experimental/air/cmd/logs_test.go and image_credentials_test.go, libs/template/helpers.go).
+_LACKING = frozenset({"FEATURE_DISABLED", "METASTORE_DOES_NOT_EXIST", "RESOURCE_LIMIT_EXCEEDED"})
 _SIGNED_OUT = re.compile(r"invalid access token|token (is |has )?(expired|been revoked)|expired token", re.I)
 
 
@@ -81,8 +86,14 @@ def is_signed_out(status: int, said: str) -> bool:
     return status == 401 or (status == 403 and _SIGNED_OUT.search(said) is not None)
 
 
-def judge(uri: str, response: requests.Response, method: str, endpoint: str) -> Unavailable | None:
-    """Return why a request was not permitted, with what to do, or None where the status says it all."""
+def judge(uri: str, response: requests.Response, method: str, endpoint: str) -> Exception | None:
+    """Return why a request was not permitted, with what to do, or None where the status says it all.
+
+    MLflow's refusal is returned for what the workspace lacks: no permission gives it, and no thing of that
+    name is missing there.
+    """
+    if (lacking := _lacking(response)) is not None:
+        return lacking
     if response.status_code not in (401, 403):
         return None
     return not_permitted(uri, response.status_code, _message(response.text), method, endpoint)
@@ -140,10 +151,26 @@ def signing_in(uri: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _lacking(response: requests.Response) -> Exception | None:
+    content = _content(response.text) if response.status_code in (400, 403, 404) else {}
+    code = str(content.get("error_code"))
+    if code not in _LACKING:
+        return None
+    if code == "METASTORE_DOES_NOT_EXIST":  # no code of MLflow's, which looks for the word in the message
+        content = {"error_code": "FEATURE_DISABLED", "message": f"{code}: {content.get('message', '')}"}
+    refused: Exception = RestException(content)
+    return refused
+
+
 def _message(body: str) -> str:
+    content = _content(body)
+    said = content.get("message") or content.get("error_description")
+    return " ".join(str(said or "").split())[:200]
+
+
+def _content(body: str) -> dict[str, Any]:
     try:
         content = json.loads(body)
     except ValueError:
-        return ""
-    said = content.get("message") or content.get("error_description") if isinstance(content, dict) else None
-    return " ".join(str(said or "").split())[:200]
+        return {}
+    return content if isinstance(content, dict) else {}

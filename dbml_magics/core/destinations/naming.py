@@ -9,7 +9,7 @@ import re
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadName
 
-_AZUREML_LEGAL = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
+_AZUREML_LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}\Z")
 _BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _MODEL_LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}\Z")
 _WORD = re.compile(r"[A-Za-z0-9_]")
@@ -21,9 +21,20 @@ EXPERIMENT_TAG = "dbml_experiment"
 """The name that the user gave, on an experiment that another rule made call itself otherwise."""
 
 
-def check_experiment_name(name: str) -> None:
-    """Raise BadName for a name that Databricks would refuse, wherever runs go now: notebooks move there."""
-    trouble = None
+def workspace_path(name: str) -> str:
+    """Return the name that Databricks keeps an experiment under: ``/Users/…`` for ``/Workspace/Users/…``.
+
+    It makes the experiment without the prefix, and finds none by the name with it (mlflow#11077).
+    """
+    return name.removeprefix("/Workspace") if name.startswith("/Workspace/") else name
+
+
+def check_experiment_name(name: str) -> str:
+    """Return the name that a link knows an experiment by.
+
+    Raises BadName for one that Databricks would refuse, wherever runs go now: notebooks move there.
+    """
+    trouble, name = None, workspace_path(name)
     if not name.strip():
         trouble = "it is empty"
     elif _BAD_CHARACTERS.search(name):
@@ -49,6 +60,7 @@ def check_experiment_name(name: str) -> None:
                 ),
             ],
         )
+    return name
 
 
 def _trouble_of_path(path: str) -> str | None:
@@ -73,15 +85,18 @@ def _shown(name: str) -> str:
 
 
 def azureml_experiment_name(name: str) -> str:
-    """Return the legal Azure ML name: 1-256 letters, digits, ``_``, ``-`` (resource-limits-capacity.md)."""
+    """Return the legal Azure ML name: 1-255 letters, digits, ``_``, ``-``, the first a letter or a digit.
+
+    So azureml-core checks it; resource-limits-capacity.md says 256 and nothing of the first.
+    """
     last = name.rstrip("/").rsplit("/", 1)[-1]
-    legal = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")[:256]
+    legal = re.sub(r"[^A-Za-z0-9_-]+", "-", last).rstrip("-").lstrip("_-")[:255]
     return legal if legal else "experiment-" + short_hash(name)
 
 
 def told_apart(name: str, legal: str) -> str:
     """Return another legal name for ``name`` when ``legal`` is taken by somebody else's experiment."""
-    return f"{legal[:247]}-{short_hash(name)}"
+    return f"{legal[:246]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:

@@ -144,7 +144,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
         raise judged
     if status == 429 and limiter is not None:
         limiter.hold(endpoint, retry_after(response))
-    if status == 429 or status >= 500:
+    if status == 429 or (status >= 500 and not _is_not_made(response)):
         said = _message(response)
         raise Unavailable(
             f"answers {status}{': ' + said if said else ''}{hosts.through(url)}",
@@ -178,6 +178,22 @@ def _harden_client(creds: MlflowHostCreds) -> None:
     hosts.harden(databricks_private.session(client))
 
 
+def _is_not_made(response: requests.Response) -> bool:
+    """Tell whether a service says of a call of its own that it is not made yet: no outage, nor a gateway.
+
+    Databricks answers 501 and NOT_IMPLEMENTED (databricks/cli, libs/testserver/database_catalogs.go).
+    """
+    return response.status_code == 501 and _refused(response).get("error_code") == "NOT_IMPLEMENTED"
+
+
+def _refused(response: requests.Response) -> dict[str, Any]:
+    try:
+        body = json.loads(response.text)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
 def _says_why(response: requests.Response) -> bool:
     """Tell whether a refusal is in a service's own words, not in those of whatever stands before it."""
     return bool(_message(response))
@@ -201,13 +217,10 @@ def _check_who_refuses(creds: MlflowHostCreds, url: str) -> None:
 def _verified(response: requests.Response, endpoint: str, method: str) -> dict[str, Any]:
     """Return what a call that was done is answered with. Raises Foreign, or MLflow's refusal."""
     status = response.status_code
-    if not 400 <= status < 500 or status == 408:
+    if (not 400 <= status < 500 and status != 501) or status == 408:
         return answers.read(response, method, endpoint)
-    try:
-        refused = json.loads(response.text)
-    except ValueError:
-        refused = None
-    error = RestException(refused) if isinstance(refused, dict) and refused.get("error_code") else None
+    refused = _refused(response)
+    error = RestException(refused) if refused.get("error_code") else None
     if error is not None and error.error_code in REFUSALS:
         raise error
     raise refusal(status, _message(response) or " ".join(response.text.split())[:200])
@@ -223,12 +236,7 @@ def _redact(response: requests.Response, creds: MlflowHostCreds) -> None:
 
 
 def _message(response: requests.Response) -> str:
-    try:
-        body = json.loads(response.text)
-    except ValueError:
-        return ""
-    if not isinstance(body, dict):
-        return ""
+    body = _refused(response)
     nested = body.get("error") or body.get("Error")  # Azure's own forms, of gateways and of its MLflow
     inner = nested if isinstance(nested, dict) else {}
     return str(body.get("message") or inner.get("message") or inner.get("Message") or "")[:200]

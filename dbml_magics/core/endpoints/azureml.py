@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +22,8 @@ from dbml_magics.core.delivery.writers.versions import TWIN_TAG
 from dbml_magics.core.destinations.errors import Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints.base import Order, Say
+from dbml_magics.core.endpoints.environment_files import add_pip_packages
+from dbml_magics.core.endpoints.scoring_container import copy_of, missing_packages
 from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.core.runs import as_error
 from dbml_magics.errors import BadCommand, BadLink, BadName, DbmlError
@@ -34,9 +39,12 @@ __all__ = [
     "check_registrable",
     "milliseconds",
     "registered",
+    "served_by",
     "signature_of",
     "workspace_of",
 ]
+
+_COPY_TAG, _PACKAGES_TAG = "dbml_copy_of", "dbml_packages"
 
 _signatures: dict[str, Signature | None] = {}  # of a version, which never changes
 
@@ -78,46 +86,89 @@ def check_registrable(order: Order) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Registration:
+    """How a model that is not at Azure ML as it shall be served is registered there."""
+
+    name: str
+    marks: Mapping[str, str]  # tags by which it is found again; none: it cannot be
+    tags: Mapping[str, str]
+    packages: Sequence[str] = ()  # that its environment files get on the way
+    twin: str | None = None
+
+
+def _registration(order: Order) -> _Registration | None:
+    """Return what is to be registered; None where the order's own version is served as it is."""
+    found = order.model
+    packages = missing_packages(order.files) if order.add_packages else []
+    twin = f"{found.workspace}:{found.name}/{found.version}" if found.name else None
+    name = order.model_name or str(found.name)
+    run = {RUN_TAG: found.run_id} if found.run_id else {}
+    if packages:
+        marks = {_COPY_TAG: twin or found.uri, _PACKAGES_TAG: " ".join(packages)}
+        return _Registration(order.model_name or copy_of(name), marks, {**marks, **run}, packages)
+    if found.workspace == "azureml" and found.name == name:
+        return None
+    source = {"dbml_model": found.uri}
+    if twin is not None:
+        return _Registration(name, {TWIN_TAG: twin}, {**source, TWIN_TAG: twin, **run}, twin=twin)
+    return _Registration(name, source if found.run_id else {}, {**source, **run})
+
+
+def served_by(engine: Engine, order: Order) -> tuple[str, str] | None:
+    """Return (name, version) at Azure ML of what the order serves, or None where it is not there yet.
+
+    The name is the one that Azure ML itself uses. Raises NotPermitted, WorkspaceUnreachable, Refused.
+    """
+    wanted = _registration(order)
+    if wanted is None:
+        return azureml_model_name(str(order.model.name)), str(order.model.version)
+    with _as_commands_fail(engine, order):
+        known = _known(engine, wanted)
+    return None if known is None else (azureml_model_name(wanted.name), known)
+
+
 def registered(engine: Engine, order: Order, say: Say) -> tuple[str, str, str | None]:
     """Return (name, version, note) of the order's model in Azure ML's registry, registered there if need be.
 
-    The name is the one that Azure ML itself uses.
-
-    The version there carries its twin's name and version and its run, and the twin carries the new one's.
+    The name is the one that Azure ML itself uses. A version there carries its twin's name and version and its
+    run, and the twin carries the new one's; a copy with more packages is nobody's twin.
     Raises NotPermitted, WorkspaceUnreachable, Refused.
     """
-    found, store = order.model, engine.workspaces["azureml"].registry
-    name = order.model_name or str(found.name)
-    there = azureml_model_name(name)
-    if found.workspace == "azureml" and found.name == name:
-        return there, str(found.version), None
-    say("looking for it in Azure ML")
+    label, wanted = order.model.label, _registration(order)
+    if wanted is None:
+        return azureml_model_name(str(order.model.name)), str(order.model.version), None
+    there = azureml_model_name(wanted.name)
+    with _as_commands_fail(engine, order):
+        say("looking for it in Azure ML")
+        known = _known(engine, wanted)
+        if known is None:
+            say("registering it in Azure ML")
+            version = _register(engine, order, wanted)
+    added = f" with {', '.join(wanted.packages)}" if wanted.packages else ""
+    if known is not None:
+        return there, known, f"{label}{added} is {there}/{known} in Azure ML"
+    what = f"a copy of {label}{added}" if wanted.packages else label
+    return there, version, f"{what} is registered in Azure ML as {there}/{version}"
+
+
+@contextlib.contextmanager
+def _as_commands_fail(engine: Engine, order: Order) -> Iterator[None]:
+    """Raise the errors of the registry as those of a command."""
     try:
-        twin = f"{found.workspace}:{found.name}/{found.version}" if found.name else None
-        known = _twin(engine, order, name, twin)
-        if known is not None:
-            return there, known, f"{found.label} is {there}/{known} in Azure ML"
-        say("registering it in Azure ML")
-        version = _register(engine, order, store, name, twin)
+        yield
     except Unavailable as error:
         raise arm_error(error, workspace_of(engine, order.line).id) from error
     except MlflowException as error:
-        raise as_error(engine, error, f"registering {found.label} in Azure ML") from error
-    return there, version, f"{found.label} is registered in Azure ML as {there}/{version}"
+        raise as_error(engine, error, f"registering {order.model.label} in Azure ML") from error
 
 
-def _twin(engine: Engine, order: Order, name: str, twin: str | None) -> str | None:
-    """Return the version there that was made of the same one, or None."""
-    run = order.model.run_id
-    if twin is None and run is None:
+def _known(engine: Engine, wanted: _Registration) -> str | None:
+    """Return the version there that carries the registration's marks, or None."""
+    if not wanted.marks:
         return None
-    source = order.model.uri
-    for version in _versions(engine.workspaces["azureml"].registry, name):
-        if version.status != "READY":
-            continue
-        if twin is not None and version.tags.get(TWIN_TAG) == twin:
-            return str(version.version)
-        if twin is None and version.tags.get("dbml_model") == source:
+    for version in _versions(engine.workspaces["azureml"].registry, wanted.name):
+        if version.status == "READY" and wanted.marks.items() <= dict(version.tags).items():
             return str(version.version)
     return None
 
@@ -132,27 +183,25 @@ def _versions(store: AbstractStore, name: str) -> list[ModelVersion]:
     return sorted(found, key=lambda version: -int(version.version))
 
 
-def _register(engine: Engine, order: Order, store: AbstractStore, name: str, twin: str | None) -> str:
+def _register(engine: Engine, order: Order, wanted: _Registration) -> str:
     workspace, found = engine.workspaces["azureml"], order.model
     stamp = f"{datetime.now(timezone.utc):%y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     source = f"azureml://artifacts/LocalUpload/{stamp}/model"
+    if wanted.packages:
+        add_pip_packages(order.files, wanted.packages)
     workspace.artifacts(source).log_artifacts(str(order.files))
+    store = workspace.registry
     try:
-        store.create_registered_model(name)
+        store.create_registered_model(wanted.name)
     except MlflowException as error:
         if isinstance(error, Unavailable) or not already_exists(error):
             raise
     run = engine.state.identity("azureml", "run", found.run_id) if found.run_id else None
-    tags = {"dbml_model": found.uri}
-    if twin:
-        tags[TWIN_TAG] = twin
-    if found.run_id:
-        tags[RUN_TAG] = found.run_id
-    made = store.create_model_version(
-        name, source, run.actual if run else None, [ModelVersionTag(k, v) for k, v in tags.items()]
-    )
-    if twin is not None and found.workspace is not None:
-        _tell_twin(engine, found.workspace, str(found.name), str(found.version), f"{name}/{made.version}")
+    tags = [ModelVersionTag(k, v) for k, v in wanted.tags.items()]
+    made = store.create_model_version(wanted.name, source, run.actual if run else None, tags)
+    if wanted.twin is not None and found.workspace is not None:
+        twin = f"{wanted.name}/{made.version}"
+        _tell_twin(engine, found.workspace, str(found.name), str(found.version), twin)
     return str(made.version)
 
 

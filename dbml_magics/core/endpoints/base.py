@@ -72,6 +72,7 @@ class Order:
     traffic: int | None = None
     wait: bool = True
     model_name: str | None = None  # what to call it in Azure ML's registry
+    add_packages: bool = False  # serve a copy with the packages that the container needs
     line: Remedy = field(default_factory=lambda: Remedy("deploy", "MODEL"))  # the command, for messages
     notes: list[str] = field(default_factory=list)  # what the target wants to be said about it
 

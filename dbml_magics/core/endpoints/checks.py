@@ -5,19 +5,24 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
+from dbml_magics.core.endpoints import scoring_container
+from dbml_magics.core.endpoints.environment_files import (
+    package_name,
+    pip_requirements,
+    read_conda,
+    read_requirements,
+)
 from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.errors import NotDeployable
 from dbml_magics.results.endpoints import Check
 
-__all__ = ["here", "likely_cause", "of_files", "refuse", "requirements"]
+__all__ = ["here", "likely_cause", "of_files", "refuse"]
 
 # Not on any public package index, or of use inside a Databricks runtime alone.
 _DATABRICKS_ONLY = frozenset(
@@ -49,9 +54,9 @@ def of_files(files: Path, mlmodel: MLmodel, *, cloud: bool) -> list[Check]:
     if missing:
         return [Check("files", f"{', '.join(missing)} named in MLmodel is not there", False)]
     found = [Check("files", f"{sum(1 for p in files.rglob('*') if p.is_file())} files")]
-    conda, problem = _conda(files)
+    conda, problem = read_conda(files)
     # Azure ML builds the image by conda.yaml, and requirements.txt may say something else.
-    wanted = list(dict.fromkeys([*_listed(files), *conda.pip, *conda.packages]))
+    wanted = list(dict.fromkeys([*read_requirements(files), *conda.pip, *conda.packages]))
     strange = [line for line in [*wanted, *conda.channels] if _is_databricks_only(line)]
     if problem is not None:
         found.append(Check("packages", problem, False if cloud else None))
@@ -75,7 +80,9 @@ def of_files(files: Path, mlmodel: MLmodel, *, cloud: bool) -> list[Check]:
 def here(files: Path) -> list[Check]:
     """Check that this Python has the packages that the model requires."""
     absent, other = [], []
-    for line in requirements(files):
+    for line in pip_requirements(files):
+        if scoring_container.is_needed(line):
+            continue
         try:
             wanted = Requirement(line)
         except InvalidRequirement:
@@ -91,66 +98,26 @@ def here(files: Path) -> list[Check]:
             other.append(f"{line} (here {installed})")
     if absent:
         quoted = " ".join(f"'{line}'" for line in absent)
-        return [Check("packages here", f"{', '.join(absent)} not installed: %pip install {quoted}", False)]
+        return [
+            Check(
+                "packages here",
+                f"{', '.join(absent)} not installed: %pip install {quoted}",
+                False,
+                ((f"%pip install {quoted}", ""),),
+            )
+        ]
     if other:
         return [Check("packages here", f"the model was made with {', '.join(other)}", None)]
-    packages = _conda(files)[0].packages
-    if packages and not requirements(files):
+    packages = read_conda(files)[0].packages
+    if packages and not pip_requirements(files):
         said = f"not looked at: conda.yaml asks conda alone for {', '.join(packages[:5])}"
         return [Check("packages here", said, None)]
     return [Check("packages here", "all installed")]
 
 
-def requirements(files: Path) -> list[str]:
-    """Return the pip requirements of a model: of its requirements.txt, else of its conda.yaml."""
-    return _listed(files) if (files / "requirements.txt").exists() else list(_conda(files)[0].pip)
-
-
-def _listed(files: Path) -> list[str]:
-    path = files / "requirements.txt"
-    return _lines(path.read_text(errors="replace").splitlines()) if path.exists() else []
-
-
-def _lines(written: Sequence[object]) -> list[str]:
-    bare = (str(line).partition(" #")[0].strip() for line in written)
-    return [line for line in bare if line and not line.startswith(("#", "-"))]
-
-
-@dataclass(frozen=True)
-class _Conda:
-    """What a conda.yaml asks for."""
-
-    packages: tuple[str, ...] = ()  # of conda's own, without Python and pip
-    pip: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-
-
-def _conda(files: Path) -> tuple[_Conda, str | None]:
-    """Parse the model's conda.yaml; the second value is why it cannot be read."""
-    path = files / "conda.yaml"
-    if not path.exists():
-        return _Conda(), None
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-        listed, channels = content.get("dependencies") or [], content.get("channels") or []
-        pip = [line for each in listed if isinstance(each, dict) for line in each.get("pip") or []]
-        own = [each for each in listed if not isinstance(each, dict)]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())[:120]
-        return _Conda(), f"conda.yaml is not YAML: {where}"
-    except (AttributeError, TypeError):
-        return _Conda(), "conda.yaml is not of conda's form: name, channels, dependencies"
-    packages = [line for line in _lines(own) if _name(line).rpartition("::")[2] not in ("python", "pip")]
-    return _Conda(tuple(packages), tuple(_lines(pip)), tuple(_lines(channels))), None
-
-
-def _name(line: str) -> str:
-    return re.split(r"[\s<>=!~\[;@+]", line, maxsplit=1)[0].lower().replace("_", "-")
-
-
 def _is_databricks_only(line: str) -> bool:
     return (
-        _name(line) in _DATABRICKS_ONLY
+        package_name(line) in _DATABRICKS_ONLY
         or bool(_DATABRICKS_PLACES.search(line))
         or bool(_DATABRICKS_BUILD.search(line.partition("==")[2]))
     )
@@ -181,16 +148,26 @@ def refuse(checks: Sequence[Check], label: str, line: str) -> None:
         return
     lines = [f"{label} cannot be deployed as it is; nothing was created."]
     lines += [f"  {check.line()}" for check in bad]
-    installs = [m.group() for check in bad if (m := re.search(r"%pip install .*", check.said))]
-    raise NotDeployable("\n".join(lines), remedies=[*installs, (line, "then again")])
+    ways = [way for check in bad for way in check.remedies]
+    raise NotDeployable("\n".join(lines), remedies=[*ways, (line, "then again")])
 
 
-_CAUSES = (
+def _absent_module(module: str) -> str:
+    packages = scoring_container.packages_with(module)
+    if not packages:
+        return f"a missing package: log the model with it among pip_requirements ({module})"
+    return (
+        f"the container of a managed endpoint needs {', '.join(packages)} in the model's conda.yaml "
+        f"(as of {scoring_container.AS_OF}): {scoring_container.OPTION} adds it"
+    )
+
+
+_CAUSES: tuple[tuple[str, str | Callable[[str], str]], ...] = (
     (  # before the packages that pip then misses
         r"ConnectTimeout|Temporary failure in name resolution|Network is unreachable",
         "no way out to the network: a package index cannot be reached",
     ),
-    (r"No module named '?([\w.]+)", "a missing package: log the model with it among pip_requirements ({0})"),
+    (r"No module named '?([\w.]+)", _absent_module),
     (r"ImportError: (.{0,120})", "a package of another version: {0}"),
     (r"No matching distribution found for (\S+)", "a package that the index does not have ({0})"),
     (
@@ -204,6 +181,10 @@ _CAUSES = (
     (
         r"ImagePull|pull access denied|manifest unknown|ErrImage",
         "the image cannot be pulled: the registry's access",
+    ),
+    (
+        r"InferencingClientCallFailed",  # azure-cli-extensions#7107, #7660
+        "the service still keeps the name of an endpoint that was deleted: another --name, or later",
     ),
     (r"[Qq]uota", "not enough quota: ask for more, or take fewer or smaller instances"),
     (r"Failed to enforce schema|[Ss]chema", "input that does not have the model's schema"),
@@ -219,5 +200,5 @@ def likely_cause(lines: Sequence[str]) -> str | None:
     for pattern, cause in _CAUSES:
         found = re.search(pattern, text)
         if found:
-            return cause.format(*found.groups())
+            return cause.format(*found.groups()) if isinstance(cause, str) else cause(*found.groups())
     return None

@@ -7,7 +7,6 @@ files and logs. It belongs to the user, not to a link, so any later kernel finds
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import importlib.util
@@ -50,6 +49,7 @@ from dbml_magics.core.endpoints.shapes import (
     json_object,
 )
 from dbml_magics.core.endpoints.swagger import describe
+from dbml_magics.core.endpoints.waiting import Patience, lock
 from dbml_magics.core.model.mlmodel import Signature
 from dbml_magics.errors import BadCommand, DeploymentFailed, SparkUnavailable
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
@@ -58,6 +58,7 @@ from dbml_magics.results.text import size
 __all__ = ["LocalTarget", "home"]
 
 _CODE = "from dbml_magics.core.endpoints.server import serve; "
+_LOADED_S, _LOCKED_S = 3600.0, 3900.0  # until a model is loaded, and until another process has done so
 _BEGIN_S = 60.0  # until the server itself answers: half a second on an idle machine
 _LOG_LINES = 12
 _REQUEST_LIMIT = 16 * 1024**2
@@ -179,7 +180,7 @@ class LocalTarget(Target):
         from dbml_magics.core.endpoints import checks
 
         found = [*checks.here(order.files), *_java(order)]
-        elsewhere = sorted(_ELSEWHERE & order.settings.keys())
+        elsewhere = sorted(_ELSEWHERE & order.settings.keys()) + ["add_packages"] * order.add_packages
         if elsewhere:
             found.append(Check("options", f"{', '.join(elsewhere)} means nothing on this machine", None))
         return found
@@ -256,14 +257,7 @@ def _locked(name: str, say: Say) -> Iterator[None]:
     """Let one process at a time change an endpoint; the next one says that it waits."""
     home().mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home() / f".{name.lower()}.lock"
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                say("waiting for another process that changes it")
-                time.sleep(0.1)
+    with lock(path, name, _LOCKED_S, lambda: say("waiting for another process that changes it")):
         yield
 
 
@@ -474,6 +468,7 @@ def _java(order: Order) -> list[Check]:
 
 def _wait(server: _Server, name: str, order: Order, say: Say) -> None:
     """Wait until a deployment is ready. Raises DeploymentFailed with the end of its log."""
+    patience = Patience(_LOADED_S)
     while True:
         state = server.state()
         each = next((d for d in (state or {}).get("deployments", ()) if d["name"] == name), None)
@@ -486,8 +481,9 @@ def _wait(server: _Server, name: str, order: Order, say: Say) -> None:
         if each["state"] not in ("creating", "updating"):
             lines = _tail(server.folder / "logs" / f"{name}.log", _LOG_LINES)
             raise _failed(order, each["error"] or "its process died too often", lines)
-        say("loading the model")
-        time.sleep(0.05)
+        if not patience.waits(0.05, lambda: say("loading the model")):
+            lines = _tail(server.folder / "logs" / f"{name}.log", _LOG_LINES)
+            raise _failed(order, f"loading the model took longer than {patience.limit}", lines)
 
 
 def _failed(order: Order, why: str, lines: list[str]) -> DeploymentFailed:

@@ -10,6 +10,7 @@ from dbml_magics.errors import BadCommand
 
 __all__ = [
     "AUTH",
+    "CREATE_ONLY",
     "DEFAULT_SIZE",
     "changed_endpoint",
     "deployment_properties",
@@ -17,12 +18,19 @@ __all__ = [
     "includes",
     "merged",
     "only_of_endpoint",
+    "refuse_incomplete",
 ]
 
 DEFAULT_SIZE = "Standard_DS3_v2"
 """The machine where nobody names one: the smallest that Microsoft's own examples deploy MLflow models to."""
 
 AUTH = {"key": "Key", "aml_token": "AMLToken", "aad_token": "AADToken"}
+
+CREATE_ONLY = {"instanceType": "instance_type"}
+"""Properties of a deployment that the service takes once and then leaves as they are, without a word.
+
+It marks them x-ms-mutability create, read (mfe.json, 2024-10-01 and 2025-12-01; AML-Kubernetes#247).
+"""
 
 _PLAIN = {
     "app_insights_enabled": "appInsightsEnabled",
@@ -228,6 +236,16 @@ def includes(shown: object, wanted: object) -> bool:
     if isinstance(wanted, dict):
         return isinstance(shown, dict) and all(includes(shown.get(key), wanted[key]) for key in wanted)
     return bool(shown == wanted)
+
+
+def refuse_incomplete(properties: Mapping[str, object]) -> None:
+    """Raise BadCommand for a deployment's properties that the service refuses as a whole."""
+    collector = properties.get("dataCollector")
+    if isinstance(collector, dict) and not collector.get("collections"):
+        raise BadCommand(
+            "data_collector names no collections, and Azure ML takes none without.",
+            remedies=[(_EXAMPLES["data_collector"], "in the config file")],
+        )
 
 
 def only_of_endpoint(given: Settings) -> list[str]:

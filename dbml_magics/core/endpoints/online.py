@@ -28,12 +28,23 @@ from dbml_magics.core.endpoints.base import (
 )
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.managed_api import ManagedApi, state_of, traffic_of
+from dbml_magics.core.endpoints.managed_update import (
+    LABEL,
+    VERSION,
+    There,
+    body_of,
+    properties_after,
+    refuse_bad,
+    refuse_create_only,
+    serves_already,
+    size_and_count,
+)
 from dbml_magics.core.endpoints.remembered import Record, locked, records
 from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, refused, words
 from dbml_magics.core.endpoints.rollout import Rollouts
-from dbml_magics.core.endpoints.shapes import ArmResource, FailedDeployment, Settings
+from dbml_magics.core.endpoints.shapes import ArmResource, FailedDeployment
 from dbml_magics.core.model.mlmodel import Signature
-from dbml_magics.errors import BadCommand, DeploymentFailed, NotPermitted, Refused
+from dbml_magics.errors import DeploymentFailed, NotPermitted, Refused
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:
@@ -50,7 +61,6 @@ _AAD_SCOPES = {
     "AzureChinaCloud": "https://ml.azure.cn/.default",
     "AzureUSGovernment": "https://ml.azure.us/.default",
 }
-_LABEL, _VERSION = "dbml_model", "dbml_version"  # tags of a deployment: what the user called its model
 
 _keys: dict[tuple[str, str], str] = {}  # (endpoint's id, how it asks) -> its key or token, this process long
 
@@ -162,24 +172,44 @@ class OnlineTarget(Target):
     # --- before anything is created
 
     def checks(self, order: Order) -> list[Check]:
-        """Look at the model's name there, the way out of a private workspace, and the quota."""
+        """Look at the model's name there, and at what a new container would need.
+
+        A deployment that already serves the model as it shall be is not looked at: it works.
+        """
         azureml.check_registrable(order)
-        _refuse_bad(order.settings)
+        refuse_bad(order.settings)
         managed_body.endpoint_body(order.settings, "")
-        managed_body.deployment_properties(order.settings)
+        there = self._there(order)
+        before = there.before
+        managed_body.refuse_incomplete(
+            properties_after(before, managed_body.deployment_properties(order.settings))
+        )
+        if before is not None:
+            if self._serves(before, order):
+                return []
+            refuse_create_only(before, there, order)
         shown = self._workspace_shown()
-        before = self._before(order)
         region = str(order.settings.get("location") or shown.get("location") or "")
         found = [
+            *managed_checks.container(order),
             managed_checks.egress(shown.get("properties") or {}, order.settings),
-            managed_checks.quota(self.rest, region, *_size(before, order), before),
+            managed_checks.quota(self.rest, region, *size_and_count(before, order), before),
         ]
         late = managed_body.only_of_endpoint(order.settings)
-        if late and self.api.get(order.name) is not None:
+        if late and there.endpoint is not None:
             found.append(
                 Check("options", f"{', '.join(late)} of an endpoint that exists stay as they are", None)
             )
         return found
+
+    def _serves(self, before: ArmResource, order: Order) -> bool:
+        model = azureml.served_by(self.engine, order)
+        return model is not None and serves_already(before, self._wanted(order, *model), order)
+
+    def _wanted(self, order: Order, model: str, version: str) -> dict[str, object]:
+        """Return the properties that the line names of a deployment."""
+        there = f"{self.workspace.id.path}/models/{model}/versions/{version}"
+        return {**managed_body.deployment_properties(order.settings), "model": there}
 
     def _workspace_shown(self) -> _Workspace:
         try:
@@ -189,33 +219,28 @@ class OnlineTarget(Target):
         empty: _Workspace = {}
         return answer.body if answer is not None else empty
 
-    def _before(self, order: Order) -> ArmResource | None:
-        """Return the deployment that the line would replace."""
-        if self.api.get(order.name) is None:
-            return None
-        known = {each["name"]: each for each in self.api.deployments(order.name)}
-        return known.get(order.deployment or only(order.name, list(known), order.line))
+    def _there(self, order: Order) -> There:
+        """Return what the line finds under its endpoint's name. Raises BadCommand where it is ambiguous."""
+        endpoint = self.api.get(order.name)
+        listed = self.api.deployments(order.name) if endpoint is not None else []
+        known = {each["name"]: each for each in listed}
+        return There(endpoint, known, order.deployment or only(order.name, list(known), order.line))
 
     # --- deploying
 
     def deploy(self, order: Order, say: Say) -> tuple[str, str]:
         """Deploy under the endpoint, made if need be. Raises DeploymentFailed, BadCommand, NotPermitted."""
-        shown = self.api.get(order.name)
-        known = {each["name"]: each for each in self.api.deployments(order.name)} if shown is not None else {}
-        name = order.deployment or only(order.name, list(known), order.line)
-        before = known.get(name)
-        if before is not None and state_of(before) == "deleting":
-            before = None  # the service lets the new one wait for its end
+        there = self._there(order)
+        shown, name, before = there.endpoint, there.name, there.before
         traffic = traffic_of(shown)
         if order.traffic is not None:
             with_share(traffic, name, order.traffic)
         model, version, note = azureml.registered(self.engine, order, say)
         if note:
             order.notes.append(note)
-        wanted = managed_body.deployment_properties(order.settings)
-        wanted["model"] = f"{self.workspace.id.path}/models/{model}/versions/{version}"
+        wanted = self._wanted(order, model, version)
         record = self._record(order.name)
-        if before is not None and _same(before, wanted, order):
+        if before is not None and serves_already(before, wanted, order):
             return name, self._only_traffic(order, name, shown or {}, say)
         location = str((shown or {}).get("location") or "") or self._location(order)
         replaced = self.rollouts.remember(
@@ -228,7 +253,7 @@ class OnlineTarget(Target):
                 "new": before is None,
                 "new_endpoint": shown is None,
                 "endpoint": managed_body.endpoint_body(order.settings, location) if shown is None else None,
-                "body": _body(before, wanted, order, location, f"{model}/{version}"),
+                "body": body_of(before, wanted, order, location, f"{model}/{version}"),
                 "traffic": order.traffic,
                 "mirror": order.settings.get("mirror_traffic"),
                 "wait": order.wait,
@@ -371,7 +396,7 @@ def _deployment(
     properties, tags = each.get("properties") or {}, each.get("tags") or {}
     found = _MODEL.search(str(properties.get("model") or ""))
     version = f"{found.group(1)}/{found.group(2)}" if found else str(properties.get("model") or "?")
-    label = tags.get(_LABEL) if tags.get(_VERSION) == version else None
+    label = tags.get(LABEL) if tags.get(VERSION) == version else None
     state = state_of(each)
     return Deployment(
         name=str(each["name"]),
@@ -384,64 +409,3 @@ def _deployment(
         registered=(found.group(1), found.group(2)) if found else None,
         **_failure(errors.get(str(each["name"]))),
     )
-
-
-def _same(before: ArmResource, wanted: Mapping[str, object], order: Order) -> bool:
-    """Tell whether a deployment is already what is wanted of it."""
-    count = order.settings.get("instance_count")
-    held = int((before.get("sku") or {}).get("capacity") or 1)
-    return (
-        state_of(before) == "ready"
-        and managed_body.includes(before.get("properties") or {}, dict(wanted))
-        and count in (None, held)
-    )
-
-
-def _size(before: ArmResource | None, order: Order) -> tuple[str, int]:
-    """Return the machine and how many: the line's, else those that there are, else the default."""
-    held = ((before or {}).get("properties") or {}).get("instanceType")
-    size = order.settings.get("instance_type") or held or managed_body.DEFAULT_SIZE
-    count = order.settings.get("instance_count") or ((before or {}).get("sku") or {}).get("capacity") or 1
-    return str(size), int(count)
-
-
-def _body(
-    before: ArmResource | None,
-    wanted: Mapping[str, object],
-    order: Order,
-    location: str,
-    version: str,
-) -> dict[str, object]:
-    """Return the body that creates a deployment; settings that the line does not name stay."""
-    kept = {k: v for k, v in ((before or {}).get("properties") or {}).items() if v is not None}
-    kept.pop("provisioningState", None)
-    size, count = _size(before, order)
-    properties = {
-        "endpointComputeType": "Managed",
-        **managed_body.merged(kept, wanted),
-        "instanceType": size,
-    }
-    tags = {**((before or {}).get("tags") or {}), **(order.settings.get("tags") or {})}
-    return {
-        "location": location,
-        "sku": {"name": "Default", "capacity": count},
-        "tags": {**tags, _LABEL: order.model.label, _VERSION: version},
-        "properties": properties,
-    }
-
-
-def _refuse_bad(given: Settings) -> None:
-    count = given.get("instance_count", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise BadCommand(
-            "instance_count wants a whole number from 1 on.",
-            remedies=[("instance_count: 1", "in the config file")],
-        )
-    mirror = given.get("mirror_traffic") or {}
-    if not isinstance(mirror, dict) or any(
-        not isinstance(v, int) or not 0 <= v <= 50 for v in mirror.values()
-    ):
-        raise BadCommand(
-            "mirror_traffic wants deployment: percent, at most 50.",
-            remedies=[("mirror_traffic: {green: 10}", "in the config file")],
-        )

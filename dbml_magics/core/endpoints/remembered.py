@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +18,12 @@ from typing import Literal, overload
 from dbml_magics.common import private_files
 from dbml_magics.common.config import data_home
 from dbml_magics.core.endpoints.shapes import FailedDeployment, PendingDeployment, Remembered, json_object
+from dbml_magics.core.endpoints.waiting import lock
 from dbml_magics.results.endpoints import Deployment, Endpoint
 
 __all__ = ["Record", "all_of", "is_known", "locked", "records"]
+
+_LOCKED_S = 900.0  # one step of a deployment, its requests tried again, takes a few minutes at most
 
 _Part = Literal["pending", "failed"]
 
@@ -49,12 +50,12 @@ class Record:
 
     def write(self, **fields: object) -> None:
         """Remember something more (None forgets it)."""
-        with _held(self.path.with_suffix(".write")):
+        with _held(self, ".write"):
             self._keep({**self.read(), **fields})
 
     def put(self, what: _Part, deployment: str, value: object) -> None:
         """Remember something of one deployment (None forgets it); the others' stays."""
-        with _held(self.path.with_suffix(".write")):
+        with _held(self, ".write"):
             if value is None and not self.path.exists():
                 return
             of_all = {**self.of_deployments(what), deployment: value}
@@ -109,15 +110,14 @@ class Record:
 @contextlib.contextmanager
 def locked(record: Record) -> Iterator[None]:
     """Let one process, or thread, at a time go on with an endpoint's deployments."""
-    with _held(record.path.with_suffix(".lock")):
+    with _held(record, ".lock"):
         yield
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _held(record: Record, suffix: str) -> Iterator[None]:
     _home().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(record.path.with_suffix(suffix), record.name, _LOCKED_S, lambda: None):
         yield
 
 

@@ -17,14 +17,18 @@ from dbml_magics.core import processes
 from dbml_magics.core.endpoints.base import Say, failed, with_share
 from dbml_magics.core.endpoints.managed_api import ManagedApi, state_of, traffic_of
 from dbml_magics.core.endpoints.remembered import Record, locked
-from dbml_magics.core.endpoints.rest import Answer, ServiceRefusal, every, words
+from dbml_magics.core.endpoints.rest import Answer, ServiceRefusal, words
 from dbml_magics.core.endpoints.shapes import ArmResource, FailedDeployment, PendingDeployment
+from dbml_magics.core.endpoints.waiting import every
 from dbml_magics.core.workspace_uri import masked
 from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, NotPermitted
 
 __all__ = ["Rollouts"]
 
 _LOG_LINES = 12
+_PAUSE_S = 2.0
+_WAIT_S = 3900.0  # what an operation may take where the service does not say, and a little more
+_LIMITS = {"waiting for another operation to end": 2400.0, "waiting for the endpoint to appear": 120.0}
 
 _going: set[str] = set()  # records that a thread of this process goes on with
 
@@ -120,7 +124,7 @@ class Rollouts:
             step = self._next(record, pending)
         except ServiceRefusal as error:
             if error.said.status == 409:  # somebody else's operation, or our own from before
-                return _Step("waiting for another operation to end", 2.0)
+                return self._wait_for(record, pending, "waiting for another operation to end")
             raise self._given_up(record, pending, str(error)) from error
         except (NotPermitted, BadCommand) as error:
             if isinstance(error, NotPermitted):  # BadCommand is about its traffic: it is ready without any
@@ -136,21 +140,24 @@ class Rollouts:
             answer = self.api.rest.operation(operation)
             if answer is not None and answer.failure:
                 raise self._given_up(record, pending, words(answer.failure))
-            if answer is not None and answer.state != "succeeded":
-                return _Step(pending["doing"], pending["pause"])
+            if answer is not None and not answer.is_over:
+                return self._wait_for(record, pending, pending["doing"], answer)
             pending["operation"] = None
             record.put("pending", pending["deployment"], pending)
         shown = self.api.get(record.name)
         if shown is None:
             if pending["endpoint"] is None:
                 raise self._given_up(record, pending, "the endpoint was deleted meanwhile")
+            if pending.get("made"):
+                return self._wait_for(record, pending, "waiting for the endpoint to appear")
             answer = self.api.put(record.name, pending["endpoint"])
+            pending["made"] = True
             return self._under_way(record, pending, answer, "creating the endpoint")
         state = state_of(shown)
         if state == "failed":
             raise self._given_up(record, pending, "the endpoint could not be created")
         if state != "ready":
-            return _Step(f"{state} the endpoint", 2.0)
+            return self._wait_for(record, pending, f"{state} the endpoint")
         if not pending.get("put"):
             answer = self.api.put(record.name, pending["body"], pending["deployment"])
             pending["put"] = True
@@ -163,13 +170,13 @@ class Rollouts:
         if made is None or state == "failed":
             raise self._given_up(record, pending, "it did not become ready")
         if state != "ready":
-            return _Step(f"{state} the deployment", 2.0)
+            return self._wait_for(record, pending, f"{state} the deployment")
         before = traffic_of(shown)
         percent = pending["traffic"]
         if percent is None and not any(before.values()):
             earlier = next(iter(record.of_deployments("pending")))
             if earlier != pending["deployment"]:  # the first one of an endpoint gets the requests
-                return _Step(f"waiting for {earlier}", 2.0)
+                return self._wait_for(record, pending, f"waiting for {earlier}")
             percent = 100
         wanted = before if percent is None else with_share(before, pending["deployment"], percent)
         what: dict[str, dict[str, int]] = {}
@@ -187,10 +194,28 @@ class Rollouts:
     def _under_way(
         self, record: Record, pending: PendingDeployment, answer: Answer | None, doing: str
     ) -> _Step:
-        pending["operation"] = answer.operation if answer else None
-        pending["doing"], pending["pause"] = doing, answer.pause if answer else 2.0
+        pending["operation"], pending["doing"] = answer.operation if answer else None, doing
+        pending["limit"] = answer.limit if answer else _WAIT_S
         record.put("pending", pending["deployment"], pending)
-        return _Step(doing, float(pending["pause"]))
+        return self._wait_for(record, pending, doing, answer)
+
+    def _wait_for(
+        self, record: Record, pending: PendingDeployment, doing: str, answer: Answer | None = None
+    ) -> _Step:
+        """Wait for something once more. Raises DeploymentFailed when it has been waited for too long.
+
+        Each thing has a time of its own, from when it was first waited for: so no two of them that take turns
+        go on for ever. ``answer`` is about an operation, which has as long as the service says.
+        """
+        began, now = pending.setdefault("waits", {}), time.time()
+        if doing not in began:
+            began[doing] = now
+            record.put("pending", pending["deployment"], pending)
+        waited = now - began[doing]
+        limit = _LIMITS.get(doing, _WAIT_S) if answer is None else pending.get("limit", _WAIT_S)
+        if waited > limit:
+            raise self._given_up(record, pending, f"{doing} took longer than {limit / 60:g} minutes")
+        return _Step(doing, _PAUSE_S if answer is None else answer.pause(waited))
 
     def _given_up(self, record: Record, pending: PendingDeployment, why: str) -> DeploymentFailed:
         """Return why the deployment failed, with its container's last lines; delete what it created."""

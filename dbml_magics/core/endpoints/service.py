@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dbml_magics.common.hints import Argument, Remedy, Template
 from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.core.destinations.naming import azureml_model_name
-from dbml_magics.core.endpoints import local, remembered
+from dbml_magics.core.endpoints import local, remembered, scoring_container
 from dbml_magics.core.endpoints.base import TARGETS, Order, Target, check_name
 from dbml_magics.core.endpoints.settings import read_config
 from dbml_magics.core.endpoints.shapes import Settings
@@ -66,6 +66,7 @@ def deploy(
     instance_count: int | None = None,
     app_insights: bool = False,
     collect_data: bool = False,
+    add_packages: bool = False,
     traffic: int | None = None,
     wait: bool = True,
     require_delivered: bool = False,
@@ -86,10 +87,11 @@ def deploy(
         "instance_count": instance_count,
         "app_insights": app_insights or None,
         "collect_data": collect_data or None,
+        "add_packages": add_packages or None,
     }
     settings = _settings(target, config, options)
     say = _telling(progress, name, to)
-    bare = _line(to, name, model_name=model_name)
+    bare = _line(to, name, model_name=model_name, add_packages=add_packages)
     line = _line(
         to,
         name,
@@ -101,6 +103,7 @@ def deploy(
         instance_count=instance_count,
         app_insights=app_insights,
         collect_data=collect_data,
+        add_packages=add_packages,
         traffic=traffic,
         require_delivered=require_delivered,
         no_wait=not wait,
@@ -126,6 +129,7 @@ def deploy(
             traffic=traffic,
             wait=wait,
             model_name=model_name,
+            add_packages=add_packages,
             line=line(model),
         )
         say("checking")
@@ -199,10 +203,14 @@ def logs(
     target: str | None = None,
 ) -> LogsResult:
     """Return the last lines that a deployment has written. Raises EndpointNotFound."""
+    from dbml_magics.core.endpoints.checks import likely_cause
+
     place, endpoint = _the(engine, name, target)
     under = _under(endpoint, deployment)
     found, file = place.logs(name, under, lines)
-    return LogsResult(name, under, tuple(found), place.name, file)
+    each = endpoint.deployment(under)
+    cause = likely_cause(found) if each is not None and each.state == "failed" else None
+    return LogsResult(name, under, tuple(found), place.name, file, cause)
 
 
 def invoke(
@@ -380,8 +388,10 @@ def _again(endpoint: Endpoint, each: Deployment) -> Remedy:
     label = each.model.partition(" (")[0]
     run = label.split()[1] if label.startswith("run ") else None
     there = None if each.registered is None else each.registered[0]
+    copied = there is not None and scoring_container.is_copy(there, label)
     same = run is None and there == azureml_model_name(label.rpartition("/")[0] or label)
-    return _line(endpoint.target, endpoint.name, model_name=None if same else there)(run or label)
+    model_name = None if same or copied else there
+    return _line(endpoint.target, endpoint.name, model_name=model_name, add_packages=copied)(run or label)
 
 
 # --- what a line asks for
@@ -427,6 +437,11 @@ def _settings(target: Target, config: str | os.PathLike[str] | None, options: Se
         raise BadCommand(
             "--collect-data is not for aci: container instances keep no data.",
             remedies=[("--to online --collect-data", "keeps inputs and predictions")],
+        )
+    if options["add_packages"] and not managed:
+        raise BadCommand(
+            f"--add-packages is for online: a container of {target.name} has its own scoring script.",
+            remedies=[("--to online --add-packages", "deploys to a managed endpoint")],
         )
     if collect and managed:
         found.setdefault(

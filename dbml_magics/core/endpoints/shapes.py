@@ -131,7 +131,9 @@ class Arguments(TypedDict):
 class _UnderWay(TypedDict, total=False):
     doing: str
     operation: str | None
-    pause: float
+    limit: float  # seconds that the operation may take
+    waits: dict[str, float]  # what is waited for -> since when
+    made: bool  # the endpoint was asked for
     put: bool
     again: Arguments
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import processes
 from dbml_magics.core.azure import permissions
@@ -26,10 +28,11 @@ from dbml_magics.core.endpoints import azureml, settings
 from dbml_magics.core.endpoints.base import Address, Order, Say, Target, failed
 from dbml_magics.core.endpoints.checks import likely_cause
 from dbml_magics.core.endpoints.remembered import Record, records
-from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, every, refused, words
+from dbml_magics.core.endpoints.rest import Rest, ServiceRefusal, refused, words
 from dbml_magics.core.endpoints.shapes import Settings, WebService
+from dbml_magics.core.endpoints.waiting import Patience
 from dbml_magics.core.workspace_uri import masked
-from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed
+from dbml_magics.errors import BadCommand, DbmlError, DeploymentFailed, Refused
 from dbml_magics.results.endpoints import Check, Deployment, Endpoint
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ _READ = f"{_WS}/services/read"
 _STATES = {"healthy": "ready", "transitioning": "creating", "unhealthy": "failed", "unschedulable": "failed"}
 _LOG_LINES = 12
 _REQUEST_LIMIT = 16 * 1024**2  # no limit is documented; what is larger than this goes in several requests
+_READY_S = 3900.0  # until a service answers, its image's build included
+_DELETED_S = 1800.0
 _GRACE_S = 900.0  # after its begin, in which a service may appear that nobody waits for any more
 _KEPT = ("ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD")  # where the clouds are
 _SUPPORT = (
@@ -263,19 +268,24 @@ class WebserviceTarget(Target):
         child.stdin.write(json.dumps(asked) + "\n")
         child.stdin.flush()
         say("preparing the image")
-        for line in child.stdout:
-            message = dict(json.loads(line))
-            if "token" not in message:
-                return message
-            say("preparing the image")
-            token = self.workspace.sign_in.get_token(*message["token"])
-            child.stdin.write(json.dumps({"token": token.token, "expires": token.expires_on}) + "\n")
-            child.stdin.flush()
+        deadline = threading.Timer(_READY_S, child.kill)  # a client that hangs ends, and so does its output
+        deadline.start()
+        try:
+            for line in child.stdout:
+                message = dict(json.loads(line))
+                if "token" not in message:
+                    return message
+                say("preparing the image")
+                token = self.workspace.sign_in.get_token(*message["token"])
+                child.stdin.write(json.dumps({"token": token.token, "expires": token.expires_on}) + "\n")
+                child.stdin.flush()
+        finally:
+            deadline.cancel()
         return {"failed": ""}
 
     def _wait(self, order: Order, say: Say) -> None:
         """Wait until the service answers. Raises DeploymentFailed with the end of its log."""
-        pause = 5.0
+        patience, pause = Patience(_READY_S), 5.0
         while True:
             shown = self._get(order.name) or {}
             number = str(shown.get("operationId") or "")
@@ -283,7 +293,7 @@ class WebserviceTarget(Target):
             error = shown.get("error")
             answer = self.rest.data("GET", f"/operations/{quote(number)}", action=_READ) if number else None
             if answer is not None:  # the service itself says "healthy" of the model before, too
-                pause = answer.pause
+                pause = answer.pause(patience.waited)
                 status = str(answer.body.get("state") or "").lower()
                 state = {"succeeded": "healthy", "failed": "failed"}.get(status, "transitioning")
                 error = answer.body.get("error") or error
@@ -295,7 +305,9 @@ class WebserviceTarget(Target):
                     lines = self.logs(order.name, order.name, _LOG_LINES)[0]
                 why = words(error) or "it did not become healthy"
                 raise failed(order.model.label, order.name, self.name, order.line, why, lines)
-            every(pause, lambda: say("starting the container"))
+            if not patience.waits(pause, lambda: say("starting the container")):
+                why = f"starting the container took longer than {patience.limit}"
+                raise failed(order.model.label, order.name, self.name, order.line, why, [])
 
     # --- ending
 
@@ -305,9 +317,14 @@ class WebserviceTarget(Target):
         path = f"/services/{quote(endpoint.name)}"
         try:
             answer = self.rest.data("DELETE", path, action=self._action("delete"))
-            pause = answer.pause if answer is not None else 0.0
+            patience = Patience(_DELETED_S)
             while self._get(endpoint.name) is not None:
-                every(pause, lambda: say("deleting"))
+                pause = answer.pause(patience.waited) if answer is not None else 0.0
+                if not patience.waits(pause, lambda: say("deleting")):
+                    raise Refused(
+                        f"Azure ML was asked to delete {endpoint.name}, and has not within {patience.limit}.",
+                        remedies=[(Remedy("endpoints", endpoint.name), "shows how it is")],
+                    )
         except ServiceRefusal as error:
             raise refused(error, endpoint.name) from error
         self._record(endpoint.name).forget()

@@ -92,11 +92,11 @@ class ModelVersions:
 
     # --- what was asked for
 
-    def ask(self, queue: str, facts: VersionFacts) -> None:
-        """Note a registration until every registry has answered it."""
+    def ask(self, queue: str, facts: VersionFacts, at: float) -> None:
+        """Note a registration, asked for ``at`` a time (s), until every registry has answered it."""
         source = facts["source"]
         kept = {key: value for key, value in facts.items() if key != "after"}
-        asked = {"queue": queue, "to": facts["to"], "at": time.time_ns(), "told": kept}
+        asked = {"queue": queue, "to": facts["to"], "at": int(at * 1e9), "told": kept}
         if source["kind"] == "version":
             asked["from"] = [source["name"], str(source["version"])]
         self._names.note_used(facts["name"])
@@ -107,6 +107,19 @@ class ModelVersions:
         """Forget a registration that could not be journaled: no registry will answer it."""
         for name in _models_of(facts):
             self._registering.forget(name, facts["key"])
+
+    def forget_lost(self, key: str, before: float) -> bool:
+        """Forget a registration that was asked for before a time (s); tells whether it was.
+
+        For one that is in no queue: the process that asked for it was killed between this note and its line.
+        """
+        noted = self._registering.below().items()
+        lost = {place: asked for place, asked in noted if place.endswith(f"/{key}")}
+        if any(asked.get("at", 0) >= before * 1e9 for asked in lost.values()):
+            return False
+        for place in lost:
+            self._registering.forget(*place.rsplit("/", 1))
+        return True
 
     def asked(self) -> list[Asked]:
         """Return the registrations that some registry may not have answered yet."""

@@ -10,7 +10,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchExperimentsUtils
 
-from dbml_magics.core.delivery.writers.experiments import own_tags
+from dbml_magics.core.delivery.writers.experiments import name_of, own_tags
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
@@ -150,7 +150,7 @@ class ExperimentReader:
 
     def _visible(self, side: Side, found: Experiment, visible: str | None = None) -> Experiment:
         """Return a workspace's experiment under the id and name that the user knows."""
-        with_fields(found, name=found.tags.get(EXPERIMENT_TAG, found.name))
+        with_fields(found, name=name_of(found))
         if visible is None:
             visible = side.experiments.seen(found) or self._visible_from_mirror(side, found)
         with_fields(found, experiment_id=visible)

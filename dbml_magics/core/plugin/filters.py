@@ -23,6 +23,15 @@ _NAMED = re.compile(
     r"|(?<=')(?P<all>dbml:(?://)?(?:\w+/)?(?:runs/|models/)?)(?=%)",
     re.I,
 )
+# An experiment's own name; a tag may be called so too.
+_PATH = re.compile(
+    r"((?<![\w.`\"])(?:attr(?:ibutes?)?\.)?[`\"]?name[`\"]?\s*(?:!?=|I?LIKE)\s*['\"])/Workspace(?=/)", re.I
+)
+
+
+def by_path(where: str | None) -> str | None:
+    """Return a filter of experiments with the paths in it as :func:`..naming.workspace_path` has them."""
+    return where and _PATH.sub(r"\1", where)
 
 
 def own_filter(side: Side, where: str | None, *, places_only: bool = False) -> str | None:

@@ -16,7 +16,7 @@ from dbml_magics.core.delivery.containers import MOVES_CONTENTS
 from dbml_magics.core.delivery.writers.experiments import own_tags
 from dbml_magics.core.delivery.writers.side import Side
 from dbml_magics.core.destinations.errors import Unavailable
-from dbml_magics.core.destinations.naming import check_experiment_name
+from dbml_magics.core.destinations.naming import check_experiment_name, workspace_path
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.link import Link
 from dbml_magics.core.mlflow_private import validate_experiment_name, validate_experiment_tag
@@ -26,6 +26,7 @@ from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.plugin.asked import ask_primary
 from dbml_magics.core.plugin.experiment_reader import ExperimentSearch
+from dbml_magics.core.plugin.filters import by_path
 from dbml_magics.core.plugin.tracking_family import MethodFamily
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadName
@@ -45,7 +46,7 @@ class ExperimentMethods(MethodFamily):
         self, name: str, artifact_location: str | None = None, tags: list[ExperimentTag] | None = None
     ) -> str:
         """Have the primary name an experiment, or name it provisionally; journal it for the mirror."""
-        self._check_name(name)
+        name = self._checked_name(name)
         values = {t.key: t.value for t in tags or []}
         for key, value in values.items():
             validate_experiment_tag(key, value)
@@ -89,11 +90,11 @@ class ExperimentMethods(MethodFamily):
         engine.recorder.write_all(LINK_QUEUE, [CreateExperiment(experiment_id, name, tags)], lasting=True)
         return experiment_id
 
-    def _check_name(self, name: str) -> None:
+    def _checked_name(self, name: str) -> str:
         validate_experiment_name(name)
         refuse_bad_text("the experiment's name", name)
         try:
-            check_experiment_name(name)
+            return check_experiment_name(name)
         except BadName as error:
             raise MlflowException(error.message, INVALID_PARAMETER_VALUE) from error
 
@@ -104,6 +105,7 @@ class ExperimentMethods(MethodFamily):
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
         """Return an experiment by the user's name for it, or None."""
+        experiment_name = workspace_path(experiment_name)
         self._experiments.wait_for_writes("get_experiment_by_name")
         found = self._experiments.named(experiment_name)
         if found is None:
@@ -121,7 +123,7 @@ class ExperimentMethods(MethodFamily):
         """Search experiments at the primary, or at the mirror."""
         self._experiments.wait_for_writes("search_experiments")
         return self._experiments.search(
-            ExperimentSearch(view_type, max_results, filter_string, order_by, page_token)
+            ExperimentSearch(view_type, max_results, by_path(filter_string), order_by, page_token)
         )
 
     # --- changes
@@ -138,7 +140,7 @@ class ExperimentMethods(MethodFamily):
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
         """Rename an experiment."""
-        self._check_name(new_name)
+        new_name = self._checked_name(new_name)
         found = self.get_experiment(experiment_id)
         self._change_experiment(ChangeExperiment("rename", str(experiment_id), name=new_name))
         self.engine.state.experiments.retire_name(str(experiment_id), found.name)

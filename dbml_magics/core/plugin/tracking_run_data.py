@@ -48,10 +48,9 @@ class RunDataMethods(MethodFamily):
 
     def log_metric(self, run_id: str, metric: Metric) -> None:
         """Journal one point."""
-        value, step, timestamp = metric.value, metric.step, metric.timestamp
-        key = metric.key
+        key, value, timestamp, step = given = raw_point(metric)
         live = self._live.get(run_id)
-        if live is None or not _is_plain(metric, live.keys):
+        if live is None or not _is_plain(given, live.keys):
             check_run_id(run_id)
             validate_metric(key, value, timestamp, step)
             refuse_bad_text("a metric's key", key)
@@ -112,7 +111,9 @@ class RunDataMethods(MethodFamily):
         """Journal metrics, params and tags, checked as a server would check them."""
         live = self._live.get(run_id)
         known = live.keys if live is not None else {}
-        points = [_point(m) for m in metrics] if all(_is_plain(m, known) for m in metrics) else None
+        points = (
+            [_point(m) for m in metrics] if all(_is_plain(raw_point(m), known) for m in metrics) else None
+        )
         if points is None or params or tags:
             check_run_id(run_id)
             named = [Param(p.key, "") for p in params], [RunTag(t.key, "") for t in tags]
@@ -250,9 +251,9 @@ class RunDataMethods(MethodFamily):
         self.set_tag(run_id, RunTag(MLFLOW_LOGGED_MODELS, json.dumps(history)))
 
 
-def _is_plain(metric: Metric, known: dict[str, str]) -> bool:
+def _is_plain(point: tuple[str, float, int, int], known: dict[str, str]) -> bool:
     """Tell whether a point needs no check: a known key and Python's own numbers."""
-    key, value, timestamp, step = raw_point(metric)
+    key, value, timestamp, step = point
     return (
         key in known
         and type(value) is float

@@ -44,7 +44,7 @@ class VersionRegistration:
         with deferred():
             self._register_at_first(queue, facts)
             self._engine.own_runs.note_registration(queue, facts)
-            ask_for(self._engine.state, self._engine.recorder.write, queue, facts)
+            ask_for(self._engine.state, self._engine.recorder.write, queue, facts, self._engine.clock)
         return self._registered(facts, queue, source, model_id)
 
     def source_of(self, source: str, model_id: str | None) -> VersionSource:

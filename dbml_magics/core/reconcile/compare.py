@@ -32,7 +32,8 @@ _OF_RUNS: tuple[Lack, ...] = ("inputs", "outputs")
 PARENT = "mlflow.parentRunId"
 ALL_FILES = "(all)"
 """Stands for every path, where a workspace may not have its files where it says that they are."""
-_OVERFLOWS = {"param": "params", "tag": "tags", "metric": "metrics"}
+_OVERFLOWS = {"param": "params", "tag": "tags", "metric": "metrics", "name": "tags", "note": "tags"}
+_TAG_OF = {"name": "mlflow.runName", "note": NOTE_TAG}
 Unread = Callable[[str, str, Exception, str], Difference]
 HeldBack = Callable[[], dict[str, Any]]  # what a run's own file has, read when it is first looked at
 _OWN_FOLDER = MODELS_FOLDER.partition("/")[0]
@@ -206,7 +207,9 @@ class Comparer:
         readers = self.first, self.second
         stated = [difference.values.get(reader.role, ABSENT) for reader in readers]
         kept = [
-            own().get(name, {}).get(difference.key, ABSENT) if reader.bounded else ABSENT
+            own().get(name, {}).get(_TAG_OF.get(difference.kind, difference.key), ABSENT)
+            if reader.bounded
+            else ABSENT
             for reader, own in zip(readers, held, strict=True)
         ]
         if difference.kind == "metric":

@@ -8,6 +8,7 @@ from functools import partial
 from mlflow.entities import Experiment
 
 from dbml_magics.common.hints import Remedy, say
+from dbml_magics.core.delivery.writers.experiments import name_of
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG
 from dbml_magics.core.outbox.merge_base import MergeBase
 from dbml_magics.core.reconcile.compare import Comparer
@@ -87,8 +88,9 @@ def named_alike(first: WorkspaceReader, one: Experiment, second: WorkspaceReader
 
 def name_by_rule(reader: WorkspaceReader, experiment: Experiment) -> str:
     """Return what the user calls an experiment, unless it was renamed behind the link's back since."""
-    tag = experiment.tags.get(EXPERIMENT_TAG)
-    return tag if tag and experiment.name in _forms(reader, tag) else str(experiment.name)
+    name = name_of(experiment)
+    tagged = EXPERIMENT_TAG in experiment.tags
+    return name if tagged and experiment.name in _forms(reader, name) else str(experiment.name)
 
 
 def _forms(reader: WorkspaceReader, name: str) -> set[str]:

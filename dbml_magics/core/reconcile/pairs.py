@@ -9,7 +9,7 @@ from functools import partial
 from mlflow.entities import Experiment, Run
 
 from dbml_magics.core.delivery.writers.experiments import name_of
-from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart, workspace_path
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 
 
@@ -39,7 +39,7 @@ def experiment_pairs(first: WorkspaceReader, second: WorkspaceReader) -> list[Ex
     for known, other in ((ours, others), (others, ours)):
         known.look_for(other)
     named = {e.name: e for e in others.listed}
-    tagged = {e.tags[EXPERIMENT_TAG]: e for e in others.listed if EXPERIMENT_TAG in e.tags}
+    tagged = {name_of(e): e for e in others.listed if EXPERIMENT_TAG in e.tags}
     pairs, taken = [], set()
     for own in ours.listed:
         name, visible = name_of(own), ours.visible(own)
@@ -53,7 +53,7 @@ def experiment_pairs(first: WorkspaceReader, second: WorkspaceReader) -> list[Ex
                     c
                     for c in candidates
                     if c is not None
-                    and c.tags.get(EXPERIMENT_TAG, name) == name
+                    and workspace_path(c.tags.get(EXPERIMENT_TAG, name)) == name
                     and not others.lost_by_other(c)
                 ),
                 None,

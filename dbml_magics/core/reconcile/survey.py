@@ -22,6 +22,7 @@ from dbml_magics.core.destinations.errors import (
     classify_error,
     is_missing,
 )
+from dbml_magics.core.destinations.naming import workspace_path
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
 from dbml_magics.core.runtime.engine import Engine
@@ -118,7 +119,7 @@ class Survey:
         """Return the pairs of experiments in scope. Raises ExperimentNotFound."""
         if self._experiments is None:
             found = self._all = experiment_pairs(self.first, self.second)
-            wanted = self.scope.experiment
+            wanted = self.scope.experiment and workspace_path(self.scope.experiment)
             if wanted is not None:
                 chosen = [p for p in found if wanted in _names(p)]
                 if not chosen:

@@ -70,7 +70,9 @@ class Access:
     def _network(self, words: str) -> None:
         if self.state.switches.private_link:
             message = "Access to workspace was denied based on workspace private link configuration."
-            raise self._forbidden(words, message, "UserError", "PrivateLinkAccessDenied")
+            refusal = self._forbidden(words, message, "UserError", "PrivateLinkAccessDenied")
+            refusal.status = self.state.switches.private_link_status
+            raise refusal
 
     def _forbidden(self, words: str, message: str, code: str, inner: str) -> Refusal:
         if words == "arm":

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tests.standins.azure.access import Access
 from tests.standins.azure.state import OTHER_SUBSCRIPTION, SUBSCRIPTION, TENANT, State, resource
-from tests.standins.azure.web import ML, Call, Refusal, arm_refusal, empty, reply, route
+from tests.standins.azure.web import ML, Call, Refusal, arm_refusal, empty, reply, route, utc
 
 __all__ = ["Arm"]
 
@@ -20,7 +20,25 @@ GROUP_PATH = "/subscriptions/{subscription}/resourceGroups/{group}"
 RESOURCE_PATH = GROUP_PATH + "/providers/{namespace}/{kind}/{name}"
 WORKSPACE_NAME = re.compile(r"[a-zA-Z0-9][\w-]{1,31}")  # 2-32: resource-limits-capacity.md
 
+MFE = "mfeOperationsStatus"  # of the front end of managed endpoints
+OF_WORKSPACES = "workspaceOperationsStatus"
+# An address since 2024 has 3.2 KB, whose parts t, c (a certificate), s and h sign it
+# (WorkspaceCleanRemoveOnlineEndpoint.Recording.json, CreateScenarioTest.Recording.json).
+SIGNATURE = f"t={'6' * 18}&c=MIIH{'x' * 2571}&s={'y' * 342}&h={'z' * 43}"
+QUERIES = {
+    MFE: f"api-version=2024-10-01&{SIGNATURE}",
+    OF_WORKSPACES: f"api-version=2022-05-01&type=async&{SIGNATURE}",
+}
+RESULTS = {"operationStatuses": "operationResults", MFE: "mfeOperationResults"}
+
 SOFT_DELETED = "Soft-deleted workspace exists. Please purge or recover it. https://aka.ms/wsoftdelete"
+
+
+def _result_at(where: str) -> str:
+    """Return where an operation's result is found, by where its status is."""
+    for status, result in RESULTS.items():
+        where = where.replace(f"/{status}/", f"/{result}/")
+    return where.replace("&type=async", "&type=location")
 
 
 class Arm:
@@ -37,63 +55,99 @@ class Arm:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
         check: Callable[[], tuple[bool, Any]] | None = None,
+        *,
+        kind: str = "operationStatuses",
+        prefix: str = "",
     ) -> str:
         """Begin an operation that ends by time; returns where its status is found.
 
-        ``check``, where there is one, tells whether it is over, and its error.
+        ``check``, where there is one, tells whether it is over, and its error. ``kind`` is the part of the
+        address that tells the services apart, ``prefix`` stands before the operation's number.
         """
-        number = str(uuid.uuid4())
+        number = f"{prefix}{uuid.uuid4()}"
         self.state.operations[number] = {
             "ends": time.monotonic() + self.state.switches.operation_seconds,
             "result": result,
             "error": error,
             "check": check,
+            "began": utc(),
+            "kind": kind,
         }
         where = self.state.switches.operations_at or self.state.public
-        return f"{where}{scope}/operationStatuses/{number}?api-version=2022-05-01"
+        query = QUERIES.get(kind, "api-version=2022-05-01")
+        return f"{where}{scope}/{kind}/{number}?{query}"
 
     def waiting(self, where: str) -> dict[str, str]:
         """Return the headers that tell a client how to wait for an operation.
 
-        In milliseconds: azure-core takes ``Retry-After: 0`` for unset and then waits half a minute.
+        In milliseconds: azure-core takes ``Retry-After: 0`` for unset and then waits half a minute. Managed
+        endpoints and workspaces name no pause.
         """
+        location = {"Location": _result_at(where)}
+        if any(f"/{kind}/" in where for kind in QUERIES):
+            return {"Azure-AsyncOperation": where, **location}
         pause = str(int(self.state.switches.poll_seconds * 1000))
-        return {
-            "Azure-AsyncOperation": where,
-            "Location": where.replace("/operationStatuses/", "/operationResults/"),
-            "x-ms-retry-after-ms": pause,
-        }
+        return {"Azure-AsyncOperation": where, **location, "x-ms-retry-after-ms": pause}
 
     def status(self, number: str) -> dict[str, Any]:
         found = self.state.operations.get(number)
         if found is None:
             raise arm_refusal(404, "NotFound", f"The operation '{number}' could not be found.")
+        running = {
+            "status": "Updating" if found["kind"] == MFE else "InProgress",
+            "startTime": found["began"],
+            "endTime": "0001-01-01T00:00:00+00:00",
+            "percentComplete": 0.0,
+        }
         if time.monotonic() < found["ends"]:
-            return {"status": "InProgress"}
+            return running
         if found["check"] is not None:
             done, found["error"] = found["check"]()
             if not done:
-                return {"status": "InProgress"}
+                return running
+        over = {**running, "endTime": utc()}
+        if found["kind"] != MFE:  # which leaves it at 0
+            over["percentComplete"] = 100.0
         if found["error"]:
-            return {"status": "Failed", "error": found["error"]}
-        return {"status": "Succeeded"}
+            return {**over, "status": "Failed", "error": found["error"]}
+        return {**over, "status": "Succeeded"}
 
     @route("GET", "/{scope*}/operationStatuses/{number}", "")
+    @route("GET", "/{scope*}/workspaceOperationsStatus/{number}", "")
+    @route("GET", "/{scope*}/mfeOperationsStatus/{number}", "")
     async def operation_status(self, call: Call) -> Response:
-        """Say how far an operation is."""
-        return reply({"name": call.names["number"], **self.status(call.names["number"])})
-
-    @route("GET", "/{scope*}/operationResults/{number}", "")
-    async def operation_result(self, call: Call) -> Response:
-        """Give what an operation made: 202 until it is over."""
+        """Say how far an operation is; ``type=location`` asks for the result of a workspace's."""
+        self._signed(call)
         number = call.names["number"]
         status = self.status(number)
-        if status["status"] == "InProgress":
-            where = f"{self.state.public}{call.path.replace('/operationResults/', '/operationStatuses/')}"
-            return empty(202, self.waiting(where))
+        if self.state.operations[number]["kind"] != OF_WORKSPACES:
+            return reply({"id": call.path, "name": number, **status})
+        if call.query.get("type") == "location":
+            return await self.operation_result(call)
+        progress = {} if status["status"] == "InProgress" else {"percentComplete": 100.0}
+        errors = {"error": status["error"]} if "error" in status else {}
+        return reply({"status": status["status"], **progress, **errors})
+
+    def _signed(self, call: Call) -> None:
+        kinds = ("/mfeoperations", "/workspaceoperations")
+        if any(each in call.path.lower() for each in kinds) and not all(call.query.get(k) for k in "tcsh"):
+            raise arm_refusal(400, "InvalidSignature", "The operation's address is not whole.")
+
+    @route("GET", "/{scope*}/operationResults/{number}", "")
+    @route("GET", "/{scope*}/mfeOperationResults/{number}", "")
+    async def operation_result(self, call: Call) -> Response:
+        """Give what an operation made: 202 until it is over."""
+        self._signed(call)
+        number = call.names["number"]
+        status = self.status(number)
+        if status["status"] not in ("Failed", "Succeeded"):
+            return empty(202, self.waiting(f"{self.state.public}{call.path}?{call.request.url.query}"))
         if status["status"] == "Failed":
             raise Refusal(400, {"error": status["error"]})
-        made = self.state.operations[number]["result"]
+        operation = self.state.operations[number]
+        if operation["kind"] == MFE:  # the last exchange of WorkspaceCleanRemoveOnlineEndpoint.Recording.json
+            return reply({"id": call.path, "name": number, **status})
+        made = operation["result"]
         return empty(204) if made is None else reply(made)
 
     # Subscriptions and tenants
@@ -244,9 +298,6 @@ class Arm:
             made.add(f"{where}/providers/{each['type']}/{each['name']}".lower())
             self._check_name(each["type"], each["name"])
             if each["type"].lower() == f"{ML}/workspaces".lower():
-                known = self.state.workspaces.get(f"{where}/providers/{each['type']}/{each['name']}".lower())
-                if known is not None and known.deleted:
-                    raise arm_refusal(400, "InvalidTemplateDeployment", SOFT_DELETED)
                 given = each.get("properties") or {}
                 for key in ("storageAccount", "keyVault", "applicationInsights"):
                     leaned = str(given.get(key, "")).lower()
@@ -331,26 +382,45 @@ class Arm:
                 400, "LocationRequired", "The location property is required for this definition."
             )
         if kind.lower() == f"{ML}/workspaces".lower():
-            made = self._make_workspace(call, asked)
-        else:
-            self._check_name(kind, names["name"])
-            properties = {**asked.get("properties", {}), "provisioningState": "Succeeded"}
-            known = {key: asked[key] for key in ("sku", "kind", "identity") if key in asked}
-            made = self.state.add(
-                resource(
-                    number,
-                    names["group"],
-                    kind,
-                    names["name"],
-                    properties,
-                    location=asked["location"],
-                    tags=asked.get("tags"),
-                    **known,
-                )
+            return self._accept_workspace(call, asked)
+        self._check_name(kind, names["name"])
+        properties = {**asked.get("properties", {}), "provisioningState": "Succeeded"}
+        known = {key: asked[key] for key in ("sku", "kind", "identity") if key in asked}
+        made = self.state.add(
+            resource(
+                number,
+                names["group"],
+                kind,
+                names["name"],
+                properties,
+                location=asked["location"],
+                tags=asked.get("tags"),
+                **known,
             )
+        )
         where = self.begin(f"/subscriptions/{number}/providers/{names['namespace']}", result=made)
         creating = {**made, "properties": {**made["properties"], "provisioningState": "Creating"}}
         return reply(creating, 201, self.waiting(where))
+
+    def _accept_workspace(self, call: Call, asked: dict[str, Any]) -> Response:
+        """Accept a workspace with 202; that a deleted one has its name is told by the operation alone.
+
+        ResourceModules#3596: BadRequest inside ResourceDeploymentFailure.
+        """
+        known = self.state.workspaces.get(call.path.lower())
+        error = made = None
+        if known is not None and known.deleted:
+            inner = {"code": "BadRequest", "message": SOFT_DELETED}
+            message = (
+                "The resource write operation failed to complete successfully, because it reached terminal "
+                "provisioning state 'Failed'."
+            )
+            error = {"code": "ResourceDeploymentFailure", "message": message, "details": [inner]}
+        else:
+            made = self._make_workspace(call, asked)
+        scope = f"/subscriptions/{call.names['subscription']}/providers/{ML}/locations/{asked['location']}"
+        where = self.begin(scope, result=made, error=error, kind=OF_WORKSPACES)
+        return empty(202, self.waiting(where))
 
     def _check_name(self, kind: str, name: str) -> None:
         rules = {
@@ -385,8 +455,6 @@ class Arm:
                 )
         key = f"{call.path}".lower()
         known = self.state.workspaces.get(key)
-        if known is not None and known.deleted:
-            raise arm_refusal(400, "BadRequest", SOFT_DELETED)
         if known is not None:
             known.resource["tags"] = asked.get("tags", known.resource["tags"])
             return known.resource
@@ -422,7 +490,11 @@ class Arm:
         self._remove(what)
         if purge:
             self._purge(key)
-        where = self.begin(f"/subscriptions/{call.names['subscription']}/providers/{call.names['namespace']}")
+        scope = f"/subscriptions/{call.names['subscription']}/providers/{call.names['namespace']}"
+        if what["type"].lower() == f"{ML}/workspaces".lower():
+            where = self.begin(f"{scope}/locations/{what['location']}", kind=OF_WORKSPACES)
+        else:
+            where = self.begin(scope)
         waiting = self.waiting(where)
         if call.query.get("api-version") == "2020-01-01":
             waiting["Retry-After"] = "0"  # azureml-core's own poller, which knows whole seconds alone

@@ -46,6 +46,8 @@ STORAGE_ERRORS = {
         403,
         "This request is not authorized to perform this operation using this permission.",
     ),
+    # common-rest-api-error-codes: 409, where a firewall and a missing role are 403
+    "PublicAccessNotPermitted": (409, "Public access is not permitted on this storage account."),
     "BlobAlreadyExists": (409, "The specified blob already exists."),
     "BlobNotFound": (404, "The specified blob does not exist."),
     "InvalidBlockList": (400, "The specified block list is invalid."),
@@ -139,16 +141,24 @@ class Artifacts:
         workspace, origin, container = await self._names(call, WRITE)
         known = workspace.artifacts.setdefault((origin, container), {})
         answer: dict[str, dict[str, Any]] = {"artifacts": {}, "artifactContentInformation": {}, "errors": {}}
-        for entry in (await call.json()).get("paths", []):
+        asked, limits = (await call.json()).get("paths", []), self.state.limits
+        if len(asked) > limits["artifacts_batch"]:
+            message = f"Artifact batch size exceeded the limit of {limits['artifacts_batch']}"
+            raise ml_refusal(400, message, inner="BadArgument", component="artifact")
+        for entry in asked:
             path = entry["path"].strip("/")
-            if path in known:
+            if len(path) > limits["artifact_path"]:
+                message = f"Artifact path exceeded the limit of {limits['artifact_path']} characters"
+                raise ml_refusal(400, message, inner="BadArgument", component="artifact")
+            if path in known and self.state.switches.write_once:
                 message = f"Resource Conflict: ArtifactId {origin}/{container}/{path} already exists."
                 refused = ml_refusal(409, message, inner="ConflictError", component="artifact")
                 answer["errors"][entry["path"]] = refused.body
                 continue
             known[path] = {"etag": f'"{uuid.uuid4()}"', "created": utc()}
             blob = self.blob_path(workspace, origin, container, path)
-            self.blobs[blob] = Blob(self.folder / uuid.uuid4().hex)
+            if blob not in self.blobs or not self.state.switches.blocks_stay:
+                self.blobs[blob] = Blob(self.folder / uuid.uuid4().hex)
             answer["artifacts"][entry["path"]] = self._dto(origin, container, path, known[path])
             answer["artifactContentInformation"][entry["path"]] = {
                 "contentUri": self.link(blob, "rcw"),
@@ -236,7 +246,8 @@ class Artifacts:
         path = call.query.get("path", "").strip("/")
         if workspace.artifacts.get((origin, container), {}).pop(path, None) is None:
             raise ml_refusal(404, f"Artifact not found: {path}", inner="NotFoundError", component="artifact")
-        self.blobs.pop(self.blob_path(workspace, origin, container, path), None)
+        if not self.state.switches.blocks_stay:
+            self.blobs.pop(self.blob_path(workspace, origin, container, path), None)
         return Response(status_code=200)
 
     # What the registry asks
@@ -284,6 +295,8 @@ class Artifacts:
         """Refuse whoever asks a storage account without a signature: the network first, then the caller."""
         if self.state.switches.storage_firewall:
             raise storage_refusal("AuthorizationFailure")
+        if not self.state.switches.storage_public:
+            raise storage_refusal("PublicAccessNotPermitted")
         raise storage_refusal("AuthenticationFailed", "No signature.")
 
     @route("PUT GET HEAD", "/{account}.blob." + SUFFIX + "/{container}/{path*}")
@@ -314,6 +327,8 @@ class Artifacts:
         query = {key: values[0] for key, values in parse_qs(str(call.request.url.query)).items()}
         if self.state.switches.storage_firewall:
             raise storage_refusal("AuthorizationFailure")
+        if not self.state.switches.storage_public:
+            raise storage_refusal("PublicAccessNotPermitted")
         until, permissions = query.get("se", ""), query.get("sp", "")
         if not hmac.compare_digest(query.get("sig", ""), self._signature(name, until, permissions)):
             raise storage_refusal("AuthenticationFailed", "Signature did not match.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from tests.infra.servers import clean_environment
 from tests.standins.azure.artifacts import Artifacts
@@ -29,6 +32,29 @@ NO_EGRESS = (
     "a new connection: [Errno -3] Temporary failure in name resolution'",
     "ERROR: Could not find a version that satisfies the requirement {0} (from versions: none)",
     "ERROR: No matching distribution found for {0}",
+)
+
+
+# What the service's own server and scoring script import (azureml-examples#3904, #3928, #4008; lab issue
+# mslearn-aml-cli#5), and the package of each. The scoring script does so since 19 May 2026.
+IMPORTED = {
+    "azureml-inference-server-http": "azureml_inference_server_http",
+    "azureml-contrib-services": "azureml.contrib.services",
+    "azureml-ai-monitoring": "azureml.ai.monitoring",
+}
+NO_SERVER = ("/opt/miniconda/bin/python: No module named {0}",)
+NO_CONTRIB = (
+    "Traceback (most recent call last):",
+    '  File "/azureml-envs/site-packages/azureml_inference_server_http/api/__init__.py", in <module>',
+    "    _patch_azureml_contrib_services()",
+    "ModuleNotFoundError: No module named '{0}'",
+)
+NO_MONITORING = (
+    "Traceback (most recent call last):",
+    '  File "/var/mlflow_resources/mlflow_score_script.py", in <module>',
+    "    from azureml.ai.monitoring import Collector",
+    "ModuleNotFoundError: No module named '{0}'",
+    "[ERROR] Worker failed to boot.",
 )
 
 
@@ -90,9 +116,18 @@ class Containers:
         self.running: list[Container] = []
 
     async def start(
-        self, workspace: Workspace, model: str, version: str, environment: Mapping[str, str]
+        self,
+        workspace: Workspace,
+        model: str,
+        version: str,
+        environment: Mapping[str, str],
+        *,
+        managed: bool = False,
     ) -> Container | None:
-        """Begin a container that serves a registered version; None where the registry has none."""
+        """Begin a container that serves a registered version; None where the registry has none.
+
+        ``managed``: by the server and the scoring script of managed endpoints.
+        """
         source = await self._source(workspace, model, version)
         if source is None:
             return None
@@ -103,7 +138,7 @@ class Containers:
         self._order(
             folder=str(container.folder),
             environment=dict(environment),
-            crash=self._crash(files),
+            crash=self._crash(files, managed),
         )
         self.running.append(container)
         return container
@@ -113,14 +148,14 @@ class Containers:
         answer = await self.tracking.http.get(url, params={"name": model, "version": version})
         return str(answer.json()["model_version"]["source"]) if answer.status_code == 200 else None
 
-    def _crash(self, files: Path) -> Sequence[str]:
+    def _crash(self, files: Path, managed: bool) -> Sequence[str]:
         """Return what a container prints that cannot start, or nothing."""
         switches = self.state.switches
         wanted = files / "requirements.txt"
         packages = wanted.read_text().split() if wanted.exists() else []
         if not switches.egress and packages:
             return [line.format(packages[0]) for line in NO_EGRESS]
-        return list(switches.container_crash)
+        return list(switches.container_crash) or (unimportable(files) if managed else [])
 
     def _order(self, **order: object) -> None:
         if self._host is None:
@@ -152,3 +187,22 @@ class Containers:
         if self._host is not None and self._host.stdin is not None:
             self._host.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def unimportable(files: Path) -> Sequence[str]:
+    """Return what a managed endpoint's container prints whose conda.yaml lacks a package, or nothing."""
+    conda = files / "conda.yaml"
+    content = yaml.safe_load(conda.read_text()) if conda.exists() else {}
+    listed = content.get("dependencies") or []
+    pip = [line for each in listed if isinstance(each, dict) for line in each.get("pip") or []]
+    names = [re.split(r"[^A-Za-z0-9._-]", str(line))[0] for line in [*pip, *listed]]
+    there = {name.lower().replace("_", "-") for name in names}
+    lacks = {package: module for package, module in IMPORTED.items() if package not in there}
+    if "azureml-inference-server-http" in lacks:
+        return [line.format(lacks["azureml-inference-server-http"]) for line in NO_SERVER]
+    namespace = len(lacks) == 2  # neither makes the package azureml
+    for package, text in (("azureml-contrib-services", NO_CONTRIB), ("azureml-ai-monitoring", NO_MONITORING)):
+        if package in lacks:
+            module = "azureml" if namespace else lacks[package].rpartition(".")[0]
+            return [line.format(module) for line in text]
+    return []

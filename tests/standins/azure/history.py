@@ -50,6 +50,7 @@ class History:
         unknown = set(asked) - FIELDS
         if unknown or asked.get("runId", run) != run or not RUN_ID.fullmatch(run):
             raise self._invalid(f"The run document is invalid: {sorted(unknown) or run}")
+        self.tracking.check_name(asked.get("displayName"))
         if asked.get("status", "Running") not in STATUSES:
             raise self._invalid(f"Invalid status {asked['status']!r}")
         own = await self._own(workspace, run)

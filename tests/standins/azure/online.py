@@ -3,83 +3,39 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.responses import Response
 
 from tests.standins.azure.access import Access
-from tests.standins.azure.arm import Arm
-from tests.standins.azure.containers import Container, Containers
+from tests.standins.azure.arm import MFE, Arm
+from tests.standins.azure.containers import Containers
 from tests.standins.azure.login import Login
+from tests.standins.azure.region import BY_NAME, FOR_CLUSTERS, Deployment, Endpoint, Region, bad, size_of
 from tests.standins.azure.state import State, Workspace
-from tests.standins.azure.web import ML, WORKSPACE, Call, Refusal, arm_refusal, empty, reply, route, utc
+from tests.standins.azure.web import ML, WORKSPACE, Call, Refusal, empty, reply, route
 
 __all__ = ["Online"]
 
 ENDPOINTS = WORKSPACE + "/onlineEndpoints"
 ENDPOINT = ENDPOINTS + "/{endpoint}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
-LOCATION = f"/subscriptions/{{subscription}}/providers/{ML}/locations/{{location}}"
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,30}[a-zA-Z0-9]")
 MODEL = re.compile(
     r"(?P<workspace>/subscriptions/.+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.I
 )
-VERSIONS = ("2022-02-01-preview", "2022-05-01", "2023-04-01-preview", "2024-10-01")
+VERSIONS = ("2022-02-01-preview", "2022-05-01", "2023-04-01-preview", "2025-12-01")
 # resource-limits-capacity.md: a request of a managed online endpoint has at most 1.5 MB
 LARGEST_REQUEST = int(1.5 * 1024 * 1024)
-SIZES = {  # name -> (family, vCPUs, GB)
-    "Standard_DS2_v2": ("standardDSv2Family", 2, 7),
-    "Standard_DS3_v2": ("standardDSv2Family", 4, 14),
-    "Standard_F4s_v2": ("standardFSv2Family", 4, 8),
-}
 READ, WRITE = f"{ML}/workspaces/onlineEndpoints/read", f"{ML}/workspaces/onlineEndpoints/write"
 DELETE = f"{ML}/workspaces/onlineEndpoints/delete"
+CREATE_ONLY = ("instanceType",)  # mfe.json, 2024-10-01 and 2025-12-01: x-ms-mutability create, read
 DEP = f"{ML}/workspaces/onlineEndpoints/deployments"
-
-
-@dataclass
-class Deployment:
-    """A deployment, the container that answers, and the one that shall take its place."""
-
-    name: str
-    body: dict[str, Any]
-    state: str = "Creating"
-    active: Container | None = None
-    coming: Container | None = None
-    last: Container | None = None  # whose log is shown
-    ends: float = 0.0
-    error: dict[str, str] | None = None
-    created: str = field(default_factory=utc)
-
-
-@dataclass
-class Endpoint:
-    """An endpoint, its keys and deployments."""
-
-    name: str
-    workspace: Workspace
-    body: dict[str, Any]
-    traffic: dict[str, int] = field(default_factory=dict)
-    mirror: dict[str, int] = field(default_factory=dict)
-    keys: list[str] = field(default_factory=lambda: [secrets.token_urlsafe(24) for _ in range(2)])
-    tokens: set[str] = field(default_factory=set)
-    deployments: dict[str, Deployment] = field(default_factory=dict)
-    working: str = "Creating"
-    ends: float = 0.0
-    deleting: bool = False
-    created: str = field(default_factory=utc)
-
-
-def bad(message: str, code: str = "BadRequest", status: int = 400) -> Refusal:
-    """Return a refusal of a request that makes no sense."""
-    return arm_refusal(status, code, message)
 
 
 class Online:
@@ -88,7 +44,8 @@ class Online:
     def __init__(self, state: State, access: Access, arm: Arm, login: Login, containers: Containers) -> None:
         self.state, self.access, self.arm, self.login = state, access, arm, login
         self.containers = containers
-        self.endpoints: dict[str, Endpoint] = {}
+        self.region = Region(state)
+        self.endpoints = self.region.endpoints
 
     def reset(self) -> None:
         self.endpoints.clear()
@@ -101,7 +58,20 @@ class Online:
         names = call.names
         found = self.state.workspace(names["subscription"], names["group"], names["workspace"])
         if found is None:
-            raise bad(f"The workspace '{names['workspace']}' was not found.", "ResourceNotFound", 404)
+            raise bad(
+                f"The Resource '{ML}/workspaces/{names['workspace']}' under resource group "
+                f"'{names['group']}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
+                "ResourceNotFound",
+                404,
+            )
+        if self.state.switches.parent_missing and call.method != "GET":
+            # MicrosoftLearning/mslearn-azure-ml#27
+            raise bad(
+                "Can not perform requested operation on nested resource. Parent resource "
+                f"'{names['workspace']}' not found.",
+                "ParentResourceNotFound",
+                404,
+            )
         return found
 
     def _endpoint(self, call: Call) -> Endpoint:
@@ -161,8 +131,9 @@ class Online:
         deployment.state = "Failed"
         deployment.error = {
             "code": "ResourceNotReady",
-            "message": "User container has crashed or terminated. Please see troubleshooting guide, "
-            "available here: https://aka.ms/oe-tsg#error-resourcenotready",
+            "message": "User container has crashed or terminated: Liveness probe failed: HTTP probe failed "
+            "with statuscode: 502. Please see troubleshooting guide, available here: "
+            "https://aka.ms/oe-tsg#error-resourcenotready",
         }
         return True
 
@@ -177,7 +148,8 @@ class Online:
         answer: dict[str, Any] = {"value": [self._shown(each) for each in found[skip : skip + 1]]}
         if skip + 1 < len(found):
             version = call.query["api-version"]
-            answer["nextLink"] = f"{self.state.public}{call.path}?api-version={version}&$skip={skip + 1}"
+            where = self.state.switches.pages_at or self.state.public
+            answer["nextLink"] = f"{where}{call.path}?api-version={version}&$skip={skip + 1}"
         return reply(answer)
 
     @route("GET", ENDPOINT, READ)
@@ -198,7 +170,18 @@ class Online:
             raise bad(f"authMode '{properties.get('authMode')}' is invalid.")
         known = self.endpoints.get(name.lower())
         if known is not None and known.workspace is not workspace:
-            raise bad(f"The endpoint name '{name}' is in use in {asked['location']}.", "Conflict", 409)
+            raise bad(
+                "There is already an endpoint with this name, Endpoint name needs to be unique within a "
+                "region. Try some other name."
+            )  # azureml-examples#1931
+        if self.state.switches.endpoint_unfindable and known is None:
+            inner = {"code": "InferencingClientCallFailed", "message": '{{"title":"Not Found"}}'}
+            said = {
+                "code": "NotFound",
+                "message": "The specified resource was not found.",
+                "details": [inner],
+            }
+            raise Refusal(404, {"error": said})
         endpoint = known or Endpoint(name, workspace, asked)
         if known is not None:
             self._free(known)
@@ -207,7 +190,13 @@ class Online:
         endpoint.working = "Updating" if known else "Creating"
         endpoint.ends = time.monotonic() + self.state.switches.operation_seconds
         self.endpoints[name.lower()] = endpoint
-        return reply(self._shown(endpoint), 200 if known else 201, self._operation(call, endpoint))
+        shown = self._shown(endpoint)
+        shown["properties"]["scoringUri"] = None  # the recording of azure-ai-ml's tests, at an update too
+        return reply(shown, 201, {**self._operation(call, endpoint), **self._of_put(call)})
+
+    def _of_put(self, call: Call) -> dict[str, str]:
+        """Return the headers of a PUT's answer beside its operation; there is no Retry-After."""
+        return {"Location": str(call.request.url)}
 
     @route("PATCH", ENDPOINT, WRITE)
     async def change(self, call: Call) -> Response:
@@ -252,22 +241,34 @@ class Online:
         self._free(endpoint)
         endpoint.deleting, endpoint.working = True, "Deleting"
         endpoint.ends = time.monotonic() + self.state.switches.operation_seconds
-        return empty(202, self._operation(call, endpoint))
+        return self._deletion(call, endpoint)
+
+    def _deletion(self, call: Call, what: Endpoint | Deployment) -> Response:
+        headers = self._operation(call, what)
+        if self.state.switches.delete_by_location:  # as the interface declares it since 2024-10-01
+            del headers["Azure-AsyncOperation"]
+        return empty(202, headers)
 
     def _operation(self, call: Call, what: Endpoint | Deployment) -> dict[str, str]:
         def check() -> tuple[bool, dict[str, str] | None]:
+            if self.state.switches.endpoint_stuck:
+                return False, None
             if isinstance(what, Endpoint):
                 return time.monotonic() >= what.ends, None
             done = self._settle(what)
             return done, what.error if done and what.state == "Failed" else None
 
         scope = f"/subscriptions/{call.names['subscription']}/providers/{ML}/locations/westeurope"
-        return self.arm.waiting(self.arm.begin(scope, check=check))
+        kind = "oe" if isinstance(what, Endpoint) else "od"
+        prefix = f"{kind}:{self._workspace(call).guid}:"
+        headers = self.arm.waiting(self.arm.begin(scope, check=check, kind=MFE, prefix=prefix))
+        return {**headers, "x-ms-async-operation-timeout": self.state.switches.operation_timeout}
 
     def _shown(self, endpoint: Endpoint) -> dict[str, Any]:
         asked = endpoint.body.get("properties") or {}
         busy = time.monotonic() < endpoint.ends
         address = f"{self.state.public}/inference/{endpoint.name}"
+        made = not busy or endpoint.working != "Creating"
         return {
             "id": f"{endpoint.workspace.scope}/onlineEndpoints/{endpoint.name}",
             "name": endpoint.name,
@@ -282,8 +283,8 @@ class Online:
                 "description": asked.get("description"),
                 "properties": asked.get("properties") or {},
                 "publicNetworkAccess": asked.get("publicNetworkAccess") or "Enabled",
-                "scoringUri": f"{address}/score",
-                "swaggerUri": f"{address}/swagger.json",
+                "scoringUri": f"{address}/score" if made else None,
+                "swaggerUri": f"{address}/swagger.json" if made else None,
                 "traffic": endpoint.traffic,
                 "mirrorTraffic": endpoint.mirror,
                 "provisioningState": endpoint.working if busy else "Succeeded",
@@ -292,10 +293,10 @@ class Online:
 
     @route("POST", ENDPOINT + "/listKeys", f"{ML}/workspaces/onlineEndpoints/listKeys/action")
     async def keys(self, call: Call) -> Response:
-        """Show the keys of an endpoint that asks for one."""
+        """Show the keys of an endpoint; one that asks for tokens has none."""
         endpoint = self._endpoint(call)
         if (endpoint.body["properties"] or {}).get("authMode") != "Key":
-            raise bad("The endpoint does not use keys.")
+            return reply({"primaryKey": None, "secondaryKey": None})  # …OnlineEndpointKey.Recording.json
         return reply({"primaryKey": endpoint.keys[0], "secondaryKey": endpoint.keys[1]})
 
     @route("POST", ENDPOINT + "/regenerateKeys", f"{ML}/workspaces/onlineEndpoints/regenerateKeys/action")
@@ -314,10 +315,10 @@ class Online:
             raise bad("The endpoint does not use tokens of Azure ML.")
         made = secrets.token_urlsafe(32)
         endpoint.tokens.add(made)
-        until = int(time.time()) + 3600
-        return reply(
-            {"accessToken": made, "expiryTimeUtc": until, "refreshAfterTimeUtc": until, "tokenType": "Bearer"}
-        )
+        # Get-AzMLWorkspaceOnlineEndpointToken.Recording.json
+        until, refresh = (int(time.time()) + hours * 3600 for hours in (24, 12))
+        times = {"expiryTimeUtc": until, "refreshAfterTimeUtc": refresh}
+        return reply({"accessToken": made, "tokenType": "Bearer", **times})
 
     # Deployments
 
@@ -365,7 +366,7 @@ class Online:
             raise bad(message, "Conflict", 409)
         model = self._checked(name, asked, properties)
         capacity = int((asked.get("sku") or {}).get("capacity") or 1)
-        self._refuse_quota(endpoint.workspace, properties["instanceType"], capacity, endpoint, name)
+        self.region.refuse_quota(endpoint.workspace, properties["instanceType"], capacity, endpoint, name)
         container = None
         failure = self.state.switches.image_pull
         if not failure:
@@ -374,11 +375,15 @@ class Online:
                 model["name"],
                 model["version"],
                 properties.get("environmentVariables") or {},
+                managed=True,
             )
             if container is None:
                 message = f"The model {model['name']}:{model['version']} does not exist in the workspace."
                 raise bad(message, "ModelNotFound")
         deployment = known or Deployment(name, asked)
+        if known is not None:  # create-only, and silently left as it is: AML-Kubernetes#247
+            for key in CREATE_ONLY:
+                properties[key] = known.body["properties"][key]
         deployment.body, deployment.error = asked, None
         deployment.coming = container
         deployment.last = container or deployment.last
@@ -388,7 +393,14 @@ class Online:
             deployment.error = {"code": "ImageBuildFailure", "message": failure}
         endpoint.deployments[name] = deployment
         headers = self._operation(call, deployment)
-        return reply(self._told(endpoint, deployment), status or (200 if known else 201), headers)
+        if status is None:
+            headers |= self._of_put(call)
+        told = self._told(endpoint, deployment)
+        told["properties"]["properties"] = {
+            **(told["properties"].get("properties") or {}),
+            "AzureAsyncOperationUri": headers.get("Azure-AsyncOperation"),
+        }
+        return reply(told, status or 201, headers)
 
     def _checked(self, name: str, asked: dict[str, Any], properties: dict[str, Any]) -> re.Match[str]:
         """Return the parts of the model's id, or refuse the body."""
@@ -401,42 +413,19 @@ class Online:
         model = MODEL.fullmatch(str(properties.get("model") or ""))
         if model is None:
             raise bad(f"The model '{properties.get('model')}' is not a model's resource id.")
-        if properties.get("instanceType") not in SIZES:
+        size = BY_NAME.get(str(properties.get("instanceType")).lower())
+        if size is None or size in FOR_CLUSTERS:
             raise bad(f"The instance type '{properties.get('instanceType')}' is not supported.")
         timeout = (properties.get("requestSettings") or {}).get("requestTimeout")
         if timeout is not None and not re.fullmatch(r"PT[\d.]+(S|M)", str(timeout)):
             raise bad(f"requestTimeout '{timeout}' is not an ISO 8601 duration.")
         collected = (properties.get("dataCollector") or {}).get("collections") or {}
+        if properties.get("dataCollector") is not None and not collected:
+            raise bad("Required property 'collections' not found in JSON. Path 'properties.dataCollector'.")
         for key, each in collected.items():
             if each.get("dataCollectionMode") not in ("Enabled", "Disabled"):
                 raise bad(f"dataCollectionMode of the collection '{key}' is invalid.")
         return model
-
-    def _refuse_quota(
-        self, workspace: Workspace, size: str, count: int, endpoint: Endpoint, name: str
-    ) -> None:
-        family, cores, _ = SIZES[size]
-        used = self._used(family, without=(endpoint, name))
-        needed = math.ceil(count * 1.2) * cores  # 20 % more for upgrades (how-to-manage-quotas.md)
-        limit = self.state.switches.quota_cores
-        if used + needed > limit:
-            message = (
-                f"Not enough quota available for {size} in SubscriptionId {workspace.subscription}. Current "
-                f"usage/limit: {used}/{limit}. Additional needed: {needed} Please see troubleshooting guide, "
-                "available here: https://aka.ms/oe-tsg#error-outofquota"
-            )
-            raise bad(message, "OutOfQuota")
-
-    def _used(self, family: str, without: tuple[Endpoint, str] | None = None) -> int:
-        total = 0
-        for endpoint in self.endpoints.values():
-            for deployment in endpoint.deployments.values():
-                if without is not None and (endpoint, deployment.name) == without:
-                    continue
-                kind, cores, _ = SIZES[deployment.body["properties"]["instanceType"]]
-                count = int((deployment.body.get("sku") or {}).get("capacity") or 1)
-                total += math.ceil(count * 1.2) * cores if kind == family else 0
-        return total
 
     def _told(self, endpoint: Endpoint, deployment: Deployment) -> dict[str, Any]:
         self._settle(deployment)
@@ -446,10 +435,13 @@ class Online:
             "type": f"{ML}/workspaces/onlineEndpoints/deployments",
             "location": deployment.body.get("location"),
             "tags": deployment.body.get("tags") or {},
-            "sku": deployment.body.get("sku") or {"name": "Default", "capacity": 1},
+            "kind": "Managed",
+            "sku": {"tier": "Standard", **(deployment.body.get("sku") or {"name": "Default", "capacity": 1})},
             "systemData": {"createdAt": deployment.created},
             "properties": {
                 **deployment.body["properties"],
+                # The service spells sizes in its own way, as Standard_DS2_V2 in the recording of dep-put.
+                "instanceType": size_of(deployment.body["properties"]).replace("_v", "_V"),
                 "provisioningState": deployment.state,
             },
         }
@@ -471,7 +463,7 @@ class Online:
         endpoint.traffic.pop(deployment.name, None)
         deployment.state = "Deleting"
         deployment.ends = time.monotonic() + self.state.switches.operation_seconds
-        return empty(202, self._operation(call, deployment))
+        return self._deletion(call, deployment)
 
     @route("POST", DEPLOYMENT + "/getLogs", f"{DEP}/getLogs/action")
     async def logs(self, call: Call) -> Response:
@@ -482,40 +474,6 @@ class Online:
             raise bad(f"containerType '{asked.get('containerType')}' is invalid.")
         found = deployment.last
         return reply({"content": found.log(int(asked.get("tail") or 100)) if found else ""})
-
-    # What can be asked beforehand
-
-    @route("GET", LOCATION + "/vmSizes", f"{ML}/locations/vmsizes/read")
-    async def sizes(self, call: Call) -> Response:
-        """List the machines."""
-        return reply(
-            {
-                "value": [
-                    {"name": name, "family": family, "vCPUs": cores, "memoryGB": memory, "gpus": 0}
-                    for name, (family, cores, memory) in SIZES.items()
-                ]
-            }
-        )
-
-    @route("GET", LOCATION + "/usages", f"{ML}/locations/usages/read")
-    async def usages(self, call: Call) -> Response:
-        """List what is used of each family's quota."""
-        names = dict.fromkeys(family for family, _, _ in SIZES.values())
-        return reply(
-            {
-                "value": [
-                    {
-                        "id": f"{call.path}/{family}",
-                        "type": f"{ML}/usages",
-                        "unit": "Count",
-                        "currentValue": self._used(family),
-                        "limit": self.state.switches.quota_cores,
-                        "name": {"value": family, "localizedValue": f"{family} Cluster Dedicated vCPUs"},
-                    }
-                    for family in names
-                ]
-            }
-        )
 
     # Scoring
 

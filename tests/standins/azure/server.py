@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tests.contracts.checker import Checker, Exchange
 from tests.standins.azure.access import Access
 from tests.standins.azure.arm import Arm
 from tests.standins.azure.artifacts import Artifacts
@@ -27,7 +28,7 @@ from tests.standins.azure.discovery import Discovery
 from tests.standins.azure.history import History
 from tests.standins.azure.login import Login
 from tests.standins.azure.online import Online
-from tests.standins.azure.state import State
+from tests.standins.azure.state import SUFFIX, State
 from tests.standins.azure.tracking import Tracking
 from tests.standins.azure.web import Call, Refusal, arm_refusal, routes_of
 from tests.standins.azure.webservices import Webservices
@@ -38,6 +39,7 @@ class StandIn:
 
     def __init__(self, folder: Path) -> None:
         self.state = State()
+        self.contracts = Checker()
         self.login = Login(self.state)
         self.access = Access(self.state, self.login)
         self.artifacts = Artifacts(self.state, self.access, folder)
@@ -49,12 +51,23 @@ class StandIn:
         parts: list[Any] = [
             *(self.login, self.tracking, self.artifacts, Discovery(self.state)),
             History(self.state, self.access, self.tracking),
-            *(self.online, self.webservices, self.access, arm),
+            *(self.online, self.online.region, self.webservices, self.access, arm),
         ]
         self.routes = [(part, each) for part in parts for each in routes_of(part)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self.answer(Request(scope, receive))
+        request = Request(scope, receive)
+        path = request.url.path
+        # Storage has no contract, and its bodies are files.
+        sent = b"" if f".blob.{SUFFIX}/" in path else await request.body()
+        answer = await self.answer(request)
+        answered = bytes(getattr(answer, "body", b""))
+        self.contracts.check(
+            Exchange(
+                *(request.method, path, request.url.query, sent),
+                *(answer.status_code, answer.headers, answered),
+            )
+        )
         await answer(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
@@ -90,6 +103,7 @@ class StandIn:
 
     def reset(self, spares: list[str]) -> dict[str, Any]:
         self.state.spares += spares
+        self.contracts.forget()
         self.login.devices.clear()
         self.login.devices_confirm = True
         self.login.trusted.clear()
@@ -149,6 +163,9 @@ class StandIn:
 
     def endpoints(self) -> dict[str, Any]:
         return {"online": self.online.as_json(), "services": self.webservices.as_json()}
+
+    def deviations(self) -> dict[str, Any]:
+        return self.contracts.taken()
 
     def unknown(self) -> dict[str, Any]:
         return {"unknown": self.state.unknown}

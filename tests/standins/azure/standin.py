@@ -221,6 +221,10 @@ class AzureStandIn:
         found: list[str] = self._service.order("unknown")["unknown"]
         return found
 
+    def deviations(self) -> dict[str, Any]:
+        """Return what was held against the contracts since the last time, and what deviated from them."""
+        return self._service.order("deviations")
+
     def forget_unknown(self) -> None:
         """Forget them: a test that provoked them says so."""
         self._service.order("forget_unknown")

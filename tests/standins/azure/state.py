@@ -40,7 +40,8 @@ ADB_GROUP = "databricks-rg-adb-ws-k3x2v7qhw4mzs"  # managed by the Databricks wo
 LOCATION = "westeurope"
 SUFFIX = "core.windows.test"  # the storage suffix of this cloud
 
-# azure-ai-docs resource-limits-capacity.md; params: azure-sdk-for-python#35685; history page: mlflow#10694
+# azure-ai-docs resource-limits-capacity.md; params: azure-sdk-for-python#35685; history page: mlflow#10694;
+# names of experiments: azureml-core, azureml/_base_sdk_common/common.py; files a request: ultralytics#3223
 LIMITS: dict[str, int] = {
     "batch_metrics": 250,
     "metric_names": 50,
@@ -49,7 +50,15 @@ LIMITS: dict[str, int] = {
     "tag_key": 100,
     "tag_value": 1000,
     "run_params": 200,
-    "experiment_name": 256,
+    "run_name": 256,
+    "run_description": 5000,
+    "run_inputs": 200,
+    "experiment_name": 255,
+    "experiment_tags": 50,
+    "experiment_tag_key": 250,
+    "experiment_tag_value": 1000,
+    "artifact_path": 5000,
+    "artifacts_batch": 100,
     "model_files": 1500,
     "history_page": 999,
 }
@@ -68,18 +77,29 @@ class Switches:
     token_lifetime: float = 3600.0  # of tokens signed from now on
     sas_lifetime: float = 3600.0  # of links signed from now on
     write_links: bool = True  # False: no call that hands out one more link to write an artifact
+    write_once: bool = True  # False: an artifact that is there can be written again
+    blocks_stay: bool = False  # a blob's uncommitted blocks outlive the deletion of its artifact's name
     storage_firewall: bool = False  # blobs are refused, everything else passes
+    storage_public: bool = True  # False: 409 for whoever does not come through a private endpoint
     storage_role: bool = True  # False: whoever signed the links may neither read nor write blobs
+    private_link_status: int = 403  # azure-docs#90426: 502 as well
     private_link: bool = False  # the workspaces' own services are refused from this network
     forbidden_body: bool = True  # False: 403 of MLflow calls without a body (azure-sdk-for-python#31429)
     throttle: int | None = None  # MLflow requests a second; None is without limit
     operation_seconds: float = 0.1  # how long a long-running operation takes
     operations_at: str = ""  # another host that answers name for operations
+    pages_at: str = ""  # another host that listings name for their next page
+    delete_by_location: bool = False  # deletions of managed endpoints name Location alone
+    parent_missing: bool = False  # writes below the workspace: Resource Manager does not find it
+    endpoint_unfindable: bool = False  # endpoints cannot be made: azure-cli-extensions#7107, #7660
+    operation_timeout: str = "PT30M"  # x-ms-async-operation-timeout of managed endpoints
+    endpoint_stuck: bool = False  # operations on managed endpoints never end
     poll_seconds: float = 0.05  # what the service tells clients to wait between polls
     egress: bool = True  # False: containers cannot install packages when they start
     container_crash: tuple[str, ...] = ()  # what containers print before they crash, from now on
     image_pull: str = ""  # why the image of a deployment cannot be had, from now on
     quota_cores: int = 24  # of each family of machines, for online endpoints
+    total_cores: int = 100  # of all families together
     public_network: bool = True  # False: the workspace is behind its private endpoint alone
 
 
@@ -309,6 +329,9 @@ class State:
             if key not in given and not more:
                 made = resource(subscription, group, kind, called, {"provisioningState": "Succeeded"})
                 given[key] = self.add(made)["id"]
+        for key, own in (("keyVault", "Microsoft.Keyvault"), ("applicationInsights", "Microsoft.insights")):
+            if key in given:  # in the service's own case, whatever was put: CreateScenarioTest.Recording.json
+                given[key] = re.sub(f"/{own}/", f"/{own}/", given[key], flags=re.IGNORECASE)
         guid = str(uuid.uuid5(uuid.UUID(TENANT), f"{subscription}/{group}/{name}".lower()))
         scope = f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{ML}/workspaces/{name}"
         properties = {
@@ -322,7 +345,6 @@ class State:
             "hbiWorkspace": False,
             "provisioningState": "Succeeded",
             "publicNetworkAccess": "Enabled",
-            "creationTime": "2026-01-01T08:00:00.0000000Z",
         }
         return resource(
             subscription,
@@ -333,7 +355,6 @@ class State:
             location=more.get("location", LOCATION),
             tags=more.get("tags"),
             sku={"name": "Basic", "tier": "Basic"},
-            kind="Default",
             identity=more.get("identity")
             or {"type": "SystemAssigned", "principalId": guid, "tenantId": TENANT},
         )

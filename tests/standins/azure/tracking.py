@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from starlette.responses import Response
 
+from tests.infra.service_limits import AZUREML_FIELDS
 from tests.standins.azure.access import Access
 from tests.standins.azure.state import RunBook, State, Workspace
 from tests.standins.azure.web import (
@@ -32,7 +33,8 @@ PREVIEW = "/mlflow/{version}" + WORKSPACE + "/api/2.0/preview/mlflow/{call*}"
 THREE = "/mlflow/{version}" + WORKSPACE + "/api/3.0/mlflow/{call*}"
 EXPERIMENT_KEYS = {"experiment_id", "experiment_ids"}
 RUN_KEYS = {"run_id", "run_uuid", "source_run_id"}
-EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SOURCE = "azureml://artifacts/<origin>/<container>/<artifact_prefix>"
 MODEL_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")  # ARM schema
 UNORDERED = re.compile(r"^\W*(metrics?|params?|parameters?|tags?)\b", re.IGNORECASE)
 OR = re.compile(r"\bOR\b")
@@ -216,6 +218,16 @@ class Tracking:
             asked[name] = [*asked[name], value] if name in asked else [value]
         return {name: values[0] if len(values) == 1 else values for name, values in asked.items()}
 
+    @route("DELETE", WORKSPACE + "/models/{model}", f"{ML}/workspaces/models/delete")
+    async def delete_model(self, call: Call) -> Response:
+        """Delete a whole registered model, as Resource Manager does (ModelContainers.delete: 200, 204)."""
+        workspace = workspace_of(self.state, call, "ml")
+        try:
+            await self.ask(workspace, "DELETE", "registered-models/delete", {"name": call.names["model"]})
+        except Refusal:
+            return empty(204)
+        return empty(200)
+
     @route("GET POST", THREE, "", words="mlflow")
     async def newer(self, call: Call) -> Response:
         """Azure ML's MLflow service has version 2.0 of the interface alone."""
@@ -308,10 +320,29 @@ class Tracking:
             raise mlflow_refusal(
                 400,
                 "INVALID_PARAMETER_VALUE",
-                f"Experiment name must be 1-{limit} characters of letters, digits, underscores and dashes. "
-                f"Invalid name: {name[:60]}",
+                f"Experiment name must be 1-{limit} characters of letters, digits, underscores and dashes, "
+                f"the first a letter or a digit. Invalid name: {name[:60]}",
             )
         asked.pop("artifact_location", None)  # not for the caller to choose
+        self._experiment_tags([], asked.get("tags") or [])
+
+    def _experiment_tags(self, there: list[dict[str, Any]], given: list[dict[str, Any]]) -> None:
+        limits = self.state.limits
+        for tag in given:
+            for part in ("key", "value"):
+                limit, size = limits[f"experiment_tag_{part}"], len(str(tag.get(part, "")))
+                if size > limit:
+                    raise self._over(f"Experiment.Tags.{part.title()}", limit, size)
+        names = {tag["key"] for tag in (*there, *given)}
+        if len(names) > limits["experiment_tags"]:
+            raise self._over("Experiment.Tags", limits["experiment_tags"], len(names))
+
+    async def _check_experiments_set_experiment_tag(
+        self, workspace: Workspace, asked: dict[str, Any]
+    ) -> None:
+        query = {"experiment_id": self._own_experiment(workspace, str(asked.get("experiment_id")))}
+        found = await self.ask(workspace, "GET", "experiments/get", query)
+        self._experiment_tags(found["experiment"].get("tags", []), [asked])
 
     async def _check_experiments_update(self, workspace: Workspace, asked: dict[str, Any]) -> None:
         await self._check_experiments_create(workspace, {"name": asked.get("new_name", "")})
@@ -341,6 +372,25 @@ class Tracking:
 
     async def _check_runs_create(self, workspace: Workspace, asked: dict[str, Any]) -> None:
         self._tags(RunBook(), asked.get("tags") or [])
+        self.check_name(asked.get("run_name"))
+
+    async def _check_runs_update(self, workspace: Workspace, asked: dict[str, Any]) -> None:
+        self.check_name(asked.get("run_name"))
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse a run's display name that is too long."""
+        limit = self.state.limits["run_name"]
+        if name and len(name) > limit:
+            raise self._over("DisplayName", limit, len(name))
+
+    async def _check_runs_log_inputs(self, workspace: Workspace, asked: dict[str, Any]) -> None:
+        own = own_run_id(workspace, str(asked.get("run_id")))
+        run = (await self.ask(workspace, "GET", "runs/get", {"run_id": own}))["run"]
+        there = (run.get("inputs") or {}).get("dataset_inputs", [])
+        given, limit = asked.get("datasets") or [], self.state.limits["run_inputs"]
+        names = {(d["dataset"]["name"], d["dataset"].get("digest")) for d in (*there, *given)}
+        if len(names) > limit:
+            raise self._over("Inputs", limit, len(names))
 
     def _kept_runs_create(self, workspace: Workspace, sent: dict[str, Any], answer: dict[str, Any]) -> None:
         book = workspace.book(answer["run"]["info"]["run_id"])
@@ -414,7 +464,8 @@ class Tracking:
     def _tags(self, book: RunBook, tags: list[dict[str, Any]]) -> None:
         limits = self.state.limits
         for tag in tags:
-            for part, limit in (("key", limits["tag_key"]), ("value", limits["tag_value"])):
+            value = limits[AZUREML_FIELDS.get(tag["key"], "tag_value")]
+            for part, limit in (("key", limits["tag_key"]), ("value", value)):
                 if len(str(tag.get(part, ""))) > limit:
                     raise self._over(f"Tags.{part.title()}", limit, len(str(tag[part])))
         names = book.tags | {tag["key"] for tag in tags}
@@ -502,9 +553,13 @@ class Tracking:
     async def _check_model_versions_create(self, workspace: Workspace, asked: dict[str, Any]) -> None:
         source = str(asked.get("source", ""))
         found = self.files_of(workspace, source)
-        if found is None:
+        if found is None:  # mlflow#15329
             raise mlflow_refusal(
-                400, "INVALID_PARAMETER_VALUE", f"Unsupported model source: {source}", code="ValidationError"
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"Model source from file must be in the following format: {SOURCE}. Provided model source: "
+                f"{source}",
+                code="ValidationError",
             )
         if found == 0:
             raise mlflow_refusal(

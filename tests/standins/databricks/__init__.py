@@ -11,6 +11,9 @@ names in Unity Catalog, tag keys with ``. , - = / :`` there. What can be switche
 
 from __future__ import annotations
 
+from tests.contracts.checker import Checker
+from tests.contracts.messages import MlflowContract
+from tests.infra.service_limits import DATABRICKS_LIMITS
 from tests.standins.databricks._permissions import Permissions
 from tests.standins.databricks._switches import ORGANIZATION, Switches
 from tests.standins.service import Upstream
@@ -21,9 +24,12 @@ __all__ = ["ORGANIZATION", "Databricks", "Switches"]
 class Databricks(Permissions):
     """One workspace, with all it holds in memory and in the MLflow server behind it."""
 
+    contracts: Checker
+
     def __init__(self, mlflow_uri: str) -> None:
         self.switches = Switches()
         self.upstream = Upstream(mlflow_uri)
+        self.contracts = Checker(contracts=[MlflowContract()])
         self.prepare()
         super().__init__()
 
@@ -39,9 +45,11 @@ class Databricks(Permissions):
         self.upstream.close()
 
     def reset(self) -> None:
-        """Forget log, faults, denials and switches; what the workspace holds stays."""
+        """Forget log, faults, denials and switches; what the workspace holds stays, but is not under way."""
         super().reset()
         self.switches = Switches()
+        self.limit(DATABRICKS_LIMITS)
         self.allow_all()
         self.written.clear()
         self.give_anew()
+        self.fail_pending()

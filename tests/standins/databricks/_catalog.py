@@ -158,9 +158,7 @@ class Catalog(Registry):
             {k: v for k, v in self.catalog[name].wire().items() if k not in ("tags", "aliases")}
             for name in sorted(self.catalog)
         ]
-        start, size = int(call.query.get("page_token") or 0), int(call.query.get("max_results") or 100)
-        more = {"next_page_token": str(start + size)} if len(bare) > start + size else {}
-        return Answer({"registered_models": bare[start : start + size], **more})
+        return Answer(_page("registered_models", bare, call))
 
     @route("POST", _API + "registered-models/set-tag")
     def uc_tag_model(self, call: Call) -> Answer:
@@ -192,13 +190,22 @@ class Catalog(Registry):
 
     # --- versions
 
+    def _pending(self) -> list[dict[str, Any]]:
+        """Return the versions in registration."""
+        known = (version for each in self.catalog.values() for version in each.versions.values())
+        return [version for version in known if version["status"] == "PENDING_REGISTRATION"]
+
+    def fail_pending(self) -> None:
+        """Have the versions in registration fail, as those do whose files never come."""
+        for version in self._pending():
+            version["status"] = "FAILED_REGISTRATION"
+
     @route("POST", _API + "model-versions/create")
     def uc_create_version(self, call: Call) -> Answer:
         """Make a version that waits for its files."""
         asked = call.json
         model = self._model(asked["name"])
-        known = [version for each in self.catalog.values() for version in each.versions.values()]
-        self.check_pending(sum(version["status"] == "PENDING_REGISTRATION" for version in known))
+        self.check_pending(len(self._pending()))
         if header := call.headers.get("X-Databricks-Lineage-Identifier"):
             self.lineage.append(base64.b64decode(header).decode())
         tags = self._checked_tags(asked.get("tags", []))
@@ -240,21 +247,18 @@ class Catalog(Registry):
 
     @route("GET", _API + "model-versions/search")
     def uc_search_versions(self, call: Call) -> Answer:
-        """List a model's versions, newest first, without tags and aliases."""
+        """List a model's versions in pages, newest first, without tags and aliases."""
         wanted = re.fullmatch(r"\s*name\s*=\s*['\"](.+)['\"]\s*", call.query.get("filter", ""))
         if wanted is None:
             raise invalid("Model versions in Unity Catalog can be searched by name alone.")
         model = self.catalog.get(self._named(wanted[1]))
         numbers = sorted(model.versions, key=int, reverse=True) if model else []
-        return Answer(
-            {
-                "model_versions": [
-                    {k: v for k, v in model.version_wire(n).items() if k not in ("tags", "aliases")}
-                    for n in numbers
-                    if model
-                ]
-            }
-        )
+        bare = [
+            {k: v for k, v in model.version_wire(n).items() if k not in ("tags", "aliases")}
+            for n in numbers
+            if model
+        ]
+        return Answer(_page("model_versions", bare, call))
 
     @route("PATCH", _API + "model-versions/update")
     def uc_update_version(self, call: Call) -> Answer:
@@ -314,6 +318,13 @@ class Catalog(Registry):
     def uc_lineage(self, call: Call) -> Answer:
         """Take note of who reads a version."""
         return Answer({})
+
+
+def _page(what: str, listed: list[dict[str, Any]], call: Call) -> dict[str, Any]:
+    """Return the page that a search asked for, and where the next one begins."""
+    start, size = int(call.query.get("page_token") or 0), int(call.query.get("max_results") or 100)
+    more = {"next_page_token": str(start + size)} if len(listed) > start + size else {}
+    return {what: listed[start : start + size], **more}
 
 
 def _folder(name: str, version: str = "") -> str:

@@ -127,7 +127,10 @@ class Files(Tree):
 
     @route("PUT", _DIRECTORIES)
     def make_directory(self, call: Call) -> Answer:
-        """Do nothing: a folder is there with its first file."""
+        """Do nothing: a folder is there with its first file, and nowhere that a file is (databricks/cli)."""
+        if self._path(call) in self.files:
+            said = "The given path points to an existing file. This API does not support operations on files."
+            raise Refusal(409, {"message": said})
         return Answer(None, 204)
 
     # --- signed URLs of the Files API

@@ -25,6 +25,7 @@ _APPLIES = {
     "function": {"CREATE_MODEL_VERSION", "EXECUTE", "MANAGE"},
 }
 ADMIN = "admin@example.com"
+METASTORE = "6b1f2f4e-7a5d-4c0e-9d38-2f1c5a7e9b10"
 EVERYBODY = "account users"
 
 
@@ -129,7 +130,25 @@ class Permissions(Catalog):
         ):
             said = f"User does not have {needed.replace('_', ' ')} on {kind.capitalize()} '{name}'."
             raise refuse(403, "PERMISSION_DENIED", said)
-        return Answer({"name": name.rpartition(".")[2], "full_name": name, "owner": owner})
+        names = {"name": name.rpartition(".")[2], "full_name": name, "owner": owner}
+        return Answer({**names, **self._more(kind, name)})
+
+    def _more(self, kind: str, name: str) -> dict[str, Any]:
+        """Return what Unity Catalog says of a model besides (databricks/cli, registered_models.go)."""
+        if kind != "function":
+            return {}
+        catalog, schema, _ = name.split(".")
+        model = self.catalog[name]
+        return {
+            "catalog_name": catalog,
+            "schema_name": schema,
+            "comment": model.description,
+            "created_at": model.created,
+            "created_by": model.user,
+            "updated_at": model.created,
+            "updated_by": model.user,
+            "metastore_id": METASTORE,
+        }
 
     @route("GET", _UC + f"effective-permissions/{_SECURABLES}/(?P<name>[^/]+)")
     def effective(self, call: Call) -> Answer:

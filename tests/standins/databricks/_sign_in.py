@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import secrets
 import time
@@ -12,6 +13,12 @@ from urllib.parse import parse_qsl
 
 from tests.standins.databricks._switches import ORGANIZATION, Switches, refuse
 from tests.standins.service import Answer, Call, Refusal, Service, route
+
+# databricks-sdk-py#274, WeatherGenerator#1482: which of the two a client gets, nobody has said.
+RATE_REFUSALS = (
+    ("REQUEST_LIMIT_EXCEEDED", "GetUserPermissionsRequest RPC token bucket limit has been exceeded."),
+    ("RESOURCE_EXHAUSTED", "Too many requests. Please wait a moment and try again."),
+)
 
 
 @dataclass
@@ -32,6 +39,7 @@ class SignIn(Service):
         self._principals: dict[str, tuple[str, str]] = {}
         self._denied: list[tuple[str, re.Pattern[str], str]] = []
         self.tokens_issued = 0
+        self._rate_refusals = itertools.cycle(RATE_REFUSALS)
 
     # --- what a test orders
 
@@ -122,12 +130,26 @@ class SignIn(Service):
     @route("GET", "/api/2.0/preview/scim/v2/Me")
     def me(self, call: Call) -> Answer:
         """Say who calls."""
-        user = {"userName": call.user, "active": True, "groups": self.groups_of(call.user)}
+        user = {
+            "id": self.user_id(call.user),
+            "userName": call.user,
+            "active": True,
+            "groups": self.groups_of(call.user),
+        }
         return Answer(user, headers={"X-Databricks-Org-Id": ORGANIZATION})
+
+    def user_id(self, user: str) -> str:
+        """Return the number that a user has, as SCIM has it."""
+        return str(int.from_bytes(user.encode()[:7], "big"))
 
     def groups_of(self, user: str) -> list[dict[str, str]]:
         """Return the groups that a user is a direct member of, as SCIM has them."""
         raise NotImplementedError
+
+    def missing(self, call: Call) -> Answer:
+        """Answer a call that the service has not (databricks/cli, acceptance/genie/ask-endpoint-gone)."""
+        said = f"No API found for '{call.method} {re.sub(r'^/api/[0-9.]+', '', call.path)}'"
+        return Answer({"error_code": "ENDPOINT_NOT_FOUND", "message": said}, 404)
 
     # --- who may
 
@@ -161,8 +183,8 @@ class SignIn(Service):
         with self._lock:
             wait = self.switches.rates.retry_after(call.method, call.path)
         if wait is not None:
-            said = "Requests to this API have exceeded the workspace's rate limit."
-            raise refuse(429, "REQUEST_LIMIT_EXCEEDED", said, Retry_After=f"{wait:g}")
+            code, said = next(self._rate_refusals)
+            raise refuse(429, code, said, Retry_After=f"{wait:g}")
 
 
 def _origin(call: Call) -> str:

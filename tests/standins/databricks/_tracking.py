@@ -6,9 +6,10 @@ import json
 import posixpath
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from tests.infra.service_limits import DATABRICKS_LIMITS, Enforcer
+from tests.infra.service_limits import DATABRICKS_LIMITS, Enforcer, code_of
 from tests.standins.databricks._files import Files
 from tests.standins.databricks._switches import ORGANIZATION, invalid, missing, refuse
 from tests.standins.service import Answer, Call, Upstream, route
@@ -17,6 +18,10 @@ _API = "/api/2[.]0/mlflow/"
 _TRACES = "/api/[23][.]0/mlflow/traces(/[^/]+(/(tags|info|assessments)(/[^/]+)?)?)?"
 _ROOT = b"dbfs:/databricks/mlflow-tracking/"
 _FILES = "/WorkspaceInternal/Mlflow/Artifacts"
+_SOURCE = "mlflow.experiment.sourceName"
+# The tags that the service gives an experiment, in its order, with one of them twice (databricks/cli,
+# acceptance/bundle/resources/experiments/basic/output.txt).
+_OWN = ("mlflow.ownerId", _SOURCE, "mlflow.ownerId", "mlflow.ownerEmail", "mlflow.experimentType")
 # What MLflow's own server calls its places, and what Databricks calls them.
 _OUTWARD = (
     (re.compile(rb"mlflow-artifacts:/(\w+)/models/(m-\w+)"), _ROOT + rb"\1/logged_models/\2"),
@@ -28,7 +33,6 @@ _INWARD = (
     (re.compile(_ROOT + rb"(\w+)/(tr-\w+)"), rb"mlflow-artifacts:/\1/traces/\2"),
     (re.compile(_ROOT + rb"(\w+)"), rb"mlflow-artifacts:/\1"),
 )
-_MODEL_METRICS = 1000  # mlflow#20715
 
 
 def outward(data: bytes) -> bytes:
@@ -43,6 +47,19 @@ def inward(data: bytes) -> bytes:
     for pattern, own in _INWARD:
         data = pattern.sub(own, data)
     return data
+
+
+def _kept_name(name: str) -> str:
+    """Return the name that an experiment is kept under (databricks/cli, libs/testserver/experiments.go)."""
+    return (name[1:] if name.startswith("//") else name).removeprefix("/Workspace")
+
+
+def _tagged(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Return an experiment with its tags as the service lists them: the user's, then its own (``_OWN``)."""
+    given = {tag["key"]: tag for tag in experiment.get("tags", [])}
+    own = [given[key] for key in _OWN if key in given]
+    experiment["tags"] = [*(tag for key, tag in given.items() if key not in _OWN), *own]
+    return experiment
 
 
 def folder_of(uri: str) -> str:
@@ -64,9 +81,12 @@ class Tracking(Files):
         """Begin with no points written."""
         super().prepare()
         self._limits = Enforcer(DATABRICKS_LIMITS)
-        self._model_metrics: dict[str, set[str]] = {}
         self.written: Counter[tuple[Any, ...]] = Counter()
         """How often each point (run, key, step, timestamp, value, model) was written: histories append."""
+
+    def limit(self, limits: Mapping[str, int]) -> None:
+        """Refuse what is beyond these limits from now on."""
+        self._limits.limits = dict(limits)
 
     def forward(self, call: Call, body: bytes | None = None) -> Answer:
         """Ask the MLflow server, in its own words, and answer in Databricks'."""
@@ -93,7 +113,8 @@ class Tracking(Files):
     def create_experiment(self, call: Call) -> Answer:
         """Make an experiment at a path of the workspace whose folder is there."""
         asked = call.json
-        name = str(asked.get("name", ""))
+        given = str(asked.get("name", ""))
+        name = asked["name"] = _kept_name(given)
         if not name.startswith("/"):
             raise invalid(
                 f"Got an invalid experiment name '{name}'. An experiment name must be an absolute path "
@@ -105,7 +126,12 @@ class Tracking(Files):
             raise invalid(f"'{name}' is a notebook, whose experiment is its own")
         if name in self.nodes:
             raise refuse(400, "RESOURCE_ALREADY_EXISTS", f"Node named '{name}' already exists")
-        own = {"mlflow.ownerEmail": call.user, "mlflow.experiment.sourceName": name}
+        own = {
+            "mlflow.ownerId": self.user_id(call.user),
+            "mlflow.ownerEmail": call.user,
+            _SOURCE: given,
+            "mlflow.experimentType": "MLFLOW_EXPERIMENT",
+        }
         tags = [*asked.get("tags", []), *({"key": k, "value": v} for k, v in own.items())]
         found = self.forward(call, json.dumps({**asked, "tags": tags}).encode())
         if found.status == 200:
@@ -120,15 +146,20 @@ class Tracking(Files):
 
     @route("POST", _API + "experiments/update")
     def rename_experiment(self, call: Call) -> Answer:
-        """Rename an experiment: move it in the tree."""
-        name = call.json["new_name"]
+        """Rename an experiment: move it in the tree; the tag with its source follows (databricks/cli)."""
+        given = str(call.json["new_name"])
+        name = _kept_name(given)
         if not name.startswith("/") or self.nodes.get(posixpath.dirname(name)) != "DIRECTORY":
             raise invalid(f"Cannot move an experiment to '{name}'")
-        old = self.asked("/api/2.0/mlflow/experiments/get", experiment_id=call.json["experiment_id"])
-        found = self.forward(call)
+        number = call.json["experiment_id"]
+        old = self.asked("/api/2.0/mlflow/experiments/get", experiment_id=number)["experiment"]
+        found = self.forward(call, json.dumps({**call.json, "new_name": name}).encode())
         if found.status == 200:
-            self.nodes.pop(old["experiment"]["name"], None)
+            self.nodes.pop(old["name"], None)
             self.nodes[name] = "MLFLOW_EXPERIMENT"
+            if any(tag["key"] == _SOURCE for tag in old.get("tags", [])):
+                tag = {"experiment_id": number, "key": _SOURCE, "value": given}
+                self.upstream.ask("POST", "/api/2.0/mlflow/experiments/set-experiment-tag", tag)
         return found
 
     @route("GET", _API + "experiments/(get|get-by-name)")
@@ -139,14 +170,19 @@ class Tracking(Files):
         name = call.query.get("experiment_name")
         if name is not None and not name.startswith("/"):
             raise missing(f"Could not find experiment with name '{name}'")
-        return self.forward(call)
+        found = self.forward(call)
+        if found.status != 200:
+            return found
+        answer = json.loads(found.data)
+        return Answer({"experiment": _tagged(answer["experiment"])}, 200, found.headers)
 
     @route("GET|POST", _API + "experiments/search")
     def search_experiments(self, call: Call) -> Answer:
         """Search experiments; MLflow's default one is none here."""
         found = self.forward(call)
         answer = json.loads(found.data)
-        answer["experiments"] = [e for e in answer.get("experiments", []) if e["experiment_id"] != "0"]
+        there = [_tagged(e) for e in answer.get("experiments", []) if e["experiment_id"] != "0"]
+        answer["experiments"] = there
         return Answer(answer, found.status, found.headers)
 
     @route("POST", _API + "experiments/(delete|restore|set-experiment-tag|delete-experiment-tag)")
@@ -172,7 +208,7 @@ class Tracking(Files):
         with self._lock:
             said = self._limits.complaint(call.path, call.body)
         if said is not None:
-            raise invalid(said)
+            raise refuse(400, code_of(said), said)
 
     def check_pending(self, own: int = 0) -> None:
         """Refuse a version while too many are being registered."""
@@ -185,7 +221,6 @@ class Tracking(Files):
         """Write a batch, within the service's limits."""
         self._check(call)
         asked = call.json
-        self._check_models(asked.get("metrics") or [])
         if self.switches.half_batches > 0:
             self.switches.half_batches -= 1
             half = {k: v[: len(v) // 2] if isinstance(v, list) else v for k, v in asked.items()}
@@ -196,14 +231,6 @@ class Tracking(Files):
         if found.status == 200:
             self._note(asked)
         return found
-
-    def _check_models(self, metrics: list[dict[str, Any]]) -> None:
-        for metric in metrics:
-            if model := metric.get("model_id"):
-                keys = self._model_metrics.setdefault(model, set())
-                keys.add(f"{metric['key']} {metric.get('dataset_digest')}")
-                if len(keys) > _MODEL_METRICS:
-                    raise invalid(f"Model {model} would have more than {_MODEL_METRICS} metrics")
 
     def _note(self, batch: dict[str, Any]) -> None:
         with self._lock:

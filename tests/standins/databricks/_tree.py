@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 from tests.standins.databricks._sign_in import SignIn
 from tests.standins.databricks._switches import invalid, missing, refuse
 from tests.standins.service import Answer, Call, route
+
+
+def _clean(path: str) -> str:
+    """Return a path as the service reads it: slashes in a row count as one (databricks/cli)."""
+    return re.sub("/+", "/", path)
+
+
+def _place(path: str) -> str:
+    """Return where a clean path leads: ``/Workspace`` is another name of the root."""
+    return path.removeprefix("/Workspace") or "/" if f"{path}/".startswith("/Workspace/") else path
 
 
 class Tree(SignIn):
@@ -42,9 +53,10 @@ class Tree(SignIn):
     @route("POST", "/api/2.0/workspace/mkdirs")
     def mkdirs(self, call: Call) -> Answer:
         """Make a folder and those above it."""
-        path = str(call.json.get("path", ""))
-        if not path.startswith("/"):
-            raise invalid(f"Path ({path}) doesn't start with '/'")
+        asked = str(call.json.get("path", ""))
+        if not asked.startswith("/"):
+            raise invalid(f"Path ({asked}) doesn't start with '/'")
+        path = _place(_clean(asked))
         parts = path.strip("/").split("/")
         if parts[0] == "Users" and len(parts) > 1 and f"/Users/{parts[1]}" not in self.nodes:
             # A user's home is made with the user, by nobody else.
@@ -63,9 +75,13 @@ class Tree(SignIn):
 
     @route("GET", "/api/2.0/workspace/get-status")
     def get_status(self, call: Call) -> Answer:
-        """Say what stands at a path."""
-        path = call.query.get("path", "")
+        """Say what stands at a path, under the name that was asked for."""
+        asked = call.query.get("path", "")
+        shown = _clean(asked)
+        path = _place(shown)
         if path not in self.nodes:
-            raise missing(f"Path ({path}) doesn't exist.")
+            raise missing(f"Path ({asked}) doesn't exist.")
+        if asked.startswith("//Workspace/"):
+            shown = path
         number = int(self.notebooks.get(path) or abs(hash(path)) % 10**15)
-        return Answer({"path": path, "object_type": self.nodes[path], "object_id": number})
+        return Answer({"path": shown, "object_type": self.nodes[path], "object_id": number})

@@ -93,7 +93,7 @@ class Batches(Writer):
         """Write what is there already: whether writes to a run go through at all. Raises Unavailable."""
         self.sender.send_once(self.ids.run_at(queue), Batch(tags={RUN_TAG: queue}))
 
-    def retry_in_isolation(self, queue: str, attempt: Callable[[], None]) -> Unavailable | None:
+    def retry_in_isolation(self, queue: str, attempt: Callable[[], object]) -> Unavailable | None:
         """Try a write that fails, each time after one that goes through; returns how it went on failing.
 
         Raises Unavailable when the others fail too: it is not this write's fault then.

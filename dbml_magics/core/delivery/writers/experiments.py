@@ -21,10 +21,11 @@ from dbml_magics.core.clock import Clock
 from dbml_magics.core.delivery.writers.once import remove_once
 from dbml_magics.core.delivery.writers.ports import Peers, Topology
 from dbml_magics.core.destinations.errors import already_exists, is_missing
-from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart
+from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart, workspace_path
 from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.ids import names_nothing_yet, provisional
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
+from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.outbox.experiment_notes import ExperimentFacts
 from dbml_magics.core.outbox.state import Identity, State
 
@@ -35,7 +36,7 @@ _KNOWN_RUNS = 100_000
 
 def name_of(experiment: Experiment) -> str:
     """Return what the user calls an experiment."""
-    return str(experiment.tags.get(EXPERIMENT_TAG, experiment.name))
+    return workspace_path(experiment.tags.get(EXPERIMENT_TAG, experiment.name))
 
 
 def own_tags(experiment: Experiment) -> dict[str, str]:
@@ -80,12 +81,33 @@ class Experiments:
             facts = ExperimentFacts(str(known.extra["name"]), {})
         else:
             facts = self._facts(visible)
-        actual = self.make(facts.name, facts.tags)
+        fitting, over = self._fitting(facts.tags)
+        actual = self.make(facts.name, fitting)
+        for key, cause in over.items():
+            tag = ChangeExperiment("tag", visible, key=key, value=facts.tags[key])
+            self.state.reject(self.role, LINK_QUEUE, tag.encode(), cause)
         made = self.state.set_identity(self.role, "experiment", visible, actual)
         self._looked[visible] = self.clock.monotonic()
         if (found := self._ask(actual)) is not None:
             self._remember(visible, made, found)
         return actual
+
+    def _fitting(self, tags: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the tags that an experiment can be made with here, and why each of the others cannot."""
+        limits, fitting, over = self.destination.limits, dict[str, str](), dict[str, str]()
+        room = None if limits.experiment_tags is None else limits.experiment_tags - 1  # one is ours
+        for key, value in tags.items():
+            for most, size, what in (
+                (limits.experiment_tag_key, len(key), "characters in the name of an experiment's tag"),
+                (limits.experiment_tag_value, len(value), "characters in an experiment's tag"),
+                (room, len(fitting) + 1, "tags an experiment beside ours"),
+            ):
+                if most is not None and size > most:
+                    over[key] = f"{self.role} takes {most:,} {what}"
+                    break
+            else:
+                fitting[key] = value
+        return fitting, over
 
     def _facts(self, visible: str) -> ExperimentFacts:
         """Return the user's name of an experiment and its tags, asking the primary if need be."""
@@ -279,11 +301,13 @@ class Experiments:
 
     def find(self, name: str) -> tuple[str, Experiment | None]:
         """Return (its name here, the experiment or None) of the experiment that the user calls ``name``."""
+        name = workspace_path(name)
         own_name = self.destination.experiment_name(name)
         found = self.destination.get_experiment_by_name(own_name)
         if found is None or not self.destination.capabilities.names_experiments_itself:
             return own_name, found
-        tagged, whose = found.tags.get(EXPERIMENT_TAG, name), self.full_name(name)
+        tagged = workspace_path(found.tags.get(EXPERIMENT_TAG, name))
+        whose = self.full_name(name)
         # Where nothing else is tracked to, a plain name is this workspace's own, whoever made it.
         plain = self.topology.tracked == (self.role,) and tagged.rpartition("/")[2] == name
         if tagged not in (name, whose) and not plain:
@@ -293,6 +317,7 @@ class Experiments:
 
     def full_name(self, name: str) -> str:
         """Return an experiment's name in full: a plain one stands in the user's folder at Databricks."""
+        name = workspace_path(name)
         there = next((w for w in self.destinations.values() if w.kind == "databricks"), None)
         if there is None or there.role not in self.topology.tracked or name.startswith("/"):
             return name

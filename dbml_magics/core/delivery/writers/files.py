@@ -15,7 +15,7 @@ from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
-from dbml_magics.core.destinations.errors import Unavailable, classify_error, is_missing
+from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, classify_error, is_missing
 from dbml_magics.core.model.operations import LogArtifact
 from dbml_magics.core.model.sendable import refuse_taken_place
 from dbml_magics.core.outbox.journal import Journal
@@ -83,6 +83,9 @@ class Files(Writer):
 
     def upload(self, owner: str, path: str, file: Path) -> None:
         """Upload one file to ``path`` of a run or model, its MLmodel rewritten to this workspace's ids."""
+        most = self.destination.limits.artifact_path
+        if most is not None and len(path) > most:
+            raise WouldRefuse(f"{self.role} takes {most:,} characters in a file's path")
         folder = posixpath.dirname(path) or None
         repository = self.reader.repository(owner)
         text = self._own_mlmodel(owner, path, file) if file.name == "MLmodel" else None

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow.entities import DatasetInput
+from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.attached import Attached, attached
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.ports import Peers
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
-from dbml_magics.core.destinations.errors import MissingEndpoint
+from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, WouldRefuse, classify_error
+from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.model.operations import LogInputs
 from dbml_magics.core.run_view import dataset_from
 
@@ -47,6 +49,24 @@ class Lineage(Writer):
             self.destination.log_inputs(run_id, datasets, models)
         except MissingEndpoint:
             self.learned.note_lack("inputs")
+        except MlflowException as refused:
+            said, most = classify_error(refused), self.learned.limits.run_inputs
+            if most is None or isinstance(said, Unavailable) or not names_a_limit(str(said)):
+                raise
+            self._log_what_fits(run_id, datasets, models, most)
+
+    def _log_what_fits(
+        self, run_id: str, datasets: Sequence[DatasetInput], models: list[str], most: int
+    ) -> None:
+        """Log as many more datasets as a run may have. Raises WouldRefuse for the others."""
+        there = self.destination.get_run(run_id).inputs
+        have = {(d.dataset.name, d.dataset.digest) for d in (there.dataset_inputs if there else ())}
+        new = [d for d in datasets if (d.dataset.name, d.dataset.digest) not in have]
+        fitting = new[: max(0, most - len(have))]
+        if fitting or models:
+            self.destination.log_inputs(run_id, fitting, models)
+        if left := len(new) - len(fitting):
+            raise WouldRefuse(f"{self.role} takes {most} input datasets a run: {left} of these are left out")
 
     def outputs(self, queue: str, steps: dict[str, int], in_doubt: bool) -> None:
         """Log which logged models a run made, each with its step."""

@@ -9,7 +9,7 @@ those of the table, or those that a refusal names. Our own two tags always fit: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -19,13 +19,16 @@ from dbml_magics.core.delivery.writers.acknowledged import Acknowledged
 from dbml_magics.core.delivery.writers.overflow_files import OverflowFiles, item_row, point_row
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import is_missing
-from dbml_magics.core.destinations.limits import Limits, number_named
+from dbml_magics.core.destinations.limits import Limits, cut_to, is_of_a_model, number_named
 from dbml_magics.core.destinations.protocol import Point
 from dbml_magics.core.outbox.overflow_rows import OverflowRows, Row
 
 RESERVED = frozenset({"dbml_run_id", "dbml_models"})
 """Run tags of ours, without which a run or model is not found again."""
 
+_NAME = "mlflow.runName"
+# Tags that a service keeps as fields of the run, with limits of their own.
+_FIELDS = {_NAME: "run_name", "mlflow.note.content": "run_description"}
 _BOOKS = 256
 _NEAR = 0.9
 
@@ -48,6 +51,8 @@ _WORDS = {
     "param_value": "characters in a param",
     "tag_key": "characters in a tag's name",
     "tag_value": "characters in a tag",
+    "run_name": "characters in a run's name",
+    "run_description": "characters in a run's description",
     "m": "metrics than the run has",
     "p": "params, or shorter ones, than the run has",
     "g": "tags, or shorter ones, than the run has",
@@ -79,6 +84,8 @@ class Overflow(Writer):
     acknowledged: Acknowledged
     files: OverflowFiles
     _usages: dict[str, RunUsage] = field(default_factory=dict, init=False)
+    _full_models: dict[str, str] = field(default_factory=dict, init=False)
+    """Logged model of which the workspace takes no more points, be they of a metric that it has -> why."""
 
     @property
     def _rows(self) -> OverflowRows:
@@ -104,7 +111,8 @@ class Overflow(Writer):
     def split_by_limits(self, run: str, run_id: str, batch: Batch) -> Batch:
         """Return what of a batch fits; the rest is kept for the run's artifact."""
         limits = self.learned.limits
-        if run not in self._usages and not _limits_runs(limits) and not _has_long(limits, batch):
+        known = run in self._usages or bool(self._full_models)
+        if not known and not _limits_runs(limits) and not _has_long(limits, batch):
             self._fit_after_all(run, batch.tags)
             return batch
         usage = self._usage(run, run_id)
@@ -128,6 +136,9 @@ class Overflow(Writer):
         new: dict[str, int] = {}
         total = usage.total
         for point in points:
+            if self._full_models and len(point) > 4 and point[4] and point[4][0] in self._full_models:
+                rows.append(point_row(point, self._full_models[point[4][0]]))
+                point = point[:4]
             key = point[0]
             known = key in usage.points or key in new
             if limits.metric_key is not None and len(key) > limits.metric_key:
@@ -215,11 +226,20 @@ class Overflow(Writer):
         """Forget what was kept of tags that are sent whole; what was cut before is sent again as it is."""
         if not tags or not self._rows.has_any(self.role, run):
             return
-        limit = self.learned.limits.tag_value
+        limits = self.learned.limits
+        cuts = {limits.tag_value, limits.run_name, limits.run_description}
         self._drop(
             run,
-            [k for k, v in tags.items() if len(v) != limit or self._whole(run, "g", k, v) == v],
+            [k for k, v in tags.items() if len(v) not in cuts or self._whole(run, "g", k, v) == v],
         )
+
+    def fitting_name(self, run: str, name: str | None) -> str | None:
+        """Return a run's name as the workspace takes it; a longer one stands whole in the run's file."""
+        fitting, why = _fitting("tag", self.learned.limits, _NAME, name or "")
+        if why is None:
+            return name
+        self.files.keep(run, [item_row("g", _NAME, name or "", why)])
+        return fitting
 
     def _drop(self, run: str, tags: list[str]) -> None:
         if self._rows.has_any(self.role, run) and self._rows.drop(self.role, run, "g", tags):
@@ -236,8 +256,10 @@ class Overflow(Writer):
             key = point[0]
             if len(point) > 4 and point[4] is not None and point[4][0]:
                 # It may be the model that has as many as it may have: the run's own point is worth a try.
-                most = self.learned.limits.model_metrics
-                self.files.keep(run, [point_row(point, limit_words("model_metrics", most or named))])
+                why = limit_words("model_metrics", self.learned.limits.model_metrics or named)
+                if is_of_a_model(refusal):
+                    self._full_models[point[4][0]] = why
+                self.files.keep(run, [point_row(point, why)])
                 batch.metrics = [point[:4]]
                 return True
             if key in usage.points:
@@ -261,12 +283,23 @@ class Overflow(Writer):
         ((key, value),) = items.items()
         if kind == "g" and key in RESERVED:
             return self._make_room(run, run_id, usage, named)
+        word = "param" if kind == "p" else "tag"
+        cut = cut_to(refusal, value)
+        if cut is not None:
+            why = limit_words(f"{word}_value", len(cut))
+            self.files.keep(run, [item_row(kind, key, self._whole(run, kind, key, value), why)])
+            limits = self.learned.limits
+            if len(cut) == named:  # characters: the next one need not be refused first
+                self.learned.limits = (
+                    replace(limits, param_value=named) if kind == "p" else replace(limits, tag_value=named)
+                )
+            items[key] = cut
+            return limits.cuts_values
         if named is not None and named == len(have):
             usage.caps[name] = len(have)
             why = limit_words(name, named)
-        elif named is not None and named < max(len(key), len(value)):
-            word = "param" if kind == "p" else "tag"
-            why = limit_words(f"{word}_{'value' if named < len(value) else 'key'}", named)
+        elif named is not None and named < len(key.encode()):
+            why = limit_words(f"{word}_key", named)
         else:
             why = limit_words(kind, None)
         self.files.keep(run, [item_row(kind, key, self._whole(run, kind, key, value), why)])
@@ -356,14 +389,17 @@ def _fitting(kind: str, limits: Limits, key: str, value: str) -> tuple[str | Non
     if what is None:
         return value, None
     most = getattr(limits, what)
-    cut = value[:most] if limits.cuts_values and what == f"{kind}_value" else None
+    cut = value[:most] if what == "run_name" or (limits.cuts_values and what == f"{kind}_value") else None
     return cut, limit_words(what, most)
 
 
 def _too_long(kind: str, limits: Limits, key: str, value: str) -> str | None:
     """Return the name of the limit that a param or tag is too long for, or None."""
-    for what, text in (("key", key), ("value", value)):
-        most = getattr(limits, f"{kind}_{what}")
+    of_value = _FIELDS.get(key) if kind == "tag" else None
+    if of_value is None or getattr(limits, of_value) is None:
+        of_value = f"{kind}_value"
+    for what, text in ((f"{kind}_key", key), (of_value, value)):
+        most = getattr(limits, what)
         if most is not None and len(text) > most:
-            return f"{kind}_{what}"
+            return what
     return None

@@ -24,7 +24,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
-from dbml_magics.core.clock import Clock
+from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.delivery.writers.files import Files
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.lineage import Lineage
@@ -47,17 +47,25 @@ from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
 
 _READY_WITHIN_S = 300.0
+_LINE_WITHIN_S = 60.0  # after its note, and for another process to see it
 _PENDING_S = 5.0  # between two tries while a workspace has too many versions in registration
 
 
-def ask_for(state: State, write: Callable[[str, Operation], None], queue: str, facts: VersionFacts) -> None:
+def ask_for(
+    state: State,
+    write: Callable[[str, Operation], None],
+    queue: str,
+    facts: VersionFacts,
+    clock: Clock = SYSTEM,
+) -> None:
     """Journal a registration, and remember it until every registry has answered it.
 
     Versions of a model are numbered in the order in which they were asked for, in every registry: later ones
-    wait for those that are remembered. One whose line cannot be written, on full disks, is forgotten.
+    wait for those that are remembered. One whose line cannot be written, on full disks, is forgotten; so is
+    one whose process was killed before it had written the line, a minute later.
     """
     facts["after"] = {**(facts.get("after") or {}), **state.model_versions.open_of(facts["name"])}
-    state.model_versions.ask(queue, facts)
+    state.model_versions.ask(queue, facts, clock.time())
     try:
         write(queue, RegisterVersion(facts))
     except BaseException:
@@ -145,10 +153,22 @@ class Registrations(Writer):
         for key, queue in after.items():
             if self.notes.is_open(key, self.role):
                 own = registration_queue(key)
-                places = [each for each in (queue, own) if self.queues.is_waiting(self.role, each)] or [own]
+                places = [each for each in (queue, own) if self.queues.is_waiting(self.role, each)]
+                if not places and self._is_lost(key, (queue, own)):
+                    continue
+                places = places or [own]
                 for place in places:
                     last = place == places[-1]
                     yield Blocked("waits for the registration of a version", on=place, needed=last)
+
+    def _is_lost(self, key: str, queues: tuple[str, str]) -> bool:
+        """Tell whether a registration has no line, and forget it then: its process was killed meanwhile."""
+        for queue in queues:
+            for _, _, _, line, _, _ in self.state.dead(None, queue):
+                put_aside = read_as(RegisterVersion, line)
+                if put_aside is not None and put_aside.facts["key"] == key:
+                    return False
+        return self.notes.forget_lost(key, self.clock.time() - _LINE_WITHIN_S)
 
     def _run_at_primary(self, queue: str, key: str) -> Iterator[Blocked]:
         """Yield a wait until the run is whole where it is tracked: from there it is carried over."""

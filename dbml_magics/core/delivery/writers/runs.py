@@ -83,8 +83,8 @@ class Runs(Writer):
             self.overflow.begin(run, under_its_id.data.tags)
             self.sender.complete_tags(run, under_its_id, tags)
             return under_its_id
-        name = tags.get("mlflow.runName")
         fitting, over = self.overflow.split_tags(tags)
+        name = fitting.get("mlflow.runName")
 
         def make(given: dict[str, str]) -> Run:
             return self.experiments.in_living(
@@ -92,7 +92,7 @@ class Runs(Writer):
                 lambda: self.destination.create_run(experiment_id, user, start, given, name),
             )
 
-        few = {key: value for key, value in tags.items() if key in (RUN_TAG, "mlflow.runName")}
+        few = {key: value for key, value in fitting.items() if key in (RUN_TAG, "mlflow.runName")}
         try:
             made, whole = make(fitting), not over
         except Exception as error:
@@ -101,7 +101,7 @@ class Runs(Writer):
                 refused, MlflowException
             ):
                 raise refused from error
-            if few == tags:
+            if few == fitting:
                 raise
             made, whole = make(few), False
         if self.learned.asks_for_ids and not any(tags.get(key) for key in RUN_ID_TAGS):
@@ -121,6 +121,7 @@ class Runs(Writer):
         """
         if not self.learned.asks_for_ids:
             return None
+        tags, _ = self.overflow.split_tags(tags)
         made = self.destination.make_run_as(run, experiment_id, start, tags)
         if made is None and self.destination.get_experiment(experiment_id).lifecycle_stage == "deleted":
             self.destination.restore_experiment(experiment_id)  # as in Experiments.in_living
@@ -153,7 +154,7 @@ class Runs(Writer):
         """Change a run's status, end and name."""
         status = RunStatus.from_string(op.status) if op.status else None
         run_id = self.ids.run_at(queue)
-        self.destination.update_run_info(run_id, status, op.end, op.name)
+        self.destination.update_run_info(run_id, status, op.end, self.overflow.fitting_name(queue, op.name))
         if op.status:
             self.acknowledged.status(run_id, op.status)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.batching import Batch, Rejected, wire_bytes, within
@@ -30,15 +30,16 @@ class Sender(Writer):
     has_sent: bool = field(default=False, init=False)
     """Something of the batch on its way has left this machine."""
 
-    def send(self, run: str, run_id: str, batch: Batch, in_doubt: bool, rejected: Rejected) -> None:
+    def send(self, run: str, run_id: str, batch: Batch, in_doubt: bool, rejected: Rejected) -> bool:
         """Send a batch, split where the workspace refuses it; what it refuses of it goes to ``rejected``.
 
-        Raises Unavailable.
+        Returns whether it was taken as a whole, in one request. Raises Unavailable.
         """
+        size = len(batch)
         if in_doubt and batch.metrics:
             batch.metrics = self.points.missing(run_id, batch.metrics)
         if not len(batch):
-            return
+            return False
         try:
             self.send_once(run_id, batch)
         except Exception as error:
@@ -55,7 +56,7 @@ class Sender(Writer):
             self.acknowledged.batch(run_id, batch, marks)
             self.points.note_sent(run_id, marks)
             self.overflow.sent(run, batch)
-            return
+            return len(batch) == size
         said = str(refusal)
         lowered = self.learned.limits.lowered(said, len(batch.metrics)) or (
             self.learned.limits.lowered_body(said, wire_bytes(batch)) if len(batch) > 1 else None
@@ -67,16 +68,28 @@ class Sender(Writer):
             for part in within(batch, lowered):
                 self.send(run, run_id, part, False, rejected)
         elif len(batch) > 1:
-            # A refused batch may have been written in part (docs.databricks.com): ask for each half.
-            for half in batch.halves():
-                # What the first half taught of the run's limits holds for the second.
-                self.send(run, run_id, self.overflow.split_by_limits(run, run_id, half), True, rejected)
+            self._send_halves(run, run_id, batch, rejected)
         elif not batch.metrics or self.points.missing(run_id, batch.metrics):
             # (A NaN that is there already is refused by MLflow's own server: it has arrived.)
             if not names_a_limit(said, refusal.error_code, wire_bytes(batch)):
                 rejected.append((batch.one(), cause_of(refusal)))
             elif self.overflow.learn(run, run_id, batch, said):
                 self.send(run, run_id, batch, True, rejected)
+        return False
+
+    def _send_halves(self, run: str, run_id: str, batch: Batch, rejected: Rejected) -> None:
+        """Send a refused batch in two; where each is taken as it is, the size was what was refused."""
+        size, taken = len(batch), True
+        # A refused batch may have been written in part (docs.databricks.com): ask for each half.
+        for half in batch.halves():
+            own = len(half)
+            # What the first half taught of the run's limits holds for the second.
+            fitting = self.overflow.split_by_limits(run, run_id, half)
+            taken &= len(fitting) == own
+            taken &= self.send(run, run_id, fitting, True, rejected)
+        lowered = self.learned.limits.halved(size) if taken and len(batch.metrics) == size else None
+        if lowered is not None:
+            self.learned.limits = lowered
 
     def send_once(self, run_id: str, batch: Batch) -> None:
         """Send a batch as it is. Raises Unavailable, or the workspace's refusal."""
@@ -103,7 +116,9 @@ class Sender(Writer):
     # --- what other writers send with it
 
     def complete_tags(self, run: str, made: Run, tags: dict[str, str]) -> None:
-        """Give a run that an earlier try made the tags that it lacks."""
+        """Give a run that an earlier try made the tags that it lacks; a deleted one takes none."""
+        if made.info.lifecycle_stage == LifecycleStage.DELETED:
+            return
         lacking = {key: value for key, value in tags.items() if made.data.tags.get(key) != value}
         self.send_or_reject(run, made.info.run_id, Batch(tags=lacking), False)
 

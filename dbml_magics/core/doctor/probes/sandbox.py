@@ -5,30 +5,65 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
+from dbml_magics.core import hosts
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.errors import MissingEndpoint, Unavailable, classify_error
-from dbml_magics.core.destinations.kinds import is_azureml, is_databricks
 from dbml_magics.core.destinations.rates import backfill
+from dbml_magics.core.doctor.probes.facts import Fact, Found
+from dbml_magics.core.doctor.probes.made import Made, Note
 
 if TYPE_CHECKING:
-    from dbml_magics.core.destinations.base import Workspace
+    import requests
+
     from dbml_magics.core.destinations.kinds import RemoteWorkspace
 
-__all__ = ["PREFIX", "Answer", "Measured", "NotMeasured", "Probe", "Sandbox", "rest_message"]
+__all__ = [
+    "PREFIX",
+    "Answer",
+    "Measured",
+    "NotMeasured",
+    "Probe",
+    "Sandbox",
+    "deadline",
+    "rest_message",
+    "seconds_left",
+]
 
 PREFIX = "dbml-probe-"
 _API = "/api/2.0/mlflow/"
 _CALL_S = 30.0
+_until: ContextVar[float] = ContextVar("dbml_probe_until", default=float("inf"))
 
 
 class NotMeasured(Exception):
     """A probe that has no answer here; its text says why."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Bound all that a step asks for inside, in seconds."""
+    token = _until.set(time.monotonic() + seconds)
+    try:
+        with rest.call_timeout(min(_CALL_S, seconds)):
+            yield
+    finally:
+        _until.reset(token)
+
+
+def seconds_left() -> float:
+    """Return how long the next request of a step may take. Raises NotMeasured where its time is up."""
+    left = _until.get() - time.monotonic()
+    if left <= 0:
+        raise NotMeasured("its time was up")
+    return min(left, _CALL_S)
 
 
 @dataclass(frozen=True)
@@ -47,57 +82,69 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """Return the refusal in a few words."""
-        return " ".join(f"{self.status} {self.code} {self.message}".split())[:200]
+        """Return the refusal; whole, since half an id has not the look of one."""
+        return " ".join(f"{self.status} {self.code} {self.message}".split())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a probe found: in words, and whether that is as assumed (None: nothing is)."""
+    """What a probe found, in the words of its fact or as a figure, and more about it."""
 
-    words: str
-    agrees: bool | None = None
+    found: Found
+    more: str = ""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One question to a service."""
+    """One question to a service; its facts have its name."""
 
     name: str
-    asks: str
-    kinds: tuple[str, ...]  # of workspaces
-    assumed: Callable[[Workspace], str]
     measure: Callable[[Sandbox], Measured]
+    seconds: float = 60.0  # at most
 
 
 class Sandbox:
     """A throw-away experiment at one workspace. Close it: what it made is deleted then."""
 
-    def __init__(self, workspace: RemoteWorkspace) -> None:
+    def __init__(self, workspace: RemoteWorkspace, schema: str = "") -> None:
         self.workspace = workspace
+        self.schema = schema  # of Unity Catalog, where models may be made
         self.name = f"{PREFIX}{secrets.token_hex(4)}"
-        self.learnt: dict[str, int] = {}
-        """What earlier probes measured, for later ones: the size of a batch."""
+        self.learnt: dict[str, str] = {}
+        """What earlier probes saw, for later ones."""
+        self.runs: list[str] = []
         self._experiment: str | None = None
         self._run: str | None = None
-        self._undo: list[tuple[str, Callable[[], object]]] = []
+        self._note: Note | None = None
+        self._made: list[Made] = []
+        self._stopped = False
 
     # --- asking
 
+    def left(self) -> float:
+        """Return how long the next request may take. Raises NotMeasured where there is to be none."""
+        if self._stopped:
+            raise NotMeasured("it was interrupted")
+        return seconds_left()
+
     def ask(self, method: str, call: str, body: Mapping[str, object] | None = None) -> Answer:
-        """Make one call of MLflow's REST interface, past everything that the package does about limits."""
+        """Make one call of MLflow's REST interface, past everything that the package does about limits.
+
+        A ``call`` that begins with a slash is another one of the service's.
+        """
         kwargs: dict[str, object] = {"params": body} if method == "GET" else {"json": dict(body or {})}
+        path = call if call.startswith("/") else _API + call
         for pause in (1.0, 4.0, None):
             try:
-                with backfill(), rest.call_timeout(_CALL_S):
-                    response = rest.request(self.workspace.creds(), _API + call, method, **kwargs)
+                with backfill(), rest.call_timeout(self.left()):
+                    response = rest.request(self.workspace.creds(), path, method, **kwargs)
                 break
             except MissingEndpoint:
                 return Answer(404, "ENDPOINT_NOT_FOUND", "")
             except Unavailable as error:
                 if error.denied or pause is None or error.retry_after is None:
                     raise NotMeasured(error.reason) from error
-                time.sleep(max(pause, error.retry_after))
+                time.sleep(min(max(pause, error.retry_after), self.left()))
             except MlflowException as error:  # a refusal that the workspace's own judge has read
                 code = str(error.error_code)
                 return Answer(400, code, str(error.message).removeprefix(f"{code}: "))
@@ -120,27 +167,33 @@ class Sandbox:
             raise NotMeasured(f"{call} is refused: {answer.said}")
         return answer.body
 
+    def send(self, method: str, url: str, token: str | None = None, **more: Any) -> requests.Response:
+        """Make one request anywhere, whatever is answered. Raises NotMeasured."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            return hosts.session().request(
+                method, url, headers=headers, timeout=self.left(), allow_redirects=False, **more
+            )
+        except OSError as error:  # requests' own errors are
+            raise NotMeasured(f"it does not answer: {classify_error(error)}") from error
+
     # --- what probes work in
 
     @property
     def experiment(self) -> str:
         """Return the throw-away experiment's id, made at the first call."""
         if self._experiment is None:
-            name = self.workspace.experiment_name(self.name)
-            try:
-                made = str(self.workspace.tracking.create_experiment(name, None, []))
-            except Exception as error:
-                raise NotMeasured(f"no experiment can be made there: {classify_error(error)}") from error
-            self._experiment = made
-            self.later(f"experiment {name}", lambda: self._delete_experiment(made))
+            self._experiment = self.new_experiment(self.workspace.experiment_name(self.name))
         return self._experiment
 
-    def _delete_experiment(self, own: str) -> None:
-        for run in self.must("POST", "runs/search", {"experiment_ids": [own], "max_results": 200}).get(
-            "runs", []
-        ):
-            self.must("POST", "runs/delete", {"run_id": run["info"]["run_id"]})
-        self.must("POST", "experiments/delete", {"experiment_id": own})
+    def new_experiment(self, name: str) -> str:
+        """Make an experiment by its name there, and return its id."""
+        self.note("experiment", name)
+        self.left()
+        try:
+            return str(self.workspace.tracking.create_experiment(name, None, []))
+        except Exception as error:
+            raise NotMeasured(f"no experiment can be made there: {classify_error(error)}") from error
 
     @property
     def run(self) -> str:
@@ -152,55 +205,86 @@ class Sandbox:
     def new_run(self, **more: object) -> str:
         """Return a new run's id."""
         asked = {"experiment_id": self.experiment, "start_time": int(time.time() * 1000), **more}
-        return str(self.must("POST", "runs/create", asked)["run"]["info"]["run_id"])
+        made = str(self.must("POST", "runs/create", asked)["run"]["info"]["run_id"])
+        self.runs.append(made)
+        return made
 
     def batch(self, run: str, **items: object) -> Answer:
         """Send one batch."""
         return self.ask("POST", "runs/log-batch", {"run_id": run, **items})
 
-    def later(self, what: str, undo: Callable[[], object]) -> None:
-        """Note what has to be deleted when all is done."""
-        self._undo.append((what, undo))
+    def data_of(self, run: str) -> Mapping[str, list[dict[str, str]]]:
+        """Return what a run has, read once: metrics, params, tags."""
+        found: Mapping[str, list[dict[str, str]]] = self.must("GET", "runs/get", {"run_id": run})["run"][
+            "data"
+        ]
+        return found
 
-    def close(self) -> list[str]:
-        """Delete what was made, the newest first; returns what could not be."""
-        left = []
-        for what, undo in reversed(self._undo):
-            try:
-                undo()
-            except Exception as error:
-                left.append(f"{what} at {self.workspace.role} ({' '.join(str(error).split())[:160]})")
-        self._undo = []
-        return left
+    def model(self, suffix: str) -> Answer:
+        """Make a registered model whose name begins with the sandbox's."""
+        name = self.name + suffix
+        self.note("model", name)
+        return self.ask("POST", "registered-models/create", {"name": name})
 
-    def without_names(self, text: str) -> str:
-        """Return a text without the names of workspaces, people and runs."""
-        workspace = self.workspace
-        named = {self.name: "PROBE", str(self._run): "RUN", str(self._experiment): "EXPERIMENT"}
-        if is_azureml(workspace):
-            own = workspace.id
-            named |= {own.subscription: "SUBSCRIPTION", workspace.host: "HOST"}
-            named |= {f"/{own.group}": "/GROUP", f"'{own.name}'": "'WORKSPACE'", f"/{own.name}": "/WORKSPACE"}
-        if is_databricks(workspace):
-            named |= {str(workspace.known_user): "USER", str(workspace.config.host): "HOST"}
-        for name, word in named.items():
-            if len(name) > 3 and name != "None":
-                text = text.replace(name, word)
-        return text
+    # --- what has to be deleted
+
+    def note(self, what: str, name: str) -> None:
+        """Note on this disk what is about to be made."""
+        if self._stopped:
+            raise NotMeasured("it was interrupted")
+        if (what, name) in self._made:
+            return
+        if self._note is None:
+            self._note = Note.new(self.workspace, self.name)
+        self._note.add((what, name))
+        self._made.append((what, name))
+
+    def take_over(self, note: Note | None, made: Iterable[Made]) -> None:
+        """Be what deletes that, whoever made it."""
+        self._note, self._made = note, list(made)
+
+    def stopped(self) -> Sandbox:
+        """Refuse every further request of the steps; returns what deletes what they made."""
+        self._stopped = True
+        closing = Sandbox(self.workspace, self.schema)
+        closing.runs = self.runs
+        closing.take_over(self._note, self._made)
+        return closing
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """Return what was noted, the oldest first."""
+        return tuple(self._made)
+
+    def forget(self, left: list[Made]) -> None:
+        """End the note, or leave in it what could not be deleted."""
+        self._made = left
+        if self._note is not None:
+            self._note.close(done=not left)
+            self._note = None
 
     # --- searching for a limit
 
-    def largest(self, take: Callable[[int], bool], most: int, least: int = 1) -> int:
-        """Return the largest number up to ``most`` that is taken, by bisection. Raises NotMeasured."""
-        if take(most):
-            return most
-        if not take(least):
-            raise NotMeasured(f"not even {least:,} is taken")
-        low, high = least, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if take(middle) else (low, middle)
-        return low
+    def largest(self, take: Callable[[int], bool], fact: Fact) -> Measured:
+        """Return the largest number that is taken, by bisection. Raises NotMeasured."""
+        expected = fact.bound
+        assert expected is not None
+        most = expected if fact.is_least else 2 * expected + 20
+        if not take(expected):
+            if not take(1):
+                raise NotMeasured("not even one is taken")
+            return Measured(_between(take, 1, expected))
+        if fact.is_least or not take(expected + 1):
+            return Measured(expected)
+        return Measured(most, "or more") if take(most) else Measured(_between(take, expected + 1, most))
+
+
+def _between(take: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the largest number that is taken: ``low`` is, ``high`` is not."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if take(middle) else (low, middle)
+    return low
 
 
 def rest_message(body: Mapping[str, object]) -> str:

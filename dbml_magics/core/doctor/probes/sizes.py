@@ -6,14 +6,15 @@ import itertools
 import time
 from collections.abc import Callable
 
-from dbml_magics.core.destinations.base import Workspace
-from dbml_magics.core.doctor.probes.sandbox import Measured, Probe, Sandbox
+from dbml_magics.core.destinations.limits import number_named
+from dbml_magics.core.doctor.probes.facts import fact
+from dbml_magics.core.doctor.probes.sandbox import Measured, NotMeasured, Probe, Sandbox
 
 __all__ = ["PROBES"]
 
-_ALL = ("azureml", "databricks", "mlflow")
-_CHUNK = 90  # of params or tags: below every limit of a batch
+_CHUNK = 45  # of params or tags: below every limit of a batch
 _numbers = itertools.count(1)
+Take = Callable[[int], bool]
 
 
 def _points(count: int, key: Callable[[int], str]) -> list[dict[str, object]]:
@@ -21,65 +22,104 @@ def _points(count: int, key: Callable[[int], str]) -> list[dict[str, object]]:
     return [{"key": key(n), "value": 1.0, "timestamp": now + n, "step": n} for n in range(count)]
 
 
-def _batch_metrics(sandbox: Sandbox) -> int:
+def _items(count: int, value: str = "v") -> list[dict[str, str]]:
+    return [{"key": f"k{next(_numbers)}", "value": value} for _ in range(count)]
+
+
+# --- a batch
+
+
+def _batch_of(what: str) -> Callable[[Sandbox], Take]:
+    def taking(sandbox: Sandbox) -> Take:
+        def take(count: int) -> bool:
+            name = f"rows-{next(_numbers)}"
+            items: list[object] = [*(_points(count, lambda _: name) if what == "metrics" else _items(count))]
+            answer = sandbox.batch(sandbox.new_run(), **{what: items})
+            if not answer.taken:
+                sandbox.learnt["refusal"] = f"{count} {answer.said}"
+            return answer.taken
+
+        return take
+
+    return taking
+
+
+def _batch_items(sandbox: Sandbox) -> Take:
     def take(count: int) -> bool:
-        name = f"rows-{next(_numbers)}"
-        return sandbox.batch(sandbox.new_run(), metrics=_points(count, lambda _: name)).taken
+        params, tags = _items(min(90, count // 3)), _items(min(90, count // 3))
+        points = _points(count - len(params) - len(tags), lambda _: "rows")
+        return sandbox.batch(sandbox.new_run(), metrics=points, params=params, tags=tags).taken
 
-    found = sandbox.largest(take, 1100)
-    sandbox.learnt["metrics"] = found
-    return found
+    return take
 
 
-def _metric_names(sandbox: Sandbox) -> int:
-    size = min(sandbox.learnt.get("metrics", 100), 100)
+def _batch_words(sandbox: Sandbox) -> Measured:
+    refusal = sandbox.learnt.get("refusal", "")
+    if not refusal:
+        most = fact(str(sandbox.workspace.kind), "batch-metrics").bound or 1000
+        size = 2 * most + 20
+        answer = sandbox.batch(sandbox.new_run(), metrics=_points(size, lambda _: "rows"))
+        if answer.taken:
+            raise NotMeasured(f"a batch of {size:,} points is not refused")
+        refusal = f"{size} {answer.said}"
+    size_said, _, said = refusal.partition(" ")
+    named = number_named(said)
+    return Measured("names the limit" if named and named < int(size_said) else "names no limit", said)
 
+
+def _body_bytes(sandbox: Sandbox) -> Measured:
+    taken = []
+    for tags in (60, 100):
+        params = [{"key": f"p{n}", "value": "x" * 5900} for n in range(70)]
+        most = [{"key": f"t{n}", "value": "x" * 7900} for n in range(tags)]
+        taken.append(sandbox.batch(sandbox.new_run(), params=params, tags=most).taken)
+    words = ("refused", "taken")
+    return Measured(
+        "as said"
+        if taken == [True, False]
+        else f"891,000 bytes {words[taken[0]]}, 1,208,000 {words[taken[1]]}"
+    )
+
+
+# --- a run
+
+
+def _metric_names(sandbox: Sandbox) -> Take:
     def take(count: int) -> bool:
         run = sandbox.new_run()
-        for begin in range(0, count, size):
-            part = _points(min(size, count - begin), lambda n, b=begin: f"name-{b + n}")  # type: ignore[misc]
-            if not sandbox.batch(run, metrics=part).taken:
-                return False
-        return True
-
-    return sandbox.largest(take, 120)
-
-
-def _many(sandbox: Sandbox, what: str, most: int) -> int:
-    def take(count: int) -> bool:
-        run = sandbox.new_run()
-        for begin in range(0, count, _CHUNK):
-            part = [{"key": f"k{n}", "value": "v"} for n in range(begin, min(begin + _CHUNK, count))]
-            if not sandbox.batch(run, **{what: part}).taken:
-                return False
-        return True
-
-    return sandbox.largest(take, most)
-
-
-def _run_tags(sandbox: Sandbox) -> int:
-    """Count the tags that a new run has from the service itself too."""
-
-    def own() -> int:
-        found = sandbox.must("GET", "runs/get", {"run_id": sandbox.new_run()})
-        return len(found["run"]["data"].get("tags") or [])
-
-    def take(count: int) -> bool:
-        run = sandbox.new_run()
+        parts = (range(begin, min(begin + 100, count)) for begin in range(0, count, 100))
         return all(
-            sandbox.ask("POST", "runs/log-batch", {"run_id": run, "tags": part}).taken
-            for part in _in_parts([{"key": f"k{n}", "value": "v"} for n in range(count)], 40)
+            sandbox.batch(run, metrics=_points(len(part), lambda n, b=part[0]: f"name-{b + n}")).taken  # type: ignore[misc]
+            for part in parts
         )
 
-    return sandbox.largest(take, 120) + own()
+    return take
 
 
-def _in_parts(items: list[dict[str, str]], size: int) -> list[list[dict[str, str]]]:
-    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+def _many(what: str) -> Callable[[Sandbox], Take]:
+    """Count what the service itself puts into a new run too."""
+
+    def taking(sandbox: Sandbox) -> Take:
+        def take(count: int) -> bool:
+            run = sandbox.new_run()
+            own = len(sandbox.data_of(run).get(what) or []) if what == "tags" else 0
+            return all(
+                sandbox.batch(run, **{what: _items(min(_CHUNK, count - begin))}).taken
+                for begin in range(own, count, _CHUNK)
+            )
+
+        return take
+
+    return taking
 
 
-def _length(what: str, part: str, most: int) -> Callable[[Sandbox], int]:
-    def measure(sandbox: Sandbox) -> int:
+# --- keys and values
+
+
+def _length(what: str, part: str) -> Callable[[Sandbox], Take]:
+    """Look at what was kept: a service may take a longer value and cut it."""
+
+    def taking(sandbox: Sandbox) -> Take:
         def take(length: int) -> bool:
             number = str(next(_numbers))
             text = (number + "x" * length)[:length]
@@ -87,14 +127,95 @@ def _length(what: str, part: str, most: int) -> Callable[[Sandbox], int]:
             if what == "metrics":
                 return sandbox.batch(run, metrics=_points(1, lambda _: text)).taken
             key, value = (text, "v") if part == "key" else (number, text)
-            return sandbox.batch(run, **{what: [{"key": key, "value": value}]}).taken
+            if not sandbox.batch(run, **{what: [{"key": key, "value": value}]}).taken:
+                return False
+            kept = {each["key"]: each["value"] for each in sandbox.data_of(run).get(what) or []}
+            return kept.get(key) == value
 
-        return sandbox.largest(take, most)
+        return take
 
-    return measure
+    return taking
 
 
-def _history_page(sandbox: Sandbox) -> int:
+def _unit(sandbox: Sandbox) -> Measured:
+    most = fact(str(sandbox.workspace.kind), "tag-key").bound or 100
+    length = most // 2 + 10  # of a letter with two bytes
+    number = str(next(_numbers))
+    plain, two = (number + letter * (length - len(number)) for letter in ("e", "é"))
+    if not sandbox.batch(sandbox.new_run(), tags=[{"key": plain, "value": "v"}]).taken:
+        raise NotMeasured(f"a key of {length} plain letters is refused already")
+    answer = sandbox.batch(sandbox.new_run(), tags=[{"key": two, "value": "v"}])
+    return Measured("characters" if answer.taken else "bytes", "" if answer.taken else answer.said)
+
+
+def _set_tag(tag: Callable[[int], tuple[str, str]]) -> Callable[[Sandbox], Take]:
+    """Set one tag by its own call, whose limits are documented apart from those of a batch."""
+
+    def taking(sandbox: Sandbox) -> Take:
+        def take(length: int) -> bool:
+            key, value = tag(length)
+            asked = {"run_id": sandbox.run, "key": key, "value": value}
+            return sandbox.ask("POST", "runs/set-tag", asked).taken
+
+        return take
+
+    return taking
+
+
+def _run_name(sandbox: Sandbox) -> Take:
+    def take(length: int) -> bool:
+        asked = {"run_id": sandbox.run, "run_name": "x" * length}
+        return sandbox.ask("POST", "runs/update", asked).taken
+
+    return take
+
+
+# --- an experiment
+
+
+def _tag_of_experiment(sandbox: Sandbox, key: str, value: str, experiment: str = "") -> bool:
+    asked = {"experiment_id": experiment or sandbox.experiment, "key": key, "value": value}
+    return sandbox.ask("POST", "experiments/set-experiment-tag", asked).taken
+
+
+def _experiment_tag_key(sandbox: Sandbox) -> Take:
+    return lambda length: _tag_of_experiment(sandbox, "x" * length, "v")
+
+
+def _experiment_tag_value(sandbox: Sandbox) -> Take:
+    return lambda length: _tag_of_experiment(sandbox, "long", "x" * length)
+
+
+def _experiment_tags(sandbox: Sandbox) -> Take:
+    name = sandbox.workspace.experiment_name(f"{sandbox.name}-tags")
+    made = sandbox.new_experiment(name)
+    found = sandbox.must("GET", "experiments/get", {"experiment_id": made})["experiment"]
+    there = len(found.get("tags") or [])
+
+    def take(count: int) -> bool:  # asked with growing numbers first: what is there counts
+        nonlocal there
+        while there < count:
+            if not _tag_of_experiment(sandbox, f"k{there}", "v", made):
+                return False
+            there += 1
+        return True
+
+    return take
+
+
+def _experiment_name(sandbox: Sandbox) -> Take:
+    def take(length: int) -> bool:
+        name = f"{sandbox.name}-{next(_numbers)}-".ljust(length, "x")[: max(length, len(sandbox.name) + 8)]
+        sandbox.note("experiment", name)
+        return sandbox.ask("POST", "experiments/create", {"name": name}).taken
+
+    return take
+
+
+# --- a page
+
+
+def _history_page(sandbox: Sandbox) -> Take:
     run = sandbox.new_run()
     sandbox.batch(run, metrics=_points(2, lambda _: "m"))
 
@@ -102,67 +223,39 @@ def _history_page(sandbox: Sandbox) -> int:
         asked = {"run_id": run, "metric_key": "m", "max_results": size}
         return sandbox.ask("GET", "metrics/get-history", asked).taken
 
-    return sandbox.largest(take, 25_000)
+    return take
 
 
-def _body_bytes(sandbox: Sandbox) -> Measured:
-    results = []
-    sizes: list[bool] = []
-    for tags in (60, 100):
-        body = {
-            "params": [{"key": f"p{n}", "value": "x" * 5900} for n in range(70)],
-            "tags": [{"key": f"t{n}", "value": "x" * 7900} for n in range(tags)],
-        }
-        size = 70 * 5925 + tags * 7925
-        answer = sandbox.batch(sandbox.new_run(), **body)
-        sizes.append(answer.taken)
-        results.append(f"{size:,} bytes {'taken' if answer.taken else 'refused'}")
-    return Measured(", ".join(results), agrees=sizes == [True, False])
+def _sized(name: str, taking: Callable[[Sandbox], Take], seconds: float = 90.0) -> Probe:
+    def measure(sandbox: Sandbox) -> Measured:
+        return sandbox.largest(taking(sandbox), fact(str(sandbox.workspace.kind), name))
 
-
-def _sized(
-    name: str,
-    asks: str,
-    limit: str,
-    most: int,
-    measure: Callable[[Sandbox], int],
-) -> Probe:
-    """Return the probe of a limit that the package's table of limits has a figure for, or not."""
-
-    def figure(workspace: Workspace) -> int | None:
-        found: int | None = getattr(workspace.limits, limit)
-        return found
-
-    def assumed(workspace: Workspace) -> str:
-        found = figure(workspace)
-        return "none known" if found is None else f"{found:,}"
-
-    def measured(sandbox: Sandbox) -> Measured:
-        found, expected = measure(sandbox), figure(sandbox.workspace)
-        words = f"{found:,} or more" if found >= most else f"{found:,}"
-        if expected is None:
-            return Measured(words)
-        # A figure that is below the service's own loses nothing; one above would be refused.
-        return Measured(words, agrees=found >= min(expected, most))
-
-    return Probe(name, asks, _ALL, assumed, measured)
+    return Probe(name, measure, seconds)
 
 
 PROBES: tuple[Probe, ...] = (
-    _sized("batch-metrics", "points that one log-batch takes", "metrics", 1100, _batch_metrics),
-    _sized("metric-names", "names of metrics that a run takes", "metric_names", 120, _metric_names),
-    _sized("run-params", "params that a run takes", "run_params", 300, lambda g: _many(g, "params", 300)),
-    _sized("run-tags", "tags that a run takes, its own included", "run_tags", 120, _run_tags),
-    _sized("tag-key", "characters of a tag's key", "tag_key", 300, _length("tags", "key", 300)),
-    _sized("tag-value", "characters of a tag's value", "tag_value", 9000, _length("tags", "value", 9000)),
-    _sized("param-value", "characters of a param", "param_value", 7000, _length("params", "value", 7000)),
-    _sized("metric-key", "characters of a metric's name", "metric_key", 300, _length("metrics", "key", 300)),
-    _sized("history-page", "points that a page of a history may have", "history_page", 25_000, _history_page),
-    Probe(
-        "batch-bytes",
-        "bytes that one log-batch takes",
-        ("databricks",),
-        lambda w: f"{w.limits.body_bytes:,}",
-        _body_bytes,
-    ),
+    _sized("batch-metrics", _batch_of("metrics")),
+    Probe("batch-words", _batch_words),
+    _sized("batch-params", _batch_of("params")),
+    _sized("batch-tags", _batch_of("tags")),
+    _sized("batch-items", _batch_items),
+    Probe("batch-bytes", _body_bytes),
+    _sized("metric-names", _metric_names),
+    _sized("run-params", _many("params")),
+    _sized("run-tags", _many("tags")),
+    _sized("tag-key", _length("tags", "key")),
+    _sized("tag-value", _length("tags", "value")),
+    _sized("param-key", _length("params", "key")),
+    _sized("param-value", _length("params", "value")),
+    _sized("metric-key", _length("metrics", "key")),
+    Probe("value-unit", _unit),
+    _sized("set-tag-value", _set_tag(lambda length: ("long", "x" * length))),
+    _sized("wide-tag-key", _set_tag(lambda length: ("é" * length, "v"))),
+    _sized("run-name", _run_name),
+    _sized("run-description", _set_tag(lambda length: ("mlflow.note.content", "x" * length))),
+    _sized("experiment-tag-key", _experiment_tag_key),
+    _sized("experiment-tag-value", _experiment_tag_value),
+    _sized("experiment-tags", _experiment_tags),
+    _sized("experiment-name", _experiment_name),
+    _sized("history-page", _history_page),
 )
