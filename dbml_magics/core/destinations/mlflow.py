@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.entities.paged_list import PagedList
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 V = TypeVar("V")
+_LOGGED_MODEL = re.compile(r"models:/(m-[^/]+)")
 
 
 class MlflowCalls(Tracking, Registry):
@@ -253,10 +256,20 @@ class MlflowCalls(Tracking, Registry):
         description: str | None,
         model_id: str | None,
     ) -> ModelVersion:
-        entities = _entities(ModelVersionTag, tags)
-        return self.registry.create_model_version(
-            name, source, run_id, entities, run_link, description, model_id=model_id
-        )
+        def create(model_id: str | None) -> ModelVersion:
+            entities = _entities(ModelVersionTag, tags)
+            return self.registry.create_model_version(
+                name, source, run_id, entities, run_link, description, model_id=model_id
+            )
+
+        try:
+            return create(model_id)
+        except MlflowException as error:
+            of_model = _LOGGED_MODEL.fullmatch(source)
+            if model_id or of_model is None or "model_id request parameter" not in str(error):
+                raise
+            # MLflow's servers since 3.17 take a logged model as a source by both names alone.
+            return create(of_model[1])
 
     def get_model_version(self, name: str, version: str) -> ModelVersion:
         return self.registry.get_model_version(name, version)

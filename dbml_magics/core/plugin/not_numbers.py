@@ -1,7 +1,8 @@
-"""Searches by metrics that are NaN: they fulfil no comparison, and sort last both ways.
+"""Searches by metrics that are NaN: they fulfil no comparison but ``!=``, and sort last both ways.
 
-MLflow's servers keep a run's NaN as 0 with a note beside it, and compare the 0: ``metrics.loss < 1`` finds a
-run whose loss is NaN. (Of a logged model's NaN they keep the 0 alone: their own searches cannot be mended.)
+MLflow's servers keep a run's NaN as 0 with a note beside it, and those before 3.17 compare the 0:
+``metrics.loss < 1`` finds a run whose loss is NaN. (Of a logged model's NaN they keep the 0 alone: their own
+searches cannot be mended.)
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ Clause = dict[str, Any]
 
 
 def compared_metrics(where: str | None) -> frozenset[str]:
-    """Return the metrics that a search's filter compares."""
+    """Return the metrics that a search's filter compares, and NaN with them does not fulfil it."""
     if not where or "metric" not in where.lower():
         return frozenset()
     try:
         parsed = SearchUtils.parse_search_filter(where)
     except MlflowException:  # the workspace refuses it, or knows more than MLflow's servers do
         return frozenset()
-    return frozenset(str(clause["key"]) for clause in parsed if clause["type"] == "metric")
+    return frozenset(
+        str(clause["key"]) for clause in parsed if clause["type"] == "metric" and clause["comparator"] != "!="
+    )
 
 
 def with_numbers_in(
@@ -58,20 +61,26 @@ def search_models(
     page_token: str | None,
 ) -> PagedList:
     """Filter, sort and page models here, as a service without logged models cannot."""
-    numbers, given = [_with_numbers(model) for model in models], {model.model_id: model for model in models}
-    kept = SearchLoggedModelsUtils.filter_logged_models(numbers, filter_string, datasets)
-    kept = SearchLoggedModelsUtils.sort(kept, order_by)
+    latest, given = [_with_latest(model) for model in models], {model.model_id: model for model in models}
+    kept = SearchLoggedModelsUtils.filter_logged_models(latest, filter_string, datasets)
+    kept = SearchLoggedModelsUtils.sort([_with_numbers(model) for model in kept], order_by)
     start = int(page_token or 0)
     end = start + (max_results or 100)
     found = [given[model.model_id] for model in kept[start:end]]
     return PagedList(found, str(end) if end < len(kept) else None)
 
 
-def _with_numbers(model: LoggedModel) -> LoggedModel:
-    """Return a copy of a logged model without the metrics that are NaN by now, to filter and sort by."""
+def _with_latest(model: LoggedModel) -> LoggedModel:
+    """Return a copy of a logged model with the latest point of each metric, to filter by."""
     shown = copy.copy(model)
-    points = [point for point in latest_of_each(model.metrics or []) if not _is_nan(point.value)]
-    with_fields(shown, metrics=points)
+    with_fields(shown, metrics=latest_of_each(model.metrics or []))
+    return shown
+
+
+def _with_numbers(model: LoggedModel) -> LoggedModel:
+    """Return a copy of a logged model without the metrics that are NaN by now, to sort by."""
+    shown = copy.copy(model)
+    with_fields(shown, metrics=[point for point in model.metrics or [] if not _is_nan(point.value)])
     return shown
 
 

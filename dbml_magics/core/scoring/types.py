@@ -60,7 +60,9 @@ _SPARK = {
     pa.float32(): "float",
     pa.float64(): "double",
     pa.string(): "string",
+    pa.large_string(): "string",  # texts of pandas 3
     pa.binary(): "binary",
+    pa.large_binary(): "binary",
     pa.date32(): "date",
 }
 _A = pa.types
@@ -148,7 +150,7 @@ def _expect(tokens: list[str], mark: str) -> None:
 
 def simple(kind: pa.DataType) -> str:
     """Return a type in Spark's words."""
-    if pa.types.is_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"array<{simple(kind.value_type)}>"
     if pa.types.is_map(kind):
         return f"map<{simple(kind.key_type)},{simple(kind.item_type)}>"
