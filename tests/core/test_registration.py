@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -436,6 +437,16 @@ def test_a_lost_answer_makes_no_second_version(both: Any, experiment_name: str) 
 BAD_REQUEST = '{"error_code": "INVALID_PARAMETER_VALUE", "message": "models need a signature here"}'
 
 
+WANTS_ID = json.dumps(
+    {
+        "error_code": "INVALID_PARAMETER_VALUE",
+        "message": "Invalid model version source: 'models:/m-1'. The model_id request parameter must "
+        "identify the resource that contains the source.",
+    }
+)
+"""As a server of MLflow 3.17 refuses a logged model that is named by its source alone."""
+
+
 def test_what_the_first_registry_refuses_is_an_error_at_once(both: Any, experiment_name: str) -> None:
     run_id = run_with_model()
     sync()
@@ -458,6 +469,21 @@ def test_a_version_that_cannot_be_read_back_is_returned_with_its_number(
         made = client.create_model_version(experiment_name, f"runs:/{run_id}/model")
         assert fault.hits
     assert (made.name, made.version, made.status) == (experiment_name, "1", "READY")
+    sync()
+    assert dead() == []
+
+
+def test_a_registry_that_wants_the_logged_models_id_is_given_it(both: Any, experiment_name: str) -> None:
+    run_id, client = run_with_model(), MlflowClient()
+    client.create_registered_model(experiment_name)
+    with both.databricks.status(400, body=WANTS_ID, path=CREATE, times=1) as fault:
+        made = client.create_model_version(experiment_name, f"runs:/{run_id}/model")
+        assert fault.hits == 1
+    assert made.version == "1"
+    there = plain.client(both.databricks.uri)
+    (held,) = there.search_model_versions(f"name = '{experiment_name}'")
+    model = there.get_logged_model(held.source.removeprefix("models:/"))
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": experiment_name, "version": 1}]
     sync()
     assert dead() == []
 
