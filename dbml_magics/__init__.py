@@ -72,6 +72,7 @@ __all__ = [
     "receipt",
     "register",
     "repair",
+    "requests",
     "retry_dead_letters",
     "runs",
     "score",

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from dbml_magics.core.track import Track
     from dbml_magics.results.cleanup import CleanupResult
     from dbml_magics.results.compare import CompareResult
-    from dbml_magics.results.delivery import DeadLetters, DiscardResult, Receipt, RetryResult, SyncResult
+    from dbml_magics.results.delivery import (
+        DeadLetters,
+        DiscardResult,
+        Receipt,
+        RequestsResult,
+        RetryResult,
+        SyncResult,
+    )
     from dbml_magics.results.doctor import DoctorResult
     from dbml_magics.results.endpoints import (
         DeployResult,
@@ -58,6 +65,7 @@ __all__ = [
     "receipt",
     "register",
     "repair",
+    "requests",
     "retry_dead_letters",
     "runs",
     "score",
@@ -178,6 +186,14 @@ def receipt(run: str = "last") -> Receipt:
     return receipts.of(session.engine(Remedy("status")), run, session.last_run)
 
 
+def requests() -> RequestsResult:
+    """Return how many requests of each kind this process has made of the link's workspaces."""
+    engine = _session("dbml.requests()").engine(Remedy("status"))
+    from dbml_magics.core import status
+
+    return status.requests(engine)
+
+
 def experiment(name: str) -> ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
     engine = _session("dbml.experiment()").tracking_engine(Remedy("experiment"))
@@ -276,7 +292,8 @@ def verify(
     """Compare the two workspaces run by run, and change nothing; ``.differences`` lists what differs.
 
     Without options the runs of the link's own time; ``everything``, ``experiment``, ``run`` or ``since`` (a
-    date, ``"7d"``, or milliseconds) choose others. ``deep`` compares every metric's whole history.
+    date, ``"7d"``, or milliseconds) choose others. ``deep`` compares every metric's whole history,
+    and asks for the files of runs that were delivered without any, too.
     """
     session = _session("dbml.verify()")
     engine = session.engine(Remedy("sync", verify=True))

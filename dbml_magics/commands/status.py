@@ -9,10 +9,11 @@ from dbml_magics.common.hints import Remedy
 COMMAND = Command(
     name="status",
     help="where tracking goes, what is still on its way, how far behind",
-    examples=(Remedy("status"), Remedy("status", run="last")),
+    examples=(Remedy("status"), Remedy("status", run="last"), Remedy("status", requests=True)),
     call=api.status,
-    instead={"--run": api.receipt},
+    instead={"--run": api.receipt, "--requests": api.requests},
     options=(
         Option("--run", "one run's receipt: what was delivered where and when", metavar="R", completes="run"),
+        Option("--requests", "how many requests of each kind were made, how long they took, how many failed"),
     ),
 )

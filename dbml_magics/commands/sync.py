@@ -165,7 +165,7 @@ COMMAND = Command(
             "make the mirror like the primary, and copy the runs that it lacks",
             excludes=("--verify", "--dead"),
         ),
-        Option("--deep", "compare every metric's whole history"),
+        Option("--deep", "compare every metric's whole history, and ask for every run's files"),
         Option(
             "--experiment",
             "compare one experiment's runs, older ones too",

@@ -10,13 +10,14 @@ from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core import remembered_links, workspace_uri
 from dbml_magics.core.runtime.holders import is_held
 from dbml_magics.core.runtime.shutdown import stopped
+from dbml_magics.results.delivery import Requests, RequestsResult
 from dbml_magics.results.link import Destination
 from dbml_magics.results.text import listing, size
 
 if TYPE_CHECKING:
     from dbml_magics.core.runtime.engine import Engine
 
-__all__ = ["destination", "notes", "stopped_holders", "tracking_elsewhere"]
+__all__ = ["destination", "notes", "requests", "stopped_holders", "tracking_elsewhere"]
 
 _NEAR = 0.8  # of a limit
 _NAMED = 3
@@ -61,6 +62,18 @@ def destination(engine: Engine, role: str, queue: str | None = None) -> Destinat
 
 def _cause_of(engine: Engine, role: str, number: int) -> str:
     return next((cause for n, _, _, _, cause, _ in engine.state.dead(role) if n == number), "")
+
+
+def requests(engine: Engine) -> RequestsResult:
+    """Return what this process has asked of the workspaces of a link, by kind, the most first."""
+    tallies = {role: engine.workspaces[role].limiter.traffic.tallies() for role in engine.link.used}
+    return RequestsResult(
+        tuple(
+            Requests(role, call, each.requests, each.seconds, each.failed)
+            for role, calls in tallies.items()
+            for call, each in sorted(calls.items(), key=lambda item: (-item[1].requests, item[0]))
+        )
+    )
 
 
 def tracking_elsewhere(engine: Engine) -> str | None:

@@ -11,7 +11,17 @@ from dbml_magics.results.base import Result
 from dbml_magics.results.html import html_table, panel
 from dbml_magics.results.text import LACKING, count, duration, short, text_table, when
 
-__all__ = ["DeadLetter", "DeadLetters", "Delivery", "DiscardResult", "Receipt", "RetryResult", "SyncResult"]
+__all__ = [
+    "DeadLetter",
+    "DeadLetters",
+    "Delivery",
+    "DiscardResult",
+    "Receipt",
+    "Requests",
+    "RequestsResult",
+    "RetryResult",
+    "SyncResult",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -274,3 +284,55 @@ class Receipt(Result):
     def html(self) -> str:
         """Return the same as a table."""
         return panel(html_table(self._headline(), self._COLUMNS, self._rows()), *self._notes())
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The requests of one kind to a workspace."""
+
+    workspace: str  # databricks or azureml
+    call: str  # POST runs/log-batch
+    requests: int
+    seconds: float  # of all of them together
+    failed: int  # refused, or without an answer
+
+
+@dataclass(frozen=True, repr=False)
+class RequestsResult(Result):
+    """The requests that this process has made of the link's workspaces, by kind, the most first."""
+
+    calls: tuple[Requests, ...]
+
+    def _headline(self) -> str:
+        if not self.calls:
+            return "No request was made of a workspace here: what is on this machine is written to directly"
+        of_each: dict[str, int] = {}
+        for each in self.calls:
+            of_each[each.workspace] = of_each.get(each.workspace, 0) + each.requests
+        parts = [f"{count(amount, 'request')} to {role}" for role, amount in of_each.items()]
+        return f"{' and '.join(parts)} since this kernel began"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                each.workspace,
+                each.call,
+                f"{each.requests:,}",
+                f"{1000 * each.seconds / each.requests:,.0f} ms",
+                f"{each.failed:,}" if each.failed else "",
+            )
+            for each in self.calls
+        ]
+
+    _COLUMNS = ("workspace", "call", "requests", "mean", "failed")
+
+    def text(self) -> str:
+        """Return a line for each kind of request."""
+        table = text_table(self._COLUMNS, self._rows()) if self.calls else []
+        return "\n".join([self._headline(), *table])
+
+    def html(self) -> str:
+        """Return the same as a table."""
+        if not self.calls:
+            return panel(self._headline())
+        return panel(html_table(self._headline(), self._COLUMNS, self._rows()))

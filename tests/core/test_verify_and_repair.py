@@ -131,6 +131,42 @@ def test_what_was_delivered_is_the_same_and_each_edit_is_found_and_mended(
     assert not again.repaired, f"a second time there is nothing to do, but: {again}"
 
 
+def test_files_are_asked_for_of_those_runs_alone_that_may_have_some(
+    experiment: str, proxies: Proxies, servers: Servers, clients: tuple[MlflowClient, MlflowClient]
+) -> None:
+    ids = []
+    for number in range(12):
+        with mlflow.start_run(run_name=f"run {number}") as run:
+            mlflow.log_metric("loss", number)
+            if number == 3:
+                mlflow.log_text("notes", "a.txt")
+        ids.append(run.info.run_id)
+    dbml.sync(60)
+
+    def listings() -> list[int]:
+        found = [proxy.count("mlflow-artifacts/artifacts$", "GET") for proxy in proxies]
+        for proxy in proxies:
+            proxy.forget()
+        return found
+
+    listings()
+    same = of_experiment(experiment)
+    assert same.equal, str(same)
+    assert listings() == [2, 2], "expected: those of the experiment, and of the run with a file"
+    assert same.requests - same.least <= 6, "beside the experiments' pages and the models'"
+
+    primary, _ = clients
+    with proxies.databricks.status(403, path="mlflow-artifacts/artifacts$", method="GET", times=1):
+        assert of_experiment(experiment).equal
+    assert listings() == [2, 2], "the receipts tell what was delivered to a place that is not listed"
+    put(primary, servers.databricks, ids[5], "late.txt")
+    assert named(of_experiment(experiment)) == {("artifact", "late.txt")}
+    assert named(of_experiment(experiment, deep=True)) == {("artifact", "late.txt")}
+    listings()
+    assert dbml.verify(run=ids[0]).equal
+    assert listings() == [1, 1], "one run's own files are asked for"
+
+
 def test_where_both_were_edited_the_primary_wins_and_the_other_value_is_shown(
     experiment: str, servers: Servers, clients: tuple[MlflowClient, MlflowClient], tmp_path: Path
 ) -> None:

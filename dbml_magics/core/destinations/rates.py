@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from dbml_magics.core.destinations.errors import Unavailable
+from dbml_magics.core.destinations.traffic import Traffic
 from dbml_magics.core.interrupts import deferred
 
 _CALL = re.compile(r"/mlflow/(.+)$")
@@ -71,6 +72,7 @@ class RateLimiter:
 
     def after_fork(self) -> None:
         """Begin anew, in a forked child: the lock may be held by a thread that is not here."""
+        self.traffic = Traffic()
         self._turn = threading.Condition()
         self._buckets: dict[str, _Bucket] = {}
         self._under_way: set[object] = set()

@@ -109,7 +109,8 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
     url = f"{creds.host.rstrip('/')}{endpoint}"
     began = time.monotonic()
     with limiter.turn(endpoint, seconds) if limiter is not None else nullcontext():
-        seconds = max(seconds - (time.monotonic() - began), 0.5)
+        asked, status = time.monotonic(), 0
+        seconds = max(seconds - (asked - began), 0.5)
         try:
             if through_sdk:
                 _harden_client(creds)
@@ -128,12 +129,15 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
                 proxies=hosts.past_proxies(url),
                 **kwargs,
             )
+            status = response.status_code
         except Exception as error:
             classified = classify_error(error)
             raise (
                 classified.by_way(hosts.through(url)) if isinstance(classified, Unavailable) else classified
             ) from error
-    status = response.status_code
+        finally:
+            if limiter is not None:
+                limiter.traffic.note(method, endpoint, time.monotonic() - asked, status)
     if status == 200:
         return response
     _redact(response, creds)  # which reads it, so that a stream's connection is given back

@@ -23,6 +23,7 @@ from dbml_magics.core.delivery.writers.learned import Lack
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.mlflow_private import metric_points
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
+from dbml_magics.core.reconcile.parallel import in_parallel
 from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
 from dbml_magics.core.run_view import Mark, mark
 from dbml_magics.core.runtime.retention import NOTE_TAG
@@ -51,13 +52,15 @@ class Comparer:
         *,
         deep: bool = False,
         files: bool = True,
+        histories_at_once: int = 1,
     ) -> None:
         self.unread = unread
         self.first = first
         self.second = second
         self.deep = deep
         self.files = files
-        self.histories = 0  # that had to be read
+        self._at_once = histories_at_once
+        self.histories = self.listed = 0  # histories that had to be read, runs whose files were
         self._lock = threading.Lock()
 
     def run(self, key: str, first: Run, second: Run) -> list[Difference]:
@@ -75,13 +78,19 @@ class Comparer:
         checked = [d for d in found if d.kind != "metric"]
         latest = {d.key: d for d in found if d.kind == "metric"}
         names = {*first.data.metrics, *second.data.metrics} if self.deep else set(latest)
-        for name in sorted(names):
+
+        def history(name: str) -> list[Difference]:
             with self._lock:
                 self.histories += (name in first.data.metrics) + (name in second.data.metrics)
             points = Points(self.first, first, self.second, second, name)
             points.settle(*held)
-            checked += self._history(key, first, points, latest.get(name))
-        if self.files:
+            return list(self._history(key, first, points, latest.get(name)))
+
+        for unlike in in_parallel(self._at_once, history, sorted(names)):
+            checked += unlike
+        if self.files and (self.deep or not self._are_without_files(key, first, second)):
+            with self._lock:
+                self.listed += 1
             try:
                 checked += self._files(key, first, second)
             except Exception as error:  # everything else of the run is known
@@ -239,6 +248,9 @@ class Comparer:
         yield self.difference(run, name_of(first), "history", points.name, *counts)
 
     # --- files
+
+    def _are_without_files(self, key: str, first: Run, second: Run) -> bool:
+        return self.first.is_without_files(key, first) and self.second.is_without_files(key, second)
 
     def _files(self, run: str, first: Run, second: Run) -> Iterator[Difference]:
         try:

@@ -34,12 +34,14 @@ from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, FileVersion
+from dbml_magics.core.reconcile.parallel import ahead
 from dbml_magics.core.runtime.engine import Engine
 
 PAGE = 1000
 _HISTORY_PAGE = 25_000
 _TRIES = 5
 _KEYS = 10_000  # ids that are remembered while comparing
+_LISTED = ("mlflow-artifacts:", "file:", "/")  # places whose folders are listed with one request
 _NEWEST_FIRST = ["attributes.start_time DESC"]
 T = TypeVar("T")
 
@@ -60,9 +62,10 @@ class Model:
 class WorkspaceReader:
     """Reads one workspace. Raises Unavailable when it does not answer, after some tries."""
 
-    def __init__(self, engine: Engine, role: str) -> None:
+    def __init__(self, engine: Engine, role: str, *, many: bool = True) -> None:
         self.engine = engine
         self.role = role
+        self._many = many  # runs are compared: what one request tells of all of them is asked for
         self.side: Side = engine.side(role)
         self.requests = 0
         self._lock = threading.Lock()
@@ -70,6 +73,8 @@ class WorkspaceReader:
         self._gone: set[str] = set()  # runs that models name and that are there no more
         self._model_keys: dict[str, str] = {}
         self._asked_for_models = False
+        self._listing = threading.Lock()
+        self._with_files: dict[str, frozenset[str] | None] = {}  # place of an experiment -> ids of its runs
 
     @property
     def workspace(self) -> Destination:
@@ -151,11 +156,12 @@ class WorkspaceReader:
         """Yield the runs of some experiments, the newest first, deleted ones too."""
         if not experiment_ids:
             return
-        for run in self._pages(
+        listed = self._pages(
             lambda token: self.workspace.search_runs(
                 experiment_ids, "", ViewType.ALL, PAGE, _NEWEST_FIRST, token
             )
-        ):
+        )
+        for run in listed if self.engine.workspaces[self.role].spec.local else ahead(listed, PAGE):
             if since is not None and run.info.start_time < since:
                 return
             yield run
@@ -184,6 +190,33 @@ class WorkspaceReader:
             known_size = None if size is None or size < 0 else int(size)
             found[info.path] = FileVersion(known_size, info.path)
         return found
+
+    def is_without_files(self, key: str, run: Run) -> bool:
+        """Tell whether a run is known to have no files, without a request for it alone.
+
+        A server's folder of an experiment has one of each run with files in it. Where that is not listed, the
+        receipts tell what was delivered of a run that was made by the link.
+        """
+        if not self._many:
+            return False
+        place, found, _ = run.info.artifact_uri.rpartition(f"/{run.info.run_id}/artifacts")
+        if found and place.startswith(_LISTED):
+            with self._listing:
+                if place not in self._with_files:
+                    self._with_files[place] = self._runs_below(place)
+            if (names := self._with_files[place]) is not None:
+                return run.info.run_id not in names
+        arrived = self.engine.state.receipts.arrived(self.role, key)
+        return "runs" in arrived and "files" not in arrived
+
+    def _runs_below(self, place: str) -> frozenset[str] | None:
+        """Return the names of what is below the place of an experiment; None where nobody can say."""
+        try:
+            return frozenset(info.path for info in self._listed(self.side.destination.artifacts(place), ""))
+        except Exception as error:  # the place of an experiment may be refused where a run's is not
+            if isinstance(error, Unavailable) and not error.denied:
+                raise
+            return None
 
     @property
     def writes_once(self) -> bool:

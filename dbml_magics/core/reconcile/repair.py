@@ -16,10 +16,11 @@ from functools import partial
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core.reconcile.experiment_repairer import ExperimentRepairer
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
+from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
 from dbml_magics.core.reconcile.repairer import Repairer
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
-from dbml_magics.core.reconcile.verify import in_parallel, registries_in_scope, workers
+from dbml_magics.core.reconcile.verify import registries_in_scope
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand
 from dbml_magics.results.reconcile import LOST, Difference, Repaired, RepairResult

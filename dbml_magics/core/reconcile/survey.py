@@ -62,8 +62,8 @@ class Survey:
         first, second = engine.link.tracked
         self.engine = engine
         self.scope = scope
-        self.first = WorkspaceReader(engine, first)
-        self.second = WorkspaceReader(engine, second)
+        self.first = WorkspaceReader(engine, first, many=scope.run is None)
+        self.second = WorkspaceReader(engine, second, many=scope.run is None)
         self.troubles: list[Difference] = []  # what could not be listed, for a cause of its own
         self.older: Counter[str] = Counter()
         self.waiting: list[str] = []
@@ -258,14 +258,14 @@ class Survey:
         self.older[(self.first if pair.first else self.second).role] += 1
         return False
 
-    def least(self, compared: int, looked_at: int, files: bool, histories: int) -> int:
+    def least(self, compared: int, looked_at: int, listed: int, histories: int) -> int:
         """Return the fewest requests with which so much can be known.
 
-        Pages, each run's own files, the runs that a search does not tell enough of, and the histories that
-        had to be read.
+        Pages, the files of runs that may have some, the runs that a search does not tell enough of, and the
+        histories that had to be read.
         """
         pages = 2 * max(1, -(-compared // PAGE))
-        return 2 + pages + (2 * compared if files else 0) + 2 * looked_at + histories
+        return 2 + pages + 2 * listed + 2 * looked_at + histories
 
 
 def _names(pair: ExperimentPair) -> Sequence[str]:

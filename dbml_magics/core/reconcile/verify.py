@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from functools import partial
-from typing import TypeVar
 
 from dbml_magics.common.hints import Argument
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
 from dbml_magics.core.reconcile.pairs import RunPair
+from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.registries import Registries, Version
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.results.reconcile import ABSENT, LOST, Difference, VerifyResult
-
-_WORKERS = 4
-T = TypeVar("T")
-A = TypeVar("A")
 
 
 def verify(
@@ -36,7 +29,10 @@ def verify(
     """Compare the workspaces of a link. Raises BadCommand, RunNotFound, ExperimentNotFound, Unavailable."""
     began = time.monotonic()
     survey = Survey(engine, scope)
-    comparer, merge_base = Comparer(*survey.readers, survey.unread, deep=deep), engine.state.merge_base
+    # Of one run the histories are read some at a time, of several the runs are.
+    at_once = workers(engine) if scope.run is not None else 1
+    comparer = Comparer(*survey.readers, survey.unread, deep=deep, histories_at_once=at_once)
+    merge_base = engine.state.merge_base
     found: list[Difference] = []
     differing = 0
 
@@ -73,36 +69,11 @@ def verify(
         dangling=dangling,
         waiting=tuple(survey.waiting),
         requests=survey.requests,
-        least=survey.least(survey.seen, looked_at, comparer.files, comparer.histories),
+        least=survey.least(survey.seen, looked_at, comparer.listed, comparer.histories),
         seconds=time.monotonic() - began,
         deep=deep,
         scope=options or {},
     )
-
-
-def workers(engine: Engine) -> int:
-    """Return how many runs are compared in parallel: one for a database file."""
-    return 1 if any(engine.workspaces[role].spec.local for role in engine.link.tracked) else _WORKERS
-
-
-def in_parallel(workers: int, work: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-    """Yield ``work`` of each item in order, some at a time, holding no more than those in memory."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="dbml-compare") as pool:
-        pending: deque[Future[T]] = deque()
-        try:
-            for item in items:
-                # What is asked in the pool yields to live runs, too: a thread has no context of its own.
-                pending.append(pool.submit(copy_context().run, work, item))
-                if len(pending) >= 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
