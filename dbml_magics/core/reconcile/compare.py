@@ -60,16 +60,20 @@ class Comparer:
         self.deep = deep
         self.files = files
         self._at_once = histories_at_once
-        self.histories = self.listed = 0  # histories that had to be read, runs whose files were
+        # Histories that had to be read, runs that were asked for themselves, runs whose files were listed.
+        self.histories = self.asked_again = self.listed = 0
         self._lock = threading.Lock()
 
     def run(self, key: str, first: Run, second: Run) -> list[Difference]:
         """Return what differs between the two forms of a run; what a search returned is asked for again."""
         both = (self.first, first), (self.second, second)
         models = all(reader.has_models(str(run.info.experiment_id)) for reader, run in both)
-        # A search does not say which models a run took: only the run itself does.
-        found = [] if models else self._told(key, first, second)
-        if found or models:
+        # A search does not say which models a run took: only the run itself does, where there are any.
+        asked = models and any(reader.has_any_model for reader in (self.first, self.second))
+        found = [] if asked else (self.entities if models else self._told)(key, first, second)
+        if found or asked:
+            with self._lock:
+                self.asked_again += 1
             # A search may lag behind: what it says differs is believed only of the run itself.
             first, second = self.first.get_run(first.info.run_id), self.second.get_run(second.info.run_id)
             found = self.entities(key, first, second)

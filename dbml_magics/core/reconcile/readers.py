@@ -40,6 +40,7 @@ from dbml_magics.core.runtime.engine import Engine
 PAGE = 1000
 _HISTORY_PAGE = 25_000
 _TRIES = 5
+TOGETHER = 50  # experiments that one search asks for
 _KEYS = 10_000  # ids that are remembered while comparing
 _LISTED = ("mlflow-artifacts:", "file:", "/")  # places whose folders are listed with one request
 _NEWEST_FIRST = ["attributes.start_time DESC"]
@@ -73,6 +74,8 @@ class WorkspaceReader:
         self._gone: set[str] = set()  # runs that models name and that are there no more
         self._model_keys: dict[str, str] = {}
         self._asked_for_models = False
+        self._experiments: list[str] = []  # the ids of all that were listed
+        self._any_model: bool | None = None
         self._listing = threading.Lock()
         self._with_files: dict[str, frozenset[str] | None] = {}  # place of an experiment -> ids of its runs
 
@@ -150,7 +153,9 @@ class WorkspaceReader:
 
     def experiments(self) -> list[Experiment]:
         """Return all experiments, deleted ones too."""
-        return list(self._pages(lambda token: self.workspace.search_experiments(ViewType.ALL, PAGE, token)))
+        found = list(self._pages(lambda token: self.workspace.search_experiments(ViewType.ALL, PAGE, token)))
+        self._experiments = [str(each.experiment_id) for each in found]
+        return found
 
     def runs(self, experiment_ids: Sequence[str], since: int | None = None) -> Iterator[Run]:
         """Yield the runs of some experiments, the newest first, deleted ones too."""
@@ -312,6 +317,19 @@ class WorkspaceReader:
                 self.side.learned.note_no_logged_models()
         self._asked_for_models = True
         return self.side.learned.has_logged_models
+
+    @property
+    def has_any_model(self) -> bool:
+        """Tell whether the service has any logged model at all, asking it once for all experiments."""
+        with self._listing:
+            if self._any_model is None:
+                parts = (
+                    self._experiments[n : n + TOGETHER] for n in range(0, len(self._experiments), TOGETHER)
+                )
+                self._any_model = not self._experiments or any(
+                    self.ask(partial(self.workspace.search_logged_models, part, most=1)) for part in parts
+                )
+            return self._any_model
 
     def attached(self, run: Run) -> Attached:
         """Return what hangs on a run, of what the service says of runs at all."""

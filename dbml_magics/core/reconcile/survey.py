@@ -24,14 +24,13 @@ from dbml_magics.core.destinations.errors import (
 )
 from dbml_magics.core.destinations.naming import workspace_path
 from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
-from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
+from dbml_magics.core.reconcile.readers import PAGE, TOGETHER, WorkspaceReader
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
 from dbml_magics.results.reconcile import UNREAD, Difference
 
 _log = logger(__name__)
 
-_TOGETHER = 50  # experiments that one search asks for
 Progress = Callable[[int, str], None]
 
 
@@ -143,8 +142,8 @@ class Survey:
 
     def _all_runs(self) -> Iterator[RunPair]:
         experiments = self.experiments()
-        for start in range(0, len(experiments), _TOGETHER):
-            yield from self._runs_of(experiments[start : start + _TOGETHER], set())
+        for start in range(0, len(experiments), TOGETHER):
+            yield from self._runs_of(experiments[start : start + TOGETHER], set())
 
     def _runs_of(self, part: list[ExperimentPair], yielded: set[str]) -> Iterator[RunPair]:
         """Yield the pairs of runs of some experiments; where one cannot be listed, those of the others.

@@ -34,14 +34,12 @@ def verify(
     comparer = Comparer(*survey.readers, survey.unread, deep=deep, histories_at_once=at_once)
     merge_base = engine.state.merge_base
     found: list[Difference] = []
-    differing = 0
 
     def compared(pair: RunPair) -> list[Difference]:
         return safely(survey, pair.key, name_of(pair.either), partial(differences, comparer, pair))
 
     for found_here in in_parallel(workers(engine), compared, survey.pairs()):
         found += found_here
-        differing += bool(found_here)
         if progress is not None:
             progress(survey.seen, "compared")
     for key, first, second in models_in_scope(survey):
@@ -50,8 +48,6 @@ def verify(
         found += safely(survey, either.run, either.name, partial(comparer.model, key, first, second))
         if first is not None and second is not None:
             merge_base.note_facts(f"model/{key}", tags_of(first), tags_of(second))
-    # Which models a run took only the run itself says, where the services have models at all.
-    looked_at = survey.seen if comparer.has_models else differing
     registries = registries_in_scope(survey)
     dangling: tuple[str, ...] = ()
     if registries is not None:
@@ -69,7 +65,7 @@ def verify(
         dangling=dangling,
         waiting=tuple(survey.waiting),
         requests=survey.requests,
-        least=survey.least(survey.seen, looked_at, comparer.listed, comparer.histories),
+        least=survey.least(survey.seen, comparer.asked_again, comparer.listed, comparer.histories),
         seconds=time.monotonic() - began,
         deep=deep,
         scope=options or {},
