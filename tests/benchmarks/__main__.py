@@ -3,15 +3,19 @@
 python -m tests.benchmarks               some twenty minutes
 python -m tests.benchmarks --quick       a minute: that everything can be measured, not how fast it is
 python -m tests.benchmarks --markdown    the README's tables
+python -m tests.benchmarks --profile verify    one section, and in which functions its time went
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 
 from tests.benchmarks.measure import QUICK, SECTIONS, Bench, Sizes, machine
 from tests.benchmarks.report import markdown, terminal
+from tests.benchmarks.sampler import VARIABLE
 
 
 def main(arguments: list[str]) -> int:
@@ -31,13 +35,22 @@ def main(arguments: list[str]) -> int:
         action="append",
         help="measure this section only (may be repeated)",
     )
+    parser.add_argument(
+        "--profile", choices=SECTIONS, help="measure this section, and print where its time went"
+    )
     options = parser.parse_args(arguments)
+    if options.profile:
+        options.only = [options.profile]
 
     def progress(label: str) -> None:
         print(f"measuring: {label}", file=sys.stderr, flush=True)
 
-    with Bench(QUICK if options.quick else Sizes(), progress) as bench:
-        sections = [getattr(bench, name)() for name in options.only or SECTIONS]
+    with tempfile.NamedTemporaryFile("r", prefix="dbml-profile-") as profile:
+        if options.profile:
+            os.environ[VARIABLE] = profile.name
+        with Bench(QUICK if options.quick else Sizes(), progress) as bench:
+            sections = [getattr(bench, name)() for name in options.only or SECTIONS]
+        print(profile.read(), end="")
     print(f"Measured on {machine()}. Ratios travel between machines, microseconds do not.")
     print(f"\n{markdown(sections)}" if options.markdown else terminal(sections))
     return int(any(section.failed for section in sections))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import dbml_magics as dbml
+from tests.benchmarks.sampler import VARIABLE, Sampler
 
 WARM_UP = 100
 BEGUN_WITHIN_S = 120.0  # a hundred runs, on a machine that is busy
@@ -477,12 +478,17 @@ SCENARIOS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 def main() -> None:
     scenario = json.loads(sys.argv[1])
+    profile = os.environ.get(VARIABLE)
+    sampler = Sampler() if profile else None
     try:
         SCENARIOS[scenario["name"]](scenario)
     except Exception as error:
         traceback.print_exc()
         say(error=f"{type(error).__name__}: {error}")
     sys.stdout.flush()
+    if sampler is not None and profile:
+        with open(profile, "a") as out:
+            sampler.end(scenario["name"], out)
     # The figures are told: what still waits for delivery in this throw-away place is nobody's.
     os._exit(0)
 

@@ -22,6 +22,7 @@ import requests
 
 from tests.benchmarks import copies
 from tests.benchmarks.report import Figure, Row, Section
+from tests.benchmarks.sampler import VARIABLE
 from tests.benchmarks.traffic import Traffic
 from tests.infra.proxy import Proxy
 from tests.infra.servers import ServerHost, clean_environment
@@ -119,6 +120,7 @@ class Child:
             "DBML_HOME": str(place / "home"),
             "IPYTHONDIR": str(place / "ipython"),
             "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+            **{key: value for key, value in os.environ.items() if key == VARIABLE},
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
