@@ -58,9 +58,7 @@ class Sampler:
         self._thread.join()
         seconds = time.monotonic() - self._began[0]
         processor = time.process_time() - self._began[1]
-        out.write(
-            f"\n{title}: {seconds:.1f} s, {processor:.1f} s of processor time; seconds busy or in a request:\n"
-        )
+        out.write(f"\n{title}: {seconds:.1f} s, {processor:.1f} s of processor time\n")
         for thread, looks in self._threads.most_common():
             out.write(f"  {looks * _EVERY_S:7.1f} s  {thread}\n")
             own = Counter({name: n for (of, name), n in self._within.items() if of == thread})
