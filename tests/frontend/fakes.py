@@ -24,6 +24,8 @@ from dbml_magics.results.delivery import (
     Delivery,
     DiscardResult,
     Receipt,
+    Requests,
+    RequestsResult,
     RetryResult,
     SyncResult,
 )
@@ -263,6 +265,7 @@ ANSWERS: dict[str, Callable[[FakeSession, SimpleNamespace], Any]] = {
     "link": FakeSession._link,
     "unlink": FakeSession._unlink,
     "status": lambda fake, _: fake._status(),
+    "requests": lambda _, asked: RequestsResult((Requests("databricks", "POST runs/log-batch", 20, 0.5, 1),)),
     "receipt": lambda _, asked: Receipt(
         "a" * 32, "forest", (Delivery("databricks", "a" * 32, {"points": 4}, 0, 1_700_000_000_000),)
     ),

@@ -53,6 +53,7 @@ class Comparer:
         deep: bool = False,
         files: bool = True,
         histories_at_once: int = 1,
+        by_receipt: bool = False,
     ) -> None:
         self.unread = unread
         self.first = first
@@ -60,6 +61,7 @@ class Comparer:
         self.deep = deep
         self.files = files
         self._at_once = histories_at_once
+        self._by_receipt = by_receipt
         # Histories that had to be read, runs that were asked for themselves, runs whose files were listed.
         self.histories = self.asked_again = self.listed = 0
         self._lock = threading.Lock()
@@ -254,7 +256,10 @@ class Comparer:
     # --- files
 
     def _are_without_files(self, key: str, first: Run, second: Run) -> bool:
-        return self.first.is_without_files(key, first) and self.second.is_without_files(key, second)
+        return all(
+            reader.is_without_files(key, run, by_receipt=self._by_receipt)
+            for reader, run in ((self.first, first), (self.second, second))
+        )
 
     def _files(self, run: str, first: Run, second: Run) -> Iterator[Difference]:
         try:

@@ -196,11 +196,11 @@ class WorkspaceReader:
             found[info.path] = FileVersion(known_size, info.path)
         return found
 
-    def is_without_files(self, key: str, run: Run) -> bool:
+    def is_without_files(self, key: str, run: Run, *, by_receipt: bool) -> bool:
         """Tell whether a run is known to have no files, without a request for it alone.
 
-        A server's folder of an experiment has one of each run with files in it. Where that is not listed, the
-        receipts tell what was delivered of a run that was made by the link.
+        A server's folder of an experiment has one of each run with files in it. Where that is not listed,
+        ``by_receipt`` takes a run that the link made and delivered without files for one without any.
         """
         if not self._many:
             return False
@@ -211,7 +211,7 @@ class WorkspaceReader:
                     self._with_files[place] = self._runs_below(place)
             if (names := self._with_files[place]) is not None:
                 return run.info.run_id not in names
-        arrived = self.engine.state.receipts.arrived(self.role, key)
+        arrived = self.engine.state.receipts.arrived(self.role, key) if by_receipt else {}
         return "runs" in arrived and "files" not in arrived
 
     def _runs_below(self, place: str) -> frozenset[str] | None:

@@ -31,7 +31,7 @@ def verify(
     survey = Survey(engine, scope)
     # Of one run the histories are read some at a time, of several the runs are.
     at_once = workers(engine) if scope.run is not None else 1
-    comparer = Comparer(*survey.readers, survey.unread, deep=deep, histories_at_once=at_once)
+    comparer = Comparer(*survey.readers, survey.unread, deep=deep, histories_at_once=at_once, by_receipt=True)
     merge_base = engine.state.merge_base
     found: list[Difference] = []
 
