@@ -18,7 +18,7 @@ VARIABLE = "DBML_BENCH_PROFILE"
 """The variable that ``python -m tests.benchmarks --profile`` sets for the processes that it starts."""
 _EVERY_S = 0.01
 _SHOWN = 25
-_IDLE = ("wait", "select", "poll", "accept", "readline", "_wait_for_tstate_lock", "read")
+_IDLE = ("wait", "select", "poll", "accept", "readline", "_wait_for_tstate_lock", "read", "_worker", "_go_on")
 
 
 class Sampler:
