@@ -7,14 +7,17 @@ one is noticed before users notice it. MLflow is imported at the first use.
 from __future__ import annotations
 
 import importlib
+import posixpath
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.models import Model
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking.fluent import ActiveRun
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "active_experiment_id",
     "active_runs",
     "active_runs_here",
+    "download_file",
     "experiment_id_of_runs",
     "forget_ids",
     "global_uris",
@@ -103,6 +107,20 @@ def tracking_uri_if_imported() -> str | None:
 
 
 # --- entities, which have no setters
+
+
+def download_file(repository: ArtifactRepository, path: str, folder: str) -> Path:
+    """Download what is known to be a file into a folder, under its own name, and return where it is.
+
+    MLflow's own way asks for a listing first, to learn whether it is a folder.
+    """
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository as Base
+
+    if type(repository).download_artifacts is not Base.download_artifacts:
+        return Path(repository.download_artifacts(path, folder))
+    local = Path(folder, posixpath.basename(path))
+    repository._download_file(path, str(local))
+    return local
 
 
 def with_fields(entity: E, **values: object) -> E:

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from mlflow.entities import (
     Experiment,
+    FileInfo,
     LoggedModel,
     LoggedModelInput,
     LoggedModelOutput,
@@ -25,6 +26,8 @@ from mlflow.entities import (
 )
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types import DataType
 
 from dbml_magics.core import mlflow_private
@@ -161,6 +164,31 @@ def test_the_fluent_interface_keeps_runs_by_thread_and_the_experiment(
     finally:
         mlflow_private.forget_ids()
         mlflow.set_tracking_uri(before)
+
+
+class _Shelf(ArtifactRepository):  # type: ignore[misc]
+    """A repository as MLflow's own are: a download asks for a listing, but for one file."""
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        raise AssertionError(f"expected no listing of {path}")
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        raise NotImplementedError
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        raise NotImplementedError
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        Path(local_path).write_text(remote_file_path)
+
+
+def test_what_is_known_to_be_a_file_is_downloaded_without_a_listing(tmp_path: Path) -> None:
+    found = mlflow_private.download_file(_Shelf("shelf:/1"), "notes/a.txt", str(tmp_path))
+    assert (found, found.read_text()) == (tmp_path / "a.txt", "notes/a.txt")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "b.txt").write_text("b")
+    local = LocalArtifactRepository(str(tmp_path / "here"))
+    assert mlflow_private.download_file(local, "b.txt", str(tmp_path)).read_text() == "b"
 
 
 def test_only_one_module_and_destinations_touch_what_is_private_of_mlflow() -> None:

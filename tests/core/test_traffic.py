@@ -11,7 +11,7 @@ from tests.conftest import Proxies
 
 
 @pytest.mark.parametrize(
-    ("method", "endpoint", "call"),
+    ("method", "path", "call"),
     [
         ("POST", "/api/2.0/mlflow/runs/log-batch", "POST runs/log-batch"),
         ("GET", "/api/2.0/mlflow/runs/get?run_id=0123456789abcdef", "GET runs/get"),
@@ -26,8 +26,9 @@ from tests.conftest import Proxies
         ("GET", "/version", "GET version"),
     ],
 )
-def test_a_request_is_counted_by_what_it_asks_for_without_ids(method: str, endpoint: str, call: str) -> None:
-    assert call_of(method, endpoint) == call
+def test_a_request_is_counted_by_what_it_asks_for_without_ids(method: str, path: str, call: str) -> None:
+    for place in ("http://127.0.0.1:5000", "https://adb-1.azuredatabricks.net"):
+        assert call_of(method, place + path) == call
 
 
 def test_requests_are_counted_at_each_workspace_with_those_that_failed(

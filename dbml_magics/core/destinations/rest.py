@@ -137,7 +137,7 @@ def request(creds: MlflowHostCreds, endpoint: str, method: str, **kwargs: Any) -
             ) from error
         finally:
             if limiter is not None:
-                limiter.traffic.note(method, endpoint, time.monotonic() - asked, status)
+                limiter.traffic.note(method, url, time.monotonic() - asked, status)
     if status == 200:
         return response
     _redact(response, creds)  # which reads it, so that a stream's connection is given back

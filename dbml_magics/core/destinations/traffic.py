@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from dbml_magics.core.interrupts import deferred
 
@@ -29,9 +30,9 @@ class Traffic:
         self._lock = threading.Lock()
         self._tallies: dict[str, Tally] = {}
 
-    def note(self, method: str, endpoint: str, seconds: float, status: int) -> None:
+    def note(self, method: str, url: str, seconds: float, status: int) -> None:
         """Count a request; ``status`` is 0 where no answer came."""
-        call = call_of(method, endpoint)
+        call = call_of(method, url)
         with deferred(), self._lock:
             tally = self._tallies.setdefault(call, Tally())
             tally.requests += 1
@@ -44,9 +45,9 @@ class Traffic:
             return {call: replace(tally) for call, tally in self._tallies.items()}
 
 
-def call_of(method: str, endpoint: str) -> str:
+def call_of(method: str, url: str) -> str:
     """Return what a request asks for, without the ids in its path: ``POST runs/log-batch``."""
-    path = endpoint.partition("?")[0]
+    path = urlsplit(url).path
     found = _API.search(path)
     call = found.group(1) if found is not None else path.strip("/")
     if call.startswith(_FILES):

@@ -13,6 +13,7 @@ class Repairs:
     def __init__(self, answers: Answers) -> None:
         self._made = Texts(answers, "made")
         self._awake = Marks(answers, "awake")
+        self._copying = Marks(answers, "copying")
 
     def note_made(self, role: str, other: str, created: int | None, own: str) -> None:
         """Note the experiment that was made for one of the other workspace's."""
@@ -21,6 +22,18 @@ class Repairs:
     def made_for(self, role: str, other: str, created: int | None) -> str | None:
         """Return the experiment that was made for one of the other workspace's, or None."""
         return self._made.get(role, _origin(other, created))
+
+    def begin_copy(self, role: str, run: str) -> None:
+        """Note that a run is about to be made for a copy."""
+        self._copying.add(role, run)
+
+    def is_begun(self, role: str, run: str) -> bool:
+        """Tell whether a copy of a run was begun and is not known to have ended."""
+        return self._copying.has(role, run)
+
+    def end_copy(self, role: str, run: str) -> None:
+        """Note that the copy of a run has ended."""
+        self._copying.forget(role, run)
 
     def note_restored_run(self, role: str, run: str) -> None:
         """Note that a deleted run is active while it is written to."""

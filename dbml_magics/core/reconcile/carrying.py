@@ -17,6 +17,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
+from dbml_magics.core.mlflow_private import download_file
 from dbml_magics.core.model.operations import LogMetric, LogParam, Operation, SetTag
 from dbml_magics.core.reconcile.files import Files, FileVersion, beside
 from dbml_magics.core.reconcile.repairing import Repairing
@@ -121,7 +122,7 @@ class Carrier:
     def _carry(self, repository: ArtifactRepository, path: str, owner: str, goal: str) -> None:
         """Download one file and upload it under another path, its ids those that the user knows."""
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as renamed:
-            file = Path(self.source.ask(lambda: repository.download_artifacts(path, folder)))
+            file = self.source.ask(partial(download_file, repository, path, folder))
             if file.name != posixpath.basename(goal):
                 file = file.rename(Path(renamed, posixpath.basename(goal)))
             if file.name == "MLmodel":

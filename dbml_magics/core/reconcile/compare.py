@@ -65,15 +65,19 @@ class Comparer:
         # Histories that had to be read, runs that were asked for themselves, runs whose files were listed.
         self.histories = self.asked_again = self.listed = 0
         self._lock = threading.Lock()
+        self._kept: dict[tuple[str, str], Files] = {}  # (workspace, its run) -> files that were just listed
 
-    def run(self, key: str, first: Run, second: Run) -> list[Difference]:
-        """Return what differs between the two forms of a run; what a search returned is asked for again."""
+    def run(self, key: str, first: Run, second: Run, *, whole: bool) -> list[Difference]:
+        """Return what differs between the two forms of a run.
+
+        What a search returned is asked for again where it differs or does not tell all; ``whole`` forms not.
+        """
         both = (self.first, first), (self.second, second)
         models = all(reader.has_models(str(run.info.experiment_id)) for reader, run in both)
         # A search does not say which models a run took: only the run itself does, where there are any.
-        asked = models and any(reader.has_any_model for reader in (self.first, self.second))
-        found = [] if asked else (self.entities if models else self._told)(key, first, second)
-        if found or asked:
+        asked = not whole and models and any(reader.has_any_model for reader in (self.first, self.second))
+        found = [] if asked else (self.entities if whole or models else self._told)(key, first, second)
+        if not whole and (found or asked):
             with self._lock:
                 self.asked_again += 1
             # A search may lag behind: what it says differs is believed only of the run itself.
@@ -278,8 +282,14 @@ class Comparer:
         """Return a run's files at both workspaces, without those of its kept models and our own."""
         return self.alike(self.files_of(self.first, first), self.files_of(self.second, second))
 
+    def keep_files(self, reader: WorkspaceReader, run: Run, files: Files) -> None:
+        """Remember a run's files for the comparison that follows at once."""
+        self._kept[reader.role, run.info.run_id] = files
+
     def files_of(self, reader: WorkspaceReader, run: Run) -> Files:
         """Return a run's files at one workspace, as they are listed there."""
+        if (kept := self._kept.pop((reader.role, run.info.run_id), None)) is not None:
+            return kept
         repository = reader.side.destination.artifacts(run.info.artifact_uri)
         return reader.files(repository, [_OWN_FOLDER, *paths_in(run.data.tags.get(MODELS_TAG, ""))])
 

@@ -68,7 +68,7 @@ class Copier:
     # --- whole runs
 
     def copy(self, key: str, source: Run) -> Run:
-        """Copy a whole run, its parent first."""
+        """Copy a whole run that the target was just found to lack, its parent first."""
         above = self._path.__dict__.setdefault("keys", [])
         if key in above:
             raise MlflowException.invalid_parameter_value(f"run {key} is its own ancestor")
@@ -109,11 +109,14 @@ class Copier:
         experiment_id = self.experiments.at_target(str(source.info.experiment_id))
         self.source.side.ids.remember_run(key, source)
         tags = self._tags_there(key, source)
-        made = target.ask(lambda: side.ids.find_run([experiment_id], key))
+        repairs, made = self.state.repairs, None
+        if repairs.is_begun(target.role, key):  # a copy that was cut short, and perhaps not listed yet
+            made = target.ask(lambda: side.ids.find_run([experiment_id], key))
         new = made is None
         if source.info.lifecycle_stage == "deleted":
             self.state.repairs.note_restored_run(target.role, key)
         if made is None:
+            repairs.begin_copy(target.role, key)
             user, start = source.info.user_id, source.info.start_time
             made = self.repairing.write(lambda: side.runs.make(key, experiment_id, user, start, tags))
         own = self._runs[key] = str(made.info.run_id)
@@ -125,15 +128,16 @@ class Copier:
         self._mend(partial(self._copy_files, key, source, made, new))
         for model in self._models_of(source, key):
             self._mend(partial(self.copy_model, model))
-        self._path.__dict__.setdefault("copies", []).append((key, source, made))
+        self._path.__dict__.setdefault("copies", []).append((key, source, made, new))
         return made
 
     def _complete(self) -> None:
         """Add the links between several copied runs once all of them exist, and end the copies."""
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
-            key, source, made = copies.pop(0)
-            self._mend(lambda: self.attach(key, made, self.repairing.lacking(source, made)))  # noqa: B023 - at once
+            key, source, made, new = copies.pop(0)
+            lacking = partial(self.repairing.lacking, source, made, new=new)
+            self._mend(lambda: self.attach(key, made, lacking()))  # noqa: B023 - at once
             for model in self._models_of(source, key):
                 self._mend(partial(self.send_scores, model, model.points))
             ended.append((key, source, made))
@@ -142,6 +146,7 @@ class Copier:
             own, status = made.info.run_id, RunStatus.from_string(source.info.status)
             write, store = self.repairing.write, self.target.workspace
             write(partial(store.update_run_info, own, status, source.info.end_time, None))
+            self.state.repairs.end_copy(self.target.role, key)
             if source.info.lifecycle_stage == "deleted":
                 write(partial(store.delete_run, own))
                 self.state.repairs.forget_restored_run(self.target.role, key)
@@ -227,8 +232,11 @@ class Copier:
 
     def _copy_files(self, key: str, source: Run, made: Run, new: bool) -> None:
         theirs: Files = {}
+        if new and self.source.is_without_files(key, source, by_receipt=False):
+            return
         if new:
             ours = self.repairing.comparer.files_of(self.source, source)
+            self.repairing.comparer.keep_files(self.source, source, ours)
             ours = folded(ours, ()) if self.source.writes_once else ours
         else:
             ours, theirs = self.repairing.files(source, made)

@@ -110,6 +110,7 @@ class RunPair:
     first: Run | None
     second: Run | None
     double: bool = False  # a second copy of a run that has its partner
+    whole: bool = False  # each form was asked for itself just now, not found by a search
 
     @property
     def either(self) -> Run:

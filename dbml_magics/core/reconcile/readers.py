@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow.entities import Experiment, FileInfo, LoggedModel, Metric, Run, ViewType
@@ -31,6 +30,7 @@ from dbml_magics.core.destinations.errors import (
     is_missing,
 )
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.mlflow_private import download_file
 from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.paging import entries, files_below
 from dbml_magics.core.reconcile.files import Files, FileVersion
@@ -107,8 +107,8 @@ class WorkspaceReader:
 
     def key(self, run: Run) -> str:
         """Return the id under which both workspaces know a run."""
-        tag = run.data.tags.get(RUN_TAG)
-        return tag or self.engine.state.visible(self.role, "run", run.info.run_id) or run.info.run_id
+        own, tag = run.info.run_id, run.data.tags.get(RUN_TAG)
+        return self._remember(own, tag or self.engine.state.visible(self.role, "run", own) or own)
 
     def is_still(self, key: str, run: Run) -> bool:
         """Tell whether a run is the one that is remembered: it says so, or began when that did."""
@@ -142,12 +142,16 @@ class WorkspaceReader:
         except MlflowException as error:
             if not is_missing(error):
                 raise
-            found = run_id
             self._gone.add(run_id)
+            found = self._remember(run_id, run_id)
+        return found
+
+    def _remember(self, own: str, key: str) -> str:
+        """Remember what a run is known by, for those that are nested in it."""
         if len(self._keys) >= _KEYS:
             self._keys.clear()
-        self._keys[run_id] = found  # many runs are nested in one
-        return found
+        self._keys[own] = key
+        return key
 
     # --- pages
 
@@ -245,8 +249,8 @@ class WorkspaceReader:
             return {}
         newest = max(named, key=lambda path: (len(path), path))  # overflow-10.json after overflow-9.json
         with tempfile.TemporaryDirectory() as temporary:
-            file = self.ask(lambda: repository.download_artifacts(newest, temporary))
-            return dict(json.loads(Path(file).read_text("utf-8")))
+            file = self.ask(partial(download_file, repository, newest, temporary))
+            return dict(json.loads(file.read_text("utf-8")))
 
     def _listed(self, repository: ArtifactRepository, folder: str) -> list[FileInfo]:
         try:
@@ -321,6 +325,8 @@ class WorkspaceReader:
     @property
     def has_any_model(self) -> bool:
         """Tell whether the service has any logged model at all, asking it once for all experiments."""
+        if not self.side.learned.has_logged_models:
+            return False
         with self._listing:
             if self._any_model is None:
                 parts = (

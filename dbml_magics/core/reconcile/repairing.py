@@ -83,14 +83,15 @@ class Repairing:
         found = self.comparer.run_files(first, second)
         return found if self.forwards else (found[1], found[0])
 
-    def lacking(self, source: Run, target: Run) -> Attached:
+    def lacking(self, source: Run, target: Run, *, new: bool = False) -> Attached:
         """Return what hangs on the source's form of a run and not on the target's, as they are now.
 
-        A search does not say which models a run took.
+        A search does not say which models a run took. On a ``new`` copy nothing hangs yet.
         """
-        source, target = (
-            reader.get_run(run.info.run_id) for reader, run in ((self.source, source), (self.target, target))
-        )
+        if not new or self.source.has_any_model:
+            source = self.source.get_run(source.info.run_id)
+        if not new:
+            target = self.target.get_run(target.info.run_id)
         first, second = (source, target) if self.forwards else (target, source)
         ours, theirs = self.comparer.attached(first, second)
         return ours.without(theirs) if self.forwards else theirs.without(ours)

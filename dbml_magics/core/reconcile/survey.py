@@ -187,7 +187,8 @@ class Survey:
         """Return both forms of a run as the workspaces have them now."""
         first, second = (self._known(reader, key) for reader in self.readers)
         first = first or self._searched(self.first, key, second)
-        return RunPair(key, first, second or self._searched(self.second, key, first))
+        second = second or self._searched(self.second, key, first)
+        return RunPair(key, first, second, whole=True)
 
     def find(self, reader: WorkspaceReader, key: str, other: Run | None = None) -> Run | None:
         """Return a run of one workspace by the id that the user knows.

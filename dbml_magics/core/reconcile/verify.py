@@ -78,7 +78,7 @@ def differences(comparer: Comparer, pair: RunPair) -> list[Difference]:
         ours = comparer.first.is_still(pair.key, pair.first)
         theirs = comparer.second.is_still(pair.key, pair.second)
         if ours and theirs:
-            return comparer.run(pair.key, pair.first, pair.second)
+            return comparer.run(pair.key, pair.first, pair.second, whole=pair.whole)
         states = [
             run.info.status if same else f"another run, {name_of(run)!r}"
             for run, same in ((pair.first, ours), (pair.second, theirs))
