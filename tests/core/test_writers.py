@@ -494,6 +494,18 @@ def test_a_registration_whose_line_was_never_written_holds_up_later_ones_for_a_m
     assert sides.state.model_versions.open_of("wine") == {}
 
 
+def test_a_registration_waits_for_none_that_its_own_queue_had_before_it(sides: Sides) -> None:
+    """The other one's process was killed before its line; the queue waits for this very registration."""
+    op = RegisterVersion({**VERSION, "run": None, "after": {"k0": "registry"}})
+    mirror = sides.of["azureml"].registrations
+    sides.state.model_versions.ask("registry", {**VERSION, "key": "k0"}, sides.clock.time())
+    sides.queues.waiting.add(("azureml", "registry"))
+    assert "registration-k0" in [by.on for by in mirror.before("registry", op) if by.needed]
+    sides.clock.sleep(61)
+    assert [by for by in mirror.before("registry", op) if by.needed] == []
+    assert sides.state.model_versions.open_of("wine") == {}
+
+
 def test_a_version_comes_after_earlier_registry_writes_and_registrations_of_its_model(sides: Sides) -> None:
     op = RegisterVersion({**VERSION, "after": {"k0": "r0", "k9": "r9"}})
     mirror = sides.of["azureml"].registrations

@@ -137,23 +137,26 @@ class Registrations(Writer):
                 source_queue = facts.get("queue", queue)
                 if self.queues.is_waiting(self.role, REGISTRY_QUEUE):  # what is in it was asked for earlier
                     yield Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=False)
-                yield from self._registrations(facts.get("after") or {})
+                yield from self._registrations(queue, facts.get("after") or {})
                 if not self.ids.is_tracked:
                     yield from self._run_at_primary(source_queue, facts["key"])
                 yield from self._held_files(source_queue, facts)
             case ChangeRegistry(change) if self.role in change["to"]:
-                yield from self._registrations(change.get("after") or {})
+                yield from self._registrations(queue, change.get("after") or {})
 
     def _is_asked_for(self, facts: VersionFacts) -> bool:
         """Tell whether a registration is one for this registry."""
         return self.role in facts["to"] and facts.get("only", self.role) == self.role
 
-    def _registrations(self, after: dict[str, str]) -> Iterator[Blocked]:
-        """Yield the registrations that a write comes after: each is in its run's queue, or in its own."""
+    def _registrations(self, here: str, after: dict[str, str]) -> Iterator[Blocked]:
+        """Yield the registrations that a write comes after: each is in its run's queue, or in its own.
+
+        Those that were before it in its own queue, ``here``, have gone from there.
+        """
         for key, queue in after.items():
             if self.notes.is_open(key, self.role):
                 own = registration_queue(key)
-                places = [each for each in (queue, own) if self.queues.is_waiting(self.role, each)]
+                places = [p for p in (queue, own) if p != here and self.queues.is_waiting(self.role, p)]
                 if not places and self._is_lost(key, (queue, own)):
                     continue
                 places = places or [own]
