@@ -150,7 +150,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
 def for_annotations(path: Path) -> Iterator[str]:
     """Yield the names, with their modules, that a module imports of other libraries for annotations alone."""
-    for block in ast.walk(ast.parse(path.read_text())):
+    for block in ast.parse(path.read_text()).body:
         if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING"):
             for node in block.body:
                 if isinstance(node, ast.ImportFrom):
@@ -172,7 +172,6 @@ def test_what_is_imported_for_annotations_alone_exists(name: str) -> None:
 _distributions = cache(metadata.packages_distributions)
 
 
-@cache
 @cache
 def providers(module: str) -> set[str]:
     """Return the installed distributions that have a module."""
