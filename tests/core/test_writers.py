@@ -36,6 +36,7 @@ from dbml_magics.core.model.operations import (
     Unknown,
     UpdateRun,
 )
+from dbml_magics.core.outbox.lines import line_of
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
 from tests.infra.sides import ROLES, Sides
 
@@ -494,16 +495,24 @@ def test_a_registration_whose_line_was_never_written_holds_up_later_ones_for_a_m
     assert sides.state.model_versions.open_of("wine") == {}
 
 
-def test_a_registration_waits_for_none_that_its_own_queue_had_before_it(sides: Sides) -> None:
+def test_a_registration_waits_for_none_that_the_queue_it_was_asked_in_has_no_line_of(sides: Sides) -> None:
     """The other one's process was killed before its line; the queue waits for this very registration."""
     op = RegisterVersion({**VERSION, "run": None, "after": {"k0": "registry"}})
     mirror = sides.of["azureml"].registrations
     sides.state.model_versions.ask("registry", {**VERSION, "key": "k0"}, sides.clock.time())
     sides.queues.waiting.add(("azureml", "registry"))
-    assert "registration-k0" in [by.on for by in mirror.before("registry", op) if by.needed]
+    assert [by.on for by in mirror.before("registry", op) if by.needed] == ["registry"]
     sides.clock.sleep(61)
     assert [by for by in mirror.before("registry", op) if by.needed] == []
     assert sides.state.model_versions.open_of("wine") == {}
+
+    sides.state.model_versions.ask("registry", {**VERSION, "key": "k1"}, sides.clock.time())
+    sides.journal.append("registry", line_of(RegisterVersion({**VERSION, "key": "k1"}).encode(1)))
+    sides.clock.sleep(61)
+    later = RegisterVersion({**VERSION, "after": {"k1": "registry"}})
+    for _ in range(2):
+        waits = [by.on for by in mirror.before(RUN, later) if by.needed]
+        assert waits == ["registry"], "expected it to wait for a line that is there"
 
 
 def test_a_version_comes_after_earlier_registry_writes_and_registrations_of_its_model(sides: Sides) -> None:

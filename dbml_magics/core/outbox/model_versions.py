@@ -108,18 +108,17 @@ class ModelVersions:
         for name in _models_of(facts):
             self._registering.forget(name, facts["key"])
 
-    def forget_lost(self, key: str, before: float) -> bool:
-        """Forget a registration that was asked for before a time (s); tells whether it was.
+    def was_asked_before(self, key: str, moment: float) -> bool:
+        """Tell whether a registration was asked for before a moment (s)."""
+        return all(asked.get("at", 0) < moment * 1e9 for asked in self._noted(key).values())
 
-        For one that is in no queue: the process that asked for it was killed between this note and its line.
-        """
-        noted = self._registering.below().items()
-        lost = {place: asked for place, asked in noted if place.endswith(f"/{key}")}
-        if any(asked.get("at", 0) >= before * 1e9 for asked in lost.values()):
-            return False
-        for place in lost:
+    def forget_lost(self, key: str) -> None:
+        """Forget a registration that is in no queue: its process was killed between this note and that."""
+        for place in self._noted(key):
             self._registering.forget(*place.rsplit("/", 1))
-        return True
+
+    def _noted(self, key: str) -> dict[str, dict[str, Any]]:
+        return {k: asked for k, asked in self._registering.below().items() if k.endswith(f"/{key}")}
 
     def asked(self) -> list[Asked]:
         """Return the registrations that some registry may not have answered yet."""
@@ -143,8 +142,7 @@ class ModelVersions:
     def is_open(self, key: str, role: str) -> bool:
         """Tell whether a registry has yet to answer a registration."""
         return not self.is_answered(key, role) and any(
-            place.endswith(f"/{key}") and role in asked["to"]
-            for place, asked in self._registering.below().items()
+            role in asked["to"] for asked in self._noted(key).values()
         )
 
     def knows_model(self, name: str) -> bool:

@@ -38,10 +38,18 @@ from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
 from dbml_magics.core.model.mlmodel import MLmodel
-from dbml_magics.core.model.operations import ChangeRegistry, LogArtifact, Operation, RegisterVersion, read_as
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    Line,
+    LogArtifact,
+    Operation,
+    RegisterVersion,
+    read_as,
+)
 from dbml_magics.core.model.queues import HELD_QUEUE, LINK_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.journal import Journal
+from dbml_magics.core.outbox.lines import Entry
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
@@ -117,6 +125,8 @@ class Registrations(Writer):
     queues: Queues
     clock: Clock
     _goals: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    _seen_in: dict[str, str] = field(default_factory=dict, init=False)
+    """Registration -> the queue in which its line was seen."""
 
     @property
     def registry(self) -> Registry:
@@ -137,41 +147,56 @@ class Registrations(Writer):
                 source_queue = facts.get("queue", queue)
                 if self.queues.is_waiting(self.role, REGISTRY_QUEUE):  # what is in it was asked for earlier
                     yield Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=False)
-                yield from self._registrations(queue, facts.get("after") or {})
+                yield from self._registrations(facts.get("after") or {})
                 if not self.ids.is_tracked:
                     yield from self._run_at_primary(source_queue, facts["key"])
                 yield from self._held_files(source_queue, facts)
             case ChangeRegistry(change) if self.role in change["to"]:
-                yield from self._registrations(queue, change.get("after") or {})
+                yield from self._registrations(change.get("after") or {})
 
     def _is_asked_for(self, facts: VersionFacts) -> bool:
         """Tell whether a registration is one for this registry."""
         return self.role in facts["to"] and facts.get("only", self.role) == self.role
 
-    def _registrations(self, here: str, after: dict[str, str]) -> Iterator[Blocked]:
-        """Yield the registrations that a write comes after: each is in its run's queue, or in its own.
-
-        Those that were before it in its own queue, ``here``, have gone from there.
-        """
+    def _registrations(self, after: dict[str, str]) -> Iterator[Blocked]:
+        """Yield the registrations that a write comes after: each is in its run's queue, or in its own."""
         for key, queue in after.items():
             if self.notes.is_open(key, self.role):
                 own = registration_queue(key)
-                places = [p for p in (queue, own) if p != here and self.queues.is_waiting(self.role, p)]
-                if not places and self._is_lost(key, (queue, own)):
+                if self._is_lost(key, (queue, own)):
                     continue
-                places = places or [own]
+                places = [each for each in (queue, own) if self.queues.is_waiting(self.role, each)] or [own]
                 for place in places:
                     last = place == places[-1]
                     yield Blocked("waits for the registration of a version", on=place, needed=last)
 
     def _is_lost(self, key: str, queues: tuple[str, str]) -> bool:
-        """Tell whether a registration has no line, and forget it then: its process was killed meanwhile."""
+        """Tell whether a registration has no line, and forget it then: its process was killed meanwhile.
+
+        That its queue waits does not show that it has one: what waits there may wait for it.
+        """
+        if not self.notes.was_asked_before(key, self.clock.time() - _LINE_WITHIN_S):
+            return False
+        seen = self._seen_in.get(key)
+        if seen is not None and self.queues.is_waiting(self.role, seen):
+            return False
         for queue in queues:
-            for _, _, _, line, _, _ in self.state.dead(None, queue):
-                put_aside = read_as(RegisterVersion, line)
-                if put_aside is not None and put_aside.facts["key"] == key:
-                    return False
-        return self.notes.forget_lost(key, self.clock.time() - _LINE_WITHIN_S)
+            if key in self._keys_in(entry.line for entry in self._waiting(queue)):
+                self._seen_in[key] = queue
+                return False
+            if key in self._keys_in(line for _, _, _, line, _, _ in self.state.dead(None, queue)):
+                return False
+        self.notes.forget_lost(key)
+        return True
+
+    @staticmethod
+    def _keys_in(lines: Iterable[Line | None]) -> Iterator[str]:
+        registered = (read_as(RegisterVersion, line) for line in lines)
+        return (op.facts["key"] for op in registered if op is not None)
+
+    def _waiting(self, queue: str) -> Iterator[Entry]:
+        reached = {file: offset for file, (offset, _) in self.state.cursors(self.role, queue).items()}
+        return iter(self.journal.entries(queue, self.journal.files(queue), reached))
 
     def _run_at_primary(self, queue: str, key: str) -> Iterator[Blocked]:
         """Yield a wait until the run is whole where it is tracked: from there it is carried over."""
