@@ -181,10 +181,14 @@ def providers(module: str) -> set[str]:
         return names
     place = module.replace(".", "/")
     return {
-        name
-        for name in names
-        if any(str(file).startswith((f"{place}/", f"{place}.")) for file in metadata.files(name) or ())
+        name for name in names if any(file.startswith((f"{place}/", f"{place}.")) for file in files_of(name))
     }
+
+
+@cache
+def files_of(distribution: str) -> list[str]:
+    """Return the paths of what an installed distribution has."""
+    return [str(file) for file in metadata.files(distribution) or ()]
 
 
 def tracked_files() -> list[Path]:

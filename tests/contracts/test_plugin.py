@@ -55,7 +55,7 @@ WHOLE = "contracts: 5 exchanges checked, 4 of services without a description, 1 
 STALE = "contracts: FAILED, a line of allowed.txt that nothing uses: deviation three"
 
 
-@pytest.mark.full(but=["xdist"])
+@pytest.mark.full(but=["alone"])  # the whole check itself is a run with xdist
 @pytest.mark.parametrize("parallel", [[], ["-n", "2", "--dist", "loadfile"]], ids=["alone", "xdist"])
 def test_a_whole_run_sums_up_and_fails_for_a_stale_line(suite: Path, parallel: list[str]) -> None:
     assert run(suite, *parallel) == (1, [WHOLE, STALE])

@@ -325,7 +325,7 @@ def test_a_logged_model_made_in_an_outage(
     assert runs_at(servers, experiment_name) == [1, 1]
 
 
-@pytest.mark.full(but=["runs/create-3", "runs/log-batch$-3"])
+@pytest.mark.full(but=["runs/create-3"])
 @pytest.mark.parametrize(
     ("path", "times"),
     [

@@ -135,10 +135,10 @@ def test_files_are_asked_for_of_those_runs_alone_that_may_have_some(
     experiment: str, proxies: Proxies, servers: Servers, clients: tuple[MlflowClient, MlflowClient]
 ) -> None:
     ids = []
-    for number in range(12):
+    for number in range(3):
         with mlflow.start_run(run_name=f"run {number}") as run:
             mlflow.log_metric("loss", number)
-            if number == 3:
+            if number == 1:
                 mlflow.log_text("notes", "a.txt")
         ids.append(run.info.run_id)
     dbml.sync(60)
@@ -158,9 +158,8 @@ def test_files_are_asked_for_of_those_runs_alone_that_may_have_some(
     with proxies.databricks.status(403, path="mlflow-artifacts/artifacts$", method="GET", times=1):
         assert of_experiment(experiment).equal
     assert listings() == [2, 2], "the receipts tell what was delivered to a place that is not listed"
-    put(primary, servers.databricks, ids[5], "late.txt")
+    put(primary, servers.databricks, ids[2], "late.txt")
     assert named(of_experiment(experiment)) == {("artifact", "late.txt")}
-    assert named(of_experiment(experiment, deep=True)) == {("artifact", "late.txt")}
     listings()
     with proxies.databricks.status(403, path="mlflow-artifacts/artifacts$", method="GET", times=1):
         assert repaired(experiment).repaired, "a repair goes by what is there, not by receipts"

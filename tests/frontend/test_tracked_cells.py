@@ -387,6 +387,7 @@ def test_a_silent_execution_is_a_run_too(shell: Shell) -> None:
     assert [track.status for track in shell["fake"].tracks] == ["FINISHED", "FAILED"]
 
 
+@pytest.mark.full(but=["a cell"])
 @pytest.mark.parametrize("as_magic", [False, True], ids=["a cell", "a cell magic's call"])
 def test_an_interrupt_at_any_step_of_its_beginning_or_end_leaves_no_run_open(
     shell: Shell, as_magic: bool

@@ -91,10 +91,14 @@ class Progress:
         """Tell whether what is under way may have arrived. Raises Unavailable while it may yet arrive."""
         if self.host.side.adoption.settle_doubt(self.queue):
             self._read_cursors()
-        in_doubt = any(self.offsets.get(file, 0) < self._doubtful_to.get(file, 0) for file in self.ends)
-        if in_doubt:
+        if in_doubt := self.is_in_doubt:
             self.host.let_settle()
         return in_doubt
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Tell whether what is under way may have arrived, as far as the cursors say."""
+        return any(self.offsets.get(file, 0) < self._doubtful_to.get(file, 0) for file in self.ends)
 
     def mark_sending(self) -> dict[str, int]:
         """Note on disk that what is under way is sent now; returns what :meth:`unmark` takes."""

@@ -132,6 +132,8 @@ class SingleWrites:
     def _move_apart(self, op: Operation) -> None:
         """Have a registration wait in a queue of its own, so that its run goes on."""
         if isinstance(op, RegisterVersion):
+            if self._progress.is_in_doubt:  # which its line in the other queue would not be
+                self._progress.state.model_versions.begin(op.facts["key"], self._host.role)
             facts = op.facts.copy()
             facts.update({"only": self._host.role, "queue": self._queue})
             self._host.runtime.recorder.write(registration_queue(facts["key"]), RegisterVersion(facts))
