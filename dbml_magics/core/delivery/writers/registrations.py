@@ -24,6 +24,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_LIMIT_EXCEEDED
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.uri import append_to_uri_path
 
+from dbml_magics.common.log_records import logger
 from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.delivery.writers.files import Files
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
@@ -53,6 +54,8 @@ from dbml_magics.core.outbox.lines import Entry
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
+
+_log = logger(__name__)
 
 _READY_WITHIN_S = 300.0
 _LINE_WITHIN_S = 60.0  # after its note, and for another process to see it
@@ -223,6 +226,8 @@ class Registrations(Writer):
         if not self._is_asked_for(facts):
             return
         key, others = facts["key"], [role for role in facts["to"] if role != self.role]
+        if in_doubt and "only" in facts:
+            self._recall(facts, others)
         made = self.notes.registered(key, self.role)
         if made is None:  # or refused before, and tried again
             twin = next((self._twin(role, self.notes.registered(key, role)) for role in others), None)
@@ -232,6 +237,26 @@ class Registrations(Writer):
                 self._exchange(facts, made, role, other)
         self._replay(key)
         self.notes.open_of(facts["name"])  # which forgets what all have answered
+
+    def _recall(self, facts: VersionFacts, others: Iterable[str]) -> None:
+        """Note what other registries have made of a registration, where the state that knew it was lost.
+
+        The line that they had may be gone with the run's queue, from which this one was moved apart.
+        """
+        key = facts["key"]
+        for role in others:
+            if self.notes.is_answered(key, role):
+                continue
+            try:
+                found = self._find(facts["name"], key, role)
+            except (MlflowException, Unavailable) as error:
+                _log.debug("%s is not asked for its version of %s: %s", role, facts["name"], error)
+                continue
+            if found is not None:
+                version = str(found.version)
+                if role == self.ids.topology.registries[0]:
+                    self.notes.note_number(found.name, version, key)
+                self.notes.note_registered(key, role, Registered(found.name, version, found.source, False))
 
     def register_now(self, facts: VersionFacts, within: float) -> None:
         """Register one version at the call that asks for it.
@@ -335,8 +360,10 @@ class Registrations(Writer):
             return False
         return True
 
-    def _find(self, name: str, key: str) -> ModelVersion | None:
-        return next((found for found in self.versions.all_of(name) if found.tags.get(KEY_TAG) == key), None)
+    def _find(self, name: str, key: str, role: str | None = None) -> ModelVersion | None:
+        """Return the version that a registry, this one or another, has made for a registration."""
+        there = self.versions.all_of(name, role)
+        return next((found for found in there if found.tags.get(KEY_TAG) == key), None)
 
     def _ready(self, made: ModelVersion, within: float) -> ModelVersion:
         until = self.clock.monotonic() + within

@@ -63,10 +63,10 @@ class Versions:
             None,
         )
 
-    def all_of(self, name: str) -> list[ModelVersion]:
-        """Return the versions of a model that this registry has."""
+    def all_of(self, name: str, role: str | None = None) -> list[ModelVersion]:
+        """Return the versions of a model that this registry, or another one, has."""
         quoted = name.replace("'", "\\'")
-        return list(self.destinations[self.role].search_model_versions(f"name='{quoted}'"))
+        return list(self.destinations[role or self.role].search_model_versions(f"name='{quoted}'"))
 
     def numbers(self, versions: Iterable[tuple[str, str]]) -> list[Numbered]:
         """Return versions (name and the user's number) by this registry's own numbers."""
