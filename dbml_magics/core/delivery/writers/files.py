@@ -32,8 +32,13 @@ class Files(Writer):
     queues: Queues
     peers: Peers[Reader]
 
-    def log(self, queue: str, op: LogArtifact) -> None:
-        """Upload a file whose copy is in the spool."""
+    def log(self, queue: str, op: LogArtifact, in_doubt: bool) -> None:
+        """Upload a file whose copy is in the spool.
+
+        In doubt, what comes in its place may be there already, and its copy gone: it is not overwritten.
+        """
+        if in_doubt and self._is_replaced(queue, op):
+            return
         with self.journal.spool.lent(op.file, posixpath.basename(op.path), self.role) as lent:
             if lent is None:
                 if self._has_arrived(queue, op):
@@ -52,12 +57,16 @@ class Files(Writer):
 
         Copies of what has arrived everywhere are deleted; a link whose state was lost delivers it anew.
         """
-        view = self.queues.queue_view(queue)
-        newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
-        if newest is not None and newest.spool != op.file.get("spool"):
+        if self._is_replaced(queue, op):
             return True
         there = self.reader.repository(op.owner).list_artifacts(posixpath.dirname(op.path) or None)
         return any((each.path, each.file_size) == (op.path, op.file["size"]) for each in there)
+
+    def _is_replaced(self, queue: str, op: LogArtifact) -> bool:
+        """Tell whether another file comes in the place of one."""
+        view = self.queues.queue_view(queue)
+        newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
+        return newest is not None and newest.spool != op.file.get("spool", "")
 
     def _refuse_taken_place(self, owner: str, path: str) -> None:
         """Raise MLflow's refusal of a file that failed where a file is in its way, or a folder in its place.

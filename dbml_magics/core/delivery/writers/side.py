@@ -157,7 +157,7 @@ class Side:
             case LogOutputs():
                 self.lineage.outputs(queue, op.steps, in_doubt)
             case LogArtifact():
-                self.files.log(queue, op)
+                self.files.log(queue, op, in_doubt)
             case CopyFiles():
                 if op.role == self.role:
                     self.adoption.complete(queue)
