@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, classify_error, is_missing
-from dbml_magics.core.model.operations import LogArtifact
+from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.model.sendable import refuse_taken_place
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.paging import files_below, standing
+
+# (a queue, how far its files were read), {(owner, path): the name of its newest copy}
+_Newest = tuple[tuple[str, dict[str, int]], dict[tuple[str, str], str]]
+
+
+def _spool_of(op: LogArtifact) -> str:
+    """Return the name of a file's copy; "" where its line holds the content."""
+    return str(op.file.get("spool", ""))
 
 
 @dataclass(eq=False)
@@ -31,13 +39,14 @@ class Files(Writer):
     journal: Journal
     queues: Queues
     peers: Peers[Reader]
+    _newest: _Newest = field(default=(("", {}), {}), init=False)
 
     def log(self, queue: str, op: LogArtifact, in_doubt: bool) -> None:
         """Upload a file whose copy is in the spool.
 
         In doubt, what comes in its place may be there already, and its copy gone: it is not overwritten.
         """
-        if in_doubt and self._is_replaced(queue, op):
+        if in_doubt and self._newest_in(queue).get((op.owner, op.path), _spool_of(op)) != _spool_of(op):
             return
         with self.journal.spool.lent(op.file, posixpath.basename(op.path), self.role) as lent:
             if lent is None:
@@ -57,16 +66,25 @@ class Files(Writer):
 
         Copies of what has arrived everywhere are deleted; a link whose state was lost delivers it anew.
         """
-        if self._is_replaced(queue, op):
+        view = self.queues.queue_view(queue)
+        newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
+        if newest is not None and newest.spool != _spool_of(op):
             return True
         there = self.reader.repository(op.owner).list_artifacts(posixpath.dirname(op.path) or None)
         return any((each.path, each.file_size) == (op.path, op.file["size"]) for each in there)
 
-    def _is_replaced(self, queue: str, op: LogArtifact) -> bool:
-        """Tell whether another file comes in the place of one."""
-        view = self.queues.queue_view(queue)
-        newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
-        return newest is not None and newest.spool != op.file.get("spool", "")
+    def _newest_in(self, queue: str) -> dict[tuple[str, str], str]:
+        """Return {(owner, path): the copy's name} of the newest files that a queue's lines tell of.
+
+        Not by a view of the queue: one would keep a run that nobody ended from being tidied away.
+        """
+        sizes = self.journal.files(queue)
+        if self._newest[0] != (queue, sizes):
+            lines = self.journal.entries(queue, sizes, {})
+            uploads = (read_as(LogArtifact, entry.line) for entry in lines)
+            found = {(op.owner, op.path): _spool_of(op) for op in uploads if op is not None}
+            self._newest = (queue, sizes), found
+        return self._newest[1]
 
     def _refuse_taken_place(self, owner: str, path: str) -> None:
         """Raise MLflow's refusal of a file that failed where a file is in its way, or a folder in its place.
