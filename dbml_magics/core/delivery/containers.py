@@ -53,9 +53,7 @@ class Containers:
 
     def _waiting(self, queue: str) -> Iterator[Entry]:
         parts = self._runtime.parts
-        cursors = parts.state.cursors(self._role, queue)
-        reached = {file: offset for file, (offset, _) in cursors.items()}
-        return iter(parts.journal.entries(queue, parts.journal.files(queue), reached))
+        return parts.journal.beyond(queue, parts.state.cursors(self._role, queue))
 
 
 def _experiment_moved(op: Operation | None) -> str | None:

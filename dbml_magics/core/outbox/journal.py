@@ -272,6 +272,10 @@ class Journal:
         ]
         return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda entry: entry.order)
 
+    def beyond(self, queue: str, cursors: Mapping[str, tuple[int, int]]) -> Iterator[Entry]:
+        """Yield a queue's lines that a workspace's cursors, {file: (offset, sending)}, have not reached."""
+        return self.entries(queue, self.files(queue), {file: offset for file, (offset, _) in cursors.items()})
+
     def count_waiting(self, queue: str, delivered: dict[str, int]) -> tuple[int, int | None]:
         """Return how many writes lie beyond ``delivered`` and the oldest one's time (ns), reading no more."""
         count, oldest = 0, None

@@ -50,7 +50,6 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.model.queues import HELD_QUEUE, LINK_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.model.sendable import refuse_bad_text
 from dbml_magics.core.outbox.journal import Journal
-from dbml_magics.core.outbox.lines import Entry
 from dbml_magics.core.outbox.model_versions import Answer, ModelVersions, Refusal, Registered
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.paging import files_below
@@ -184,7 +183,8 @@ class Registrations(Writer):
         if seen is not None and self.queues.is_waiting(self.role, seen):
             return False
         for queue in queues:
-            if key in self._keys_in(entry.line for entry in self._waiting(queue)):
+            waiting = self.journal.beyond(queue, self.state.cursors(self.role, queue))
+            if key in self._keys_in(entry.line for entry in waiting):
                 self._seen_in[key] = queue
                 return False
             if key in self._keys_in(line for _, _, _, line, _, _ in self.state.dead(None, queue)):
@@ -196,10 +196,6 @@ class Registrations(Writer):
     def _keys_in(lines: Iterable[Line | None]) -> Iterator[str]:
         registered = (read_as(RegisterVersion, line) for line in lines)
         return (op.facts["key"] for op in registered if op is not None)
-
-    def _waiting(self, queue: str) -> Iterator[Entry]:
-        reached = {file: offset for file, (offset, _) in self.state.cursors(self.role, queue).items()}
-        return iter(self.journal.entries(queue, self.journal.files(queue), reached))
 
     def _run_at_primary(self, queue: str, key: str) -> Iterator[Blocked]:
         """Yield a wait until the run is whole where it is tracked: from there it is carried over."""
