@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from dbml_magics.core.giving_way import giving_way
+
 
 class Waitable(Protocol):
     """Something that can be waited for."""
@@ -41,8 +43,9 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
-        time.sleep(seconds)
+        """Return after so many seconds, in which others of this thread's lane work."""
+        with giving_way():
+            time.sleep(seconds)
 
     def wait(self, event: Waitable, seconds: float) -> bool:
         """Wait for an event, at most so many seconds; returns whether it has come."""

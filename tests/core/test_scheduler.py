@@ -15,6 +15,7 @@ from dbml_magics.core.delivery.events import (
     Failed,
     Fault,
     LetterFailed,
+    MoreDue,
     Passed,
     Ping,
     Rest,
@@ -152,6 +153,74 @@ def test_a_paused_queue_stays_due_and_holds_up_no_other(scheduler: Scheduler) ->
     assert played(scheduler, {"a": 1, "b": 1}) == ["b"]
     assert scheduler.due == {"a"}
     assert played(scheduler, {"a": 1}, NOW + 15) == ["a"]
+
+
+# --- several at a time
+
+
+@pytest.fixture
+def several(scheduler: Scheduler) -> Scheduler:
+    """Return a scheduler that gives turns to three queues at a time."""
+    return Scheduler("link", Random(1), lanes=3)
+
+
+def test_several_queues_have_a_turn_at_a_time_and_each_has_one(several: Scheduler) -> None:
+    several.due.update("abcd")
+    assert several.handle(Woken(), NOW) == (Deliver("a"), Deliver("b"), Deliver("c"))
+    assert several.handle(TurnOver("b", more=True), NOW) == (Deliver("d"),)
+    assert several.handle(TurnOver("d", more=False), NOW) == (Deliver("b"),)
+    assert several.handle(TurnOver("a", more=False), NOW) == ()
+    assert several.handle(TurnOver("b", more=False), NOW) == ()
+    several.due.add("c")
+    assert several.handle(TurnOver("c", more=False), NOW) == (Rest(0.05),)
+
+
+def test_experiments_are_made_before_any_run_begins_its_turn(several: Scheduler) -> None:
+    several.due.update(["a", "b", "link"])
+    assert several.handle(Woken(), NOW) == (Deliver("link"),)
+    assert several.handle(TurnOver("link", more=False), NOW) == (Deliver("a"), Deliver("b"))
+
+
+def test_what_comes_during_a_long_turn_does_not_wait_for_its_end(several: Scheduler) -> None:
+    several.due.add("upload")
+    assert several.handle(Woken(), NOW) == (Deliver("upload"),)
+    several.due.update(["upload", "new"])
+    assert several.handle(MoreDue(), NOW) == (Deliver("new"),)
+    assert several.due == {"upload"}, "it is due again when its turn is over"
+    assert several.handle(TurnOver("new", more=False), NOW) == ()
+    assert several.handle(TurnOver("upload", more=False), NOW) == (Rest(0.05),)
+
+
+def test_runs_that_are_logged_to_now_go_before_a_backlog_and_not_alone(scheduler: Scheduler) -> None:
+    scheduler.left.update(f"left{n}" for n in range(3))
+    scheduler.due.update(f"live{n}" for n in range(5))
+    order = played(scheduler, dict.fromkeys([*scheduler.left, *scheduler.due], 1))
+    assert order == ["live0", "live1", "live2", "left0", "live3", "live4", "left1", "left2"]
+
+
+def test_a_queue_that_lets_another_go_first_gets_no_turn_beside_it(several: Scheduler) -> None:
+    several.due.update(["a", "b"])
+    assert several.handle(Woken(), NOW) == (Deliver("a"), Deliver("b"))
+    several.handle(Failed("a", Blocked("waits", on="b")), NOW)
+    assert several.handle(TurnOver("a", more=True), NOW) == (), "b has its turn"
+    assert several.handle(TurnOver("b", more=True), NOW) == (Deliver("b"),)
+    assert several.handle(TurnOver("b", more=False), NOW) == (Deliver("a"),)
+
+
+def test_one_turn_alone_looks_whether_an_outage_is_over(several: Scheduler) -> None:
+    several.due.update("abc")
+    assert several.handle(Woken(troubled=True), NOW) == (Deliver("a"),)
+    assert several.handle(TurnOver("a", more=False), NOW) == (Deliver("b"), Deliver("c"))
+
+
+def test_a_round_that_breaks_off_ends_with_its_last_turn(several: Scheduler) -> None:
+    several.due.update("abcd")
+    several.left.add("e")
+    several.handle(Woken(), NOW)
+    assert several.handle(TurnOver("a", more=True, pause=3.0), NOW) == ()
+    assert several.handle(TurnOver("b", more=False), NOW) == ()
+    assert several.handle(TurnOver("c", more=False, pause=3.0), NOW) == (Rest(0.0),)
+    assert (several.due, several.left) == ({"a", "d"}, {"e"})
 
 
 # --- failures

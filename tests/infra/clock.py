@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dbml_magics.core.clock import Waitable
+from dbml_magics.core.giving_way import giving_way
 
 
 class FakeClock:
@@ -21,7 +22,8 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         """Move on by so many seconds."""
-        self.now += seconds
+        with giving_way():
+            self.now += seconds
 
     def wait(self, event: Waitable, seconds: float) -> bool:
         """Move on by so many seconds, unless the event has come."""

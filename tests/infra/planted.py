@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 __all__ = ["BUGS", "plant"]
 
@@ -65,12 +66,20 @@ def _any_answer_counts() -> None:
     answers.read = lambda *_, **__: {}
 
 
+def _two_turns_make_the_same_run() -> None:
+    """Let no thread wait until another one has made what both need."""
+    from dbml_magics.core.giving_way import OneAtATime
+
+    OneAtATime.doing = lambda *_: nullcontext()  # type: ignore[method-assign,assignment]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "doubt is not settled": _doubt_is_not_settled,
     "sending is not noted": _sending_is_not_noted,
     "an outage loses a batch": _an_outage_loses_a_batch,
     "the wall clock orders writes": _the_wall_clock_orders_writes,
     "any answer counts": _any_answer_counts,
+    "two turns make the same run": _two_turns_make_the_same_run,
     "what was left is not in doubt": _what_was_left_is_not_in_doubt,
 }
 

@@ -23,13 +23,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("histories", type=int)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--acts", type=int, default=40)
+    parser.add_argument("--lanes", type=int, default=3, help="turns that go on at a time at a workspace")
     parser.add_argument("--tell", action="store_true")
     asked = parser.parse_args(arguments)
     began = time.monotonic()
     with stillness():
         for seed in range(asked.first, asked.first + asked.histories):
             try:
-                story = play(seed, asked.acts)
+                story = play(seed, asked.acts, asked.lanes)
             except AssertionError as error:
                 print(error)
                 return 1

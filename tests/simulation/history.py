@@ -208,18 +208,18 @@ def stillness() -> Iterator[None]:
         DeliveryWorker.start, DiskThread.start = real  # type: ignore[method-assign]
 
 
-def play(seed: int, acts: int = 40) -> list[str]:
-    """Play the history of a seed, and return it.
+def play(seed: int, acts: int = 40, lanes: int = 3) -> list[str]:
+    """Play the history of a seed, in which so many turns go on at a time, and return it.
 
     Raises AssertionError, with the history, where it goes wrong.
     """
     folder = Path(tempfile.mkdtemp(prefix="dbml-simulation-", dir=_quick()))
     with patch.dict(os.environ, DBML_HOME=str(folder)):
-        return _play(folder, seed, acts)
+        return _play(folder, seed, acts, lanes)
 
 
-def _play(folder: Path, seed: int, acts: int) -> list[str]:
-    world = World(folder, seed)
+def _play(folder: Path, seed: int, acts: int, lanes: int) -> list[str]:
+    world = World(folder, seed, lanes)
     happenings, weights = [*ACTS], [*ACTS.values()]
     try:
         world.begin()

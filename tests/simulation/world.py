@@ -25,6 +25,7 @@ from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
 from tests.infra.memory_destination import HALF, LOST, UNSENT, Fault, MemoryDestination
+from tests.simulation.baton import Baton, Crash
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,11 +38,8 @@ FAULTS = {
     "it answers 503": Fault(lambda: Unavailable("answers 503", retry_after=2.0)),
     "it answers 500": Fault(lambda: Unavailable("answers 500")),
 }
+PARENT_TAG = "mlflow.parentRunId"
 PATIENCE_S = 3600.0  # of the world's own time, until everything has arrived
-
-
-class Crash(BaseException):
-    """The process ends here."""
 
 
 class Steps:
@@ -100,6 +98,7 @@ class Expected:
 
     id: str
     label: str
+    parent: Expected | None = None
     sure: bool = False  # its creation was acknowledged
     deleted: bool = False  # once
     facts: dict[tuple[str, str], list[str | None]] = field(default_factory=dict)
@@ -129,8 +128,8 @@ class Version:
 class World:
     """One link, the process that uses it, and what it was answered."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.chance = Random(seed)
+    def __init__(self, folder: Path, seed: int, lanes: int) -> None:
+        self.chance, self._order, self._lanes = Random(seed), Random(seed), lanes
         self.clock, self.steps = FakeClock(), Steps()
         self.there = {role: Destination(role, seed, self.clock, self.steps) for role in ROLES}
         self.folder = folder
@@ -160,6 +159,7 @@ class World:
             connect=lambda spec: self.there[spec.role],  # type: ignore[arg-type,return-value]
             clock=self.clock,
             chance=self.chance,
+            lanes=lambda destination, name: Baton(self._lanes, self._order),
         )
         engine.state.write = self.steps.around(engine.state.write)  # type: ignore[method-assign]
         engine.journal.append = self.steps.around(engine.journal.append)  # type: ignore[method-assign]
@@ -215,14 +215,17 @@ class World:
     # --- what it is answered
 
     def begin(self) -> None:
-        """Begin a run that nobody has named yet."""
-        run = Expected(provisional(), f"run{self.number()}")
+        """Begin a run that nobody has named yet; where turns go on together, perhaps below another one."""
+        below = [*self.known(), None] if self._lanes > 1 else [None]
+        run = Expected(provisional(), f"run{self.number()}", self._order.choice(below))
         run.facts = {("status", ""): ["RUNNING"], ("name", ""): [run.label], ("stage", ""): ["active"]}
         self.runs.append(run)
         self.say(f"{run.label} begins")
         with self.may_crash():
             self.engine.live.begin_queue(run.id)
             tags = {"mlflow.runName": run.label, "label": run.label}
+            if run.parent is not None:
+                tags[PARENT_TAG] = run.parent.id
             self.engine.recorder.write(run.id, CreateRun("0", "me", 1000, tags))
             run.sure = True
 
@@ -394,4 +397,7 @@ class World:
         lost = {point for point, sure in run.points.items() if sure} - points
         assert not lost, f"{what}: {len(lost)} points are lost: {sorted(lost)[:3]}"
         assert points <= run.points.keys(), f"{what}: points that nobody logged"
+        if run.parent is not None:
+            above = there.get_run(held.data.tags[PARENT_TAG]).data.tags["label"]
+            assert above == run.parent.label, f"{what}: its parent is {above}, not {run.parent.label}"
         assert held.data.tags[RUN_TAG] == run.id, f"{what}: {held.data.tags[RUN_TAG]} of {run.id}"

@@ -23,6 +23,13 @@ class Woken:
 
 
 @dataclass(frozen=True)
+class MoreDue:
+    """More queues are due while a round goes on: whether somebody waits for them."""
+
+    urgent: bool = False
+
+
+@dataclass(frozen=True)
 class TurnOver:
     """A queue's turn in the round is over: whether ``more`` of it is left, and what the breaker says."""
 
@@ -77,7 +84,7 @@ class Arrived:
     own: bool
 
 
-Event = Woken | TurnOver | Delivered | Failed | Answered | Stumbled | Passed | Arrived
+Event = Woken | MoreDue | TurnOver | Delivered | Failed | Answered | Stumbled | Passed | Arrived
 
 
 # --- instructions

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from dbml_magics.core.delivery.lanes import Lanes
 from dbml_magics.core.delivery.writers.side import LinkParts
+from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.runtime.backlog import Backlog
 from dbml_magics.core.runtime.doubt import Doubt
 from dbml_magics.core.runtime.known import KnownExperiments, KnownModels
@@ -28,3 +31,5 @@ class Runtime:
     lifetime: Lifetime
     experiments: KnownExperiments
     models: KnownModels
+    lanes: Callable[[Destination, str], Lanes]
+    """Returns where turns at a workspace are carried out, under a name."""

@@ -6,6 +6,8 @@ the second one goes on without the first, or waits for a later round.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Precedence:
     """The order between the queues of one round."""
@@ -33,6 +35,11 @@ class Precedence:
         while waits is not None and waits != before:
             waits = self._ahead.get(waits)
         return waits is None
+
+    def waits(self, queue: str, is_on_its_way: Callable[[str], bool]) -> bool:
+        """Tell whether a queue's next write lets another one go first that has yet to go in this round."""
+        ahead = self._ahead.get(queue)
+        return ahead is not None and is_on_its_way(ahead)
 
     def let_go(self, other: str, before: str) -> None:
         """Note that a queue waits until another one has gone as far as it can."""

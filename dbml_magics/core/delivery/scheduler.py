@@ -22,6 +22,7 @@ from dbml_magics.core.delivery.events import (
     Fault,
     Instruction,
     LetterFailed,
+    MoreDue,
     Passed,
     Ping,
     Question,
@@ -33,6 +34,7 @@ from dbml_magics.core.delivery.events import (
     WriteBlocked,
     WriteFailed,
 )
+from dbml_magics.core.delivery.line import Line
 from dbml_magics.core.delivery.precedence import Precedence
 from dbml_magics.core.delivery.upload_backoff import UploadBackoff
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable
@@ -90,21 +92,25 @@ class _Pause:
 
 
 class Scheduler:
-    """What one destination's queues wait for, and which of them is next."""
+    """What one destination's queues wait for, and which of them are next."""
 
-    def __init__(self, first: str, chance: random.Random | None = None) -> None:
+    def __init__(self, first: str, chance: random.Random | None = None, lanes: int = 1) -> None:
         self._first = first
         self._chance = chance or random.Random()
+        self._lanes = lanes
+        """How many queues have a turn at a time; each has one at a time."""
         self.due: set[str] = set()
         """Queues with writes to deliver; threads that log add to it."""
+        self.left: set[str] = set()
+        """Queues that nobody logs to now and that may have some: others wrote them, or an earlier process."""
         self.soon = False
         """Something waits that others look for: a begin, an end, a file, a model."""
         self.uploads = UploadBackoff()
         self._hurried = False  # the round under way is one that somebody looks for
         self._steady_since: float | None = None
-        self._pass: list[str] = []  # queues of the pass under way
-        self._position = 0
-        self._more: dict[str, None] = {}  # queues of the next pass: those with more than one part
+        self._line = Line()
+        self._under_way: dict[str, bool] = {}  # queue that has a turn -> whether this process logs to it now
+        self._broken_off = False  # the destination is away: the round ends with the turns that go on
         self._precedence = Precedence()
         self._pauses: dict[str, _Pause] = {}
         self._troubles: dict[str, str] = {}  # queue -> why it does not move
@@ -119,6 +125,12 @@ class Scheduler:
         match event:
             case Woken():
                 return self._begin_round(event, now)
+            case MoreDue(urgent):
+                self._hurried = urgent or self.soon or self._hurried
+                self.soon = False
+                self._admit()
+                self._precedence.begin_round()
+                return self._next_turns(now)
             case TurnOver():
                 return self._go_on(event, now)
             case Failed():
@@ -178,50 +190,79 @@ class Scheduler:
     # --- rounds
 
     def _begin_round(self, event: Woken, now: float) -> tuple[Instruction, ...]:
-        """Take what is due into a round: experiments first, then runs, a part of each in turn."""
+        """Take what is due into a round: experiments first, then runs, a part of each in turn.
+
+        Nothing is under way: a round that was halted ends where the next one begins.
+        """
         self._hurried, self.soon = event.urgent or self.soon, False
-        if event.pause > 0 and self.due:
+        self._line.clear()
+        self._under_way.clear()
+        self._broken_off = False
+        if event.pause > 0 and self.has_due:
             return self._end_round(now, Rest(min(event.pause, _AWAY_S), event.urgent))
-        self._pass = sorted(self.due, key=lambda queue: (queue != self._first, queue))
-        self.due.difference_update(self._pass)
-        self._position = 0
-        self._more.clear()
+        self._admit()
         self._precedence.begin_round()
-        return self._next_turn(event.troubled, now)
+        return self._next_turns(now, event.troubled)
+
+    @property
+    def has_due(self) -> bool:
+        """Tell whether any queue may have writes to deliver."""
+        return bool(self.due or self.left)
+
+    def _admit(self) -> None:
+        """Let what is due stand in line, but for what has its turn now: that comes back when it is over."""
+        for found, live in ((self.due, True), (self.left, False)):
+            come = found - self._under_way.keys()
+            found.difference_update(come)
+            for queue in sorted(come, key=lambda queue: (queue != self._first, queue)):
+                self._line.add(queue, live=live or queue == self._first)
 
     def _go_on(self, event: TurnOver, now: float) -> tuple[Instruction, ...]:
+        live = self._under_way.pop(event.queue, True)
         if event.more:
-            self._more[event.queue] = None
+            self._line.add(event.queue, live=live)
         else:
             self._precedence.went(event.queue)
-        if event.pause > 0:  # the destination is away: all of the pass is due again
-            self.due.update(self._pass, self._more)
-            return self._end_round(now, Rest(0.0))
-        return self._next_turn(event.troubled, now)
+        if event.pause > 0:  # the destination is away: all that is left of the round is due again
+            self._broken_off = True
+        return self._next_turns(now, event.troubled)
 
-    def _next_turn(self, troubled: bool, now: float) -> tuple[Instruction, ...]:
-        queue = self._next_queue(now)
-        if queue is not None:
-            return (Deliver(queue),)
+    def _next_turns(self, now: float, troubled: bool = False) -> tuple[Instruction, ...]:
+        """Give turns to as many queues as may have one now; one alone looks whether an outage is over."""
+        if self._broken_off:
+            for queue in self._line:
+                self._put_back(queue, self._line.is_live(queue))
+            self._line.clear()
+            return () if self._under_way else self._end_round(now, Rest(0.0))
+        begun: list[Instruction] = []
+        most = 1 if troubled else self._lanes
+        while len(self._under_way) < most and self._first not in self._under_way:
+            found = self._next_queue(now)
+            if found is None:
+                break
+            queue, live = found
+            self._under_way[queue] = live
+            begun.append(Deliver(queue))
+        if begun or self._under_way:
+            return tuple(begun)
         ping = (Ping(),) if troubled else ()
-        return self._end_round(now, *ping, *((Rest(_NEXT_ROUND_S),) if self.due else ()))
+        return self._end_round(now, *ping, *((Rest(_NEXT_ROUND_S),) if self.has_due else ()))
 
-    def _next_queue(self, now: float) -> str | None:
-        while True:
-            while self._position < len(self._pass):
-                queue = self._pass[self._position]
-                self._position += 1
-                if self._pauses.get(queue, _Pause()).until <= now:
-                    return queue
-                self.due.add(queue)
-            if not self._more:
-                return None
-            self._pass, self._position = [*self._more], 0
-            self._more.clear()
+    def _next_queue(self, now: float) -> tuple[str, bool] | None:
+        """Take the next queue out of the line; returns it, and whether this process logs to it now."""
+        for queue, pause in self._pauses.items():
+            if pause.until > now and queue in self._line:
+                self._put_back(queue, self._line.is_live(queue))
+                self._line.remove(queue)
+        return self._line.take(lambda queue: not self._precedence.waits(queue, self._is_on_its_way))
+
+    def _is_on_its_way(self, queue: str) -> bool:
+        return queue in self._under_way or queue in self._line
+
+    def _put_back(self, queue: str, live: bool) -> None:
+        (self.due if live else self.left).add(queue)
 
     def _end_round(self, now: float, *last: Instruction) -> tuple[Instruction, ...]:
-        self._pass, self._position = [], 0
-        self._more.clear()
         if self._hurried:
             self.unsteady()
         else:
@@ -258,7 +299,8 @@ class Scheduler:
         other = self._pauses.get(error.on, _Pause())
         if self._precedence.may_go(error.on, before=queue):
             self._precedence.let_go(error.on, before=queue)
-            self._more[error.on] = None
+            if error.on not in self._under_way:
+                self._line.add(error.on, live=self._under_way.get(queue, True))
             other.until = 0.0
         else:
             self._precedence.stopped(queue, failed=False)

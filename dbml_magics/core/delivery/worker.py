@@ -7,8 +7,7 @@ The worker owns the thread and the lease, and does what the scheduler says.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from dbml_magics.common.config import DELIVERY_TIMEOUT_S
 from dbml_magics.common.log_records import logger
@@ -21,6 +20,7 @@ from dbml_magics.core.delivery.events import (
     Event,
     Failed,
     Instruction,
+    MoreDue,
     Ping,
     Question,
     Rest,
@@ -45,6 +45,7 @@ _log = logger(__name__)
 
 _SCAN_S = 1.0  # how often queues of other processes are looked for, unless writes are gathered for longer
 _PROBE_S = 5.0
+_LOOK_S = 0.05  # between two looks, during a round, whether more is due
 _IN_FLIGHT_S = 2.0  # how long a request may be under way whose sender is dead
 
 
@@ -67,14 +68,14 @@ class DeliveryWorker:
 
     def _begin_anew(self) -> None:
         self.side = Side(self.role, self.runtime.parts, self)
-        self.scheduler = Scheduler(LINK_QUEUE, self.runtime.chance)
+        self._lanes = self.runtime.lanes(self.runtime.parts.destinations[self.role], f"dbml-{self.role}-turn")
+        self.scheduler = Scheduler(LINK_QUEUE, self.runtime.chance, self._lanes.most)
         self.held = UploadRetries(self.role, self.runtime, self.scheduler.uploads)
         # Flags and waiters, as they are set and waited for in the main thread, where an interrupt may come.
         self._wake, self._urgent, self._stop = Flag(), Flag(), Flag()
         self._nudge = Flag()  # ends a pause of gathering: it may be over now
         self._arrived = Waiters()
         self._start_lock, self._lease_lock = threading.Lock(), threading.Lock()
-        self._work_lock = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
@@ -153,8 +154,8 @@ class DeliveryWorker:
         return True
 
     def check_may_send(self) -> None:
-        """Raise Unavailable in the thread of a worker that shall send nothing more."""
-        if self._stop.is_set() and threading.current_thread() is self._thread:
+        """Raise Unavailable in a turn of a worker that shall send nothing more."""
+        if self._stop.is_set() and self._lanes.is_mine:
             raise Unavailable("delivery has been ended here", sent=False, elsewhere=True)
 
     # --- the lease
@@ -220,12 +221,10 @@ class DeliveryWorker:
             if self._wake.is_set() and not self._urgent.is_set():
                 self._gather()
             self._wake.clear()
-            if self.clock.monotonic() - self._scanned > _SCAN_S:
-                self.scheduler.due.update(self.runtime.parts.journal.queues())
-                self._scanned = self.clock.monotonic()
-            urgent = self._urgent.is_set()
-            self._urgent.clear()
+            self._look_for_others()
+            urgent = self._take_urgency()
             self.note(Woken(urgent, *self._breaker()))
+            self._go_on_with_round()
             self._write_overflow(urgent)
             if not self.health.away:
                 self.held.try_due()
@@ -235,9 +234,36 @@ class DeliveryWorker:
             self.clock.wait(self._stop, 1.0)
             return True
 
+    def _take_urgency(self) -> bool:
+        """Tell whether somebody has waited since the last call."""
+        urgent = self._urgent.is_set()
+        self._urgent.clear()
+        return urgent
+
+    def _look_for_others(self) -> None:
+        """Look every now and then for queues that other processes write, or that an earlier one left."""
+        if self.clock.monotonic() - self._scanned > _SCAN_S:
+            self.scheduler.left.update(self.runtime.parts.journal.queues())
+            self._scanned = self.clock.monotonic()
+
+    def _go_on_with_round(self) -> None:
+        """See the round's turns to their end; what is due meanwhile joins it where they take long."""
+        joined = self.clock.monotonic()
+        while self._lanes.busy:
+            over = self._lanes.next_over(_LOOK_S)
+            if over is not None:
+                self.note(over)
+            urgent = self._take_urgency()
+            if self._lanes.busy and (urgent or self._gathering_seconds(joined) <= 0):
+                joined = self.clock.monotonic()
+                self._wake.clear()
+                self._look_for_others()
+                self.note(MoreDue(urgent))
+                self._write_overflow(urgent)
+
     def _may_end(self) -> bool:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
-        if self._wake.is_set() or self.scheduler.due or self.runtime.backlog.waiting(self.role)[0]:
+        if self._wake.is_set() or self.scheduler.has_due or self.runtime.backlog.waiting(self.role)[0]:
             return False
         with self._start_lock:
             thread, self._thread = self._thread, None
@@ -255,17 +281,21 @@ class DeliveryWorker:
             self._nudge.clear()
             if self._urgent.is_set() or self._stop.is_set():
                 return
-            batch = self.side.learned.limits.metrics
-            left = self.scheduler.gathering_seconds(began, self.clock.monotonic(), batch)
+            left = self._gathering_seconds(began)
             if left <= 0:
                 return
             self.clock.wait(self._nudge, left)
+
+    def _gathering_seconds(self, began: float) -> float:
+        """Return for how long writes are still gathered that are gathered since then."""
+        batch = self.side.learned.limits.metrics
+        return self.scheduler.gathering_seconds(began, self.clock.monotonic(), batch)
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
         overflow = self.side.overflow
         if overflow.files.unwritten() and not self.health.away and self.health.pause() == 0:
-            with self.exclusively(), call_timeout(DELIVERY_TIMEOUT_S):
+            with self._lanes.working(), call_timeout(DELIVERY_TIMEOUT_S):
                 overflow.write_due(
                     lambda run: self.runtime.backlog.is_waiting(self.role, run), at_once=urgent
                 )
@@ -293,10 +323,11 @@ class DeliveryWorker:
     def note(self, event: Event) -> None:
         """Tell the scheduler what happened, and carry out what follows."""
         follows: Event | None = event
-        while follows is not None:
-            instructions, follows = self.scheduler.handle(follows, self.clock.monotonic()), None
-            for instruction in instructions:
-                follows = self._carry_out(instruction)
+        with self._lanes.working():
+            while follows is not None:
+                instructions, follows = self.scheduler.handle(follows, self.clock.monotonic()), None
+                for instruction in instructions:
+                    follows = self._carry_out(instruction)
 
     def _carry_out(self, instruction: Instruction) -> Event | None:
         """Do what the scheduler says; returns what came of it, or None."""
@@ -308,7 +339,7 @@ class DeliveryWorker:
             case Ping():
                 self.answers()
             case Deliver(queue):
-                return TurnOver(queue, self.deliver(queue), *self._breaker())
+                self._lanes.begin(partial(self._take_turn, queue))
             case Rest(seconds, urgent):
                 self.clock.wait(self._stop, seconds)
                 self._wake.set()
@@ -333,32 +364,29 @@ class DeliveryWorker:
 
     # --- one queue
 
-    @contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Keep this process's deliveries to the workspace from going on during a block."""
-        with self._work_lock:
-            yield
+    def _take_turn(self, queue: str) -> TurnOver:
+        return TurnOver(queue, self.deliver(queue), *self._breaker())
 
     def deliver(self, queue: str) -> bool:
         """Deliver the next part of a queue; True when more is left."""
-        with self._work_lock:
-            try:
-                with call_timeout(_PROBE_S if self.health.away else DELIVERY_TIMEOUT_S), short_turns:
-                    more = Turn(self, self._containers, queue).take()
-            except Unavailable as error:
-                if not error.elsewhere:
-                    self.health.trouble(error)
-                self.note(Failed(queue, error))
-                return True
-            except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
-                _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
-                self.note(Stumbled(queue))
-                return True
-            self.note(Delivered(queue))
-            if not more:
-                self.side.points.forget_all()
-                self.runtime.retention.tidy(queue)
-            return more
+        began = self.clock.monotonic()
+        try:
+            with call_timeout(_PROBE_S if self.health.away else DELIVERY_TIMEOUT_S), short_turns:
+                more = Turn(self, self._containers, queue).take()
+        except Unavailable as error:
+            if not error.elsewhere:
+                self.health.trouble(error, began)
+            self.note(Failed(queue, error))
+            return True
+        except Exception:  # of this machine's (a full disk) or of ours: the other queues shall go on
+            _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
+            self.note(Stumbled(queue))
+            return True
+        self.note(Delivered(queue))
+        if not more:
+            self.side.points.forget_run(queue)
+            self.runtime.retention.tidy(queue)
+        return more
 
     def arrived(self, queue: str, count: int, *, own: bool) -> None:
         """Note that writes of a queue have arrived, and tell who waits."""

@@ -28,6 +28,7 @@ class Health:
         self._lock = threading.Lock()
         self._trouble_since: float | None = None
         self._failures = 0
+        self._failed_at = float("-inf")
         self.away = False
         self.reason: str | None = None
         self.since: float | None = None
@@ -53,13 +54,18 @@ class Health:
             self._trouble_since, self._failures, self.away = None, 0, False
             self.reason, self.since, self.denied, self._next_try = None, None, False, 0.0
 
-    def trouble(self, error: Unavailable) -> None:
-        """Note that the workspace did not answer; the second time in a row it counts as away."""
+    def trouble(self, error: Unavailable, asked: float | None = None) -> None:
+        """Note that the workspace did not answer; the second time in a row it counts as away.
+
+        What was ``asked`` (monotonic) before the last time failed with it, and counts as one.
+        """
         with self._lock:
             now = self._clock.monotonic()
             if self._trouble_since is None:
                 self._trouble_since, self.since = now, self._clock.time()
-            self._failures += 1
+            if self._failures and asked is not None and asked < self._failed_at:
+                return
+            self._failures, self._failed_at = self._failures + 1, now
             self.reason, self.denied = error.reason, error.denied
             if self._failures >= 2 or error.denied:
                 self.away = True

@@ -14,7 +14,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from dbml_magics.core.delivery.batching import Batch, Rejected, within
+from dbml_magics.core.delivery.batching import Batch, within
+from dbml_magics.core.delivery.writers.sender import Sending
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.mlflow_private import download_file
@@ -42,10 +43,10 @@ class Carrier:
         side = self.target.side
         if self.state.identity(self.target.role, "run", key) is None:
             side.ids.remember_run(key, self.target.get_run(run_id))
-        rejected: Rejected = []
+        so_far = Sending()
         for part in within(side.overflow.split_by_limits(key, run_id, batch), side.learned.limits):
-            self.repairing.write(partial(side.sender.send, key, run_id, part, False, rejected))
-        if rejected:
+            self.repairing.write(partial(side.sender.send, key, run_id, part, False, so_far))
+        if rejected := so_far.rejected:
             causes = self.causes.setdefault(key, {})
             causes |= {(_ITEMS[op.kind], op.key): cause for op, cause in rejected}
             raise MlflowException.invalid_parameter_value("; ".join(cause for _, cause in rejected))
@@ -96,8 +97,7 @@ class Carrier:
         overflow = self.target.side.overflow
         if key not in overflow.files.unwritten():
             return
-        worker = self.repairing.engine.workers[self.target.role]
-        with worker.exclusively(), call_timeout(_OVERFLOW_S):
+        with call_timeout(_OVERFLOW_S):
             overflow.write_due(lambda run: run != key, at_once=True)
         if key not in overflow.files.unwritten() and self.state.run(key) is None:
             overflow.clear(key)  # nobody will end it: what stands in its file need not be kept here

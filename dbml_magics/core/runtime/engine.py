@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 
 from dbml_magics.core.clock import SYSTEM, Clock
+from dbml_magics.core.delivery.lanes import Lanes, lanes_to
 from dbml_magics.core.delivery.lease import Lease
 from dbml_magics.core.delivery.ports import Runtime
 from dbml_magics.core.delivery.worker import DeliveryWorker
@@ -16,6 +17,7 @@ from dbml_magics.core.delivery.writers.side import LinkParts, Side
 from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.connecting import connect
 from dbml_magics.core.destinations.health import Health
+from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
@@ -55,6 +57,7 @@ class Engine:
         connect: Callable[[WorkspaceSpec], Workspace] = connect,
         clock: Clock = SYSTEM,
         chance: random.Random | None = None,
+        lanes: Callable[[Destination, str], Lanes] = lanes_to,
     ) -> None:
         self.link = link
         self.clock, self.chance = clock, chance or random.Random()
@@ -97,7 +100,7 @@ class Engine:
             link, self.workspaces, health, state, journal, queues, clock, lambda role: sides(role).reader
         )
         runtime = Runtime(
-            parts, self.chance, recorder, backlog, retention, doubt, lifetime, experiments, models
+            parts, self.chance, recorder, backlog, retention, doubt, lifetime, experiments, models, lanes
         )
         for role in link.used:
             self.workers[role] = DeliveryWorker(role, runtime, Lease(link.home / f"{role}.lease"))

@@ -53,6 +53,10 @@ class Adoption(Writer):
 
     def bring(self, run: str) -> Identity:
         """Make a run that has no known id here, find it or adopt it, and return its id and artifact URI."""
+        with self.alone.doing("run", run):
+            return self.state.identity(self.role, "run", run) or self._bring(run)
+
+    def _bring(self, run: str) -> Identity:
         creation = self.queues.creation_of(run)
         if creation is not None and self.ids.is_tracked:
             if (cause := self.state.creations.refusal_of_run(self.role, run)) is not None:

@@ -17,7 +17,7 @@ from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.in_doubt import PointsThere, latest_of, model_of
 from dbml_magics.core.delivery.writers.model_emulation import ModelEmulation
 from dbml_magics.core.delivery.writers.overflow import Overflow
-from dbml_magics.core.delivery.writers.sender import Sender
+from dbml_magics.core.delivery.writers.sender import Sender, Sending
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, classify_error, time_and_again
 from dbml_magics.core.destinations.protocol import Point
@@ -48,8 +48,7 @@ class Batches(Writer):
         """
         if not self.ids.is_tracked:
             return []
-        rejected: Rejected = []
-        self.sender.has_sent = False
+        so_far = Sending()
         try:
             run_id = self.ids.run_at(queue)
             if not in_doubt:
@@ -60,17 +59,17 @@ class Batches(Writer):
                 batch.metrics = self.points.without_copies(run_id, batch.metrics)
             fitting = self.overflow.split_by_limits(queue, run_id, batch)
             if in_pieces:
-                self._send_in_pieces(queue, run_id, fitting, rejected)
+                self._send_in_pieces(queue, run_id, fitting, so_far)
             else:
-                self.sender.send(queue, run_id, fitting, in_doubt, rejected)
+                self.sender.send(queue, run_id, fitting, in_doubt, so_far)
             kept = self.points.kept_of(of_models)
             self.emulation.note_metrics([p for p in of_models if p[4][0] in kept])
         except Exception as error:
             classified = classify_error(error)
-            if isinstance(classified, Unavailable) and self.sender.has_sent:
+            if isinstance(classified, Unavailable) and so_far.has_left:
                 classified.sent = True  # a part of the batch did arrive
             raise classified from error
-        return rejected
+        return so_far.rejected
 
     def missing_at_end(self, queue: str) -> Missing:
         """Return what of a run was acknowledged here and is not here; asks once. Raises Unavailable."""
@@ -91,7 +90,7 @@ class Batches(Writer):
 
     def probe(self, queue: str) -> None:
         """Write what is there already: whether writes to a run go through at all. Raises Unavailable."""
-        self.sender.send_once(self.ids.run_at(queue), Batch(tags={RUN_TAG: queue}))
+        self.sender.send_once(self.ids.run_at(queue), Batch(tags={RUN_TAG: queue}), Sending())
 
     def retry_in_isolation(self, queue: str, attempt: Callable[[], object]) -> Unavailable | None:
         """Try a write that fails, each time after one that goes through; returns how it went on failing.
@@ -113,13 +112,13 @@ class Batches(Writer):
                 failure = classified
         return failure
 
-    def _send_in_pieces(self, run: str, run_id: str, batch: Batch, rejected: Rejected) -> None:
+    def _send_in_pieces(self, run: str, run_id: str, batch: Batch, so_far: Sending) -> None:
         self.probe(run)
         parts, alone, arrived = [batch], list[Batch](), 0
         while parts:
             part = parts.pop(0)
             try:
-                self.sender.send(run, run_id, part, True, rejected)
+                self.sender.send(run, run_id, part, True, so_far)
                 arrived += 1
             except Exception as error:
                 classified = classify_error(error)
@@ -132,11 +131,9 @@ class Batches(Writer):
                 if len(alone) > _MANY and not arrived:  # it is not the items that are at fault
                     raise classified from error
         for part in alone:
-            failure = self.retry_in_isolation(
-                run, partial(self.sender.send, run, run_id, part, True, rejected)
-            )
+            failure = self.retry_in_isolation(run, partial(self.sender.send, run, run_id, part, True, so_far))
             if failure is not None and (not part.metrics or self.points.missing(run_id, part.metrics)):
-                rejected.append((part.one(), time_and_again(failure)))
+                so_far.rejected.append((part.one(), time_and_again(failure)))
 
     def make_ready(self, queue: str) -> None:
         """Make sure that the run of a queue is here, before it is asked what of a batch is in doubt."""

@@ -23,6 +23,7 @@ from dbml_magics.core.delivery.writers.ports import Peers, Topology
 from dbml_magics.core.destinations.errors import already_exists, is_missing
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart, workspace_path
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.giving_way import OneAtATime
 from dbml_magics.core.model.ids import names_nothing_yet, provisional
 from dbml_magics.core.model.operations import ChangeExperiment, CreateExperiment
 from dbml_magics.core.model.queues import LINK_QUEUE
@@ -55,8 +56,11 @@ class Experiments:
     state: State
     clock: Clock
     peers: Peers[object]
+    alone: OneAtATime
     _looked: dict[str, float] = field(default_factory=dict, init=False)
     """The user's id -> when the experiment was seen to be the same."""
+    _restored: dict[str, float] = field(default_factory=dict, init=False)
+    """The workspace's id -> when a deleted experiment was restored for what is logged to it."""
 
     @property
     def destination(self) -> Destination:
@@ -67,6 +71,13 @@ class Experiments:
 
     def at(self, visible: str) -> str:
         """Return this workspace's id of an experiment, making one under its own naming rule if need be."""
+        known = self._known(visible)
+        if known is not None and known.actual and self._is_fresh(visible):
+            return known.actual
+        with self.alone.doing("experiment", visible):
+            return self._found_or_made(visible)
+
+    def _found_or_made(self, visible: str) -> str:
         known = self._known(visible)
         if known is not None and known.actual:
             if self._is_fresh(visible):
@@ -386,13 +397,21 @@ class Experiments:
 
     def in_living(self, experiment_id: str, make: Callable[[], T]) -> T:
         """Make something in an experiment, which is restored first if somebody deleted it there."""
+        began = self.clock.monotonic()
         try:
             return make()
         except MlflowException as error:
             # Somebody deleted the experiment there: what is logged to it must not be lost.
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "INVALID_STATE"):
                 raise
-            if self.destination.get_experiment(experiment_id).lifecycle_stage != "deleted":
+            if not self.is_restored(experiment_id, began):
                 raise
-            self.destination.restore_experiment(experiment_id)
             return make()
+
+    def is_restored(self, experiment_id: str, since: float) -> bool:
+        """Restore an experiment that somebody deleted there; tells whether any thread has since then."""
+        with self.alone.doing("restored experiment", experiment_id):
+            if self.destination.get_experiment(experiment_id).lifecycle_stage == "deleted":
+                self.destination.restore_experiment(experiment_id)
+                self._restored[experiment_id] = self.clock.monotonic()
+        return self._restored.get(experiment_id, float("-inf")) >= since

@@ -16,6 +16,7 @@ from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, classify_error, is_missing
+from dbml_magics.core.giving_way import giving_way
 from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.model.sendable import refuse_taken_place
 from dbml_magics.core.outbox.journal import Journal
@@ -46,6 +47,10 @@ class Files(Writer):
 
         In doubt, what comes in its place may be there already, and its copy gone: it is not overwritten.
         """
+        with self.alone.doing(f"file {op.path} of", op.owner):
+            self._log(queue, op, in_doubt)
+
+    def _log(self, queue: str, op: LogArtifact, in_doubt: bool) -> None:
         if in_doubt and self._newest_in(queue).get((op.owner, op.path), _spool_of(op)) != _spool_of(op):
             return
         with self.journal.spool.lent(op.file, posixpath.basename(op.path), self.role) as lent:
@@ -104,7 +109,7 @@ class Files(Writer):
             if self.has(owner, path):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                with self.peers.asking(role):
+                with self.peers.asking(role), giving_way():
                     file = Path(source.download_artifacts(path, folder))
                 self.upload(owner, path, file)
 
@@ -180,7 +185,8 @@ class Files(Writer):
     def copy_folder(self, owner: str, folder: str) -> None:
         """Copy one folder of a run's or model's files from where they are."""
         with tempfile.TemporaryDirectory() as temporary:
-            local = Path(self.queues.files_of(owner).download_artifacts(folder, temporary))
+            with giving_way():
+                local = Path(self.queues.files_of(owner).download_artifacts(folder, temporary))
             # An MLmodel goes last: whoever finds it finds a whole model.
             for file in sorted(
                 (p for p in local.rglob("*") if p.is_file()), key=lambda p: p.name == "MLmodel"

@@ -32,9 +32,10 @@ class PointsThere:
         """Ask anew for the points of a run at the next doubt."""
         self._there.pop(run_id, None)
 
-    def forget_all(self) -> None:
-        """Ask anew for the points of every run."""
-        self._there.clear()
+    def forget_run(self, run: str) -> None:
+        """Ask anew for the points of a run, by the user's id."""
+        if self.ids.has_run(run):
+            self.forget(self.ids.known_run(run))
 
     def note_sent(self, run_id: str, marks: Mapping[str, list[Mark]]) -> None:
         """Note points that a run was sent, by metric."""

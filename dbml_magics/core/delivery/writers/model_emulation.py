@@ -92,6 +92,10 @@ class ModelEmulation(Writer):
         self._write_tag(run, run_id)
 
     def _write_tag(self, run: str, run_id: str) -> None:
+        with self.alone.doing("models of run", run):
+            self.sender.set_run_tag(run, run_id, MODELS_TAG, self._tag(run))
+
+    def _tag(self, run: str) -> str:
         kept = self.state.emulated_models
         entries = [f"{model}={path} " for path, model in kept.paths(self.role, run).items()]
         entries += [f"{model} " for model in kept.outputs(self.role, run)]
@@ -101,7 +105,7 @@ class ModelEmulation(Writer):
                 value += MORE
                 break
             value += entry
-        self.sender.set_run_tag(run, run_id, MODELS_TAG, value.strip())
+        return value.strip()
 
     def change(
         self,
@@ -115,22 +119,23 @@ class ModelEmulation(Writer):
         deleted: bool | None = None,
     ) -> None:
         """Change what is kept of a logged model."""
-        facts = self.ids.emulated.facts(model)
-        facts["status"] = status or facts["status"]
-        facts["tags"] = {**(facts.get("tags") or {}), **(tags or {})}
-        facts["tags"].pop(untag or "", None)
-        facts["params"] = {**(facts.get("params") or {}), **(params or {})}
-        if metrics:
-            latest = {(m["key"], m["dataset"], m["digest"]): m for m in facts.get("metrics") or []}
-            for m in sorted(metrics, key=lambda m: (m["step"], m["time"])):
-                there = latest.get(at := (m["key"], m["dataset"], m["digest"]))
-                if there is None or (m["step"], m["time"]) >= (there["step"], there["time"]):
-                    latest[at] = m
-            facts["metrics"] = list(latest.values())
-        facts["deleted"] = facts.get("deleted", False) if deleted is None else deleted
-        facts["updated"] = get_current_time_millis()
-        self.state.emulated_models.note(self.role, model, facts)
-        self._write_facts(model)
+        with self.alone.doing("kept model", model):
+            facts = self.ids.emulated.facts(model)
+            facts["status"] = status or facts["status"]
+            facts["tags"] = {**(facts.get("tags") or {}), **(tags or {})}
+            facts["tags"].pop(untag or "", None)
+            facts["params"] = {**(facts.get("params") or {}), **(params or {})}
+            if metrics:
+                latest = {(m["key"], m["dataset"], m["digest"]): m for m in facts.get("metrics") or []}
+                for m in sorted(metrics, key=lambda m: (m["step"], m["time"])):
+                    there = latest.get(at := (m["key"], m["dataset"], m["digest"]))
+                    if there is None or (m["step"], m["time"]) >= (there["step"], there["time"]):
+                        latest[at] = m
+                facts["metrics"] = list(latest.values())
+            facts["deleted"] = facts.get("deleted", False) if deleted is None else deleted
+            facts["updated"] = get_current_time_millis()
+            self.state.emulated_models.note(self.role, model, facts)
+            self._write_facts(model)
 
     def apply_change(self, op: ModelChange) -> None:
         """Apply one write to a model that is kept."""
@@ -156,6 +161,10 @@ class ModelEmulation(Writer):
             self.change(model, metrics=metrics)
 
     def _write_facts(self, model: str) -> None:
+        with self.alone.doing("kept model", model):
+            self._write_number(model)
+
+    def _write_number(self, model: str) -> None:
         facts = self.ids.emulated.facts(model)
         number = facts["number"] = facts.get("number", 0) + 1
         with tempfile.TemporaryDirectory() as temporary:

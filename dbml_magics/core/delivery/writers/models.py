@@ -44,6 +44,10 @@ class Models(Writer):
 
     def bring(self, model: str) -> Identity:
         """Make a logged model that has no known id here, or find it, and return its id and files' place."""
+        with self.alone.doing("model", model):
+            return self.state.identity(self.role, "model", model) or self._bring(model)
+
+    def _bring(self, model: str) -> Identity:
         facts = self.state.model_facts(model)
         if facts is None:
             if self.ids.is_primary:
@@ -57,9 +61,11 @@ class Models(Writer):
 
     def create(self, facts: ModelFacts, in_doubt: bool) -> None:
         """Create a logged model, at the service or among those that the link keeps there."""
-        model = facts["id"]
-        if self.ids.has_model(model):
-            return
+        with self.alone.doing("model", facts["id"]):
+            if not self.ids.has_model(facts["id"]):
+                self._create(facts, in_doubt)
+
+    def _create(self, facts: ModelFacts, in_doubt: bool) -> None:
         if self.learned.has_logged_models:
             try:
                 self._create_native(facts, in_doubt)

@@ -119,7 +119,9 @@ class OverflowFiles(Writer):
             if not soon or is_waiting(run):
                 continue
             try:
-                self._write(run)
+                with self.alone.doing("overflow file", run):
+                    if run in self.unwritten():  # else another thread wrote it meanwhile
+                        self._write(run)
             except Exception as error:
                 classified = classify_error(error)
                 self._note(run, {**self._file(run), "trouble": str(classified)[:300]})

@@ -32,8 +32,11 @@ class Runs(Writer):
 
     def create(self, queue: str, op: CreateRun, in_doubt: bool) -> None:
         """Make a run as it was begun, once."""
-        if self.ids.has_run(queue):
-            return
+        with self.alone.doing("run", queue):
+            if not self.ids.has_run(queue):
+                self._create(queue, op, in_doubt)
+
+    def _create(self, queue: str, op: CreateRun, in_doubt: bool) -> None:
         experiment_id = self.experiments.at(op.experiment)
         wanted = {**self.ids.own_tags(op.tags), RUN_TAG: queue}
         tags = {key: value for key, value in wanted.items() if is_text(key) and is_text(value)}
@@ -122,9 +125,9 @@ class Runs(Writer):
         if not self.learned.asks_for_ids:
             return None
         tags, _ = self.overflow.split_tags(tags)
+        began = self.experiments.clock.monotonic()
         made = self.destination.make_run_as(run, experiment_id, start, tags)
-        if made is None and self.destination.get_experiment(experiment_id).lifecycle_stage == "deleted":
-            self.destination.restore_experiment(experiment_id)  # as in Experiments.in_living
+        if made is None and self.experiments.is_restored(experiment_id, began):  # as in Experiments.in_living
             made = self.destination.make_run_as(run, experiment_id, start, tags)
         if made is not None:
             self.learned.note_takes_run_ids(made.info.run_id == run)

@@ -20,6 +20,15 @@ from dbml_magics.core.run_view import Mark, mark
 _UNSENDABLE = (UnicodeError, OverflowError, RecursionError)  # of a request that could not be made
 
 
+@dataclass
+class Sending:
+    """What has come of a batch so far."""
+
+    rejected: Rejected = field(default_factory=list)
+    has_left: bool = False
+    """Something of it has left this machine."""
+
+
 @dataclass(eq=False)
 class Sender(Writer):
     """Sends batches to one workspace."""
@@ -27,11 +36,9 @@ class Sender(Writer):
     points: PointsThere
     overflow: Overflow
     acknowledged: Acknowledged
-    has_sent: bool = field(default=False, init=False)
-    """Something of the batch on its way has left this machine."""
 
-    def send(self, run: str, run_id: str, batch: Batch, in_doubt: bool, rejected: Rejected) -> bool:
-        """Send a batch, split where the workspace refuses it; what it refuses of it goes to ``rejected``.
+    def send(self, run: str, run_id: str, batch: Batch, in_doubt: bool, so_far: Sending) -> bool:
+        """Send a batch, split where the workspace refuses it; what comes of it is added to ``so_far``.
 
         Returns whether it was taken as a whole, in one request. Raises Unavailable.
         """
@@ -41,7 +48,7 @@ class Sender(Writer):
         if not len(batch):
             return False
         try:
-            self.send_once(run_id, batch)
+            self.send_once(run_id, batch, so_far)
         except Exception as error:
             self.points.forget(run_id)
             refusal = classify_error(error)
@@ -66,18 +73,18 @@ class Sender(Writer):
             if batch.metrics:  # a part may be there; asked once for the whole, not for each part
                 batch.metrics = self.points.missing(run_id, batch.metrics)
             for part in within(batch, lowered):
-                self.send(run, run_id, part, False, rejected)
+                self.send(run, run_id, part, False, so_far)
         elif len(batch) > 1:
-            self._send_halves(run, run_id, batch, rejected)
+            self._send_halves(run, run_id, batch, so_far)
         elif not batch.metrics or self.points.missing(run_id, batch.metrics):
             # (A NaN that is there already is refused by MLflow's own server: it has arrived.)
             if not names_a_limit(said, refusal.error_code, wire_bytes(batch)):
-                rejected.append((batch.one(), cause_of(refusal)))
+                so_far.rejected.append((batch.one(), cause_of(refusal)))
             elif self.overflow.learn(run, run_id, batch, said):
-                self.send(run, run_id, batch, True, rejected)
+                self.send(run, run_id, batch, True, so_far)
         return False
 
-    def _send_halves(self, run: str, run_id: str, batch: Batch, rejected: Rejected) -> None:
+    def _send_halves(self, run: str, run_id: str, batch: Batch, so_far: Sending) -> None:
         """Send a refused batch in two; where each is taken as it is, the size was what was refused."""
         size, taken = len(batch), True
         # A refused batch may have been written in part (docs.databricks.com): ask for each half.
@@ -86,12 +93,12 @@ class Sender(Writer):
             # What the first half taught of the run's limits holds for the second.
             fitting = self.overflow.split_by_limits(run, run_id, half)
             taken &= len(fitting) == own
-            taken &= self.send(run, run_id, fitting, True, rejected)
+            taken &= self.send(run, run_id, fitting, True, so_far)
         lowered = self.learned.limits.halved(size) if taken and len(batch.metrics) == size else None
         if lowered is not None:
             self.learned.limits = lowered
 
-    def send_once(self, run_id: str, batch: Batch) -> None:
+    def send_once(self, run_id: str, batch: Batch, so_far: Sending) -> None:
         """Send a batch as it is. Raises Unavailable, or the workspace's refusal."""
         try:
             # In place, without a call for each: of 1,000 points nearly all have nothing to translate.
@@ -99,9 +106,9 @@ class Sender(Writer):
             self.destination.log_batch(run_id, points, batch.params, batch.tags)
         except Exception as error:
             classified = classify_error(error)
-            self.has_sent = self.has_sent or not isinstance(classified, Unavailable) or classified.sent
+            so_far.has_left |= not isinstance(classified, Unavailable) or classified.sent
             raise classified from error
-        self.has_sent = True
+        so_far.has_left = True
 
     def _extra(self, point: Point) -> tuple[str | None, str | None, str | None]:
         if len(point) < 5 or point[4] is None:
@@ -128,10 +135,10 @@ class Sender(Writer):
 
     def send_or_reject(self, run: str, run_id: str, batch: Batch, in_doubt: bool) -> None:
         """Send as much as fits of what a run is given; what the workspace refuses is put aside."""
-        rejected: Rejected = []
+        so_far = Sending()
         for part in within(self.overflow.split_by_limits(run, run_id, batch), self.learned.limits):
-            self.send(run, run_id, part, in_doubt, rejected)
-        for op, cause in rejected:
+            self.send(run, run_id, part, in_doubt, so_far)
+        for op, cause in so_far.rejected:
             self.state.reject(self.role, run, op.encode(), cause)
 
     def add_points(self, run: str, points: list[Point]) -> None:

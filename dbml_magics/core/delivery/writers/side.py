@@ -31,6 +31,7 @@ from dbml_magics.core.delivery.writers.versions import Versions
 from dbml_magics.core.destinations.errors import classify_error
 from dbml_magics.core.destinations.health import Health
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.giving_way import OneAtATime, gives_way
 from dbml_magics.core.model.operations import (
     BATCHED,
     ChangeExperiment,
@@ -84,20 +85,22 @@ class Side:
 
     def __init__(self, role: str, parts: LinkParts, turns: Turns) -> None:
         self.role = role
-        self.destination = destination = parts.destinations[role]
+        destinations = {role: gives_way(each) for role, each in parts.destinations.items()}
+        self.destination = destination = destinations[role]
+        alone = OneAtATime()
         state, clock, topology = parts.state, parts.clock, parts.topology
         journal, queues, peers = parts.journal, parts.queues, Peers(role, parts.health, parts.readers)
         # --- what is known of it, and read there
         self.learned = learned = Learned(role, destination, state.capabilities)
         self.emulated = emulated = EmulatedModels(role, destination, state, learned)
         self.ids = ids = Ids(role, topology, destination, state, emulated)
-        self.experiments = experiments = Experiments(role, topology, parts.destinations, state, clock, peers)
-        self.versions = versions = Versions(role, topology, parts.destinations, state)
+        self.experiments = experiments = Experiments(role, topology, destinations, state, clock, peers, alone)
+        self.versions = versions = Versions(role, topology, destinations, state)
         self.reader = reader = Reader(role, destination, learned, ids, experiments)
         self.acknowledged = acknowledged = Acknowledged()
         self.points = points = PointsThere(destination, ids, reader)
         # --- what writes there
-        shared = role, destination, learned, state, ids
+        shared = role, destination, learned, state, ids, alone
         overflow_files = OverflowFiles(*shared, reader, turns, clock)
         self.overflow = overflow = Overflow(*shared, acknowledged, overflow_files)
         self.sender = sender = Sender(*shared, points, overflow, acknowledged)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dbml_magics.core.delivery.writers.ids import Ids
 from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.giving_way import OneAtATime
 from dbml_magics.core.outbox.state import State
 
 
@@ -20,3 +21,5 @@ class Writer:
     state: State
     ids: Ids
     """Of the workspace, in which the user's ids are translated."""
+    alone: OneAtATime
+    """What one thread at a time does there."""
