@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -80,3 +81,29 @@ def test_two_processes_that_take_turns_see_and_leave_the_last_word(
     mlflow.end_run()
     sync()
     assert arrived(servers, run_id, experiment_name)["tags"]["turn"] == "theirs 5"
+
+
+def test_several_runs_are_on_their_way_at_a_time_and_each_in_its_order(
+    linked: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    proxy, count, seconds = linked.azureml, 9, 1.0
+    proxy.keep_bodies("runs/(log-batch|update)$")
+    runs = []
+    with proxy.away():
+        for number in range(count):
+            with mlflow.start_run(run_name=f"run {number}") as run:
+                mlflow.log_metric("m", number)
+            runs.append(run.info.run_id)
+    with proxy.delay(seconds, path="runs/create$"):
+        sync()
+    created = [request.time for request in proxy.requests("runs/create$")][-count:]
+    # The first one looks whether the outage is over; the others go together.
+    together = sum(time < created[1] + seconds for time in created[1:])
+    assert 1 < together <= 8, f"{together} runs were being made at the same time"
+    order: dict[str, list[str]] = {}
+    for request in proxy.requests("runs/(log-batch|update)$"):
+        order.setdefault(json.loads(request.body or "")["run_id"], []).append(request.path.rpartition("/")[2])
+    assert [*order.values()] == [["log-batch", "update"]] * count
+    for run_id in runs:
+        held = arrived(servers, run_id, experiment_name)
+        assert (held["status"], len(held["metrics"]["m"])) == ("FINISHED", 1)

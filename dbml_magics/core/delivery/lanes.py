@@ -21,6 +21,8 @@ __all__ = ["Lanes", "Threads", "lanes_to"]
 _MOST = 8
 """Of the ten requests that a process has under way at a workspace two are left to whoever reads."""
 
+_IDLE_S = 5.0  # how long a thread waits for another turn
+
 
 class Lanes(Protocol):
     """Where turns are carried out."""
@@ -48,13 +50,15 @@ class Lanes(Protocol):
 
 
 class Threads:
-    """Lanes that are threads, each of which lasts as long as its turn."""
+    """Lanes that are threads, which end once there has been nothing to do for a while."""
 
     def __init__(self, most: int, name: str) -> None:
         self.most = most
         self._name = name
         self._monitor = threading.Lock()
-        self._under_way = 0
+        self._counting = threading.Lock()
+        self._threads = self._under_way = 0
+        self._begun: SimpleQueue[Callable[[], TurnOver]] = SimpleQueue()
         self._over: SimpleQueue[TurnOver | BaseException] = SimpleQueue()
 
     @property
@@ -70,14 +74,31 @@ class Threads:
     def begin(self, turn: Callable[[], TurnOver]) -> None:
         """Begin a turn: in a thread of its own, where others may go on beside it."""
         self._under_way += 1
-        if self.most > 1:
-            thread = threading.Thread(target=self._take, args=(turn,), name=self._name, daemon=True)
-            try:
-                thread.start()
+        if self.most == 1:
+            self._take(turn)
+            return
+        with self._counting:
+            self._begun.put(turn)
+            if self._threads >= self._under_way:
                 return
-            except RuntimeError:  # the interpreter is ending
-                pass
-        self._take(turn)
+            self._threads += 1
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except RuntimeError:  # the interpreter is ending
+            self._threads -= 1
+            self._take(self._begun.get())
+
+    def _run(self) -> None:
+        while True:
+            try:
+                turn = self._begun.get(timeout=_IDLE_S)
+            except Empty:
+                with self._counting:  # a turn that begins now finds this thread, or begins another one
+                    if self._begun.empty():
+                        self._threads -= 1
+                        return
+            else:
+                self._take(turn)
 
     def _take(self, turn: Callable[[], TurnOver]) -> None:
         try:

@@ -222,6 +222,7 @@ class DeliveryWorker:
                 self._gather()
             self._wake.clear()
             self._look_for_others()
+            self._go_on_with_round()  # one in which something stumbled
             urgent = self._take_urgency()
             self.note(Woken(urgent, *self._breaker()))
             self._go_on_with_round()
@@ -248,18 +249,22 @@ class DeliveryWorker:
 
     def _go_on_with_round(self) -> None:
         """See the round's turns to their end; what is due meanwhile joins it where they take long."""
-        joined = self.clock.monotonic()
+        joined, hurried = self.clock.monotonic(), False
         while self._lanes.busy:
             over = self._lanes.next_over(_LOOK_S)
             if over is not None:
                 self.note(over)
             urgent = self._take_urgency()
+            hurried |= urgent
             if self._lanes.busy and (urgent or self._gathering_seconds(joined) <= 0):
                 joined = self.clock.monotonic()
                 self._wake.clear()
                 self._look_for_others()
                 self.note(MoreDue(urgent))
                 self._write_overflow(urgent)
+        if hurried and self.scheduler.has_due:  # for what was written during its run's turn
+            self._urgent.set()
+            self._wake.set()
 
     def _may_end(self) -> bool:
         """End the thread of a link that was left, once nothing waits; a later write starts it again."""
