@@ -17,6 +17,8 @@ from tests.arrows import ROOT
 __all__ = ["PAGE", "page"]
 
 PAGE = ROOT / "docs" / "commands.md"
+WIDE = 36
+"""The most characters of a table's first column; the choices of a longer option stand in the second."""
 
 HEAD = """\
 # Command reference
@@ -24,12 +26,14 @@ HEAD = """\
 Every command with its options and examples, and the Python call that does the same. In a notebook
 `%dbml help link` or `%dbml link --help` shows the same text for one command.
 
+## How a line is read
+
 - A command's result is a value: `runs = %dbml runs`, then `runs.to_pandas()`. A result that is assigned is
   not shown.
 - `$name` or `${name}` stands for the value of a variable of the notebook, the calling function or the
   script, also within a value (`exp-$fold`). `$$` is a dollar sign, and `{{name}}` is `{name}`.
 - A `#` that begins a word begins a remark; a backslash at the end of a line continues it on the next.
-- Commands, options, runs, models and experiments complete with Tab.
+- Commands, options, run ids, models and experiments complete with Tab.
 
 This page is written from the grammar in `dbml_magics/commands/` by
 `python -m tests.command_reference --write`; a test fails where it is not up to date.
@@ -55,12 +59,14 @@ def _prose(text: str) -> str:
 
 
 def _row(option: Option) -> str:
-    said = [_prose(option.help)]
+    written, said = option.written.replace("|", "\\|"), [_prose(option.help)]
+    if len(written) > WIDE:
+        written = f"{option.name} …" if option.takes_value and not option.positional else option.name
+        said[0] += f": {', '.join(f'`{choice}`' for choice in option.choices)}"
     said += ["required"] if option.required else []
     if option.repeatable and not option.positional and "repeated" not in option.help:
         said.append("may be repeated")
     said += [f"not beside {', '.join(f'`{name}`' for name in option.excludes)}"] if option.excludes else []
-    written = option.written.replace("|", "\\|")
     return f"| `{written}` | {'; '.join(said)} |".replace("\n", " ")
 
 

@@ -85,12 +85,14 @@ def test_the_command_reference_is_up_to_date() -> None:
 def test_the_command_reference_has_every_command_and_every_option() -> None:
     """What a command has and the page leaves out would be up to date, too."""
     sections = command_reference.PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    assert sections.pop(0).startswith("How a line is read")
     assert [section.partition("\n")[0] for section in sections] == [
         command.prog for command in (TRACK, *COMMANDS.values())
     ]
     for section, command in zip(sections, (TRACK, *COMMANDS.values()), strict=True):
         for option in command.options:
             assert option.name in section or option.written.replace("|", "\\|") in section
+            assert [choice for choice in option.choices if choice not in section] == []
         assert [example for example in command.examples if example not in section] == []
 
 
