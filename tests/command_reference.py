@@ -62,7 +62,8 @@ def _row(option: Option) -> str:
     written, said = option.written.replace("|", "\\|"), [_prose(option.help)]
     if len(written) > WIDE:
         written = f"{option.name} …" if option.takes_value and not option.positional else option.name
-        said[0] += f": {', '.join(f'`{choice}`' for choice in option.choices)}"
+        choices = option.choices or option.metavar.split("|")
+        said[0] += f": {', '.join(f'`{choice}`' for choice in choices)}"
     said += ["required"] if option.required else []
     if option.repeatable and not option.positional and "repeated" not in option.help:
         said.append("may be repeated")

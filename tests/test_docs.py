@@ -91,8 +91,9 @@ def test_the_command_reference_has_every_command_and_every_option() -> None:
     ]
     for section, command in zip(sections, (TRACK, *COMMANDS.values()), strict=True):
         for option in command.options:
-            assert option.name in section or option.written.replace("|", "\\|") in section
-            assert [choice for choice in option.choices if choice not in section] == []
+            choices = option.choices or option.metavar.split("|")
+            assert f"`{option.name}" in section or option.positional
+            assert [choice for choice in choices if choice not in section] == []
         assert [example for example in command.examples if example not in section] == []
 
 
