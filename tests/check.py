@@ -1,4 +1,4 @@
-"""Check everything: lint, format, types and tests. What fails does not keep the rest from being reported.
+"""Check everything: lint, format, types, pages and tests. What fails does not keep the rest from its turn.
 
 python tests/check.py                    in an environment with the extra ``test`` installed
 python tests/check.py -k journal -x      arguments go to pytest
@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPED = ("dbml_magics", "tests")
+PAGES = ["tests.documentation"]
 FULL = {
     "histories": ["pytest", "tests/core/test_histories.py", "tests/core/test_edited_histories.py"],
     "simulation": ["tests.simulation", "10000"],
@@ -70,7 +71,8 @@ def main(arguments: list[str]) -> int:
         summary.append("  ".join(words).rstrip())
 
     with ThreadPoolExecutor(1) as beside:
-        typed = beside.submit(timed, types, show=False)
+        others = {"mypy": types, "docs": PAGES}
+        begun = {name: beside.submit(timed, command, show=False) for name, command in others.items()}
         for name, command in checks.items():
             print(f"\n── {' '.join(command)}", flush=True)
             code, seconds, lines = timed(command)
@@ -82,9 +84,10 @@ def main(arguments: list[str]) -> int:
                 seconds, closing = seconds + more, f"{closing}; again by themselves: {closing_line(lines)}"
                 unsteady += failures if code == 0 else []
             note(name, code, seconds, closing)
-        code, seconds, lines = typed.result()
-        print(f"\n── {' '.join(types)}\n{''.join(lines)}", flush=True)
-        note("mypy", code, seconds, "")
+        for name, command in others.items():
+            code, seconds, lines = begun[name].result()
+            print(f"\n── {' '.join(command)}\n{''.join(lines)}", flush=True)
+            note(name, code, seconds, "")
     for name, command in FULL.items() if full else ():
         print(f"\n── {' '.join(command)}", flush=True)
         os.environ.pop("DBML_TEST_EXAMPLES", None)

@@ -152,7 +152,7 @@ def _read(path: Path) -> LinkFile:
     except ValueError as error:  # both decoders' errors are
         raise BadLink(
             f"--config: {path} is not {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).",
-            remedies=[("[azureml]", "begins a team's dbml.toml: README, A team's dbml.toml")],
+            remedies=[("[azureml]", "begins a team's dbml.toml: docs/azureml.md, A team's file")],
         ) from error
     if not isinstance(content, dict):
         raise BadLink(f"--config: {path} holds no settings.", remedies=[Remedy("link", config="dbml.toml")])

@@ -126,6 +126,7 @@ def test_the_check_runs_a_few_failed_tests_again_and_names_the_unsteady(
     (tmp_path / "typed" / "__init__.py").touch()
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "TYPED", ["typed"])
+    monkeypatch.setattr(check, "PAGES", ["compileall", "-q", "typed"])
     monkeypatch.setattr(check, "install_browser", lambda: None)
     assert check.main([]) == code
     summary = capsys.readouterr().out.partition("── summary")[2]

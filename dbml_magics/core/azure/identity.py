@@ -154,7 +154,7 @@ class SignIn:
             found.append(
                 (
                     Remedy("link", "…", auth="databricks"),
-                    "a Unity Catalog service credential: README, Signing in",
+                    "a Unity Catalog service credential: docs/azureml.md, Signing in",
                 )
             )
         elif shutil.which("az"):

@@ -25,7 +25,7 @@ _ROLES: tuple[tuple[str, str, str], ...] = (
     (f"{_WS}/write", CONTRIBUTOR, "resource group"),
     (f"{_WS}/delete", CONTRIBUTOR, "resource group"),
     (f"{_WS}/listkeys/action", CONTRIBUTOR, "workspace"),
-    (f"{_WS}/computes/*/read", READER, "workspace"),
+    (f"{_WS}/computes*/read", READER, "workspace"),
     (f"{_WS}/computes/*", "AzureML Compute Operator", "workspace"),
     (f"{_WS}/read", READER, "workspace"),
     (f"{_WS}/*/read", READER, "workspace"),
@@ -66,7 +66,7 @@ _NAMED = re.compile(r"perform action '([^']+)'")
 
 @dataclass(frozen=True)
 class Need:
-    """One row of the README's table: command, purpose, Azure action, smallest role."""
+    """What a command needs: purpose, Azure action, smallest role; docs/permissions.md sums it up."""
 
     command: str
     what: str
