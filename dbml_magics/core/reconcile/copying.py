@@ -31,6 +31,7 @@ from dbml_magics.core.run_view import Mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
+_MODELS_HELD = 1000  # logged models with all that was listed of them
 
 
 class _UnderWay:
@@ -63,7 +64,9 @@ class Copier:
         self._runs: dict[str, str] = {}  # the target's ids of those that were copied, or that others hang on
         self._copied: set[str] = set()  # completely
         self._nowhere: set[str] = set()  # those that others hang on, and that neither workspace has
-        self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
+        # The source's experiment -> run -> models, or the own ids of those that are more than are held.
+        self._models: dict[str, dict[str, list[Model | str]]] = {}
+        self._held_models = 0
         self._listing = threading.Lock()
         self._making = threading.RLock()  # one logged model at a time: two threads may want the same one
 
@@ -189,18 +192,19 @@ class Copier:
             side.sender.complete_tags(key, made, tags)
         self._mend(partial(self._send_all, key, source, made, new))
         self._mend(partial(self._copy_files, key, source, made, new))
-        for model in self._models_of(source, key):
+        models = self._models_of(source, key)
+        for model in models:
             self._mend(partial(self.copy_model, model))
-        self._path.__dict__.setdefault("copies", []).append((key, source, made, new))
+        self._path.__dict__.setdefault("copies", []).append((key, source, made, new, models))
 
     def _complete(self) -> None:
         """Add the links between several copied runs once all of them exist, and end the copies."""
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
-            key, source, made, new = copies.pop(0)
+            key, source, made, new, models = copies.pop(0)
             lacking = partial(self.repairing.lacking, source, made, new=new)
             self._mend(lambda: self.attach(key, made, lacking()))  # noqa: B023 - at once
-            for model in self._models_of(source, key):
+            for model in models:
                 self._mend(partial(self.send_scores, model, model.points))
             ended.append((key, source, made))
         # The end comes last: a copy that was cut short is known by its status.
@@ -330,15 +334,23 @@ class Copier:
                 yield outcomes
 
     def _models_of(self, source: Run, key: str) -> list[Model]:
-        """Return a run's logged models; those of its experiment are listed once for all its runs."""
+        """Return a run's logged models; those of its experiment are listed once for all its runs.
+
+        Of many no more than the ids are kept: these are asked for again, one by one.
+        """
         experiment_id = str(source.info.experiment_id)
         with self._listing:
             known = self._models.get(experiment_id)
             if known is None:
                 known = self._models[experiment_id] = defaultdict(list)
                 for model in self.source.models([experiment_id]):
-                    known[model.run].append(model)
-        return known.get(key, [])
+                    if model.native is None or self._held_models < _MODELS_HELD:
+                        self._held_models += 1
+                        known[model.run].append(model)
+                    else:
+                        known[model.run].append(model.native.model_id)
+        found = [self.source.model(each) if isinstance(each, str) else each for each in known.get(key, [])]
+        return [model for model in found if model is not None]
 
     def _plan_model(self, difference: Difference, ours: Model | None, theirs: Model | None) -> Fix:
         role = self.target.role
