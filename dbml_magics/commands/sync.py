@@ -40,7 +40,7 @@ def _compare(args: Namespace, output: Output) -> Result:
         def counted(amount: int, what: str) -> None:
             seconds = time.monotonic() - began
             if seconds >= _QUIET_S:  # the first one's count would stand there as the last word
-                progress.say(f"{count(amount, 'run')} {what} · {amount / seconds:,.1f} a second")
+                progress.say(f"{amount:,} {what} · {amount / seconds:,.1f} a second")
 
         try:
             if args.repair:

@@ -10,6 +10,7 @@ from datetime import datetime
 __all__ = [
     "DIFFERS",
     "LACKING",
+    "about",
     "clock",
     "count",
     "duration",
@@ -76,6 +77,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def about(seconds: float) -> str:
+    """Write how long something may take: less than a minute, about 4 min, about 2 h 10 min."""
+    if seconds < 50:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {minutes} min"
+    tens = round(minutes, -1)
+    return f"about {tens // 60:,} h {tens % 60} min"
 
 
 def when(milliseconds: int) -> str:

@@ -13,9 +13,10 @@ import os
 import sys
 import tempfile
 
-from tests.benchmarks.measure import QUICK, SECTIONS, Bench, Sizes, machine
+from tests.benchmarks.measure import SECTIONS, Bench, machine
 from tests.benchmarks.report import markdown, terminal
 from tests.benchmarks.sampler import VARIABLE
+from tests.benchmarks.sizes import QUICK, Sizes
 
 
 def main(arguments: list[str]) -> int:

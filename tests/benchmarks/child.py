@@ -12,28 +12,16 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import dbml_magics as dbml
-from tests.benchmarks.sampler import VARIABLE, Sampler
+from tests.benchmarks.turns import Scenarios, play, say, turn
 
 WARM_UP = 100
 BEGUN_WITHIN_S = 120.0  # a hundred runs, on a machine that is busy
-
-
-def say(**what: Any) -> None:
-    """Tell the parent."""
-    print(json.dumps(what), flush=True)
-
-
-def turn(event: str, **what: Any) -> None:
-    """Tell the parent and wait for its word."""
-    say(event=event, **what)
-    sys.stdin.readline()
 
 
 def timed(call: Callable[[int], Any], count: int, first: int = 0) -> dict[str, float]:
@@ -410,22 +398,10 @@ print("told", json.dumps(told))
 
 def live(scenario: dict[str, Any]) -> None:
     """Measure calls in tracked cells of a real kernel, with the live view and without, in turn."""
-    from jupyter_client.manager import start_new_kernel
+    from tests.benchmarks.kernel import Kernel
 
-    manager, client = start_new_kernel(kernel_name="python3")
-    seen: list[dict[str, Any]] = []
-
-    def shown(message: dict[str, Any]) -> None:
-        seen.append(message)
-
-    def run(code: str) -> str:
-        seen.clear()
-        reply = client.execute_interactive(code, timeout=600, output_hook=shown)
-        if reply["content"]["status"] != "ok":
-            raise RuntimeError(f"{reply['content'].get('ename')}: {reply['content'].get('evalue')}")
-        return "".join(m["content"]["text"] for m in seen if m["msg_type"] == "stream")
-
-    try:
+    with Kernel() as kernel:
+        run = kernel.run
         run("%load_ext dbml_magics\nimport os, mlflow")
         run(f"%dbml link --databricks {scenario['databricks']} --azureml {scenario['azureml']}")
         run(f"%dbml experiment {scenario['experiment']}")
@@ -437,12 +413,16 @@ def live(scenario: dict[str, Any]) -> None:
                 run(f"os.environ['DBML_LIVE'] = '{switch}'\n%dbml sync")
                 printed = run(cell)
                 figures = json.loads(printed.partition("told ")[2].splitlines()[0])
-                figures["updates"] = sum(m["msg_type"] == "update_display_data" for m in seen)
+                figures["updates"] = sum(m["msg_type"] == "update_display_data" for m in kernel.seen)
                 measured.append(figures)
-        say(without=samples["0"], live=samples["1"])
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    say(without=samples["0"], live=samples["1"])
+
+
+def many(scenario: dict[str, Any]) -> None:
+    """Log many runs, or read them; or go through what a new kernel does first."""
+    from tests.benchmarks import many as scenarios
+
+    getattr(scenarios, scenario["name"])(scenario)
 
 
 def compared(scenario: dict[str, Any]) -> None:
@@ -459,7 +439,7 @@ def score(scenario: dict[str, Any]) -> None:
     say(measured=scoring.measure(scenario))
 
 
-SCENARIOS: dict[str, Callable[[dict[str, Any]], None]] = {
+SCENARIOS: Scenarios = {
     "linked": linked,
     "rest": rest,
     "wandb": wandb,
@@ -471,27 +451,14 @@ SCENARIOS: dict[str, Callable[[dict[str, Any]], None]] = {
     "live": live,
     "verify": compared,
     "copy": compared,
+    "short_runs": many,
+    "sweep": many,
+    "reading": many,
+    "first": many,
     "score": score,
     "floor": lambda scenario: say(floor=floor(scenario)),
 }
 
 
-def main() -> None:
-    scenario = json.loads(sys.argv[1])
-    profile = os.environ.get(VARIABLE)
-    sampler = Sampler() if profile else None
-    try:
-        SCENARIOS[scenario["name"]](scenario)
-    except Exception as error:
-        traceback.print_exc()
-        say(error=f"{type(error).__name__}: {error}")
-    sys.stdout.flush()
-    if sampler is not None and profile:
-        with open(profile, "a") as out:
-            sampler.end(scenario["name"], out)
-    # The figures are told: what still waits for delivery in this throw-away place is nobody's.
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    play(SCENARIOS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sqlite3
 import subprocess
 import sys
@@ -14,74 +13,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
-
+from tests.benchmarks.api import START, Api
+from tests.benchmarks.turns import resident
 from tests.infra.proxy import Proxy
 from tests.infra.servers import Server, clean_environment
 
-__all__ = ["Api", "Held", "export_import", "pair_of", "seed", "verified"]
+__all__ = ["Held", "export_import", "pair_of", "register", "seed", "verified"]
 
-_START = 1_700_000_000_000
 NOTE = b"what this run was about\n" * 80
-
-
-class Api:
-    """MLflow's REST interface of a server, without MLflow."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.session = requests.Session()
-
-    def post(self, call: str, **body: Any) -> dict[str, Any]:
-        """Make a call that writes or searches."""
-        answer = self.session.post(f"{self.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
-        answer.raise_for_status()
-        payload: dict[str, Any] = answer.json()
-        return payload
-
-    def get(self, call: str, **query: str) -> dict[str, Any]:
-        """Make a call that reads."""
-        answer = self.session.get(f"{self.uri}/api/2.0/mlflow/{call}", params=query, timeout=60)
-        answer.raise_for_status()
-        payload: dict[str, Any] = answer.json()
-        return payload
-
-    def experiment(self, name: str) -> str:
-        """Make an experiment."""
-        return str(self.post("experiments/create", name=name)["experiment_id"])
-
-    def run(self, experiment: str, number: int, tags: dict[str, str], metrics: list[dict[str, Any]]) -> str:
-        """Make a run that has ended, with points and params."""
-        began = _START + number * 1000
-        facts = [{"key": "mlflow.runName", "value": f"run-{number}"}]
-        facts += [{"key": key, "value": value} for key, value in tags.items()]
-        made = self.post("runs/create", experiment_id=experiment, start_time=began, tags=facts)["run"]["info"]
-        run_id = str(made["run_id"])
-        params = [{"key": f"p{n}", "value": str(number)} for n in range(5)]
-        self.post("runs/log-batch", run_id=run_id, metrics=metrics, params=params)
-        self.post("runs/update", run_id=run_id, status="FINISHED", end_time=began + 500)
-        return run_id
-
-    def put_file(self, experiment: str, run_id: str) -> None:
-        """Give a run a file."""
-        place = f"{self.uri}/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run_id}/artifacts/note.txt"
-        self.session.put(place, data=NOTE, timeout=60).raise_for_status()
-
-    def runs(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield the runs of an experiment."""
-        found = self.get("experiments/get-by-name", experiment_name=name)["experiment"]["experiment_id"]
-        token = ""
-        while True:
-            page = self.post("runs/search", experiment_ids=[found], max_results=500, page_token=token)
-            yield from page.get("runs", [])
-            token = page.get("next_page_token", "")
-            if not token:
-                return
 
 
 def _metrics(number: int, names: int, points: int) -> list[dict[str, Any]]:
     return [
-        {"key": f"m{n}", "value": number + n / 100 + step, "timestamp": _START + step, "step": step}
+        {"key": f"m{n}", "value": number + n / 100 + step, "timestamp": START + step, "step": step}
         for n in range(names)
         for step in range(points)
     ]
@@ -125,12 +69,12 @@ def _insert(
         insert(
             table,
             "key, value, timestamp, step, is_nan, run_uuid",
-            ((f"m{k}", n + k / 100, _START, 0, 0, run) for n, run in numbered for k in range(metrics)),
+            ((f"m{k}", n + k / 100, START, 0, 0, run) for n, run in numbered for k in range(metrics)),
         )
 
 
 def _run_row(experiment: int, number: int, run: str) -> tuple[Any, ...]:
-    began, place = _START + number * 1000, f"mlflow-artifacts:/{experiment}/{run}/artifacts"
+    began, place = START + number * 1000, f"mlflow-artifacts:/{experiment}/{run}/artifacts"
     facts = (run, f"run-{number}", "UNKNOWN", "", "", "bench", "FINISHED", began, began + 500)
     return (*facts, "", "active", place, experiment)
 
@@ -144,9 +88,24 @@ def seed(uri: str, experiment: str, runs: int) -> None:
         tags = {"team": "wine"}
         if number % 4:
             tags["mlflow.parentRunId"] = parent
-        run_id = api.run(here, number, tags, _metrics(number, 5, 20))
+        run_id = api.begin(here, number, tags)
+        api.log(run_id, _metrics(number, 5, 20), {f"p{n}": str(number) for n in range(5)})
+        api.end(run_id, number)
         parent = parent if number % 4 else run_id
-        api.put_file(here, run_id)
+        api.put_file(here, run_id, "note.txt", NOTE)
+
+
+def register(uri: str, experiment: str, count: int) -> None:
+    """Register models at a server, each with two versions of a run's files and an alias."""
+    api = Api(uri)
+    run = next(api.runs(experiment))["info"]
+    for number in range(count):
+        name = f"{experiment}-{number}"
+        api.post("registered-models/create", name=name)
+        for _ in range(2):
+            source = f"{run['artifact_uri']}/model"
+            api.post("model-versions/create", name=name, source=source, run_id=run["run_id"])
+        api.post("registered-models/alias", name=name, alias="best", version="1")
 
 
 class Held:
@@ -221,12 +180,6 @@ def verified(scenario: dict[str, Any], say: Callable[..., None], turn: Callable[
 def _peak() -> Iterator[list[float]]:
     """Give the most megabytes that the process gained inside the block."""
     import threading
-
-    def resident() -> float:
-        pages = Path("/proc/self/statm")
-        if not pages.exists():
-            return 0.0
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     before, most, ended = resident(), [0.0], threading.Event()
 

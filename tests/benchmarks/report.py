@@ -22,7 +22,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was measured, or why it was not."""
+    """One thing that was measured, or why it was not; the last columns may be left out."""
 
     label: str
     figures: tuple[Figure, ...] = ()
@@ -55,7 +55,7 @@ def terminal(sections: list[Section]) -> str:
         cells = [[str(figure) for figure in row.figures] for row in section.rows]
         label_width = max(len(text) for text in (section.title, *(f"  {row.label}" for row in section.rows)))
         widths = [
-            max(len(column), *(len(row[number]) for row in cells if row)) if any(cells) else len(column)
+            max([len(column), *(len(row[number]) for row in cells if number < len(row))])
             for number, column in enumerate(section.columns)
         ]
 
@@ -83,6 +83,7 @@ def markdown(sections: list[Section]) -> str:
         for row in section.rows:
             values = [str(figure) for figure in row.figures]
             if row.problem:
-                values = [f"not measured: {row.problem}"] + [""] * (len(section.columns) - 1)
+                values = [f"not measured: {row.problem}"]
+            values += [""] * (len(section.columns) - len(values))
             lines.append(f"| {row.label} | " + " | ".join(values) + " |")
     return "\n".join(lines).lstrip()

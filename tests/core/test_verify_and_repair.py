@@ -653,3 +653,57 @@ def test_many_runs_come_over_in_few_requests(
     assert proxies.databricks.count("metrics/get-history") <= (12 + 12) * 6 + 30
     assert proxies.databricks.count("logged-models/search$") <= 30
     assert proxies.azureml.count("runs/search$") <= 12 + 4 + 10
+
+
+def nested_runs(uri: str, experiment: str, parent: str, count: int) -> list[str]:
+    """Make ended runs that are nested in one."""
+    client = MlflowClient(uri)
+    at = client.get_experiment_by_name(experiment).experiment_id
+    runs = [client.create_run(at, tags={"mlflow.parentRunId": parent}).info.run_id for _ in range(count)]
+    for run in runs:
+        client.set_terminated(run)
+    return runs
+
+
+def test_a_parent_is_looked_for_once_however_many_runs_are_nested_in_it(
+    home: object, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    primary, mirror = (MlflowClient(server.uri) for server in servers)
+    at = primary.create_experiment(experiment_name)
+    parent = primary.create_run(at, run_name="parent").info.run_id
+    primary.set_terminated(parent)
+    nested_runs(servers.databricks.uri, experiment_name, parent, 15)
+    linking.link(proxies)
+    for proxy in proxies:
+        proxy.forget()
+    done = repaired(experiment_name)
+    assert done.copied == 16
+    assert not done.remaining, str(done)
+    lacking = [r for r in proxies.azureml.requests("runs/get$") if r.status == 404]
+    assert len(lacking) <= 1, "the mirror is asked for the parent by its id once"
+    asked = [r for r in proxies.databricks.requests("runs/get$") if parent in r.query]
+    assert len(asked) <= 3, "the primary once for all that is nested in it, then for what was copied"
+    found = mirror.search_runs([mirror.get_experiment_by_name(experiment_name).experiment_id])
+    own = linking.own_id(servers.azureml.uri, parent, experiment_name)
+    nested = [run for run in found if run.data.tags.get("mlflow.parentRunId") == own]
+    assert len(nested) == 15
+    assert of_experiment(experiment_name).equal
+
+
+def test_a_parent_that_is_nowhere_is_looked_for_once_and_keeps_each_of_its_runs_from_being_copied(
+    home: object, proxies: Proxies, servers: Servers, experiment_name: str
+) -> None:
+    primary = MlflowClient(servers.databricks.uri)
+    primary.create_experiment(experiment_name)
+    nowhere = "0" * 31 + "1"
+    nested_runs(servers.databricks.uri, experiment_name, nowhere, 12)
+    linking.link(proxies)
+    for proxy in proxies:
+        proxy.forget()
+    done = repaired(experiment_name)
+    assert done.copied == 0
+    assert [r.done for r in done.remaining] == [
+        f"azureml refused it: its run {nowhere} is in neither workspace"
+    ] * 12
+    assert proxies.azureml.count("runs/get$") <= 1
+    assert proxies.azureml.count("runs/create$") == 0

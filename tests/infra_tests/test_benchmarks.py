@@ -29,10 +29,14 @@ def test_the_quick_run_measures_every_figure() -> None:
         "other calls, linked",
         "2,000 points, both workspaces",
         "5,000 points in one run",
-        "5 runs of 20 points",
+        "5 runs of 20 points |",
+        "5 runs of 20 points one after the other",
+        "8 runs of 20 points in 2 processes",
         "a training of 20 rounds, tracked and not",
         "5,000 calls of log_metric over 50 metrics",
         "%load_ext dbml_magics",
+        "a new kernel, from %load_ext",
+        "60 runs and 3 registered models at both",
         "one model served",
         "a linear model of 8 columns",
         "60 runs with 5 metrics each",
@@ -66,16 +70,19 @@ def test_tables_align_and_say_what_could_not_be_measured() -> None:
     section = Section("calls", ("× floor", "median µs"))
     section.add(Row("the floor", (Figure(1, 1), Figure(16.4))))
     section.add(Row("linked", (Figure(1234.5, 1), Figure(text="met"))))
+    section.add(Row("the limit", (Figure(0.5, 1),)))
     section.add(Row("wandb", problem="not installed", absent=True))
     assert terminal([section]).splitlines()[1:] == [
         "calls        × floor  median µs",
         "  the floor      1.0         16",
         "  linked     1,234.5        met",
+        "  the limit      0.5",
         "  wandb      not measured: not installed",
     ]
     assert markdown([section]).splitlines()[2:] == [
         "| the floor | 1.0 | 16 |",
         "| linked | 1,234.5 | met |",
+        "| the limit | 0.5 |  |",
         "| wandb | not measured: not installed |  |",
     ]
     assert not section.failed

@@ -31,18 +31,19 @@ from dbml_magics.core.run_view import Mark
 from dbml_magics.results.reconcile import ABSENT, Difference
 
 _PATIENCE_S = 600.0  # for a big run's copy
+_MODELS_HELD = 1000  # logged models with all that was listed of them
 
 
 class _UnderWay:
-    """A run's copy: whether it is there, and whether it is complete."""
+    """A run that one thread looks for at the target, and copies there if need be."""
 
     def __init__(self) -> None:
-        self.made = threading.Event()
+        self.there = threading.Event()
         self.complete = threading.Event()
 
-    def set(self) -> None:
+    def end(self) -> None:
         """Release all waiting threads."""
-        self.made.set()
+        self.there.set()
         self.complete.set()
 
 
@@ -57,54 +58,117 @@ class Copier:
         self.state = repairing.state
         self.source = repairing.source
         self.target = repairing.target
-        self._copying = threading.Lock()
-        self._under_way: dict[str, _UnderWay] = {}
-        self._path = threading.local()  # the runs whose copies wait for that of their parent, in this thread
-        self._runs: dict[str, str] = {}  # the target's ids of those that others hang on
-        self._models: dict[str, dict[str, list[Model]]] = {}  # the source's experiment -> run -> models
+        self._taking = threading.Lock()
+        self._under_way: dict[str, _UnderWay] = {}  # those that are looked for or copied just now, no others
+        self._path = threading.local()
+        self._runs: dict[str, str] = {}  # the target's ids of those that were copied, or that others hang on
+        self._copied: set[str] = set()  # completely
+        self._nowhere: set[str] = set()  # those that others hang on, and that neither workspace has
+        # The source's experiment -> run -> models, or the own ids of those that are more than are held.
+        self._models: dict[str, dict[str, list[Model | str]]] = {}
+        self._held_models = 0
         self._listing = threading.Lock()
         self._making = threading.RLock()  # one logged model at a time: two threads may want the same one
 
     # --- whole runs
 
-    def copy(self, key: str, source: Run) -> Run:
+    def copy(self, key: str, source: Run) -> None:
         """Copy a whole run that the target was just found to lack, its parent first."""
-        above = self._path.__dict__.setdefault("keys", [])
-        if key in above:
+        under_way, mine = self._take(key)
+        if mine:
+            self._copy_alone(key, source)
+            return
+        if under_way is not None:  # its child's copy began with it
+            under_way.complete.wait(_PATIENCE_S)
+        if key not in self._copied:
+            raise Unavailable(f"the copy of run {key} did not come about")
+
+    def run_at_target(self, key: str) -> str:
+        """Return the target's id of a run that another or a model hangs on, copied if need be.
+
+        One thread looks for it, once: the others that need it wait for its word.
+        """
+        if (known := self._known(key)) is not None:
+            return known
+        if key in self._above():
             raise MlflowException.invalid_parameter_value(f"run {key} is its own ancestor")
-        with self._copying:
-            other = self._under_way.get(key)
-            if other is None:
-                self._under_way[key] = _UnderWay()
-        if other is not None:  # its child's copy began with it
-            # Another run that hangs on this one needs it to be there; who copies it alone needs all of it.
-            (other.made if above else other.complete).wait(_PATIENCE_S)
-            found = self.survey.find(self.target, key, source)
-            if found is None:
-                raise Unavailable(f"the copy of run {key} did not come about")
-            return found
+        under_way, mine = self._take(key)
+        if mine:
+            return self._look_for(key)
+        if under_way is not None:
+            under_way.there.wait(_PATIENCE_S)
+        if (known := self._known(key)) is None:
+            raise Unavailable(f"the copy of run {key} did not come about")
+        return known
+
+    def _known(self, key: str) -> str | None:
+        if key in self._nowhere:
+            raise MlflowException.invalid_parameter_value(f"its run {key} is in neither workspace")
+        return self._runs.get(key)
+
+    def _above(self) -> list[str]:
+        """Return the runs whose copies wait for that of their parent, in this thread."""
+        above: list[str] = self._path.__dict__.setdefault("above", [])
+        return above
+
+    def _take(self, key: str) -> tuple[_UnderWay | None, bool]:
+        """Return who is at work on a run, if it is not copied yet, and whether that is the caller now."""
+        with self._taking:
+            if key in self._copied:
+                return None, False
+            if (other := self._under_way.get(key)) is not None:
+                return other, False
+            mine = self._under_way[key] = _UnderWay()
+            return mine, True
+
+    def _release(self, key: str) -> None:
+        with self._taking:
+            under_way = self._under_way.pop(key, None)
+        if under_way is not None:
+            under_way.end()
+
+    def _look_for(self, key: str) -> str:
+        copying = False
+        try:
+            origin = self.survey.find(self.source, key)
+            found = self.survey.find(self.target, key, origin)
+            if found is not None:
+                if self.state.identity(self.target.role, "run", key) is None:
+                    self.target.side.ids.remember_run(key, found)
+                self._runs[key] = str(found.info.run_id)
+            elif origin is None:
+                self._nowhere.add(key)
+            else:
+                copying = True
+                self._copy_alone(key, origin)
+        finally:
+            if not copying:
+                self._release(key)
+        known = self._known(key)
+        assert known is not None
+        return known
+
+    def _copy_alone(self, key: str, source: Run) -> None:
+        """Copy a run that this thread has taken; it is complete when the first of those above it is."""
+        above, begun = self._above(), self._path.__dict__.setdefault("begun", [])
         above.append(key)
-        begun = self._path.__dict__.setdefault("begun", [])
         begun.append(key)
         try:
-            made = self._copy(key, source)
-            self._under_way[key].made.set()
+            self._copy(key, source)
             if len(above) == 1:
                 self._complete()
-            return made
+                self._copied.update(begun)
         except BaseException:
-            with self._copying:
-                self._under_way.pop(key).set()
+            self._release(key)
             raise
         finally:
             above.pop()
             if not above:
                 self._path.copies, self._path.begun = [], []
                 for each in begun:
-                    if (ended := self._under_way.get(each)) is not None:
-                        ended.set()
+                    self._release(each)
 
-    def _copy(self, key: str, source: Run) -> Run:
+    def _copy(self, key: str, source: Run) -> None:
         side, target = self.target.side, self.target
         experiment_id = self.experiments.at_target(str(source.info.experiment_id))
         self.source.side.ids.remember_run(key, source)
@@ -119,26 +183,28 @@ class Copier:
             repairs.begin_copy(target.role, key)
             user, start = source.info.user_id, source.info.start_time
             made = self.repairing.write(lambda: side.runs.make(key, experiment_id, user, start, tags))
-        own = self._runs[key] = str(made.info.run_id)
+        own = str(made.info.run_id)
         side.ids.remember_run(key, made)
+        self._runs[key] = own
+        self._under_way[key].there.set()  # others may be nested in it while it is filled
         if not new:
             made = target.get_run(own)
             side.sender.complete_tags(key, made, tags)
         self._mend(partial(self._send_all, key, source, made, new))
         self._mend(partial(self._copy_files, key, source, made, new))
-        for model in self._models_of(source, key):
+        models = self._models_of(source, key)
+        for model in models:
             self._mend(partial(self.copy_model, model))
-        self._path.__dict__.setdefault("copies", []).append((key, source, made, new))
-        return made
+        self._path.__dict__.setdefault("copies", []).append((key, source, made, new, models))
 
     def _complete(self) -> None:
         """Add the links between several copied runs once all of them exist, and end the copies."""
         copies, ended = self._path.copies, []
         while copies:  # a model that one of them took may bring its own run
-            key, source, made, new = copies.pop(0)
+            key, source, made, new, models = copies.pop(0)
             lacking = partial(self.repairing.lacking, source, made, new=new)
             self._mend(lambda: self.attach(key, made, lacking()))  # noqa: B023 - at once
-            for model in self._models_of(source, key):
+            for model in models:
                 self._mend(partial(self.send_scores, model, model.points))
             ended.append((key, source, made))
         # The end comes last: a copy that was cut short is known by its status.
@@ -245,22 +311,6 @@ class Copier:
             if here is not ABSENT:
                 self._mend(partial(self.carrier.put, repository, f"run:{key}", path, ours, theirs))
 
-    def run_at_target(self, key: str) -> str:
-        """Return the target's id of a run that another or a model hangs on, copied if need be."""
-        known = self._runs.get(key)
-        if known is not None:
-            return known
-        origin = self.survey.find(self.source, key)
-        found = self.survey.find(self.target, key, origin)
-        if found is None:
-            if origin is None:
-                raise MlflowException.invalid_parameter_value(f"its run {key} is in neither workspace")
-            found = self.copy(key, origin)
-        if self.state.identity(self.target.role, "run", key) is None:
-            self.target.side.ids.remember_run(key, found)
-        own = self._runs[key] = str(found.info.run_id)
-        return own
-
     # --- logged models
 
     def models(self) -> Iterator[Outcomes]:
@@ -284,15 +334,23 @@ class Copier:
                 yield outcomes
 
     def _models_of(self, source: Run, key: str) -> list[Model]:
-        """Return a run's logged models; those of its experiment are listed once for all its runs."""
+        """Return a run's logged models; those of its experiment are listed once for all its runs.
+
+        Of many no more than the ids are kept: these are asked for again, one by one.
+        """
         experiment_id = str(source.info.experiment_id)
         with self._listing:
             known = self._models.get(experiment_id)
             if known is None:
                 known = self._models[experiment_id] = defaultdict(list)
                 for model in self.source.models([experiment_id]):
-                    known[model.run].append(model)
-        return known.get(key, [])
+                    if model.native is None or self._held_models < _MODELS_HELD:
+                        self._held_models += 1
+                        known[model.run].append(model)
+                    else:
+                        known[model.run].append(model.native.model_id)
+        found = [self.source.model(each) if isinstance(each, str) else each for each in known.get(key, [])]
+        return [model for model in found if model is not None]
 
     def _plan_model(self, difference: Difference, ours: Model | None, theirs: Model | None) -> Fix:
         role = self.target.role

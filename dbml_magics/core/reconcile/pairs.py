@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 from mlflow.entities import Experiment, Run
 
 from dbml_magics.core.delivery.writers.experiments import name_of
 from dbml_magics.core.destinations.naming import EXPERIMENT_TAG, told_apart, workspace_path
-from dbml_magics.core.reconcile.readers import WorkspaceReader
+from dbml_magics.core.reconcile.readers import PAGE, WorkspaceReader
+
+_LET_GO_EVERY = 500  # runs
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,31 @@ class RunPair:
         return run
 
 
+class Lone(NamedTuple):
+    """What is kept of a run without a partner, until it is listed again."""
+
+    run_id: str
+    start_time: int
+    stage: str
+
+    @classmethod
+    def of(cls, run: Run) -> Lone:
+        """Return that of a run."""
+        return cls(run.info.run_id, run.info.start_time or 0, run.info.lifecycle_stage)
+
+
+Listing = Callable[[], Iterator[Run]]  # of one workspace's runs, newest first; it may be asked again
+
+
 class _Stream:
     """One workspace's runs, newest first, and those of them that have no partner yet."""
 
-    def __init__(self, reader: WorkspaceReader, runs: Iterator[Run]) -> None:
+    def __init__(self, reader: WorkspaceReader, listing: Listing) -> None:
         self.reader = reader
-        self.runs = runs
-        self.waiting: dict[str, Run | str] = {}  # a run, or its id where the other stream has passed it
+        self.listing = listing
+        self.runs = listing()
+        self.listed = 0
+        self.waiting: dict[str, Run | Lone] = {}  # little of it where the other stream has passed it
         self.at: float = float("inf")  # the start time that it has come to
         self.ended = False
 
@@ -135,27 +157,57 @@ class _Stream:
         if run is None:
             self.ended, self.at = True, float("-inf")
             return None
+        self.listed += 1
         self.at = run.info.start_time or 0
         return self.reader.key(run), run
 
     def take(self, key: str) -> Run | None:
         """Return the run that waits under ``key``, read again if it was let go."""
         found = self.waiting.pop(key, None)
-        return self.reader.get_run(found) if isinstance(found, str) else found
+        return self.reader.get_run(found.run_id) if isinstance(found, Lone) else found
 
     def let_go(self, passed: float) -> None:
-        """Keep no more than the ids of runs that the other stream has passed: memory stays bounded."""
+        """Keep little of the runs that the other stream has passed: memory stays bounded."""
         for key, run in self.waiting.items():
-            if not isinstance(run, str) and run.info.start_time > passed:
-                self.waiting[key] = run.info.run_id
+            if not isinstance(run, Lone) and (run.info.start_time or 0) > passed:
+                self.waiting[key] = Lone.of(run)
+
+    def lone(self) -> Iterator[tuple[str, Lone]]:
+        """Yield little of each run that has no partner."""
+        for key, run in self.waiting.items():
+            yield key, run if isinstance(run, Lone) else Lone.of(run)
+
+    def left(self) -> Iterator[tuple[str, Run]]:
+        """Yield the runs that have no partner, a page of those that were let go in memory at a time."""
+        for key in [key for key, run in self.waiting.items() if not isinstance(run, Lone)]:
+            yield from self._taken(key)
+        if len(self.waiting) > self.listed // PAGE + 1:  # fewer pages than runs: these are listed again
+            for run in self.listing():
+                key = self.reader.key(run)
+                lone = self.waiting.get(key)
+                if isinstance(lone, Lone) and lone.run_id == run.info.run_id:
+                    del self.waiting[key]
+                    yield key, run
+        for key in list(self.waiting):
+            yield from self._taken(key)
+
+    def _taken(self, key: str) -> Iterator[tuple[str, Run]]:
+        run = self.take(key)
+        if run is not None:
+            yield key, run
 
 
 def run_pairs(
-    first: WorkspaceReader, ours: Iterator[Run], second: WorkspaceReader, theirs: Iterator[Run]
+    first: WorkspaceReader,
+    ours: Listing,
+    second: WorkspaceReader,
+    theirs: Listing,
+    listed: Callable[[Iterator[tuple[str, Lone]]], None] | None = None,
 ) -> Iterator[RunPair]:
-    """Pair two streams of runs, both the newest first, holding little more than a page of each.
+    """Pair two listings of runs, holding little more than a page of each.
 
     A pair has one start time, which is given when a run is made; those without a partner come last.
+    ``listed`` is told of these once both listings have ended.
     """
     a, b = _Stream(first, ours), _Stream(second, theirs)
     paired: set[str] = set()
@@ -179,12 +231,14 @@ def run_pairs(
             paired.add(key)
             yield RunPair(key, run, partner) if one is a else RunPair(key, partner, run)
         count += 1
-        if count % 500 == 0:
+        if count % _LET_GO_EVERY == 0:
             a.let_go(b.at)
             b.let_go(a.at)
+    if listed is not None:
+        listed(chain(a.lone(), b.lone(), ((key, Lone.of(run)) for key, run, _ in strays)))
     for key, run, ours_too in strays:
         yield RunPair(key, run, None, True) if ours_too else RunPair(key, None, run, True)
-    for key in list(a.waiting):
-        yield RunPair(key, a.take(key), None, key in paired)
-    for key in list(b.waiting):
-        yield RunPair(key, None, b.take(key), key in paired)
+    for key, run in a.left():
+        yield RunPair(key, run, None, key in paired)
+    for key, run in b.left():
+        yield RunPair(key, None, run, key in paired)

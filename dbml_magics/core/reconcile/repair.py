@@ -16,6 +16,7 @@ from functools import partial
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core.reconcile.experiment_repairer import ExperimentRepairer
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
+from dbml_magics.core.reconcile.pace import Pace
 from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
 from dbml_magics.core.reconcile.repairer import Repairer
@@ -24,6 +25,7 @@ from dbml_magics.core.reconcile.verify import registries_in_scope
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand
 from dbml_magics.results.reconcile import LOST, Difference, Repaired, RepairResult
+from dbml_magics.results.text import count
 
 
 def repair(
@@ -43,12 +45,12 @@ def repair(
         repaired: list[Repaired] = []
         remaining: list[Repaired] = []
         copied = 0
-        for outcomes in _all(repairer):
+        pace = Pace(survey, progress, engine.clock)
+        for outcomes in _all(repairer, pace):
             for difference, (good, done) in outcomes:
                 (repaired if good else remaining).append(Repaired(difference, done))
                 copied += good and difference.kind in ("run", LOST)
-            if progress is not None:
-                progress(survey.seen, f"compared, {len(repaired):,} differences repaired")
+            pace.tell(f"{count(len(repaired), 'difference')} repaired")
         return RepairResult(
             workspaces=(repairer.source.role, repairer.target.role),
             runs_compared=survey.seen,
@@ -66,13 +68,17 @@ def deletions(
 ) -> tuple[str, list[Difference]]:
     """Return the workspace that pruning would delete in, and what: each fix says it of itself."""
     repairer = Repairer(Survey(engine, scope), source, prune=False, deep=deep, dry_run=True)
-    going = [difference for outcomes in _all(repairer) for difference, outcome in outcomes if outcome.good]
+    pace = Pace(repairer.survey, None, engine.clock)
+    found = (each for outcomes in _all(repairer, pace) for each in outcomes)
+    going = [difference for difference, outcome in found if outcome.good]
     return repairer.target.role, going
 
 
-def _all(repairer: Repairer) -> Iterator[Outcomes]:
+def _all(repairer: Repairer, pace: Pace) -> Iterator[Outcomes]:
     """Yield what became of each run's differences, then of the models', versions' and experiments'."""
-    yield from in_parallel(workers(repairer.engine), repairer.pair, repairer.survey.pairs())
+    for outcomes in in_parallel(workers(repairer.engine), repairer.pair, repairer.survey.pairs()):
+        pace.done()
+        yield outcomes
     yield from repairer.copier.models()
     yield from RegistryRepairer(repairer, partial(registries_in_scope, repairer.survey)).all()
     if not repairer.dry_run:

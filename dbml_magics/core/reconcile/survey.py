@@ -23,7 +23,7 @@ from dbml_magics.core.destinations.errors import (
     is_missing,
 )
 from dbml_magics.core.destinations.naming import workspace_path
-from dbml_magics.core.reconcile.pairs import ExperimentPair, RunPair, experiment_pairs, run_pairs
+from dbml_magics.core.reconcile.pairs import ExperimentPair, Lone, RunPair, experiment_pairs, run_pairs
 from dbml_magics.core.reconcile.readers import PAGE, TOGETHER, WorkspaceReader
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ExperimentNotFound, RunNotFound
@@ -67,6 +67,7 @@ class Survey:
         self.older: Counter[str] = Counter()
         self.waiting: list[str] = []
         self.keys: set[str] = set()  # of the runs in scope
+        self.total: int | None = None  # how many there are, once both workspaces have listed them all
         self._experiments: list[ExperimentPair] | None = None
         self._all: list[ExperimentPair] | None = None  # in scope or not
         self._behind = {
@@ -150,9 +151,16 @@ class Survey:
 
         Of an experiment that one workspace does not list to its end no run counts as lacking there.
         """
-        ours = self.first.runs([str(p.first.experiment_id) for p in part if p.first], self.scope.since)
-        theirs = self.second.runs([str(p.second.experiment_id) for p in part if p.second], self.scope.since)
-        pairs = run_pairs(self.first, ours, self.second, theirs)
+        ours, theirs = (
+            partial(
+                reader.runs,
+                [str(e.experiment_id) for p in part if (e := p.at(number)) is not None],
+                self.scope.since,
+            )
+            for number, reader in enumerate(self.readers)
+        )
+        listed = self._count if part[-1] is self.experiments()[-1] else None
+        pairs = run_pairs(self.first, ours, self.second, theirs, listed)
         while True:
             try:
                 pair = next(pairs, None)
@@ -169,6 +177,14 @@ class Survey:
             return
         for each in part:
             yield from self._runs_of([each], yielded)
+
+    def _count(self, lone: Iterator[tuple[str, Lone]]) -> None:
+        """Count the runs in scope: those that were seen, and those without a partner, which come last."""
+        meant = (
+            key not in self._behind and run.stage != "deleted" and self._is_wanted(key, run.start_time)
+            for key, run in lone
+        )
+        self.total = self.seen + sum(meant)
 
     def _one_run(self) -> Iterator[RunPair]:
         assert self.scope.run is not None
@@ -251,12 +267,16 @@ class Survey:
             return False  # the carrier of a model that was logged without a run
         if pair.either.info.lifecycle_stage == "deleted":
             return False
-        if self.scope.chosen or pair.double or self.engine.state.run(pair.key) is not None:
-            return True
-        if pair.either.info.start_time >= self.engine.link_began() * 1000:
+        if pair.double or self._is_wanted(pair.key, pair.either.info.start_time):
             return True
         self.older[(self.first if pair.first else self.second).role] += 1
         return False
+
+    def _is_wanted(self, key: str, start_time: int) -> bool:
+        """Tell whether a run is of the link's own time, or chosen."""
+        if self.scope.chosen or self.engine.state.run(key) is not None:
+            return True
+        return start_time >= self.engine.link_began() * 1000
 
     def least(self, compared: int, looked_at: int, listed: int, histories: int) -> int:
         """Return the fewest requests with which so much can be known.

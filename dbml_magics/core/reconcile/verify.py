@@ -9,6 +9,7 @@ from functools import partial
 from dbml_magics.common.hints import Argument
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
+from dbml_magics.core.reconcile.pace import Pace
 from dbml_magics.core.reconcile.pairs import RunPair
 from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.readers import Model
@@ -38,10 +39,11 @@ def verify(
     def compared(pair: RunPair) -> list[Difference]:
         return safely(survey, pair.key, name_of(pair.either), partial(differences, comparer, pair))
 
+    pace = Pace(survey, progress, engine.clock)
     for found_here in in_parallel(workers(engine), compared, survey.pairs()):
         found += found_here
-        if progress is not None:
-            progress(survey.seen, "compared")
+        pace.done()
+        pace.tell()
     for key, first, second in models_in_scope(survey):
         either = first or second
         assert either is not None
