@@ -18,7 +18,7 @@ from dbml_magics.results.delivery import SyncResult
 from dbml_magics.results.link import LinkStatus
 from tests.conftest import Proxies, Servers
 from tests.infra import plain
-from tests.infra.proxy import Proxy
+from tests.infra.proxy import Proxy, Request
 
 LOG_BATCH = "runs/log-batch$"
 
@@ -86,7 +86,12 @@ def written_points(proxy: Proxy) -> Counter[tuple[Any, ...]]:
     MLflow's own server keeps a point that comes twice once; Databricks would show it twice. The proxy must
     have been told to keep bodies.
     """
-    counted: Counter[tuple[Any, ...]] = Counter()
+    return Counter({point: len(requests) for point, requests in _writing(proxy).items()})
+
+
+def _writing(proxy: Proxy) -> dict[tuple[Any, ...], list[Request]]:
+    """Return the requests that wrote each point of a metric at the service."""
+    found: dict[tuple[Any, ...], list[Request]] = {}
     for request in proxy.requests(LOG_BATCH):
         if request.body is None or not (request.status == 200 or request.fault in ("drop", "cut", "half")):
             continue
@@ -94,19 +99,22 @@ def written_points(proxy: Proxy) -> Counter[tuple[Any, ...]]:
         points = asked.get("metrics") or []
         if request.fault == "half":
             points = points[: (len(points) + 1) // 2]
-        counted.update(
+        for p in points:
             # log_model logs a run's points once more, for the model.
-            (asked["run_id"], p["key"], p["step"], p["timestamp"], str(p["value"]), p.get("model_id"))
-            for p in points
-        )
-    return counted
+            point = (asked["run_id"], p["key"], p["step"], p["timestamp"], str(p["value"]), p.get("model_id"))
+            found.setdefault(point, []).append(request)
+    return found
 
 
 def assert_written_once(proxies: Proxies) -> None:
     """Check that no point was written twice at any of the two services."""
     for proxy in proxies:
-        twice = {point: n for point, n in written_points(proxy).items() if n > 1}
-        assert not twice, f"{len(twice)} points were written more than once: {list(twice.items())[:3]}"
+        twice = {point: requests for point, requests in _writing(proxy).items() if len(requests) > 1}
+        told = [
+            f"{point} at {[(f'{r.time:.3f}', r.seconds, r.status, r.fault) for r in requests]}"
+            for point, requests in list(twice.items())[:3]
+        ]
+        assert not twice, f"{len(twice)} points were written more than once: {told}"
 
 
 def steps(held: dict[str, Any], key: str) -> list[int]:
