@@ -93,7 +93,9 @@ def _writing(proxy: Proxy) -> dict[tuple[Any, ...], list[Request]]:
     """Return the requests that wrote each point of a metric at the service."""
     found: dict[tuple[Any, ...], list[Request]] = {}
     for request in proxy.requests(LOG_BATCH):
-        if request.body is None or not (request.status == 200 or request.fault in ("drop", "cut", "half")):
+        if request.body is None or not (
+            request.status == 200 if request.fault is None else request.fault in ("drop", "cut", "half")
+        ):
             continue
         asked = json.loads(request.body)
         points = asked.get("metrics") or []
