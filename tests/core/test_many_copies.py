@@ -35,9 +35,9 @@ class Listed:
         self._alive: weakref.WeakSet[Run] = weakref.WeakSet()
         self.most = 0
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self, oldest_first: bool) -> Iterator[Run]:
         self.listings += 1
-        for key in self.starts:
+        for key in reversed(self.starts) if oldest_first else self.starts:
             if key not in self.unlisted:
                 yield self._run(key)
 
@@ -101,8 +101,9 @@ def test_a_few_runs_that_one_workspace_lacks_are_asked_for_by_themselves() -> No
         Listed({key: start for key, start in every.items() if key not in ("r7", "r9")}),
     )
     found, lone = paired(ours, theirs)
-    assert [pair.key for pair in found if pair.second is None] == lone == ["r7", "r9"]
-    assert ours.asked == ["r7-own", "r9-own"]
+    assert [pair.key for pair in found if pair.second is None] == ["r9", "r7"], "the oldest first"
+    assert lone == ["r7", "r9"]
+    assert ours.asked == ["r9-own", "r7-own"]
     assert ours.listings == theirs.listings == 1
 
 

@@ -137,7 +137,7 @@ class Lone(NamedTuple):
         return cls(run.info.run_id, run.info.start_time or 0, run.info.lifecycle_stage)
 
 
-Listing = Callable[[], Iterator[Run]]  # of one workspace's runs, newest first; it may be asked again
+Listing = Callable[[bool], Iterator[Run]]  # of one workspace's runs: the newest first, or the oldest (True)
 
 
 class _Stream:
@@ -146,7 +146,7 @@ class _Stream:
     def __init__(self, reader: WorkspaceReader, listing: Listing) -> None:
         self.reader = reader
         self.listing = listing
-        self.runs = listing()
+        self.runs = listing(False)
         self.listed = 0
         self.waiting: dict[str, Run | Lone] = {}  # little of it where the other stream has passed it
         self.at: float = float("inf")  # the start time that it has come to
@@ -178,17 +178,20 @@ class _Stream:
             yield key, run if isinstance(run, Lone) else Lone.of(run)
 
     def left(self) -> Iterator[tuple[str, Run]]:
-        """Yield the runs that have no partner, a page of those that were let go in memory at a time."""
-        for key in [key for key, run in self.waiting.items() if not isinstance(run, Lone)]:
+        """Yield the runs that have no partner, a page of those that were let go in memory at a time.
+
+        The oldest come first: a parent that is copied in its own turn need not be looked for.
+        """
+        for key in [key for key, run in reversed(self.waiting.items()) if not isinstance(run, Lone)]:
             yield from self._taken(key)
         if len(self.waiting) > self.listed // PAGE + 1:  # fewer pages than runs: these are listed again
-            for run in self.listing():
+            for run in self.listing(True):
                 key = self.reader.key(run)
                 lone = self.waiting.get(key)
                 if isinstance(lone, Lone) and lone.run_id == run.info.run_id:
                     del self.waiting[key]
                     yield key, run
-        for key in list(self.waiting):
+        for key in [*reversed(self.waiting)]:
             yield from self._taken(key)
 
     def _taken(self, key: str) -> Iterator[tuple[str, Run]]:

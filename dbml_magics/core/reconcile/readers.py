@@ -43,7 +43,7 @@ _TRIES = 5
 TOGETHER = 50  # experiments that one search asks for
 _KEYS = 10_000  # ids that are remembered while comparing
 _LISTED = ("mlflow-artifacts:", "file:", "/")  # places whose folders are listed with one request
-_NEWEST_FIRST = ["attributes.start_time DESC"]
+_ORDERS = {False: ["attributes.start_time DESC"], True: ["attributes.start_time ASC"]}
 T = TypeVar("T")
 
 
@@ -161,14 +161,15 @@ class WorkspaceReader:
         self._experiments = [str(each.experiment_id) for each in found]
         return found
 
-    def runs(self, experiment_ids: Sequence[str], since: int | None = None) -> Iterator[Run]:
-        """Yield the runs of some experiments, the newest first, deleted ones too."""
+    def runs(
+        self, experiment_ids: Sequence[str], since: int | None = None, *, oldest_first: bool = False
+    ) -> Iterator[Run]:
+        """Yield the runs of some experiments, deleted ones too; with ``since`` always the newest first."""
         if not experiment_ids:
             return
+        order = _ORDERS[oldest_first and since is None]
         listed = self._pages(
-            lambda token: self.workspace.search_runs(
-                experiment_ids, "", ViewType.ALL, PAGE, _NEWEST_FIRST, token
-            )
+            lambda token: self.workspace.search_runs(experiment_ids, "", ViewType.ALL, PAGE, order, token)
         )
         for run in listed if self.engine.workspaces[self.role].spec.local else ahead(listed, PAGE):
             if since is not None and run.info.start_time < since:

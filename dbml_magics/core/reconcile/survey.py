@@ -151,14 +151,12 @@ class Survey:
 
         Of an experiment that one workspace does not list to its end no run counts as lacking there.
         """
-        ours, theirs = (
-            partial(
-                reader.runs,
-                [str(e.experiment_id) for p in part if (e := p.at(number)) is not None],
-                self.scope.since,
-            )
-            for number, reader in enumerate(self.readers)
-        )
+
+        def listing(number: int, oldest_first: bool) -> Iterator[Run]:
+            ids = [str(e.experiment_id) for p in part if (e := p.at(number)) is not None]
+            return self.readers[number].runs(ids, self.scope.since, oldest_first=oldest_first)
+
+        ours, theirs = partial(listing, 0), partial(listing, 1)
         listed = self._count if part[-1] is self.experiments()[-1] else None
         pairs = run_pairs(self.first, ours, self.second, theirs, listed)
         while True:
