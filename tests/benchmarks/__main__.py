@@ -1,7 +1,7 @@
 """Measure everything on this machine and print the figures side by side.
 
-python -m tests.benchmarks               some twenty minutes
-python -m tests.benchmarks --quick       a minute: that everything can be measured, not how fast it is
+python -m tests.benchmarks               some forty minutes, a third of them for the sweep
+python -m tests.benchmarks --quick       some minutes: that everything can be measured, not how fast it is
 python -m tests.benchmarks --markdown    the README's tables
 python -m tests.benchmarks --profile verify    one section, and in which functions its time went
 """
