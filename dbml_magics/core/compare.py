@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
@@ -14,6 +15,7 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
+from dbml_magics.core.parallel import in_parallel, workers
 from dbml_magics.core.run_view import clamp
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import AmbiguousRun, BadCommand, RunNotFound, WorkspaceUnreachable
@@ -28,7 +30,7 @@ _MOST = clamp(math.inf)
 def compare(engine: Engine, given: Sequence[str], metrics: Sequence[str], last: str | None) -> CompareResult:
     """Compare runs. Raises BadCommand, RunNotFound, AmbiguousRun, WorkspaceUnreachable."""
     ids = _resolved(engine, given, last)
-    found = [_run(engine, run_id) for run_id in ids]
+    found = list(in_parallel(workers(engine), partial(_run, engine), ids))
     rows = tuple(_row(engine, run) for run in found)
     shown = _named(rows, metrics) if metrics else _telling(found)
     curves, notes = _curves(engine, found, shown)
@@ -168,24 +170,31 @@ def _curves(
     engine: Engine, found: Sequence[Run], shown: Sequence[str]
 ) -> tuple[dict[str, tuple[Curve, ...]], list[str]]:
     curves, notes = {}, []
+    asked = [(run, key) for key in shown for run in found]
+    answers = in_parallel(workers(engine), partial(_history, engine), asked)
     for key in shown:
         histories = []
-        for run in found:
-            try:
-                histories.append(_history(engine, run, key))
-            except MlflowException as error:
-                why = error.reason if isinstance(error, Unavailable) else " ".join(str(error).split())[:200]
+        for run, answer in zip(found, answers, strict=False):  # as many answers as there are runs
+            if isinstance(answer, MlflowException):
+                why = (
+                    answer.reason if isinstance(answer, Unavailable) else " ".join(str(answer).split())[:200]
+                )
                 name = run.info.run_name or run.info.run_id[:8]
                 notes.append(f"the curve of {key} in {name} is missing: {why}")
-                histories.append([])
+                answer = []
+            histories.append(answer)
         curves[key] = _on_one_axis(histories)
     return curves, notes if len(notes) < 4 else [*notes[:3], f"… {len(notes) - 3} more curves are missing"]
 
 
-def _history(engine: Engine, run: Run, key: str) -> list[Metric]:
+def _history(engine: Engine, asked: tuple[Run, str]) -> list[Metric] | MlflowException:
+    run, key = asked
     if key not in run.data.metrics:
         return []
-    history = runs.client(engine).get_metric_history(run.info.run_id, key)
+    try:
+        history = runs.client(engine).get_metric_history(run.info.run_id, key)
+    except MlflowException as error:
+        return error
     return sorted(history, key=lambda point: (point.step, point.timestamp))
 
 

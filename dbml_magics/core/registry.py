@@ -6,8 +6,9 @@ import difflib
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from mlflow.entities import FileInfo
 from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
@@ -19,6 +20,7 @@ from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import ask_for, check_before
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
+from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.mlflow_private import (
@@ -32,6 +34,7 @@ from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
+from dbml_magics.core.parallel import in_parallel
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
@@ -40,6 +43,7 @@ from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterRes
 _PATIENCE_S = 600.0
 _ANSWER_S = 0.5  # between two looks whether a registry has answered: a registration may change its queue
 _ALIASES_S = 1.0
+_AT_ONCE = 10  # models whose versions are asked for at a time
 
 
 def register(
@@ -278,17 +282,13 @@ def list_models(engine: Engine, name: str | None) -> ModelsResult:
     versions: list[ModelVersion] = []
     failure: MlflowException | None = None
     notes: list[str] = []
-    asked = 0
-    for role in engine.link.used:
-        registry = engine.workspaces[role].registry
-        try:
-            if name is None:
-                found = engine.health[role].ask(lambda r=registry: _newest(r))  # type: ignore[misc]
-            else:
-                found = engine.health[role].ask(lambda r=registry: _versions(r, name))  # type: ignore[misc]
-        except Unavailable as error:
-            failure = failure or error
-            notes.append(f"{role} could not be asked: {error.reason}")
+    asked, roles = 0, engine.link.used
+    for role, found in zip(
+        roles, in_parallel(len(roles), partial(_listed_at, engine, name), roles), strict=True
+    ):
+        if isinstance(found, Unavailable):
+            failure = failure or found
+            notes.append(f"{role} could not be asked: {found.reason}")
             continue
         asked += 1
         versions += [_shown(engine, role, v) for v in found]
@@ -321,13 +321,39 @@ def _as_twin(version: ModelVersion) -> str:
     return f"{version.workspace}:{version.name}/{version.version}"
 
 
-def _newest(registry: AbstractStore) -> list[RegisteredVersion]:
-    found = []
-    for model in entries(lambda token: registry.search_registered_models(max_results=100, page_token=token)):
-        versions = _versions(registry, model.name)
-        if versions:
-            found.append(versions[0])
-    return found
+def _listed_at(engine: Engine, name: str | None, role: str) -> list[RegisteredVersion] | Unavailable:
+    """Return a model's versions at a workspace, or the newest version of each model."""
+    workspace = engine.workspaces[role]
+    try:
+        if name is not None:
+            return engine.health[role].ask(lambda: _versions(workspace.registry, name))
+        return engine.health[role].ask(lambda: list(_newest(workspace)))
+    except Unavailable as error:
+        return error
+
+
+def _newest(workspace: Workspace) -> Iterator[RegisteredVersion]:
+    """Yield the newest version of each model.
+
+    MLflow's own server tells it with the model: the latest version of each stage, and the aliases. The others
+    are asked for each model's versions.
+    """
+    registry = workspace.registry
+    models = entries(lambda token: registry.search_registered_models(max_results=100, page_token=token))
+    if workspace.kind == "mlflow":
+        for model in models:
+            if model.latest_versions:
+                newest = max(model.latest_versions, key=lambda version: int(version.version))
+                yield _with_aliases(newest, model.aliases)
+        return
+    for versions in in_parallel(_AT_ONCE, lambda model: _versions(registry, model.name), models):
+        yield from versions[:1]
+
+
+def _with_aliases(version: RegisteredVersion, aliases: Mapping[str, object]) -> RegisteredVersion:
+    own = sorted(alias for alias, number in aliases.items() if str(number) == str(version.version))
+    with_fields(version, aliases=own)
+    return version
 
 
 def _versions(registry: AbstractStore, name: str) -> list[RegisteredVersion]:
@@ -345,10 +371,8 @@ def _versions(registry: AbstractStore, name: str) -> list[RegisteredVersion]:
         if not is_missing(error):
             raise
         aliases = {}
-    for version in found:
-        own = sorted(a for a, v in aliases.items() if str(v) == str(version.version))
-        with_fields(version, aliases=own)
-    return sorted(found, key=lambda v: -int(v.version))
+    named = (_with_aliases(version, aliases) for version in found)
+    return sorted(named, key=lambda version: -int(version.version))
 
 
 def _shown(engine: Engine, role: str, found: RegisteredVersion) -> ModelVersion:

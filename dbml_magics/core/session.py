@@ -413,7 +413,8 @@ def _check(engine: Engine, *, may_be_away: bool) -> None:
             failures.setdefault(role, Unavailable("not reachable (timed out)", sent=False))
     for role, error in failures.items():
         refused = _refusal(engine, role, error, [r for r in engine.link.used if r not in failures])
-        if not (may_be_away and isinstance(refused, WorkspaceUnreachable)):
+        # Of a link that is known, a sign-in page is a gateway's word on a workspace that is away.
+        if not (may_be_away and isinstance(refused, (WorkspaceUnreachable, NotMlflow))):
             raise refused from error
         if isinstance(error, Unavailable):
             engine.health[role].trouble(error)

@@ -111,6 +111,26 @@ def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: 
     assert drawn == sorted(set(drawn))
 
 
+def test_files_of_ended_runs_that_are_written_to_no_more_are_closed(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    for queue in ("ended", "live", "written"):
+        journal.append(queue, line_of([journal.next_stamp(queue), "t", "a", "1"]))
+    has_ended = {"ended", "written"}.__contains__
+    journal.sync_to_disk()
+    journal.close_quiet(has_ended)
+    assert all(journal.own_end(queue) for queue in ("ended", "live", "written")), "they were written just now"
+    journal.append("written", line_of([journal.next_stamp("written"), "t", "a", "2"]))
+    journal.sync_to_disk()
+    journal.close_quiet(has_ended)
+    assert [bool(journal.own_end(queue)) for queue in ("ended", "live", "written")] == [False, True, True]
+    assert other.delete_if_done("ended", *next(iter(other.files("ended").items())))
+    assert not other.delete_if_done("live", *next(iter(other.files("live").items())))
+    journal.append("ended", line_of([journal.next_stamp("ended"), "t", "a", "3"]))
+    assert len(journal.files("ended")) == 1, "a later write begins another file"
+    journal.close()
+    other.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes share no memory")
 def test_the_last_process_of_a_link_deletes_the_shared_memory(tmp_path: Path) -> None:
     memory = stamps._path(tmp_path)

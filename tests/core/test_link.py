@@ -425,6 +425,22 @@ def test_again_works_while_a_workspace_is_away(home: Path, proxies: Any, experim
     assert len(held(status, run_id, experiment_name)) == 2
 
 
+def test_again_takes_a_gateways_page_for_a_workspace_that_is_away(
+    home: Path, proxies: Any, experiment_name: str
+) -> None:
+    dbml.link(databricks=proxies.databricks.uri, azureml=proxies.azureml.uri)
+    mlflow.set_experiment(experiment_name)
+    dbml.sync(60)
+    session.current().unlink()
+    with proxies.databricks.status(200, body="<html>sign in</html>"):
+        status = dbml.link(again=True)
+        assert "a web page" in str(status.destinations[0].last_error)
+        mlflow.set_experiment(experiment_name)
+        run_id = log_one_run()
+    dbml.sync(60)
+    assert len(held(status, run_id, experiment_name)) == 2
+
+
 def test_a_link_is_remembered_for_its_folder_alone(home: Path, tmp_path: Path) -> None:
     dbml.link(local=True)
     session.current().unlink()

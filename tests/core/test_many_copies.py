@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Run, RunData, RunInfo
 
 import dbml_magics as dbml
-from dbml_magics.core import session
-from dbml_magics.core.reconcile import copying, pairs, parallel, readers
+from dbml_magics.core import parallel, session
+from dbml_magics.core.reconcile import copying, pairs, readers
 from dbml_magics.core.reconcile.pace import Pace
 from dbml_magics.core.reconcile.pairs import Lone, RunPair, run_pairs
 from dbml_magics.core.reconcile.readers import WorkspaceReader

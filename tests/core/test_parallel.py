@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dbml_magics.core.reconcile.parallel import ahead, in_parallel
+from dbml_magics.core.parallel import ahead, in_parallel
 from tests.infra.wait import eventually
 
 

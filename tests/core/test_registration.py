@@ -104,6 +104,14 @@ def test_every_way_to_register_makes_the_next_version_in_both_registries(
     assert (new.new_model, {v.version for v in new.versions}) == (True, {"1"})
     sync()
     assert dead() == []
+    of_model = {v.workspace: v for v in dbml.models(name).versions if v.version == "4"}
+    for proxy in both:
+        proxy.forget()
+    listed = {v.workspace: v for v in dbml.models().versions if v.name == name}
+    assert listed == of_model, "the list shows each model's newest version as the model's own page does"
+    assert all(v.aliases == ("champion",) and v.tags == {"stage": "test"} for v in listed.values())
+    pages = [proxy.count("registered-models/search") for proxy in both]
+    assert [proxy.count() for proxy in both] == pages, "versions and aliases come with the models"
     for proxy in both:
         held = versions(proxy, name)
         assert [v["version"] for v in held] == ["1", "2", "3", "4"]

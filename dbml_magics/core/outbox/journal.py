@@ -11,7 +11,7 @@ import heapq
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +43,7 @@ class Journal:
         self._fallen: Path | None = None  # where this process writes since the root's disk failed it
         self._lock = threading.Lock()
         self._open: dict[str, QueueFile] = {}
+        self._quiet: dict[str, int] = {}  # queue -> how long its file was at the last look
         self._process = self._new_process_name()
         self._opened = 0
         self._stamps = Stamps(root)
@@ -180,6 +181,25 @@ class Journal:
                 finally:
                     os.close(fd)
 
+    def close_quiet(self, ended: Callable[[str], bool]) -> None:
+        """Close the files of runs that have ended and were not written to since the last call.
+
+        Another process may deliver them, and deletes what nobody has open.
+        """
+        with self._lock:
+            quiet = {queue: writer.size for queue, writer in self._open.items()}
+        for queue, size in quiet.items():
+            if self._quiet.get(queue) == size and ended(queue):
+                with deferred(), self._lock:
+                    writer = self._open.get(queue)
+                    if writer is not None and (writer.size, writer.unsure, writer.dirty) == (
+                        size,
+                        False,
+                        False,
+                    ):
+                        self._close_writer(queue)
+        self._quiet = quiet
+
     def _close_writer(self, queue: str) -> None:
         writer = self._open.pop(queue, None)
         if writer is not None:
@@ -197,7 +217,7 @@ class Journal:
         self._lock = threading.Lock()
         for writer in self._open.values():
             writer.close()
-        self._open = {}
+        self._open, self._quiet = {}, {}
         self._stamps.after_fork()
         self._process = self._new_process_name()
 

@@ -22,8 +22,8 @@ from dbml_magics.core.delivery.writers.emulated_models import MODELS_TAG, paths_
 from dbml_magics.core.delivery.writers.learned import Lack
 from dbml_magics.core.destinations.errors import WouldRefuse
 from dbml_magics.core.mlflow_private import metric_points
+from dbml_magics.core.parallel import in_parallel
 from dbml_magics.core.reconcile.files import Files, folded, unlike_files
-from dbml_magics.core.reconcile.parallel import in_parallel
 from dbml_magics.core.reconcile.readers import Model, WorkspaceReader
 from dbml_magics.core.run_view import Mark, mark
 from dbml_magics.core.runtime.retention import NOTE_TAG

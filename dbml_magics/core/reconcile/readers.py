@@ -33,8 +33,8 @@ from dbml_magics.core.destinations.protocol import Destination
 from dbml_magics.core.mlflow_private import download_file
 from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.paging import entries, files_below
+from dbml_magics.core.parallel import ahead
 from dbml_magics.core.reconcile.files import Files, FileVersion
-from dbml_magics.core.reconcile.parallel import ahead
 from dbml_magics.core.runtime.engine import Engine
 
 PAGE = 1000

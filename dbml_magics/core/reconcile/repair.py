@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from dbml_magics.common.hints import Remedy
+from dbml_magics.core.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.experiment_repairer import ExperimentRepairer
 from dbml_magics.core.reconcile.fixes import Outcomes, unread
 from dbml_magics.core.reconcile.pace import Pace
-from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.registry_repairer import RegistryRepairer
 from dbml_magics.core.reconcile.repairer import Repairer
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey

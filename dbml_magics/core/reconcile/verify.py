@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from dbml_magics.common.hints import Argument
+from dbml_magics.core.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.compare import Comparer, model_pairs, name_of, tags_of
 from dbml_magics.core.reconcile.experiments import experiment_differences
 from dbml_magics.core.reconcile.pace import Pace
 from dbml_magics.core.reconcile.pairs import RunPair
-from dbml_magics.core.reconcile.parallel import in_parallel, workers
 from dbml_magics.core.reconcile.readers import Model
 from dbml_magics.core.reconcile.registries import Registries, Version
 from dbml_magics.core.reconcile.survey import Progress, Scope, Survey

@@ -43,6 +43,9 @@ class DiskThread:
                 except RuntimeError:  # the interpreter is ending
                     self.thread = None
 
+    def _has_ended(self, queue: str) -> bool:
+        return bool((self._state.run(queue) or {}).get("ended"))
+
     def _run(self, pid: int) -> None:
         while os.getpid() == pid:
             time.sleep(1.0)
@@ -54,6 +57,7 @@ class DiskThread:
                 return
             try:
                 self._journal.sync_to_disk()
+                self._journal.close_quiet(self._has_ended)
                 self._state.come_back()
             except OSError:
                 _log.debug("the journal could not be synced to disk", exc_info=True)
