@@ -231,13 +231,13 @@ class CompareResult(Result):
 
     def _board(self, shown: Sequence[ComparedMetric]) -> Html:
         """Draw the metrics, those that only some runs have last."""
+        drawn = [metric for metric in shown if metric.curves]
         charts = []
-        for metric in sorted(shown, key=lambda each: sum(not curve.count for curve in each.curves)):
+        for metric in sorted(drawn, key=lambda each: sum(not curve.count for curve in each.curves)):
             axis = next((curve.axis for curve in metric.curves if curve.count), "step")
-            charts.append(
-                (Chart(metric.key, axis, self._lines(metric)), Html(f"<strong>{safe(metric.key)}</strong>"))
-            )
-        return board([(chart, caption) for chart, caption in charts if chart.lines])
+            caption = Html(f"<strong>{safe(metric.key)}</strong>")
+            charts.append((Chart(metric.key, axis, self._lines(metric)), caption))
+        return board(charts)
 
 
 def _param_cells(param: ComparedParam) -> list[str]:

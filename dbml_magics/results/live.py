@@ -38,14 +38,17 @@ class LiveMetric:
         return len(self.curve.values) > 1
 
 
-def charts(metrics: Sequence[LiveMetric]) -> Html:
-    """Draw the first metrics large, and the others small in columns, with their latest values."""
+def charts(metrics: Sequence[LiveMetric], key: str = "") -> Html:
+    """Draw the first metrics large, and the others small in columns, with their latest values.
+
+    ``key`` names the run, whose charts keep from one update to the next what their reader has set.
+    """
     ordered = sorted(metrics, key=lambda m: (not m.drawable, m.key.startswith("system/")))
     large = [metric for metric in ordered[:_CHARTS] if metric.drawable]
     small = ordered[len(large) :]
     parts: list[str] = []
     if large:
-        parts.append(board([_figure(metric) for metric in large]))
+        parts.append(board([_figure(metric) for metric in large], key))
     if small:
         rows = "".join(_item(metric) for metric in small[:_LISTED])
         parts.append(
@@ -124,7 +127,7 @@ class RunProgress(Result):
         facts = [f"{label}: {said}" for label, said in self._facts(8)]
         head = Html(f"<strong>{safe(self._headline())}</strong>")
         lost = [alert(line) for line in diverged(self.metrics)]
-        return panel(head, " · ".join(self._behind()), *facts, *lost, charts(self.metrics))
+        return panel(head, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,4 +145,4 @@ class FinishedRun(Result):
         """Return the summary and the charts as they stood at the end."""
         drawn = [metric for metric in self.metrics if metric.drawable]
         lost = [alert(line) for line in diverged(self.metrics)]
-        return panel(Html(self.summary.html()), *lost, charts(drawn))
+        return panel(Html(self.summary.html()), *lost, charts(drawn, self.summary.run_id))

@@ -30,7 +30,7 @@ MARKERS = (
     "M0,-4.2l4.2,4.2l-4.2,4.2l-4.2,-4.2z",
     "M0,4l3.8,-6.6h-7.6z",
 )
-_WIDTH, _HEIGHT, _TOP, _RIGHT, _BOTTOM = 400, 190, 10, 388, 160
+_WIDTH, _HEIGHT, _TOP, _RIGHT, _BOTTOM = 400, 170, 10, 388, 140
 _LETTER = 6.4  # pixels that a figure of a label takes
 
 
@@ -77,8 +77,9 @@ def _frame(
         said = ticks(across, 6, whole=chart.axis in ("step", "point"))
     for value, label in said:
         parts.append(_rule(x(value), _TOP, x(value), _BOTTOM))
-        anchor = "end" if x(value) > _RIGHT - 12 else "middle"
-        parts.append(_words(min(x(value), _RIGHT), _BOTTOM + 14, label, anchor))
+        cut = x(value) + len(label) * _LETTER / 2 > _WIDTH
+        place = (_WIDTH, "end") if cut else (x(value), "middle")
+        parts.append(_words(place[0], _BOTTOM + 14, label, place[1]))
     parts.append(_words((left + _RIGHT) / 2, _BOTTOM + 27, redacted(chart.axis), "middle"))
     frame = f"M{left:.1f},{_TOP} V{_BOTTOM} H{_RIGHT}"
     return "".join([*parts, f'<path d="{frame}" fill="none" stroke="{INK}"/>'])

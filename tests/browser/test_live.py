@@ -50,9 +50,18 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         expect(view).to_contain_text("Run forest RUNNING", timeout=PATIENCE_MS)
         expect(view).to_contain_text("databricks")
         expect(view).to_contain_text("params: depth 3, rate 0.1")
-        curve = view.locator("figure img[alt^='curve of loss']")
-        seen = curve.get_attribute("alt")
-        expect(curve).not_to_have_attribute("alt", str(seen))  # it grows
+        curve = view.locator("figure svg[aria-label^='curve of loss']")
+        seen = curve.get_attribute("aria-label")
+        expect(curve).not_to_have_attribute("aria-label", str(seen))  # it grows
+        log = view.get_by_role("button", name="log axis")
+        log.click()
+        curve.hover(position={"x": 150, "y": 60})
+        expect(view.locator(".dbml-tip").first).to_contain_text("loss")
+        before = curve.get_attribute("aria-label")
+        expect(curve).not_to_have_attribute("aria-label", str(before))
+        expect(curve.get_by_text("100", exact=True)).to_be_visible()  # the axis grows too
+        expect(log).to_have_attribute("aria-pressed", "true")  # what the reader set outlasts an update
+        expect(view.locator(".dbml-tip").first).to_be_visible()
         for theme, width in LOOKS:
             notebook.look(theme, width)
             assert violations(notebook.page, ".jp-OutputArea .dbml") == []
@@ -60,6 +69,7 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         (notebook.file.parent / "enough").touch()
         notebook.wait_for_end(1)
         expect(view).to_contain_text("Run forest FINISHED")
+        expect(log).to_have_attribute("aria-pressed", "true")
         expect(curve).to_be_visible()
         expect(view.locator(".dbml-stop")).to_have_count(0)
         picture(notebook.page, "finished", notebook.cell(1))
@@ -69,7 +79,9 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
     page, _ = HTMLExporter().from_notebook_node(saved)  # type: ignore[no-untyped-call]
     assert "curve of loss" in page
     with opened(browser, jupyter, [], path=notebook.path) as again:
-        expect(again.page.locator("figure img[alt^='curve of loss']")).to_be_visible(timeout=PATIENCE_MS)
+        expect(again.page.locator("figure svg[aria-label^='curve of loss']")).to_be_visible(
+            timeout=PATIENCE_MS
+        )
 
 
 @pytest.mark.full
@@ -102,8 +114,8 @@ def test_fifty_metrics_and_ten_thousand_points_stay_readable(
         expect(last).to_contain_text("metric_49")
         height = view.evaluate("el => el.getBoundingClientRect().height")
         assert height < 1000, "all of it fits a screen or so"
-        shown = view.locator("figure img").first
-        expect(shown).to_have_attribute("alt", re.compile("over steps 0 to 199$"))
+        shown = view.locator("figure svg").first
+        expect(shown).to_have_attribute("aria-label", re.compile("over steps 0 to 199$"))
         for theme, width in LOOKS:
             notebook.look(theme, width)
             assert violations(notebook.page, ".jp-OutputArea .dbml") == []

@@ -128,11 +128,11 @@ def test_the_runs_are_sorted_filtered_compared_and_drawn(
         expect(table.locator("th[aria-sort]")).to_contain_text("≠ depth ▼")
         panel.box.locator(".dbml-match input").fill("loss<0.2")
         expect(table).to_contain_text("3 of 5 runs")
-        expect(panel.box.locator(".dbml-scatter img[alt^='loss against']")).to_be_visible()
+        expect(panel.box.locator(".dbml-scatter svg circle")).to_have_count(3)
         panel.box.locator(".dbml-chosen select").select_option(index=[0, 1])
         panel.box.locator("button.dbml-compare").click()
         expect(panel.box.locator(".dbml-compared")).to_contain_text("Compared 2 runs", timeout=PATIENCE_MS)
-        expect(panel.box.locator(".dbml-compared figure img").first).to_be_visible()
+        expect(panel.box.locator(".dbml-compared figure svg").first).to_be_visible()
         for theme, width in (("light", 1400), ("dark", 900)):
             notebook.look(theme, width)
             assert violations(notebook.page, ".dbml-panel") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from dataclasses import replace
@@ -13,9 +14,11 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from dbml_magics.results.base import HelpText, Result
+from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Axis, Chart, Line, sparkline, sparklines
 from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.html import safe
 from dbml_magics.results.link import Destination, ExperimentResult, LinkStatus, UiPage, UiResult, UnlinkResult
 from dbml_magics.results.pictures import COLOURS, INK, picture, small_curve, ticks
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
@@ -207,7 +210,7 @@ def test_compared_curves_are_drawn_on_shared_axes_and_told_in_words() -> None:
     assert curves.count("stroke-dasharray") == 1, "the second line"
     assert [sample.count("stroke-dasharray") for sample in samples] == [0, 1], "the legend"
     assert "≠ depth" in html
-    assert "<script" not in html
+    assert html.count("<script") == 1, "the board's own"
     lines = [Line("a", (0.0, 1.0), (1.0, 1.0)), Line("none", (), ())]
     assert "2 none: no values" in picture(Chart("flat", "step", lines))
     assert sparklines(lines) == ["▁▁", ""]
@@ -260,6 +263,25 @@ def test_colours_of_pictures_are_seen_on_white_and_on_black(colour: str) -> None
     for paper in ("#ffffff", "#1e1e1e", "#111111"):
         dark, bright = sorted((light(colour), light(paper)))
         assert (bright + 0.05) / (dark + 0.05) >= 3
+
+
+def test_the_script_of_a_board_is_handed_what_it_draws() -> None:
+    line = Line(
+        "</script><b>&", (0.0, 1.0, 2.0, 1e18), (1 / 3, math.nan, math.inf, -math.inf), (0.0, 1.234, 2.0, 3.0)
+    )
+    drawn = board([(Chart("loss", "step", [line, Line("b", (0.0, 1.0), (1.0, 2.0))]), safe("loss"))], "run")
+    assert "\n" not in drawn
+    assert drawn.isprintable()
+    assert drawn.count("</script>") == 1
+    handed = json.loads(drawn.rpartition("(document.currentScript, ")[2].removesuffix(");</script>"))
+    assert handed["key"] == "run"
+    assert handed["charts"][0]["lines"][0] == {
+        "label": "</script><b>&",
+        "x": [0, 1, 2, 1e18],
+        "y": [0.333333, "NaN", "inf", "-inf"],
+        "t": [0.0, 1.23, 2.0, 3.0],
+    }
+    assert board([(Chart("loss", "step", [Line("a", (0.0,), (1.0,))]), safe("loss"))]) == ""
 
 
 def test_a_picture_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +509,8 @@ class _Checker(HTMLParser):
 def test_html_is_escaped_and_can_be_read_aloud(result: Result) -> None:
     html = result._repr_html_()
     assert html is not None
-    assert "<script" not in html
+    assert EVIL not in html
+    assert html.count("<script") == html.count('"dbml-board"')
     checker = _Checker()
     checker.feed(html)
     checker.close()
