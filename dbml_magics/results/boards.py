@@ -32,7 +32,7 @@ def board(charts: Sequence[tuple[Chart, Html]], key: str = "") -> Html:
     if not drawn:
         return Html("")
     figures = "".join(
-        f'<figure style="margin:0;flex:1 1 280px;max-width:440px;min-width:0">'
+        f'<figure style="margin:0;flex:1 1 190px;max-width:440px;min-width:0">'
         f'<figcaption style="overflow-wrap:anywhere">{caption}</figcaption>{picture(chart)}</figure>'
         for chart, caption in drawn
     )

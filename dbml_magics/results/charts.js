@@ -450,7 +450,7 @@ class Board {
     if (figures.length) {
       const grid = figures[0].parentElement.style;
       grid.display = "grid";
-      grid.gridTemplateColumns = "repeat(auto-fit, minmax(min(280px, 100%), 1fr))";
+      grid.gridTemplateColumns = "repeat(auto-fit, minmax(min(190px, 100%), 1fr))";
       for (const figure of figures) figure.style.maxWidth = figures.length > 1 ? "520px" : "640px";
     }
     const kept = new Map();

@@ -52,7 +52,7 @@ def charts(metrics: Sequence[LiveMetric], key: str = "") -> Html:
     if small:
         rows = "".join(_item(metric) for metric in small[:_LISTED])
         parts.append(
-            '<ul style="columns:260px auto;column-gap:20px;list-style:none;margin:6px 0;padding:0" '
+            '<ul style="columns:200px auto;column-gap:20px;list-style:none;margin:6px 0;padding:0" '
             f'aria-label="latest values of {count(len(small), "metric")}">{rows}</ul>'
         )
         if len(small) > _LISTED:
