@@ -31,7 +31,7 @@ def is_plain(text: str) -> bool:
 
 
 def _is_printable(text: str) -> bool:
-    return text.isprintable() and (text.isascii() or _FILLERS.isdisjoint(text))
+    return text.isprintable() and (text.isascii() or not any(filler in text for filler in _FILLERS))
 
 
 def _shown(character: str) -> str:

@@ -23,7 +23,7 @@ from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.runs import RunRow
 
 _SHOWN = 8  # metrics, when none is named: more make no table that is read
-_BUCKETS = 80  # a curve keeps the lowest and the highest point of each
+_BUCKETS = 120  # a curve keeps the telling points of each
 _MOST = clamp(math.inf)
 
 
@@ -183,7 +183,7 @@ def _curves(
                 notes.append(f"the curve of {key} in {name} is missing: {why}")
                 answer = []
             histories.append(answer)
-        curves[key] = _on_one_axis(histories)
+        curves[key] = _on_one_axis(found, histories)
     return curves, notes if len(notes) < 4 else [*notes[:3], f"… {len(notes) - 3} more curves are missing"]
 
 
@@ -198,38 +198,44 @@ def _history(engine: Engine, asked: tuple[Run, str]) -> list[Metric] | MlflowExc
     return sorted(history, key=lambda point: (point.step, point.timestamp))
 
 
-def _on_one_axis(histories: Sequence[Sequence[Metric]]) -> tuple[Curve, ...]:
+def _on_one_axis(found: Sequence[Run], histories: Sequence[Sequence[Metric]]) -> tuple[Curve, ...]:
     """Return the runs' curves by step; in the order of logging where nobody gave steps."""
     by_step = any(len({point.step for point in history}) > 1 for history in histories)
-    return tuple(_curve(history, by_step) for history in histories)
+    began = [run.info.start_time or 0 for run in found]
+    return tuple(_curve(history, by_step, start) for history, start in zip(histories, began, strict=True))
 
 
-def _curve(history: Sequence[Metric], by_step: bool) -> Curve:
-    points = [
-        (float(point.step if by_step else place), _unclamped(float(point.value)))
-        for place, point in enumerate(history)
-    ]
-    kept = _thinned(points)
+def _curve(history: Sequence[Metric], by_step: bool, began: int) -> Curve:
+    values = [_unclamped(float(point.value)) for point in history]
+    steps = [float(point.step if by_step else place) for place, point in enumerate(history)]
+    odd = [not math.isfinite(value) for value in values]
+    kept = _thinned(values)
+    lost = next((place for place in range(len(odd), 0, -1) if not odd[place - 1]), 0)
     return Curve(
-        steps=tuple(step for step, _ in kept),
-        values=tuple(value for _, value in kept),
-        count=len(points),
-        odd=sum(not math.isfinite(value) for _, value in points),
+        steps=tuple(steps[place] for place in kept),
+        values=tuple(values[place] for place in kept),
+        count=len(values),
+        odd=sum(odd),
         axis="step" if by_step else "point",
+        times=tuple((history[place].timestamp - began) / 1000 for place in kept),
+        lost=steps[lost] if lost < len(steps) else None,
     )
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keep each stretch's lowest and highest point (one looks for spikes), the first and the last."""
-    if len(points) <= 2 * _BUCKETS:
-        return points
-    kept = {0, len(points) - 1}
+def _thinned(values: Sequence[float]) -> list[int]:
+    """Return the places of each stretch's telling points, of the first and of the last.
+
+    They are the lowest and the highest one (one looks for spikes), and the first that is not finite.
+    """
+    if len(values) <= 2 * _BUCKETS:
+        return list(range(len(values)))
+    kept = {0, len(values) - 1}
     for bucket in range(_BUCKETS):
-        stretch = range(bucket * len(points) // _BUCKETS, (bucket + 1) * len(points) // _BUCKETS)
-        finite = [place for place in stretch if math.isfinite(points[place][1])]
+        stretch = range(bucket * len(values) // _BUCKETS, (bucket + 1) * len(values) // _BUCKETS)
+        finite = [place for place in stretch if math.isfinite(values[place])]
         if finite:
-            kept.add(min(finite, key=lambda place: points[place][1]))
-            kept.add(max(finite, key=lambda place: points[place][1]))
-        else:
-            kept.add(stretch[0])  # a gap
-    return [points[place] for place in sorted(kept)]
+            kept.add(min(finite, key=values.__getitem__))
+            kept.add(max(finite, key=values.__getitem__))
+        if len(finite) < len(stretch):
+            kept.add(next(place for place in stretch if not math.isfinite(values[place])))
+    return sorted(kept)

@@ -60,22 +60,28 @@ class RunWatch:
                 continue
             growing = self._curves.get(key)
             if growing is None or growing.series is not series:  # new, or the run was taken up anew
-                growing = self._curves[key] = _Growing(series)
+                growing = self._curves[key] = _Growing(series, run.start)
             found.append(LiveMetric(key, run.latest(key).value, growing.grown()))
         return found
 
 
 _Point = tuple[int, int, float]  # place, step, value
+_Stretch = tuple[_Point | None, _Point | None, _Point | None]  # the lowest, the highest, the first odd one
 
 
 class _Growing:
-    """A curve's lowest and highest point in stretches of one width, which doubles as the curve grows."""
+    """A curve's telling points in stretches of one width, which doubles as the curve grows.
 
-    def __init__(self, series: Series) -> None:
+    Each stretch keeps its lowest, its highest and the first one that is not finite. ``began`` is when the run
+    did, in milliseconds since the epoch.
+    """
+
+    def __init__(self, series: Series, began: int = 0) -> None:
         self.series = series
+        self._began = began
         self._width = 1
         self._read = 0  # points that are in a whole stretch
-        self._stretches: list[tuple[_Point, _Point]] = []  # the lowest and the highest point of each
+        self._stretches: list[_Stretch] = []
         self._first: _Point | None = None  # the curve's first finite point, whatever its stretch keeps
         self._last: _Point | None = None
         self._odd = 0
@@ -93,65 +99,72 @@ class _Growing:
         shown, last, odd = list(self._stretches), self._last, self._odd
         if there > self._read:
             stretch, end, more = _stretch(series, self._read, there)
-            shown += [stretch] if stretch else []
+            shown.append(stretch)
             last = end or last
             odd += more
             self._check_order(self._read, there)
-        kept = {point for stretch in shown for point in stretch} | {
-            point for point in (self._first, last) if point is not None
-        }
-        return self._curve(sorted(kept), there, odd)
+        end = None
+        if there and not math.isfinite(series.values[there - 1]):
+            end = (there - 1, series.steps[there - 1], series.values[there - 1])
+        points = [*(point for stretch in shown for point in stretch), self._first, last, end]
+        kept = {point[0]: point for point in points if point is not None}
+        lost = None if end is None else 0 if last is None else last[0] + 1
+        return self._curve([kept[place] for place in sorted(kept)], there, odd, lost)
 
     def _add(self, series: Series, start: int, stop: int) -> None:
         self._check_order(start, stop)
         found, end, odd = _stretch(series, start, stop)
         self._odd += odd
-        if found is None:
-            return
         if self._first is None:  # the first stretches are one point wide
             self._first = found[0]
         self._stretches.append(found)
-        self._last = end
+        self._last = end or self._last
 
     def _halve(self) -> None:
         pairs = zip(self._stretches[::2], self._stretches[1::2], strict=False)
         left = self._stretches[-1:] if len(self._stretches) % 2 else []
-        self._stretches = [
-            (min(a[0], b[0], key=_value), max(a[1], b[1], key=_value)) for a, b in pairs
-        ] + left
+        self._stretches = [_joined(a, b) for a, b in pairs] + left
         self._width *= 2
 
     def _check_order(self, start: int, stop: int) -> None:
         steps = self.series.steps[max(start - 1, 0) : stop]
         self._ordered = self._ordered and all(map(operator.le, steps, steps[1:]))
 
-    def _curve(self, kept: list[_Point], points: int, odd: int) -> Curve:
+    def _curve(self, kept: list[_Point], points: int, odd: int, lost: int | None) -> Curve:
         by_step = self._ordered and len({step for _, step, _ in kept}) > 1
         xs = tuple(float(step if by_step else place) for place, step, _ in kept)
         values = tuple(value for _, _, value in kept)
-        return Curve(xs, values, points, odd, "step" if by_step else "point")
+        times = tuple((self.series.times[place] - self._began) / 1000 for place, _, _ in kept)
+        since = None if lost is None else float(self.series.steps[lost] if by_step else lost)
+        return Curve(xs, values, points, odd, "step" if by_step else "point", times, since)
 
 
 def _value(point: _Point) -> float:
     return point[2]
 
 
-def _stretch(
-    series: Series, start: int, stop: int
-) -> tuple[tuple[_Point, _Point] | None, _Point | None, int]:
-    """Return a stretch's lowest and highest point, its last one (None without any), and how many are odd."""
+def _joined(a: _Stretch, b: _Stretch) -> _Stretch:
+    lows = [point for point in (a[0], b[0]) if point is not None]
+    highs = [point for point in (a[1], b[1]) if point is not None]
+    return min(lows, key=_value, default=None), max(highs, key=_value, default=None), a[2] or b[2]
+
+
+def _stretch(series: Series, start: int, stop: int) -> tuple[_Stretch, _Point | None, int]:
+    """Return a stretch, its last finite point (None without any), and how many of its points are odd."""
     values = series.values[start:stop]
     kept, odd = values, 0
     if not math.isfinite(sum(values)):  # a sum may also overflow: then none of them is odd
         kept = array("d", (value for value in values if math.isfinite(value)))
         odd = len(values) - len(kept)
-    if not kept:
-        return None, None, odd
 
     def point(place: int) -> _Point:
         return start + place, series.steps[start + place], values[place]
 
+    first = next(n for n, value in enumerate(values) if not math.isfinite(value)) if odd else None
+    gap = None if first is None else point(first)
+    if not kept:
+        return (None, None, gap), None, odd
     last = len(values) - 1
     while not math.isfinite(values[last]):
         last -= 1
-    return (point(values.index(min(kept))), point(values.index(max(kept)))), point(last), odd
+    return (point(values.index(min(kept))), point(values.index(max(kept))), gap), point(last), odd

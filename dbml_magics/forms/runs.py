@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from dbml_magics import api
 from dbml_magics.errors import DbmlError
 from dbml_magics.forms.fields import said
+from dbml_magics.results.base import Result
 from dbml_magics.results.html import safe
 from dbml_magics.results.runs_table import RunsTable, Scatter
 
@@ -56,7 +57,9 @@ class RunsView:
             "Compare", "columns", "Set the chosen runs side by side", self._begin_comparing
         )
         self._compare.add_class("dbml-compare")
-        self._message, self._shown, self._scatter, self._beside = (widgets.HTML() for _ in range(4))
+        self._message, self._shown = widgets.HTML(), widgets.HTML()
+        # Outputs, since their charts answer: the other kind of widget runs no script.
+        self._scatter, self._beside = widgets.Output(), widgets.Output()
         for place in (self._shown, self._scatter, self._beside):
             place.add_class("dbml-result")
         self._shown.add_class("dbml-table")
@@ -133,12 +136,17 @@ class RunsView:
             self._chosen.options = offered
             self._chosen.value = kept
         if self._param.value and self._metric.value:
-            self._scatter.value = Scatter.of(shown, self._param.value, self._metric.value).html()
+            _show(self._scatter, Scatter.of(shown, self._param.value, self._metric.value))
         else:
-            self._scatter.value = ""
+            self._scatter.outputs = ()
 
     def _side_by_side(self) -> None:
-        self._beside.value = api.compare(*self._chosen.value).html()
+        _show(self._beside, api.compare(*self._chosen.value))
+
+
+def _show(place: widgets.Output, result: Result) -> None:
+    forms = {"text/plain": result.text(), "text/html": result.html()}
+    place.outputs = ({"output_type": "display_data", "data": forms, "metadata": {}},)
 
 
 def _dropdown(label: str, about: str, name: str) -> widgets.Dropdown:

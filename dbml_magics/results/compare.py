@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
-from dbml_magics.results.charts import Line, curves_svg, sparklines
+from dbml_magics.results.boards import board
+from dbml_magics.results.charts import Chart, Line, sparklines
 from dbml_magics.results.html import Html, details, html_table, panel, safe
 from dbml_magics.results.runs import RunRow, RunsResult
 from dbml_magics.results.text import (
@@ -28,13 +30,31 @@ __all__ = ["CompareResult", "ComparedMetric", "ComparedParam", "Curve"]
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric's points in one run, thinned; a value that is not finite is a gap."""
+    """A metric's points in one run, thinned; a value that is not finite is a gap that is marked."""
 
     steps: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     count: int = 0  # points logged
     odd: int = 0  # those that are NaN or infinite
     axis: str = "step"  # "point" where no steps were given: the steps are the points' places then
+    times: tuple[float, ...] = ()  # seconds since the run began
+    lost: float | None = None  # the step from which on no value is finite
+
+    @property
+    def trouble(self) -> str:
+        """Say in words which values are not finite; empty where all are."""
+        if not self.odd:
+            return ""
+        said = f"{count(self.odd, 'point')} of {self.count:,} not finite"
+        if self.lost is None:
+            return said
+        last = self.values[-1]
+        what = "NaN" if math.isnan(last) else "infinite" if last > 0 else "minus infinity"
+        return f"{what} since {self.axis} {number(self.lost)} ({said})"
+
+    def line(self, label: str) -> Line:
+        """Return the curve as it is drawn."""
+        return Line(label, self.steps, self.values, self.times)
 
 
 @dataclass(frozen=True)
@@ -121,7 +141,7 @@ class CompareResult(Result):
 
     def _lines(self, metric: ComparedMetric) -> list[Line]:
         return [
-            Line(short(run.name, 24) or run.run_id[:8], curve.steps, curve.values)
+            curve.line(short(run.name, 24) or run.run_id[:8])
             for run, curve in zip(self.runs, metric.curves, strict=True)
         ]
 
@@ -143,8 +163,8 @@ class CompareResult(Result):
     def _odd(self) -> list[str]:
         """Return one line for each curve with gaps."""
         return [
-            f"{metric.key} of {run.name or run.run_id[:8]}: {count(curve.odd, 'point')} of {curve.count:,} "
-            "not finite, left out of the curve"
+            f"{metric.key} of {run.name or run.run_id[:8]}{' diverged' * (curve.lost is not None)}: "
+            f"{curve.trouble}"
             for metric in self.metrics
             for run, curve in zip(self.runs, metric.curves, strict=False)
             if curve.odd
@@ -203,21 +223,21 @@ class CompareResult(Result):
             parts.append(html_table(caption, ["metric", *heads], [(m.key, *self._said(m)) for m in shown]))
         else:
             parts.append("metrics: these runs have none")
-        parts += [picture for metric in shown if (picture := self._picture(metric))]
+        parts.append(self._board(shown))
         if left:
             table = html_table("metrics left out", ["metric", *heads], left)
             parts.append(details(self._more(3), table))
         return panel(*parts, *self._odd(), *self.notes)
 
-    def _picture(self, metric: ComparedMetric) -> Html:
-        if not metric.curves:
-            return Html("")
-        axis = next((curve.axis for curve in metric.curves if curve.count), "step")
-        drawn = curves_svg(metric.key, axis, self._lines(metric))
-        if not drawn:
-            return drawn
-        caption = f"<figcaption>{safe(metric.key)}</figcaption>"
-        return Html(f'<figure style="margin:8px 0">{caption}{drawn}</figure>')
+    def _board(self, shown: Sequence[ComparedMetric]) -> Html:
+        """Draw the metrics, those that only some runs have last."""
+        drawn = [metric for metric in shown if metric.curves]
+        charts = []
+        for metric in sorted(drawn, key=lambda each: sum(not curve.count for curve in each.curves)):
+            axis = next((curve.axis for curve in metric.curves if curve.count), "step")
+            caption = Html(f"<strong>{safe(metric.key)}</strong>")
+            charts.append((Chart(metric.key, axis, self._lines(metric)), caption))
+        return board(charts)
 
 
 def _param_cells(param: ComparedParam) -> list[str]:

@@ -14,6 +14,7 @@ from dbml_magics.common.foreign_text import visible
 
 __all__ = [
     "Html",
+    "alert",
     "code",
     "details",
     "escaped",
@@ -42,6 +43,11 @@ def escaped(text: str) -> str:
 def safe(text: str) -> Html:
     """Return the text as markup, escaped unless it is markup already."""
     return text if isinstance(text, Html) else Html(escaped(text))
+
+
+def alert(text: str) -> Html:
+    """Return a line that is not to be missed."""
+    return Html(f'<strong style="border-left:4px solid #d55e00;padding-left:8px">{escaped(text)}</strong>')
 
 
 def code(text: str) -> Html:

@@ -1,7 +1,6 @@
 """What a live view shows: a run as it stands while its cell goes on, in text and in HTML.
 
-The HTML needs no script: charts are SVG, and what was shown last stays as it is in a notebook that is saved,
-exported or opened again.
+What was shown last stays as it is in a notebook that is saved, exported or opened again.
 """
 
 from __future__ import annotations
@@ -10,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dbml_magics.results.base import Result
-from dbml_magics.results.charts import chart_svg, curve_svg
+from dbml_magics.results.boards import board
+from dbml_magics.results.charts import Chart
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.html import Html, panel, safe
+from dbml_magics.results.html import Html, alert, panel, safe
 from dbml_magics.results.link import Destination
+from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import TrackSummary
 from dbml_magics.results.text import count, duration, listing, number, short
 
-__all__ = ["FinishedRun", "LiveMetric", "RunProgress", "charts"]
+__all__ = ["FinishedRun", "LiveMetric", "RunProgress", "charts", "diverged"]
 
 _CHARTS = 8  # metrics drawn large; the others follow in columns, so that fifty of them fit a screen
 _LISTED = 200
@@ -37,19 +38,21 @@ class LiveMetric:
         return len(self.curve.values) > 1
 
 
-def charts(metrics: Sequence[LiveMetric]) -> Html:
-    """Draw the first metrics large, and the others small in columns, with their latest values."""
+def charts(metrics: Sequence[LiveMetric], key: str = "") -> Html:
+    """Draw the first metrics large, and the others small in columns, with their latest values.
+
+    ``key`` names the run, whose charts keep from one update to the next what their reader has set.
+    """
     ordered = sorted(metrics, key=lambda m: (not m.drawable, m.key.startswith("system/")))
     large = [metric for metric in ordered[:_CHARTS] if metric.drawable]
     small = ordered[len(large) :]
-    parts = []
+    parts: list[str] = []
     if large:
-        drawn = "".join(_figure(metric) for metric in large)
-        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:4px 12px;margin:6px 0">{drawn}</div>')
+        parts.append(board([_figure(metric) for metric in large], key))
     if small:
         rows = "".join(_item(metric) for metric in small[:_LISTED])
         parts.append(
-            '<ul style="columns:260px auto;column-gap:20px;list-style:none;margin:6px 0;padding:0" '
+            '<ul style="columns:200px auto;column-gap:20px;list-style:none;margin:6px 0;padding:0" '
             f'aria-label="latest values of {count(len(small), "metric")}">{rows}</ul>'
         )
         if len(small) > _LISTED:
@@ -57,24 +60,26 @@ def charts(metrics: Sequence[LiveMetric]) -> Html:
     return Html("".join(parts))
 
 
-def _figure(metric: LiveMetric) -> str:
-    caption = f"<strong>{safe(metric.key)}</strong> {number(metric.last)}"
-    points = count(metric.curve.count, "point")
-    odd = f", {metric.curve.odd:,} not finite" if metric.curve.odd else ""
-    said = f"{caption} <small>{points}{odd}</small>"
-    drawn = chart_svg(metric.key, metric.curve.axis, metric.curve.steps, metric.curve.values)
-    return (
-        '<figure style="margin:0;width:240px"><figcaption style="overflow-wrap:anywhere">'
-        f"{said}</figcaption>{drawn}</figure>"
-    )
+def _figure(metric: LiveMetric) -> tuple[Chart, Html]:
+    curve = metric.curve
+    points = curve.trouble or count(curve.count, "point")
+    caption = f"<strong>{safe(metric.key)}</strong> {number(metric.last)} <small>{points}</small>"
+    return Chart(metric.key, curve.axis, [curve.line(metric.key)]), Html(caption)
 
 
 def _item(metric: LiveMetric) -> str:
-    curve = curve_svg(metric.curve.values, metric.key) if metric.drawable else ""
+    curve = small_curve(metric.curve.values, metric.key) if metric.drawable else ""
     return (
         '<li style="break-inside:avoid;overflow-wrap:anywhere;line-height:1.5">'
         f"{safe(metric.key)} <strong>{number(metric.last)}</strong> {curve}</li>"
     )
+
+
+def diverged(metrics: Sequence[LiveMetric]) -> list[str]:
+    """Return a line for each of the first metrics whose values are not finite any more."""
+    lost = [metric for metric in metrics if metric.curve.lost is not None]
+    said = [f"✗ {metric.key} diverged: {metric.curve.trouble}" for metric in lost[:4]]
+    return said + ([f"✗ {len(lost) - 4:,} more metrics diverged"] if len(lost) > 4 else [])
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,13 +119,15 @@ class RunProgress(Result):
         latest = [f"{metric.key} {number(metric.last)}" for metric in self.metrics]
         if latest:
             lines.append(f"  {'metrics'.ljust(10)}  {listing(latest, 4)}")
+        lines += [f"  {line}" for line in diverged(self.metrics)]
         return "\n".join(lines)
 
     def html(self) -> str:
         """Return the same with a chart of each of the first metrics."""
         facts = [f"{label}: {said}" for label, said in self._facts(8)]
         head = Html(f"<strong>{safe(self._headline())}</strong>")
-        return panel(head, " · ".join(self._behind()), *facts, charts(self.metrics))
+        lost = [alert(line) for line in diverged(self.metrics)]
+        return panel(head, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,10 +138,11 @@ class FinishedRun(Result):
     metrics: tuple[LiveMetric, ...]
 
     def text(self) -> str:
-        """Return the summary."""
-        return self.summary.text()
+        """Return the summary, and which metrics diverged."""
+        return "\n".join([self.summary.text(), *(f"  {line}" for line in diverged(self.metrics))])
 
     def html(self) -> str:
         """Return the summary and the charts as they stood at the end."""
         drawn = [metric for metric in self.metrics if metric.drawable]
-        return panel(Html(self.summary.html()), charts(drawn))
+        lost = [alert(line) for line in diverged(self.metrics)]
+        return panel(Html(self.summary.html()), *lost, charts(drawn, self.summary.run_id))

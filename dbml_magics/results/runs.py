@@ -8,9 +8,10 @@ from typing import Any
 
 from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
-from dbml_magics.results.charts import curve_svg, sparkline
+from dbml_magics.results.charts import sparkline
 from dbml_magics.results.html import Html, code, html_table, link, page_links, panel, rows_table, safe
 from dbml_magics.results.link import Destination
+from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.registry import ModelVersion
 from dbml_magics.results.text import (
     count,
@@ -196,7 +197,8 @@ class TrackSummary(Result):
         ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
         metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in ordered]
         drawn = [
-            Html(f"{safe(f'{m.key} {number(m.last)}')} {curve_svg(m.curve, m.key)}".rstrip()) for m in ordered
+            Html(f"{safe(f'{m.key} {number(m.last)}')} {small_curve(m.curve, m.key)}".rstrip())
+            for m in ordered
         ]
         models = [version.label for version in self.registered] or list(self.models)
         linked = [link(v.label, v.page) if v.page else safe(v.label) for v in self.registered]

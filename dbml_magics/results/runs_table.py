@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbml_magics.results.base import Result
-from dbml_magics.results.charts import points_svg, text_points
+from dbml_magics.results.boards import board
+from dbml_magics.results.charts import Chart, Line, text_points
 from dbml_magics.results.html import safe
 from dbml_magics.results.runs import RunRow
 from dbml_magics.results.text import DIFFERS, LACKING, duration, number, text_table, when
@@ -192,6 +193,5 @@ class Scatter(Result):
         across, words = self._places
         values = [value for _, _, value in self.points]
         names = [f"{name}: {self.param} {value}" for name, value, _ in self.points]
-        drawn = points_svg(self.metric, self.param, across, values, names, words)
-        caption = f"<figcaption>{safe(self._headline())}</figcaption>"
-        return f'<figure style="margin:8px 0">{caption}{drawn}</figure>'
+        chart = Chart(self.metric, self.param, [Line(self.metric, across, values)], names, words)
+        return board([(chart, safe(self._headline()))])

@@ -53,6 +53,15 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         curve = view.locator("figure svg[aria-label^='curve of loss']")
         seen = curve.get_attribute("aria-label")
         expect(curve).not_to_have_attribute("aria-label", str(seen))  # it grows
+        log = view.get_by_role("button", name="log axis")
+        log.click()
+        curve.hover(position={"x": 150, "y": 60})
+        expect(view.locator(".dbml-tip").first).to_contain_text("loss")
+        before = curve.get_attribute("aria-label")
+        expect(curve).not_to_have_attribute("aria-label", str(before))
+        expect(curve.get_by_text("100", exact=True)).to_be_visible()  # the axis grows too
+        expect(log).to_have_attribute("aria-pressed", "true")  # what the reader set outlasts an update
+        expect(view.locator(".dbml-tip").first).to_be_visible()
         for theme, width in LOOKS:
             notebook.look(theme, width)
             assert violations(notebook.page, ".jp-OutputArea .dbml") == []
@@ -60,6 +69,7 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         (notebook.file.parent / "enough").touch()
         notebook.wait_for_end(1)
         expect(view).to_contain_text("Run forest FINISHED")
+        expect(log).to_have_attribute("aria-pressed", "true")
         expect(curve).to_be_visible()
         expect(view.locator(".dbml-stop")).to_have_count(0)
         picture(notebook.page, "finished", notebook.cell(1))

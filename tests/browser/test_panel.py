@@ -132,7 +132,7 @@ def test_the_runs_are_sorted_filtered_compared_and_drawn(
         panel.box.locator(".dbml-chosen select").select_option(index=[0, 1])
         panel.box.locator("button.dbml-compare").click()
         expect(panel.box.locator(".dbml-compared")).to_contain_text("Compared 2 runs", timeout=PATIENCE_MS)
-        expect(panel.box.locator(".dbml-compared svg").first).to_be_visible()
+        expect(panel.box.locator(".dbml-compared figure svg").first).to_be_visible()
         for theme, width in (("light", 1400), ("dark", 900)):
             notebook.look(theme, width)
             assert violations(notebook.page, ".dbml-panel") == []

@@ -51,7 +51,8 @@ def test_runs_of_different_length_and_range_share_their_axes(experiment: str) ->
     short, long = found.curves["loss"]
     assert (short.steps, short.values) == ((0.0, 1.0, 2.0), (1.0, 0.5, 0.25))
     assert (long.count, long.steps[0], long.steps[-1]) == (390, 10.0, 399.0)
-    assert len(long.steps) < 200, "a long curve is thinned"
+    assert len(long.steps) < 300, "a long curve is thinned"
+    assert all(0 <= seconds < 60 for seconds in long.times), "since the run began"
     shown = str(found)
     assert f"Compared 2 runs of {experiment}" in shown
     assert "params: 1 differs (≠), 1 equal" in shown
@@ -72,7 +73,7 @@ def test_values_that_are_not_finite_are_gaps_and_are_told(experiment: str) -> No
         assert values(found, "loss") == (math.inf, 0.25)
         curve = found.curves["loss"][0]
         assert (curve.count, curve.odd) == (4, 2)
-        assert "loss of odd: 2 points of 4 not finite" in str(found)
+        assert "loss of odd diverged: infinite since step 3 (2 points of 4 not finite)" in str(found)
         assert "1.79" not in str(found), delivered
         dbml.sync(60)
 

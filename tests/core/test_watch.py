@@ -105,12 +105,30 @@ def test_looking_often_shows_the_same_as_looking_once() -> None:
     assert growing.grown() == whole
 
 
-def test_points_that_are_not_finite_are_counted_and_left_out() -> None:
+def test_points_that_are_not_finite_are_counted_and_kept_as_marks() -> None:
     grown = _Growing(series([1.0, math.nan, 3.0, math.inf, -math.inf, 2.0])).grown()
     assert (grown.count, grown.odd) == (6, 3)
-    assert grown.values == (1.0, 3.0, 2.0)
+    assert [value for value in grown.values if math.isfinite(value)] == [1.0, 3.0, 2.0]
+    assert (grown.steps, grown.lost) == ((0, 1, 2, 3, 4, 5), None)
     huge = _Growing(series([1.7e308, 1.7e308, 1.6e308])).grown()
     assert (huge.odd, len(huge.values)) == (0, 3)
+
+
+def test_a_curve_that_is_lost_says_since_when() -> None:
+    values = [1.0 / (n + 1) for n in range(5_000)] + [math.nan] * 3_000
+    values[77] = math.inf
+    growing = _Growing(found := Series(), began=-4_000)
+    for place, value in enumerate(values):
+        found.add(value, place * 1_000, place)
+        if place % 173 == 0:
+            growing.grown()
+    grown = growing.grown()
+    assert (grown.lost, grown.odd, grown.count) == (5_000, 3_001, 8_000)
+    assert math.isnan(grown.values[-1])
+    assert math.inf in grown.values, "a gap that was long ago is still marked"
+    assert len(grown.values) <= 3 * _BUCKETS + 3
+    assert grown.times == tuple(step + 4 for step in grown.steps), "seconds since the run began"
+    assert _Growing(series([math.nan, math.nan])).grown().lost == 0
 
 
 def test_without_steps_a_curve_goes_by_its_points() -> None:

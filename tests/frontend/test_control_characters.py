@@ -27,9 +27,11 @@ from dbml_magics.common.foreign_text import is_plain, one_line, visible
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.notebook import completion, display
 from dbml_magics.results.base import Result, _cleaned
-from dbml_magics.results.charts import Line, chart_svg, curve_svg, curves_svg, points_svg
+from dbml_magics.results.boards import board
+from dbml_magics.results.charts import Chart, Line
 from dbml_magics.results.html import code, details, html_table, link, panel, rows_table, safe
 from dbml_magics.results.link import ExperimentResult
+from dbml_magics.results.pictures import picture, small_curve
 from dbml_magics.results.runs import RunRow
 from tests.frontend.conftest import Shell
 
@@ -294,10 +296,11 @@ def test_what_a_link_says_of_its_places_lets_none_through() -> None:
         lambda text: rows_table(text, [[text, text]]),
         lambda text: details(text, safe(text)),
         lambda text: panel(text),
-        lambda text: curve_svg([1.0, 2.0], text),
-        lambda text: chart_svg(text, text, [0.0, 1.0], [1.0, 2.0]),
-        lambda text: curves_svg(text, text, [Line(text, [0.0, 1.0], [1.0, 2.0])]),
-        lambda text: points_svg(text, text, [0.0, 1.0], [1.0, 2.0], [text, text], [text, text]),
+        lambda text: small_curve([1.0, 2.0], text),
+        lambda text: board([(Chart(text, text, [Line(text, [0.0, 1.0], [1.0, 2.0])] * 2), safe(text))]),
+        lambda text: picture(
+            Chart(text, text, [Line(text, [0.0, 1.0], [1.0, 2.0])], [text, text], [text, text])
+        ),
     ],
 )
 def test_no_markup_title_or_label_lets_one_through(draw: Callable[[str], str]) -> None:

@@ -316,6 +316,11 @@ def rows() -> tuple[RunRow, ...]:
     )  # fmt: skip
 
 
+def shown(place: Any) -> str:
+    """Return what a widget of outputs shows."""
+    return "".join(output["data"]["text/html"] for output in place.outputs)
+
+
 def test_the_runs_view_sorts_filters_compares_and_draws(fake: FakeSession) -> None:
     fake.rows = rows()
     view = RunsView(lambda: fake)  # type: ignore[arg-type,return-value]
@@ -328,10 +333,15 @@ def test_the_runs_view_sorts_filters_compares_and_draws(fake: FakeSession) -> No
     assert 'aria-sort="descending"' in view._shown.value
     view._match.value = "loss<0.2"
     assert "7 of 12 runs" in view._shown.value
-    assert view._scatter.value.count("<circle") == 7
+    assert shown(view._scatter).count(": depth ") == 2 * 7, "in words, and in what the script is handed"
     view._chosen.value = [row.run_id for row in fake.rows[6:8]]
     view._compare.click()
-    eventually(lambda: "Compared 2 runs" in view._beside.value, "they are side by side", 10)
+    eventually(
+        lambda: "Compared 2 runs" in shown(view._beside),
+        "they are side by side",
+        10,
+        show=lambda: view._message.value,
+    )
     fake.raises = WorkspaceUnreachable("the databricks workspace is not reachable.")
     view.load()
     eventually(lambda: "not reachable" in view._message.value, "the failure is said", 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from dbml_magics.common import environment
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.link import Destination
-from dbml_magics.results.live import FinishedRun, LiveMetric, RunProgress, charts
+from dbml_magics.results.live import FinishedRun, LiveMetric, RunProgress, charts, diverged
 from tests.frontend.fakes import FakeSession, FakeTrack
 from tests.frontend.test_kernel import Kernel, kernel
 
@@ -36,7 +38,7 @@ def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(ker
     assert len(views) >= 2
     assert "databricks ✓ delivered" in views[0]["text/plain"]
     assert "metrics     loss 0.3" in views[0]["text/plain"]
-    assert 'aria-label="curve of loss: from 1 to 0.3 over steps 0 to 2"' in views[0]["text/html"]
+    assert 'alt="curve of loss: from 1 to 0.3 over steps 0 to 2"' in views[0]["text/html"]
     ended = [shown for shown in reply.shown if shown.startswith("Run slow")]
     assert len(ended) == 1
     assert "FINISHED in 2.1 s" in ended[0]
@@ -128,14 +130,27 @@ def test_fifty_metrics_are_eight_charts_and_columns_of_the_rest() -> None:
     assert shown.count("<figure") == 8
     assert shown.count("<li") == 42
     assert "<b>" not in shown
-    assert len(shown) < 80_000
-    assert shown.count('role="img"') == 50, "each curve says in words what it shows"
+    assert len(shown) < 130_000
+    assert shown.count('alt="curve of ') == 50, "each curve says in words what it shows"
 
 
 def test_what_logs_no_curve_is_a_number() -> None:
     shown = charts([LiveMetric("accuracy", 0.9, Curve(count=1))])
-    assert "<svg" not in shown
+    assert "<img" not in shown
     assert "accuracy <strong>0.9</strong>" in shown
+
+
+def test_a_metric_that_diverged_is_told_at_once() -> None:
+    lost = LiveMetric("loss", math.nan, Curve((0.0, 1.0), (1.0, math.nan), 900, 88, lost=812.0))
+    progress = RunProgress("a" * 32, "forest", "wine", "RUNNING", 41.0, metrics=(lost, line("f1", 9)))
+    said = "✗ loss diverged: NaN since step 812 (88 points of 900 not finite)"
+    assert progress.text().splitlines()[-1] == f"  {said}"
+    assert said in progress.html()
+    summary = FakeTrack(FakeSession(), "forest", {}).end()
+    assert FinishedRun(summary, (lost,)).text() == f"{summary.text()}\n  {said}"
+    assert said in FinishedRun(summary, (lost,)).html()
+    many = [replace(lost, key=f"loss{n}") for n in range(9)]
+    assert diverged(many)[4:] == ["✗ 5 more metrics diverged"]
 
 
 def test_a_view_says_how_far_each_workspace_is_behind() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,10 +14,13 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from dbml_magics.results.base import HelpText, Result
-from dbml_magics.results.charts import Line, curve_svg, curves_svg, sparkline, sparklines
+from dbml_magics.results.boards import board
+from dbml_magics.results.charts import Axis, Chart, Line, sparkline, sparklines
 from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.html import safe
 from dbml_magics.results.link import Destination, ExperimentResult, LinkStatus, UiPage, UiResult, UnlinkResult
+from dbml_magics.results.pictures import COLOURS, INK, picture, small_curve, ticks
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
 from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
@@ -152,8 +158,8 @@ def test_a_metric_has_a_small_curve() -> None:
     assert "loss 99 ▁▁▂▂▃▃▄▄▅▅▆▆▇▇██"[:10] in str(summary)
     html = summary.html()
     assert html is not None
-    assert 'aria-label="curve of loss: from 0 to 99"' in html
-    assert 'stroke="currentColor"' in html
+    assert 'alt="curve of loss: from 0 to 99"' in html
+    assert "<svg" not in html, "where a notebook is not trusted, its labels alone would be left"
 
 
 def test_runs_are_a_table() -> None:
@@ -198,17 +204,91 @@ def test_runs_are_compared_in_columns() -> None:
 
 def test_compared_curves_are_drawn_on_shared_axes_and_told_in_words() -> None:
     html = COMPARED.html()
-    assert html.count("<svg") == 1, "a single point makes no curve"
+    assert html.count("<figure") == 1, "a single point makes no curve"
     assert "1 forest: from 1 to 0.25 over steps 0 to 2; 2 boosted: from 0.5 to 0.25 over steps 2 to 3" in html
-    assert html.count("stroke-dasharray") == 2, "the second line, and its sample in the legend"
+    curves, *samples = svgs(html)
+    assert curves.count("stroke-dasharray") == 1, "the second line"
+    assert [sample.count("stroke-dasharray") for sample in samples] == [0, 1], "the legend"
     assert "≠ depth" in html
-    assert "<script" not in html
+    assert html.count("<script") == 1, "the board's own"
     lines = [Line("a", (0.0, 1.0), (1.0, 1.0)), Line("none", (), ())]
-    assert "2 none (no values)" in curves_svg("flat", "step", lines)
+    assert "2 none: no values" in picture(Chart("flat", "step", lines))
     assert sparklines(lines) == ["▁▁", ""]
-    huge = Line("huge", (0.0, 1.0, 2.0, 3.0), (-1.7e308, float("nan"), 0.0, 1.7e308))
-    assert curves_svg("huge", "step", [huge]).count("<circle") == 1
+    huge = Line("huge", (0.0, 1.0, 2.0, 3.0), (-1.7e308, math.nan, 0.0, 1.7e308))
+    assert "<polyline" in svgs(picture(Chart("huge", "step", [huge])))[0]
     assert len(huge.stretches) == 2
+
+
+def svgs(html: str) -> list[str]:
+    """Return what the pictures in a page are made of."""
+    return [
+        base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
+    ]
+
+
+def test_values_that_are_not_finite_are_marked_and_told() -> None:
+    nan, inf = math.nan, math.inf
+    curve = Curve((0.0, 1.0, 2.0, 3.0, 4.0), (1.0, inf, 2.0, nan, nan), 5, 3, lost=3.0)
+    assert curve.trouble == "NaN since step 3 (3 points of 5 not finite)"
+    drawn = svgs(picture(Chart("loss", "step", [curve.line("loss")])))[0]
+    assert drawn.count('d="M0,-4l3.8,6.6h-7.6z"') == 1, "an arrow up"
+    assert drawn.count("l6,6m0,-6l-6,6") == 2, "two crosses"
+    assert replace(curve, lost=None).trouble == "3 points of 5 not finite"
+    assert Curve((0.0,), (1.0,), 1).trouble == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.0, 1.0, "0 0.2 0.4 0.6 0.8 1.0"),
+        (-0.02, 0.031, "-0.02 -0.01 0 0.01 0.02 0.03"),
+        (0.0, 1e-5, "0 2e-6 4e-6 6e-6 8e-6 1e-5"),
+        (12_000.0, 12_500.0, "12,000 12,100 12,200 12,300 12,400 12,500"),
+        (0.0, 1e19, "0 2e18 4e18 6e18 8e18 1e19"),
+        (7.0, 7.0, "7"),
+        (-1.7e308, 1.7e308, "-1e308 0 1e308"),
+    ],
+)
+def test_an_axis_has_round_labels_that_tell_its_values_apart(low: float, high: float, labels: str) -> None:
+    assert " ".join(label for _, label in ticks(Axis(low, high), 6)) == labels
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, INK])
+def test_colours_of_pictures_are_seen_on_white_and_on_black(colour: str) -> None:
+    def light(written: str) -> float:
+        parts = [int(written[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for paper in ("#ffffff", "#1e1e1e", "#111111"):
+        dark, bright = sorted((light(colour), light(paper)))
+        assert (bright + 0.05) / (dark + 0.05) >= 3
+
+
+def test_the_script_of_a_board_is_handed_what_it_draws() -> None:
+    line = Line(
+        "</script><b>&", (0.0, 1.0, 2.0, 1e18), (1 / 3, math.nan, math.inf, -math.inf), (0.0, 1.234, 2.0, 3.0)
+    )
+    drawn = board([(Chart("loss", "step", [line, Line("b", (0.0, 1.0), (1.0, 2.0))]), safe("loss"))], "run")
+    assert "\n" not in drawn
+    assert drawn.isprintable()
+    assert drawn.count("</script>") == 1
+    handed = json.loads(drawn.rpartition("(document.currentScript, ")[2].removesuffix(");</script>"))
+    assert handed["key"] == "run"
+    assert handed["charts"][0]["lines"][0] == {
+        "label": "</script><b>&",
+        "x": [0, 1, 2, 1e18],
+        "y": [0.333333, "NaN", "inf", "-inf"],
+        "t": [0.0, 1.23, 2.0, 3.0],
+    }
+    assert board([(Chart("loss", "step", [Line("a", (0.0,), (1.0,))]), safe("loss"))]) == ""
+
+
+def test_a_picture_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "dapi" + "0123456789abcdef" * 2
+    chart = Chart("loss", "param", [Line("loss", (0.0, 1.0), (1.0, 2.0))], ("a", "b"), (token, "other"))
+    assert token not in svgs(picture(chart))[0]
+    assert "other" in svgs(picture(chart))[0]
 
 
 def test_compared_runs_are_values_and_a_frame() -> None:
@@ -360,7 +440,7 @@ def test_durations_are_readable(seconds: float, written: str) -> None:
 )
 def test_curves_are_drawn_with_what_is_finite(curve: tuple[float, ...], drawn: str) -> None:
     assert sparkline(curve) == drawn
-    assert ("<svg" in curve_svg(curve, "loss")) is bool(drawn)
+    assert ("<img" in small_curve(curve, "loss")) is bool(drawn)
 
 
 EVIL = '<script>alert("x")</script>'
@@ -429,7 +509,8 @@ class _Checker(HTMLParser):
 def test_html_is_escaped_and_can_be_read_aloud(result: Result) -> None:
     html = result._repr_html_()
     assert html is not None
-    assert "<script" not in html
+    assert EVIL not in html
+    assert html.count("<script") == html.count('"dbml-board"')
     checker = _Checker()
     checker.feed(html)
     checker.close()
