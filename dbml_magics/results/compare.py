@@ -9,9 +9,10 @@ from typing import Any
 
 from dbml_magics.common.hints import Remedy, say
 from dbml_magics.results.base import Result
+from dbml_magics.results.best import BEST, best_of
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart, Line, sparklines
-from dbml_magics.results.html import Html, details, html_table, panel, safe
+from dbml_magics.results.html import Html, details, html_table, panel, parts_table, safe
 from dbml_magics.results.runs import RunRow, RunsResult
 from dbml_magics.results.text import (
     DIFFERS,
@@ -80,6 +81,7 @@ class ComparedMetric:
 
 
 _MOST_PARAMS = 20
+NO_METRICS = "metrics: these runs have none"
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +148,11 @@ class CompareResult(Result):
         ]
 
     def _said(self, metric: ComparedMetric) -> list[str]:
-        return [LACKING if value is None else number(value) for value in metric.last]
+        best = best_of(metric.key, metric.last)
+        return [
+            LACKING if value is None else f"{number(value)} {BEST}" if place == best else number(value)
+            for place, value in enumerate(metric.last)
+        ]
 
     def _told(self, metric: ComparedMetric) -> list[str]:
         """Return each run's last value and its curve, the values in a column of their own."""
@@ -156,6 +162,13 @@ class CompareResult(Result):
         if not any(curves):
             return said
         return [f"{each.ljust(width)} {curve}" for each, curve in zip(said, curves, strict=True)]
+
+    def _metrics_line(self, shown: Sequence[object]) -> str:
+        best = any(best_of(metric.key, metric.last) is not None for metric in self.metrics)
+        told = f" ({BEST} the best)" if best else ""
+        return (
+            f"metrics: last values{told}, curves on one scale" if shown else "metrics: these runs have none"
+        )
 
     def _left_out(self) -> list[str]:
         return [metric.key for metric in self.metrics if metric.key not in self.shown]
@@ -196,9 +209,7 @@ class CompareResult(Result):
             lines += table[len(facts) + 1 : len(facts) + 1 + len(params)]
             if len(differing) > len(params):
                 lines.append(f"  … {len(differing) - len(params)} more differ; to_pandas() has all")
-        lines.append(
-            "metrics: last values, curves on one scale" if metrics else "metrics: these runs have none"
-        )
+        lines.append(self._metrics_line(metrics))
         lines += table[len(facts) + 1 + len(params) :]
         end = [self._more(3), *self._odd(), *self.notes]
         return "\n".join([*lines, *(f"  {line}" for line in end if line)])
@@ -209,20 +220,15 @@ class CompareResult(Result):
         equal = [param for param in self.params if not param.differs]
         shown = [metric for metric in self.metrics if metric.key in self.shown]
         left = [(m.key, *self._said(m)) for m in self.metrics if m.key not in self.shown]
-        parts: list[str] = [html_table(self._headline(), ["", *heads], self._facts())]
+        rows = [("", self._facts())]
         if self.params:
-            parts.append(
-                html_table(self._params_line(), ["param", *heads], [_param_cells(p) for p in differing])
-            )
+            rows.append((self._params_line(), [_param_cells(param) for param in differing]))
+        rows.append((self._metrics_line(shown), [[m.key, *self._said(m)] for m in shown]))
+        parts: list[str] = [parts_table(self._headline(), ["", *heads], rows)]
         if equal:
             cells = [(param.key, short(param.values[0] or "", 200)) for param in equal]
             table = html_table("equal params", ["param", "value"], cells)
             parts.append(details(count(len(equal), "equal param"), table))
-        if shown:
-            caption = "metrics: last values, curves on one scale"
-            parts.append(html_table(caption, ["metric", *heads], [(m.key, *self._said(m)) for m in shown]))
-        else:
-            parts.append("metrics: these runs have none")
         parts.append(self._board(shown))
         if left:
             table = html_table("metrics left out", ["metric", *heads], left)

@@ -22,6 +22,7 @@ __all__ = [
     "link",
     "page_links",
     "panel",
+    "parts_table",
     "rows_table",
     "safe",
 ]
@@ -74,6 +75,23 @@ def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str
     return Html(
         f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def parts_table(
+    caption: str, headers: Sequence[str], parts: Iterable[tuple[str, Iterable[Sequence[str]]]]
+) -> Html:
+    """Lay out rows below the same headers in parts, each with a title unless that is empty."""
+    head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
+    body = ""
+    for title, rows in parts:
+        above = f'<tr><th scope="rowgroup" colspan="{len(headers)}" {_CELL}>{safe(title)}</th></tr>'
+        body += (
+            f"<tbody>{above if title else ''}{''.join(f'<tr>{_row(cells)}</tr>' for cells in rows)}</tbody>"
+        )
+    return Html(
+        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead>{body}</table>"
     )
 
 

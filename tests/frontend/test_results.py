@@ -14,6 +14,7 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from dbml_magics.results.base import HelpText, Result
+from dbml_magics.results.best import best_of
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Axis, Chart, Line, sparkline, sparklines
 from dbml_magics.results.compare import CompareResult, Curve
@@ -555,3 +556,33 @@ def test_html_has_the_words_of_the_text() -> None:
         words = set(re.sub(r"<[^>]*>", " ", html).split())
         missing = {word for word in str(result).split() if word not in words and word.isalpha()}
         assert not missing
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "best"),
+    [
+        ("val_loss", [0.3, 0.1, None], 1),
+        ("RMSE", [2.0, 1.0], 1),
+        ("test/roc_auc", [0.8, float("nan"), 0.9], 2),
+        ("f1", [0.5, 0.4], 0),
+        ("r2_score", [0.5, 0.5], None),
+        ("learning_rate", [0.1, 0.2], None),
+        ("loss_score", [0.1, 0.2], None),
+        ("loss", [0.1, None], None),
+    ],
+)
+def test_the_best_value_of_a_metric_is_found_by_its_name(
+    key: str, values: list[float | None], best: int | None
+) -> None:
+    assert best_of(key, values) == best
+
+
+def test_runs_are_compared_in_one_table_with_the_best_values_marked() -> None:
+    runs = tuple(
+        RunRow(letter * 32, name, "wine", "FINISHED", 0, 2100, {"depth": letter}, {"loss": loss})
+        for letter, name, loss in (("a", "forest", 0.25), ("b", "boosted", 0.125))
+    )
+    result = CompareResult(runs, ("loss",), {"loss": (Curve(), Curve())})
+    assert "0.125 ★" in result.text()
+    assert "0.25 ★" not in result.text()
+    assert result.html().count("<table>") == 1
