@@ -72,6 +72,7 @@ class Soak:
         self.over = threading.Event()
         self.failure: BaseException | None = None
         self.busy = threading.Semaphore(processes)
+        self.linking = threading.Lock()
         self.processes = processes
         self.watched = world.start()
         self.memory_at_first = 0
@@ -87,11 +88,18 @@ class Soak:
                     if not self.war.is_set():
                         continue
                     if actor is None or actor not in self.world.actors:
-                        actor = self.world.start()
+                        actor = self._start()
                     self._one_run(actor, number)
         except BaseException as error:
             self.failure = self.failure or error
             self.over.set()
+
+    def _start(self) -> Actor:
+        """Start a process in a moment without faults: a sign-in that is refused refuses a link, too."""
+        with self.linking:
+            for role in ROLES:
+                self.world.clear(role)
+            return self.world.start()
 
     def _one_run(self, actor: Actor, number: int) -> None:
         world, chance, figures = self.world, self.chance, self.figures
@@ -131,7 +139,8 @@ class Soak:
         while not self.over.wait(chance.uniform(1, 15)):
             if self.war.is_set():
                 role = chance.choice(ROLES)
-                self.world.strike(role, chance.choice(sorted(FAULTS)), chance.choice(PATHS))
+                with self.linking:
+                    self.world.strike(role, chance.choice(sorted(FAULTS)), chance.choice(PATHS))
                 self.figures.faults += 1
                 self.over.wait(chance.uniform(0.5, 10))
                 self.world.clear(role)
