@@ -218,8 +218,8 @@ IMPORTS = {
         "mlflow.store.tracking.sqlalchemy_store",
         "mlflow.store.model_registry.sqlalchemy_store",
     ),
-    "model": ("sklearn.linear_model", "mlflow.sklearn", "mlflow.models"),
-    "answer": ("mlflow.pyfunc", "mlflow.sklearn", "mlflow.pyfunc.scoring_server"),
+    "model": ("sklearn.linear_model", "mlflow.sklearn", "mlflow.models", "skops.io"),
+    "answer": ("mlflow.pyfunc", "mlflow.sklearn", "mlflow.pyfunc.scoring_server", "skops.io"),
 }
 """What MLflow imports until then; the last ones are a server's, in a process of its own."""
 
