@@ -6,6 +6,7 @@ A thread that belongs to nobody's :class:`Lane` gives way to nobody: here it wai
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from functools import wraps
 from typing import Protocol, TypeVar, cast
 
 from dbml_magics.core.destinations.errors import Unavailable
-from dbml_magics.core.interrupts import deferred
+from dbml_magics.core.interrupts import deferred, is_held_back
 
 __all__ = ["Lane", "OneAtATime", "current", "gives_way", "giving_way", "in_lane"]
 
@@ -102,15 +103,15 @@ class OneAtATime:
 
     @contextmanager
     def doing(self, kind: str, name: str) -> Iterator[None]:
-        """Do it alone. Raises Unavailable where another thread is at it for minutes."""
+        """Do it alone. Raises Unavailable where another thread is at it for too long."""
         key, own, taken = (kind, name), threading.get_ident(), False
         with deferred(), self._guard:
             held = self._held.setdefault(key, _Held())
             held.users += 1
         try:
             if held.owner != own:
-                with deferred() as interrupt:
-                    taken = self._take(held, interrupt)
+                with deferred():
+                    taken = self._take(held)
                     held.owner = own if taken else held.owner
                 if not taken:
                     raise Unavailable(f"waits for another thread with the {kind}", sent=False, elsewhere=True)
@@ -125,15 +126,17 @@ class OneAtATime:
                     del self._held[key]
 
     @staticmethod
-    def _take(held: _Held, interrupt: deferred) -> bool:
+    def _take(held: _Held) -> bool:
         lane = _lane.get()
         if held.lock.acquire(blocking=False):
             return True
         if lane is not None:
             return lane.acquire(held.lock, _LONGEST_S)
-        for _ in range(int(10 * _LONGEST_S)):
-            if held.lock.acquire(timeout=0.1):
+        from dbml_magics.core.destinations.rest import timeout_left
+
+        # Whoever calls from outside waits no longer than for an answer, and heeds an interrupt.
+        until = time.monotonic() + min(_LONGEST_S, timeout_left())
+        while not is_held_back() and (left := until - time.monotonic()) > 0:
+            if held.lock.acquire(timeout=min(left, 0.1)):
                 return True
-            if interrupt.raises:
-                break
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from dbml_magics.core.delivery.events import TurnOver
 from dbml_magics.core.delivery.lanes import Threads
 from dbml_magics.core.destinations.errors import Unavailable
+from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.giving_way import OneAtATime, current, gives_way, giving_way
 
 PATIENCE_S = 60.0
@@ -148,3 +150,32 @@ def test_who_waits_in_vain_tries_later(monkeypatch: pytest.MonkeyPatch) -> None:
         said = pool.submit(wait, lambda: "made").result(PATIENCE_S)
     assert said == "waits for another thread with the model"
     assert wait(lambda: "made") == "made"
+
+
+def test_who_has_less_time_for_an_answer_waits_no_longer_for_another_thread() -> None:
+    alone = OneAtATime()
+
+    def wait() -> str:
+        with pytest.raises(Unavailable) as raised, call_timeout(0.2), alone.doing("experiment", "e"):
+            raise AssertionError("it was another thread's turn")
+        return raised.value.reason
+
+    with alone.doing("experiment", "e"), ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        assert pool.submit(wait).result(PATIENCE_S) == "waits for another thread with the experiment"
+    assert time.monotonic() - began < 10
+
+
+def test_a_turn_is_taken_where_no_more_threads_are_to_be_had(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        if taken:  # another thread, which has nothing else to do, is quicker
+            lanes._take(lanes._begun.get())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    lanes, taken = Threads(3, request.node.name), list[str]()
+    for queue in ("here", "by another thread"):
+        lanes.begin(lambda queue=queue: taken.append(queue) or TurnOver(queue, more=False))  # type: ignore[misc,func-returns-value]
+    assert all_over(lanes) == taken == ["here", "by another thread"]

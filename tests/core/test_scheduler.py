@@ -223,6 +223,47 @@ def test_a_round_that_breaks_off_ends_with_its_last_turn(several: Scheduler) -> 
     assert (several.due, several.left) == ({"a", "d"}, {"e"})
 
 
+def test_what_is_waited_for_gets_another_turn_after_one_that_began_before(several: Scheduler) -> None:
+    several.due.update([REGISTRY_QUEUE, "run"])
+    assert several.handle(Woken(), NOW) == (Deliver(REGISTRY_QUEUE), Deliver("run"))
+    waits = Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=False)
+    several.handle(Failed("run", waits), NOW)
+    several.handle(TurnOver("run", more=True), NOW)
+    # What the run waits for may have been written since the registry's turn began.
+    assert several.handle(TurnOver(REGISTRY_QUEUE, more=False), NOW) == (Deliver(REGISTRY_QUEUE),)
+    assert several.judge(WriteBlocked("run", REGISTRATION, waits), NOW) is Verdict.TRY_LATER
+    assert several.handle(TurnOver(REGISTRY_QUEUE, more=False), NOW) == (Deliver("run"),)
+    assert several.judge(WriteBlocked("run", REGISTRATION, waits), NOW) is Verdict.GO_ON
+
+
+def test_what_joins_a_round_does_not_look_whether_an_outage_is_over_beside_another(
+    several: Scheduler,
+) -> None:
+    several.due.update("ab")
+    assert several.handle(Woken(troubled=True), NOW) == (Deliver("a"),)
+    assert several.handle(MoreDue(troubled=True), NOW) == ()
+    assert several.handle(TurnOver("a", more=False), NOW) == (Deliver("b"),)
+
+
+def test_a_round_that_broke_off_goes_on_though_one_of_its_turns_takes_long(several: Scheduler) -> None:
+    several.due.update(["upload", "a", "b"])
+    several.handle(Woken(), NOW)
+    assert several.handle(TurnOver("a", more=True, pause=3.0), NOW) == ()
+    assert several.handle(MoreDue(pause=1.0), NOW) == ()
+    assert several.handle(TurnOver("b", more=True, pause=1.0), NOW) == ()
+    assert several.handle(MoreDue(troubled=True), NOW) == (Deliver("a"),), "one alone looks"
+    assert several.handle(TurnOver("a", more=False), NOW) == (Deliver("b"),)
+
+
+def test_what_is_left_alone_after_a_failure_stays_so_when_more_joins_the_round(several: Scheduler) -> None:
+    several.due.update(["a", "b", "c"])
+    several.handle(Woken(), NOW)
+    several.handle(Failed("a", Busy("takes no more", retry_after=30.0)), NOW)
+    several.handle(MoreDue(), NOW)
+    several.handle(Failed("b", Blocked("waits", on="a")), NOW)
+    assert pause_of(several, "a") == pause_of(several, "b") == 30.0
+
+
 # --- failures
 
 

@@ -24,9 +24,11 @@ class Woken:
 
 @dataclass(frozen=True)
 class MoreDue:
-    """More queues are due while a round goes on: whether somebody waits for them."""
+    """More queues are due while a round goes on: whether somebody waits, and what the breaker says."""
 
     urgent: bool = False
+    pause: float = 0.0
+    troubled: bool = False
 
 
 @dataclass(frozen=True)

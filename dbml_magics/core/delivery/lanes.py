@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -84,9 +84,11 @@ class Threads:
             self._threads += 1
         try:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError:  # the interpreter is ending
-            self._threads -= 1
-            self._take(self._begun.get())
+        except RuntimeError:  # the interpreter is ending, or this machine has no more threads to give
+            with self._counting:
+                self._threads -= 1
+            with suppress(Empty):  # else another thread has taken it
+                self._take(self._begun.get_nowait())
 
     def _run(self) -> None:
         while True:

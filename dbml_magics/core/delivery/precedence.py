@@ -6,7 +6,7 @@ the second one goes on without the first, or waits for a later round.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class Precedence:
@@ -17,11 +17,11 @@ class Precedence:
         self._gone: dict[str, set[str]] = {}  # queue -> those that have gone before that write
         self._failed: set[str] = set()  # by a failure of their own: they get no other turn in the round
 
-    def begin_round(self) -> None:
-        """Forget what the last round was about."""
+    def begin_round(self, left_alone: Iterable[str] = ()) -> None:
+        """Forget what the last round was about, but for the failures of queues that are left alone."""
         self._ahead.clear()
         self._gone.clear()
-        self._failed.clear()
+        self._failed.intersection_update(left_alone)
 
     def may_go(self, other: str, before: str) -> bool:
         """Tell whether another queue can still be delivered before a queue's next write.

@@ -110,6 +110,8 @@ class Scheduler:
         self._steady_since: float | None = None
         self._line = Line()
         self._under_way: dict[str, bool] = {}  # queue that has a turn -> whether this process logs to it now
+        self._early: set[str] = set()  # of these, the ones whose turn began before the destination's trouble
+        self._awaited: set[str] = set()  # and those of which more may be waited for than their turn takes
         self._broken_off = False  # the destination is away: the round ends with the turns that go on
         self._precedence = Precedence()
         self._pauses: dict[str, _Pause] = {}
@@ -125,12 +127,8 @@ class Scheduler:
         match event:
             case Woken():
                 return self._begin_round(event, now)
-            case MoreDue(urgent):
-                self._hurried = urgent or self.soon or self._hurried
-                self.soon = False
-                self._admit()
-                self._precedence.begin_round()
-                return self._next_turns(now)
+            case MoreDue():
+                return self._join_round(event, now)
             case TurnOver():
                 return self._go_on(event, now)
             case Failed():
@@ -197,11 +195,25 @@ class Scheduler:
         self._hurried, self.soon = event.urgent or self.soon, False
         self._line.clear()
         self._under_way.clear()
+        self._early.clear()
+        self._awaited.clear()
         self._broken_off = False
         if event.pause > 0 and self.has_due:
             return self._end_round(now, Rest(min(event.pause, _AWAY_S), event.urgent))
         self._admit()
         self._precedence.begin_round()
+        return self._next_turns(now, event.troubled)
+
+    def _join_round(self, event: MoreDue, now: float) -> tuple[Instruction, ...]:
+        """Take what is due into the round that goes on; one that broke off goes on once it may ask again.
+
+        What fails and is left alone for it stays what nobody waits for.
+        """
+        self._hurried = event.urgent or self.soon or self._hurried
+        self.soon = False
+        self._broken_off = event.pause > 0
+        self._admit()
+        self._precedence.begin_round(queue for queue, pause in self._pauses.items() if pause.until > now)
         return self._next_turns(now, event.troubled)
 
     @property
@@ -219,7 +231,10 @@ class Scheduler:
 
     def _go_on(self, event: TurnOver, now: float) -> tuple[Instruction, ...]:
         live = self._under_way.pop(event.queue, True)
-        if event.more:
+        self._early.discard(event.queue)
+        awaited = event.queue in self._awaited
+        self._awaited.discard(event.queue)
+        if event.more or awaited:
             self._line.add(event.queue, live=live)
         else:
             self._precedence.went(event.queue)
@@ -235,18 +250,23 @@ class Scheduler:
             self._line.clear()
             return () if self._under_way else self._end_round(now, Rest(0.0))
         begun: list[Instruction] = []
-        most = 1 if troubled else self._lanes
-        while len(self._under_way) < most and self._first not in self._under_way:
+        while self._has_room(troubled) and self._first not in self._under_way:
             found = self._next_queue(now)
             if found is None:
                 break
             queue, live = found
             self._under_way[queue] = live
+            if not troubled:
+                self._early.add(queue)
             begun.append(Deliver(queue))
         if begun or self._under_way:
             return tuple(begun)
         ping = (Ping(),) if troubled else ()
         return self._end_round(now, *ping, *((Rest(_NEXT_ROUND_S),) if self.has_due else ()))
+
+    def _has_room(self, troubled: bool) -> bool:
+        looks = troubled and not self._under_way.keys() <= self._early
+        return len(self._under_way) < self._lanes and not looks
 
     def _next_queue(self, now: float) -> tuple[str, bool] | None:
         """Take the next queue out of the line; returns it, and whether this process logs to it now."""
@@ -299,7 +319,9 @@ class Scheduler:
         other = self._pauses.get(error.on, _Pause())
         if self._precedence.may_go(error.on, before=queue):
             self._precedence.let_go(error.on, before=queue)
-            if error.on not in self._under_way:
+            if error.on in self._under_way:  # its turn takes what was there when it began
+                self._awaited.add(error.on)
+            else:
                 self._line.add(error.on, live=self._under_way.get(queue, True))
             other.until = 0.0
         else:

@@ -226,9 +226,7 @@ class DeliveryWorker:
             urgent = self._take_urgency()
             self.note(Woken(urgent, *self._breaker()))
             self._go_on_with_round()
-            self._write_overflow(urgent)
-            if not self.health.away:
-                self.held.try_due()
+            self._see_to_the_rest(urgent)
             return not (self.runtime.lifetime.retired and self._may_end())
         except Exception:
             _log.exception("delivery to %s stumbled; it goes on", self.role)
@@ -260,8 +258,8 @@ class DeliveryWorker:
                 joined = self.clock.monotonic()
                 self._wake.clear()
                 self._look_for_others()
-                self.note(MoreDue(urgent))
-                self._write_overflow(urgent)
+                self.note(MoreDue(urgent, *self._breaker()))
+                self._see_to_the_rest(urgent)
         if hurried and self.scheduler.has_due:  # for what was written during its run's turn
             self._urgent.set()
             self._wake.set()
@@ -295,6 +293,13 @@ class DeliveryWorker:
         """Return for how long writes are still gathered that are gathered since then."""
         batch = self.side.learned.limits.metrics
         return self.scheduler.gathering_seconds(began, self.clock.monotonic(), batch)
+
+    def _see_to_the_rest(self, urgent: bool) -> None:
+        """Write the files of what did not fit, and try again the files that were put aside."""
+        self._write_overflow(urgent)
+        if not self.health.away:
+            with self._lanes.working():
+                self.held.try_due()
 
     def _write_overflow(self, urgent: bool) -> None:
         """Write the files of what did not fit, once the rest of their runs has arrived."""
@@ -358,11 +363,13 @@ class DeliveryWorker:
 
     def answers(self) -> bool:
         """Ask the workspace whether it answers at all."""
+        asked = self.clock.monotonic()
         try:
             with call_timeout(_PROBE_S):
                 self.side.destination.ping()
         except Exception as error:
-            self.health.trouble(error if isinstance(error, Unavailable) else Unavailable(cause_of(error)))
+            trouble = error if isinstance(error, Unavailable) else Unavailable(cause_of(error))
+            self.health.trouble(trouble, asked)
             return False
         self.health.fine()
         return True
@@ -370,7 +377,13 @@ class DeliveryWorker:
     # --- one queue
 
     def _take_turn(self, queue: str) -> TurnOver:
-        return TurnOver(queue, self.deliver(queue), *self._breaker())
+        try:
+            more = self.deliver(queue)
+        except Exception:  # what fails here fails in this queue's turn, and not in the round
+            _log.exception("delivery of %s to %s stumbled; it is tried again", queue, self.role)
+            self.note(Stumbled(queue))
+            more = True
+        return TurnOver(queue, more, *self._breaker())
 
     def deliver(self, queue: str) -> bool:
         """Deliver the next part of a queue; True when more is left."""

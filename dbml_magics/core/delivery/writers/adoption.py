@@ -105,8 +105,8 @@ class Adoption(Writer):
                 found = self._copy_run(run, source, experiment_id, points, found)
                 if self.ids.is_tracked:  # its files travel as a write does, behind what is on its way
                     self.queues.write(run, CopyFiles(self.role))
+            self._doubt(run)  # before its own turn, or another thread's, sees that it is here
             known = self.ids.remember_run(run, found)
-            self._doubt(run)
             creations.end_adoption(self.role, run)
             return known
         finally:

@@ -19,6 +19,7 @@ from mlflow.utils.uri import append_to_uri_path
 from dbml_magics.core.delivery.writers.learned import Learned
 from dbml_magics.core.destinations.errors import WouldRefuse, is_missing
 from dbml_magics.core.destinations.protocol import Destination
+from dbml_magics.core.giving_way import gives_way
 from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.outbox.emulated_models import EmulatedFacts, facts_of
 from dbml_magics.core.outbox.state import State
@@ -59,6 +60,9 @@ class EmulatedModels:
         facts = self.state.emulated_models.facts(self.role, model)
         if facts is None:
             facts = self._search(model)
+            newer = self.state.emulated_models.facts(self.role, model)
+            if newer is not None:  # another thread found it meanwhile, and may have changed it
+                return newer
             self.state.emulated_models.note(self.role, model, facts)
             self.state.set_identity(
                 self.role,
@@ -93,7 +97,7 @@ class EmulatedModels:
 
     def _read(self, artifact_uri: str, model: str) -> EmulatedFacts | None:
         try:
-            repository = self.destination.artifacts(artifact_uri)
+            repository = gives_way(self.destination.artifacts(artifact_uri))
         except WouldRefuse:  # another run's trouble: its files are where they have no business to be
             return None
         try:
@@ -128,7 +132,7 @@ class EmulatedModels:
         tag = run.data.tags[MODELS_TAG]
         models = in_tag(tag)
         if tag.endswith(MORE):
-            files = self.destination.artifacts(run.info.artifact_uri).list_artifacts(FOLDER)
+            files = gives_way(self.destination.artifacts(run.info.artifact_uri)).list_artifacts(FOLDER)
             models += [f.path.rpartition("/")[2] for f in files if f.is_dir]
         return list(dict.fromkeys(models))
 

@@ -16,7 +16,7 @@ from dbml_magics.core.delivery.writers.ports import Peers, Queues
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, classify_error, is_missing
-from dbml_magics.core.giving_way import giving_way
+from dbml_magics.core.giving_way import gives_way, giving_way
 from dbml_magics.core.model.operations import LogArtifact, read_as
 from dbml_magics.core.model.sendable import refuse_taken_place
 from dbml_magics.core.outbox.journal import Journal
@@ -75,7 +75,8 @@ class Files(Writer):
         newest = view.artifacts.get(op.owner, {}).get(op.path) if view is not None else None
         if newest is not None and newest.spool != _spool_of(op):
             return True
-        there = self.reader.repository(op.owner).list_artifacts(posixpath.dirname(op.path) or None)
+        repository = gives_way(self.reader.repository(op.owner))
+        there = repository.list_artifacts(posixpath.dirname(op.path) or None)
         return any((each.path, each.file_size) == (op.path, op.file["size"]) for each in there)
 
     def _newest_in(self, queue: str) -> dict[tuple[str, str], str]:
@@ -96,20 +97,20 @@ class Files(Writer):
 
         MLflow's servers answer that with a 500, as if they were in trouble.
         """
-        repository = self.reader.repository(owner)
+        repository = gives_way(self.reader.repository(owner))
         refuse_taken_place(path, standing(lambda folder: repository.list_artifacts(folder or None)))
 
     def copy_missing(self, owner: str, role: str) -> None:
         """Copy the files of a run or model from another workspace, one at a time, where they are not here."""
         with self.peers.asking(role) as other:
-            source = other.repository(owner)
+            source = gives_way(other.repository(owner))
             found = files_below(lambda folder: source.list_artifacts(folder or None))
             paths = [info.path for info in found]
         for path in paths:
             if self.has(owner, path):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                with self.peers.asking(role), giving_way():
+                with self.peers.asking(role):
                     file = Path(source.download_artifacts(path, folder))
                 self.upload(owner, path, file)
 
@@ -176,7 +177,8 @@ class Files(Writer):
         """Tell whether this workspace has a file."""
         folder = posixpath.dirname(path)
         try:
-            return any(f.path == path for f in self.reader.repository(owner).list_artifacts(folder or None))
+            repository = gives_way(self.reader.repository(owner))
+            return any(f.path == path for f in repository.list_artifacts(folder or None))
         except MlflowException as error:
             if isinstance(classify_error(error), Unavailable):
                 raise

@@ -22,6 +22,7 @@ from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.protocol import Point
+from dbml_magics.core.giving_way import gives_way
 from dbml_magics.core.outbox.overflow_files import OverflowFile
 from dbml_magics.core.outbox.overflow_rows import OverflowRows, Row
 
@@ -198,7 +199,7 @@ class OverflowFiles(Writer):
         known = self._file(run)
         if not known.get("cleared"):
             return
-        repository = self.reader.repository(f"run:{run}")
+        repository = gives_way(self.reader.repository(f"run:{run}"))
         with tempfile.TemporaryDirectory() as folder:
             held = json.loads(Path(repository.download_artifacts(known["path"], folder)).read_text("utf-8"))
         whys = {(kind, key): why for kind, key, why, _ in known["keys"]}

@@ -37,6 +37,7 @@ from dbml_magics.core.delivery.writers.writer import Writer
 from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, already_exists, is_missing
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
+from dbml_magics.core.giving_way import gives_way
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
 from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.model.operations import (
@@ -129,6 +130,8 @@ class Registrations(Writer):
     _goals: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
     _seen_in: dict[str, str] = field(default_factory=dict, init=False)
     """Registration -> the queue in which its line was seen."""
+    _under_way: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
+    """Registration that is carried out now -> its queue, and its model."""
 
     @property
     def registry(self) -> Registry:
@@ -155,6 +158,7 @@ class Registrations(Writer):
                 yield from self._held_files(source_queue, facts)
             case ChangeRegistry(change) if self.role in change["to"]:
                 yield from self._registrations(change.get("after") or {})
+                yield from self._carried_out(change)
 
     def _is_asked_for(self, facts: VersionFacts) -> bool:
         """Tell whether a registration is one for this registry."""
@@ -171,6 +175,14 @@ class Registrations(Writer):
                 for place in places:
                     last = place == places[-1]
                     yield Blocked("waits for the registration of a version", on=place, needed=last)
+
+    def _carried_out(self, change: RegistryChange) -> Iterator[Blocked]:
+        """Yield a wait for a registration that goes on: its version may be there, what belongs to it not."""
+        ours = change.get("own")  # a twin's tag, which no other version's registration concerns
+        for key, (queue, name) in self._under_way.items():
+            if not ours and (key == change.get("of") or name == change["name"]):
+                yield Blocked("waits for the registration of a version", on=queue)
+                return
 
     def _is_lost(self, key: str, queues: tuple[str, str]) -> bool:
         """Tell whether a registration has no line, and forget it then: its process was killed meanwhile.
@@ -217,10 +229,22 @@ class Registrations(Writer):
 
     # --- versions
 
-    def version(self, facts: VersionFacts, in_doubt: bool) -> None:
-        """Register one version, once, and exchange twins with the other registry."""
+    def version(self, queue: str, facts: VersionFacts, in_doubt: bool) -> None:
+        """Register one version, once, and exchange twins with the other registry.
+
+        Its line may stand in two queues where a process was killed that moved it apart.
+        """
         if not self._is_asked_for(facts):
             return
+        key = facts["key"]
+        with self.alone.doing("registration", key):
+            self._under_way[key] = queue, facts["name"]
+            try:
+                self._version(facts, in_doubt)
+            finally:
+                del self._under_way[key]
+
+    def _version(self, facts: VersionFacts, in_doubt: bool) -> None:
         key, others = facts["key"], [role for role in facts["to"] if role != self.role]
         if in_doubt and "only" in facts:
             self._recall(facts, others)
@@ -336,7 +360,7 @@ class Registrations(Writer):
         if most is None or source["kind"] not in ("model", "run"):
             return
         owner = f"{source['kind']}:{source.get('id') or source['run']}"
-        repository = self.reader.repository(owner)
+        repository = gives_way(self.reader.repository(owner))
         files = files_below(
             lambda folder: repository.list_artifacts(folder or None), (source.get("path") or "").strip("/")
         )
@@ -377,9 +401,7 @@ class Registrations(Writer):
         run_id = self.ids.run_at(run) if run else facts.get("foreign_run")
         if given["kind"] == "model":
             identity = self.ids.model_at(given["id"])
-            if self._lacks_files(f"model:{given['id']}", ""):
-                self.files.copy_folder(f"model:{given['id']}", "")
-                self._finish_copy(given["id"], run_id)
+            self._bring_files(f"model:{given['id']}", "", lambda: self._finish_copy(given["id"], run_id))
             kept = self.ids.emulated.keeps(given["id"])
             native = not kept and self.destination.uri.startswith(("http://", "https://"))
             # A database's own registry would look models:/ up through the global URI, which is the link's.
@@ -391,8 +413,7 @@ class Registrations(Writer):
         if given["kind"] == "run":
             identity = self.ids.run_identity(given["run"])
             owner, place = f"run:{given['run']}", identity.extra["artifacts"]
-            if self._lacks_files(owner, given["path"]):
-                self.files.copy_folder(owner, given["path"])
+            self._bring_files(owner, given["path"])
             source = append_to_uri_path(place, given["path"]) if given["path"] else place
             return source, run_id or identity.actual, None
         if given["kind"] == "version":
@@ -404,11 +425,18 @@ class Registrations(Writer):
             return f"models:/{given['name']}/{version}", run_id, None
         return given["uri"], run_id, None
 
+    def _bring_files(self, owner: str, path: str, finish: Callable[[], object] = lambda: None) -> None:
+        """Copy a folder that is elsewhere, once for all the versions that are registered from it."""
+        with self.alone.doing(f"folder {path} of", owner):
+            if self._lacks_files(owner, path):
+                self.files.copy_folder(owner, path)
+                finish()
+
     def _lacks_files(self, owner: str, path: str) -> bool:
         """Tell whether a folder of a run's is elsewhere and not here, as when a run is not tracked here."""
         if self.ids.is_primary or self.files.has(owner, posixpath.join(path, "MLmodel")):
             return False
-        return bool(self.queues.files_of(owner).list_artifacts(path))
+        return bool(gives_way(self.queues.files_of(owner)).list_artifacts(path))
 
     def _finish_copy(self, model: str, run_id: str | None) -> None:
         """Finish a logged model whose files were carried over: its status, and its run's output."""
@@ -478,9 +506,8 @@ class Registrations(Writer):
     def _tag_twin(self, change: RegistryChange) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
         role, name, number = self.versions.read_place(change["value"])
-        current = self.state.model_names.current
-        twin = self.versions.place(role, current(name), number)
-        for own_name in dict.fromkeys([current(change["name"]), change["name"]]):
+        twin = self.versions.place(role, self.state.model_names.current(name), number)
+        for own_name in self._names_of(change["name"]):
             try:
                 self.registry.set_model_version_tag(own_name, change["version"], TWIN_TAG, twin)
                 return
@@ -493,6 +520,15 @@ class Registrations(Writer):
                 raise Unavailable(
                     f"{own_name} is being renamed or deleted", sent=False, elsewhere=True
                 ) from error
+
+    def _names_of(self, name: str) -> Iterator[str]:
+        """Yield what a model may be called here; its rename may arrive between two looks."""
+        names = self.state.model_names
+        yield (current := names.current(name))
+        if name != current:
+            yield name
+        if name != current or names.current(name) != current:
+            yield names.current(name)
 
     def _is_gone(self, name: str, version: str) -> bool:
         try:

@@ -145,4 +145,7 @@ class Sender(Writer):
         """Add those of some points of a run, or of its models, that are not here."""
         run_id = self.ids.run_at(run)
         self.points.forget(run_id)
-        self.send_or_reject(run, run_id, Batch(points), True)
+        try:
+            self.send_or_reject(run, run_id, Batch(points), True)
+        finally:  # no turn of that run forgets them
+            self.points.forget(run_id)

@@ -175,7 +175,7 @@ class Side:
             case ChangeExperiment():
                 self.experiments.write_change(op, in_doubt)
             case RegisterVersion():
-                self.registrations.version(op.facts, in_doubt)
+                self.registrations.version(queue, op.facts, in_doubt)
             case ChangeRegistry():
                 self.registrations.write(op.change, in_doubt)
             case Malformed():
