@@ -12,13 +12,14 @@ import pytest
 
 from dbml_magics.core.delivery.writers.registrations import ask_for
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
+from dbml_magics.core.destinations.errors import Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, RegisterVersion
+from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, LogArtifact, RegisterVersion
 from dbml_magics.core.model.queues import LINK_QUEUE, REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.runtime.engine import Engine
-from tests.infra.memory_destination import MemoryDestination
+from tests.infra.memory_destination import Fault, MemoryDestination
 from tests.simulation.history import stillness
 
 T = TypeVar("T")
@@ -145,3 +146,33 @@ def test_a_twins_tag_follows_a_model_that_is_renamed_between_two_looks(both: Bot
     both.change("version_tag", LINK_QUEUE, version="1", own=True, key=TWIN_TAG, value="databricks:wine/1")
     both.deliver(SECOND)
     assert both.at_second() == [("beer", "1", "databricks:beer/1")]
+
+
+def test_a_file_that_was_put_aside_does_not_come_after_a_newer_one(both: Both, tmp_path: Path) -> None:
+    """A storage takes nothing, and then the newer file: the older one is not tried again, nor waits to be."""
+    run, there = both.begin(), both.there[SECOND]
+
+    def write(content: str) -> None:
+        file = tmp_path / "data.txt"
+        file.write_text(content * 5000)
+        kept = both.engine.retention.keep(file)
+        both.engine.recorder.write(run, LogArtifact(f"run:{run}", "data.txt", kept))
+
+    both.deliver(SECOND)
+    closed = Fault(lambda: Unavailable("the firewall", sent=False, denied=True, apart=True))
+    there.fail(closed, of="log_artifact")
+    write("old")
+    both.deliver(SECOND)
+    write("new")
+    held, retried = both.engine.workers[SECOND].held, threading.Event()
+
+    def retry() -> None:
+        held.try_all()
+        both.engine.workers[SECOND].hurry()
+        retried.wait(A_WHILE_S)
+
+    there.meanwhile["log_artifact"] = [retry, retried.set]
+    both.deliver(SECOND)
+    assert {content[:3] for content in there.files.values()} == {b"new"}
+    assert not held.numbers()
+    assert not both.engine.state.dead(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from dbml_magics.core.delivery.batching import Rejected, within
 from dbml_magics.core.delivery.end_check import is_end
 from dbml_magics.core.delivery.events import LetterFailed, Passed, Verdict, WriteBlocked
@@ -10,6 +12,7 @@ from dbml_magics.core.delivery.progress import OF_THIS_MACHINE, Host, Progress
 from dbml_magics.core.destinations.errors import Unavailable, cause_of
 from dbml_magics.core.model.operations import (
     Line,
+    LogArtifact,
     Operation,
     RegisterVersion,
     RetryDeadLetter,
@@ -38,17 +41,24 @@ class LetterRetry:
         own = self._progress.queue
         if letter is not None:
             op = decode(letter)
-            refused = self._refused(number, letter, op)
             own = self._state.dead_queue(number) or own
-            self._state.settle_dead(number, refused)
-            if self._host.held.has(number):
-                self._host.held.settled(number, not refused)
-            if not refused:
-                self._host.note(Passed(op))
-                self._progress.kinds.update(received(op, self._host.role))
+            with self._host.side.files.writing(op) if isinstance(op, LogArtifact) else nullcontext():
+                if self._state.dead_letter(number) is not None:  # else a newer file came in its place
+                    self._settle(number, letter, op)
         self._progress.done()
         if name := copy_of(letter):
             self._host.runtime.retention.release_copy(own, name)
+
+    def _settle(self, number: int, letter: Line, op: Operation) -> None:
+        refused = self._refused(number, letter, op)
+        self._state.settle_dead(number, refused)
+        if self._host.held.has(number):
+            self._host.held.settled(number, not refused)
+        if not refused:
+            self._host.note(Passed(op))
+            if isinstance(op, LogArtifact):
+                self._host.held.overtaken(op, number)
+            self._progress.kinds.update(received(op, self._host.role))
 
     def _await_others(self, op: Operation) -> None:
         """Let go first what the letter's write comes after. Raises Blocked where that is not over."""

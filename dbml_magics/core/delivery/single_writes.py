@@ -18,6 +18,7 @@ from dbml_magics.core.model.operations import (
     CreateRun,
     DamagedLine,
     Line,
+    LogArtifact,
     Operation,
     RegisterVersion,
     RetryDeadLetter,
@@ -104,6 +105,8 @@ class SingleWrites:
             if is_end(op):
                 EndCheck(self._host, self._progress).check(op)
             self._host.note(Passed(op))
+            if isinstance(op, LogArtifact):
+                self._host.held.overtaken(op)
             self._progress.kinds.update(received(op, self._host.role))
 
     def _settle_failure(self, op: Operation, line: Line, error: Unavailable) -> None:

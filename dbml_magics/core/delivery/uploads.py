@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dbml_magics.core.delivery.ports import Runtime
 from dbml_magics.core.delivery.upload_backoff import UploadBackoff
-from dbml_magics.core.model.operations import RetryDeadLetter
+from dbml_magics.core.model.operations import LogArtifact, RetryDeadLetter, read_as
 from dbml_magics.core.model.queues import HELD_QUEUE
+from dbml_magics.core.outbox.spool import copy_of
 
 
 class UploadRetries:
@@ -42,6 +43,19 @@ class UploadRetries:
             self._backoff.arrived(number)
         else:
             self._backoff.failed(number, self._now())
+
+    def overtaken(self, op: LogArtifact, before: int | None = None) -> None:
+        """Give up what was put aside of a place that has a newer file now; ``before`` is its own number."""
+        state, retention = self._runtime.parts.state, self._runtime.retention
+        for number in self.numbers():
+            letter = state.dead_letter(number) if before is None or number < before else None
+            older = read_as(LogArtifact, letter)
+            if older is not None and (older.owner, older.path) == (op.owner, op.path):
+                queue = state.dead_queue(number)
+                state.discard_dead([number])
+                self.settled(number, True)
+                if queue is not None and (copy := copy_of(letter)) is not None:
+                    retention.release_copy(queue, copy)
 
     def try_due(self) -> None:
         """Try again what is due."""

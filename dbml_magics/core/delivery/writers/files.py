@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,12 @@ class Files(Writer):
 
         In doubt, what comes in its place may be there already, and its copy gone: it is not overwritten.
         """
-        with self.alone.doing(f"file {op.path} of", op.owner):
+        with self.writing(op):
             self._log(queue, op, in_doubt)
+
+    def writing(self, op: LogArtifact) -> AbstractContextManager[None]:
+        """Keep other threads from uploading a file of the same place during a block."""
+        return self.alone.doing(f"file {op.path} of", op.owner)
 
     def _log(self, queue: str, op: LogArtifact, in_doubt: bool) -> None:
         if in_doubt and self._newest_in(queue).get((op.owner, op.path), _spool_of(op)) != _spool_of(op):
