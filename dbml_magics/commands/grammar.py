@@ -114,6 +114,8 @@ class Option:
     parameter: str = ""  # of the callable, where it is not the option's own name
     listed: bool = False  # several in one word, with commas between them
     otherwise: str = ""  # what a value that may be left out is then
+    likely: Callable[[argparse.Namespace], str | None] | None = None
+    """Returns what a line that lacks the option probably wants, by what else stands on the line."""
     # What follows from that parameter, unless it is said here:
     repeatable: bool = False  # for a value: the last one, which takes all that are left
     optional_value: bool = False  # --local [DIR]; for a value: it may be left out

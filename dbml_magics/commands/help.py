@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.commands.grammar import Command, Option, command_help
 from dbml_magics.commands.parser import find_command
+from dbml_magics.common.hints import Remedy
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
@@ -31,6 +32,10 @@ def overview(commands: Mapping[str, Command], track: Command) -> HelpText:
     return HelpText("\n".join(lines))
 
 
+def _about(name: str) -> Remedy:
+    return Remedy("help", name)
+
+
 def command(commands: Mapping[str, Command], track: Command) -> Command:
     """Return the command that tells of ``commands``, of itself too once they hold it, and of ``track``."""
 
@@ -41,12 +46,12 @@ def command(commands: Mapping[str, Command], track: Command) -> Command:
             return overview(commands, track)
         if args.command in ("track", "%%track"):
             return HelpText(command_help(track))
-        return HelpText(command_help(find_command(args.command, commands)))
+        return HelpText(command_help(find_command(args.command, commands, _about)))
 
     return Command(
         name="help",
         help="list the commands, or show what one takes",
-        examples=("%dbml help link", "%dbml help"),
+        examples=(Remedy("help", "link"), Remedy("help")),
         run=run,
         needs_link=False,
         options=(Option("COMMAND", "a command's name", optional_value=True, completes="command"),),

@@ -20,7 +20,7 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics.commands import TRACK, track
 from dbml_magics.commands.parser import HelpRequested, parse, split, wants_help, without_remark
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, typing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
@@ -339,9 +339,10 @@ class CellTracker:
             raise TrackedCellFailed(str(cause)) from cause
 
     def _open(self, line: str, body: str, names: Mapping[str, object]) -> _Open:
-        args = parse(TRACK, split(line, TRACK.prog), names)
+        args = parse(TRACK, split(line, TRACK.prog), names, line)
         track.check(body)
-        opened = _Open(track.begin(args, self._session(), body), args.params or ())
+        with typing(args.typed):
+            opened = _Open(track.begin(args, self._session(), body), args.params or ())
         try:
             opened.view = live.begin(opened.track, self._shell)
         except Exception as failure:

@@ -14,7 +14,7 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.grammar import Command
 from dbml_magics.commands.help import overview
-from dbml_magics.commands.parser import HelpRequested, find_command, parse, split, without_remark
+from dbml_magics.commands.parser import HelpRequested, corrected, find_command, parse, split, without_remark
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy
@@ -100,9 +100,13 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         tokens = split(line, "%dbml")
         if not tokens or tokens[0] in ("-h", "--help"):
             return overview(COMMANDS, TRACK)
-        command = find_command(tokens[0], COMMANDS)
+
+        def meant(name: str) -> Remedy:
+            return corrected(TRACK if name == TRACK.name else COMMANDS[name], tokens[1:], namespace)
+
+        command = find_command(tokens[0], COMMANDS, meant)
         try:
-            args = parse(command, tokens[1:], namespace)
+            args = parse(command, tokens[1:], namespace, line)
         except HelpRequested as asked:
             return asked.as_result()
         return self._run(command, args)
