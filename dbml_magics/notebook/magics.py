@@ -23,6 +23,7 @@ from dbml_magics.notebook import callers, display
 from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
 from dbml_magics.notebook.completion import Completion
 from dbml_magics.notebook.display_hook import DisplayHookFilter
+from dbml_magics.notebook.inspection import Inspection, overview_of_commands, track_help
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -50,6 +51,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         self._cells = CellTracker(shell, session)
         self._filter = DisplayHookFilter(shell)
         self._completion = Completion(shell)
+        self._inspection = Inspection(shell)
 
     def install(self) -> None:
         """Register the magics and all that goes with them in the shell."""
@@ -57,9 +59,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         self._cells.install()
         self._filter.install()
         self._completion.install()
+        self._inspection.install()
 
     def remove(self) -> None:
         """Leave the shell as it was before :meth:`install`."""
+        self._inspection.remove()
         self._completion.remove()
         self._filter.remove()
         self._cells.remove()
@@ -142,6 +146,12 @@ class DbmlMagics(Magics):  # type: ignore[misc]
             return None  # a terminal would print an empty "Out[n]:" for it
         self._filter.pass_over(result)
         return result
+
+
+# What IPython's ? shows in the place of a docstring.
+DbmlMagics.dbml.getdoc = overview_of_commands
+DbmlMagics.dbml_cell.getdoc = overview_of_commands
+DbmlMagics.track.getdoc = track_help
 
 
 @contextmanager
