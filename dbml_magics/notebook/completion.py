@@ -28,6 +28,7 @@ _Known = TypeVar("_Known")
 
 _LINE = re.compile(r"\s*(?:[\w.,\s\[\]'\"]+=\s*)?%dbml\s+(?P<words>.*)", re.DOTALL)
 _TRACK = re.compile(r"%%track\s+(?P<words>.*)", re.DOTALL)
+_ABOVE = ("%", "!", "#", "import ", "from ")
 _LOOK_UP_SECONDS = 0.25
 _WIDE = 72  # characters of a description
 
@@ -91,8 +92,8 @@ def words_of_line(line: str, above: Sequence[str]) -> tuple[Command | None, str]
     if found:
         return None, found["words"]
     found = _TRACK.fullmatch(line)
-    # %%time and the like can stand above it.
-    if found and all(not other.strip() or other.startswith("%%") for other in above):
+    # Comments, imports, %%time and the like can stand above it.
+    if found and all(not other.strip() or other.startswith(_ABOVE) for other in above):
         return TRACK, found["words"]
     return None
 

@@ -14,7 +14,15 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.grammar import Command
 from dbml_magics.commands.help import overview
-from dbml_magics.commands.parser import HelpRequested, corrected, find_command, parse, split, without_remark
+from dbml_magics.commands.parser import (
+    HelpRequested,
+    corrected,
+    find_command,
+    parse,
+    split,
+    suggestion,
+    without_remark,
+)
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy
@@ -86,8 +94,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
     def dbml_cell(self, line: str, cell: str) -> None:  # noqa: ARG002 - IPython's signature
         """Say that ``%dbml`` is a line magic."""
         raise BadCommand(
-            "%%dbml is no cell magic: a command is one line with one %, and the code goes below it.",
-            remedies=[(Remedy("help"), "all commands"), (Remedy("track"), "to run a cell as a run")],
+            "%%dbml is no cell magic: a command is one line with one %.",
+            remedies=[
+                (self._as_line(line), "as a line; the code goes below it"),
+                (Remedy("track"), "to run a cell as a run"),
+            ],
         )
 
     @no_var_expand  # type: ignore[untyped-decorator]
@@ -99,6 +110,14 @@ class DbmlMagics(Magics):  # type: ignore[misc]
                 self._cells.run(line, cell, callers.frame())
             else:  # what the first line of a %%track cell became
                 self._cells.begin(line, callers.frame())
+
+    def _as_line(self, line: str) -> str:
+        """Return a line of ``%%dbml`` as the line magic that was meant."""
+        name, *words = split(line, "%dbml") or ["help"]
+        meant = name if name in COMMANDS else suggestion(name, COMMANDS)
+        if meant is None:
+            return Remedy("help")
+        return corrected(COMMANDS[meant], words, callers.names(self.shell, callers.frame()))
 
     def _answer(self, line: str, namespace: Mapping[str, object]) -> Result:
         tokens = split(line, "%dbml")

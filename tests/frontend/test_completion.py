@@ -116,6 +116,7 @@ def test_a_slow_look_up_is_not_waited_for(fake: FakeSession, monkeypatch: pytest
         ("if True:\n    %dbml ru", "runs"),
         ("%%track --nes", "--nested"),
         ("%%time\n%%track --nes", "--nested"),
+        ("# a comment\nimport math\n%%track --nes", "--nested"),
     ],
 )
 def test_the_shell_s_completer_offers_it(shell: Shell, cell: str, offered: str) -> None:
