@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> int:
         raise BadCommand(f"{_PROG} knows {', '.join(_OFFERED)} alone.{hint}", remedies=[remedy])
     command = COMMANDS[name]
     if {"-h", "--help"} & set(rest):
-        raise HelpRequested(_in_shell_words(command_help(command)))
+        raise HelpRequested(command_help(command, _in_shell_words))
     args = parse(command, rest, {})
     if command.needs_link:
         api.link(again=True)

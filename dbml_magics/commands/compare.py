@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.running import call
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def run(args: Namespace, output: Output) -> Result:
             "%dbml compare needs two runs or more.",
             remedies=[
                 (Remedy("runs"), "lists the runs with their ids"),
-                (Remedy("compare", "last", "4f1c"), "for example"),
+                (corrected(Remedy("compare", *args.run, "4f1c"), *args.run, "4f1c"), "for example"),
             ],
         )
     return call(COMMAND, args, output)

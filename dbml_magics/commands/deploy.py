@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from argparse import Namespace
+
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option, percent
 from dbml_magics.common.hints import Remedy
 
 _EXAMPLE = Remedy("deploy", "wine/1", to="local", name="wine")
+
+
+def _name_of_model(args: Namespace) -> str | None:
+    """Return the model's own name, where it is one that an endpoint can have."""
+    name = re.split(r"[/@]", str(args.model).removeprefix("models:/"))[0].rpartition(".")[2]
+    return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{2,31}", name) and name != "last" else None
 
 
 COMMAND = Command(
@@ -47,6 +56,8 @@ COMMAND = Command(
             "the endpoint's name: 3 to 32 letters, digits, hyphens",
             metavar="N",
             completes="endpoint",
+            likely=_name_of_model,
+            example=_EXAMPLE,
         ),
         Option(
             "--model-name",

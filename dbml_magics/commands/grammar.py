@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -114,6 +114,8 @@ class Option:
     parameter: str = ""  # of the callable, where it is not the option's own name
     listed: bool = False  # several in one word, with commas between them
     otherwise: str = ""  # what a value that may be left out is then
+    likely: Callable[[argparse.Namespace], str | None] | None = None
+    """Returns what a line that lacks the option probably wants, by what else stands on the line."""
     # What follows from that parameter, unless it is said here:
     repeatable: bool = False  # for a value: the last one, which takes all that are left
     optional_value: bool = False  # --local [DIR]; for a value: it may be left out
@@ -235,12 +237,69 @@ class Command:
         return " ".join([self.prog, *(value.written for value in self.values), *shown])
 
 
-def command_help(command: Command) -> str:
-    """Return a command's help: what it does, its usage, its options, examples."""
-    lines = [f"{command.prog}   {command.help}", "", f"usage: {command.usage()}"]
+def command_help(command: Command, said: Callable[[str], str] = str) -> str:
+    """Return a command's help: what it does, its usage, its options, examples; no line is too wide.
+
+    ``said`` returns a text with its commands as the reader's front end has them.
+    """
+    lines = [*columns([(command.prog, command.help)], said, gap=3), ""]
+    lines += _wrapped(said(f"usage: {command.usage()}"), " " * 9)
     if command.options:
-        width = max(len(option.written) for option in command.options)
-        lines += ["", *(f"  {option.written.ljust(width)}  {option.help}" for option in command.options)]
+        lines += ["", *columns([(o.written, o.help) for o in command.options], said, "  ")]
     if command.details:
-        lines += ["", command.details]
-    return "\n".join([*lines, "", "example:", *(f"  {example}" for example in command.examples)])
+        lines += ["", *_wrapped(said(" ".join(command.details.split("\n"))))]
+    lines += ["", "example:"]
+    for example in command.examples:
+        lines += _wrapped(f"  {said(example)}", " " * 6, " \\")
+    return "\n".join(lines)
+
+
+def option_help(command: Command, option: Option) -> str:
+    """Return what an option of a command does and takes, with an example of it."""
+    lines = [*_wrapped(f"{command.prog} {option.written}"), *_wrapped(f"  {option.help}", "  ")]
+    if option.excludes:
+        lines += _wrapped(f"  not beside {', '.join(option.excludes)}", "    ")
+    return "\n".join([*lines, *([] if option.example is None else ["", "example:", f"  {option.example}"])])
+
+
+_WIDE = 80  # columns of a help text
+_FIRST = 28  # columns of it that a first column takes at most
+
+
+def columns(
+    rows: Sequence[tuple[str, str]], said: Callable[[str], str] = str, indent: str = "", gap: int = 2
+) -> list[str]:
+    """Lay two columns out, the second one below the first where that is wide; each is wrapped."""
+    heads = [said(head) for head, _ in rows]
+    fitting = [len(head) for head in heads if len(head) <= _FIRST]
+    width = max(fitting, default=2)
+    lines: list[str] = []
+    for head, (_, what) in zip(heads, rows, strict=True):
+        margin = " " * (len(indent) + width + gap)
+        below = _wrapped(f"{margin}{said(what)}", margin)
+        if len(head) > width:
+            lines += [*_wrapped(f"{indent}{head}", f"{indent}    "), *below]
+        else:
+            lines += [f"{indent}{head.ljust(width)}{' ' * gap}{below[0].lstrip()}".rstrip(), *below[1:]]
+    return lines
+
+
+_WORD = re.compile(r"""\[(?:[^\[\]]|\[[^\]]*\])*\]…?|(?<!\S)'[^']*'(?!\S)|(?<!\S)"[^"]*"(?!\S)|\S+""")
+
+
+def _wrapped(text: str, margin: str = "", end: str = "") -> list[str]:
+    """Break a text where it has blanks, and long choices behind a ``|``; ``end`` stands at each break.
+
+    What stands in brackets or quotes stays together. The first line is indented as the text is.
+    """
+    lines: list[str] = []
+    line = text[: len(text) - len(text.lstrip())]
+    for word in _WORD.findall(text):
+        glue = " " if line.strip() else ""
+        for part in re.findall(r"[^|]+\|?", word) if len(word) > _WIDE // 2 else [word]:
+            if line.strip() and len(f"{line}{glue}{part}{end}") > _WIDE:
+                lines.append(f"{line}{end}")
+                line, glue = margin, ""
+            line += f"{glue}{part}"
+            glue = ""
+    return [*lines, line]

@@ -9,7 +9,7 @@ from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core.azure.identity_names import METHODS
 from dbml_magics.errors import BadCommand, NotLinked
 
@@ -48,7 +48,9 @@ def run(args: Namespace, output: Output) -> Result:
     if settings:
         raise BadCommand(
             "%dbml link needs the workspaces to link.",
-            remedies=[Remedy("link", local=True), _AZURE, _TWO_URIS],
+            remedies=[
+                corrected(way, **way.options) for way in (Remedy("link", local=True), _AZURE, _TWO_URIS)
+            ],
         )
     if not linked:
         raise NotLinked("%dbml link without options")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.running import call
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def run(args: Namespace, output: Output) -> Result:
     if args.run is None and re.fullmatch(r"last|[0-9a-f]{32}", args.name):
         raise BadCommand(
             "%dbml register needs the model's NAME after the run.",
-            remedies=[Remedy("register", "last", "wine")],
+            remedies=[(corrected(Remedy("register", args.name, "wine"), args.name, "wine"), "for example")],
         )
     return call(COMMAND, args, output, run=args.run or "last")
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import inspect
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option, pair
+from dbml_magics.common import hints
 from dbml_magics.common.hints import Remedy
-from dbml_magics.errors import BadCommand, NotLinked
+from dbml_magics.errors import NotLinked
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
-__all__ = ["call", "need_link", "run", "unique_tags"]
+__all__ = ["call", "need_link", "run"]
 
 
 def run(command: Command, args: Namespace, output: Output) -> Result:
     """Run a line that has been read."""
-    return call(command, args, output) if command.run is None else command.run(args, output)
+    with hints.typing(getattr(args, "typed", None)):
+        return call(command, args, output) if command.run is None else command.run(args, output)
 
 
 def need_link(what: Remedy) -> None:
@@ -35,11 +37,6 @@ def need_link(what: Remedy) -> None:
 
 def call(command: Command, args: Namespace, output: Output, /, **settled: object) -> Result:
     """Call what a line calls with one progress line; ``settled`` are arguments that the caller sees to."""
-    for option in command.options:
-        if option.required and getattr(args, option.dest) is None:
-            raise BadCommand(
-                f"{command.prog} needs {option.name}.", remedies=[(command.examples[0], "for example")]
-            )
     by_name = {option.name: option for option in command.options}
     called = command.called(lambda name: getattr(args, by_name[name].dest))
     assert called is not None
@@ -82,18 +79,8 @@ def _argument(option: Option, value: object) -> object:
         return False
     if option.convert is pair:
         assert isinstance(value, list)
-        return unique_tags(value)
+        return dict(value)
     if option.listed:
         assert isinstance(value, str)
         return tuple(each.strip() for each in value.split(",") if each.strip())
     return tuple(value) if option.repeatable and isinstance(value, list) else value
-
-
-def unique_tags(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the tags as a mapping; a key that is given twice is refused."""
-    tags: dict[str, str] = {}
-    for key, value in pairs:
-        if key in tags:
-            raise BadCommand("a tag's key is given twice.", remedies=["--tag stage=test --tag team=wine"])
-        tags[key] = value
-    return tags

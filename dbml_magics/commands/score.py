@@ -11,7 +11,7 @@ from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.invoke import params_option
 from dbml_magics.commands.running import call
 from dbml_magics.common import environment
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def run(args: Namespace, output: Output) -> Result:
     if variable is not None and args.mode is not None:
         raise BadCommand(
             f"--mode is about a table or files, and {variable} is a variable of the notebook.",
-            remedies=[(f"--output default.{variable}", "a table is named with its schema")],
+            remedies=[
+                (corrected(_EXAMPLE, output=f"default.{variable}"), "a table is named with its schema"),
+                (corrected(_EXAMPLE, mode=None), "the variable gets the predictions"),
+            ],
         )
     result = call(COMMAND, args, output, **({} if variable is None else {"output": None}))
     if variable is None:

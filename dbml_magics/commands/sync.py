@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option, positive_integer
 from dbml_magics.commands.running import call
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.errors import BadCommand, DeliveryIncomplete
 from dbml_magics.results.text import count
 
@@ -69,24 +69,30 @@ def _refuse_strays(args: Namespace) -> None:
         if given is not None and not belongs:
             to = "--repair" if names is _OF_REPAIR else "--verify and --repair"
             example = Remedy("sync", repair=names is _OF_REPAIR, verify=names is _OF_COMPARING)
-            raise BadCommand(f"--{given} belongs to {to}.", remedies=[(example, "what it is for")])
+            line = corrected(example, dead=None, **example.options)
+            raise BadCommand(f"--{given} belongs to {to}.", remedies=[line])
     if args.dead is None and args.run is not None and not compares:
         raise BadCommand(
             "--run narrows --dead, --verify or --repair; syncing waits for all runs.",
-            remedies=[Remedy("sync", verify=True, run="last"), Remedy("sync", dead="list", run="last")],
+            remedies=[
+                corrected(Remedy("sync", verify=True, run=args.run), verify=True),
+                corrected(Remedy("sync", dead="list", run=args.run), dead="list"),
+            ],
         )
     if args.dead == "discard" and args.confirm is True:
         raise BadCommand(
-            "--confirm wants to know how many writes are given up.", remedies=[Remedy("sync", dead="list")]
+            "--confirm wants to know how many writes are given up.",
+            remedies=[corrected(Remedy("sync", dead="list"), dead="list", confirm=None)],
         )
     if args.dead != "discard" and args.confirm is not None and not args.prune:
         raise BadCommand(
-            "--confirm belongs to --dead discard and to --prune.", remedies=[Remedy("sync", dead="discard")]
+            "--confirm belongs to --dead discard and to --prune.",
+            remedies=[corrected(Remedy("sync"), confirm=None)],
         )
     if args.dead in ("list", "discard") and args.timeout is not None:
         raise BadCommand(
             f"--timeout is for waiting, and --dead {args.dead} does not wait.",
-            remedies=[Remedy("sync", dead=args.dead)],
+            remedies=[corrected(Remedy("sync", dead=args.dead), timeout=None)],
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option, names
-from dbml_magics.commands.running import need_link, unique_tags
+from dbml_magics.commands.running import need_link
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import EmptyCell
 
@@ -32,13 +32,12 @@ def check(body: str) -> None:
 
 def begin(args: Namespace, session: Session, body: str) -> Track:
     """Begin the run that a cell asks for."""
-    tags = unique_tags(args.tag)
     need_link(Remedy("track"))
     return session.begin_track(
         args.run_name,
         experiment=args.experiment,
         autolog=True if args.autolog else False if args.no_autolog else None,
-        tags=tags,
+        tags=dict(args.tag),
         nested=args.nested,
         register=args.register,
         source=body if args.source else None,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, Protocol
 
 from dbml_magics.common import environment
@@ -24,13 +26,17 @@ __all__ = [
     "Grammar",
     "Remedy",
     "Template",
+    "corrected",
     "derive_from",
     "front_end",
+    "instead",
     "place",
     "process",
+    "quoted",
     "say",
     "speak",
     "to_train",
+    "typing",
     "worded",
 ]
 
@@ -82,7 +88,7 @@ class Remedy(str):
             else:
                 given[name.rstrip("_")] = str(value) if isinstance(value, int) else [*value]
         begin = "%%track" if command == "track" else f"%dbml {command}"
-        made = super().__new__(cls, " ".join([begin, *_arguments(values, given, _quoted)]))
+        made = super().__new__(cls, " ".join([begin, *_arguments(values, given, quoted)]))
         made.command, made.values, made.options = command, values, given
         return made
 
@@ -110,6 +116,52 @@ class Remedy(str):
 
         options = {name: changed(value) for name, value in self.options.items()}
         return Remedy(self.command, *map(change, self.values), **options)
+
+    def without(self, *names: str) -> Remedy:
+        """Return it without some of its options."""
+        return Remedy(self.command, *self.values, **{n: v for n, v in self.options.items() if n not in names})
+
+
+_typed: ContextVar[Remedy | None] = ContextVar("dbml_typed", default=None)
+
+
+@contextmanager
+def typing(line: Remedy | None) -> Iterator[None]:
+    """Know the line that its reader typed while it runs."""
+    before = _typed.set(line)
+    try:
+        yield
+    finally:
+        _typed.reset(before)
+
+
+def corrected(otherwise: Remedy, *values: str, **options: Argument) -> Remedy:
+    """Return the line that its reader typed, with other last values and options; None leaves an option out.
+
+    Where no line of that command was typed, it is ``otherwise``.
+    """
+    line = _typed.get()
+    if line is None or line.command != otherwise.command:
+        return otherwise
+    kept = [*line.values[: max(len(line.values) - len(values), 0)], *values]
+    return Remedy(line.command, *kept, **line.options).but(**options)
+
+
+def instead(given: str, meant: str, otherwise: Remedy) -> Remedy:
+    """Return the line that its reader typed, with one name in the place of another.
+
+    Where no line with that name was typed, it is ``otherwise``.
+    """
+    line = _typed.get()
+    if line is None or not given:
+        return otherwise
+    whole = line.changed(lambda word: meant if word == given else word)
+    if whole != line:
+        return whole
+    # A part of a reference: wine of wine/1, of wine@champion, of models:/wine/1.
+    part = re.compile(rf"(?<![^:/]){re.escape(given)}(?![^/@])")
+    changed = line.changed(lambda word: part.sub(lambda _: meant, word))
+    return changed if changed != line else otherwise
 
 
 Template = Callable[[str], Remedy]
@@ -217,7 +269,11 @@ def _arguments(
             words.append(written)
         else:
             several = [value] if isinstance(value, str) else value
-            words += [f"{written} {quoted(each, name in _EXPRESSIONS)}" for each in several]
+            # A value that begins with a dash would be read as an option of its own.
+            words += [
+                f"{written}{'=' if each[:1] == '-' else ' '}{quoted(each, name in _EXPRESSIONS)}"
+                for each in several
+            ]
     return words
 
 
@@ -226,8 +282,9 @@ def _quoted_in_shell(word: str, _doubly: bool) -> str:
     return word if _SHELL_NEEDS_QUOTES.search(word) is None else shlex.quote(word)
 
 
-def _quoted(word: str, doubly: bool = False) -> str:
+def quoted(word: str, doubly: bool = False) -> str:
     """Return a word as a magic line has it: in quotes where it needs them."""
     if _NEEDS_QUOTES.search(word) is None:
         return word
-    return f'"{word}"' if doubly and '"' not in word else shlex.quote(word)
+    doubly = doubly or "'" in word
+    return f'"{word}"' if doubly and '"' not in word and "\\" not in word else shlex.quote(word)

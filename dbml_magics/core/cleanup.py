@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from dbml_magics.common.foreign_text import one_line
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected, instead
 from dbml_magics.core.cleanup_plan import Plan, Step
 from dbml_magics.core.session import Session
 from dbml_magics.errors import BadCommand, CleanupIncomplete, DbmlError, NotConfirmed
@@ -46,12 +46,13 @@ def clean(
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise BadCommand(f"{kind!r} is nothing to clean up: {', '.join(KINDS)} are.{hint}", remedies=[_HELP])
+        remedy = instead(kind, near[0], Remedy("help", "cleanup")) if near else _HELP
+        raise BadCommand(f"{kind!r} is nothing to clean up: {', '.join(KINDS)} are.{hint}", remedies=[remedy])
     _refuse_strays(kind, also, azure or {})
     say = progress or (lambda _: None)
     say(f"looking for what belongs to {kind} {name}")
     plan = _planned(session, kind, name, also, azure or {})
-    words = Remedy("cleanup", kind, name, **plan.options)
+    words = corrected(Remedy("cleanup", kind, name, **plan.options), confirm=None, dry_run=None)
     line = words.but(confirm=plan.name)
     going = CleanupResult(
         kind,

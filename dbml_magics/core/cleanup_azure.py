@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Argument, Remedy
+from dbml_magics.common.hints import Argument, Remedy, corrected
 from dbml_magics.core import remembered_links
 from dbml_magics.core.azure import names, permissions
 from dbml_magics.core.azure.arm import Arm, managed_by_databricks, properties_of
@@ -268,7 +268,13 @@ def _refuse_unnamed(
     if not left:
         return
     listed = listing([f"{r.name} ({r.type})" for r in left], 12)
-    whole = Remedy("cleanup", "resource-group", name, also=[str(r.name) for r in foreign], dry_run=True)
+    every = [*also, *(str(r.name) for r in left)]
+    whole = corrected(
+        Remedy("cleanup", "resource-group", name, also=every, dry_run=True),
+        also=every,
+        dry_run=True,
+        confirm=None,
+    )
     raise NotConfirmed(
         f"{name} holds {count(len(left), 'resource')} that {'is' if len(left) == 1 else 'are'} not the "
         f"workspace's: {listed}. Each has to be named; nothing is deleted.",

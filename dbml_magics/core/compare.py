@@ -11,7 +11,7 @@ from functools import partial
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
@@ -84,7 +84,11 @@ def _instead(engine: Engine, given: Sequence[str], last: str | None) -> list[tup
             taken.add(other)
             words.append(other[:8])
             meant.append(f"run {names[other] or other[:8]}")
-    whole = [(Remedy("compare", *words), " and ".join(meant))] if len(words) > 1 and meant else []
+    whole = (
+        [(corrected(Remedy("compare", *words), *words), " and ".join(meant))]
+        if len(words) > 1 and meant
+        else []
+    )
     return [*whole, (Remedy("runs"), "lists the runs with their ids")]
 
 

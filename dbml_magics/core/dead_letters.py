@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from dbml_magics.common.foreign_text import one_line
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import runs
 from dbml_magics.core.model.operations import (
     DamagedLine,
@@ -125,8 +125,17 @@ def _unconfirmed(letters: Sequence[DeadLetter], run: str | None, confirm: int | 
     return NotConfirmed(
         "\n".join([f"{found}; nothing is yet:", *named, *more]),
         remedies=[
-            (Remedy("sync", dead="discard", run=run or None, confirm=len(letters)), "gives them up"),
-            (Remedy("sync", dead="retry", run=run or None), "tries them again"),
+            (
+                corrected(
+                    Remedy("sync", dead="discard", run=run or None, confirm=len(letters)),
+                    confirm=len(letters),
+                ),
+                "gives them up",
+            ),
+            (
+                corrected(Remedy("sync", dead="retry", run=run or None), dead="retry", confirm=None),
+                "tries them again",
+            ),
         ],
     )
 

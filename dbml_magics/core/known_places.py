@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from dbml_magics.common import private_files
 from dbml_magics.common.config import data_home
 from dbml_magics.common.foreign_text import one_line
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import link as links
 from dbml_magics.core import workspace_uri
 from dbml_magics.errors import NotConfirmed
@@ -61,7 +61,8 @@ def agree(
     places = list(dict.fromkeys(place for _, place in new))
     if not set(places) <= {*typed, confirm}:
         lines = [f"  {what}: {one_line(place)}" for (_, place), what in new.items()]
-        line = Remedy("link", config=str(file), confirm=",".join(places))
+        confirmed = ",".join(places)
+        line = corrected(Remedy("link", config=str(file), confirm=confirmed), confirm=confirmed)
         raise NotConfirmed(
             "\n".join([f"{file} names what you have not linked to before; nothing was sent there:", *lines]),
             remedies=[(line, "if you trust it: your credentials for its role go there")],

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from dbml_magics.common.config import data_home, spare_homes
-from dbml_magics.common.hints import WSL, Argument, Remedy
+from dbml_magics.common.hints import WSL, Argument, Remedy, corrected
 from dbml_magics.core.azure import names
 from dbml_magics.core.workspace_uri import SCHEME, checked_uri, masked, refuse_secret, same_place
 from dbml_magics.errors import BadLink, BadUri, PlatformRefused
@@ -271,14 +271,18 @@ def make(
     if local and any(given.values()):
         raise BadLink(
             "--local makes both workspaces; it cannot stand beside --databricks or --azureml.",
-            remedies=[Remedy("link", local=True), Remedy("link", databricks="URI", azureml="URI")],
+            remedies=[
+                corrected(Remedy("link", local=True), databricks=None, azureml=None),
+                corrected(Remedy("link", databricks="URI", azureml="URI"), local=None),
+            ],
         )
     for name, value, legal in _wishes(Link(folder, (), track, registry or "both", mode, on_undelivered)):
         if value not in legal:
             near = difflib.get_close_matches(str(value), legal, n=1)
+            good = {name.replace("-", "_"): near[0] if near else legal[0]}
             raise BadLink(
                 f"--{name} is {value!r}; it can be {', '.join(legal)}.",
-                remedies=[Remedy("link", "…", **{name: near[0] if near else legal[0]})],
+                remedies=[corrected(Remedy("link", "…", **good), **good)],
             )
     registry = registry or ("azureml" if track == "azureml" else "databricks")
     if local:
@@ -299,7 +303,17 @@ def make(
     if len(uris) == 2 and same_place(uris[0]) == same_place(uris[1]):
         raise BadLink(
             f"both workspaces are {masked(uris[0])}: every run would be there twice.",
-            remedies=[(Remedy("link", databricks=masked(uris[0]), track="databricks"), "one workspace")],
+            remedies=[
+                (
+                    corrected(
+                        Remedy("link", databricks=masked(uris[0]), track="databricks"),
+                        azureml=None,
+                        track="databricks",
+                        registry=None,
+                    ),
+                    "one workspace",
+                )
+            ],
         )
     return link
 
@@ -319,9 +333,19 @@ def _refuse_missing(link: Link, missing: list[str]) -> None:
     raise BadLink(
         f"{wish} needs the workspace {' and '.join(missing)}, and no URI was given for it.",
         remedies=[
-            (Remedy("link", **{have.role: masked(have.uri)}, **{missing[0]: "URI"}), "both"),
             (
-                Remedy("link", **{have.role: masked(have.uri)}, track=have.role, registry=have.role),
+                corrected(
+                    Remedy("link", **{have.role: masked(have.uri)}, **{missing[0]: "URI"}),
+                    **{missing[0]: "URI"},
+                ),
+                "both",
+            ),
+            (
+                corrected(
+                    Remedy("link", **{have.role: masked(have.uri)}, track=have.role, registry=have.role),
+                    track=have.role,
+                    registry=have.role,
+                ),
                 "this one",
             ),
         ],
@@ -332,7 +356,8 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise BadLink(
-            f"{folder} is a file, and --local needs a folder.", remedies=[Remedy("link", local=".dbml")]
+            f"{folder} is a file, and --local needs a folder.",
+            remedies=[corrected(Remedy("link", local=".dbml"), local=".dbml")],
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -340,7 +365,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     except OSError as error:
         raise BadLink(
             f"{folder} cannot be written ({error.strerror}).",
-            remedies=[(Remedy("link", local="~/dbml"), "a folder of your own")],
+            remedies=[(corrected(Remedy("link", local="~/dbml"), local="~/dbml"), "a folder of your own")],
         ) from error
     return tuple(
         WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES
@@ -349,7 +374,10 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
 
 def _spill_folder(base: str, given: str) -> str:
     """Return the folder of ``--spill``, which can be written. Raises BadLink."""
-    example = (Remedy("link", "…", spill="/Volumes/main/ml/dbml"), "a volume, or any mounted store")
+    example = (
+        corrected(Remedy("link", "…", spill="/Volumes/main/ml/dbml"), spill="/Volumes/main/ml/dbml"),
+        "a volume, or any mounted store",
+    )
     if not given or re.match(r"[a-z][a-z0-9+.-]+:", given):
         raise BadLink(f"--spill takes the path of a folder, and {given!r} is none.", remedies=[example])
     folder = Path(os.path.abspath(Path(base, Path(given).expanduser())))

@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
-from dbml_magics.common.hints import Remedy, Template
+from dbml_magics.common.hints import Remedy, Template, corrected, instead
 from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import ask_for, check_before
@@ -57,7 +57,7 @@ def register(
     tags: dict[str, str],
 ) -> RegisterResult:
     """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
-    check_names(name, aliases, command=lambda name: Remedy("register", run_id[:8], name))
+    check_names(name, aliases, command=lambda name: corrected(Remedy("register", run_id[:8], name), name))
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
     key = uuid.uuid4().hex
@@ -129,7 +129,9 @@ def check_names(name: str, aliases: tuple[str, ...] = (), *, command: Template =
             said = " ".join(str(error.message).split())
             raise BadName(
                 f"{alias!r} is not an alias: {said}",
-                remedies=[command(name).but(alias="champion")],
+                remedies=[
+                    command(name).but(alias=["champion" if each == alias else each for each in aliases])
+                ],
             ) from error
 
 
@@ -161,7 +163,7 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> VersionSource:
             has = ", ".join(dict.fromkeys(name for name, _ in candidates)) or "none"
             raise NoModel(
                 f"run {run_id[:8]} has no model {wanted!r}; its models: {has}.",
-                remedies=[Remedy("register", run_id[:8], "NAME", path=name) for name, _ in candidates[:2]]
+                remedies=[_with_path(run_id, name) for name, _ in candidates[:2]]
                 or [("mlflow.<flavor>.log_model(model, name='model')", "logs one in the run")],
             )
         return matching[-1]
@@ -177,9 +179,13 @@ def model_of(engine: Engine, run_id: str, path: str | None) -> VersionSource:
     if len(names) > 1:
         raise NoModel(
             f"run {run_id[:8]} has {len(names)} models: which one?",
-            remedies=[Remedy("register", run_id[:8], "NAME", path=name) for name in names[:4]],
+            remedies=[_with_path(run_id, name) for name in names[:4]],
         )
     return candidates[-1][1]
+
+
+def _with_path(run_id: str, path: str) -> Remedy:
+    return corrected(Remedy("register", run_id[:8], "NAME", path=path), path=path)
 
 
 def models_of(engine: Engine, run_id: str) -> list[tuple[str, VersionSource]]:
@@ -407,5 +413,7 @@ def not_found(engine: Engine, name: str) -> ModelNotFound:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ModelNotFound(
         f"no registered model {name!r} in {' or '.join(engine.link.used)}.{hint}",
-        remedies=[Remedy("models", near[0])] if near else [(Remedy("models"), "lists what is registered")],
+        remedies=[instead(name, near[0], Remedy("models", near[0]))]
+        if near
+        else [(Remedy("models"), "lists what is registered")],
     )

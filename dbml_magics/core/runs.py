@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.common.hints import Remedy, Template, say
+from dbml_magics.common.hints import Remedy, Template, corrected, instead, say
 from dbml_magics.core import mlflow_private, pages
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.destinations.naming import check_experiment_name
@@ -155,12 +155,28 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ExperimentNotFound(
             f"no experiment {name!r} in {' or '.join(engine.link.tracked)}.{hint}",
-            remedies=[Remedy("runs", experiment=near[0])]
+            remedies=[instead(name, near[0], Remedy("runs", experiment=near[0]))]
             if near
             else [(Remedy("experiment", "NAME"), "makes one")],
         )
     refuse_deleted(found)
     return str(found.experiment_id), str(found.name)
+
+
+_FILTER = "metrics.loss < 0.5 and params.depth = '3'"
+_ORDER = "metrics.loss ASC"
+
+
+def _other_searches(where: str, order_by: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the line with searches that a workspace takes in the place of what it may have refused."""
+    by_filter = (
+        corrected(Remedy("runs", filter=_FILTER), filter=_FILTER),
+        "params are text, metrics numbers",
+    )
+    by_order = (corrected(Remedy("runs", order_by=_ORDER), order_by=_ORDER), "ASC or DESC behind a column")
+    by_amount = (corrected(Remedy("runs", max=20), max=20), "a smaller list")
+    found: list[tuple[str, str]] = [*([by_filter] if where else []), *([by_order] if order_by else [])]
+    return found or [by_amount]
 
 
 def list_runs(
@@ -179,13 +195,7 @@ def list_runs(
             raise as_error(engine, error, "the list of runs") from error
         raise BadCommand(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
-            remedies=[
-                (
-                    Remedy("runs", filter="metrics.loss < 0.5 and params.depth = '3'"),
-                    "params are text, metrics numbers",
-                ),
-                (Remedy("runs", order_by="metrics.loss ASC"), "ASC or DESC behind a column"),
-            ],
+            remedies=_other_searches(where, order_by),
         ) from error
     missing, _ = engine.backlog.waiting(engine.waiting.answering() or engine.link.primary)
     note = (
@@ -295,7 +305,10 @@ def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: Templ
     if len(found) > 1:
         raise AmbiguousRun(
             f"{given!r} begins the ids of {len(found)} runs.",
-            remedies=[(command(run[: len(given) + 6]), name) for run, name in list(found.items())[:4]],
+            remedies=[
+                (instead(given, run[: len(given) + 6], command(run[: len(given) + 6])), name)
+                for run, name in list(found.items())[:4]
+            ],
         )
     return next(iter(found))
 
@@ -304,7 +317,10 @@ def _not_found(given: str, known: dict[str, str], command: Template) -> RunNotFo
     named = [run for run, name in known.items() if name == given]
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     guesses: Iterable[str] = [*named, *near]
-    remedies = [(command(run[:8]), f"run {known[run]}") for run in list(dict.fromkeys(guesses))[:3]]
+    remedies = [
+        (instead(given, run[:8], command(run[:8])), f"run {known[run]}")
+        for run in list(dict.fromkeys(guesses))[:3]
+    ]
     return RunNotFound(
         f"no run's id begins with {given!r}"
         + (" (that is a run's name; commands take ids)." if named else "."),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbml_magics.common.config import role_variable
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import link as links
 from dbml_magics.core import mlflow_private, remembered_links, status, workspace_uri
 from dbml_magics.core.azure.wish import AzureWish
@@ -449,7 +449,7 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
             (f"curl -sS {place}/health", "from a terminal on this machine: does anything answer there?")
         ]
         if not place.startswith("http"):
-            remedies = [(Remedy("link", **{role: "URI"}), "check the URI")]
+            remedies = [(corrected(Remedy("link", **{role: "URI"}), **{role: "URI"}), "check the URI")]
         if workspace.kind == "databricks":
             remedies = [
                 (f"databricks current-user me{_profile(place)}", "in a terminal: does the sign-in work?")
@@ -461,7 +461,12 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
             remedies = [("the same line again", "in a minute: it has too many requests now")]
         for other in others:
             spec = workspace_uri.masked(engine.link.spec(other).uri)
-            only = Remedy("link", **{other: spec}, track=other, registry=other)
+            only = corrected(
+                Remedy("link", **{other: spec}, track=other, registry=other),
+                **{role: None},
+                track=other,
+                registry=other,
+            )
             remedies.append((only, "track to the other one for now"))
         said = error.reason if error.reason.startswith("answers") else f"is {error.reason}"
         if not error.reason.startswith(("answers", "not ")):
@@ -472,7 +477,9 @@ def _refusal(engine: Engine, role: str, error: Exception, others: Sequence[str])
         remedies=[
             ("mlflow server --host 127.0.0.1 --port 5000", "starts one; then"),
             (
-                Remedy("link", **{role: "http://127.0.0.1:5000"}),
+                corrected(
+                    Remedy("link", **{role: "http://127.0.0.1:5000"}), **{role: "http://127.0.0.1:5000"}
+                ),
                 "the URI without a path, as MLflow prints it",
             ),
         ],

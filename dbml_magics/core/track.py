@@ -22,7 +22,7 @@ from mlflow.utils.autologging_utils import (
     get_autologging_config,
 )
 
-from dbml_magics.common.hints import Remedy, say
+from dbml_magics.common.hints import Remedy, corrected, say
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -275,10 +275,13 @@ def begin(
     caller's to do, who has the run when the interrupt is raised.
     """
     if register is not None:
-        registry.check_names(register, command=lambda name: Remedy("track", register=name))
+        registry.check_names(
+            register, command=lambda name: corrected(Remedy("track", register=name), register=name)
+        )
     if unended not in UNENDED:
         raise BadCommand(
-            f"unended is {' or '.join(UNENDED)}.", remedies=[(Remedy("track", unended="end"), "for example")]
+            f"unended is {' or '.join(UNENDED)}.",
+            remedies=[(corrected(Remedy("track", unended="end"), unended="end"), "for example")],
         )
     active = mlflow.active_run()
     if active is not None and not nested:
@@ -286,7 +289,7 @@ def begin(
         raise RunActive(
             f"run {shown} is active already; a second one can only be its child.",
             remedies=[
-                (Remedy("track", nested=True), "makes it a child"),
+                (corrected(Remedy("track", nested=True), nested=True), "makes it a child"),
                 ("mlflow.end_run()", "ends the active run"),
             ],
         )
@@ -336,7 +339,7 @@ def begin(
             raise BadCommand(
                 f"{_RUN_VARIABLE} names run {joined}, which cannot be joined: {why}",
                 remedies=[
-                    (Remedy("track", nested=True), "begins a child of it"),
+                    (corrected(Remedy("track", nested=True), nested=True), "begins a child of it"),
                     (f'del os.environ["{_RUN_VARIABLE}"]', "then %%track begins a run of its own"),
                 ],
             ) from error

@@ -8,7 +8,7 @@ import shlex
 from urllib.parse import urlsplit
 
 from dbml_magics.common.config import role_variable
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.common.secrecy import looks_secret
 from dbml_magics.errors import BadUri, SecretRefused
 
@@ -30,7 +30,7 @@ def checked_uri(role: str, uri: str) -> str:
         uri = f"databricks{text.removeprefix('databricks-uc')}"
         raise BadUri(
             f"{text!r} is a registry alone; the workspace's URI serves Unity Catalog too.",
-            remedies=[(Remedy("link", **{role: uri}), "a model's name of three levels is Unity Catalog's")],
+            remedies=[(_line(role, uri), "a model's name of three levels is Unity Catalog's")],
         )
     split = urlsplit(text)
     if _DATABRICKS_HOST.search(split.hostname or ""):
@@ -38,7 +38,7 @@ def checked_uri(role: str, uri: str) -> str:
             f"{split.hostname} is a Databricks workspace, which is signed in to by Databricks' own client.",
             remedies=[
                 (f"databricks auth login --host https://{split.hostname}", "in a terminal, once; then"),
-                (Remedy("link", **{role: "databricks"}), "or databricks://PROFILE"),
+                (_line(role, "databricks"), "or databricks://PROFILE"),
             ],
         )
     if split.scheme in ("http", "https"):
@@ -57,12 +57,17 @@ def checked_uri(role: str, uri: str) -> str:
     raise _unknown_scheme(role, text)
 
 
+def _line(role: str, uri: str) -> Remedy:
+    """Return the command with another URI of a role."""
+    return corrected(Remedy("link", **{role: uri}), **{role: uri})
+
+
 def _unknown_scheme(role: str, text: str) -> BadUri:
     service = "databricks" if role == "databricks" else "azureml://…"
     remedies = [
-        (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server"),
-        (Remedy("link", **{role: "sqlite:///mlflow.db"}), "a database file"),
-        (Remedy("link", **{role: service}), "the service itself"),
+        (_line(role, "http://127.0.0.1:5000"), "an MLflow server"),
+        (_line(role, "sqlite:///mlflow.db"), "a database file"),
+        (_line(role, service), "the service itself"),
     ]
     if not text:
         return BadUri(f"--{role} was given an empty URI.", remedies=remedies)
@@ -71,7 +76,7 @@ def _unknown_scheme(role: str, text: str) -> BadUri:
         scheme = "https" if host.group(3) is None else "http"
         return BadUri(
             f"{text!r} lacks its scheme.",
-            remedies=[Remedy("link", **{role: f"{scheme}://{text.rstrip('/')}"})],
+            remedies=[_line(role, f"{scheme}://{text.rstrip('/')}")],
         )
     if "://" not in text and (os.path.isdir(os.path.expanduser(text)) or "/" in text or text.startswith(".")):
         folder = (Remedy("link", local=text), "two workspaces in that folder")
@@ -81,7 +86,7 @@ def _unknown_scheme(role: str, text: str) -> BadUri:
 
 def _web_address(role: str, text: str) -> str:
     split = urlsplit(text)
-    example = (Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")
+    example = (_line(role, "http://127.0.0.1:5000"), "an MLflow server's address")
     if not split.hostname or re.search(r"\s", text):
         raise BadUri(f"{text!r} names no host.", remedies=[example])
     try:
@@ -100,7 +105,7 @@ def _web_address(role: str, text: str) -> str:
         bare = f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
         raise BadUri(
             f"{masked(text)!r} is the address of a page of the workspace.",
-            remedies=[(Remedy("link", **{role: bare}), "the workspace itself")],
+            remedies=[(_line(role, bare), "the workspace itself")],
         )
     return f"{split.scheme}://{split.netloc}{split.path.rstrip('/')}"
 
@@ -110,14 +115,14 @@ def _sqlite(role: str, text: str) -> str:
     if not text.startswith("sqlite:///") or not path or path == ":memory:":
         raise BadUri(
             f"{text!r} names no file.",
-            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "three slashes, then the file")],
+            remedies=[(_line(role, "sqlite:///mlflow.db"), "three slashes, then the file")],
         )
     path = os.path.abspath(path)
     if os.path.isdir(path):
         raise BadUri(
             f"{path} is a folder, not a database.",
             remedies=[
-                (Remedy("link", **{role: f"sqlite:///{path}/mlflow.db"}), "a database in it"),
+                (_line(role, f"sqlite:///{path}/mlflow.db"), "a database in it"),
                 (Remedy("link", local=path), "two workspaces in it"),
             ],
         )
@@ -127,7 +132,7 @@ def _sqlite(role: str, text: str) -> str:
     if not os.access(path if os.path.exists(path) else above, os.W_OK):
         raise BadUri(
             f"{path} cannot be written (permission denied).",
-            remedies=[(Remedy("link", **{role: "sqlite:///mlflow.db"}), "a file in this folder")],
+            remedies=[(_line(role, "sqlite:///mlflow.db"), "a file in this folder")],
         )
     return f"sqlite:///{path}"
 
@@ -137,7 +142,12 @@ def _of_role(role: str, text: str) -> str:
     if kind != role:
         raise BadUri(
             f"--{role} was given the URI of the other service ({masked(text)}).",
-            remedies=[Remedy("link", **{kind: masked(text)})],
+            remedies=[
+                corrected(
+                    Remedy("link", **{kind: masked(text)}),
+                    **{role: None, kind: masked(text), "track": None, "registry": None},
+                )
+            ],
         )
     if kind == "azureml":
         text = text.partition("?")[0].rstrip("/")  # Workspace.get_mlflow_tracking_uri() ends in a bare "?"
@@ -168,7 +178,7 @@ def refuse_secret(role: str, uri: str) -> None:
     except ValueError:
         raise BadUri(
             f"the URI for --{role} cannot be read.",
-            remedies=[(Remedy("link", **{role: "http://127.0.0.1:5000"}), "an MLflow server's address")],
+            remedies=[(_line(role, "http://127.0.0.1:5000"), "an MLflow server's address")],
         ) from None
     userinfo = "@" in split.netloc
     if not userinfo and not looks_secret(uri) and masked(uri) == uri:
@@ -176,7 +186,7 @@ def refuse_secret(role: str, uri: str) -> None:
     if split.scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
         remedies = [
             (
-                Remedy("link", **{role: f"{split.scheme}://HOST/DATABASE"}),
+                _line(role, f"{split.scheme}://HOST/DATABASE"),
                 "the user and password stay out of it:",
             ),
             (

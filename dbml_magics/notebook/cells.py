@@ -7,6 +7,7 @@ ends with the execution that began it.
 
 from __future__ import annotations
 
+import ast
 import re
 import signal
 import sys
@@ -20,7 +21,7 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics.commands import TRACK, track
 from dbml_magics.commands.parser import HelpRequested, parse, split, wants_help, without_remark
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, typing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
@@ -37,7 +38,10 @@ __all__ = ["CellTracker", "TrackedCellFailed", "magic_body", "transform"]
 # What the first line becomes. It shows up in tracebacks of the cell, so the cell's text is not in it.
 _BEGIN = "get_ipython().run_line_magic('track', {!r})\n"
 _EMPTY = "get_ipython().run_cell_magic('track', {!r}, '\\n')\n"
+_NO_CELL_MAGIC = "{}get_ipython().run_cell_magic('dbml', {!r}, '\\n')\n"
 _INTERRUPTED = (-int(signal.SIGINT), 128 + int(signal.SIGINT))  # exit codes: of the program, of its shell
+_MAGIC = re.compile(r"^(\s*)[%!].*\n?")
+_ASSIGNED = re.compile(r"^(\s*[\w.,\s\[\]'\"]+=\s*)[%!].*\n?")
 _FUTURE = re.compile(r"from __future__ import [\w, ]+\s*")
 
 
@@ -91,13 +95,63 @@ def _first_line(lines: Sequence[str]) -> tuple[str | None, int]:
 
 
 def transform(lines: list[str]) -> list[str]:
-    """Turn a cell's first line ``%%track …`` into the call that begins the run.
+    """Turn a cell's line ``%%track …`` into the call that begins the run.
+
+    Comments, imports and line magics may stand above it. Below other code it becomes a call that refuses the
+    cell before any of it runs.
 
     Must not depend on state: IPython transforms a cell several times, also for completion.
     """
-    line, taken = _first_line(lines)
-    if line is None:
+    place = _place(lines)
+    if place is None:
         return lines
+    if lines[place].lstrip().startswith("%%dbml"):
+        margin, _, rest = lines[place].partition("%%dbml")
+        return [*lines[:place], _NO_CELL_MAGIC.format(margin, rest.strip()), *lines[place + 1 :]]
+    if place and (lines[place][:1].isspace() or not _is_light(lines[:place])):
+        return [_BEGIN.format(magic_body(lines[place].lstrip()))]
+    return [*lines[:place], *_transformed(lines[place:])]
+
+
+def _place(lines: Sequence[str]) -> int | None:
+    """Return where a line of ours stands that IPython reads on a cell's first line alone."""
+    for place, line in enumerate(lines):
+        bare = line.lstrip()
+        head = bare.split(None, 1)[0] if bare.startswith(("%%track", "%%dbml")) else ""
+        if head == Remedy("track") and place == 0:
+            return place
+        if head in (Remedy("track"), "%%dbml") and place and _begins_statement(lines[:place], line):
+            return place
+    return None
+
+
+def _begins_statement(above: Sequence[str], line: str) -> bool:
+    """Tell whether a line is code, and no line of a text in quotes."""
+    if above[0].startswith("%%") and not above[0].startswith(("%%time", "%%capture", "%%prun", "%%dbml")):
+        return False  # a text for another magic
+    margin = line[: len(line) - len(line.lstrip())]
+    try:
+        ast.parse("".join([*map(_without_magic, above), f"{margin}pass\n"]))
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _is_light(above: Sequence[str]) -> bool:
+    """Tell whether nothing but comments, imports and magics of a line stand there."""
+    parsed = ast.parse("".join(map(_without_magic, above)))
+    return all(isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)) for node in parsed.body)
+
+
+def _without_magic(line: str) -> str:
+    """Return a line of Python in the place of one of IPython's."""
+    return _MAGIC.sub(r"\1pass\n", _ASSIGNED.sub(r"\1None\n", line))
+
+
+def _transformed(lines: list[str]) -> list[str]:
+    """Return a cell from its ``%%track`` line on, with the call that begins the run."""
+    line, taken = _first_line(lines)
+    assert line is not None
     rest = [*["\n"] * (taken - 1), *lines[taken:]]  # the lines that follow keep their numbers
     if wants_help(without_remark(line).split()):
         return [_BEGIN.format(line)]
@@ -339,9 +393,10 @@ class CellTracker:
             raise TrackedCellFailed(str(cause)) from cause
 
     def _open(self, line: str, body: str, names: Mapping[str, object]) -> _Open:
-        args = parse(TRACK, split(line, TRACK.prog), names)
+        args = parse(TRACK, split(line, TRACK.prog), names, line)
         track.check(body)
-        opened = _Open(track.begin(args, self._session(), body), args.params or ())
+        with typing(args.typed):
+            opened = _Open(track.begin(args, self._session(), body), args.params or ())
         try:
             opened.view = live.begin(opened.track, self._shell)
         except Exception as failure:
@@ -410,13 +465,33 @@ class CellTracker:
 def _body(cell: str) -> str:
     """Return a cell's text below its ``%%track`` line."""
     lines = cell.splitlines(keepends=True)
-    place = next((place for place, line in enumerate(lines) if magic_body(line) is not None), None)
+    place = next((n for n, line in enumerate(lines) if magic_body(line.lstrip()) is not None), None)
     if place is None and any(line.split()[:1] == ["%track"] for line in lines):
         raise BadCommand(
             "%track is no line magic: it tracks the whole cell.",
             remedies=[(Remedy("track"), "on the first line, the code that trains below it")],
         )
-    return "".join(lines if place is None else lines[place + _first_line(lines[place:])[1] :])
+    if place is None:
+        return cell
+    dedented = [line.lstrip() if n == place else line for n, line in enumerate(lines)]
+    if place and _begins_statement(lines[:place], lines[place]):
+        _refuse_below_code(dedented[place], lines[place], lines[:place])
+    return "".join(lines[place + _first_line(dedented[place:])[1] :])
+
+
+def _refuse_below_code(line: str, written: str, above: Sequence[str]) -> None:
+    """Refuse a ``%%track`` that is not the beginning of what a cell does."""
+    first = next((each for each in above if each.strip()), written)
+    margin = first[: len(first) - len(first.lstrip())]  # of a cell that is indented as a whole
+    at_margin = written.startswith(margin) and not written[len(margin) :][:1].isspace()
+    if at_margin and _is_light([each.removeprefix(margin) for each in above]):
+        return
+    split(line, TRACK.prog)  # refuses a secret, which the remedy would repeat
+    raise BadCommand(
+        f"%%track stands below code, on line {len(above) + 1} of its cell, and tracks whole cells; nothing "
+        "has run. Only comments, imports and magics of a line can stand above it.",
+        remedies=[(line.strip(), "on the cell's first line, or in a cell of its own with what it tracks")],
+    )
 
 
 def _errors(raised: BaseException | None, shown: Sequence[BaseException]) -> list[BaseException]:

@@ -14,7 +14,7 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.common.environment import variables
-from dbml_magics.common.foreign_text import is_plain
+from dbml_magics.common.foreign_text import is_plain, one_line
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
     from dbml_magics.core.session import Session
 
-__all__ = ["Completion", "complete"]
+__all__ = ["Completion", "complete", "words_of_line"]
 
 _Known = TypeVar("_Known")
 
 _LINE = re.compile(r"\s*(?:[\w.,\s\[\]'\"]+=\s*)?%dbml\s+(?P<words>.*)", re.DOTALL)
 _TRACK = re.compile(r"%%track\s+(?P<words>.*)", re.DOTALL)
+_ABOVE = ("%", "!", "#", "import ", "from ")
 _LOOK_UP_SECONDS = 0.25
+_WIDE = 72  # characters of a description
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class _Offer:
 
     text: str
     kind: str
+    what: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return what front ends show beside it: JupyterLab and terminals have no other room for words."""
+        whole = f"{self.kind}: {self.what}" if self.what else self.kind
+        return whole if len(whole) <= _WIDE else f"{whole[: _WIDE - 1]}…"
 
 
 class Completion:
@@ -64,23 +73,27 @@ class Completion:
 
     def _match(self, context: CompletionContext) -> dict[str, Any]:
         lines = context.full_text.split("\n")[: context.cursor_line]
-        words = _words_before_cursor(context.text_until_cursor, lines)
+        words = words_of_line(context.text_until_cursor, lines)
         fragment, offers = ("", []) if words is None else complete(*words, self._shell.user_ns)
         return {
-            "completions": [SimpleCompletion(text=offer.text, type=offer.kind) for offer in offers],
+            "completions": [SimpleCompletion(text=offer.text, type=offer.shown) for offer in offers],
             # IPython's other matchers stay where nothing is offered: they complete paths.
             "suppress": bool(offers),
             "matched_fragment": fragment,
         }
 
 
-def _words_before_cursor(line: str, above: Sequence[str]) -> tuple[Command | None, str] | None:
+def words_of_line(line: str, above: Sequence[str]) -> tuple[Command | None, str] | None:
+    """Return the command of a line, and the words behind it; None where the line is none of ours.
+
+    The command is None where the first of the words names it. ``above`` are the lines of the cell above it.
+    """
     found = _LINE.fullmatch(line)
     if found:
         return None, found["words"]
     found = _TRACK.fullmatch(line)
-    # %%time and the like can stand above it.
-    if found and all(not other.strip() or other.startswith("%%") for other in above):
+    # Comments, imports, %%time and the like can stand above it.
+    if found and all(not other.strip() or other.startswith(_ABOVE) for other in above):
         return TRACK, found["words"]
     return None
 
@@ -96,7 +109,9 @@ def complete(
     before = [word for word in before if word]
     if command is None:
         if not before:
-            return fragment, _starting(fragment, (_Offer(name, "command") for name in COMMANDS))
+            return fragment, _starting(
+                fragment, (_Offer(each.name, "command", each.help) for each in COMMANDS.values())
+            )
         command = COMMANDS.get(before[0])
         if command is None:
             return fragment, []
@@ -134,7 +149,10 @@ def _flags(command: Command, before: Iterable[str]) -> list[_Offer]:
         for option in command.flags
         if (option.repeatable or option.name not in given) and not given & set(option.excludes)
     ]
-    return [*(_Offer(option.name, "option") for option in free), _Offer("--help", "option")]
+    return [
+        *(_Offer(option.name, "option", option.help) for option in free),
+        _Offer("--help", "option", "what it takes"),
+    ]
 
 
 def _next_value(command: Command, before: Sequence[str]) -> Option | None:
@@ -158,16 +176,21 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> l
     """Return what could be an option's value."""
     head, dollar, begun = fragment.rpartition("$")
     if dollar and not head.endswith("$") and (not begun or begun.isidentifier()):
-        offers = (_Offer(f"{head}${name}", "variable") for name in variables(namespace))
+        offers = (
+            _Offer(f"{head}${name}", "variable", _type_of(name, namespace)) for name in variables(namespace)
+        )
         return _starting(fragment, offers)
     if option.choices:
-        return _starting(fragment, (_Offer(choice, "value") for choice in option.choices))
+        return _starting(fragment, (_Offer(choice, "value", option.help) for choice in option.choices))
     if option.completes == "variable":
-        return _starting(fragment, (_Offer(f"${name}", "variable") for name in variables(namespace)))
+        return _starting(
+            fragment,
+            (_Offer(f"${name}", "variable", _type_of(name, namespace)) for name in variables(namespace)),
+        )
     if option.completes == "names":
         done, comma, last = fragment.rpartition(",")
         return [
-            _Offer(f"{done}{comma}{name}", "variable")
+            _Offer(f"{done}{comma}{name}", "variable", _type_of(name, namespace))
             for name in variables(namespace)
             if name.startswith(last) and name not in done.split(",")
         ]
@@ -178,7 +201,10 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> l
             for run_id, name in runs
             if run_id.startswith(fragment) or name.startswith(fragment)
         ]
-        return [*_starting(fragment, [_Offer("last", "run")]), *(_Offer(run_id, "run") for run_id, _ in hits)]
+        return [
+            *_starting(fragment, [_Offer("last", "run", "the newest finished run here")]),
+            *(_Offer(run_id, "run", one_line(name)) for run_id, name in hits),
+        ]
     looked_up: dict[str, Callable[[], Sequence[str]]] = {
         "kind": lambda: _KINDS,
         "command": lambda: [*COMMANDS, TRACK.name],
@@ -188,7 +214,28 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> l
         "model": lambda: _known(lambda session: session.known_models()),
     }
     found = looked_up.get(option.completes, list)()
-    return _starting(fragment, (_Offer(_quoted(name), option.completes) for name in found))
+    kind, what = _KNOWN_AS.get(option.completes, (option.completes, ""))
+    return _starting(fragment, (_Offer(_quoted(name), kind, what or _about(name)) for name in found))
+
+
+_KNOWN_AS = {
+    "deployable": ("model", "a registered model"),
+    "model": ("model", "a registered model"),
+    "experiment": ("experiment", "an experiment of the link"),
+    "endpoint": ("endpoint", "an endpoint, by its name"),
+    "kind": ("value", "what is deleted"),
+}
+"""What completion looks up -> what it is, in words."""
+
+
+def _about(command: str) -> str:
+    """Return what a command does, for ``%dbml help``."""
+    found = TRACK if command == TRACK.name else COMMANDS.get(command)
+    return "" if found is None else found.help
+
+
+def _type_of(name: str, namespace: Mapping[str, object]) -> str:
+    return type(namespace[name]).__name__
 
 
 def _quoted(name: str) -> str:

@@ -14,7 +14,15 @@ from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, 
 from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.grammar import Command
 from dbml_magics.commands.help import overview
-from dbml_magics.commands.parser import HelpRequested, find_command, parse, split, without_remark
+from dbml_magics.commands.parser import (
+    HelpRequested,
+    corrected,
+    find_command,
+    parse,
+    split,
+    suggestion,
+    without_remark,
+)
 from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy
@@ -23,6 +31,7 @@ from dbml_magics.notebook import callers, display
 from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
 from dbml_magics.notebook.completion import Completion
 from dbml_magics.notebook.display_hook import DisplayHookFilter
+from dbml_magics.notebook.inspection import Inspection, overview_of_commands, track_help
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -50,6 +59,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         self._cells = CellTracker(shell, session)
         self._filter = DisplayHookFilter(shell)
         self._completion = Completion(shell)
+        self._inspection = Inspection(shell)
 
     def install(self) -> None:
         """Register the magics and all that goes with them in the shell."""
@@ -57,9 +67,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         self._cells.install()
         self._filter.install()
         self._completion.install()
+        self._inspection.install()
 
     def remove(self) -> None:
         """Leave the shell as it was before :meth:`install`."""
+        self._inspection.remove()
         self._completion.remove()
         self._filter.remove()
         self._cells.remove()
@@ -82,8 +94,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
     def dbml_cell(self, line: str, cell: str) -> None:  # noqa: ARG002 - IPython's signature
         """Say that ``%dbml`` is a line magic."""
         raise BadCommand(
-            "%%dbml is no cell magic: a command is one line with one %, and the code goes below it.",
-            remedies=[(Remedy("help"), "all commands"), (Remedy("track"), "to run a cell as a run")],
+            "%%dbml is no cell magic: a command is one line with one %.",
+            remedies=[
+                (self._as_line(line), "as a line; the code goes below it"),
+                (Remedy("track"), "to run a cell as a run"),
+            ],
         )
 
     @no_var_expand  # type: ignore[untyped-decorator]
@@ -96,13 +111,25 @@ class DbmlMagics(Magics):  # type: ignore[misc]
             else:  # what the first line of a %%track cell became
                 self._cells.begin(line, callers.frame())
 
+    def _as_line(self, line: str) -> str:
+        """Return a line of ``%%dbml`` as the line magic that was meant."""
+        name, *words = split(line, "%dbml") or ["help"]
+        meant = name if name in COMMANDS else suggestion(name, COMMANDS)
+        if meant is None:
+            return Remedy("help")
+        return corrected(COMMANDS[meant], words, callers.names(self.shell, callers.frame()))
+
     def _answer(self, line: str, namespace: Mapping[str, object]) -> Result:
         tokens = split(line, "%dbml")
         if not tokens or tokens[0] in ("-h", "--help"):
             return overview(COMMANDS, TRACK)
-        command = find_command(tokens[0], COMMANDS)
+
+        def meant(name: str) -> Remedy:
+            return corrected(TRACK if name == TRACK.name else COMMANDS[name], tokens[1:], namespace)
+
+        command = find_command(tokens[0], COMMANDS, meant)
         try:
-            args = parse(command, tokens[1:], namespace)
+            args = parse(command, tokens[1:], namespace, line)
         except HelpRequested as asked:
             return asked.as_result()
         return self._run(command, args)
@@ -138,6 +165,12 @@ class DbmlMagics(Magics):  # type: ignore[misc]
             return None  # a terminal would print an empty "Out[n]:" for it
         self._filter.pass_over(result)
         return result
+
+
+# What IPython's ? shows in the place of a docstring.
+DbmlMagics.dbml.getdoc = overview_of_commands
+DbmlMagics.dbml_cell.getdoc = overview_of_commands
+DbmlMagics.track.getdoc = track_help
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.notebook import completion
+from dbml_magics.commands.grammar import Command
+from dbml_magics.notebook import completion, inspection
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 
@@ -115,6 +116,7 @@ def test_a_slow_look_up_is_not_waited_for(fake: FakeSession, monkeypatch: pytest
         ("if True:\n    %dbml ru", "runs"),
         ("%%track --nes", "--nested"),
         ("%%time\n%%track --nes", "--nested"),
+        ("# a comment\nimport math\n%%track --nes", "--nested"),
     ],
 )
 def test_the_shell_s_completer_offers_it(shell: Shell, cell: str, offered: str) -> None:
@@ -132,3 +134,82 @@ def _completed(shell: Shell, cell: str) -> list[str]:
     shell.ip.Completer.use_jedi = False
     with provisionalcompleter():
         return [found.text for found in shell.ip.Completer.completions(cell, len(cell))]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("%dbml runs --ma", "option: how many at most (20 by default)"),
+        ("%dbml unl", "command: restore the tracking URIs that were there before the link"),
+        (
+            "%dbml deploy wine --to loc",
+            "value: where: this machine, a container instance, a Kubernetes cluster,…",
+        ),
+        ("%dbml invoke served $fr", "variable: list"),
+        ("%dbml register fo", "run: forest"),
+        ("%dbml register las", "run: the newest finished run here"),
+        ("%dbml models be", "model: a registered model"),
+        ("%dbml experiment wi", "experiment: an experiment of the link"),
+        ("%dbml logs serv", "endpoint: an endpoint, by its name"),
+        ("%dbml help unl", "command: restore the tracking URIs that were there before the link"),
+        ("%%track --params fo", "variable: str"),
+    ],
+)
+def test_each_offer_is_described(fake: FakeSession, line: str, shown: str) -> None:
+    command = TRACK if line.startswith("%%track ") else None
+    offers = completion.complete(command, line.partition(" ")[2], NAMESPACE)[1]
+    assert [offer.shown for offer in offers] == [shown]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.values(), TRACK], ids=lambda command: command.name)
+def test_every_option_is_offered_with_its_description(fake: FakeSession, command: Command) -> None:
+    words = "--" if command is TRACK else f"{command.name} --"
+    offers = completion.complete(TRACK if command is TRACK else None, words, NAMESPACE)[1]
+    assert {offer.text: offer.what for offer in offers} == {
+        **{option.name: option.help for option in command.flags},
+        "--help": "what it takes",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "begins"),
+    [
+        ("%dbml li|nk --track both", "%dbml link   link two workspaces"),
+        ("%dbml link| --track both", "%dbml link   link two workspaces"),
+        ("%dbml link --tr|ack both", "%dbml link --track both|azureml|databricks\n  where runs go"),
+        ("%dbml link --track b|oth", "%dbml link --track both|azureml|databricks\n  where runs go"),
+        ("%dbml link --track=b|oth", "%dbml link --track both|azureml|databricks\n  where runs go"),
+        ("%dbml link --local |--track both", "%dbml link --track"),
+        ("runs = %dbml runs --max 3|", "%dbml runs --max N\n  how many at most"),
+        ("x = 1\n%dbml register la|st wine\ny = 2", "%dbml register   register a run's model"),
+        ("%dbml |", "usage: %dbml COMMAND [options]"),
+        ("%dbml nonsen|se", "usage: %dbml COMMAND [options]"),
+        ("%%track forest --par|ams depth\nx = 1", "%%track --params a,b\n  variables"),
+        ("%%track for|est\nx = 1", "%%track   run this cell as an MLflow run"),
+        ("%%track forest\nx =| 1", None),
+        ("x = pri|nt", None),
+    ],
+)
+def test_the_help_is_on_what_stands_at_the_cursor(code: str, begins: str | None) -> None:
+    cursor = code.index("|")
+    whole = code[:cursor] + code[cursor + 1 :]
+    shown = inspection.help_at(whole, cursor)
+    assert shown is None if begins is None else shown is not None and shown.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("line", "begins"),
+    [
+        ("%dbml?", "usage: %dbml COMMAND [options]"),
+        ("%%track?", "usage: %%track [RUN_NAME]"),
+        ("%dbml link?", "%dbml link   link two workspaces"),
+        ("%dbml link --local ?", "%dbml link   link two workspaces"),
+        ("%dbml track??", "%%track   run this cell"),
+    ],
+)
+def test_a_question_mark_shows_the_whole_help(
+    shell: Shell, capsys: pytest.CaptureFixture[str], line: str, begins: str
+) -> None:
+    shell.run(line)
+    assert begins in capsys.readouterr().out
+    assert shell["fake"].calls == []

@@ -13,7 +13,8 @@ import pytest
 import dbml_magics
 from dbml_magics import errors
 from dbml_magics.commands import COMMANDS, TRACK
-from dbml_magics.commands.grammar import Command, command_help
+from dbml_magics.commands.grammar import Command, command_help, option_help
+from dbml_magics.commands.help import overview_text
 from dbml_magics.commands.parser import parse
 from tests.arrows import imported
 
@@ -53,10 +54,11 @@ def test_every_command_has_help_and_examples_that_parse(command: Command) -> Non
         assert command.prog in example
         _read(command, example)
     shown = command_help(command)
-    assert shown.startswith(f"{command.prog}   {command.help}\n")
+    joined = "".join(shown.split())
+    assert joined.startswith("".join(f"{command.prog}{command.help}".split()))
     for option in command.options:
         assert option.help, option.name
-        assert f"  {option.written}" in shown
+        assert "".join(f"{option.written}{option.help}".split()) in joined
         if option.example:
             assert option.positional or option.name in option.example
             _read(command, option.example)
@@ -64,6 +66,23 @@ def test_every_command_has_help_and_examples_that_parse(command: Command) -> Non
             assert option.example, f"{option.name} can be wrong, so it needs a right example"
         for other in option.excludes:
             assert command.flag(other) is not None, other
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
+def test_no_line_of_help_is_wider_than_a_terminal(command: Command) -> None:
+    shown = command_help(command)
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    examples = shown.partition("\nexample:\n")[2].replace(" \\\n", " ")
+    assert [" ".join(line.split()) for line in examples.splitlines()] == [*command.examples]
+    for option in command.options:
+        one = option_help(command, option).splitlines()
+        assert [line for line in one if len(line) > 80 and line.strip() != option.example] == []
+
+
+def test_the_list_of_commands_is_no_wider_than_a_terminal() -> None:
+    shown = overview_text(COMMANDS, TRACK)
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert all("".join(f"{each.prog}{each.help}".split()) in "".join(shown.split()) for each in ALL)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

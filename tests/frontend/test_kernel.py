@@ -86,6 +86,11 @@ class Kernel:
         """Ask for completions at the end of the code."""
         return self._answer(self.client.complete(code, len(code)))
 
+    def inspect(self, code: str, cursor: int) -> str:
+        """Ask for the help at a place of the code, as Shift+Tab does."""
+        answer = self._answer(self.client.inspect(code, cursor))
+        return str(answer["data"]["text/plain"]) if answer["found"] else ""
+
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
@@ -252,3 +257,17 @@ def test_tab_completes(kernel: Kernel, code: str, offered: str) -> None:
 def test_nothing_is_left_in_the_channel(kernel: Kernel) -> None:
     with pytest.raises(queue.Empty):
         kernel.client.get_shell_msg(timeout=0.1)
+
+
+def test_help_and_descriptions_are_where_the_cursor_is(kernel: Kernel) -> None:
+    line = "%dbml register last wine --to both"
+    assert kernel.inspect(line, 8).startswith("%dbml register   register a run's model")
+    assert "where (the link's registry by default)" in kernel.inspect(line, len(line))
+    assert "usage: %dbml COMMAND" in kernel.inspect("%dbml", 5)
+    assert "ZeroDivisionError" in kernel.inspect("ZeroDivisionError", 3), "the kernel's own help stays"
+    assert kernel.inspect("nothing_of_that_name", 3) == ""
+    types = {
+        each["text"]: each["type"]
+        for each in kernel.complete("%dbml link --tr")["metadata"]["_jupyter_types_experimental"]
+    }
+    assert types == {"--track": "option: where runs go (both by default)"}

@@ -233,9 +233,8 @@ def test_the_braces_of_ipython_are_refused_with_what_to_write(shell: Shell, writ
         BadCommand, match="is not expanded here: a variable of the notebook is written"
     ) as refused:
         shell.run(f"%dbml experiment '{written}'")
-    literal = refused.value.remedies[1][0]
-    shell.run(f"%dbml experiment {literal}")
-    assert shell["fake"].last("experiment")["name"] == literal[1:-1]
+    shell.run(refused.value.remedies[1][0])
+    assert shell["fake"].last("experiment")["name"] == written
 
 
 def test_a_line_goes_on_behind_a_backslash(shell: Shell) -> None:

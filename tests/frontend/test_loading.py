@@ -16,7 +16,7 @@ from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 
 HEAVY = ["mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "ipywidgets"]
-MOST_MODULES = 60  # beyond what IPython has imported
+MOST_MODULES = 62  # beyond what IPython has imported; contextvars, two of them, are in each kernel already
 
 LOAD = """
 import json, sys, time
@@ -85,6 +85,7 @@ def _traces(ip: Any) -> list[Any]:
         [list(ip.events.callbacks[event]) for event in ("pre_run_cell", "post_execute", "post_run_cell")],
         vars(ip).get("showtraceback"),
         list(ip.Completer.custom_matchers),
+        list(ip.input_transformers_cleanup),
         {kind: sorted(names) for kind, names in ip.magics_manager.magics.items()},
         sorted(ip.magics_manager.registry),
         [*formatter.type_printers, *formatter.deferred_printers],

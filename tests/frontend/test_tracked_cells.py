@@ -9,7 +9,15 @@ from typing import Any
 import nbformat
 import pytest
 
-from dbml_magics.errors import BadCommand, EmptyCell, JournalFull, NoModel, NotLinked, UndefinedVariable
+from dbml_magics.errors import (
+    BadCommand,
+    EmptyCell,
+    JournalFull,
+    NoModel,
+    NotLinked,
+    SecretRefused,
+    UndefinedVariable,
+)
 from dbml_magics.notebook import cells
 from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
@@ -407,3 +415,87 @@ def test_an_interrupt_at_any_step_of_its_beginning_or_end_leaves_no_run_open(
         assert not left, f"a run goes on after an interrupt at {where}"
         shell.run("%%track\nx = 1")
         assert shell["fake"].tracks[-1].status == "FINISHED", f"after an interrupt at {where}"
+
+
+ABOVE = [
+    "# a comment\n\n",
+    "import math\n",
+    "from os import path  # for later\nimport math, json\n",
+    "from os import (\n    path,\n    sep,\n)\n",
+    "from __future__ import annotations\n",
+    "%matplotlib --list\n",
+    "!true\n# and so on\n",
+    "%%time\n# a comment\n",
+]
+
+
+@pytest.mark.parametrize("above", ABOVE)
+def test_comments_imports_and_magics_can_stand_above(shell: Shell, above: str) -> None:
+    body = "import mlflow\nx = 1\n"
+    shell.run(f"{above}%%track forest --source\n{body}")
+    begun = shell["fake"].last("begin_track")
+    assert (begun["name"], begun["source"]) == ("forest", body)
+    assert shell["fake"].tracks[-1].status == "FINISHED"
+    assert shell["x"] == 1
+
+
+def test_a_cell_that_is_indented_as_a_whole_can_have_a_comment_above(shell: Shell) -> None:
+    shell.run("    # a comment\n    %%track forest\n    x = 2")
+    assert shell["fake"].last("begin_track")["name"] == "forest"
+    assert shell["x"] == 2
+
+
+def test_the_lines_below_keep_their_numbers(shell: Shell) -> None:
+    with pytest.raises(ZeroDivisionError) as failed:
+        shell.run("# a comment\nimport math\n%%track\ny = 1\n1 / 0")
+    assert failed.traceback[-1].lineno == 4, "counted from 0"
+    assert shell["fake"].tracks[-1].status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("before = 1\n%%track forest --autolog\nx = 1", 2),
+        ("import math\nprint(math.pi)\n\n%%track forest --autolog\nx = 1", 4),
+        ("if True:\n    %%track forest --autolog\n    x = 1", 2),
+        ("found = !true\n%%track forest --autolog\nx = 1", 2),
+        ("%%time\nbefore = 1\n%%track forest --autolog\nx = 1", 3),
+    ],
+)
+def test_below_code_it_is_refused_before_anything_runs(shell: Shell, cell: str, line: int) -> None:
+    shell.ip.user_ns.pop("before", None)
+    with pytest.raises(BadCommand, match=f"%%track stands below code, on line {line} of its cell") as refused:
+        shell.run(cell)
+    assert refused.value.remedies[0][0] == "%%track forest --autolog"
+    assert "before" not in shell.ip.user_ns
+    assert shell["fake"].tracks == []
+
+
+def test_a_secret_below_code_is_not_repeated(shell: Shell) -> None:
+    with pytest.raises(SecretRefused) as refused:
+        shell.run("before = 1\n%%track forest --token hunter2hunter2\nx = 1")
+    assert "hunter2" not in "\n".join(refused.value.lines())
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        's = """\n%%track forest\n"""',
+        "%%writefile written.txt\nx = 1\n%%track forest\n",
+        "# %%track forest\nx = 1",
+        "x = 1  # %%track forest",
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(
+    shell: Shell, cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell.run(cell)
+    assert shell["fake"].tracks == []
+
+
+@pytest.mark.parametrize("above", ["", "# a comment\n", "import math\n"])
+def test_a_command_with_two_percents_is_shown_with_one(shell: Shell, above: str) -> None:
+    with pytest.raises(BadCommand, match="%%dbml is no cell magic") as refused:
+        shell.run(f"{above}%%dbml lnk --loacl\nx = 1")
+    assert refused.value.remedies[0][0] == "%dbml link --local"

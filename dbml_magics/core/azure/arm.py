@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
@@ -155,7 +155,10 @@ class Arm:
                         f"curl -sSI {self.sign_in.cloud.resource_manager}",
                         "from this machine: is it reachable?",
                     ),
-                    (Remedy("link", "…", cloud="NAME"), "if the workspace is in another cloud"),
+                    (
+                        corrected(Remedy("link", "…", cloud="NAME"), cloud="NAME"),
+                        "if the workspace is in another cloud",
+                    ),
                 ],
             ) from error
 
@@ -184,7 +187,9 @@ class Arm:
         group = self.group(workspace)
         managed = managed_by_databricks(group)
         others = self._machine_learning_workspaces(workspace)
-        remedies = [(Remedy("link", **w.options), "") for w in _nearest(workspace, others)]
+        remedies = [
+            (corrected(Remedy("link", **w.options), **w.options), "") for w in _nearest(workspace, others)
+        ]
         if managed is not None:
             return WorkspaceNotFound(
                 f"{workspace.group} is the managed resource group of the Databricks workspace {managed}: "
@@ -198,7 +203,10 @@ class Arm:
                 remedies=remedies
                 or [("az ml workspace list --output table", "lists the Azure ML workspaces")],
             )
-        create = (Remedy("link", **workspace.options, create=True), "makes it, after showing what")
+        create = (
+            corrected(Remedy("link", **workspace.options, create=True), create=True),
+            "makes it, after showing what",
+        )
         if group is None:
             return WorkspaceNotFound(
                 f"no resource group {workspace.group} in the subscription {workspace.subscription}.",

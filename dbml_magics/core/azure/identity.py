@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
@@ -68,7 +68,7 @@ class SignIn:
         if method not in METHODS:
             raise BadLink(
                 f"--auth is {method!r}; it can be {', '.join(METHODS)}.",
-                remedies=[Remedy("link", "…", auth="default")],
+                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
             )
         self.cloud = cloud
         self.asked = method
@@ -153,7 +153,7 @@ class SignIn:
         if environment.dbutils() is not None:
             found.append(
                 (
-                    Remedy("link", "…", auth="databricks"),
+                    corrected(Remedy("link", "…", auth="databricks"), auth="databricks"),
                     "a Unity Catalog service credential: docs/azureml.md, Signing in",
                 )
             )
@@ -165,7 +165,12 @@ class SignIn:
         there = environment.databricks()
         in_job = environment.azureml_compute() == "job"
         if not in_job and not (there is not None and there.job):  # where nobody could enter it
-            found.append((Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser"))
+            found.append(
+                (
+                    corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                    "shows a code to enter in any browser",
+                )
+            )
         if in_job:
             found.append(
                 (
@@ -307,7 +312,12 @@ class SignIn:
         if self.method == "interactive" and not environment.has_browser():
             raise NotPermitted(
                 "--auth interactive opens a browser, and the machine that the kernel runs on has none.",
-                remedies=[(Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser")],
+                remedies=[
+                    (
+                        corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                        "shows a code to enter in any browser",
+                    )
+                ],
             )
         if self.method == "interactive":
             self._prompt("a browser window opens: sign in to Azure there")
@@ -335,7 +345,12 @@ class SignIn:
         if shutil.which("az") is None:
             raise BadLink(
                 "--auth cli needs the Azure CLI (az), and it is not on this machine's path.",
-                remedies=[(Remedy("link", "…", auth="device-code"), "shows a code to enter in any browser")],
+                remedies=[
+                    (
+                        corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                        "shows a code to enter in any browser",
+                    )
+                ],
             )
         return AzureCliCredential(tenant_id=os.environ.get("AZURE_TENANT_ID", ""))
 
@@ -409,7 +424,7 @@ class SignIn:
         if tools is None:
             raise BadLink(
                 "--auth databricks is a Databricks notebook's own sign-in, and this is none.",
-                remedies=[Remedy("link", "…", auth="default")],
+                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
             )
         name = self._service_credential()
         if name:
@@ -421,7 +436,7 @@ class SignIn:
         if not job.has_token():
             raise BadLink(
                 "--auth job-token is the token of an Azure ML job, and this is none that was given one.",
-                remedies=[Remedy("link", "…", auth="default")],
+                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
             )
         return job.JobToken()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core.azure import names
 from dbml_magics.errors import BadLink
 
@@ -49,15 +49,19 @@ class AzureWish:
             raise BadLink(
                 "--azureml names the workspace by its URI, and --subscription, --resource-group, --workspace "
                 "name it too: one of the two.",
-                remedies=[_NAMED],
+                remedies=[
+                    corrected(_NAMED, azureml=None),
+                    corrected(Remedy("link", azureml="azureml://…"), **dict.fromkeys(NAMES)),
+                ],
             )
         missing = [name for name in NAMES if not getattr(self, name)]
         if self.names_workspace and missing:
             wanted = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+            are = "is" if len(missing) == 1 else "are"
             raise BadLink(
-                f"an Azure ML workspace has three names, and {wanted} is missing.",
+                f"an Azure ML workspace has three names, and {wanted} {are} missing.",
                 remedies=[
-                    (_NAMED, "all three, or"),
+                    (corrected(_NAMED, **dict.fromkeys(missing, "…")), "all three, or"),
                     (Remedy("link", config=True), "from Azure ML's config.json or a team's dbml.toml"),
                 ],
             )
@@ -68,7 +72,7 @@ class AzureWish:
         if made_of and not self.create:
             raise BadLink(
                 f"--{made_of[0].replace('_', '-')} belongs to --create.",
-                remedies=[_MAKE],
+                remedies=[corrected(_MAKE, create=True)],
             )
         if self.create and not self.names_workspace:
             raise BadLink(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Argument, Remedy, Template
+from dbml_magics.common.hints import Argument, Remedy, Template, corrected, instead
 from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered, scoring_container
@@ -258,7 +258,11 @@ def undeploy(
         gone = tuple(d.name for d in endpoint.deployments)
     if place.name != "local" and confirm != name:
         what = f"deployment {deployment} of endpoint" if deployment else "endpoint"
-        line = Remedy("undeploy", name, from_=place.name, deployment=deployment or None, confirm=name)
+        line = corrected(
+            Remedy("undeploy", name, from_=place.name, deployment=deployment or None, confirm=name),
+            from_=place.name,
+            confirm=name,
+        )
         held = ", ".join(f"{d.name} ({d.model})" for d in endpoint.deployments if d.name in gone)
         raise NotConfirmed(
             f"{what} {name} on {place.name} would be deleted, with {held or 'nothing in it'}; "
@@ -337,14 +341,14 @@ def _the(engine: Engine | None, name: str, target: str | None) -> tuple[Target, 
         where = [t.name for t, _ in found]
         raise BadCommand(
             f"there is an endpoint {name} on {' and on '.join(where)}: which one?",
-            remedies=[(f"--from {each}", "names one") for each in where],
+            remedies=[corrected(Remedy("endpoints", name, from_=each), from_=each) for each in where],
         )
     known = [e.name for t in _targets(engine, target) for e in t.endpoints()]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise EndpointNotFound(
         f"no endpoint {name!r}" + (f" on {target}." if target else ".") + hint,
-        remedies=[(Remedy("endpoints", near[0]), "shows that one")]
+        remedies=[(instead(name, near[0], Remedy("endpoints", near[0])), "")]
         if near
         else [
             (Remedy("endpoints"), "lists what there is"),
@@ -364,10 +368,14 @@ def _under(endpoint: Endpoint, deployment: str | None) -> str:
         return max(endpoint.deployments, key=lambda d: d.traffic).name
     if endpoint.deployment(deployment) is None:
         names = [d.name for d in endpoint.deployments]
+        near = difflib.get_close_matches(deployment, names, n=1, cutoff=0.5)
         raise EndpointNotFound(
             f"endpoint {endpoint.name} has no deployment {deployment!r}; "
             f"it has {', '.join(names) or 'none'}.",
-            remedies=[(Remedy("endpoints", endpoint.name), "shows them")],
+            remedies=[
+                *(instead(deployment, each, Remedy("endpoints", endpoint.name)) for each in near),
+                (Remedy("endpoints", endpoint.name), "shows them"),
+            ],
         )
     return deployment
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected, instead
 from dbml_magics.core import interrupts
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.kinds import is_remote
@@ -68,7 +68,7 @@ def probe(
     if schema is not None and not _SCHEMA.fullmatch(schema):
         raise BadCommand(
             "--schema names a schema of Unity Catalog with its catalog.",
-            remedies=[Remedy("doctor", probe=True, schema="main.default")],
+            remedies=[corrected(Remedy("doctor", probe=True, schema="main.default"), schema="main.default")],
         )
     options = {name for name, given in (("endpoint", endpoint), ("schema", schema)) if given}
     wanted = {w.role: _wanted(w, options, only) for w in remote}
@@ -78,7 +78,12 @@ def probe(
         near = difflib.get_close_matches(unknown[0], names, 1) or names[:1]
         raise BadCommand(
             f"no probe of these workspaces, with these options, is called {unknown[0]}.",
-            remedies=[(Remedy("doctor", probe=True, confirm=CONFIRM, only=near), "a probe that is")],
+            remedies=[
+                (
+                    instead(unknown[0], near[0], Remedy("doctor", probe=True, confirm=CONFIRM, only=near)),
+                    "a probe that is",
+                )
+            ],
         )
     if confirm != CONFIRM:
         raise _consent(remote, options, schema, only)
