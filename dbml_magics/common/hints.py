@@ -32,6 +32,7 @@ __all__ = [
     "instead",
     "place",
     "process",
+    "python",
     "quoted",
     "say",
     "speak",
@@ -224,6 +225,11 @@ def say(command: str) -> str:
         return f"{command} in a notebook"
     call = _Front.grammar.python(command)
     return call if reader == "python" else f"{_PYTHON} -c {shlex.quote(_IN_SHELL.format(call))}"
+
+
+def python(command: Remedy) -> str:
+    """Return a command as a Python call, whoever reads it."""
+    return str(command) if _Front.grammar is None else _Front.grammar.python(command)
 
 
 _IN_SHELL = "import dbml_magics as dbml; print({})"

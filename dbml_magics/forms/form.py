@@ -19,12 +19,14 @@ from dbml_magics.commands.output import Progress
 from dbml_magics.commands.parser import parse, split
 from dbml_magics.commands.running import run
 from dbml_magics.common.foreign_text import visible
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Argument, Remedy, python
 from dbml_magics.common.redaction import redacted
 from dbml_magics.common.reporting import how_to_report
 from dbml_magics.errors import DbmlError, NotLinked
-from dbml_magics.forms import choices, tabs
+from dbml_magics.forms import choices, tabs, words
 from dbml_magics.forms.fields import Field, said
+from dbml_magics.forms.lines import LineBox
+from dbml_magics.forms.outputs import CellOutputs
 from dbml_magics.results.html import safe
 from dbml_magics.results.text import duration
 
@@ -46,71 +48,128 @@ class CommandForm:
         session: Callable[[], Session],
         namespace: Mapping[str, object],
         ran: Callable[[Command, Result], None],
+        *,
+        outputs: CellOutputs | None = None,
+        azure: Callable[[], bool] = lambda: True,
     ) -> None:
         self.command = command
         self._session = session
         self._namespace = namespace
         self._ran = ran
+        self._outputs = CellOutputs() if outputs is None else outputs
+        self._azure = azure
         self._lock = threading.Lock()
         self._busy = False
         self._last: tuple[str, float] = ("", 0.0)
         self._seen = False
-        ahead, behind = tabs.front(command)
+        self._came_of_it = ""  # the last run, until something else is typed
+        self._ways = tabs.ways_of(command)
+        self._way = self._ways[0]
         self._confirm = tabs.needs_confirming(command)
-        self.fields = {option.name: self._field(option) for option in (*ahead, *behind)}
+        self.fields: dict[str, Field] = {}
+        self.fields.update({option.name: self._field(option) for option in command.options})
         if self.command.name in tabs.PRUNES:
             self.fields["--confirm"].agreed = self._pruned
-        self._more: widgets.ToggleButton | None = None
         self._message = _html("dbml-state")
-        self._line = _html("dbml-line")
+        self._line = LineBox()
         self.outcome = _html("dbml-result")
         self.button = widgets.Button(
-            description=f"Run {command.prog.strip()}",
+            description=words.ACTIONS[command.name].verb,
             button_style="primary",
-            tooltip=command.help,
+            tooltip=f"{_sentence(command.help)}. Enter in a field does it too",
             layout=widgets.Layout(width="auto"),
         )
         self.button.add_class("dbml-go")
         self.button.on_click(lambda _: self.run())
-        self.box = self._laid_out(ahead, behind)
+        self._chooser = self._made_chooser()
+        self._more = widgets.ToggleButton(
+            description="More options",
+            icon="plus",
+            tooltip="Show the other options",
+            layout=widgets.Layout(width="auto", align_self="flex-start"),
+        )
+        self._more.add_class("dbml-more")
+        self._more.observe(lambda _: self._switch(), names="value")
+        self._ahead, self._behind = widgets.VBox(), widgets.VBox()
+        self.box = self._laid_out()
         self.box.add_class(f"dbml-form-{command.name}")
+        self._lay_out()
         self._changed()
 
     def _field(self, option: Option) -> Field:
         ask = choices.source(option.completes, self._session, self._namespace)
-        return Field(self.command, option, self._namespace, ask, self.values, lambda: self._typed(option))
-
-    def _laid_out(self, ahead: list[Option], behind: list[Option]) -> widgets.VBox:
-        title = widgets.HTML(f"<p style='margin:4px 0'>{safe(self.command.help)}</p>")
-        parts = [title, *(self.fields[option.name].box for option in ahead)]
-        if behind:
-            more = self._more = widgets.ToggleButton(
-                description="More options",
-                icon="plus",
-                tooltip=f"Show the other options of {self.command.prog}",
-                layout=widgets.Layout(width="auto", align_self="flex-start"),
-            )
-            more.add_class("dbml-more")
-            rest = widgets.VBox([self.fields[option.name].box for option in behind])
-            rest.layout.display = "none"
-
-            def switch(change: Mapping[str, object]) -> None:
-                rest.layout.display = "" if change["new"] else "none"
-                more.description = "Fewer options" if change["new"] else "More options"
-                more.icon = "minus" if change["new"] else "plus"
-
-            more.observe(switch, names="value")
-            parts += [more, rest]
-        row = widgets.HBox(
-            [self.button, self._line], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
+        return Field(
+            self.command,
+            option,
+            self._namespace,
+            ask,
+            self.values,
+            lambda: self._typed(option),
+            self.run,
         )
-        return widgets.VBox([*parts, row, self._message, self.outcome])
+
+    def _made_chooser(self) -> widgets.Dropdown:
+        made = widgets.Dropdown(
+            description="How" if self.command.name == "link" else "What",
+            options=[(way.title, way.name) for way in self._ways],
+            style={"description_width": "190px"},
+            layout=widgets.Layout(width="min(524px, 100%)"),
+        )
+        made.add_class("dbml-way")
+        made.observe(lambda change: self.choose(change["new"]), names="value")
+        return made
+
+    def _laid_out(self) -> widgets.VBox:
+        about = widgets.HTML(f"<p class='dbml-about'>{safe(_sentence(self.command.help))}.</p>")
+        first = self._chooser if len(self._ways) > 1 else about
+        row = widgets.HBox(
+            [self.button, self._line.box], layout=widgets.Layout(flex_flow="row wrap", align_items="baseline")
+        )
+        row.add_class("dbml-foot")
+        parts = [first, self._ahead, self._more, self._behind, row, self._message, self.outcome]
+        return widgets.VBox(parts)
+
+    def choose(self, way: str) -> None:
+        """Show the fields of one of the command's purposes."""
+        self._way = next(each for each in self._ways if each.name == way)
+        self._chooser.value = way
+        self._came_of_it = ""
+        self._lay_out()
+        self._changed()
+
+    def _lay_out(self) -> None:
+        way = self._way
+        self._ahead.children = [self.fields[name].box for name in way.ahead]
+        self._behind.children = [self.fields[name].box for name in way.behind]
+        self._switch()
+
+    def _switch(self) -> None:
+        opened = bool(self._more.value)
+        self._behind.layout.display = "" if opened else "none"
+        self._more.description = "Fewer options" if opened else "More options"
+        self._more.icon = "minus" if opened else "plus"
+
+    def _show_fields(self) -> None:
+        """Show the fields that mean something beside the others, and on this link."""
+        way, azure = self._way, self._azure()
+        there = {*way.ahead, *way.behind, *way.given}
+        for name, field in self.fields.items():
+            field.offer(azure)
+            shown = name in there and tabs.matters(self.command, field.option, self.values(), azure=azure)
+            field.show(shown, way.given.get(name))
+        behind = any(self.fields[name].box.layout.display != "none" for name in way.behind)
+        self._more.layout.display = "" if behind else "none"
 
     # --- what it holds
 
     def values(self) -> Mapping[str, str]:
         """Return what stands in the fields, by option."""
         return {name: field.written for name, field in self.fields.items()}
+
+    def fill(self, values: Mapping[str, str]) -> None:
+        """Write values into fields, by option."""
+        for name, value in values.items():
+            self.fields[name].control.value = value
 
     def seen(self) -> None:
         """Look up the choices, the first time that the form is on the screen."""
@@ -119,7 +178,9 @@ class CommandForm:
             self.look_up()
 
     def look_up(self) -> None:
-        """Look up the choices of all fields again."""
+        """Look up the choices of all fields again, and show those that matter for what is linked now."""
+        if not self._busy:
+            self._changed()
         for field in self.fields.values():
             if self._seen and field.option.completes not in choices.WHEN_ASKED:
                 field.look_up()
@@ -128,9 +189,30 @@ class CommandForm:
     def line(self) -> str:
         """Return the magic line that the fields make."""
         fields = list(self.fields.values())
-        words = [word for field in fields if field.option.positional for word in field.words()]
-        words += [word for field in fields if not field.option.positional for word in field.words()]
-        return " ".join([self.command.prog, *words])
+        made = [word for field in fields if field.option.positional for word in field.words()]
+        made += [word for field in fields if not field.option.positional for word in field.words()]
+        return " ".join([self.command.prog, *made])
+
+    @property
+    def python(self) -> str:
+        """Return the Python call that does the same."""
+        alone: list[str] = []
+        options: dict[str, Argument] = {}
+        for field in self.fields.values():
+            option, values = field.option, field.arguments()
+            if values is None:
+                continue
+            if option.positional:
+                alone += values
+            elif not values:
+                options[option.dest] = True
+            else:
+                options[option.dest] = values if option.repeatable else values[0]
+        variable = options.get("output") if self.command.name == "score" else None
+        if isinstance(variable, str) and variable.isidentifier():  # the line puts it into a variable
+            del options["output"]
+            return f"{variable} = {python(Remedy(self.command.name, *alone, **options))}.data"
+        return python(Remedy(self.command.name, *alone, **options))
 
     def problem(self) -> str:
         """Return why the line cannot run as it is; empty when it can."""
@@ -139,15 +221,20 @@ class CommandForm:
                 return f"{field.label}: {field.problem()}"
         missing = [field.label for field in self.fields.values() if field.needed and not field.written]
         if missing:
-            return f"still needed: {', '.join(name.removesuffix(' (needed)') for name in missing)}"
+            return f"still required: {', '.join(missing)}"
         shows_only = self.fields.get("--dry-run")
         deletes = self._confirm is not None and not (shows_only and shows_only.written)
         if deletes and self._confirm and (wanted := self._to_confirm()):
-            typed = self.fields[self._confirm.name].written
-            if typed != wanted:
-                return f"this deletes {wanted}: type {wanted} once more as confirm"
-        if (pruned := self._pruned()) and (typed := self.fields["--confirm"].written) and typed != pruned:
-            return f"this deletes in {pruned} what the other workspace has not: type {pruned} as confirm"
+            field = self.fields[self._confirm.name]
+            if field.written != wanted:
+                return f"this deletes {wanted}: type {wanted} once more under {field.label!r}"
+        if pruned := self._pruned():
+            field = self.fields["--confirm"]
+            if field.written and field.written != pruned:
+                return (
+                    f"this deletes in {pruned} what the other workspace lacks: "
+                    f"type {pruned} under {field.label!r}"
+                )
         try:
             parse(self.command, split(self.line.removeprefix(self.command.prog), "%dbml"), self._namespace)
         except DbmlError as error:
@@ -169,6 +256,7 @@ class CommandForm:
         return next((name for name in reversed(tracked) if name != source), "")
 
     def _typed(self, option: Option) -> None:
+        self._came_of_it = ""
         if self._seen:
             for field in self.fields.values():
                 if option.name in choices.DEPENDS.get(field.option.completes, ()):
@@ -177,13 +265,14 @@ class CommandForm:
 
     def _changed(self) -> None:
         if not self._busy:
+            self._show_fields()
             self._refresh()
 
     def _refresh(self) -> None:
         problem = self.problem()
-        self._line.value = f'<span>runs <code tabindex="0">{safe(self.line)}</code></span>'
+        self._line.show(self.line, self.python, complete=not problem)
         self.button.disabled = bool(problem)
-        self._message.value = said(problem)
+        self._message.value = self._came_of_it or said(problem)
 
     # --- what it does
 
@@ -211,10 +300,15 @@ class CommandForm:
         result: Result | None = None
         try:
             result = self._answer(line)
-            shown = result.html() or f"<pre>{safe(result.text())}</pre>"
-            self._finish(over, ticking, shown, f"✓ done in {duration(time.monotonic() - begun)}: {line}")
+            below = self._outputs.put(line, result)
+            shown = "" if below else result.html() or f"<pre>{safe(result.text())}</pre>"
+            where = "; the result stands below the panel" if below else ""
+            took = duration(time.monotonic() - begun)
+            self._finish(over, ticking, shown, f"✓ done in {took}: {line}{where}")
         except DbmlError as error:
             self._finish(over, ticking, _alert("\n".join(error.lines())), f"✗ failed: {line}")
+            if (field := self._meant(error)) is not None:
+                field.refuse(error.message)
         except BaseException as error:  # nobody stands above a thread
             text = f"{type(error).__name__}: {error}\n{how_to_report()}"
             self._finish(over, ticking, _alert(text), f"✗ failed: {line}")
@@ -226,6 +320,17 @@ class CommandForm:
         if self.command.needs_link and not self._session().linked:
             raise NotLinked(Remedy(self.command.name))
         return run(self.command, args, self)
+
+    def _meant(self, error: DbmlError) -> Field | None:
+        """Return the field whose value an error names, if it names one alone."""
+        named = [
+            field
+            for field in self.fields.values()
+            if (value := field.written)
+            and not isinstance(field.control, widgets.Checkbox)
+            and any(f"{mark}{value}{mark}" in error.message for mark in "'\"")
+        ]
+        return named[0] if len(named) == 1 else None
 
     def note(self, text: str) -> None:
         """Show a line of the command that runs."""
@@ -253,8 +358,8 @@ class CommandForm:
         self.outcome.value = shown
         self._last = (self.line, time.monotonic())
         self._set_busy(False)
+        self._came_of_it = said(message)
         self._refresh()
-        self._message.value = said(message)
         self._busy = False  # last: whoever sees it idle sees what came of it
 
     def _set_busy(self, busy: bool) -> None:
@@ -262,12 +367,16 @@ class CommandForm:
         self.button.icon = "hourglass-half" if busy else ""
         for field in self.fields.values():
             field.enable(not busy)
-        if self._more is not None:
-            self._more.disabled = busy
+        self._more.disabled = self._chooser.disabled = busy
 
 
 def _alert(text: str) -> str:
     return f'<pre role="alert" class="dbml-error">{safe(text)}</pre>'
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital letter first."""
+    return text[:1].upper() + text[1:]
 
 
 def _html(name: str) -> widgets.HTML:

@@ -1,4 +1,4 @@
-"""The panel: tabs, each with the forms of its commands."""
+"""The panel: tabs, each with one form at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import ipywidgets as widgets
 
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command
-from dbml_magics.forms import tabs
+from dbml_magics.forms import tabs, words
 from dbml_magics.forms.form import CommandForm
+from dbml_magics.forms.outputs import CellOutputs
 from dbml_magics.forms.style import STYLE
 
 if TYPE_CHECKING:
@@ -38,50 +39,76 @@ class Panel:
         self._session = session
         self._namespace = namespace
         self._forms: dict[str, CommandForm] = {}
-        names = [name for name in tabs.TABS if tabs.commands_of(name, commands)]
-        self._tabs = _chooser(names, tab, "Tab", "dbml-tabs")
+        self._outputs = CellOutputs()
+        self._azure = True
+        self._tabs = widgets.ToggleButtons(
+            options=[(words.TITLES[name], name) for name in tabs.TABS if tabs.commands_of(name, commands)],
+            value=tab,
+            style={"button_width": "auto"},
+        )
+        self._tabs.add_class("dbml-tabs")
         self._tabs.observe(lambda change: self._show_tab(change["new"]), names="value")
+        self._chooser: widgets.Dropdown | None = None
+        self._actions = widgets.VBox()
         self._inner = widgets.VBox()
         self.state = widgets.HTML()
         self.state.add_class("dbml-linked")
-        self.box = widgets.VBox([widgets.HTML(STYLE), self._tabs, self.state, self._inner])
+        self.box = widgets.VBox([widgets.HTML(STYLE), self._tabs, self.state, self._actions, self._inner])
         self.box.add_class("dbml-panel")
         self._show_tab(tab, command)
 
     def form(self, name: str) -> CommandForm:
         """Return a command's form."""
         if name not in self._forms:
-            self._forms[name] = CommandForm(self._commands[name], self._session, self._namespace, self._ran)
+            self._forms[name] = CommandForm(
+                self._commands[name],
+                self._session,
+                self._namespace,
+                self._ran,
+                outputs=self._outputs,
+                azure=lambda: self._azure,
+            )
         return self._forms[name]
+
+    def open(self, command: str, values: Mapping[str, str]) -> None:
+        """Open a command's form with values in its fields."""
+        tab = tabs.tab_of(command)
+        if tab is not None and self._tabs.value != tab:
+            self._tabs.value = tab
+        assert self._chooser is not None
+        self._chooser.value = command
+        self.form(command).fill(values)
 
     def _show_tab(self, tab: str, command: str | None = None) -> None:
         names = [each.name for each in tabs.commands_of(tab, self._commands)]
+        if tab == "runs":
+            names = [words.BROWSE, *names]
         self._show_state()
         chosen = command if command in names else names[0]
-        place = widgets.VBox()
+        # A new one for each tab: choices that change under the pointer would choose what stood there before.
+        self._chooser = _chooser(names, chosen)
+        self._chooser.observe(lambda change: self._show(change["new"]), names="value")
+        self._actions.children = (self._chooser,) if len(names) > 1 else ()
+        self._show(chosen)
 
-        def show(name: str) -> None:
-            form = self.form(name)
-            place.children = (form.box,)
-            form.seen()
-
-        parts: list[widgets.Widget] = []
-        if tab == "runs":
+    def _show(self, name: str) -> None:
+        if name == words.BROWSE:
             from dbml_magics.forms.runs import RunsView
 
-            parts.append(RunsView(self._session).box)
-        if len(names) > 1:
-            chooser = _chooser(names, chosen, "Command", "dbml-commands")
-            chooser.observe(lambda change: show(change["new"]), names="value")
-            parts.append(chooser)
-        self._inner.children = (*parts, place)
-        show(chosen)
+            self._inner.children = (RunsView(self._session, self.open).box,)
+            return
+        form = self.form(name)
+        if self._inner.children != (form.box,):
+            self._inner.children = (form.box,)
+        form.seen()
 
     def _show_state(self) -> None:
         if not self._session().linked:
-            self.state.value = '<span role="status">Not linked: begin in the tab link.</span>'
+            self._azure = True
+            self.state.value = '<span role="status">Not linked yet: begin with the tab Link.</span>'
             return
         status = api.status()
+        self._azure = any(place.kind == "azureml" for place in status.destinations)
         where = " and ".join(place.name for place in status.destinations if place.tracked)
         self.state.value = f'<span role="status">Linked: tracking to {where}</span>'
 
@@ -93,13 +120,14 @@ class Panel:
             form.look_up()
 
 
-def _chooser(names: list[str], chosen: str, label: str, name: str) -> widgets.ToggleButtons:
-    made = widgets.ToggleButtons(
-        options=names,
+def _chooser(names: list[str], chosen: str) -> widgets.Dropdown:
+    made = widgets.Dropdown(
+        options=[(words.ACTIONS[name].title, name) for name in names],
         value=chosen,
-        description=label,
-        tooltips=[f"{label} {each}" for each in names],
-        style={"description_width": "80px", "button_width": "auto"},
+        description="Action",
+        tooltip="What to do",
+        style={"description_width": "190px"},
+        layout=widgets.Layout(width="min(524px, 100%)"),
     )
-    made.add_class(name)
+    made.add_class("dbml-commands")
     return made

@@ -1,9 +1,15 @@
-"""The runs' view: a table that is sorted and filtered, runs side by side, a param against a metric."""
+"""The runs' view: a table that is sorted by its heads, filtered and chosen from; a param against a metric.
+
+The table is one piece of HTML, so that hundreds of runs cost one message. Its heads and boxes write what was
+pressed into a hidden field, which tells the kernel.
+"""
 
 from __future__ import annotations
 
+import html
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
@@ -13,7 +19,9 @@ from dbml_magics.errors import DbmlError
 from dbml_magics.forms.fields import said
 from dbml_magics.results.base import Result
 from dbml_magics.results.html import safe
+from dbml_magics.results.runs import RunRow
 from dbml_magics.results.runs_table import RunsTable, Scatter
+from dbml_magics.results.text import count
 
 if TYPE_CHECKING:
     from dbml_magics.core.session import Session
@@ -21,42 +29,55 @@ if TYPE_CHECKING:
 __all__ = ["RunsView"]
 
 _MOST = 500
-_LABEL = {"description_width": "80px"}
+_LABEL = {"description_width": "70px"}
+_PRESSED = html.escape(
+    """const field = this.closest('.dbml-runs').querySelector('.dbml-pressed input');
+field.value = this.dataset.pressed + ' ' + Date.now();
+for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}));"""
+)
+_SIGNS = {"FINISHED": "✓", "FAILED": "✗", "KILLED": "■", "RUNNING": "▶", "SCHEDULED": "…"}
 
 
 class RunsView:
     """The active experiment's runs."""
 
-    def __init__(self, session: Callable[[], Session]) -> None:
+    def __init__(
+        self,
+        session: Callable[[], Session],
+        open_form: Callable[[str, Mapping[str, str]], None] = lambda *_: None,
+    ) -> None:
         self._session = session
+        self._open = open_form
         self._table = RunsTable(())
         self._filling = False
-        self._sort = _dropdown("Sort by", "The column that the runs are sorted by", "dbml-sort")
-        self._down = widgets.Checkbox(
-            description="highest first", tooltip="Turn the order round", indent=False, value=True
-        )
+        self._chosen: list[str] = []
+        self._pressed = widgets.Text()
+        self._pressed.add_class("dbml-pressed")
+        self._pressed.layout.display = "none"
+        self._pressed.observe(lambda change: self._press(change["new"]), names="value")
         self._match = widgets.Text(
             description="Filter",
             placeholder="words, and terms like loss<0.5",
             tooltip="Runs that have all these words, and for which all these terms hold",
-            style=_LABEL,
+            style={"description_width": "190px"},
+            layout=widgets.Layout(flex="0 1 520px", min_width="0"),
         )
         self._match.add_class("dbml-match")
         self._param = _dropdown("Param", "The param along the axis", "dbml-param")
         self._metric = _dropdown("Metric", "The metric upwards", "dbml-metric")
-        self._chosen = widgets.SelectMultiple(
-            description="Compare",
-            tooltip="Two runs or more, with Ctrl or Shift",
-            rows=5,
-            style=_LABEL,
-            layout=widgets.Layout(width="min(420px, 100%)"),
-        )
-        self._chosen.add_class("dbml-chosen")
-        self._load = _button("Load the runs", "refresh", "Ask for the experiment's runs again", self.load)
+        self._load = _button("", "refresh", "Ask for the experiment's runs again", self.load)
         self._compare = _button(
             "Compare", "columns", "Set the chosen runs side by side", self._begin_comparing
         )
-        self._compare.add_class("dbml-compare")
+        self._register = _button("Register …", "", "Register the chosen run's model", self._to_register)
+        self._deploy = _button("Deploy …", "", "Deploy the chosen run's model", self._to_deploy)
+        for name, button in (
+            ("compare", self._compare),
+            ("register", self._register),
+            ("deploy", self._deploy),
+        ):
+            button.add_class(f"dbml-{name}")
+        self._said = widgets.HTML()
         self._message, self._shown = widgets.HTML(), widgets.HTML()
         # Outputs, since their charts answer: the other kind of widget runs no script.
         self._scatter, self._beside = widgets.Output(), widgets.Output()
@@ -65,21 +86,25 @@ class RunsView:
         self._shown.add_class("dbml-table")
         self._scatter.add_class("dbml-scatter")
         self._beside.add_class("dbml-compared")
-        for control in (self._sort, self._down, self._match, self._param, self._metric):
+        for control in (self._match, self._param, self._metric):
             control.observe(lambda _: self._draw(), names="value")
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
+        self._axes = widgets.HBox([self._param, self._metric], layout=wrap)
+        acting = [self._compare, self._register, self._deploy, self._said]
         self.box = widgets.VBox(
             [
-                widgets.HBox([self._load, self._sort, self._down, self._match], layout=wrap),
+                widgets.HBox([self._match, self._load], layout=wrap),
                 self._message,
                 self._shown,
-                widgets.HBox([self._chosen, self._compare], layout=wrap),
+                widgets.HBox(acting, layout=wrap),
                 self._beside,
-                widgets.HBox([self._param, self._metric], layout=wrap),
+                self._axes,
                 self._scatter,
+                self._pressed,
             ]
         )
         self.box.add_class("dbml-runs")
+        self._count()
         self.load()
 
     def load(self) -> None:
@@ -89,8 +114,15 @@ class RunsView:
     def _begin_comparing(self) -> None:
         self._in_back(self._side_by_side)
 
+    def _to_register(self) -> None:
+        self._open("register", {"RUN": self._chosen[0]})
+
+    def _to_deploy(self) -> None:
+        self._open("deploy", {"MODEL": self._chosen[0]})
+
     def _in_back(self, work: Callable[[], None]) -> None:
         self._load.disabled = self._compare.disabled = True
+        self._load.icon = "refresh spin"
         self._message.value = said("… asking the workspace")
 
         def go() -> None:
@@ -104,7 +136,9 @@ class RunsView:
             self._message.value = (
                 f'<pre role="alert" class="dbml-error">{safe(problem)}</pre>' if problem else ""
             )
-            self._load.disabled = self._compare.disabled = False
+            self._load.icon = "refresh"
+            self._load.disabled = False
+            self._count()
 
         threading.Thread(target=go, name="dbml-runs", daemon=True).start()
 
@@ -112,8 +146,9 @@ class RunsView:
         rows = api.runs(max_results=_MOST).rows if self._session().linked else ()
         self._filling = True
         try:
-            self._table = RunsTable(tuple(rows))
-            _offer(self._sort, [("(newest first)", ""), *((c, c) for c in self._table.columns)])
+            self._table = RunsTable(tuple(rows), self._table.sort, self._table.descending)
+            there = {row.run_id for row in rows}
+            self._chosen = [run for run in self._chosen if run in there]
             params = sorted({key for row in rows for key in row.params})
             ahead = self._table.params
             _offer(self._param, [(p, p) for p in [*ahead, *(p for p in params if p not in ahead)]])
@@ -122,26 +157,97 @@ class RunsView:
             self._filling = False
         self._draw()
 
+    def _press(self, pressed: str) -> None:
+        """Do what was pressed in the table: a head's number, or a run's id."""
+        kind, _, what = pressed.rpartition(" ")[0].partition(" ")
+        if kind == "sort" and what.isdigit() and int(what) < len(self._table.columns):
+            column, table = self._table.columns[int(what)], self._table
+            again = table.sort == column
+            self._table = RunsTable(table.rows, column, again and not table.descending, table.matching)
+            self._draw()
+        elif kind == "run" and what in {row.run_id for row in self._table.rows}:
+            if what in self._chosen:
+                self._chosen.remove(what)
+            else:
+                self._chosen.append(what)
+            self._count()
+
+    def _count(self) -> None:
+        """Say how many runs are chosen, and let them be used."""
+        chosen = len(self._chosen)
+        self._compare.disabled = chosen < 2
+        self._register.disabled = self._deploy.disabled = chosen != 1
+        told = f"{count(chosen, 'run')} chosen" if chosen else "Tick one run or more in the table"
+        self._said.value = f'<span role="status">{safe(told)}</span>' if self._table.rows else ""
+
     def _draw(self) -> None:
         if self._filling:
             return
-        self._table = RunsTable(
-            self._table.rows, self._sort.value or "", bool(self._down.value), self._match.value
-        )
-        self._shown.value = self._table.html()
-        shown = self._table.shown
-        offered = [(f"{row.run_id[:8]}  {row.name}", row.run_id) for row in shown]
-        if tuple(offered) != tuple(self._chosen.options):
-            kept = [run for run in self._chosen.value if run in {run for _, run in offered}]
-            self._chosen.options = offered
-            self._chosen.value = kept
-        if self._param.value and self._metric.value:
-            _show(self._scatter, Scatter.of(shown, self._param.value, self._metric.value))
+        table = self._table
+        self._table = RunsTable(table.rows, table.sort, table.descending, self._match.value)
+        self._shown.value = self._drawn()
+        offered = bool(self._param.value and self._metric.value)
+        self._axes.layout.display = "" if offered else "none"
+        if offered:
+            _show(self._scatter, Scatter.of(self._table.shown, self._param.value, self._metric.value))
         else:
             self._scatter.outputs = ()
+        self._count()
+
+    def _drawn(self) -> str:
+        table = self._table
+        if not table.rows:
+            where = (
+                "in the active experiment yet"
+                if self._session().linked
+                else "before two workspaces are linked"
+            )
+            return f"<p>No runs {where}.</p>"
+        shown = table.shown
+        if not shown:
+            return f"<p>None of {count(len(table.rows), 'run')} matches {safe(repr(table.matching))}.</p>"
+        heads = "".join(self._head(number, column) for number, column in enumerate(table.columns))
+        rows = "".join(map(self._row, shown))
+        return (
+            f"<table><caption>{safe(table.caption())}</caption>"
+            f'<thead><tr><td></td><th scope="col">run</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+        )
+
+    def _head(self, number: int, column: str) -> str:
+        table = self._table
+        sorted_ = column == table.sort
+        direction = "descending" if table.descending else "ascending"
+        aria = f' aria-sort="{direction}"' if sorted_ else ""
+        sign = (" ▼" if table.descending else " ▲") if sorted_ else ""
+        figures = ' class="dbml-figure"' if column in table.metrics else ""
+        return (
+            f'<th scope="col"{aria}{figures}><button type="button" data-pressed="sort {number}" '
+            f'title="Sort by {safe(column)}" onclick="{_PRESSED}">{safe(table.head(column) + sign)}'
+            "</button></th>"
+        )
+
+    def _row(self, row: RunRow) -> str:
+        table = self._table
+        first, *others = table.cells(row)
+        ticked = " checked" if row.run_id in self._chosen else ""
+        named = safe(f"Choose run {row.name or first}")
+        cells = []
+        for column, cell in zip(table.columns, others, strict=True):
+            if column == "status":
+                sign = _SIGNS.get(row.status, "")
+                cells.append(f'<td class="dbml-{safe(row.status.lower())}">{sign} {safe(cell.lower())}</td>')
+            elif column == "started":
+                cells.append(f'<td title="{safe(cell)}">{safe(_ago(row.start_time) or cell)}</td>')
+            else:
+                figures = ' class="dbml-figure"' if column in table.metrics else ""
+                cells.append(f"<td{figures}>{safe(cell)}</td>")
+        return (
+            f'<tr><td><input type="checkbox" aria-label="{named}" data-pressed="run {safe(row.run_id)}" '
+            f'onchange="{_PRESSED}"{ticked}></td><th scope="row">{safe(first)}</th>{"".join(cells)}</tr>'
+        )
 
     def _side_by_side(self) -> None:
-        _show(self._beside, api.compare(*self._chosen.value))
+        _show(self._beside, api.compare(*self._chosen))
 
 
 def _show(place: widgets.Output, result: Result) -> None:
@@ -149,9 +255,18 @@ def _show(place: widgets.Output, result: Result) -> None:
     place.outputs = ({"output_type": "display_data", "data": forms, "metadata": {}},)
 
 
+def _ago(start: int | None) -> str:
+    """Return how long ago something was, in one unit; empty where that is not known or far away."""
+    seconds = -1.0 if start is None else time.time() - start / 1000
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("days", 86400, 60)):
+        if 0 <= seconds < most * length:
+            return f"{int(seconds / length)} {unit} ago"
+    return ""
+
+
 def _dropdown(label: str, about: str, name: str) -> widgets.Dropdown:
     made = widgets.Dropdown(
-        description=label, tooltip=about, style=_LABEL, layout=widgets.Layout(width="260px")
+        description=label, tooltip=about, style=_LABEL, layout=widgets.Layout(width="min(260px, 100%)")
     )
     made.add_class(name)
     return made

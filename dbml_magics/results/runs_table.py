@@ -94,16 +94,22 @@ class RunsTable(Result):
         searched = " ".join([row.run_id, row.name, row.status, *row.params.values()]).lower()
         return all(word in searched for word in rest.lower().split())
 
-    def _cells(self, row: RunRow) -> list[str]:
+    def cells(self, row: RunRow) -> list[str]:
+        """Return a run's line: the beginning of its id, then its value in each of the columns."""
         took = "" if row.seconds is None else duration(row.seconds)
         cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or LACKING]
         cells += [number(row.metrics[key]) if key in row.metrics else LACKING for key in self.metrics]
         return cells + [row.params.get(key, LACKING) for key in self.params]
 
-    def _heads(self) -> list[str]:
-        return ["run", *_FACTS, *self.metrics, *(f"{DIFFERS} {key}" for key in self.params)]
+    def head(self, column: str) -> str:
+        """Return what stands above a column."""
+        return f"{DIFFERS} {column}" if column in self.params else column
 
-    def _caption(self) -> str:
+    def _heads(self) -> list[str]:
+        return ["run", *map(self.head, self.columns)]
+
+    def caption(self) -> str:
+        """Return how many runs match, in which order."""
         said = f"{len(self.shown)} of {len(self.rows)} runs"
         if self.sort:
             said += f", by {self.sort}, {'highest' if self.descending else 'lowest'} first"
@@ -112,7 +118,7 @@ class RunsTable(Result):
 
     def text(self) -> str:
         """Return aligned columns."""
-        return "\n".join([self._caption(), *text_table(self._heads(), map(self._cells, self.shown))])
+        return "\n".join([self.caption(), *text_table(self._heads(), map(self.cells, self.shown))])
 
     def html(self) -> str:
         """Return a table whose head says which column it is sorted by."""
@@ -125,11 +131,11 @@ class RunsTable(Result):
             heads.append(f'<th scope="col"{aria} style="text-align:left">{safe(head + sign)}</th>')
         rows = []
         for row in self.shown:
-            first, *others = self._cells(row)
+            first, *others = self.cells(row)
             cells = "".join(f'<td style="text-align:left">{safe(cell)}</td>' for cell in others)
             rows.append(f'<tr><th scope="row" style="text-align:left">{safe(first)}</th>{cells}</tr>')
         return (
-            f'<table><caption style="text-align:left">{safe(self._caption())}</caption>'
+            f'<table><caption style="text-align:left">{safe(self.caption())}</caption>'
             f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
 

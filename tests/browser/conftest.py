@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.browser.jupyter import FLAGS, PATIENCE_MS, Jupyter
+from tests.browser.jupyter import FLAGS, HIDES, PATIENCE_MS, Jupyter
 from tests.conftest import SCREENSHOTS
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE_MS / 4)
     # Ended with this folder's tests: while it lives, no other event loop can run in this thread.
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=found, args=FLAGS, ignore_default_args=HIDES)
         yield started
         started.close()
 

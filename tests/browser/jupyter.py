@@ -35,6 +35,8 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+HIDES = ["--hide-scrollbars"]
+"""What Playwright adds by itself: a user sees scrollbars, so the tests do."""
 PATIENCE_MS = 120_000
 LOOKS = (("light", 1400), ("light", 900), ("dark", 900), ("dark", 1400))
 """The themes and window widths that everything is looked at in."""

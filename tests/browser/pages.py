@@ -8,6 +8,7 @@ from typing import Any
 from axe_playwright_python.base import AXE_FILE_PATH  # type: ignore[import-untyped]
 from playwright.sync_api import Locator, Page, expect
 
+from dbml_magics.forms.words import ACTIONS, BROWSE, TITLES
 from tests.browser.jupyter import PATIENCE_MS, OpenNotebook
 
 LINKED = "%load_ext dbml_magics\n_ = get_ipython().run_line_magic('dbml', 'link --local')"
@@ -21,22 +22,24 @@ class PanelPage:
 
     def __init__(self, notebook: OpenNotebook, cell: int) -> None:
         self.notebook = notebook
-        self.box = notebook.cell(cell).locator(".dbml-panel")
+        self.cell = notebook.cell(cell)
+        self.box = self.cell.locator(".dbml-panel")
         expect(self.box).to_be_visible(timeout=PATIENCE_MS)
 
     def choose(self, tab: str, command: str | None = None) -> Locator:
         """Open a tab, and one of its commands; return the command's form."""
-        self._press(".dbml-tabs", tab)
+        button = self.box.locator(".dbml-tabs button").filter(has_text=re.compile(f"^{TITLES[tab]}$"))
+        button.click()
+        expect(button).to_have_class(re.compile("mod-active"))
         if command is not None:
-            self._press(".dbml-commands", command)
-        form = self.form(command or tab)
+            self.box.locator(".dbml-commands select").select_option(label=ACTIONS[command].title)
+        form = self.box.locator(".dbml-runs") if command == BROWSE else self.form(command or tab)
         expect(form).to_be_visible()
         return form
 
-    def _press(self, chooser: str, name: str) -> None:
-        button = self.box.locator(f"{chooser} button").filter(has_text=re.compile(f"^{name}$"))
-        button.click()
-        expect(button).to_have_class(re.compile("mod-active"))
+    def choose_way(self, form: Locator, title: str) -> None:
+        """Choose what a form is used for."""
+        form.locator(".dbml-way select").select_option(label=title)
 
     def form(self, command: str) -> Locator:
         """Return a command's form."""
@@ -46,6 +49,7 @@ class PanelPage:
         """Type into fields; a value ``yes`` ticks, a dropdown chooses."""
         for name, value in values.items():
             field = form.locator(f".dbml-{name.replace('_', '-')}")
+            expect(field).to_be_visible()
             if value == "yes":
                 field.locator("input[type=checkbox]").check()
             elif field.locator("select").count():
@@ -68,9 +72,12 @@ class PanelPage:
         button.click(click_count=clicks, delay=5)
 
     def done(self, form: Locator) -> Locator:
-        """Wait until the form's line has run well; return the result."""
+        """Wait until the form's line has run well; return the result: an output of the panel's cell."""
         expect(form.locator(".dbml-state")).to_contain_text("✓ done", timeout=PATIENCE_MS)
-        return form.locator(".dbml-result")
+        line = form.locator(".dbml-line code").inner_text()
+        kept = self.cell.locator(".jp-OutputArea-output")
+        kept = kept.filter(has_not=self.notebook.page.locator(".dbml-panel"))
+        return kept.filter(has_text=line).last
 
     def failed(self, form: Locator) -> Locator:
         """Wait until the form's line has failed; return what is said."""
@@ -89,3 +96,15 @@ def violations(page: Page, selector: str) -> list[str]:
         for found in violated["violations"]
         if found["impact"] in SERIOUS
     ]
+
+
+def stray_scrollbars(part: Locator) -> list[str]:
+    """Return what scrolls upwards in a part of the page, though nothing in it is longer than the page."""
+    found: list[str] = part.locator("*").evaluate_all(
+        """all => all.filter(el => {
+          const style = getComputedStyle(el);
+          return ['auto', 'scroll'].includes(style.overflowY) && el.scrollHeight > el.clientHeight + 1
+            && el.clientHeight > 0 && !['SELECT', 'TEXTAREA'].includes(el.tagName);
+        }).map(el => el.className)"""
+    )
+    return found
