@@ -12,7 +12,7 @@ from dbml_magics.results.base import Result
 from dbml_magics.results.charts import points_svg, text_points
 from dbml_magics.results.html import safe
 from dbml_magics.results.runs import RunRow
-from dbml_magics.results.text import DIFFERS, LACKING, duration, number, text_table, when
+from dbml_magics.results.text import DIFFERS, LACKING, count, duration, number, short, text_table, when
 
 __all__ = ["RunsTable", "Scatter", "differing_params"]
 
@@ -95,15 +95,15 @@ class RunsTable(Result):
 
     def _cells(self, row: RunRow) -> list[str]:
         took = "" if row.seconds is None else duration(row.seconds)
-        cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or LACKING]
+        cells = [row.run_id[:8], short(row.name), row.status, when(row.start_time), took or LACKING]
         cells += [number(row.metrics[key]) if key in row.metrics else LACKING for key in self.metrics]
-        return cells + [row.params.get(key, LACKING) for key in self.params]
+        return cells + [short(row.params.get(key, LACKING)) for key in self.params]
 
     def _heads(self) -> list[str]:
         return ["run", *_FACTS, *self.metrics, *(f"{DIFFERS} {key}" for key in self.params)]
 
     def _caption(self) -> str:
-        said = f"{len(self.shown)} of {len(self.rows)} runs"
+        said = f"{len(self.shown):,} of {count(len(self.rows), 'run')}"
         if self.sort:
             said += f", by {self.sort}, {'highest' if self.descending else 'lowest'} first"
         marked = f"; {DIFFERS} marks a param that differs" if self.params else ""
@@ -175,7 +175,7 @@ class Scatter(Result):
     def _headline(self) -> str:
         if not self.points:
             return f"No run has both the param {self.param} and the metric {self.metric}"
-        return f"{self.metric} against {self.param}, {len(self.points)} runs"
+        return f"{self.metric} against {self.param}, {count(len(self.points), 'run')}"
 
     def text(self) -> str:
         """Return the points as a picture of characters, and a line for each."""
