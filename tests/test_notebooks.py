@@ -143,7 +143,7 @@ def test_the_tour_shows_every_magic_and_what_comes_of_it(tour: Any) -> None:
     assert "≠ rate" in _text(_cell(tour, "from dbml_magics.results.runs_table"))
     assert "Deployed doubler/1" in _text(_cell(tour, "%dbml deploy"))
     assert "42.0" in _text(_cell(tour, "result = %dbml invoke"))
-    assert "say the same: 3 runs compared" in _text(_cell(tour, "%dbml sync --verify"))
+    assert "match: 3 runs compared" in _text(_cell(tour, "%dbml sync --verify"))
     assert "4 things deleted" in _text(_cell(tour, "%dbml cleanup model doubler --confirm"))
 
 

@@ -239,6 +239,7 @@ def _experiment_deleter(reader: WorkspaceReader, own: str) -> Callable[[], None]
 def _model(engine: Engine, name: str) -> Plan:
     steps: list[Step] = []
     stays: list[str] = []
+    notes = [f"endpoints that serve it keep running; {say(Remedy('endpoints'))} lists them"]
     for role in engine.link.registries:
         reader = WorkspaceReader(engine, role)
         if not _has_model(reader, name):
@@ -248,13 +249,17 @@ def _model(engine: Engine, name: str) -> Plan:
             steps.append(Step(item, _version_deleter(reader, name, number)))
         item = CleanupItem(role, "model", name)
         steps.append(Step(item, _model_deleter(reader, name), last=True))
-        stays.append(f"{role}: the files of the runs that the versions came from")
+        # Files on this machine cost nobody anything.
+        files = f"{role}: the files of the runs that the versions came from"
+        if engine.workspaces[role].spec.local:
+            notes.append(f"{files} stay on this machine")
+        else:
+            stays.append(files)
     if not steps:
         from dbml_magics.core import registry
 
         registry.list_models(engine, name)  # raises, with what was perhaps meant
         raise ModelNotFound(f"no registered model {name!r}.", remedies=[Remedy("models")])
-    notes = [f"endpoints that serve it go on; {say(Remedy('endpoints'))} lists them"]
     return Plan("model", name, steps, [], stays, notes)
 
 

@@ -165,6 +165,7 @@ def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
 
 _FILTER = "metrics.loss < 0.5 and params.depth = '3'"
 _ORDER = "metrics.loss ASC"
+_COUNTED = 200  # runs of an experiment of which none fits a filter
 
 
 def _other_searches(where: str, order_by: Sequence[str]) -> list[tuple[str, str]]:
@@ -179,10 +180,17 @@ def _other_searches(where: str, order_by: Sequence[str]) -> list[tuple[str, str]
     return found or [by_amount]
 
 
+def _on_their_way(missing: int) -> str:
+    if missing == 1:
+        return "1 write is on its way and missing here"
+    return f"{missing:,} writes are on their way and missing here"
+
+
 def list_runs(
     engine: Engine, experiment: str | None, where: str, order_by: Sequence[str], max_results: int
 ) -> RunsResult:
     """List an experiment's runs."""
+    amount = None
     try:
         experiment_id, name = (
             active_experiment(engine) if experiment is None else find_experiment(engine, experiment)
@@ -190,6 +198,8 @@ def list_runs(
         page = client(engine).search_runs(
             [experiment_id], where, ViewType.ACTIVE_ONLY, max_results, list(order_by) or None
         )
+        if where and not page:
+            amount = len(client(engine).search_runs([experiment_id], "", ViewType.ACTIVE_ONLY, _COUNTED))
     except MlflowException as error:
         if isinstance(error, Unavailable):
             raise as_error(engine, error, "the list of runs") from error
@@ -198,15 +208,15 @@ def list_runs(
             remedies=_other_searches(where, order_by),
         ) from error
     missing, _ = engine.backlog.waiting(engine.waiting.answering() or engine.link.primary)
-    note = (
-        f"{missing:,} writes are on their way and missing here; {say(Remedy('sync'))} waits for them"
-        if missing
-        else ""
-    )
+    note = f"{_on_their_way(missing)}; {say(Remedy('sync'))} waits for delivery" if missing else ""
     return RunsResult(
         rows=tuple(row(engine, r, name) for r in page),
         experiment=name,
         note=note,
+        filter=where,
+        amount=amount,
+        more=amount == _COUNTED,
+        unfiltered=corrected(Remedy("runs", experiment=experiment), filter=None),
         links=pages.of_experiment(engine, experiment_id),
     )
 
@@ -216,9 +226,9 @@ def row(engine: Engine, run: Run, experiment: str) -> RunRow:
     waiting = {}
     for role in engine.link.tracked:
         cursors = {f: o for f, (o, _) in engine.state.cursors(role, run.info.run_id).items()}
-        count, _ = engine.journal.count_waiting(run.info.run_id, cursors)
-        if count:
-            waiting[role] = count
+        left, _ = engine.journal.count_waiting(run.info.run_id, cursors)
+        if left:
+            waiting[role] = left
     return RunRow(
         run_id=run.info.run_id,
         name=run.info.run_name or "",

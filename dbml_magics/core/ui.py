@@ -105,12 +105,12 @@ def _notes(servers: list[_Server]) -> list[str]:
     if not servers:
         return []
     notes = [
-        f"they go on when this {place()} ends, and end after 8 hours without a request; "
+        f"they keep running when this {place()} ends, and end after 8 hours without a request; "
         f"{say(Remedy('ui', stop=True))} ends them now"
     ]
     if len(servers) == 1:
-        notes = ["it goes on" + notes[0].removeprefix("they go on").replace("and end ", "and ends ")]
-        notes = [notes[0].replace("ends them", "ends it")]
+        notes = ["it keeps running" + notes[0].removeprefix("they keep running")]
+        notes = [notes[0].replace("and end ", "and ends ").replace("ends them", "ends it")]
     if any(name in os.environ for name in ("SSH_CONNECTION", "JUPYTERHUB_USER")):
         tunnels = " ".join(f"-L {server.port}:127.0.0.1:{server.port}" for server in servers)
         notes.append(f"from another machine: ssh {tunnels} HOST, then the same address there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ class Deployment:
 
     def holds(self) -> str:
         """Return what it leaves running."""
-        return f"{self.count} × {self.size}" if self.size else count(self.count, "instance")
+        if not self.size:
+            return count(self.count, "instance")
+        memory = " memory" if re.fullmatch(r"[\d.,]+ [kMG]?B", self.size) else ""  # of this machine
+        return f"{self.count} × {self.size}{memory}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +136,7 @@ class Endpoint(Result):
         auth = "none: anybody who reaches the address may ask" if self.auth == "none" else self.auth
         if self.key_file:
             auth += f" (kept in {nearby(self.key_file)}); invoke adds it by itself"
-        rows = [("state", self.state), ("address", self.uri or "none yet"), ("asks for", auth)]
+        rows = [("state", self.state), ("address", self.uri or "none yet"), ("authentication", auth)]
         if self.created:
             rows.append(("age", self.age()))
         if self.page:
@@ -140,7 +144,7 @@ class Endpoint(Result):
         return [*rows, *(("note", note) for note in self.notes)]
 
     def _headers(self) -> tuple[str, ...]:
-        return ("deployment", "model", "traffic", "state", "holds", "requests")
+        return ("deployment", "model", "traffic", "state", "instances", "requests")
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [
@@ -224,12 +228,11 @@ class DeployResult(Result):
             share = self.endpoint.traffic.get(self.deployment, 0)
             return f"Traffic of {where}: {self.deployment} ({self.model}) gets {share} %"
         if not self.waited:
-            return f"Deploying {self.model} to {where}; it goes on by itself"
-        done = "Updated" if self.changed == "updated" else "Deployed"
-        to = "to" if self.changed == "updated" else "is at"
+            return f"Deploying {self.model} to {where}: pending; it continues in the background"
         if self.changed == "updated":
-            return f"{done} {self.deployment} of {where} {to} {self.model} in {duration(self.seconds)}"
-        return f"{done} {self.model} to {where} in {duration(self.seconds)}"
+            which = where if self.deployment == self.name else f"deployment {self.deployment} of {where}"
+            return f"Updated {which} to {self.model} in {duration(self.seconds)}"
+        return f"Deployed {self.model} to {where} in {duration(self.seconds)}"
 
     def _worth_saying(self) -> list[str]:
         return [check.line() for check in self.checks if check.fine is None] + [f"! {n}" for n in self.notes]
@@ -294,7 +297,7 @@ class EndpointsResult(Result):
         if not self.endpoints:
             lines = ["No endpoints"]
         else:
-            headers = ("name", "target", "state", "deployed", "holds", "age", "address")
+            headers = ("name", "target", "state", "deployed", "instances", "age", "address")
             lines = ["Endpoints", *text_table(headers, self._cells())]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes), f"  see  {self._end()}"])
 
@@ -302,7 +305,7 @@ class EndpointsResult(Result):
         """Return the same as a table."""
         if not self.endpoints:
             return panel("No endpoints", *self.notes, _see([self._end()]))
-        headers = ("name", "target", "state", "deployed", "holds", "age", "address")
+        headers = ("name", "target", "state", "deployed", "instances", "age", "address")
         rows = [(*cells[:-1], link(cells[-1], cells[-1])) for cells in self._cells()]
         return panel(html_table("Endpoints", headers, rows), *self.notes, _see([self._end()]))
 

@@ -179,7 +179,7 @@ class UnlinkResult(Result):
         lines += [f"  {name.ljust(width)}  … {count(amount, 'write')} waiting" for name, amount in waiting]
         if waiting:
             lines.append(
-                f"  nothing is lost: this {process()} goes on delivering them; "
+                f"  nothing is lost: this {process()} keeps delivering them; "
                 f"{say(Remedy('link', again=True))} takes the link up again"
             )
         return "\n".join(lines)

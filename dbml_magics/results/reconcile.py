@@ -148,7 +148,7 @@ class VerifyResult(_Table):
         first, second = self.workspaces
         compared = f"{count(self.runs_compared, 'run')} compared in {duration(self.seconds)}"
         if self.equal:
-            return f"{first} and {second} say the same: {compared}"
+            return f"{first} and {second} match: {compared}"
         runs = len({d.run for d in self.differences if d.run})
         of = f" in {count(runs, 'run')}" if runs else ""
         return f"{count(len(self.differences), 'difference')}{of}: {compared}"
@@ -169,7 +169,7 @@ class VerifyResult(_Table):
 
     def _notes(self) -> list[str]:
         first, second = self.workspaces
-        notes = [f"{self.requests:,} requests, at least {self.least:,} are needed"]
+        notes = [f"{count(self.requests, 'request')}; the least possible is {self.least:,}"]
         if self.waiting:
             notes.append(
                 f"{count(len(self.waiting), 'run')} left out, whose writes are still on their way: "

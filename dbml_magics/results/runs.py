@@ -93,6 +93,10 @@ class RunsResult(Result):
     rows: tuple[RunRow, ...]
     experiment: str
     note: str = ""  # e.g. how many writes are missing from the answer
+    filter: str = ""  # what the runs fit
+    amount: int | None = None  # of the experiment's runs, where none fits the filter
+    more: bool = False  # it has more than that
+    unfiltered: str = ""  # the command that lists them
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the experiment's page
 
     def __len__(self) -> int:
@@ -134,12 +138,12 @@ class RunsResult(Result):
     def _cells(self, row: RunRow) -> tuple[str, ...]:
         cells = (
             row.run_id[:8],
-            row.name,
+            short(row.name),
             row.status,
             when(row.start_time),
             "" if row.seconds is None else duration(row.seconds),
-            listing([f"{key} {number(value)}" for key, value in row.metrics.items()], 2),
-            listing([f"{key} {short(value)}" for key, value in row.params.items()], 2),
+            listing([f"{short(key)} {number(value)}" for key, value in row.metrics.items()], 2),
+            listing([f"{short(key)} {short(value)}" for key, value in row.params.items()], 2),
         )
         waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
         return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
@@ -147,13 +151,20 @@ class RunsResult(Result):
     def _end(self) -> list[str]:
         end = [self.note] if self.note else []
         if not self.rows:
-            return [*end, to_train()]
+            return [*end, f"see  {say(self.unfiltered)}" if self.amount else to_train()]
         return [*end, f"see  {say(Remedy('register', 'last', 'NAME'))} · {say(Remedy('runs', help=True))}"]
+
+    def _nothing(self) -> str:
+        if not self.amount:
+            return f"No runs in {self.experiment}"
+        there = f"{self.amount:,} runs or more" if self.more else count(self.amount, "run")
+        are = "is" if self.amount == 1 else "are"
+        return f"No run fits {self.filter}; {there} {are} in {self.experiment}"
 
     def text(self) -> str:
         """Return a line for each run."""
         if not self.rows:
-            return "\n".join([f"No runs in {self.experiment}", *self._end()])
+            return "\n".join([self._nothing(), *self._end()])
         table = text_table(self._headers(), [self._cells(row) for row in self.rows])
         end = [*opened(self.links), *(f"  {line}" for line in self._end())]
         return "\n".join([f"Runs of {self.experiment}", *table, *end])
@@ -161,7 +172,7 @@ class RunsResult(Result):
     def html(self) -> str:
         """Return the same as a table."""
         if not self.rows:
-            return panel(f"No runs in {self.experiment}", *self._end())
+            return panel(self._nothing(), *self._end())
         headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
         if any(row.links for row in self.rows):
             headers.append("open")

@@ -13,7 +13,7 @@ from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart, Line, text_points
 from dbml_magics.results.html import safe
 from dbml_magics.results.runs import RunRow
-from dbml_magics.results.text import DIFFERS, LACKING, duration, number, text_table, when
+from dbml_magics.results.text import DIFFERS, LACKING, count, duration, number, short, text_table, when
 
 __all__ = ["RunsTable", "Scatter", "differing_params"]
 
@@ -97,9 +97,9 @@ class RunsTable(Result):
     def cells(self, row: RunRow) -> list[str]:
         """Return a run's line: the beginning of its id, then its value in each of the columns."""
         took = "" if row.seconds is None else duration(row.seconds)
-        cells = [row.run_id[:8], row.name, row.status, when(row.start_time), took or LACKING]
+        cells = [row.run_id[:8], short(row.name), row.status, when(row.start_time), took or LACKING]
         cells += [number(row.metrics[key]) if key in row.metrics else LACKING for key in self.metrics]
-        return cells + [row.params.get(key, LACKING) for key in self.params]
+        return cells + [short(row.params.get(key, LACKING)) for key in self.params]
 
     def head(self, column: str) -> str:
         """Return what stands above a column."""
@@ -110,7 +110,7 @@ class RunsTable(Result):
 
     def caption(self) -> str:
         """Return how many runs match, in which order."""
-        said = f"{len(self.shown)} of {len(self.rows)} runs"
+        said = f"{len(self.shown):,} of {count(len(self.rows), 'run')}"
         if self.sort:
             said += f", by {self.sort}, {'highest' if self.descending else 'lowest'} first"
         marked = f"; {DIFFERS} marks a param that differs" if self.params else ""
@@ -182,7 +182,7 @@ class Scatter(Result):
     def _headline(self) -> str:
         if not self.points:
             return f"No run has both the param {self.param} and the metric {self.metric}"
-        return f"{self.metric} against {self.param}, {len(self.points)} runs"
+        return f"{self.metric} against {self.param}, {count(len(self.points), 'run')}"
 
     def text(self) -> str:
         """Return the points as a picture of characters, and a line for each."""

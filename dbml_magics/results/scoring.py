@@ -59,7 +59,7 @@ class ScoreResult(Result):
     def _headline(self) -> str:
         by = f"by {self.engine}"
         if self.lazy:
-            return f"{self.model} scores when this is used, {by}"
+            return f"{self.model} scores lazily, when the result is used, {by}"
         if self.rows is None:
             return f"Scored by {self.model} in {duration(self.seconds)}, {by}"
         return f"Scored {count(self.rows, 'row')} by {self.model} in {duration(self.seconds)}, {by}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -42,17 +43,24 @@ def nearby(path: str) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number for people: 1,204 or 0.994 or 3.2e-07."""
+    """Write a number for people: 1,204 or 0.994 or 3.2e-7 or 1e19."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
     if value == int(value) and size < 1e15:
         return f"{int(value):,}"
+    if size >= 1e15:
+        return _short_exponent(f"{value:.4g}")
     if size >= 1000:
         return f"{value:,.1f}"
     if size >= 1:
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    return f"{value:.3g}"
+    return _short_exponent(f"{value:.3g}")
+
+
+def _short_exponent(written: str) -> str:
+    """Return a number without the sign and the zeros of its exponent that say nothing."""
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), written)
 
 
 def count(amount: int, noun: str) -> str:

@@ -838,7 +838,7 @@ def test_a_deployment_that_fails_shows_its_log_and_leaves_what_was_there(
 def test_without_waiting_the_state_is_asked_for(wine: list[Any], unloadable: str) -> None:
     begun = dbml.deploy("wine/1", to="local", name="later", wait=False)
     assert begun.endpoint.state in ("creating", "ready")
-    assert "it goes on by itself" in str(begun)
+    assert "it continues in the background" in str(begun)
     eventually(lambda: dbml.endpoints("later").state == "ready", "it is ready")  # type: ignore[union-attr]
     assert dbml.invoke("later", X[:1]).predictions.iloc[0] == wine[0].predict(X)[0]
     dbml.undeploy("later")

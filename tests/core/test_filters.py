@@ -10,7 +10,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+import dbml_magics as dbml
 from dbml_magics.core.plugin.filters import by_path
+from dbml_magics.errors import BadCommand
 from tests.conftest import Proxies, Servers
 from tests.core.linking import link, sync
 from tests.infra import plain
@@ -180,3 +182,24 @@ def test_nan_of_models_that_are_on_their_way(
             )
             assert len(models) == len(POINTS)
             assert [each.name.replace("-", " ") for each in models][: len(names)] == names, upwards
+
+
+def test_a_list_without_runs_says_what_none_of_them_fits(home: Path, tmp_path: Path) -> None:
+    dbml.link(local=str(tmp_path / "workspaces"))
+    mlflow.set_experiment("wine")
+    assert str(dbml.runs(filter="metrics.loss < 0.1")).startswith("No runs in wine\n")
+    for _ in range(2):
+        with mlflow.start_run():
+            mlflow.log_metric("loss", 0.5)
+        sync()
+    assert str(dbml.runs(filter="metrics.loss < 0.1")) == (
+        "No run fits metrics.loss < 0.1; 2 runs are in wine\nsee  %dbml runs"
+    )
+    assert str(dbml.runs(filter="metrics.loss < 0.1", experiment="wine")).endswith(
+        "see  %dbml runs --experiment wine"
+    )
+    with pytest.raises(BadCommand, match="refused the search") as refused:
+        dbml.runs(filter="metrics.loss <")
+    assert [command for command, _ in refused.value.remedies] == [
+        "%dbml runs --filter \"metrics.loss < 0.5 and params.depth = '3'\""
+    ]

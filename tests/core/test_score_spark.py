@@ -97,7 +97,7 @@ def test_a_spark_frame_is_scored_to_the_bit_when_it_is_used(
     frame = spark.createDataFrame(rows).repartition(3)
     result = scored(wine, frame)
     assert result.lazy
-    assert "scores when this is used" in str(result)
+    assert "scores lazily" in str(result)
     assert result.data.columns == ["id", "rate", "country", "depth", "prediction"]
     assert by_id(result.data) == expected
     assert len(result.to_pandas()) == len(rows)

@@ -47,7 +47,7 @@ def test_the_walk_through_does_what_it_says_at_both_services(
     assert there in versions
     assert "champion" in versions
     assert "array([" in _text(_cell(notebook, "champion ="))
-    assert "databricks and azureml say the same: 2 runs" in _text(_cell(notebook, "verified ="))
+    assert "databricks and azureml match: 2 runs" in _text(_cell(notebook, "verified ="))
     assert f"Deployed {model}/1 to wine-{azure.workspace} on online" in _text(_cell(notebook, "%dbml deploy"))
     assert "True" in _text(_cell(notebook, "bottles ="))
     assert f"Undeployed wine-{azure.workspace} from online" in _text(_cell(notebook, "%dbml undeploy"))

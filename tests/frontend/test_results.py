@@ -13,17 +13,20 @@ from types import SimpleNamespace
 import pytest
 from IPython.lib.pretty import pretty
 
+from dbml_magics.common.hints import Remedy
 from dbml_magics.results.base import HelpText, Result
 from dbml_magics.results.best import best_of
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Axis, Chart, Line, sparkline, sparklines
 from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.delivery import DeadLetter, DeadLetters, DiscardResult, RetryResult, SyncResult
+from dbml_magics.results.endpoints import Deployment, DeployResult, Endpoint
 from dbml_magics.results.html import safe
 from dbml_magics.results.link import Destination, ExperimentResult, LinkStatus, UiPage, UiResult, UnlinkResult
 from dbml_magics.results.pictures import COLOURS, INK, picture, small_curve, ticks
 from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterResult
 from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
+from dbml_magics.results.runs_table import RunsTable
 from dbml_magics.results.scoring import ScoreResult, StreamResult, UdfResult
 from dbml_magics.results.text import duration, number, when
 
@@ -341,7 +344,7 @@ def test_syncing_and_unlinking_say_what_remains() -> None:
     assert str(UnlinkResult("sqlite:///x", "sqlite:///x", {"databricks": 0, "azureml": 3})).splitlines() == [
         "Unlinked: MLflow tracks to sqlite:///x again",
         "  azureml  … 3 writes waiting",
-        "  nothing is lost: this kernel goes on delivering them; %dbml link --again takes the link up again",
+        "  nothing is lost: this kernel keeps delivering them; %dbml link --again takes the link up again",
     ]
 
 
@@ -400,12 +403,17 @@ def test_the_pages_of_the_workspaces_are_links() -> None:
         (1204, "1,204"),
         (20.0, "20"),
         (0.99438, "0.994"),
-        (0.00000032, "3.2e-07"),
+        (0.00000032, "3.2e-7"),
         (12345.678, "12,345.7"),
         (2.5, "2.5"),
         (float("nan"), "nan"),
         (float("-inf"), "-inf"),
-        (1e20, "100,000,000,000,000,000,000.0"),
+        (1e19, "1e19"),
+        (-1.23456e19, "-1.235e19"),
+        (12345678901234567890, "1.235e19"),
+        (1e-10, "1e-10"),
+        (1e100, "1e100"),
+        (999999999999999, "999,999,999,999,999"),
     ],
 )
 def test_numbers_are_readable(value: float, written: str) -> None:
@@ -531,7 +539,7 @@ def test_text_repr_and_pretty_are_one_and_the_same(result: Result) -> None:
 def test_scores_say_what_was_done_and_what_to_do_next() -> None:
     lazy = ScoreResult("wine/1", "prediction", "double", "Spark 4.0 (local[*])")
     assert str(lazy).splitlines() == [
-        "wine/1 scores when this is used, by Spark 4.0 (local[*])",
+        "wine/1 scores lazily, when the result is used, by Spark 4.0 (local[*])",
         "  column  prediction (double)",
         "  see  _.data.show()",
     ]
@@ -586,3 +594,42 @@ def test_runs_are_compared_in_one_table_with_the_best_values_marked() -> None:
     assert "0.125 ★" in result.text()
     assert "0.25 ★" not in result.text()
     assert result.html().count("<table>") == 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "more", "said"),
+    [
+        (None, False, "No runs in wine"),
+        (0, False, "No runs in wine"),
+        (1, False, "No run fits loss < 1; 1 run is in wine"),
+        (12, False, "No run fits loss < 1; 12 runs are in wine"),
+        (200, True, "No run fits loss < 1; 200 runs or more are in wine"),
+    ],
+)
+def test_no_runs_by_a_filter_is_not_no_runs(amount: int | None, more: bool, said: str) -> None:
+    found = RunsResult((), "wine", filter="loss < 1", amount=amount, more=more, unfiltered=Remedy("runs"))
+    assert str(found).splitlines()[0] == said
+    assert said.replace("<", "&lt;") in str(found.html())
+
+
+def test_long_names_do_not_widen_a_table() -> None:
+    long = "n" * 90
+    row = replace(ROW, name=long, params={long: long}, metrics={long: 1e19})
+    for shown in (str(RunsResult((row,), "wine")), str(RunsTable((row, replace(row, params={long: "x"}))))):
+        assert f"{'n' * 39}…" in shown
+    assert f"{'n' * 39}… 1e19" in str(RunsResult((row,), "wine"))
+    assert long not in str(RunsResult((row,), "wine"))
+
+
+@pytest.mark.parametrize(
+    ("deployment", "said"),
+    [("iris", "Updated iris on local to iris/2 in 2.0 s"), ("green", "Updated deployment green of iris on")],
+)
+def test_an_update_names_each_thing_once(deployment: str, said: str) -> None:
+    endpoint = Endpoint(
+        "iris", "local", "ready", None, "key", (Deployment("iris", "iris/2", "ready", 100, "282 MB"),)
+    )
+    shown = str(DeployResult(endpoint, deployment, "iris/2", 2.0, changed="updated"))
+    assert shown.startswith(said)
+    assert "  authentication  key" in shown
+    assert "1 × 282 MB memory" in shown
