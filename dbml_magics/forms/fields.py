@@ -25,7 +25,7 @@ _LABEL = {"description_width": "190px"}
 _PLACEHOLDER = 52  # characters: what a field shows; the tooltip has all of it
 
 
-def _wide(width: int = 520) -> widgets.Layout:
+def _wide(width: int = 524) -> widgets.Layout:
     """Return the layout of a control that is so wide where there is room."""
     return widgets.Layout(flex=f"0 1 {width}px", min_width="0")
 
@@ -78,9 +78,7 @@ class Field:
             self._again.on_click(lambda _: self.look_up())
             parts.append(self._again)
         # In one row, whatever the width: a button below its field would look like the next field's.
-        row = widgets.HBox(
-            parts, layout=widgets.Layout(align_items="baseline", flex="0 1 auto", max_width="100%")
-        )
+        row = widgets.HBox(parts, layout=widgets.Layout(align_items="baseline", width="min(570px, 100%)"))
         row.add_class("dbml-row")
         self.box = widgets.HBox(
             [row, self._hint, self.message],
@@ -163,6 +161,7 @@ class Field:
             self.control.layout = _wide()
             self.control.style = _LABEL
             self.control.remove_class("dbml-beside")
+        self._show()  # what is wrong with it may hang on the others
 
     def _submitted(self, content: Mapping[str, object]) -> None:
         if content.get("event") == "submit":

@@ -272,7 +272,8 @@ class CommandForm:
         problem = self.problem()
         self._line.show(self.line, self.python, complete=not problem)
         self.button.disabled = bool(problem)
-        self._message.value = self._came_of_it or said(problem)
+        wrong = [field.label for field in self.fields.values() if field.problem()]  # each says so itself
+        self._message.value = self._came_of_it or said(f"correct {', '.join(wrong)}" if wrong else problem)
 
     # --- what it does
 

@@ -38,7 +38,7 @@ class CellOutputs:
             return False
         data["text/plain"] = f"{line}\n{data.get('text/plain', '')}"
         if "text/html" in data:
-            data["text/html"] = f"<div>{code(line)}</div>{data['text/html']}"
+            data["text/html"] = f'<div style="margin-top:8px">{code(line)}</div>{data["text/html"]}'
         kind = "update_display_data" if line in self._shown else "display_data"
         place = self._shown.setdefault(line, uuid.uuid4().hex)
         content = {"data": data, "metadata": metadata, "transient": {"display_id": place}}

@@ -31,7 +31,7 @@ STYLE = """<style>
   color: var(--jp-ui-font-color1, inherit); padding-left: 0; }
 .dbml-panel .dbml-field { margin: 1px 0; }
 .dbml-panel .dbml-hint { color: var(--jp-ui-font-color2, inherit); margin-left: 4px; }
-.dbml-panel .dbml-message { flex: 1 0 100%; margin-left: 198px; }
+.dbml-panel .dbml-message { flex: 0 0 auto; width: calc(100% - 198px); margin-left: 198px; height: auto; }
 .dbml-panel .dbml-foot { margin-top: 6px; }
 .dbml-panel .dbml-go { margin-right: 12px; padding: 0 18px; }
 .dbml-panel .dbml-line { flex: 1 1 300px; min-width: 0; }
@@ -76,7 +76,7 @@ STYLE = """<style>
   overflow: visible; }
 .dbml-panel .widget-checkbox input[type=checkbox] { flex-grow: 0; }
 @container (max-width: 640px) {
-  .dbml-panel .dbml-message { margin-left: 0; }
+  .dbml-panel .dbml-message { width: 100%; margin-left: 0; }
   .dbml-panel :is(.dbml-commands, .dbml-way) { flex-direction: column; align-items: stretch; height: auto; }
   .dbml-panel :is(.dbml-commands, .dbml-way) .widget-label { text-align: left; width: auto !important; }
   .dbml-panel :is(.dbml-commands, .dbml-way) > select { flex: 0 0 28px; width: 100%; }

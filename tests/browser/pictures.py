@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.browser.jupyter import FLAGS, PATIENCE_MS, Jupyter, opened
+from tests.browser.jupyter import FLAGS, HIDES, PATIENCE_MS, Jupyter, opened
 from tests.browser.pages import LINKED, PanelPage
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -71,7 +71,7 @@ def main() -> int:
     try:
         with sync_playwright() as playwright:
             found = shutil.which("chromium")
-            browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=found, args=FLAGS, ignore_default_args=HIDES)
             jupyter.wait()
             _panels(browser, jupyter)
             _live(browser, jupyter)

@@ -349,7 +349,8 @@ def test_pruning_wants_the_name_of_the_workspace_that_loses_something(fake: Fake
     assert made.line == "%dbml sync --repair --prune --confirm"
     assert not made.button.disabled
     fill(made, **{"from": "azureml"})
-    assert "type databricks here" in made._message.value
+    assert "type databricks here" in made.fields["--confirm"].message.value
+    assert "correct Type it to confirm" in made._message.value
     fill(made, way="discard", confirm="3")
     assert made.line == "%dbml sync --dead discard --confirm 3"
 
