@@ -76,9 +76,11 @@ def _run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         raise HelpRequested(command_help(command, _in_shell_words))
     args = parse(command, rest, {})
-    if command.needs_link:
-        api.link(again=True)
-    result = running.run(command, args, display.Screen())
+    screen = display.Screen()
+    with screen.going(f"{_PROG} {name}"):
+        if command.needs_link:
+            api.link(again=True)
+        result = running.run(command, args, screen)
     print(result)
     if getattr(result, "broken", ()):
         return 1

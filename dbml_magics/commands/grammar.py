@@ -179,6 +179,7 @@ class Command:
     run: Callable[[argparse.Namespace, Output], Result] | None = None  # where calling it is not all
     options: tuple[Option, ...] = ()
     needs_link: bool = True
+    at_once: str = ""  # shown while the command begins, before anything is imported for it
     details: str = ""
     prefix: str = "%dbml "
 

@@ -74,6 +74,7 @@ COMMAND = Command(
     bare=api.status,
     run=run,
     needs_link=False,
+    at_once="linking: MLflow and the workspaces are being opened",
     details=(
         "An Azure ML workspace has three names (--subscription, --resource-group, --workspace), which\n"
         "--config reads from Azure ML's config.json or a team's dbml.toml; a host that such a file names\n"

@@ -39,6 +39,9 @@ class Progress:
     ) -> None:
         """Close the line."""
 
+    def begin(self, what: str, at_once: str = "") -> None:
+        """Name the command that begins, so that the line can show that it goes on."""
+
     def update(self, remaining: Mapping[str, int], rate: float) -> None:
         """Show how many writes remain for each workspace, and how many go out in a second."""
         if not self._line and not any(remaining.values()):

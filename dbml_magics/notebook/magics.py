@@ -149,9 +149,11 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         return None if tab is None else panel.panel(COMMANDS, self._session(), tab, name)
 
     def _run(self, command: Command, args: Namespace) -> Result:
-        if command.needs_link:
-            need_link(Remedy(command.name))
-        return run(command, args, display.Screen())
+        screen = display.Screen()
+        with screen.going(command.prog, command.at_once):
+            if command.needs_link:
+                need_link(Remedy(command.name))
+            return run(command, args, screen)
 
     def _hand_over(self, result: Result) -> Result | None:
         """Show a result unless the line's value is used, and return it so that it is not shown again.
