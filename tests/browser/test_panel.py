@@ -14,12 +14,12 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Locator, expect
 
 from dbml_magics.forms.tabs import TABS
-from tests.browser.jupyter import PATIENCE_MS, Jupyter, opened
+from tests.browser.jupyter import LOOKS, PATIENCE_MS, Jupyter, opened
 from tests.browser.pages import LINKED, PanelPage, stray_scrollbars, violations
 from tests.standins.azure import AzureStandIn
 
 Keep = Callable[..., None]
-PANEL_LOOKS = (("light", 1400), ("dark", 900), ("light", 600), ("dark", 600))
+PANEL_LOOKS = (*LOOKS, ("light", 600), ("dark", 600))
 
 TRAIN = """%%track forest
 import mlflow
