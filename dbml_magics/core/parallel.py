@@ -12,14 +12,15 @@ from typing import TypeVar
 
 from dbml_magics.core.runtime.engine import Engine
 
-_WORKERS = 10  # requests at a time, as many as delivery makes
+AT_ONCE = 10
+"""Requests at a time: as many as a process may have under way at a workspace."""
 T = TypeVar("T")
 A = TypeVar("A")
 
 
 def workers(engine: Engine) -> int:
     """Return how many things are asked for at a time: one of a database file."""
-    return 1 if any(engine.workspaces[role].spec.local for role in engine.link.tracked) else _WORKERS
+    return 1 if any(engine.workspaces[role].spec.local for role in engine.link.tracked) else AT_ONCE
 
 
 def in_parallel(workers: int, work: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:

@@ -34,7 +34,7 @@ from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
 from dbml_magics.core.paging import entries
-from dbml_magics.core.parallel import in_parallel
+from dbml_magics.core.parallel import AT_ONCE, in_parallel
 from dbml_magics.core.runs import as_error, client
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadLink, BadName, ModelNotFound, NoModel, Refused
@@ -43,7 +43,6 @@ from dbml_magics.results.registry import ModelsResult, ModelVersion, RegisterRes
 _PATIENCE_S = 600.0
 _ANSWER_S = 0.5  # between two looks whether a registry has answered: a registration may change its queue
 _ALIASES_S = 1.0
-_AT_ONCE = 10  # models whose versions are asked for at a time
 
 
 def register(
@@ -352,7 +351,7 @@ def _newest(workspace: Workspace) -> Iterator[RegisteredVersion]:
                 newest = max(model.latest_versions, key=lambda version: int(version.version))
                 yield _with_aliases(newest, model.aliases)
         return
-    for versions in in_parallel(_AT_ONCE, lambda model: _versions(registry, model.name), models):
+    for versions in in_parallel(AT_ONCE, lambda model: _versions(registry, model.name), models):
         yield from versions[:1]
 
 

@@ -215,10 +215,7 @@ class RunsView:
 
     def _head(self, number: int, column: str) -> str:
         table = self._table
-        sorted_ = column == table.sort
-        direction = "descending" if table.descending else "ascending"
-        aria = f' aria-sort="{direction}"' if sorted_ else ""
-        sign = (" ▼" if table.descending else " ▲") if sorted_ else ""
+        aria, sign = table.order(column)
         figures = ' class="dbml-figure"' if column in table.metrics else ""
         return (
             f'<th scope="col"{aria}{figures}><button type="button" data-pressed="sort {number}" '

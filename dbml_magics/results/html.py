@@ -70,12 +70,7 @@ def details(summary: str, content: Html) -> Html:
 
 def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
     """Lay out rows in a table whose columns have headers; the first cell of a row is the row's header."""
-    head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
-    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
-    return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return parts_table(caption, headers, [("", rows)])
 
 
 def parts_table(
@@ -86,22 +81,23 @@ def parts_table(
     body = ""
     for title, rows in parts:
         above = f'<tr><th scope="rowgroup" colspan="{len(headers)}" {_CELL}>{safe(title)}</th></tr>'
-        body += (
-            f"<tbody>{above if title else ''}{''.join(f'<tr>{_row(cells)}</tr>' for cells in rows)}</tbody>"
-        )
-    return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead>{body}</table>"
-    )
+        body += _body(rows, above if title else "")
+    return _table(caption, f"<thead><tr>{head}</tr></thead>{body}")
 
 
 def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
     """Lay out labelled rows: the first cell of each is its header."""
-    body = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
-    return Html(
-        f'<table><caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
-        f"<tbody>{body}</tbody></table>"
-    )
+    return _table(caption, _body(rows))
+
+
+def _table(caption: str, content: str) -> Html:
+    said = f'<caption style="text-align:left;white-space:nowrap">{safe(caption)}</caption>'
+    return Html(f"<table>{said}{content}</table>")
+
+
+def _body(rows: Iterable[Sequence[str]], above: str = "") -> str:
+    lines = "".join(f"<tr>{_row(cells)}</tr>" for cells in rows)
+    return f"<tbody>{above}{lines}</tbody>"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -105,6 +105,13 @@ class RunsTable(Result):
         """Return what stands above a column."""
         return f"{DIFFERS} {column}" if column in self.params else column
 
+    def order(self, column: str) -> tuple[str, str]:
+        """Return the attribute and the sign with which a head says that its column is the sorted one."""
+        if column != self.sort:
+            return "", ""
+        direction, sign = ("descending", " ▼") if self.descending else ("ascending", " ▲")
+        return f' aria-sort="{direction}"', sign
+
     def _heads(self) -> list[str]:
         return ["run", *map(self.head, self.columns)]
 
@@ -122,12 +129,9 @@ class RunsTable(Result):
 
     def html(self) -> str:
         """Return a table whose head says which column it is sorted by."""
-        heads = []
-        for head in self._heads():
-            sorted_ = self.sort and head.removeprefix(f"{DIFFERS} ") == self.sort
-            direction = "descending" if self.descending else "ascending"
-            aria = f' aria-sort="{direction}"' if sorted_ else ""
-            sign = (" ▼" if self.descending else " ▲") if sorted_ else ""
+        heads = ['<th scope="col" style="text-align:left">run</th>']
+        for column in self.columns:
+            (aria, sign), head = self.order(column), self.head(column)
             heads.append(f'<th scope="col"{aria} style="text-align:left">{safe(head + sign)}</th>')
         rows = []
         for row in self.shown:

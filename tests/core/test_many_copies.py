@@ -170,7 +170,7 @@ def test_copying_holds_no_more_for_more_runs(
         (pairs, "_LET_GO_EVERY", 4),
         (pairs, "PAGE", 4),
         (readers, "PAGE", 4),
-        (parallel, "_WORKERS", 1),
+        (parallel, "AT_ONCE", 1),
         (copying, "_MODELS_HELD", 2),
     ):
         monkeypatch.setattr(module, name, value)

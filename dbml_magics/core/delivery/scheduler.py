@@ -246,7 +246,7 @@ class Scheduler:
         """Give turns to as many queues as may have one now; one alone looks whether an outage is over."""
         if self._broken_off:
             for queue in self._line:
-                self._put_back(queue, self._line.is_live(queue))
+                self._put_back(queue)
             self._line.clear()
             return () if self._under_way else self._end_round(now, Rest(0.0))
         begun: list[Instruction] = []
@@ -272,15 +272,15 @@ class Scheduler:
         """Take the next queue out of the line; returns it, and whether this process logs to it now."""
         for queue, pause in self._pauses.items():
             if pause.until > now and queue in self._line:
-                self._put_back(queue, self._line.is_live(queue))
+                self._put_back(queue)
                 self._line.remove(queue)
         return self._line.take(lambda queue: not self._precedence.waits(queue, self._is_on_its_way))
 
     def _is_on_its_way(self, queue: str) -> bool:
         return queue in self._under_way or queue in self._line
 
-    def _put_back(self, queue: str, live: bool) -> None:
-        (self.due if live else self.left).add(queue)
+    def _put_back(self, queue: str) -> None:
+        (self.due if self._line.is_live(queue) else self.left).add(queue)
 
     def _end_round(self, now: float, *last: Instruction) -> tuple[Instruction, ...]:
         if self._hurried:
