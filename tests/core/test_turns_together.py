@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +147,27 @@ def test_a_twins_tag_follows_a_model_that_is_renamed_between_two_looks(both: Bot
     both.change("version_tag", LINK_QUEUE, version="1", own=True, key=TWIN_TAG, value="databricks:wine/1")
     both.deliver(SECOND)
     assert both.at_second() == [("beer", "1", "databricks:beer/1")]
+
+
+@pytest.mark.parametrize("arrived", [0, 1, 2], ids=lambda n: f"{n} of 2 renames arrived")
+def test_a_twins_tag_finds_its_version_whichever_rename_has_arrived(both: Both, arrived: int) -> None:
+    """The model was renamed twice, and another model has its first name by now."""
+    run, names, there = both.begin(), ["wine", "beer", "cider"], both.there[SECOND]
+    both.register(run, "1")
+    both.deliver(SECOND)
+    for old, new in pairwise(names):
+        both.engine.state.model_versions.follow_rename(old, new)
+    for old, new in pairwise(names[: arrived + 1]):
+        there.rename_registered_model(old, new)
+    if arrived:
+        both.engine.state.model_names.note_used("wine")
+        there.create_registered_model("wine", {})
+        there.create_model_version("wine", "s3://bucket/2", None, {KEY_TAG: "2"}, None, None, None)
+    tag = {"version": "1", "of": "1", "own": True, "key": TWIN_TAG, "value": "databricks:wine/1"}
+    both.change("version_tag", LINK_QUEUE, **tag)
+    both.deliver(SECOND)
+    expected = [(names[arrived], "1", "databricks:cider/1"), *([("wine", "2", None)] if arrived else [])]
+    assert sorted(both.at_second()) == expected
 
 
 def test_a_file_that_was_put_aside_does_not_come_after_a_newer_one(both: Both, tmp_path: Path) -> None:

@@ -25,29 +25,32 @@ from dbml_magics.core.outbox.spool import SMALL
 from dbml_magics.core.runtime.disk_thread import DiskThread
 from tests.simulation.world import FAULTS, ROLES, Expected, World
 
-ACTS: dict[Callable[[World], None], int] = {}
+Act = Callable[[World], None]
+ACTS: dict[Act, int] = {}
 """What may happen next, and how often it does."""
+MORE_ACTS: dict[Act, int] = {}
+"""What may happen too where turns go on together; without it, old seeds play what they once did."""
 
 
-def act(weight: int) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+def act(weight: int, among: dict[Act, int] = ACTS) -> Callable[[Act], Act]:
     """Add something that may happen."""
 
-    def add(happens: Callable[[World], None]) -> Callable[[World], None]:
-        ACTS[happens] = weight
+    def add(happens: Act) -> Act:
+        among[happens] = weight
         return happens
 
     return add
 
 
-def of_a_run(weight: int) -> Callable[[Callable[[World, Expected], None]], Callable[[World], None]]:
+def of_a_run(weight: int, among: dict[Act, int] = ACTS) -> Callable[[Callable[[World, Expected], None]], Act]:
     """Add something that a process does to a run, if there is one."""
 
-    def add(does: Callable[[World, Expected], None]) -> Callable[[World], None]:
+    def add(does: Callable[[World, Expected], None]) -> Act:
         def happens(world: World) -> None:
             if runs := world.known():
                 does(world, world.chance.choice(runs))
 
-        return act(weight)(happens)
+        return act(weight, among)(happens)
 
     return add
 
@@ -179,21 +182,48 @@ def _restart(world: World) -> None:
     world.restart("the process ends, and another begins")
 
 
-def _none_is_deleted(world: World) -> bool:
-    """Tell whether no run was ever deleted: a deleted run refuses what is delivered anew."""
-    return not any(run.deleted for run in world.runs)
+def _all_may_go_again(world: World) -> bool:
+    """Tell whether nothing was ever deleted or renamed: it would refuse what is delivered anew."""
+    return not world.renamed and not any(each.deleted for each in [*world.runs, *world.models])
 
 
 @act(1)
 def _lose_the_state(world: World) -> None:
-    if _none_is_deleted(world):
+    if _all_may_go_again(world):
         world.lose_the_state()
 
 
 @act(1)
 def _put_back(world: World) -> None:
-    if _none_is_deleted(world):
+    if _all_may_go_again(world):
         world.put_back()
+
+
+@of_a_run(2, MORE_ACTS)
+def _log_a_model(world: World, run: Expected) -> None:
+    world.log_model(run)
+
+
+@act(3, MORE_ACTS)
+def _change_a_model(world: World) -> None:
+    if models := [model for model in world.models if model.sure and not model.deleted]:
+        model = world.chance.choice(models)
+        change = world.chance.choice(["tag", "untag", "param", "status", "delete"])
+        world.change_model(model, change)
+
+
+@act(1, MORE_ACTS)
+def _rename_a_registered_model(world: World) -> None:
+    # With the state goes what waits for which name: the link would say that there is no such model.
+    if versions := [each for each in world.versions if each.sure and not world.lost_the_state]:
+        world.rename_registered(world.chance.choice(versions).name)
+
+
+@act(2, MORE_ACTS)
+def _storage_refuses(world: World) -> None:
+    role, seconds = world.chance.choice(ROLES), world.chance.choice([10.0, 100.0, 1000.0])
+    world.say(f"{role}: the storage refuses files for {seconds:g} s")
+    world.there[role].no_files_until = world.clock.now + seconds
 
 
 @contextmanager
@@ -220,7 +250,8 @@ def play(seed: int, acts: int = 40, lanes: int = 3) -> list[str]:
 
 def _play(folder: Path, seed: int, acts: int, lanes: int) -> list[str]:
     world = World(folder, seed, lanes)
-    happenings, weights = [*ACTS], [*ACTS.values()]
+    acts_of = ACTS | MORE_ACTS if lanes > 1 else ACTS
+    happenings, weights = [*acts_of], [*acts_of.values()]
     try:
         world.begin()
         for happens in world.chance.choices(happenings, weights, k=acts):

@@ -11,16 +11,26 @@ from pathlib import Path
 from random import Random
 from typing import ParamSpec, TypeVar
 
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LoggedModel, Run, ViewType
 
-from dbml_magics.core.delivery.writers.ids import RUN_TAG
+from dbml_magics.core.delivery.writers.ids import MODEL_TAG, RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import ask_for
 from dbml_magics.core.delivery.writers.versions import KEY_TAG, TWIN_TAG
 from dbml_magics.core.destinations.errors import Busy, Unavailable
 from dbml_magics.core.link import Link, WorkspaceSpec
-from dbml_magics.core.model.facts import RegistryChange, VersionFacts
+from dbml_magics.core.model.facts import ModelFacts, RegistryChange, VersionFacts
 from dbml_magics.core.model.ids import provisional
-from dbml_magics.core.model.operations import ChangeRegistry, CreateRun, Operation
+from dbml_magics.core.model.operations import (
+    ChangeRegistry,
+    CreateModel,
+    CreateRun,
+    DeleteModel,
+    DeleteModelTag,
+    FinalizeModel,
+    LogModelParams,
+    Operation,
+    SetModelTags,
+)
 from dbml_magics.core.model.queues import REGISTRY_QUEUE
 from dbml_magics.core.runtime.engine import Engine
 from tests.infra.clock import FakeClock
@@ -81,12 +91,15 @@ class Destination(MemoryDestination):
         super().__init__(role, seed=seed, appends=True)
         self._clock, self._steps = clock, steps
         self.away_until = 0.0
+        self.no_files_until = 0.0
 
     def serve(self, name: str, writes: bool, call: Callable[[], T]) -> T:
         """Serve a call; the process may end before it, and before it reads the answer."""
         self._steps.step()
         if self._clock.now < self.away_until:
             raise UNSENT.error()
+        if name == "log_artifact" and self._clock.now < self.no_files_until:
+            raise Unavailable("its storage refuses (403)", sent=False, apart=True)
         answer = super().serve(name, writes, call)
         self._steps.step()
         return answer
@@ -116,6 +129,20 @@ class Expected:
 
 
 @dataclass
+class Logged:
+    """A logged model as it was acknowledged: a change of one is one step here."""
+
+    id: str
+    name: str
+    queue: str
+    sure: bool = False  # its creation was acknowledged
+    deleted: bool = False
+    status: str = "PENDING"
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Version:
     """A version that was asked for, and the tag that it shall have."""
 
@@ -134,8 +161,9 @@ class World:
         self.there = {role: Destination(role, seed, self.clock, self.steps) for role in ROLES}
         self.folder = folder
         self.runs: list[Expected] = []
+        self.models: list[Logged] = []
         self.versions: list[Version] = []
-        self.lost_the_state = False
+        self.lost_the_state = self.renamed = False
         self.story: list[str] = []
         self.crashes = 0
         self._number = 0
@@ -294,6 +322,75 @@ class World:
         with self.at_once():
             self.engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(change))
 
+    def rename_registered(self, name: str) -> None:
+        """Rename a registered model, some of whose versions may have no number yet."""
+        new_name = f"{name.split()[0]} {self.number()}"
+        self.say(f"{name} is renamed {new_name}")
+        waiting = self.engine.state.model_versions.open_of(name)
+        rename: RegistryChange = {
+            "do": "rename_model",
+            "name": name,
+            "new_name": new_name,
+            "to": [*ROLES],
+            "after": waiting,
+        }
+        twins: RegistryChange = {"do": "twins", "name": new_name, "old_name": name, "to": [*ROLES]}
+        with self.at_once():
+            self.engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(rename))
+            self.engine.state.model_versions.follow_rename(name, new_name)
+            self.engine.recorder.write(REGISTRY_QUEUE, ChangeRegistry(twins))
+        self.renamed = True
+        for version in self.versions:
+            if version.name == name:
+                version.name = new_name
+
+    # --- logged models
+
+    def log_model(self, run: Expected) -> None:
+        """Log a model of a run that no workspace has named yet."""
+        number = self.number()
+        model = Logged(f"m-{number:032x}", f"model{number}", run.id)
+        self.models.append(model)
+        self.say(f"{run.label}: {model.name} is logged")
+        facts: ModelFacts = {
+            "id": model.id,
+            "experiment": "0",
+            "name": model.name,
+            "run": run.id,
+            "type": None,
+            "params": {},
+            "tags": {},
+            "created": 1000 + number,
+        }
+        with self.may_crash():
+            self.engine.state.remember_model(model.id, run.id, facts)
+            self.engine.live.begin_queue(run.id)
+            self.engine.recorder.write_all(run.id, [CreateModel(facts)], lasting=True)
+            model.sure = True
+
+    def change_model(self, model: Logged, change: str) -> None:
+        """Change a logged model, or delete it."""
+        key, op = f"k{self.number()}", None
+        match change:
+            case "tag":
+                op = SetModelTags(model.id, {key: "1"})
+                model.tags[key] = "1"
+            case "untag" if model.tags:
+                op = DeleteModelTag(model.id, self.chance.choice([*model.tags]))
+                del model.tags[op.key]
+            case "param":
+                op = LogModelParams(model.id, {key: "1"})
+                model.params[key] = "1"
+            case "status":
+                model.status = self.chance.choice(["READY", "FAILED"])
+                op = FinalizeModel(model.id, model.status)
+            case "delete":
+                op, model.deleted = DeleteModel(model.id), True
+        if op is not None:
+            self.say(f"{model.name}: {op.describe()}")
+            with self.at_once():
+                self.engine.recorder.write(model.queue, op)
+
     def known(self) -> list[Expected]:
         """Return the runs that can be logged to."""
         return [run for run in self.runs if run.sure and run.is_surely("stage", "active")]
@@ -315,6 +412,7 @@ class World:
         assert not dead, f"put aside: {dead}"
         for role, there in self.there.items():
             self._compare(role, there)
+            self._compare_models(role, there)
         self._compare_versions()
         self.say("equal")
 
@@ -324,13 +422,17 @@ class World:
         self.steps.left = None
         for there in self.there.values():
             there.heal()
-            there.away_until = 0.0
+            there.away_until = there.no_files_until = 0.0
         until = self.clock.now + PATIENCE_S
-        while any(self.engine.backlog.waiting(role)[0] for role in ROLES):
+        while any(self._waits(role) for role in ROLES):
             assert self.clock.now < until, f"after an hour without a fault {self._left()} waits"
             for role in ROLES:
                 self.deliver(role, urgent=True)
             self.clock.sleep(0.5)
+
+    def _waits(self, role: str) -> bool:
+        """Tell whether writes are on their way, or files put aside until the storage takes them."""
+        return bool(self.engine.backlog.waiting(role)[0] or self.engine.workers[role].held.numbers())
 
     def _left(self) -> str:
         return ", ".join(f"{self.engine.backlog.waiting(role)[0]} for {role}" for role in ROLES)
@@ -347,6 +449,24 @@ class World:
             else:
                 self._compare_run(f"{role}, {run.label}", there, run, held)
         assert not found, f"{role} has runs that nobody began: {[*found]}"
+
+    def _compare_models(self, role: str, there: Destination) -> None:
+        found: dict[str, LoggedModel] = {}
+        for each in there.search_logged_models(["0"], most=1000):
+            key = each.tags[MODEL_TAG]
+            assert key not in found, f"{role} has {each.name} twice"
+            found[key] = each
+        for model in self.models:
+            held = found.pop(model.id, None)
+            if held is None or model.deleted:
+                assert model.deleted or not model.sure, f"{role} lacks {model.name}"
+                assert held is None, f"{role} still has {model.name}, which is deleted"
+                continue
+            tags = {key: value for key, value in held.tags.items() if key != MODEL_TAG}
+            stands = held.status.value, tags, held.params
+            expected = model.status, model.tags, model.params
+            assert stands == expected, f"{role}, {model.name}: {stands}, not {expected}"
+        assert not found, f"{role} has logged models that nobody logged: {[*found]}"
 
     def _compare_versions(self) -> None:
         numbers: dict[str, dict[str, str]] = {}

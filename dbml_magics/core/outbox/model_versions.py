@@ -69,6 +69,10 @@ def _waiting(value: WaitingVersion) -> WaitingVersion:
     return value.copy()
 
 
+def _texts(value: list[str]) -> list[str]:
+    return value.copy()
+
+
 def _change(value: RegistryChange) -> RegistryChange:
     return value.copy()
 
@@ -88,6 +92,7 @@ class ModelVersions:
         self._registered = Texts(answers, "registered")
         self._provisional = Family(answers, "provisional", _waiting)
         self._owed = Family(answers, "owed", _change)
+        self._renames = Family(answers, "renames", _texts)
         self._names = names
 
     # --- what was asked for
@@ -156,13 +161,27 @@ class ModelVersions:
 
     def follow_rename(self, name: str, new_name: str) -> None:
         """Note that a model was renamed, its registrations and aliases with it."""
-        for number, key in self._registered.below(name).items():
+        registered, registering = self._registered.below(name), self._registering.below(name)
+        for number, key in registered.items():
             self._registered.put(key, new_name, number)
             self._registered.forget(name, number)
-        for key, asked in self._registering.below(name).items():
+        for key, asked in registering.items():
             self._registering.put(asked, new_name, key)
             self._registering.forget(name, key)
+        for key in {*registered.values(), *registering}:
+            self._renames.put([*(self._renames.get(key) or []), new_name], key)
         self._names.rename(name, new_name)
+
+    def names(self, key: str | None, name: str) -> list[str]:
+        """Return what the model of a registration was called since, newest first, and at first (``name``).
+
+        A registry calls it by one of these: renames may be on their way to it. Another model may have an
+        older one by now.
+        """
+        renames = self._renames.get(key) if key else None
+        if renames is None:
+            return [*dict.fromkeys([self._names.current(name), name])]
+        return [*dict.fromkeys([*reversed(renames), name])]
 
     # --- a creation whose outcome may be unknown
 

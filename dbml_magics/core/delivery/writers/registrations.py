@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +294,7 @@ class Registrations(Writer):
     def _note_registered(self, key: str, made: Registered, others: Iterable[str]) -> Mapping[str, Answer]:
         """Keep the version that was made for a registration; returns what ``others`` answered before."""
         if self.role == self.ids.topology.registries[0]:
-            self.notes.note_number(made.name, made.version, key)
+            self.notes.note_number(self.notes.names(key, made.name)[0], made.version, key)
         return self.notes.exchange(key, self.role, made, others)
 
     def register(
@@ -460,6 +460,7 @@ class Registrations(Writer):
             "do": "version_tag",
             "name": other.name,
             "version": other.version,
+            "of": facts["key"],
             "own": True,
             "key": TWIN_TAG,
             "value": self.versions.place(self.role, own.name, own.version),
@@ -505,10 +506,13 @@ class Registrations(Writer):
 
     def _tag_twin(self, change: RegistryChange) -> None:
         """Let a version here name its twin; a version that was deleted meanwhile needs no tag."""
-        role, name, number = self.versions.read_place(change["value"])
-        twin = self.versions.place(role, self.state.model_names.current(name), number)
-        for own_name in self._names_of(change["name"]):
+        key, name = change.get("of"), change["name"]
+        role, its_name, number = self.versions.read_place(change["value"])
+        twin = self.versions.place(role, self.notes.names(key, its_name)[0], number)
+        for own_name in chain(names := self.notes.names(key, name), self._again(key, name)):
             try:
+                if len(names) > 1 and key and not self._is_registered_as(own_name, change["version"], key):
+                    continue
                 self.registry.set_model_version_tag(own_name, change["version"], TWIN_TAG, twin)
                 return
             except MlflowException as error:
@@ -521,14 +525,14 @@ class Registrations(Writer):
                     f"{own_name} is being renamed or deleted", sent=False, elsewhere=True
                 ) from error
 
-    def _names_of(self, name: str) -> Iterator[str]:
-        """Yield what a model may be called here; its rename may arrive between two looks."""
-        names = self.state.model_names
-        yield (current := names.current(name))
-        if name != current:
-            yield name
-        if name != current or names.current(name) != current:
-            yield names.current(name)
+    def _again(self, key: str | None, name: str) -> Iterator[str]:
+        """Yield a renamed model's names once more: a rename may have arrived between two looks."""
+        names = self.notes.names(key, name)
+        yield from names if len(names) > 1 else ()
+
+    def _is_registered_as(self, name: str, version: str, key: str) -> bool:
+        """Tell whether a version is that of a registration. Raises MLflow's "not found"."""
+        return bool(self.registry.get_model_version(name, version).tags.get(KEY_TAG) == key)
 
     def _is_gone(self, name: str, version: str) -> bool:
         try:
