@@ -54,6 +54,15 @@ def test_the_second_failure_in_a_row_is_an_outage(health: Health, clock: FakeClo
     assert health.back_at == clock.now
 
 
+def test_a_failure_that_counts_with_another_keeps_its_retry_after(health: Health, clock: FakeClock) -> None:
+    asked = clock.now
+    clock.now += 1
+    health.trouble(Unavailable("timed out"))
+    health.trouble(Unavailable("answers 429", retry_after=30.0), asked)
+    assert not health.away
+    assert health.pause() == 30.0
+
+
 def test_a_denial_counts_at_once(health: Health) -> None:
     health.trouble(Unavailable("answers 403", denied=True))
     assert health.away

@@ -184,7 +184,7 @@ def _restart(world: World) -> None:
 
 def _all_may_go_again(world: World) -> bool:
     """Tell whether nothing was ever deleted or renamed: it would refuse what is delivered anew."""
-    return not world.renamed and not any(each.deleted for each in [*world.runs, *world.models])
+    return not (world.renamed or any(r.deleted for r in world.runs) or any(m.deleted for m in world.models))
 
 
 @act(1)

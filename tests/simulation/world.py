@@ -28,6 +28,7 @@ from dbml_magics.core.model.operations import (
     DeleteModelTag,
     FinalizeModel,
     LogModelParams,
+    ModelChange,
     Operation,
     SetModelTags,
 )
@@ -370,14 +371,13 @@ class World:
 
     def change_model(self, model: Logged, change: str) -> None:
         """Change a logged model, or delete it."""
-        key, op = f"k{self.number()}", None
+        op: ModelChange | FinalizeModel
+        key = f"k{self.number()}"
         match change:
-            case "tag":
-                op = SetModelTags(model.id, {key: "1"})
-                model.tags[key] = "1"
             case "untag" if model.tags:
-                op = DeleteModelTag(model.id, self.chance.choice([*model.tags]))
-                del model.tags[op.key]
+                key = self.chance.choice([*model.tags])
+                op = DeleteModelTag(model.id, key)
+                del model.tags[key]
             case "param":
                 op = LogModelParams(model.id, {key: "1"})
                 model.params[key] = "1"
@@ -386,10 +386,12 @@ class World:
                 op = FinalizeModel(model.id, model.status)
             case "delete":
                 op, model.deleted = DeleteModel(model.id), True
-        if op is not None:
-            self.say(f"{model.name}: {op.describe()}")
-            with self.at_once():
-                self.engine.recorder.write(model.queue, op)
+            case _:
+                op = SetModelTags(model.id, {key: "1"})
+                model.tags[key] = "1"
+        self.say(f"{model.name}: {op.describe()}")
+        with self.at_once():
+            self.engine.recorder.write(model.queue, op)
 
     def known(self) -> list[Expected]:
         """Return the runs that can be logged to."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 
+from dbml_magics.common.fork_locks import ForkLock
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core import hosts
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
@@ -90,7 +90,7 @@ class Cloud:
         return _STUDIOS.get(self.name)
 
 
-_lock = threading.Lock()
+_lock = ForkLock()
 _read: dict[str | None, dict[str, Cloud]] = {}  # a list is read once a process: an outage shall not hide it
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
+from dbml_magics.common.fork_locks import ForkLock
 from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
@@ -74,7 +74,7 @@ class SignIn:
         self.asked = method
         self.settings = dict(settings or {})
         self._prompt = prompt
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
         self._tokens: dict[tuple[str, ...], tuple[AccessToken, float]] = {}
         self._credential: TokenCredential | None = None
         self._signed_in = False
@@ -552,7 +552,7 @@ def _quietly() -> Iterator[None]:
 
 
 _shared: dict[tuple[str, ...], SignIn] = {}
-_shared_lock = threading.Lock()
+_shared_lock = ForkLock()
 
 
 def shared(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,6 +14,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.rest_utils import MlflowHostCreds
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
+from dbml_magics.common.fork_locks import ForkLock
 from dbml_magics.core.azure.azureml_mlflow_private import AzureMLflowModelRegistry, AzureMLRestStore
 from dbml_magics.core.destinations import rest
 from dbml_magics.core.destinations.aliases import AliasesAsTags
@@ -56,7 +56,7 @@ class RecentWrites:
     """The metrics that were sent lately, which a search of Azure ML's does not show at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._sent: dict[str, tuple[float, dict[str, tuple[int, int, float]]]] = {}
 
     def note(self, run: str, points: Iterable[MetricJson]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from dbml_magics.common.config import identity_budget_seconds, longest_pause_seconds
+from dbml_magics.common.fork_locks import ForkLock
 from dbml_magics.core.clock import SYSTEM, Clock
 from dbml_magics.core.destinations.errors import Unavailable, classify_error
 from dbml_magics.core.destinations.rest import call_timeout
@@ -25,7 +25,7 @@ class Health:
     def __init__(self, clock: Clock = SYSTEM, chance: random.Random | None = None) -> None:
         self._clock = clock
         self._chance = chance or random.Random()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._trouble_since: float | None = None
         self._failures = 0
         self._failed_at = float("-inf")
@@ -39,10 +39,6 @@ class Health:
         self.back_at = float("-inf")
         """When it last answered again after it had not, on the monotonic clock."""
         self._gave_up: dict[str, tuple[float, str]] = {}  # kind of question -> when, why
-
-    def after_fork(self) -> None:
-        """In a forked child: the lock may have been held by a thread that is not here."""
-        self._lock = threading.Lock()
 
     def fine(self) -> None:
         """Note that the workspace answered."""
@@ -64,6 +60,7 @@ class Health:
             if self._trouble_since is None:
                 self._trouble_since, self.since = now, self._clock.time()
             if self._failures and asked is not None and asked < self._failed_at:
+                self._next_try = max(self._next_try, now + (error.retry_after or 0.0))
                 return
             self._failures, self._failed_at = self._failures + 1, now
             self.reason, self.denied = error.reason, error.denied

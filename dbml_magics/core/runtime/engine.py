@@ -132,8 +132,6 @@ class Engine:
         self.state.forget_connection()
         for workspace in self.workspaces.values():
             workspace.forget_connections()
-        for line in self.health.values():
-            line.after_fork()
         for worker in self.workers.values():
             worker.after_fork()
         for part in (self._disk, self.live, self.own_runs, self.exit_flush):
