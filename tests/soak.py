@@ -210,6 +210,7 @@ class Soak:
             f"{figures.files:,} files  {figures.faults} faults  {figures.kills} kills  "
             f"compared {figures.compared:,}, equal, after {took:.1f} s  "
             f"memory {memory / 1e6:.0f} MB (first {self.memory_at_first / 1e6:.0f})  "
+            f"threads {self.watched.threads()}  descriptors {self.watched.descriptors()}  "
             + "  ".join(f"{what} {bytes_ / 1e6:.2f} MB" for what, bytes_ in size.items())
             + f"  log_metric p50 {figures.quantile(0.5):.0f} p99 {figures.quantile(0.99):.0f} "
             f"µs, slowest {figures.slowest * 1e3:.0f} ms",

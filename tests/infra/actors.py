@@ -122,6 +122,14 @@ class Actor:
                 return int(line.split()[1]) * 1024
         return 0
 
+    def threads(self) -> int:
+        """Return how many threads the process has."""
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+
+    def descriptors(self) -> int:
+        """Return how many files and connections the process has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def log(self) -> str:
         """Return what the process printed."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
