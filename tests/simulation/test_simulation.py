@@ -44,6 +44,12 @@ def test_histories_that_once_went_wrong_come_out_right(seed: int) -> None:
     play(seed, lanes=1)
 
 
+@pytest.mark.parametrize("seed", [38, 313, 821, 1042, 1344])
+def test_histories_with_models_that_once_went_wrong_come_out_right(seed: int) -> None:
+    """Renames on their way while versions are made, of their old name too; models that a lost state named."""
+    play(seed)
+
+
 @pytest.mark.full(but=["0"])
 @pytest.mark.parametrize("first", range(0, HISTORIES, 50))
 def test_nothing_is_lost_doubled_or_left(first: int) -> None:

@@ -168,9 +168,15 @@ class ModelVersions:
         for key, asked in registering.items():
             self._registering.put(asked, new_name, key)
             self._registering.forget(name, key)
-        for key in {*registered.values(), *registering}:
+        copied = {key for key, asked in registering.items() if self._is_copied(asked, name)}
+        for key in {*registered.values(), *registering} - copied:
             self._renames.put([*(self._renames.get(key) or []), new_name], key)
         self._names.rename(name, new_name)
+
+    def _is_copied(self, asked: dict[str, Any], name: str) -> bool:
+        """Tell whether a registration is noted below a name as that of what it copies, not as its own."""
+        told = asked.get("told")
+        return told is not None and self.names(told["key"], told["name"])[0] != name
 
     def names(self, key: str | None, name: str) -> list[str]:
         """Return what the model of a registration was called since, newest first, and at first (``name``).

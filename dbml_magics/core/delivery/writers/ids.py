@@ -204,7 +204,7 @@ class Ids:
         emulated = self.emulated
         if not emulated.keeps(model):
             try:
-                return self.remember_model(model, self.logged_model(self.known_model(model)))
+                return self.remember_model(model, self._known_or_lost(model))
             except MissingEndpoint as error:
                 if emulated.learned.look_for_logged_models():
                     raise no_such_model(model) from error
@@ -213,6 +213,29 @@ class Ids:
                     raise
         emulated.facts(model)
         return self.model_at(model)
+
+    def _known_or_lost(self, model: str) -> LoggedModel:
+        """Return a logged model that the state names, or would name if it were not lost.
+
+        Raises MLflow's "not found".
+        """
+        own = self.known_model(model)
+        try:
+            return self.logged_model(own)
+        except MissingEndpoint:
+            raise
+        except MlflowException as error:
+            if own != model or not is_missing(error) or (lost := self.lost_model(model)) is None:
+                raise
+            return lost
+
+    def lost_model(self, model: str) -> LoggedModel | None:
+        """Return the logged model that carries the user's id in its tag."""
+        if not is_model_id(model):
+            return None
+        experiments = [each.experiment_id for each in self.destination.search_experiments()]
+        found = self.destination.search_logged_models(experiments, f"tags.`{MODEL_TAG}` = '{model}'", 1)
+        return found[0] if found else None
 
     def logged_model(self, own: str) -> LoggedModel:
         """Return a logged model by the service's own id. Raises MLflow's "not found" for what is no id, too.

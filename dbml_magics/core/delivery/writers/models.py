@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 
 from dbml_magics.core.delivery.writers.experiments import Experiments
 from dbml_magics.core.delivery.writers.ids import MODEL_TAG
@@ -17,7 +18,7 @@ from dbml_magics.core.delivery.writers.ports import Peers, Turns
 from dbml_magics.core.delivery.writers.reader import Reader
 from dbml_magics.core.delivery.writers.versions import Versions
 from dbml_magics.core.delivery.writers.writer import Writer
-from dbml_magics.core.destinations.errors import MissingEndpoint
+from dbml_magics.core.destinations.errors import MissingEndpoint, is_missing
 from dbml_magics.core.model.facts import ModelFacts
 from dbml_magics.core.model.operations import (
     DeleteModel,
@@ -52,8 +53,14 @@ class Models(Writer):
         if facts is None:
             if self.ids.is_primary:
                 return self.ids.find_model(model)
-            with self.peers.asking(self.ids.topology.primary) as primary:
-                facts = primary.model_facts(model)
+            try:
+                with self.peers.asking(self.ids.topology.primary) as primary:
+                    facts = primary.model_facts(model)
+            except MlflowException as error:  # it is deleted there; here it may wait for that
+                lost = self.ids.lost_model(model) if is_missing(error) else None
+                if lost is None:
+                    raise
+                return self.ids.remember_model(model, lost)
         self.create(facts, True)
         made = self.state.identity(self.role, "model", model)
         assert made is not None

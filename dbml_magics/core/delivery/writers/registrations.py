@@ -151,7 +151,8 @@ class Registrations(Writer):
             case RegisterVersion(facts) if self._is_asked_for(facts):
                 source_queue = facts.get("queue", queue)
                 if self.queues.is_waiting(self.role, REGISTRY_QUEUE):  # what is in it was asked for earlier
-                    yield Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=False)
+                    moves = self._is_name_moved(facts)
+                    yield Blocked("lets registry writes go first", on=REGISTRY_QUEUE, needed=moves)
                 yield from self._registrations(facts.get("after") or {})
                 if not self.ids.is_tracked:
                     yield from self._run_at_primary(source_queue, facts["key"])
@@ -163,6 +164,17 @@ class Registrations(Writer):
     def _is_asked_for(self, facts: VersionFacts) -> bool:
         """Tell whether a registration is one for this registry."""
         return self.role in facts["to"] and facts.get("only", self.role) == self.role
+
+    def _is_name_moved(self, facts: VersionFacts) -> bool:
+        """Tell whether the model of that name is on its way to be another one, before a version is made."""
+        for entry in self.journal.beyond(REGISTRY_QUEUE, self.state.cursors(self.role, REGISTRY_QUEUE)):
+            op = read_as(ChangeRegistry, entry.line)
+            change = op.change if op is not None and self.role in op.change["to"] else None
+            if change is None or change["do"] not in _MOVES or facts["key"] in change.get("after", {}):
+                continue
+            if facts["name"] in (change["name"], change.get("new_name")):
+                return True
+        return False
 
     def _registrations(self, after: dict[str, str]) -> Iterator[Blocked]:
         """Yield the registrations that a write comes after: each is in its run's queue, or in its own."""
@@ -559,6 +571,7 @@ class Registrations(Writer):
                 self.registry.set_model_version_tag(change["name"], str(found.version), TWIN_TAG, twin)
 
 
+_MOVES = frozenset({"delete_model", "rename_model"})
 _REMOVALS = frozenset({"delete_model", "model_untag", "version_delete", "version_untag", "unalias"})
 
 
