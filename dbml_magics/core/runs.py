@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
@@ -29,9 +30,11 @@ from dbml_magics.errors import (
 )
 from dbml_magics.results.link import ExperimentResult
 from dbml_magics.results.runs import RunRow, RunsResult
+from dbml_magics.results.text import when
 
 LAST = "last"
 _WORD_S = 5.0
+_ID_LENGTH = 32  # at least: an id of MLflow's, or of a job at Azure ML
 
 
 def client(engine: Engine) -> MlflowClient:
@@ -249,25 +252,32 @@ def _register(run: str) -> Remedy:
 
 
 def resolve(engine: Engine, given: str, last: str | None, command: Template = _register) -> str:
-    """Return the id of the run that an id, a prefix or ``last`` means. Raises RunNotFound, AmbiguousRun.
+    """Return the id of the run that an id, the beginning of one, a name or ``last`` means.
 
-    ``command`` makes the command that errors show, of a run.
+    A whole id goes first. A name and the beginning of an id count alike: where they mean different runs, no
+    run is chosen. Raises RunNotFound, AmbiguousRun. ``command`` makes the command that errors show, of a run.
     """
     if given == LAST:
         return _last(engine, last)
-    known = {run: str(info.get("name", "")) for run, info in engine.state.recent_runs(2000)}
+    if not given:
+        raise RunNotFound(
+            "which run? An id, the beginning of one, a name, or last.",
+            remedies=[(Remedy("runs"), "lists the runs with their ids")],
+        )
+    known = {run: _Known(str(f.get("name", "")), f.get("start")) for run, f in engine.state.recent_runs(2000)}
     if given in known:
         return given
     try:
-        return (
-            str(client(engine).get_run(given).info.run_id)
-            if len(given) >= 32
-            else _by_prefix(engine, given, known, command)
-        )
+        return _by_prefix_or_name(engine, given, known, command)
     except MlflowException as error:
         if isinstance(error, Unavailable):
             raise as_error(engine, error, f"run {given!r}") from error
         raise _not_found(given, known, command) from error
+
+
+class _Known(NamedTuple):
+    name: str
+    start: int | None  # ms
 
 
 def _last(engine: Engine, last: str | None) -> str:
@@ -296,43 +306,54 @@ def _last_of_mlflow(engine: Engine) -> str | None:
     return str(run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
 
 
-def _by_prefix(engine: Engine, given: str, known: dict[str, str], command: Template) -> str:
-    if not given:
-        raise RunNotFound(
-            "which run? An id, the beginning of one, or last.",
-            remedies=[(Remedy("runs"), "lists the runs with their ids")],
-        )
-    found = {run: name for run, name in known.items() if run.startswith(given)}
+def _by_prefix_or_name(engine: Engine, given: str, known: dict[str, _Known], command: Template) -> str:
+    found = _meant(given, known)
+    if not found and len(given) >= _ID_LENGTH:
+        try:
+            return str(client(engine).get_run(given).info.run_id)
+        except MlflowException as error:
+            if isinstance(error, Unavailable):
+                raise
     if not found:
         # Runs that this machine has not made: those of the active experiment.
         experiment_id, _ = active_experiment(engine)
         page = client(engine).search_runs([experiment_id], max_results=1000)
-        known.update({r.info.run_id: r.info.run_name or "" for r in page})
-        found = {run: name for run, name in known.items() if run.startswith(given)}
+        known.update({r.info.run_id: _Known(r.info.run_name or "", r.info.start_time) for r in page})
+        found = _meant(given, known)
     if not found:
-        # People also type a run's name: say so, and whose it is.
         raise _not_found(given, known, command)
     if len(found) > 1:
-        raise AmbiguousRun(
-            f"{given!r} begins the ids of {len(found)} runs.",
-            remedies=[
-                (instead(given, run[: len(given) + 6], command(run[: len(given) + 6])), name)
-                for run, name in list(found.items())[:4]
-            ],
+        raise _ambiguous(given, found, command)
+    return found[0][0]
+
+
+def _meant(given: str, known: Mapping[str, _Known]) -> list[tuple[str, _Known]]:
+    """Return the runs whose id begins so, and those of that name."""
+    return [(run, each) for run, each in known.items() if run.startswith(given) or each.name == given]
+
+
+def _ambiguous(given: str, found: Sequence[tuple[str, _Known]], command: Template) -> AmbiguousRun:
+    begins = sum(run.startswith(given) for run, _ in found)
+    named = sum(each.name == given for _, each in found)
+    said = [f"begins the ids of {begins:,} runs"] if begins > 1 else ["begins a run's id"] if begins else []
+    said += [f"is the name of {named:,} runs"] if named > 1 else ["is a run's name"] if named else []
+    remedies = []
+    for run, each in found[:4]:
+        short = next(
+            run[:n] for n in (8, 12, 16, len(run)) if sum(r.startswith(run[:n]) for r, _ in found) < 2
         )
-    return next(iter(found))
+        began = "" if each.start is None else f", started {when(each.start)}"
+        remedies.append((instead(given, short, command(short)), f"run {each.name}{began}"))
+    return AmbiguousRun(f"{given!r} {' and '.join(said)}.", remedies=remedies)
 
 
-def _not_found(given: str, known: dict[str, str], command: Template) -> RunNotFound:
-    named = [run for run, name in known.items() if name == given]
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    guesses: Iterable[str] = [*named, *near]
-    remedies = [
-        (instead(given, run[:8], command(run[:8])), f"run {known[run]}")
-        for run in list(dict.fromkeys(guesses))[:3]
-    ]
+def _not_found(given: str, known: Mapping[str, _Known], command: Template) -> RunNotFound:
+    names = {each.name: run for run, each in reversed([*known.items()]) if each.name}
+    near: list[str] = difflib.get_close_matches(given, [*names, *known], n=2, cutoff=0.6)
+    remedies: list[tuple[str, str]] = []
+    for run in dict.fromkeys(names.get(each, each) for each in near):
+        remedies.append((instead(given, run[:8], command(run[:8])), f"run {known[run].name}"))
     return RunNotFound(
-        f"no run's id begins with {given!r}"
-        + (" (that is a run's name; commands take ids)." if named else "."),
+        f"no run has the name {given!r}, or an id that begins so.",
         remedies=[*remedies, (Remedy("runs"), "lists the runs with their ids")],
     )

@@ -487,7 +487,7 @@ def test_what_a_local_link_can_be_asked_wrongly(home: Path, local: Any) -> None:
 
     # runs
     shown = refused(errors.RunNotFound, lambda: dbml.register("zzz", "wine"))
-    assert "no run's id begins with 'zzz'" in shown
+    assert "no run has the name 'zzz'" in shown
     assert "%dbml runs" in shown
     shown = refused(errors.RunNotFound, lambda: dbml.register("0" * 32, "wine"))
     assert "%dbml runs" in shown
@@ -551,7 +551,7 @@ def test_a_prefix_that_fits_several_runs(home: Path, local: Any, monkeypatch: py
         engine.state.remember_run(f"abc{number}" + "0" * 28, {"name": f"run {number}", "ended": True})
     shown = refused(errors.AmbiguousRun, lambda: dbml.register("abc", "wine"))
     assert "begins the ids of 3 runs" in shown
-    assert "%dbml register abc000000 NAME" in shown
+    assert "%dbml register abc00000 NAME" in shown
 
 
 @pytest.mark.full

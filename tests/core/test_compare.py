@@ -11,6 +11,7 @@ import pytest
 import dbml_magics as dbml
 from dbml_magics.results.compare import CompareResult
 from tests.conftest import Proxies
+from tests.infra import plain
 
 
 @pytest.fixture
@@ -133,14 +134,41 @@ def test_what_cannot_be_compared_is_named_with_what_to_type(experiment: str) -> 
     assert ambiguous.value.remedies[0][0].startswith("%dbml compare ")
 
 
-def test_a_name_in_an_ids_place_is_answered_with_a_line_that_runs(experiment: str) -> None:
-    first, second = log("one", {}, {}), log("two", {}, {})
+def test_a_run_is_given_by_its_name_where_one_run_has_it(experiment: str) -> None:
+    first, second = log("one", {}, {}), log("my second", {}, {})
+    assert [run.run_id for run in dbml.compare("one", "my second").runs] == [first, second]
+    assert dbml.receipt("one").run_id == first
+    third = log("one", {}, {})
+    with pytest.raises(dbml.AmbiguousRun, match="'one' is the name of 2 runs") as ambiguous:
+        dbml.compare("one", "my second")
+    lines = [line for line, _ in ambiguous.value.remedies]
+    assert lines == [f"%dbml compare {third[:8]} {second}", f"%dbml compare {first[:8]} {second}"]
+    assert all(", started 20" in said for _, said in ambiguous.value.remedies)
+
+
+def test_a_name_that_is_the_beginning_of_another_runs_id_chooses_neither(experiment: str) -> None:
+    first = log("one", {}, {})
+    named = log(first[:6], {}, {})
+    with pytest.raises(dbml.AmbiguousRun, match="begins a run's id and is a run's name") as ambiguous:
+        dbml.receipt(first[:6])
+    assert {line.split()[-1] for line, _ in ambiguous.value.remedies} == {first[:8], named[:8]}
+
+
+def test_a_run_of_another_machine_is_given_by_its_name(experiment: str, proxies: Proxies) -> None:
+    first = log("one", {}, {})
+    dbml.sync(60)
+    elsewhere = plain.client(proxies.databricks.uri)
+    there = elsewhere.get_run(first).info.experiment_id
+    other = elsewhere.create_run(there, run_name="a name that is longer than any id of a run").info.run_id
+    found = dbml.compare("one", "a name that is longer than any id of a run")
+    assert [run.run_id for run in found.runs] == [first, other]
+
+
+def test_a_name_that_no_run_has_is_answered_with_a_line_that_runs(experiment: str) -> None:
+    first, second = log("first", {}, {}), log("second", {}, {})
     for given, meant in (
-        (("last", "two"), f"%dbml compare last {first[:8]}"),
-        (("last", "one"), f"%dbml compare last {first[:8]}"),
-        (("last", "onee"), f"%dbml compare last {first[:8]}"),
-        (("one", "two"), f"%dbml compare {first[:8]} {second[:8]}"),
-        (("two", first), f"%dbml compare {second[:8]} {first}"),
+        (("last", "fist"), f"%dbml compare last {first[:8]}"),
+        (("last", "second"), f"%dbml compare last {first[:8]}"),
         (("last", "{}"), f"%dbml compare last {first[:8]}"),
         (("last", second), f"%dbml compare last {first[:8]}"),
     ):
