@@ -44,7 +44,7 @@ def test_histories_that_once_went_wrong_come_out_right(seed: int) -> None:
     play(seed, lanes=1)
 
 
-@pytest.mark.parametrize("seed", [38, 313, 821, 1042, 1344])
+@pytest.mark.parametrize("seed", [38, 313, 821, 1042, 1344, 1717, 2190, 2394, 2757])
 def test_histories_with_models_that_once_went_wrong_come_out_right(seed: int) -> None:
     """Renames on their way while versions are made, of their old name too; models that a lost state named."""
     play(seed)

@@ -166,15 +166,23 @@ class Registrations(Writer):
         return self.role in facts["to"] and facts.get("only", self.role) == self.role
 
     def _is_name_moved(self, facts: VersionFacts) -> bool:
-        """Tell whether the model of that name is on its way to be another one, before a version is made."""
+        """Tell whether the model of that name is to be another one before a version of it is made.
+
+        What comes after the registration does not count: the change that waits for it, or that renamed its
+        own model, and all behind that.
+        """
+        name, key = facts["name"], facts["key"]
+        since = self.notes.names(key, name)[:-1]
+        moved = False
         for entry in self.journal.beyond(REGISTRY_QUEUE, self.state.cursors(self.role, REGISTRY_QUEUE)):
             op = read_as(ChangeRegistry, entry.line)
-            change = op.change if op is not None and self.role in op.change["to"] else None
-            if change is None or change["do"] not in _MOVES or facts["key"] in change.get("after", {}):
+            if op is None or op.change["do"] not in _MOVES:
                 continue
-            if facts["name"] in (change["name"], change.get("new_name")):
-                return True
-        return False
+            names = {op.change["name"], op.change.get("new_name")}
+            if key in op.change.get("after", {}) or (since and name in names and since[-1] in names):
+                return moved
+            moved = moved or (self.role in op.change["to"] and name in names)
+        return moved and not since
 
     def _registrations(self, after: dict[str, str]) -> Iterator[Blocked]:
         """Yield the registrations that a write comes after: each is in its run's queue, or in its own."""
@@ -465,19 +473,24 @@ class Registrations(Writer):
         a, b = (own, other) if first == self.role else (other, own)
         second = role if first == self.role else self.role
         self.state.set_identity(second, "version", f"{a.name}/{a.version}", b.version)
-        twin = self.versions.place(role, other.name, other.version)
-        self.registry.set_model_version_tag(own.name, own.version, TWIN_TAG, twin)
-        change: RegistryChange = {
+        self._tag_twin(self._naming(facts, self.role, own, role, other))
+        change = self._naming(facts, role, other, self.role, own)
+        self.queues.write(LINK_QUEUE, ChangeRegistry(change))
+
+    def _naming(
+        self, facts: VersionFacts, role: str, made: Registered, twins_role: str, twin: Registered
+    ) -> RegistryChange:
+        """Return the change that lets a version name its twin."""
+        return {
             "to": [role],
             "do": "version_tag",
-            "name": other.name,
-            "version": other.version,
+            "name": made.name,
+            "version": made.version,
             "of": facts["key"],
             "own": True,
             "key": TWIN_TAG,
-            "value": self.versions.place(self.role, own.name, own.version),
+            "value": self.versions.place(twins_role, twin.name, twin.version),
         }
-        self.queues.write(LINK_QUEUE, ChangeRegistry(change))
 
     # --- other writes
 
