@@ -653,6 +653,11 @@ class TrackedRun:
         self._guard: Guard | None = None
         self.summary: TrackSummary | None = None
 
+    def __repr__(self) -> str:
+        if self.summary is not None:
+            return repr(self.summary)
+        return "a run that has not begun" if self._track is None else f"Run {self._track.run_id}  RUNNING"
+
     @property
     def run_id(self) -> str:
         """Return the run's id; there is none before the block begins."""
@@ -689,7 +694,7 @@ class TrackedRun:
         status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         try:
             try:
-                self._track.close(status)
+                self._track.close(status, error=error)
             finally:
                 if self._guard is not None:
                     self._guard.remove()  # raises an interrupt that came since the block ended

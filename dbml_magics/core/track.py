@@ -22,7 +22,9 @@ from mlflow.utils.autologging_utils import (
     get_autologging_config,
 )
 
+from dbml_magics.common.foreign_text import one_line
 from dbml_magics.common.hints import Remedy, corrected, say
+from dbml_magics.common.redaction import redacted
 from dbml_magics.core import mlflow_private, pages, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
@@ -39,12 +41,13 @@ from dbml_magics.core.watch import RunWatch
 from dbml_magics.errors import BadCommand, DbmlError, NoModel, RunActive
 from dbml_magics.results.registry import ModelVersion
 from dbml_magics.results.runs import MetricSummary, TrackSummary
-from dbml_magics.results.text import listing
+from dbml_magics.results.text import listing, short
 
 if TYPE_CHECKING:
     from dbml_magics.results.live import RunProgress
 
 _CURVE_POINTS = 60
+_ERROR_LENGTH = 200
 _SUMMARY_WAIT_S = 1.5  # a summary that says "delivered" is worth a moment; a workspace that is away gets none
 UNENDED = ("leave", "end")
 """What becomes of runs that began beside a tracked one and have not ended when it does."""
@@ -74,6 +77,7 @@ class Track:
         self._began = time.monotonic()
         self._seconds = 0.0
         self._status: str | None = None  # how the cell ended, or the run that it ended itself
+        self._error = ""
         self._joined = joined
         self._ends_all = ends_all
         # Threads have tracks of their own beside each other; those of the main thread's code began in its.
@@ -90,21 +94,35 @@ class Track:
         """Return the run as it stands now: it costs what was logged since the last look."""
         return self._watch.look(time.monotonic() - self._began)
 
-    def end(self, status: str = "FINISHED", *, params: Mapping[str, object] | None = None) -> TrackSummary:
+    def end(
+        self,
+        status: str = "FINISHED",
+        *,
+        params: Mapping[str, object] | None = None,
+        error: BaseException | None = None,
+    ) -> TrackSummary:
         """End the run as FINISHED, FAILED or KILLED, register its model if that was asked, and sum it up.
 
-        ``params`` are logged before the end (the values that named variables got in the cell). Raises NoModel
+        ``params`` are logged before the end (the values that named variables got in the cell); ``error`` is
+        what the cell raised, of which the summary shows the last line. Raises NoModel
         when a model was to be registered and the run (FINISHED) has none, or the error of the registration;
         the summary is on the error as ``summary``. The run has ended in any case.
         """
-        self.close(status, params=params)
+        self.close(status, params=params, error=error)
         return self.finish()
 
-    def close(self, status: str, *, params: Mapping[str, object] | None = None) -> None:
+    def close(
+        self,
+        status: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         """End the run, once; an interrupt that comes meanwhile is raised when it has ended."""
         with deferred():
             if self._status is not None:
                 return
+            self._error = "" if error is None else _last_line(error)
             try:
                 _log_params(self.run_id, params)
             except MlflowException as error:
@@ -151,7 +169,8 @@ class Track:
             option = say(Remedy("track", unended="end"))
             notes.append(f"{listing(left, 4)} {go} on: {option} ends such runs with the cell's")
         summary = _sum_up(self._engine, self.run_id, own, self._seconds, notes)
-        return replace(summary, beside=tuple(name for run, name in names.items() if run not in nested))
+        beside = tuple(name for run, name in names.items() if run not in nested)
+        return replace(summary, beside=beside, error=self._error)
 
     def _begun_meanwhile(self) -> dict[str, RunFacts]:
         """Return what is known of the other runs that this process has begun since, the oldest first."""
@@ -205,6 +224,12 @@ class Track:
         engine = self._engine
         fine = [role for role in engine.link.used if engine.health[role].reason is None]
         engine.waiting.wait_at({role: [self.run_id] for role in fine}, _SUMMARY_WAIT_S)
+
+
+def _last_line(error: BaseException) -> str:
+    """Return an exception's type and message in one line, as the last line of its traceback has them."""
+    said = one_line(redacted(str(error)))
+    return short(f"{type(error).__name__}: {said}" if said else type(error).__name__, _ERROR_LENGTH)
 
 
 class _SparkAdvice(logging.Filter):

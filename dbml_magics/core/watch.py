@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import time
 from array import array
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ class RunWatch:
         places = tuple(destination(self._engine, role, self._run_id) for role in self._engine.link.tracked)
         if run is None:  # it has ended, all of it is delivered, and its journal is gone
             before = self.last or RunProgress(self._run_id, self._run_id[:8], "", "RUNNING", seconds)
-            return replace(before, seconds=seconds, destinations=places)
+            return replace(before, seconds=seconds, destinations=places, seen=time.time())
         self.last = RunProgress(
             run_id=self._run_id,
             name=run.tags.get("mlflow.runName") or self._run_id[:8],

@@ -421,14 +421,15 @@ class CellTracker:
         known = self._shell.user_ns if names is None else names
         params = {name: known[name] for name in opened.params if name in known}
         missing = [name for name in opened.params if name not in known]
+        cause = errors[0] if errors else None
         failure: BaseException | None = None
         summary: TrackSummary | None = None
         try:
-            summary = opened.track.end(status, params=params)
+            summary = opened.track.end(status, params=params, error=cause)
         except BaseException as problem:  # the end of a cell has nobody above it who could handle this
             failure, summary = problem, getattr(problem, "summary", None)
             if isinstance(problem, KeyboardInterrupt):
-                opened.track.close(status)  # it may have come before that
+                opened.track.close(status, error=cause)  # it may have come before that
         opened.ended = True
         if opened.view is not None:
             opened.view.end(summary)

@@ -36,6 +36,7 @@ _SHORTEST_S = 0.5  # between two updates: two a second at the most
 _SHARE = 0.02  # of the time, at most, is spent on looking and drawing
 _AFTER = ((60.0, 1.0), (600.0, 2.0), (3600.0, 5.0))  # a run of so many seconds is looked at this often
 _SUBSHELL_S = 1.0  # how long a front end may take to open its way for clicks
+_NOTHING = {"text/plain": "", "text/html": "<div></div>"}  # takes no room
 _STOP_HINT = "To stop the cell, interrupt the kernel (■ in the toolbar)."
 
 
@@ -93,30 +94,32 @@ class LiveView:
         while not self._over.wait(wait) and os.getpid() == pid:
             begun = time.thread_time()
             try:
-                first = self._progress is None
-                self._update()
+                progress = self._track.look()
+                if self._stop is None and environment.shows_widgets(self._shell):
+                    self._stop = _Stop(self._shell)  # its place is above the view
+                self._show(progress)
                 cost = time.thread_time() - begun
-                if first and environment.shows_widgets(self._shell):
-                    self._stop = _Stop(self._shell, self._over)
+                if self._stop is not None:
+                    self._stop.show(self._over)
             except Exception:  # a view that fails must not be noticed by the training
                 _log.debug("the live view ended", exc_info=True)
                 return
-            progress = self._progress
-            assert progress is not None
             slower = max((pause for age, pause in _AFTER if progress.seconds >= age), default=_SHORTEST_S)
             wait = max(slower, cost / _SHARE)
 
-    def _update(self) -> None:
-        self._progress = progress = self._track.look()
+    def _show(self, progress: RunProgress) -> None:
+        self._progress = progress
         self._place.put({"text/plain": progress.text(), "text/html": progress.html()})
 
 
 class _Stop:
     """The button that stops the cell, or the words that say how."""
 
-    def __init__(self, shell: InteractiveShell, over: Flag) -> None:
+    def __init__(self, shell: InteractiveShell) -> None:
         import ipywidgets
 
+        self._shell = shell
+        self._tried = False
         self._button = ipywidgets.Button(
             description="Stop the cell",
             icon="stop",
@@ -126,9 +129,15 @@ class _Stop:
         self._button.add_class("dbml-stop")
         self._button.on_click(self._clicked)
         self._place = display.Place()
-        # Opening the widget is what makes a front end open its way for clicks.
+        self._place.put(_NOTHING)
+
+    def show(self, over: Flag) -> None:
+        """Show the button, once; opening its widget is what makes a front end open its way for clicks."""
+        if self._tried:
+            return
+        self._tried = True
         until = time.monotonic() + _SUBSHELL_S
-        while (way := environment.way_to_busy_kernel(shell)) is None and time.monotonic() < until:
+        while (way := environment.way_to_busy_kernel(self._shell)) is None and time.monotonic() < until:
             if over.wait(0.05):
                 return
         if way is None:
@@ -148,7 +157,7 @@ class _Stop:
     def remove(self) -> None:
         """Leave nothing that a saved notebook could not show."""
         if self._place.shown:
-            self._place.put({"text/plain": "", "text/html": ""})
+            self._place.put(_NOTHING)
         self._button.close()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["BEST", "best_of"]
+__all__ = ["BEST", "best_of", "best_so_far"]
 
 BEST = "★"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*")
@@ -23,10 +23,23 @@ def best_of(key: str, values: Sequence[float | None]) -> int | None:
 
     None where its name does not tell whether less or more of it is better, and where two are equally good.
     """
+    better = _better(key)
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    if better is None or len(there) < 2:
+        return None
+    best = better(there)
+    return values.index(best) if there.count(best) == 1 else None
+
+
+def best_so_far(key: str, values: Sequence[float]) -> float | None:
+    """Return the best of the values that a metric has had; None where its name does not tell it."""
+    better = _better(key)
+    there = [value for value in values if math.isfinite(value)]
+    return better(there) if better is not None and there else None
+
+
+def _better(key: str) -> Callable[[Sequence[float]], float] | None:
+    """Return what finds the best of several values, as far as a metric's name tells."""
     words = {word.lower() for word in _WORD.findall(key)}
     lower, higher = bool(words & _LOWER), bool(words & _HIGHER)
-    there = [value for value in values if value is not None and math.isfinite(value)]
-    if lower == higher or len(there) < 2:
-        return None
-    best = min(there) if lower else max(there)
-    return values.index(best) if there.count(best) == 1 else None
+    return None if lower == higher else min if lower else max

@@ -5,14 +5,17 @@ What was shown last stays as it is in a notebook that is saved, exported or open
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from dbml_magics.results.base import Result
+from dbml_magics.results.best import BEST, best_so_far
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.html import Html, alert, panel, safe
+from dbml_magics.results.html import Html, alert, badge, panel, safe
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import TrackSummary
@@ -36,6 +39,13 @@ class LiveMetric:
     def drawable(self) -> bool:
         """Tell whether there is more than one point to draw."""
         return len(self.curve.values) > 1
+
+    @property
+    def value(self) -> str:
+        """Return the latest value, and the best one where that is another and the metric's name tells it."""
+        best = best_so_far(self.key, self.curve.values)
+        told = "" if best is None or number(best) == number(self.last) else f" ({BEST} {number(best)})"
+        return f"{number(self.last)}{told}"
 
 
 def charts(metrics: Sequence[LiveMetric], key: str = "") -> Html:
@@ -63,7 +73,7 @@ def charts(metrics: Sequence[LiveMetric], key: str = "") -> Html:
 def _figure(metric: LiveMetric) -> tuple[Chart, Html]:
     curve = metric.curve
     points = curve.trouble or count(curve.count, "point")
-    caption = f"<strong>{safe(metric.key)}</strong> {number(metric.last)} <small>{points}</small>"
+    caption = f"<strong>{safe(metric.key)}</strong> {metric.value} <small>{points}</small>"
     return Chart(metric.key, curve.axis, [curve.line(metric.key)]), Html(caption)
 
 
@@ -71,7 +81,7 @@ def _item(metric: LiveMetric) -> str:
     curve = small_curve(metric.curve.values, metric.key) if metric.drawable else ""
     return (
         '<li style="break-inside:avoid;overflow-wrap:anywhere;line-height:1.5">'
-        f"{safe(metric.key)} <strong>{number(metric.last)}</strong> {curve}</li>"
+        f"{safe(metric.key)} <strong>{metric.value}</strong> {curve}</li>"
     )
 
 
@@ -94,9 +104,14 @@ class RunProgress(Result):
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[LiveMetric, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    seen: float = field(default_factory=time.time, compare=False)
+    """When it stood so, in seconds since the epoch: a saved notebook shows it for good."""
 
     def _headline(self) -> str:
-        return f"Run {self.name}  {self.status}  {duration(self.seconds)}"
+        return f"Run {self.name}  {self.status}  {duration(self.seconds)}  {self._as_of()}"
+
+    def _as_of(self) -> str:
+        return f"as of {datetime.fromtimestamp(self.seen):%Y-%m-%d %H:%M:%S}"
 
     def _behind(self) -> list[str]:
         """Return how far each workspace is behind."""
@@ -116,7 +131,7 @@ class RunProgress(Result):
         """Return the run's state, how far each workspace is behind, its params and its latest metrics."""
         lines = ["   ".join([self._headline(), *self._behind()])]
         lines += [f"  {label.ljust(10)}  {said}" for label, said in self._facts(2)]
-        latest = [f"{metric.key} {number(metric.last)}" for metric in self.metrics]
+        latest = [f"{metric.key} {metric.value}" for metric in self.metrics]
         if latest:
             lines.append(f"  {'metrics'.ljust(10)}  {listing(latest, 4)}")
         lines += [f"  {line}" for line in diverged(self.metrics)]
@@ -125,7 +140,8 @@ class RunProgress(Result):
     def html(self) -> str:
         """Return the same with a chart of each of the first metrics."""
         facts = [f"{label}: {said}" for label, said in self._facts(8)]
-        head = Html(f"<strong>{safe(self._headline())}</strong>")
+        took = f" for {duration(self.seconds)}, {self._as_of()}"
+        head = Html(f"{badge(self.status)} <strong>Run {safe(self.name)}</strong>{took}")
         lost = [alert(line) for line in diverged(self.metrics)]
         return panel(head, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))
 
@@ -145,4 +161,5 @@ class FinishedRun(Result):
         """Return the summary and the charts as they stood at the end."""
         drawn = [metric for metric in self.metrics if metric.drawable]
         lost = [alert(line) for line in diverged(self.metrics)]
-        return panel(Html(self.summary.html()), *lost, charts(drawn, self.summary.run_id))
+        summary = self.summary.markup({metric.key for metric in drawn})
+        return panel(Html(summary), *lost, charts(drawn, self.summary.run_id))

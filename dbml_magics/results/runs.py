@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
+from dbml_magics.results.best import BEST, best_of
 from dbml_magics.results.charts import sparkline
-from dbml_magics.results.html import Html, code, html_table, link, page_links, panel, rows_table, safe
+from dbml_magics.results.html import Html, badge, code, html_table, link, page_links, panel, rows_table, safe
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.registry import ModelVersion
@@ -83,7 +84,7 @@ class RunRow(Result):
             *self._rows(),
             *([("open", page_links(self.links))] if self.links else []),
         ]
-        return panel(rows_table(_run_head(self.name, self.status, self.seconds), rows))
+        return panel(rows_table(_run_markup(self.name, self.status, self.seconds), rows))
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,11 +143,17 @@ class RunsResult(Result):
             row.status,
             when(row.start_time),
             "" if row.seconds is None else duration(row.seconds),
-            listing([f"{short(key)} {number(value)}" for key, value in row.metrics.items()], 2),
+            listing([self._metric(row, key) for key in row.metrics], 2),
             listing([f"{short(key)} {short(value)}" for key, value in row.params.items()], 2),
         )
         waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
         return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
+
+    def _metric(self, row: RunRow, key: str) -> str:
+        """Return a metric with its value, marked where it is the best of the list."""
+        best = best_of(key, [other.metrics.get(key) for other in self.rows])
+        mark = f" {BEST}" if best is not None and self.rows[best] is row else ""
+        return f"{short(key)} {number(row.metrics[key])}{mark}"
 
     def _end(self) -> list[str]:
         end = [self.note] if self.note else []
@@ -174,6 +181,8 @@ class RunsResult(Result):
         if not self.rows:
             return panel(self._nothing(), *self._end())
         headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
+        for row, each in zip(self.rows, cells, strict=True):
+            each[headers.index("status")] = badge(row.status)
         if any(row.links for row in self.rows):
             headers.append("open")
             cells = [[*each, page_links(row.links)] for each, row in zip(cells, self.rows, strict=True)]
@@ -198,11 +207,15 @@ class TrackSummary(Result):
     destinations: tuple[Destination, ...]
     notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+    error: str = ""  # the last line of what the block raised
     children: tuple[str, ...] = ()  # names of the runs nested in it
     beside: tuple[str, ...] = ()  # names of the runs that began meanwhile and are not nested in it
 
-    def _rows(self) -> list[tuple[str, str, Html]]:
-        """Return label, text and markup of what the run recorded."""
+    def _rows(self, drawn_below: Collection[str] = ()) -> list[tuple[str, str, Html]]:
+        """Return label, text and markup of what the run recorded, what was reached first.
+
+        Metrics that are ``drawn_below`` the summary's markup are left out of it.
+        """
         params = [f"{key} {short(value)}" for key, value in self.params.items()]
         # Those with a curve were logged by the cell itself; autologging adds many that have none.
         ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
@@ -210,16 +223,19 @@ class TrackSummary(Result):
         drawn = [
             Html(f"{safe(f'{m.key} {number(m.last)}')} {small_curve(m.curve, m.key)}".rstrip())
             for m in ordered
+            if m.key not in drawn_below
         ]
         models = [version.label for version in self.registered] or list(self.models)
         linked = [link(v.label, v.page) if v.page else safe(v.label) for v in self.registered]
         rows = [
-            ("params", listing(params, 2), safe(listing(params, 6))),
+            ("error", self.error, safe(self.error)),
             ("metrics", listing(metrics, 4), Html(listing(drawn, 8))),
-            ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
             ("models", listing(models, 4), Html(listing(linked or [safe(m) for m in models], 8))),
+            ("params", listing(params, 2), safe(listing(params, 6))),
+            ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
             ("children", self._children(4), safe(self._children(8))),
-            ("beside", listing(self.beside, 4), safe(listing(self.beside, 8))),
+            ("beside", self._beside(4), safe(self._beside(8))),
+            ("run", self.run_id, code(self.run_id)),
             ("open", ", ".join(f"{name} {url}" for name, url in self.links.items()), page_links(self.links)),
         ]
         return [row for row in rows if row[1]]
@@ -231,6 +247,13 @@ class TrackSummary(Result):
         if not self.children:
             return ""
         return f"{count(len(self.children), 'nested run')}: {listing(self.children, most)}"
+
+    def _beside(self, most: int) -> str:
+        """Name the runs that threads have begun meanwhile, or the block's own code once its run had ended."""
+        if not self.beside:
+            return ""
+        began = "run was" if len(self.beside) == 1 else "runs were"
+        return f"{len(self.beside):,} {began} begun in threads or beside it: {listing(self.beside, most)}"
 
     def _see(self) -> list[str]:
         more = [Remedy("models", version.name) for version in self.registered[:1]]
@@ -254,8 +277,13 @@ class TrackSummary(Result):
 
     def html(self) -> str:
         """Return the same as a table."""
-        head = " · ".join([_run_head(self.name, self.status, self.seconds), *self._outcomes()])
-        rows: list[tuple[str, str]] = [(label, drawn) for label, _, drawn in self._rows()]
+        return self.markup()
+
+    def markup(self, drawn_below: Collection[str] = ()) -> str:
+        """Return the summary as HTML, without the metrics that are drawn below it."""
+        outcomes = map(safe, self._outcomes())
+        head = Html(" · ".join([_run_markup(self.name, self.status, self.seconds), *outcomes]))
+        rows: list[tuple[str, str]] = [(label, drawn) for label, _, drawn in self._rows(drawn_below) if drawn]
         if not self._waiting():
             rows.append(("see", Html(" · ".join(code(command) for command in self._see()))))
         return panel(rows_table(head, rows), *self.notes, _nothing_lost() if self._waiting() else "")
@@ -266,6 +294,11 @@ def _nothing_lost() -> str:
         f"nothing is lost: they go out when it answers, from this {process()} or the next; "
         f"{say(Remedy('status'))} shows how far"
     )
+
+
+def _run_markup(name: str, status: str, seconds: float | None) -> Html:
+    took = "" if seconds is None else f" in {duration(seconds)}"
+    return Html(f"{badge(status)} <strong>Run {safe(name)}</strong>{took}")
 
 
 def _run_head(name: str, status: str, seconds: float | None) -> str:

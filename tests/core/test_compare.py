@@ -142,7 +142,7 @@ def test_a_run_is_given_by_its_name_where_one_run_has_it(experiment: str) -> Non
     with pytest.raises(dbml.AmbiguousRun, match="'one' is the name of 2 runs") as ambiguous:
         dbml.compare("one", "my second")
     lines = [line for line, _ in ambiguous.value.remedies]
-    assert lines == [f"%dbml compare {third[:8]} {second}", f"%dbml compare {first[:8]} {second}"]
+    assert lines == [f"%dbml compare {run[:8]} 'my second'" for run in (third, first)]
     assert all(", started 20" in said for _, said in ambiguous.value.remedies)
 
 

@@ -87,13 +87,25 @@ class FakeTrack:
             destinations=DESTINATIONS,
         )
 
-    def close(self, status: str, *, params: Mapping[str, Any] | None = None) -> None:
+    def close(
+        self,
+        status: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         if self.status is None:
             self.status, self.params = status, dict(params or {})
 
-    def end(self, status: str = "FINISHED", *, params: Mapping[str, Any] | None = None) -> TrackSummary:
+    def end(
+        self,
+        status: str = "FINISHED",
+        *,
+        params: Mapping[str, Any] | None = None,
+        error: BaseException | None = None,
+    ) -> TrackSummary:
         assert self.status is None, "a run ends once"
-        self.close(status, params=params)
+        self.close(status, params=params, error=error)
         return self.finish()
 
     def finish(self) -> TrackSummary:
