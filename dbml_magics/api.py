@@ -17,6 +17,7 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
+    from dbml_magics.core.blocks import BlockView
     from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.runtime.engine import Engine
     from dbml_magics.core.session import Session
@@ -651,12 +652,16 @@ class TrackedRun:
         self._settings = settings
         self._track: Track | None = None
         self._guard: Guard | None = None
+        self._view: BlockView | None = None
         self.summary: TrackSummary | None = None
 
     def __repr__(self) -> str:
         if self.summary is not None:
             return repr(self.summary)
         return "a run that has not begun" if self._track is None else f"Run {self._track.run_id}  RUNNING"
+
+    def _repr_html_(self) -> str | None:
+        return None if self.summary is None else self.summary.html()
 
     @property
     def run_id(self) -> str:
@@ -668,6 +673,7 @@ class TrackedRun:
     def __enter__(self) -> TrackedRun:
         if self._track is not None:
             raise RuntimeError("a run is tracked once: call dbml.track(...) again for another")
+        from dbml_magics.core.blocks import view_of
         from dbml_magics.core.interrupts import Guard
 
         session = _session("dbml.track()")
@@ -675,6 +681,8 @@ class TrackedRun:
         try:
             guard.install()
             self._track = session.begin_track(self._name, **self._settings)
+            if not self._settings["nested"]:  # a child's is its parent's view
+                self._view = view_of(self._track)
             while True:
                 guard.holds = False
                 if not guard.came:  # between the two no interrupt is raised: the next one comes in the block
@@ -684,6 +692,8 @@ class TrackedRun:
         except BaseException:
             if self._track is not None:
                 self._track.close("KILLED")
+            if self._view is not None:
+                self._view.end(None)
             guard.remove()
             raise
 
@@ -704,6 +714,9 @@ class TrackedRun:
             if error is None:
                 raise
             # The block's own error says more than that its run could not be ended as asked.
+        finally:
+            if self._view is not None:
+                self._view.end(self.summary)
 
 
 def track(

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics.commands import TRACK, track
-from dbml_magics.commands.parser import HelpRequested, parse, split, wants_help, without_remark
-from dbml_magics.common.hints import Remedy, typing
+from dbml_magics.commands.parser import HelpRequested, parse, split, suggestion, wants_help, without_remark
+from dbml_magics.common.hints import Remedy, corrected, typing
+from dbml_magics.core.blocks import show_blocks
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
+from dbml_magics.notebook.assigned import assigned_names
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
@@ -190,9 +192,11 @@ class CellTracker:
             self._shell.events.register(event, callback)
         self._show = self._shell.showtraceback
         self._shell.showtraceback = self._showtraceback
+        show_blocks(lambda block: live.begin_block(block, self._shell))
 
     def remove(self) -> None:
         """Leave the shell as it was."""
+        show_blocks(None)
         if transform in self._shell.input_transformers_cleanup:
             self._shell.input_transformers_cleanup.remove(transform)
         for event, callback in self._callbacks():
@@ -396,6 +400,7 @@ class CellTracker:
         args = parse(TRACK, split(line, TRACK.prog), names, line)
         track.check(body)
         with typing(args.typed):
+            self._refuse_unknown(args.params or (), body, names)
             opened = _Open(track.begin(args, self._session(), body), args.params or ())
         try:
             opened.view = live.begin(opened.track, self._shell)
@@ -403,6 +408,15 @@ class CellTracker:
             self._close(opened, [failure])
             raise
         return opened
+
+    def _refuse_unknown(self, params: Sequence[str], body: str, known: Mapping[str, object]) -> None:
+        """Raise UndefinedVariable for a param that no variable has or gets, before the cell's code runs."""
+        if all(name in known for name in params):
+            return
+        gets = assigned_names(self._shell.transform_cell(body))
+        for name in params if gets is not None else ():
+            if name not in known and name not in gets:
+                raise _unknown(name, params, [*gets, *(each for each in known if not each.startswith("_"))])
 
     # ---- ending ----
 
@@ -530,6 +544,21 @@ def _error_of(result: ExecutionResult | None) -> BaseException | None:
 def _began_another(error: BaseException | None) -> bool:
     """Tell whether a cell failed by beginning a run beside its own; MLflow knows no ``%%track``."""
     return type(error) is Exception and "is already active. To start a new run" in str(error)
+
+
+def _unknown(name: str, params: Sequence[str], known: Sequence[str]) -> UndefinedVariable:
+    meant = suggestion(name, sorted(known))
+    right = [meant if each == name and meant else each for each in params if meant or each != name]
+    listed = ",".join(right) or None
+    guess = f" Did you mean {meant!r}?" if meant else ""
+    return UndefinedVariable(
+        f"--params names {name}, which is not defined and which the cell does not assign; nothing has "
+        f"run.{guess}",
+        remedies=[
+            (corrected(Remedy("track", params=listed), params=listed), ""),
+            (f"{name} = …", "in the cell"),
+        ],
+    )
 
 
 def _undefined(missing: list[str]) -> UndefinedVariable:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dbml_magics.results.live import RunProgress
     from dbml_magics.results.runs import TrackSummary
 
-__all__ = ["LiveView", "begin"]
+__all__ = ["LiveView", "begin", "begin_block"]
 
 _log = logger(__name__)
 
@@ -40,11 +40,23 @@ _NOTHING = {"text/plain": "", "text/html": "<div></div>"}  # takes no room
 _STOP_HINT = "To stop the cell, interrupt the kernel (■ in the toolbar)."
 
 
-def begin(track: Track, shell: InteractiveShell) -> LiveView | None:
-    """Begin to show a run, where somebody watches and sees what changes; else return None."""
+def begin_block(track: Track, shell: InteractiveShell) -> LiveView | None:
+    """Begin to show the run of a ``with`` block of a cell's own code, as :func:`begin`.
+
+    A block that is over before there is a view leaves no output: a cell may have hundreds.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    return begin(track, shell, leaves_short=False) if main else None
+
+
+def begin(track: Track, shell: InteractiveShell, *, leaves_short: bool = True) -> LiveView | None:
+    """Begin to show a run, where somebody watches and sees what changes; else return None.
+
+    ``leaves_short``: a run that ends before there is a view shows its summary all the same.
+    """
     if not config.live_views() or not environment.updates_displays(shell):
         return None
-    view = LiveView(track, shell)
+    view = LiveView(track, shell, leaves_short=leaves_short)
     view.start()
     return view
 
@@ -52,8 +64,9 @@ def begin(track: Track, shell: InteractiveShell) -> LiveView | None:
 class LiveView:
     """One run's view: a thread and the output that it updates."""
 
-    def __init__(self, track: Track, shell: InteractiveShell) -> None:
+    def __init__(self, track: Track, shell: InteractiveShell, *, leaves_short: bool) -> None:
         self._track = track
+        self._leaves_short = leaves_short
         self._shell = shell
         self._place = display.Place()
         self._stop: _Stop | None = None
@@ -76,7 +89,8 @@ class LiveView:
         if summary is None:
             return
         if not self._place.shown or self._progress is None:
-            display.show(summary)
+            if self._leaves_short:
+                display.show(summary)
             return
         from dbml_magics.results.live import FinishedRun
 

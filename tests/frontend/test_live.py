@@ -47,6 +47,35 @@ def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(ker
     assert not any("widget-view" in kind for kind in last)
 
 
+BLOCK = (
+    "import time, dbml_magics as dbml\n"
+    "print('before')\n"
+    "with dbml.track('slow') as run:\n"
+    "    end, track = time.monotonic() + 30, fake.tracks[-1]\n"
+    "    looks, look = [], track.look\n"
+    "    track.look = lambda: (looks.append(time.monotonic()), look())[1]\n"
+    "    while len(looks) < 3 and time.monotonic() < end:\n"
+    "        time.sleep(0.02)\n"
+)
+
+
+def test_a_tracked_block_is_shown_as_a_tracked_cell_is(kernel: Kernel) -> None:
+    reply = kernel.run(BLOCK)
+    assert reply.status == "ok", reply.traceback
+    shown = [output["data"]["text/plain"] for output in reply.outputs if "data" in output]
+    assert any("Run slow  RUNNING" in each for each in shown)
+    assert [each for each in reply.shown if each][-1].startswith("Run slow  FINISHED in 2.1 s")
+    assert kernel.value("run").startswith("Run slow  FINISHED")
+
+
+def test_a_block_that_is_over_at_once_leaves_no_output(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "import dbml_magics as dbml\nfor n in range(3):\n    with dbml.track(f'{n}'):\n        pass"
+    )
+    assert reply.status == "ok", reply.traceback
+    assert not reply.shown
+
+
 def test_updates_come_twice_a_second_at_the_most(kernel: Kernel) -> None:
     kernel.run(SLOW)
     gaps = kernel.value("min(b - a for a, b in zip(looks[:-1], looks[1:-1]))  # the last one is the end's")

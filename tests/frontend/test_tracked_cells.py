@@ -310,16 +310,55 @@ def test_params_are_the_values_at_the_end_of_the_cell(shell: Shell) -> None:
 def test_a_param_that_is_undefined_fails_the_cell_and_keeps_the_run(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UndefinedVariable, match="--params names nowhere, which is not defined"):
-        shell.run("%%track --params here,nowhere\nhere = 1")
+    with pytest.raises(UndefinedVariable, match="--params names nowhere, which is not defined at the end"):
+        shell.run("%%track --params here,nowhere\nhere = 1\nif not here:\n    nowhere = 1")
     assert shell["fake"].tracks[0].status == "FINISHED"
     assert shell["fake"].tracks[0].params == {"here": 1}
     assert "FINISHED" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("params", "code", "remedy"),
+    [
+        ("rate,dept", "depth = 3; rate = 1", "%%track forest --params rate,depth"),
+        ("rate,nowhere", "for rate in 1, 2: pass", "%%track forest --params rate"),
+        ("nowhere", "import os as depth", "%%track forest"),
+    ],
+)
+def test_a_param_that_the_cell_cannot_know_is_refused_before_it_runs(
+    shell: Shell, params: str, code: str, remedy: str
+) -> None:
+    with pytest.raises(UndefinedVariable, match="nothing has run") as refused:
+        shell.run(f"%%track forest --params {params}\nran = True\n{code}")
+    assert refused.value.remedies[0][0] == remedy
+    assert shell["fake"].tracks == []
+    assert "ran" not in shell.ip.user_ns
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "exec('depth = 3')",
+        "globals()['depth'] = 3",
+        "from math import *; depth = 3",
+        "%config depth",
+        "[depth := n for n in range(4)]",
+        "def depth(): pass",
+        "match [1, 3]:\n    case [_, depth]: pass",
+        "with open('/dev/null') as depth: pass",
+        "a, (b, *depth) = 1, (2, 3)",
+    ],
+)
+def test_a_param_that_the_cell_may_know_is_not_refused_before_it_runs(shell: Shell, code: str) -> None:
+    if code.startswith("%"):
+        code = "depth = 3\n%time depth"
+    shell.run(f"%%track --params depth\n{code}")
+    assert "depth" in shell["fake"].tracks[0].params
+
+
 def test_a_failing_cell_says_nothing_of_its_missing_params(shell: Shell) -> None:
     with pytest.raises(ZeroDivisionError):
-        shell.run("%%track --params here,nowhere\nhere = 1\n1 / 0")
+        shell.run("%%track --params here,nowhere\nhere = 1\nnowhere = 1 / 0")
     assert shell["fake"].tracks[0].params == {"here": 1}
 
 
