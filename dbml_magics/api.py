@@ -729,12 +729,13 @@ def track(
     nested: bool = False,
     register: str | None = None,
     unended: str = "leave",
+    total: int | None = None,
 ) -> TrackedRun:
     """Track a block as a run: ``with dbml.track("forest", autolog=True) as run: …``, then ``run.summary``.
 
     The run ends FINISHED, FAILED when the block raises, or KILLED when it is interrupted. Runs that begin in
     the block beside it (in threads, say) are named in the summary; ``unended="end"`` ends with it those that
-    have not ended.
+    have not ended. ``total`` is how many steps it is to have: a live view says when its end is in sight.
     """
     return TrackedRun(
         name,
@@ -746,5 +747,6 @@ def track(
             "nested": nested,
             "register": register,
             "unended": unended,
+            "total": total,
         },
     )

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from dbml_magics import api
-from dbml_magics.commands.grammar import Command, Option, names
+from dbml_magics.commands.grammar import Command, Option, names, positive_integer
 from dbml_magics.commands.running import need_link
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import EmptyCell
@@ -42,6 +42,7 @@ def begin(args: Namespace, session: Session, body: str) -> Track:
         register=args.register,
         source=body if args.source else None,
         unended=args.unended or "leave",
+        total=args.total,
     )
 
 
@@ -97,6 +98,13 @@ COMMAND = Command(
             "runs that begin beside it (in threads, say) and have not ended when the cell has (leave)",
             choices=("leave", "end"),
             example=Remedy("track", unended="end"),
+        ),
+        Option(
+            "--total",
+            "steps that the run is to have: the live view tells the time left (as it does by a bar of tqdm)",
+            metavar="N",
+            convert=positive_integer,
+            example=Remedy("track", total=1000),
         ),
         Option("--source", "log the cell's text with the run, secrets masked"),
     ),

@@ -68,6 +68,7 @@ class Track:
         joined: str | None = None,
         *,
         ends_all: bool = False,
+        total: int | None = None,
     ) -> None:
         self.run_id: str = run.info.run_id
         self._remember = remember
@@ -84,7 +85,7 @@ class Track:
         main = threading.current_thread() is threading.main_thread()
         self._first = len(engine.own_runs.begun) if main else None
         self._trouble: DbmlError | None = None
-        self._watch = RunWatch(engine, self.run_id)
+        self._watch = RunWatch(engine, self.run_id, total)
 
     def switch_autologging(self, wanted: bool | None) -> None:
         """Switch autologging on or off (None: leave it) until the run ends."""
@@ -290,11 +291,13 @@ def begin(
     register: str | None = None,
     source: str | None = None,
     unended: str = "leave",
+    total: int | None = None,
 ) -> Track:
     """Begin a run. Raises RunActive, BadName, BadCommand.
 
     ``remember`` is called with the run once it has ended well. ``source`` is a cell's text to log, masked.
     ``unended`` (leave or end) is for runs that begin meanwhile, in threads say, and go on when it has ended.
+    ``total`` is how many steps it is to have, for a live view.
 
     An interrupt that comes while it begins ends it as KILLED. Within ``interrupts.deferred`` that is the
     caller's to do, who has the run when the interrupt is raised.
@@ -307,6 +310,11 @@ def begin(
         raise BadCommand(
             f"unended is {' or '.join(UNENDED)}.",
             remedies=[(corrected(Remedy("track", unended="end"), unended="end"), "for example")],
+        )
+    if total is not None and total < 1:
+        raise BadCommand(
+            f"total is the number of steps that the run is to have: {total} is none.",
+            remedies=[corrected(Remedy("track", total=1000), total=1000)],
         )
     active = mlflow.active_run()
     if active is not None and not nested:
@@ -344,7 +352,7 @@ def begin(
                 log_system_metrics=None,
             )
             note = _of_joined(run, name, experiment) if anothers else None
-            track = Track(remember, engine, run, register, note, ends_all=unended == "end")
+            track = Track(remember, engine, run, register, note, ends_all=unended == "end", total=total)
             begun.append(track)
             track.switch_autologging(autolog)
             _log_params(track.run_id, params)

@@ -8,6 +8,7 @@ import time
 from array import array
 from dataclasses import replace
 
+from dbml_magics.core.pace import RunPace
 from dbml_magics.core.run_view import RunView, Series
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.status import destination
@@ -24,8 +25,9 @@ class RunWatch:
     appended last.
     """
 
-    def __init__(self, engine: Engine, run_id: str) -> None:
+    def __init__(self, engine: Engine, run_id: str, total: int | None = None) -> None:
         self._engine = engine
+        self._pace = RunPace(total)
         self._run_id = run_id
         self._curves: dict[str, _Growing] = {}
         self.last: RunProgress | None = None
@@ -48,6 +50,7 @@ class RunWatch:
             params=dict(run.params),
             metrics=tuple(self._metrics(run)),
             destinations=places,
+            pace=self._pace.at(seconds, run),
         )
         return self.last
 

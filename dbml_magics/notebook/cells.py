@@ -414,7 +414,9 @@ class CellTracker:
         if all(name in known for name in params):
             return
         gets = assigned_names(self._shell.transform_cell(body))
-        for name in params if gets is not None else ():
+        if gets is None:
+            return
+        for name in params:
             if name not in known and name not in gets:
                 raise _unknown(name, params, [*gets, *(each for each in known if not each.startswith("_"))])
 
@@ -551,13 +553,11 @@ def _unknown(name: str, params: Sequence[str], known: Sequence[str]) -> Undefine
     right = [meant if each == name and meant else each for each in params if meant or each != name]
     listed = ",".join(right) or None
     guess = f" Did you mean {meant!r}?" if meant else ""
+    line = corrected(Remedy("track", params=listed), params=listed)
     return UndefinedVariable(
         f"--params names {name}, which is not defined and which the cell does not assign; nothing has "
         f"run.{guess}",
-        remedies=[
-            (corrected(Remedy("track", params=listed), params=listed), ""),
-            (f"{name} = …", "in the cell"),
-        ],
+        remedies=[(line, ""), (f"{name} = …", "in the cell")],
     )
 
 

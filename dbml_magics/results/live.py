@@ -15,13 +15,13 @@ from dbml_magics.results.best import BEST, best_so_far
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.html import Html, alert, badge, panel, safe
+from dbml_magics.results.html import Html, alert, badge, escaped, panel, safe
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import TrackSummary
 from dbml_magics.results.text import count, duration, listing, number, short
 
-__all__ = ["FinishedRun", "LiveMetric", "RunProgress", "charts", "diverged"]
+__all__ = ["FinishedRun", "LiveMetric", "Pace", "RunProgress", "charts", "diverged"]
 
 _CHARTS = 8  # metrics drawn large; the others follow in columns, so that fifty of them fit a screen
 _LISTED = 200
@@ -92,6 +92,35 @@ def diverged(metrics: Sequence[LiveMetric]) -> list[str]:
     return said + ([f"✗ {len(lost) - 4:,} more metrics diverged"] if len(lost) > 4 else [])
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How far a run is, how fast it goes, and how far it is to go, as far as anybody knows."""
+
+    done: float
+    total: float | None = None
+    rate: float | None = None  # a second
+    unit: str = "step"
+
+    @property
+    def told(self) -> str:
+        """Return it in words."""
+        of = f" of {number(self.total)}" if self.total else ""
+        parts = [f"{self.unit} {number(self.done)}{of}"]
+        if self.rate:
+            parts.append(f"{number(float(f'{self.rate:.3g}'))} a second")
+            if self.total and self.total > self.done:
+                parts.append(f"about {duration((self.total - self.done) / self.rate)} left")
+        return ", ".join(parts)
+
+    @property
+    def bar(self) -> Html:
+        """Return a bar where the end is known."""
+        if not self.total:
+            return Html("")
+        share = min(max(self.done / self.total, 0.0), 1.0)
+        return Html(f'<progress value="{share:.3f}" max="1" aria-label="{escaped(self.told)}"></progress> ')
+
+
 @dataclass(frozen=True, repr=False)
 class RunProgress(Result):
     """A run as it stands now."""
@@ -104,6 +133,7 @@ class RunProgress(Result):
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[LiveMetric, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    pace: Pace | None = None
     seen: float = field(default_factory=time.time, compare=False)
     """When it stood so, in seconds since the epoch: a saved notebook shows it for good."""
 
@@ -130,6 +160,8 @@ class RunProgress(Result):
     def text(self) -> str:
         """Return the run's state, how far each workspace is behind, its params and its latest metrics."""
         lines = ["   ".join([self._headline(), *self._behind()])]
+        if self.pace is not None:
+            lines.append(f"  {'progress'.ljust(10)}  {self.pace.told}")
         lines += [f"  {label.ljust(10)}  {said}" for label, said in self._facts(2)]
         latest = [f"{metric.key} {metric.value}" for metric in self.metrics]
         if latest:
@@ -143,7 +175,8 @@ class RunProgress(Result):
         took = f" for {duration(self.seconds)}, {self._as_of()}"
         head = Html(f"{badge(self.status)} <strong>Run {safe(self.name)}</strong>{took}")
         lost = [alert(line) for line in diverged(self.metrics)]
-        return panel(head, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))
+        pace = Html("") if self.pace is None else Html(f"{self.pace.bar}{safe(self.pace.told)}")
+        return panel(head, pace, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))
 
 
 @dataclass(frozen=True, repr=False)
