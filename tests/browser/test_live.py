@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from nbconvert import HTMLExporter
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from tests.browser.jupyter import LOOKS, PATIENCE_MS, Jupyter, opened
 from tests.browser.pages import LINKED, violations
@@ -39,6 +39,13 @@ while True:
     time.sleep(0.02)"""
 
 
+def _top(place: Locator) -> float:
+    """Return how far down the page something stands."""
+    box = place.bounding_box()
+    assert box is not None, "it is to be seen"
+    return box["y"]
+
+
 @pytest.mark.full
 def test_a_running_cell_is_watched_and_its_charts_stay(
     browser: Browser, jupyter: Jupyter, picture: Keep
@@ -47,7 +54,13 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         notebook.run(0)
         notebook.begin(1)
         view = notebook.outputs(1)
-        expect(view).to_contain_text("Run forest RUNNING", timeout=PATIENCE_MS)
+        expect(view).to_contain_text("RUNNING Run forest for", timeout=PATIENCE_MS)
+        expect(view).to_contain_text(re.compile(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"))
+        expect(view).to_contain_text(re.compile(r"step \d+, .* a second"))
+        expect(view).to_contain_text(re.compile(r"loss [\d.]+ "))
+        stop = notebook.cell(1).locator(".dbml-stop")
+        expect(stop).to_be_visible(timeout=PATIENCE_MS)
+        assert _top(stop) < _top(view.locator("figure").first), "Stop stands above what grows"
         expect(view).to_contain_text("databricks")
         expect(view).to_contain_text("params: depth 3, rate 0.1")
         curve = view.locator("figure svg[aria-label^='curve of loss']")
@@ -68,7 +81,7 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
             picture(notebook.page, f"running-{theme}-{width}", notebook.cell(1))
         (notebook.file.parent / "enough").touch()
         notebook.wait_for_end(1)
-        expect(view).to_contain_text("Run forest FINISHED")
+        expect(view).to_contain_text("FINISHED Run forest in")
         expect(log).to_have_attribute("aria-pressed", "true")
         expect(curve).to_be_visible()
         expect(view.locator(".dbml-stop")).to_have_count(0)
@@ -95,7 +108,7 @@ def test_stop_interrupts_the_cell(browser: Browser, jupyter: Jupyter, picture: K
         picture(notebook.page, "running", notebook.cell(1))
         stop.click()
         notebook.wait_for_end(1)
-        expect(notebook.outputs(1)).to_contain_text("Run endless KILLED")
+        expect(notebook.outputs(1)).to_contain_text("KILLED Run endless in")
         expect(notebook.outputs(1)).to_contain_text("KeyboardInterrupt")
 
 
