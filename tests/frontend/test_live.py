@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from textwrap import indent
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,15 +20,15 @@ from tests.frontend.test_kernel import Kernel, kernel
 __all__ = ["kernel"]
 
 # The cell goes on until its live view has been looked at often enough, so that no test waits for a clock.
-SLOW = (
-    "%%track slow\n"
-    "import time\n"
+UNTIL_SEEN = (
     "end, track = time.monotonic() + 30, fake.tracks[-1]\n"
     "looks, look = [], track.look\n"
     "track.look = lambda: (looks.append(time.monotonic()), look())[1]\n"
     "while len(looks) < 4 and time.monotonic() < end:\n"
     "    time.sleep(0.02)\n"
 )
+SLOW = f"%%track slow\nimport time\n{UNTIL_SEEN}"
+BLOCK = f"import time, dbml_magics as dbml\nwith dbml.track('slow') as run:\n{indent(UNTIL_SEEN, '    ')}"
 
 
 def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(kernel: Kernel) -> None:
@@ -45,18 +46,6 @@ def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(ker
     last = next(each for each in data if "FINISHED" in each["text/plain"])
     assert "curve of loss" in last["text/html"], "the charts stay below the summary"
     assert not any("widget-view" in kind for kind in last)
-
-
-BLOCK = (
-    "import time, dbml_magics as dbml\n"
-    "print('before')\n"
-    "with dbml.track('slow') as run:\n"
-    "    end, track = time.monotonic() + 30, fake.tracks[-1]\n"
-    "    looks, look = [], track.look\n"
-    "    track.look = lambda: (looks.append(time.monotonic()), look())[1]\n"
-    "    while len(looks) < 3 and time.monotonic() < end:\n"
-    "        time.sleep(0.02)\n"
-)
 
 
 def test_a_tracked_block_is_shown_as_a_tracked_cell_is(kernel: Kernel) -> None:
