@@ -141,7 +141,8 @@ def refuse_deleted(experiment: Experiment | None) -> None:
 def active_experiment(engine: Engine) -> tuple[str, str]:
     """Return (id, name) of the experiment that runs go to now."""
     experiment_id = mlflow_private.experiment_id_of_runs()
-    return experiment_id, client(engine).get_experiment(experiment_id).name
+    known = engine.state.experiments.name(experiment_id)
+    return experiment_id, known or client(engine).get_experiment(experiment_id).name
 
 
 def find_experiment(engine: Engine, name: str) -> tuple[str, str]:
