@@ -218,7 +218,7 @@ def runs(
 
 
 def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
-    """Set two runs or more side by side (each an id, the beginning of one, or ``last``).
+    """Set two runs or more side by side (each an id, the beginning of one, a name, or ``last``).
 
     ``metrics`` are those to show; by default those that tell most. ``to_pandas()`` of the result has all.
     """
@@ -238,7 +238,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     require_delivered: bool = False,
 ) -> RegisterResult:
-    """Register a run's model (``run``: an id, the beginning of one, or ``last``) in one registry or both.
+    """Register the model of a run (its id, the beginning of it, its name, ``last``) in one registry or both.
 
     ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
     """

@@ -42,7 +42,7 @@ COMMAND = Command(
     options=(
         Option(
             "RUN",
-            "two runs or more: a run id, the beginning of one, or last",
+            "two runs or more: a run's id, the beginning of one, its name, or last",
             metavar="RUN RUN…",
             completes="run",
             parameter="given",

@@ -39,7 +39,7 @@ COMMAND = Command(
     options=(
         Option(
             "RUN",
-            "a run id, the beginning of one, or last: the newest finished run here (the default)",
+            "a run's id, the beginning of one, its name, or last: the newest finished run here (the default)",
             metavar="RUN|last",
             optional_value=True,
             otherwise="last",
