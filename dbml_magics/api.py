@@ -238,7 +238,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     require_delivered: bool = False,
 ) -> RegisterResult:
-    """Register the model of a run (its id, the beginning of it, its name, ``last``) in one registry or both.
+    """Register a run's model (``run``: id, its beginning, name, or ``last``) in one registry or both.
 
     ``require_delivered``: only when all of the run is at every workspace, else DeliveryIncomplete.
     """

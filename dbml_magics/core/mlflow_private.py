@@ -6,10 +6,13 @@ one is noticed before users notice it. MLflow is imported at the first use.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import posixpath
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +39,7 @@ __all__ = [
     "set_active_experiment_id",
     "tracking_uri_if_imported",
     "with_fields",
+    "without_bars",
 ]
 
 E = TypeVar("E")
@@ -121,6 +125,35 @@ def download_file(repository: ArtifactRepository, path: str, folder: str) -> Pat
     local = Path(folder, posixpath.basename(path))
     repository._download_file(path, str(local))
     return local
+
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep MLflow from showing bars of what we ourselves download: they would stand in the user's cells.
+
+    Its setting is the whole process's, and what the user's own code downloads keeps its bars.
+    """
+    from mlflow.utils.file_utils import ArtifactProgressBar as Bar
+
+    if not hasattr(Bar.set_pbar, "__wrapped__"):
+        Bar.set_pbar = _unless_quiet(Bar.set_pbar)
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def _unless_quiet(show: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(show)
+    def shown(bar: Any) -> None:
+        if not _quiet.get():
+            show(bar)
+
+    return shown
 
 
 def with_fields(entity: E, **values: object) -> E:

@@ -68,7 +68,9 @@ class LiveView:
         self._track = track
         self._leaves_short = leaves_short
         self._shell = shell
-        self._place = display.Place()
+        self._top = display.Place()
+        """Of the button while the run goes on, then of its summary."""
+        self._place = display.Place() if environment.shows_widgets(shell) else self._top
         self._stop: _Stop | None = None
         self._over = Flag()  # set in the main thread, where an interrupt may come
         self._progress: RunProgress | None = None
@@ -77,7 +79,9 @@ class LiveView:
         self._thread = threading.Thread(target=context.run, args=(self._go,), name="dbml-live", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin, and keep a place above all else that the cell shows: its output stays together, in order."""
+        if self._leaves_short:
+            self._top.put(_NOTHING)
         self._thread.start()
 
     def end(self, summary: TrackSummary | None) -> None:
@@ -86,16 +90,17 @@ class LiveView:
         self._thread.join(5.0)
         if self._stop is not None:
             self._stop.remove()
+        if self._progress is not None and self._place is not self._top:
+            self._place.put(_NOTHING)  # which leaves no trace: the charts go to the summary
         if summary is None:
             return
-        if not self._place.shown or self._progress is None:
-            if self._leaves_short:
-                display.show(summary)
-            return
-        from dbml_magics.results.live import FinishedRun
+        if self._progress is not None:
+            from dbml_magics.results.live import FinishedRun
 
-        progress = self._last_look() or self._progress
-        self._place.end_in(FinishedRun(summary, progress.metrics))
+            progress = self._last_look() or self._progress
+            self._top.end_in(FinishedRun(summary, progress.metrics))
+        elif self._leaves_short:
+            self._top.end_in(summary)
 
     def _last_look(self) -> RunProgress | None:
         try:
@@ -109,8 +114,8 @@ class LiveView:
             begun = time.thread_time()
             try:
                 progress = self._track.look()
-                if self._stop is None and environment.shows_widgets(self._shell):
-                    self._stop = _Stop(self._shell)  # its place is above the view
+                if self._stop is None and self._place is not self._top:
+                    self._stop = _Stop(self._shell, self._top)
                 self._show(progress)
                 cost = time.thread_time() - begun
                 if self._stop is not None:
@@ -129,9 +134,10 @@ class LiveView:
 class _Stop:
     """The button that stops the cell, or the words that say how."""
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, place: display.Place) -> None:
         import ipywidgets
 
+        self._place = place
         self._shell = shell
         self._tried = False
         self._button = ipywidgets.Button(
@@ -142,8 +148,8 @@ class _Stop:
         )
         self._button.add_class("dbml-stop")
         self._button.on_click(self._clicked)
-        self._place = display.Place()
-        self._place.put(_NOTHING)
+        if not place.shown:
+            place.put(_NOTHING)  # above the view
 
     def show(self, over: Flag) -> None:
         """Show the button, once; opening its widget is what makes a front end open its way for clicks."""

@@ -38,7 +38,8 @@ def board(charts: Sequence[tuple[Chart, Html]], key: str = "") -> Html:
     )
     labels = [line.label for line in drawn[0][0].lines]
     legend = _legend(labels) if len(labels) > 1 else ""
-    grid = f'<div style="display:flex;flex-wrap:wrap;gap:8px 16px;margin:6px 0">{figures}</div>'
+    style = "display:flex;flex-wrap:wrap;align-items:flex-end;gap:8px 16px;margin:6px 0"
+    grid = f'<div style="{style}">{figures}</div>'
     told = {
         "key": key,
         "colours": COLOURS,

@@ -96,7 +96,7 @@ def _panels(browser: Browser, jupyter: Jupyter) -> None:
         notebook.run(1)
 
         notebook.run(2)
-        expect(notebook.outputs(2)).to_contain_text("Run boosting FINISHED")
+        expect(notebook.outputs(2)).to_contain_text("FINISHED Run boosting")
         notebook.cell(0).click()  # no frame round the cell that is shown
         notebook.cell(2).screenshot(path=IMAGES / "track.png")
 

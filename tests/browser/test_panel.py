@@ -60,7 +60,7 @@ def test_the_whole_journey_goes_by_forms(browser: Browser, jupyter: Jupyter, pic
         picture(notebook.page, "link", panel.box)
 
         notebook.run(1)
-        expect(notebook.outputs(1)).to_contain_text("Run forest FINISHED")
+        expect(notebook.outputs(1)).to_contain_text("FINISHED Run forest")
 
         notebook.run(2)
         panel = PanelPage(notebook, 2)

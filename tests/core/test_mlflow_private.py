@@ -215,3 +215,18 @@ def private(module: str) -> bool:
     """Tell whether a module of MLflow's is a private one."""
     parts = module.split(".")
     return parts[0] == "mlflow" and any(part.startswith("_") for part in parts)
+
+
+def test_own_downloads_show_no_bars_and_the_users_keep_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow.utils.file_utils import ArtifactProgressBar
+
+    def download() -> str:
+        with ArtifactProgressBar.files("Downloading artifacts", 2) as bar:
+            bar.update()
+        return capsys.readouterr().err
+
+    with mlflow_private.without_bars():
+        assert download() == ""
+    assert "Downloading artifacts" in download()
+    with mlflow_private.without_bars(), mlflow_private.without_bars():
+        assert download() == ""

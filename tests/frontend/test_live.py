@@ -76,6 +76,15 @@ def test_a_block_that_is_over_at_once_leaves_no_output(kernel: Kernel) -> None:
     assert not reply.shown
 
 
+def test_what_a_cell_prints_stays_together_in_its_order(kernel: Kernel) -> None:
+    reply = kernel.run(SLOW.replace("import time", "import time; print('first')", 1) + "print('last')\n")
+    assert reply.status == "ok", reply.traceback
+    kinds = ["text" if "text" in output else "display" for output in reply.outputs]
+    assert kinds[0] == "display", "the place of the view and of the summary"
+    assert reply.printed.split() == ["first", "last"]
+    assert reply.shown[0].startswith("Run slow  FINISHED")
+
+
 def test_updates_come_twice_a_second_at_the_most(kernel: Kernel) -> None:
     kernel.run(SLOW)
     gaps = kernel.value("min(b - a for a, b in zip(looks[:-1], looks[1:-1]))  # the last one is the end's")

@@ -10,6 +10,7 @@ from dbml_magics.core.delivery.items import counted, is_plain, items_of, without
 from dbml_magics.core.delivery.progress import OF_THIS_MACHINE, Host, Progress
 from dbml_magics.core.delivery.single_writes import SingleWrites
 from dbml_magics.core.destinations.errors import Blocked, Unavailable
+from dbml_magics.core.mlflow_private import without_bars
 from dbml_magics.core.model.operations import LogBatch, Operation, decode, point_of
 from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.outbox.lines import Entry
@@ -31,6 +32,7 @@ class Turn:
         self._single = SingleWrites(host, containers, self._progress)
         self._batch = Batch()
 
+    @without_bars()
     def take(self) -> bool:
         """Deliver a part of the queue; True when more is left. Raises Unavailable."""
         progress, journal = self._progress, self._host.runtime.parts.journal

@@ -14,6 +14,7 @@ from dbml_magics.common.hints import Remedy, Template
 from dbml_magics.core import registry, runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.endpoints.base import Found
+from dbml_magics.core.mlflow_private import without_bars
 from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel, RunNotFound
@@ -203,11 +204,10 @@ def fetch(engine: Engine, found: Found, folder: Path) -> Path:
     """Bring a model's files into a folder; returns where. Raises NoModel, WorkspaceUnreachable."""
     uri = engine.link.uri
     try:
-        path = Path(
-            download_artifacts(
+        with without_bars():
+            path = download_artifacts(
                 artifact_uri=found.uri, dst_path=str(folder), tracking_uri=uri, registry_uri=uri
             )
-        )
     except MlflowException as error:
         if isinstance(error, Unavailable):
             raise runs.as_error(engine, error, f"the files of {found.label}") from error
@@ -215,7 +215,7 @@ def fetch(engine: Engine, found: Found, folder: Path) -> Path:
             f"the files of {found.label} cannot be read: {' '.join(str(error.message).split())[:300]}",
             remedies=[(Remedy("status"), "shows whether they are still on their way")],
         ) from error
-    return path
+    return Path(path)
 
 
 def read_mlmodel(files: Path) -> MLmodel:

@@ -19,6 +19,7 @@ from dbml_magics.common.hints import Remedy
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
+from dbml_magics.core.mlflow_private import without_bars
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.scoring.carried.models import load
 from dbml_magics.errors import NoModel
@@ -67,7 +68,8 @@ def fetched(engine: Engine, found: Found) -> Path:
 
 def _foreign(found: Found, folder: Path) -> Path:
     try:
-        return Path(download_artifacts(artifact_uri=found.uri, dst_path=str(folder)))
+        with without_bars():
+            return Path(download_artifacts(artifact_uri=found.uri, dst_path=str(folder)))
     except Exception as error:  # each kind of storage has errors of its own, and some URIs are none of a file
         said = " ".join(str(getattr(error, "message", None) or error).split())[:300]
         if not isinstance(error, (MlflowException, OSError)):

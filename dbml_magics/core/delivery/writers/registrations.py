@@ -38,6 +38,7 @@ from dbml_magics.core.destinations.errors import Blocked, Busy, Unavailable, alr
 from dbml_magics.core.destinations.limits import names_a_limit
 from dbml_magics.core.destinations.protocol import Destination, Registry
 from dbml_magics.core.giving_way import gives_way
+from dbml_magics.core.mlflow_private import without_bars
 from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSource
 from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.model.operations import (
@@ -100,6 +101,7 @@ def check_before(
         )
 
 
+@without_bars()
 def _mlmodel(files_of: Callable[[str], ArtifactRepository], source: VersionSource) -> MLmodel | None:
     """Return the content of a model's file MLmodel, or None where it cannot be read now."""
     if source["kind"] not in ("model", "run"):
