@@ -33,7 +33,7 @@ Every command with its options and examples, and the Python call that does the s
 - `$name` or `${name}` stands for the value of a variable of the notebook, the calling function or the
   script, also within a value (`exp-$fold`). `$$` is a dollar sign, and `{{name}}` is `{name}`.
 - A `#` that begins a word begins a remark; a backslash at the end of a line continues it on the next.
-- Commands, options, run ids, models and experiments complete with Tab.
+- Commands, options, runs, models and experiments complete with Tab.
 
 This page is written from the grammar in `dbml_magics/commands/` by
 `python -m tests.command_reference --write`; a test fails where it is not up to date.

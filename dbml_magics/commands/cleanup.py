@@ -29,7 +29,7 @@ COMMAND = Command(
             metavar="endpoint|model|run|experiment|workspace|resource-group",
             completes="kind",
         ),
-        Option("NAME", "its name; for a run its id, the beginning of one, or last", completes="of kind"),
+        Option("NAME", "its name; for a run also its id, the beginning of one, or last", completes="of kind"),
         Option("--dry-run", "show what would go, and delete nothing"),
         Option(
             "--confirm",

@@ -31,10 +31,10 @@ COMMAND = Command(
     call=api.deploy,
     details=(
         "MODEL is name/version, name@alias, a name (its newest version; a cloud target wants the version),\n"
-        "a run (its model), m-…, or a runs:/ or models:/ URI. The same name again updates the endpoint in\n"
-        "place, and what the line does not name stays as it is; another --deployment stands beside the\n"
-        "one that answers and gets 0 % of the requests until --traffic says otherwise, so that going over\n"
-        "to it, and back, is one line each.\n"
+        "a run (its model; by id or name), m-…, or a runs:/ or models:/ URI. The same name again updates\n"
+        "the endpoint in place, and what the line does not name stays as it is; another --deployment\n"
+        "stands beside the one that answers and gets 0 % of the requests until --traffic says otherwise,\n"
+        "so that going over to it, and back, is one line each.\n"
         "A key is asked for unless the config file says otherwise (auth_mode: none on local,\n"
         "authEnabled: false on aci and aks). A local endpoint goes on when the notebook ends: until\n"
         "%dbml undeploy NAME. A cloud endpoint costs until then; %dbml status shows what runs.\n"

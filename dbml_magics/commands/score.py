@@ -53,7 +53,8 @@ COMMAND = Command(
     call=api.score,
     run=run,
     details=(
-        "MODEL is name/version, name@alias, a name (its newest version), a run (its model), or any URI.\n"
+        "MODEL is name/version, name@alias, a name (its newest version), a run (its model; by id or\n"
+        "name), or any URI.\n"
         "Its signature says which columns it is given, by name; all others stay as they are.\n"
         "--input is a table, a path (parquet, csv, json; delta where Spark has it) or $name of a DataFrame:\n"
         "of Spark, a stream too, or of pandas, which is scored in this process while it is small.\n"

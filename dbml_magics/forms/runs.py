@@ -1,14 +1,14 @@
 """The runs' view: a table that is sorted by its heads, filtered and chosen from; a param against a metric.
 
 The table is one piece of HTML, so that hundreds of runs cost one message. Its heads and boxes write what was
-pressed into a hidden field, which tells the kernel.
+pressed into a hidden field, which tells the kernel. A head that was pressed has the focus again once the
+kernel has drawn the table anew.
 """
 
 from __future__ import annotations
 
 import html
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -32,10 +32,14 @@ _MOST = 500
 _LABEL = {"description_width": "70px"}
 _PRESSED = html.escape(
     """const field = this.closest('.dbml-runs').querySelector('.dbml-pressed input');
+const table = this.closest('.dbml-table'), pressed = this.dataset.pressed;
+if (this.tagName === 'BUTTON') new MutationObserver((_, drawing) => {
+  const again = table.querySelector('[data-pressed="' + pressed + '"]');
+  if (again) { drawing.disconnect(); again.focus(); }
+}).observe(table, {childList: true, subtree: true});
 field.value = this.dataset.pressed + ' ' + Date.now();
 for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}));"""
 )
-_SIGNS = {"FINISHED": "✓", "FAILED": "✗", "KILLED": "■", "RUNNING": "▶", "SCHEDULED": "…"}
 
 
 class RunsView:
@@ -206,41 +210,21 @@ class RunsView:
         shown = table.shown
         if not shown:
             return f"<p>None of {count(len(table.rows), 'run')} matches {safe(repr(table.matching))}.</p>"
-        heads = "".join(self._head(number, column) for number, column in enumerate(table.columns))
-        rows = "".join(map(self._row, shown))
+        return table.markup(self._pressable, self._box)
+
+    def _pressable(self, column: str, shown: str) -> str:
+        """Return a column's head as a button that sorts by it."""
         return (
-            f"<table><caption>{safe(table.caption())}</caption>"
-            f'<thead><tr><td></td><th scope="col">run</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+            f'<button type="button" data-pressed="sort {self._table.columns.index(column)}" '
+            f'title="Sort by {safe(column)}" onclick="{_PRESSED}">{safe(shown)}</button>'
         )
 
-    def _head(self, number: int, column: str) -> str:
-        table = self._table
-        aria, sign = table.order(column)
-        figures = ' class="dbml-figure"' if column in table.metrics else ""
-        return (
-            f'<th scope="col"{aria}{figures}><button type="button" data-pressed="sort {number}" '
-            f'title="Sort by {safe(column)}" onclick="{_PRESSED}">{safe(table.head(column) + sign)}'
-            "</button></th>"
-        )
-
-    def _row(self, row: RunRow) -> str:
-        table = self._table
-        first, *others = table.cells(row)
+    def _box(self, row: RunRow) -> str:
+        """Return a run's box to tick."""
         ticked = " checked" if row.run_id in self._chosen else ""
-        named = safe(f"Choose run {row.name or first}")
-        cells = []
-        for column, cell in zip(table.columns, others, strict=True):
-            if column == "status":
-                sign = _SIGNS.get(row.status, "")
-                cells.append(f'<td class="dbml-{safe(row.status.lower())}">{sign} {safe(cell.lower())}</td>')
-            elif column == "started":
-                cells.append(f'<td title="{safe(cell)}">{safe(_ago(row.start_time) or cell)}</td>')
-            else:
-                figures = ' class="dbml-figure"' if column in table.metrics else ""
-                cells.append(f"<td{figures}>{safe(cell)}</td>")
         return (
-            f'<tr><td><input type="checkbox" aria-label="{named}" data-pressed="run {safe(row.run_id)}" '
-            f'onchange="{_PRESSED}"{ticked}></td><th scope="row">{safe(first)}</th>{"".join(cells)}</tr>'
+            f'<input type="checkbox" aria-label="{safe(f"Choose run {row.name or row.run_id[:8]}")}" '
+            f'data-pressed="run {safe(row.run_id)}" onchange="{_PRESSED}"{ticked}>'
         )
 
     def _side_by_side(self) -> None:
@@ -250,15 +234,6 @@ class RunsView:
 def _show(place: widgets.Output, result: Result) -> None:
     forms = {"text/plain": result.text(), "text/html": result.html()}
     place.outputs = ({"output_type": "display_data", "data": forms, "metadata": {}},)
-
-
-def _ago(start: int | None) -> str:
-    """Return how long ago something was, in one unit; empty where that is not known or far away."""
-    seconds = -1.0 if start is None else time.time() - start / 1000
-    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("days", 86400, 60)):
-        if 0 <= seconds < most * length:
-            return f"{int(seconds / length)} {unit} ago"
-    return ""
 
 
 def _dropdown(label: str, about: str, name: str) -> widgets.Dropdown:

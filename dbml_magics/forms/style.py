@@ -15,8 +15,9 @@ STYLE = """<style>
 .dbml-panel :focus-visible { outline: 3px solid #1a73e8; outline-offset: 1px; }
 .dbml-panel button { height: auto; min-height: 28px; }
 .dbml-panel button.mod-primary { background: #0b57b0; color: #fff; }
-.dbml-panel button:disabled { opacity: 1; background: transparent; border: 1px dashed currentColor;
-  color: var(--jp-ui-font-color1, inherit); }
+.dbml-panel button:disabled { opacity: 1; background: var(--jp-layout-color2, #eee); box-shadow: none;
+  border: 1px solid var(--jp-border-color2, #ccc); color: var(--jp-ui-font-color2, #666);
+  cursor: not-allowed; }
 /* The widgets' boxes scroll what is a pixel too high for them. */
 .dbml-panel :is(.widget-box, .jupyter-widgets, .widget-html-content) { overflow: visible; }
 .dbml-panel .dbml-tabs { margin: 0 -12px 8px; padding: 0 12px; width: auto; height: auto;
@@ -38,8 +39,8 @@ STYLE = """<style>
 .dbml-panel .dbml-made { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: baseline; }
 .dbml-panel .dbml-take { background: transparent; border: none; padding: 0 4px; cursor: pointer;
   font: inherit; min-height: 24px; color: var(--jp-content-link-color, #0b57b0); text-decoration: underline; }
-.dbml-panel .dbml-take:disabled { border: none; text-decoration: none; cursor: default;
-  color: var(--jp-ui-font-color2, #666); }
+.dbml-panel .dbml-take:disabled { background: transparent; border: none; text-decoration: none;
+  cursor: default; color: var(--jp-ui-font-color2, #666); }
 .dbml-panel .dbml-told { margin-left: 4px; }
 .dbml-panel th button { background: transparent; border: none; padding: 0; cursor: pointer; font: inherit;
   min-height: 24px; color: inherit; font-weight: bold; }
@@ -48,7 +49,6 @@ STYLE = """<style>
 .dbml-panel .dbml-runs caption { text-align: left; white-space: nowrap; padding-bottom: 4px; }
 .dbml-panel .dbml-runs :is(td, th) { white-space: nowrap;
   border-bottom: 1px solid var(--jp-border-color2, #ccc); }
-.dbml-panel .dbml-runs .dbml-figure { text-align: right; font-variant-numeric: tabular-nums; }
 .dbml-panel .dbml-finished { color: #1b6e2d; }
 .dbml-panel :is(.dbml-failed, .dbml-killed) { color: #b3261e; }
 .dbml-panel .dbml-running { color: #0b57b0; }
@@ -102,8 +102,8 @@ STYLE = """<style>
   color: var(--jp-ui-font-color1, inherit);
   content: "✗ This panel's kernel is gone: its buttons do nothing any more. Run its cell again."; }
 .dbml-panel.jupyter-widgets-disconnected :is(button, input, select) { pointer-events: none; box-shadow: none;
-  background: transparent; border: 1px dashed currentColor; color: var(--jp-ui-font-color2, #666);
-  text-decoration: none; font-weight: normal; accent-color: #777; }
+  background: transparent; border: 1px solid var(--jp-border-color2, #ccc);
+  color: var(--jp-ui-font-color2, #666); text-decoration: none; font-weight: normal; accent-color: #777; }
 .dbml-panel.jupyter-widgets-disconnected button.mod-active { font-weight: bold; }
 .dbml-panel.jupyter-widgets-disconnected :is(button, input, select):hover { box-shadow: none; }
 </style>"""

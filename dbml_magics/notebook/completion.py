@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from dbml_magics.commands import COMMANDS, TRACK
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.common.environment import variables
 from dbml_magics.common.foreign_text import is_plain, one_line
+from dbml_magics.common.hints import quoted
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext
@@ -31,6 +33,8 @@ _TRACK = re.compile(r"%%track\s+(?P<words>.*)", re.DOTALL)
 _ABOVE = ("%", "!", "#", "import ", "from ")
 _LOOK_UP_SECONDS = 0.25
 _WIDE = 72  # characters of a description
+# The names of runs that a line can have, in quotes or without.
+_NAME = re.compile(r"[^-${}'\"\\][^${}'\"\\]*")
 
 
 @dataclass(frozen=True)
@@ -195,16 +199,7 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> l
             if name.startswith(last) and name not in done.split(",")
         ]
     if option.completes == "run":
-        runs = _known(lambda session: session.known_runs())
-        hits = [
-            (run_id, name)
-            for run_id, name in runs
-            if run_id.startswith(fragment) or name.startswith(fragment)
-        ]
-        return [
-            *_starting(fragment, [_Offer("last", "run", "the newest finished run here")]),
-            *(_Offer(run_id, "run", one_line(name)) for run_id, name in hits),
-        ]
+        return _runs(fragment)
     looked_up: dict[str, Callable[[], Sequence[str]]] = {
         "kind": lambda: _KINDS,
         "command": lambda: [*COMMANDS, TRACK.name],
@@ -216,6 +211,21 @@ def _values(option: Option, fragment: str, namespace: Mapping[str, object]) -> l
     found = looked_up.get(option.completes, list)()
     kind, what = _KNOWN_AS.get(option.completes, (option.completes, ""))
     return _starting(fragment, (_Offer(_quoted(name), kind, what or _about(name)) for name in found))
+
+
+def _runs(fragment: str) -> list[_Offer]:
+    """Return the runs whose name or id begins so: by the name where that means one run, else by the id."""
+    known = _known(lambda session: session.known_runs())
+    named = Counter(name for _, name in known)
+    begun = fragment.lstrip("\"'")
+    offers = _starting(fragment, [_Offer("last", "run", "the newest finished run here")])
+    for run, name in known:
+        means_one = named[name] == 1 and not any(other.startswith(name) for other, _ in known)
+        if name.startswith(begun) and means_one and name != "last" and _NAME.fullmatch(name):
+            offers.append(_Offer(quoted(name, doubly=True), "run", f"the name of {run[:8]}"))
+        elif name.startswith(begun) or run.startswith(fragment):
+            offers.append(_Offer(run, "run", one_line(name)))
+    return [offer for offer in offers if is_plain(offer.text)]
 
 
 _KNOWN_AS = {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from dbml_magics.common.foreign_text import visible
+from dbml_magics.results.text import ago, when
 
 __all__ = [
     "Html",
@@ -27,6 +28,7 @@ __all__ = [
     "parts_table",
     "rows_table",
     "safe",
+    "started",
 ]
 
 _TAG = re.compile(r"<[^>]*>")
@@ -65,6 +67,12 @@ def alert(text: str) -> Html:
 def code(text: str) -> Html:
     """Return a command as markup."""
     return Html(f"<code>{escaped(text)}</code>")
+
+
+def started(milliseconds: int) -> Html:
+    """Return how long ago something began, or the time where that is far away; the time is its title too."""
+    at = when(milliseconds)
+    return Html(f'<span title="{escaped(at)}">{escaped(ago(milliseconds) or at)}</span>')
 
 
 def link(label: str, url: str) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,18 @@ from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
 from dbml_magics.results.best import BEST, best_of
 from dbml_magics.results.charts import sparkline
-from dbml_magics.results.html import Html, badge, code, html_table, link, page_links, panel, rows_table, safe
+from dbml_magics.results.html import (
+    Html,
+    badge,
+    code,
+    html_table,
+    link,
+    page_links,
+    panel,
+    rows_table,
+    safe,
+    started,
+)
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.registry import ModelVersion
@@ -99,6 +111,7 @@ class RunsResult(Result):
     more: bool = False  # it has more than that
     unfiltered: str = ""  # the command that lists them
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the experiment's page
+    as_of: int = field(default_factory=lambda: int(time.time() * 1000), compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -183,10 +196,12 @@ class RunsResult(Result):
         headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
         for row, each in zip(self.rows, cells, strict=True):
             each[headers.index("status")] = badge(row.status)
+            each[headers.index("started")] = started(row.start_time)
         if any(row.links for row in self.rows):
             headers.append("open")
             cells = [[*each, page_links(row.links)] for each, row in zip(cells, self.rows, strict=True)]
-        table = html_table(f"Runs of {self.experiment}", headers, cells)
+        # A saved notebook is read later: what was 3 min ago then is told with the time it was then.
+        table = html_table(f"Runs of {self.experiment} (as of {when(self.as_of)})", headers, cells)
         return panel(table, *self._end())
 
 

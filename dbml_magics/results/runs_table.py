@@ -11,15 +11,17 @@ from typing import Any
 from dbml_magics.results.base import Result
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart, Line, text_points
-from dbml_magics.results.html import safe
+from dbml_magics.results.html import safe, started
 from dbml_magics.results.runs import RunRow
 from dbml_magics.results.text import DIFFERS, LACKING, count, duration, number, short, text_table, when
 
 __all__ = ["RunsTable", "Scatter", "differing_params"]
 
 _FACTS = ("name", "status", "started", "took")
+_LEFT, _RIGHT = 'style="text-align:left"', 'style="text-align:right;font-variant-numeric:tabular-nums"'
+_SIGNS = {"FINISHED": "✓", "FAILED": "✗", "KILLED": "■", "RUNNING": "▶", "SCHEDULED": "…"}
 _TERM = re.compile(r"(?P<key>[^<>=!~\s]+)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>\S+)")
-_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     "<": lambda a, b: a < b,
     ">": lambda a, b: a > b,
     "<=": lambda a, b: a <= b,
@@ -89,7 +91,7 @@ class RunsTable(Result):
                 return False
             if value[0] != wanted[0]:  # a text against a number
                 value, wanted = (1, str(value[1])), (1, term["value"])
-            if not _SIGNS[term["sign"]](value, wanted):
+            if not _COMPARED[term["sign"]](value, wanted):
                 return False
         searched = " ".join([row.run_id, row.name, row.status, *row.params.values()]).lower()
         return all(word in searched for word in rest.lower().split())
@@ -105,7 +107,7 @@ class RunsTable(Result):
         """Return what stands above a column."""
         return f"{DIFFERS} {column}" if column in self.params else column
 
-    def order(self, column: str) -> tuple[str, str]:
+    def _order(self, column: str) -> tuple[str, str]:
         """Return the attribute and the sign with which a head says that its column is the sorted one."""
         if column != self.sort:
             return "", ""
@@ -129,19 +131,37 @@ class RunsTable(Result):
 
     def html(self) -> str:
         """Return a table whose head says which column it is sorted by."""
-        heads = ['<th scope="col" style="text-align:left">run</th>']
+        return self.markup(lambda _, shown: safe(shown))
+
+    def markup(self, head: Callable[[str, str], str], ahead: Callable[[RunRow], str] | None = None) -> str:
+        """Return the table with what is drawn in a head (of a column and its words) and ahead of a run."""
+        heads = ["<td></td>"] if ahead is not None else []
+        heads.append(f'<th scope="col" {_LEFT}>run</th>')
         for column in self.columns:
-            (aria, sign), head = self.order(column), self.head(column)
-            heads.append(f'<th scope="col"{aria} style="text-align:left">{safe(head + sign)}</th>')
+            aria, sign = self._order(column)
+            shown = head(column, self.head(column) + sign)
+            heads.append(f'<th scope="col"{aria} {self._aligned(column)}>{shown}</th>')
         rows = []
         for row in self.shown:
             first, *others = self.cells(row)
-            cells = "".join(f'<td style="text-align:left">{safe(cell)}</td>' for cell in others)
-            rows.append(f'<tr><th scope="row" style="text-align:left">{safe(first)}</th>{cells}</tr>')
+            box = f"<td>{ahead(row)}</td>" if ahead is not None else ""
+            cells = "".join(self._cell(row, *each) for each in zip(self.columns, others, strict=True))
+            rows.append(f'<tr>{box}<th scope="row" {_LEFT}>{safe(first)}</th>{cells}</tr>')
         return (
-            f'<table><caption style="text-align:left">{safe(self.caption())}</caption>'
+            f"<table><caption {_LEFT}>{safe(self.caption())}</caption>"
             f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
+
+    def _aligned(self, column: str) -> str:
+        return _RIGHT if column in self.metrics else _LEFT
+
+    def _cell(self, row: RunRow, column: str, shown: str) -> str:
+        if column == "status":
+            word = f"{_SIGNS.get(row.status, '')} {row.status.lower()}"
+            return f'<td class="dbml-{safe(row.status.lower())}" {_LEFT}>{safe(word)}</td>'
+        if column == "started":
+            return f"<td {_LEFT}>{started(row.start_time)}</td>"
+        return f"<td {self._aligned(column)}>{safe(shown)}</td>"
 
 
 def _sortable(value: Any) -> tuple[int, Any] | None:

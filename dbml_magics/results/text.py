@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -12,6 +13,7 @@ __all__ = [
     "DIFFERS",
     "LACKING",
     "about",
+    "ago",
     "clock",
     "count",
     "duration",
@@ -101,6 +103,15 @@ def about(seconds: float) -> str:
 def when(milliseconds: int) -> str:
     """Write a time, given in milliseconds since the epoch, on the reader's clock."""
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def ago(milliseconds: int) -> str:
+    """Write how long ago a time was, in one unit; empty where it is to come or more than two months away."""
+    seconds = time.time() - milliseconds / 1000
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 36), ("days", 86400, 60)):
+        if 0 <= seconds < most * length:
+            return f"{int(seconds / length)} {unit} ago"
+    return ""
 
 
 def clock(milliseconds: int) -> str:

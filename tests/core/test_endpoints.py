@@ -921,6 +921,10 @@ def test_every_way_to_name_a_model_is_understood(served: Any, wine: list[Any]) -
     assert label("wine@champion") == label("models:/wine@champion") == "wine/1"
     assert label(run[:10]) == label(run) == label(f"runs:/{run}/model") == f"run {run[:8]} model"
     assert label(model_id) == label(f"models:/{model_id}") == f"run {run[:8]} model"
+    mlflow.MlflowClient().update_run(run, name="the second")
+    assert label("the second") == label("runs:/the second/model") == f"run {run[:8]} model"
+    mlflow.MlflowClient().update_run(run, name="wine")
+    assert label("wine") == "wine/2", "a registered model goes before a run of its name"
     with pytest.raises(dbml.BadCommand, match="wants an explicit version") as vague:
         label("wine", explicit=True)
     assert vague.value.remedies[0][0] == "%dbml deploy wine/2"

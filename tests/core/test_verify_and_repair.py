@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 import dbml_magics as dbml
+from dbml_magics.common.hints import Remedy, typing
 from dbml_magics.errors import BadCommand, ExperimentNotFound, NotConfirmed
 from dbml_magics.results.reconcile import ABSENT, RepairResult, VerifyResult
 from tests.conftest import Proxies, Servers
@@ -282,6 +283,13 @@ def test_nothing_is_deleted_without_being_asked_and_told(
     primary.delete_tag(run, "team")
     done = repaired(experiment)
     assert {r.difference.kind for r in done.remaining} == {"run", "tag"}
+    typed = Remedy("sync", repair=True, prune=True, timeout=60, experiment=experiment)
+    with typing(typed), pytest.raises(NotConfirmed, match="stray") as asked:
+        repaired(experiment, prune=True)
+    assert [line for line, _ in asked.value.remedies] == [
+        f"%dbml sync --repair --prune --timeout 60 --experiment {experiment} --confirm",
+        f"%dbml sync --repair --timeout 60 --experiment {experiment}",
+    ]
     with pytest.raises(NotConfirmed, match="stray") as refused:
         repaired(experiment, prune=True)
     assert any("--prune --confirm" in line for line in refused.value._render_traceback_())
@@ -319,6 +327,22 @@ def test_what_cannot_be_meant_is_said(experiment: str, proxies: Proxies) -> None
         dbml.verify(experiment=experiment, everything=True)
     with pytest.raises(BadCommand, match="--from takes one of"):
         dbml.repair(source="gcp")
+
+
+def test_a_line_that_cannot_be_meant_is_corrected_in_its_readers_words(experiment: str) -> None:
+    line = Remedy("sync", verify=True, deep=True, since="yesterdayish")
+    with typing(line), pytest.raises(BadCommand) as since:
+        dbml.verify(since="yesterdayish", deep=True)
+    assert since.value.remedies[1][0] == "%dbml sync --verify --deep --since 7d"
+    line = Remedy("sync", verify=True, deep=True, experiment=experiment, all=True)
+    with typing(line), pytest.raises(BadCommand) as both:
+        dbml.verify(experiment=experiment, everything=True, deep=True)
+    assert both.value.remedies[0][0] == "%dbml sync --verify --deep --all"
+    with typing(Remedy("sync", repair=True, from_="gcp", timeout=60)), pytest.raises(BadCommand) as source:
+        dbml.repair(source="gcp", timeout=60)
+    assert [line for line, _ in source.value.remedies] == [
+        f"%dbml sync --repair --from {role} --timeout 60" for role in ("databricks", "azureml")
+    ]
 
 
 def test_the_result_is_a_table_of_what_stands_on_either_side(

@@ -46,18 +46,18 @@ def _offered(line: str) -> list[str]:
         (
             "%dbml register ",
             [
-                *("last", "a1" * 16, "b2" * 16),
+                *("last", "forest", "boosted"),
                 *("--path", "--to", "--alias", "--tag", "--require-delivered", "--help"),
             ],
         ),
         ("%dbml register l", ["last"]),
-        ("%dbml register fo", ["a1" * 16]),
+        ("%dbml register fo", ["forest"]),
         ("%dbml register last w", ["wine", "whisky"]),
         ("%dbml register last --to both w", ["wine", "whisky"]),
         ("%dbml register last wine --alias a --al", ["--alias"]),
         ("%dbml register last wine --to both --t", ["--tag"]),
         ("%dbml compare l", ["last"]),
-        ("%dbml compare last a1 b", ["b2" * 16]),
+        ("%dbml compare last a1 b", ["boosted"]),
         ("%dbml compare last --m", ["--metric"]),
         ("%dbml models b", ["beer"]),
         ("%dbml help tr", ["track"]),
@@ -146,7 +146,7 @@ def _completed(shell: Shell, cell: str) -> list[str]:
             "value: where: this machine, a container instance, a Kubernetes cluster,…",
         ),
         ("%dbml invoke served $fr", "variable: list"),
-        ("%dbml register fo", "run: forest"),
+        ("%dbml register fo", "run: the name of a1a1a1a1"),
         ("%dbml register las", "run: the newest finished run here"),
         ("%dbml models be", "model: a registered model"),
         ("%dbml experiment wi", "experiment: an experiment of the link"),
@@ -213,3 +213,26 @@ def test_a_question_mark_shows_the_whole_help(
     shell.run(line)
     assert begins in capsys.readouterr().out
     assert shell["fake"].calls == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "line", "offered"),
+    [
+        ([("a1" * 16, "one"), ("b2" * 16, "other")], "%dbml compare o", ["one", "other"]),
+        ([("a1" * 16, "one"), ("b2" * 16, "one")], "%dbml compare o", ["a1" * 16, "b2" * 16]),
+        ([("a1" * 16, "a second try")], "%dbml compare a", ['"a second try"']),
+        ([("a1" * 16, "a second try")], "%dbml compare a1", ["a1" * 16]),
+        ([("a1" * 16, "b2b2"), ("b2" * 16, "")], "%dbml compare b2", ["a1" * 16, "b2" * 16]),
+        ([("a1" * 16, "costs $5"), ("b2" * 16, "-x")], "%dbml compare c", ["a1" * 16]),
+        ([("a1" * 16, "last")], "%dbml compare la", ["last", "a1" * 16]),
+    ],
+)
+def test_a_run_is_offered_by_its_name_where_that_means_it_alone(
+    fake: FakeSession,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: list[tuple[str, str]],
+    line: str,
+    offered: list[str],
+) -> None:
+    monkeypatch.setattr(fake, "known_runs", lambda: runs)
+    assert _offered(line) == offered

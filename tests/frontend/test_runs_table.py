@@ -7,8 +7,9 @@ import math
 
 import pytest
 
-from dbml_magics.results.runs import RunRow
+from dbml_magics.results.runs import RunRow, RunsResult
 from dbml_magics.results.runs_table import RunsTable, Scatter, differing_params
+from dbml_magics.results.text import when
 
 
 def row(name: str, params: dict[str, str], metrics: dict[str, float], seconds: float = 1.0) -> RunRow:
@@ -76,11 +77,29 @@ def test_params_that_differ_are_columns_and_marked() -> None:
     table = RunsTable(ROWS, "loss")
     assert "≠ depth" in table.text()
     assert "seed" not in table.text()
-    html = table.html()
+    html = table.markup(
+        lambda column, shown: f"<button>{column}: {shown}</button>", lambda row: f"[{row.name}]"
+    )
     assert '<th scope="col" aria-sort="ascending"' in html
+    assert "<button>loss: loss ▲</button>" in html
+    assert "<td>[c]</td>" in html
     assert "<caption" in html
     assert '<th scope="row"' in html
     assert "3 of 3 runs, by loss, lowest first; ≠ marks a param that differs" in html
+
+
+def test_when_a_run_started_is_told_from_now_with_the_time_itself_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = ROWS[0].start_time
+    monkeypatch.setattr("dbml_magics.results.text.time.time", lambda: began / 1000 + 180)
+    assert f'<span title="{when(began)}">3 min ago</span>' in RunsTable(ROWS).html()
+    shown = RunsResult(ROWS, "wine")
+    assert f'<span title="{when(began)}">3 min ago</span>' in shown.html()
+    assert f"as of {when(began + 180_000)}" in shown.html(), "a saved notebook is read later"
+    assert when(began) in shown.text()
+    monkeypatch.setattr("dbml_magics.results.text.time.time", lambda: began / 1000 + 1e9)
+    assert f'<span title="{when(began)}">{when(began)}</span>' in RunsTable(ROWS).html()
 
 
 def test_a_table_is_escaped() -> None:

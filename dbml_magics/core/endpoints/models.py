@@ -17,22 +17,22 @@ from dbml_magics.core.endpoints.base import Found
 from dbml_magics.core.mlflow_private import without_bars
 from dbml_magics.core.model.mlmodel import MLmodel
 from dbml_magics.core.runtime.engine import Engine
-from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel
+from dbml_magics.errors import BadCommand, DbmlError, ModelNotFound, NoModel, RunNotFound
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = ["fetch", "find", "read_mlmodel"]
 
-_RUN = re.compile(r"last|[0-9a-f]{4,32}")
+_RUN = re.compile(r"last|[0-9a-f]{4,32}")  # what is no model's name, if it is not registered
 
 
 def find(engine: Engine, given: str, last: str | None, *, explicit: bool, line: Template) -> Found:
     """Return the model that a word of the line means.
 
     ``given`` is ``name/version``, ``name@alias``, a bare name (its newest version, refused when
-    ``explicit``), a run (its model), ``m-…`` or any ``runs:/`` or ``models:/`` URI; ``line`` is the command
-    that errors show, with ``{}`` for the model. Raises ModelNotFound, RunNotFound,
+    ``explicit``), a run (its model; by its id or name), ``m-…`` or any ``runs:/`` or ``models:/`` URI;
+    ``line`` is the command that errors show, with ``{}`` for the model. Raises ModelNotFound, RunNotFound,
     AmbiguousRun, NoModel, BadCommand.
     """
     try:
@@ -151,10 +151,13 @@ def _bare(engine: Engine, given: str, last: str | None, explicit: bool, line: Te
         return _registered(
             engine, newest, said=f"{given} has no version on the line: the newest, {newest.version}"
         )
-    if _RUN.fullmatch(given):
+    try:
         run_id = runs.resolve(engine, given, last, line)
-        return _of_run(engine, run_id, None)
-    raise _not_found(engine, given, "", line)
+    except RunNotFound as error:
+        if _RUN.fullmatch(given):
+            raise
+        raise _not_found(engine, given, "", line) from error
+    return _of_run(engine, run_id, None)
 
 
 def _of_run(engine: Engine, run_id: str, path: str | None) -> Found:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.foreign_text import one_line
-from dbml_magics.common.hints import Argument, Remedy
+from dbml_magics.common.hints import Argument, Remedy, corrected
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.rates import backfill
 from dbml_magics.core.reconcile import repair as repairing
@@ -48,8 +48,8 @@ def moment(written: str | int | datetime | None) -> int | None:
         raise BadCommand(
             f"--since wants a date or how long ago, not {written!r}.",
             remedies=[
-                Remedy("sync", verify=True, since="2026-11-01"),
-                Remedy("sync", verify=True, since="7d"),
+                corrected(Remedy("sync", verify=True, since="2026-11-01"), since="2026-11-01"),
+                corrected(Remedy("sync", verify=True, since="7d"), since="7d"),
             ],
         ) from None
 
@@ -94,7 +94,9 @@ def repair(
     if source is not None and source not in engine.link.tracked:
         raise BadCommand(
             f"--from takes one of the link's workspaces, {' or '.join(engine.link.tracked)}, not {source!r}.",
-            remedies=[Remedy("sync", repair=True, from_="azureml")],
+            remedies=[
+                corrected(Remedy("sync", repair=True, from_=role), from_=role) for role in engine.link.tracked
+            ],
         )
     with _in_words(engine), backfill():
         _let_arrive(engine, timeout)
@@ -118,8 +120,8 @@ def _refuse_unconfirmed(engine: Engine, scope: Scope, source: str | None, deep: 
     raise NotConfirmed(
         "\n".join([f"--prune deletes in {target}, and only this:", *shown]),
         remedies=[
-            (repair.but(prune=True, confirm=True), "deletes it"),
-            (repair, "repairs the rest"),
+            (corrected(repair.but(prune=True, confirm=True), prune=True, confirm=True), "deletes it"),
+            (corrected(repair, prune=None), "repairs the rest"),
         ],
     )
 
@@ -145,7 +147,7 @@ def _scope(
     if sum((experiment is not None, run is not None, everything)) > 1:
         raise BadCommand(
             "--experiment, --run and --all each choose the runs; give one of them.",
-            remedies=[command.but(all=True)],
+            remedies=[corrected(command.but(all=True), experiment=None, run=None, all=True)],
         )
     if run is not None:
         run = runs.resolve(engine, run, last, lambda found: command.but(run=found))
