@@ -114,7 +114,9 @@ def _table(caption: str, content: str) -> Html:
     said, label = safe(caption), html.escape(html.unescape(_TAG.sub("", safe(caption))))
     above = f"<div>{said}</div>" if said else ""
     named = f' aria-label="{label}"' if label else ""
-    return Html(f'{above}<div style="overflow-x:auto"><table{named}>{content}</table></div>')
+    # Whoever has no mouse scrolls a wide table by the keys, once it can be reached by them.
+    scrolls = f'<div style="overflow-x:auto" tabindex="0" role="group"{named}>'
+    return Html(f"{above}{scrolls}<table{named}>{content}</table></div>")
 
 
 def _body(rows: Iterable[Sequence[str]], above: str = "") -> str:

