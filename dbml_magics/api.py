@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import DbmlError, NotLinked
 
 if TYPE_CHECKING:
-    from dbml_magics.core.blocks import BlockView
     from dbml_magics.core.interrupts import Guard
     from dbml_magics.core.runtime.engine import Engine
     from dbml_magics.core.session import Session
@@ -644,6 +643,23 @@ def score(
     )
 
 
+class _View(Protocol):
+    """What shows a tracked block's run while it goes on."""
+
+    def end(self, summary: TrackSummary | None) -> None:
+        """Show the summary in its place."""
+
+
+def _view_of(track: Track) -> _View | None:
+    """Begin to show a block's run, where the extension is loaded."""
+    from dbml_magics.common import environment
+
+    running = environment.shell()
+    loaded = None if running is None else running.magics_manager.registry.get("DbmlMagics")
+    view: _View | None = None if loaded is None else loaded.view_of_block(track)
+    return view
+
+
 class TrackedRun:
     """A run that lasts as long as a ``with`` block; ``summary`` is there afterwards."""
 
@@ -652,7 +668,7 @@ class TrackedRun:
         self._settings = settings
         self._track: Track | None = None
         self._guard: Guard | None = None
-        self._view: BlockView | None = None
+        self._view: _View | None = None
         self.summary: TrackSummary | None = None
 
     def __repr__(self) -> str:
@@ -673,7 +689,6 @@ class TrackedRun:
     def __enter__(self) -> TrackedRun:
         if self._track is not None:
             raise RuntimeError("a run is tracked once: call dbml.track(...) again for another")
-        from dbml_magics.core.blocks import view_of
         from dbml_magics.core.interrupts import Guard
 
         session = _session("dbml.track()")
@@ -682,7 +697,7 @@ class TrackedRun:
             guard.install()
             self._track = session.begin_track(self._name, **self._settings)
             if not self._settings["nested"]:  # a child's is its parent's view
-                self._view = view_of(self._track)
+                self._view = _view_of(self._track)
             while True:
                 guard.holds = False
                 if not guard.came:  # between the two no interrupt is raised: the next one comes in the block

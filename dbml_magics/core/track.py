@@ -126,8 +126,8 @@ class Track:
             self._error = "" if error is None else _last_line(error)
             try:
                 _log_params(self.run_id, params)
-            except MlflowException as error:
-                self._trouble = runs.as_error(self._engine, error, "a param")
+            except MlflowException as refusal:
+                self._trouble = runs.as_error(self._engine, refusal, "a param")
             finally:
                 self._autolog.restore()
                 if self._watch.last is not None:

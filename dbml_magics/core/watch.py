@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import time
 from array import array
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.status import destination
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.live import LiveMetric, RunProgress
+from dbml_magics.results.text import now
 
 _BUCKETS = 96  # of a curve, at most; each keeps its lowest and its highest point
 
@@ -40,7 +40,7 @@ class RunWatch:
         places = tuple(destination(self._engine, role, self._run_id) for role in self._engine.link.tracked)
         if run is None:  # it has ended, all of it is delivered, and its journal is gone
             before = self.last or RunProgress(self._run_id, self._run_id[:8], "", "RUNNING", seconds)
-            return replace(before, seconds=seconds, destinations=places, seen=time.time())
+            return replace(before, seconds=seconds, destinations=places, as_of=now())
         self.last = RunProgress(
             run_id=self._run_id,
             name=run.tags.get("mlflow.runName") or self._run_id[:8],

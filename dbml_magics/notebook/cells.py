@@ -22,11 +22,9 @@ from IPython.core.inputtransformer2 import cell_magic
 from dbml_magics.commands import TRACK, track
 from dbml_magics.commands.parser import HelpRequested, parse, split, suggestion, wants_help, without_remark
 from dbml_magics.common.hints import Remedy, corrected, typing
-from dbml_magics.core.blocks import show_blocks
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
-from dbml_magics.notebook.assigned import assigned_names
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
@@ -192,11 +190,9 @@ class CellTracker:
             self._shell.events.register(event, callback)
         self._show = self._shell.showtraceback
         self._shell.showtraceback = self._showtraceback
-        show_blocks(lambda block: live.begin_block(block, self._shell))
 
     def remove(self) -> None:
         """Leave the shell as it was."""
-        show_blocks(None)
         if transform in self._shell.input_transformers_cleanup:
             self._shell.input_transformers_cleanup.remove(transform)
         for event, callback in self._callbacks():
@@ -413,6 +409,10 @@ class CellTracker:
         """Raise UndefinedVariable for a param that no variable has or gets, before the cell's code runs."""
         if all(name in known for name in params):
             return
+        from dbml_magics.notebook.assigned import (
+            assigned_names,  # for few cells: loading need not wait for it
+        )
+
         gets = assigned_names(self._shell.transform_cell(body))
         if gets is None:
             return

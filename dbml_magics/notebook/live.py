@@ -114,11 +114,12 @@ class LiveView:
             begun = time.thread_time()
             try:
                 progress = self._track.look()
-                if self._stop is None and self._place is not self._top:
+                first = self._progress is None
+                if first and self._place is not self._top:
                     self._stop = _Stop(self._shell, self._top)
                 self._show(progress)
                 cost = time.thread_time() - begun
-                if self._stop is not None:
+                if first and self._stop is not None:
                     self._stop.show(self._over)
             except Exception:  # a view that fails must not be noticed by the training
                 _log.debug("the live view ended", exc_info=True)
@@ -139,7 +140,6 @@ class _Stop:
 
         self._place = place
         self._shell = shell
-        self._tried = False
         self._button = ipywidgets.Button(
             description="Stop the cell",
             icon="stop",
@@ -152,10 +152,7 @@ class _Stop:
             place.put(_NOTHING)  # above the view
 
     def show(self, over: Flag) -> None:
-        """Show the button, once; opening its widget is what makes a front end open its way for clicks."""
-        if self._tried:
-            return
-        self._tried = True
+        """Show the button; opening its widget is what makes a front end open its way for clicks."""
         until = time.monotonic() + _SUBSHELL_S
         while (way := environment.way_to_busy_kernel(self._shell)) is None and time.monotonic() < until:
             if over.wait(0.05):

@@ -27,7 +27,7 @@ from dbml_magics.commands.running import need_link, run
 from dbml_magics.common import environment
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import BadCommand, DbmlError
-from dbml_magics.notebook import callers, display
+from dbml_magics.notebook import callers, display, live
 from dbml_magics.notebook.cells import CellTracker, TrackedCellFailed
 from dbml_magics.notebook.completion import Completion
 from dbml_magics.notebook.display_hook import DisplayHookFilter
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from dbml_magics.core.session import Session
+    from dbml_magics.core.track import Track
+    from dbml_magics.notebook.live import LiveView
     from dbml_magics.results.base import Result
 
 __all__ = ["DbmlMagics"]
@@ -110,6 +112,10 @@ class DbmlMagics(Magics):  # type: ignore[misc]
                 self._cells.run(line, cell, callers.frame())
             else:  # what the first line of a %%track cell became
                 self._cells.begin(line, callers.frame())
+
+    def view_of_block(self, track: Track) -> LiveView | None:
+        """Begin to show the run of a ``with dbml.track(...)`` block."""
+        return live.begin_block(track, self.shell)
 
     def _as_line(self, line: str) -> str:
         """Return a line of ``%%dbml`` as the line magic that was meant."""

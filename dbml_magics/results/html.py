@@ -27,6 +27,7 @@ __all__ = [
     "panel",
     "parts_table",
     "rows_table",
+    "run_title",
     "safe",
     "started",
 ]
@@ -57,6 +58,11 @@ def badge(status: str) -> Html:
     """Return a run's status as a word with a bar of its colour beside it."""
     colour = _COLOURS.get(status, "#777777")
     return Html(f'<strong style="border-left:8px solid {colour};padding-left:6px">{escaped(status)}</strong>')
+
+
+def run_title(name: str, status: str) -> Html:
+    """Return a run's name behind its status."""
+    return Html(f"{badge(status)} <strong>Run {safe(name)}</strong>")
 
 
 def alert(text: str) -> Html:

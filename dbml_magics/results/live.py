@@ -5,7 +5,6 @@ What was shown last stays as it is in a notebook that is saved, exported or open
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,11 +14,11 @@ from dbml_magics.results.best import BEST, best_so_far
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.html import Html, alert, badge, escaped, panel, safe
+from dbml_magics.results.html import Html, alert, escaped, panel, run_title, safe
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import TrackSummary
-from dbml_magics.results.text import count, duration, listing, number, short
+from dbml_magics.results.text import count, duration, listing, now, number, short
 
 __all__ = ["FinishedRun", "LiveMetric", "Pace", "RunProgress", "charts", "diverged"]
 
@@ -134,14 +133,14 @@ class RunProgress(Result):
     metrics: tuple[LiveMetric, ...] = ()
     destinations: tuple[Destination, ...] = ()
     pace: Pace | None = None
-    seen: float = field(default_factory=time.time, compare=False)
-    """When it stood so, in seconds since the epoch: a saved notebook shows it for good."""
+    as_of: int = field(default_factory=now, compare=False)
+    """When it stood so: a saved notebook shows it for good."""
 
     def _headline(self) -> str:
         return f"Run {self.name}  {self.status}  {duration(self.seconds)}  {self._as_of()}"
 
     def _as_of(self) -> str:
-        return f"as of {datetime.fromtimestamp(self.seen):%Y-%m-%d %H:%M:%S}"
+        return f"as of {datetime.fromtimestamp(self.as_of / 1000):%Y-%m-%d %H:%M:%S}"
 
     def _behind(self) -> list[str]:
         """Return how far each workspace is behind."""
@@ -173,7 +172,7 @@ class RunProgress(Result):
         """Return the same with a chart of each of the first metrics."""
         facts = [f"{label}: {said}" for label, said in self._facts(8)]
         took = f" for {duration(self.seconds)}, {self._as_of()}"
-        head = Html(f"{badge(self.status)} <strong>Run {safe(self.name)}</strong>{took}")
+        head = Html(f"{run_title(self.name, self.status)}{took}")
         lost = [alert(line) for line in diverged(self.metrics)]
         pace = Html("") if self.pace is None else Html(f"{self.pace.bar}{safe(self.pace.told)}")
         return panel(head, pace, " · ".join(self._behind()), *facts, *lost, charts(self.metrics, self.run_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from dbml_magics.results.html import (
     page_links,
     panel,
     rows_table,
+    run_title,
     safe,
     started,
 )
@@ -31,6 +31,7 @@ from dbml_magics.results.text import (
     duration,
     labelled,
     listing,
+    now,
     number,
     opened,
     short,
@@ -111,7 +112,7 @@ class RunsResult(Result):
     more: bool = False  # it has more than that
     unfiltered: str = ""  # the command that lists them
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the experiment's page
-    as_of: int = field(default_factory=lambda: int(time.time() * 1000), compare=False)
+    as_of: int = field(default_factory=now, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -149,24 +150,33 @@ class RunsResult(Result):
         headers = ("run", "name", "status", "started", "took", "metrics", "params")
         return (*headers, "delivery") if self._undelivered() else headers
 
-    def _cells(self, row: RunRow) -> tuple[str, ...]:
+    def _lines(self) -> list[list[str]]:
+        """Return the cells of each run, the best value of each metric marked."""
+        keys = {key for row in self.rows for key in row.metrics}
+        best = {key: best_of(key, [row.metrics.get(key) for row in self.rows]) for key in keys}
+        return [
+            list(self._cells(row, {key for key, at in best.items() if at == place}))
+            for place, row in enumerate(self.rows)
+        ]
+
+    def _cells(self, row: RunRow, best: Collection[str]) -> tuple[str, ...]:
         cells = (
             row.run_id[:8],
             short(row.name),
             row.status,
             when(row.start_time),
             "" if row.seconds is None else duration(row.seconds),
-            listing([self._metric(row, key) for key in row.metrics], 2),
+            listing(
+                [
+                    f"{short(key)} {number(value)}{f' {BEST}' * (key in best)}"
+                    for key, value in row.metrics.items()
+                ],
+                2,
+            ),
             listing([f"{short(key)} {short(value)}" for key, value in row.params.items()], 2),
         )
         waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
         return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
-
-    def _metric(self, row: RunRow, key: str) -> str:
-        """Return a metric with its value, marked where it is the best of the list."""
-        best = best_of(key, [other.metrics.get(key) for other in self.rows])
-        mark = f" {BEST}" if best is not None and self.rows[best] is row else ""
-        return f"{short(key)} {number(row.metrics[key])}{mark}"
 
     def _end(self) -> list[str]:
         end = [self.note] if self.note else []
@@ -185,7 +195,7 @@ class RunsResult(Result):
         """Return a line for each run."""
         if not self.rows:
             return "\n".join([self._nothing(), *self._end()])
-        table = text_table(self._headers(), [self._cells(row) for row in self.rows])
+        table = text_table(self._headers(), self._lines())
         end = [*opened(self.links), *(f"  {line}" for line in self._end())]
         return "\n".join([f"Runs of {self.experiment}", *table, *end])
 
@@ -193,7 +203,7 @@ class RunsResult(Result):
         """Return the same as a table."""
         if not self.rows:
             return panel(self._nothing(), *self._end())
-        headers, cells = list(self._headers()), [list(self._cells(row)) for row in self.rows]
+        headers, cells = list(self._headers()), self._lines()
         for row, each in zip(self.rows, cells, strict=True):
             each[headers.index("status")] = badge(row.status)
             each[headers.index("started")] = started(row.start_time)
@@ -313,7 +323,7 @@ def _nothing_lost() -> str:
 
 def _run_markup(name: str, status: str, seconds: float | None) -> Html:
     took = "" if seconds is None else f" in {duration(seconds)}"
-    return Html(f"{badge(status)} <strong>Run {safe(name)}</strong>{took}")
+    return Html(f"{run_title(name, status)}{took}")
 
 
 def _run_head(name: str, status: str, seconds: float | None) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "labelled",
     "listing",
     "nearby",
+    "now",
     "number",
     "opened",
     "short",
@@ -103,6 +104,11 @@ def about(seconds: float) -> str:
 def when(milliseconds: int) -> str:
     """Write a time, given in milliseconds since the epoch, on the reader's clock."""
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def now() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return int(time.time() * 1000)
 
 
 def ago(milliseconds: int) -> str:

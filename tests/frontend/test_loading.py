@@ -16,7 +16,7 @@ from tests.frontend.conftest import Shell
 from tests.frontend.fakes import FakeSession
 
 HEAVY = ["mlflow", "azureml", "databricks", "pyspark", "pandas", "numpy", "ipywidgets"]
-MOST_MODULES = 64  # beyond what IPython has imported; contextvars, two of them, are in each kernel already
+MOST_MODULES = 62  # beyond what IPython has imported; contextvars, two of them, are in each kernel already
 
 LOAD = """
 import json, sys, time

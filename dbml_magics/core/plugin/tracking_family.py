@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -54,8 +52,3 @@ def check_run_id(run_id: str) -> None:
     """Raise MLflow's refusal of a text that is no run's id."""
     required("run_id", run_id)
     validate_run_id(run_id)
-
-
-def now() -> int:
-    """Return the time in milliseconds since the epoch, as MLflow counts it."""
-    return int(time.time() * 1000)

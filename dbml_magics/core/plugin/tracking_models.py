@@ -29,7 +29,8 @@ from dbml_magics.core.model.sendable import refuse_bad_text, required
 from dbml_magics.core.plugin.asked import Answer, ask_primary, is_run_on_its_way, store_of
 from dbml_magics.core.plugin.model_reader import ModelSearch
 from dbml_magics.core.plugin.not_numbers import Clause
-from dbml_magics.core.plugin.tracking_family import MethodFamily, now
+from dbml_magics.core.plugin.tracking_family import MethodFamily
+from dbml_magics.results.text import now
 
 
 class LoggedModelMethods(MethodFamily):

@@ -24,11 +24,12 @@ from dbml_magics.core.model.sendable import refuse_bad_text, required, whole_num
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.plugin.asked import ask_primary, is_run_on_its_way, store_of
 from dbml_magics.core.plugin.run_creation import NewRun, begin_run
-from dbml_magics.core.plugin.tracking_family import MethodFamily, now
+from dbml_magics.core.plugin.tracking_family import MethodFamily
 from dbml_magics.core.run_view import TERMINAL, RunView, status_name, tags_of
 from dbml_magics.core.runtime import shutdown
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.runtime.holders import is_anothers
+from dbml_magics.results.text import now
 
 
 class RunMethods(MethodFamily):
