@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.delivery.containers import Containers
@@ -15,6 +15,7 @@ from dbml_magics.core.model.operations import LogBatch, Operation, decode, point
 from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.outbox.lines import Entry
 
+_BATCHES = 4  # of points that a turn takes, before another queue has its own
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _NOTHING: dict[str, str] = {}
@@ -35,25 +36,42 @@ class Turn:
     @without_bars()
     def take(self) -> bool:
         """Deliver a part of the queue; True when more is left. Raises Unavailable."""
-        progress, journal = self._progress, self._host.runtime.parts.journal
+        limits = self._side.learned.limits
+        ends_from, ends_at = _BATCHES * limits.metrics, (_BATCHES + 1) * limits.metrics
+        handled, more = 0, True
+        while more:
+            sent = self._progress.offsets.copy()
+            sizes, entries = self._next_lines()
+            for handled, entry in enumerate(entries, start=handled + 1):
+                if handled % _SLICE == 0:
+                    self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
+                if not self._add_to_batch(entry):
+                    self._flush()
+                    self._host.check_may_send()
+                    self._single.carry_out(entry)
+                if handled >= ends_from and (self._is_full() or handled >= ends_at):
+                    self._flush()
+                    return True
+            # While batches were sent, the training has logged on: what is left may still become a full one.
+            more = self._progress.count > 0 and self._progress.offsets != sent
+        self._flush()
+        self._progress.pass_torn_ends(sizes)
+        return False
+
+    def _next_lines(self) -> tuple[dict[str, int], Iterator[Entry]]:
+        """Return how long the queue's files are, and their lines beyond those that were taken."""
+        journal = self._host.runtime.parts.journal
         sizes = journal.files(self._queue)
-        limit, waits_from = 4 * self._side.learned.limits.metrics, self._containers.limit(self._queue)
-        for handled, entry in enumerate(journal.entries(self._queue, sizes, progress.offsets), start=1):
-            if handled % _SLICE == 0:
-                self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
-            if waits_from is not None and entry.order[0] > waits_from:
+        waits_from = self._containers.limit(self._queue)  # asked for after the sizes: it holds for all of them
+        entries = journal.entries(self._queue, sizes, self._progress.offsets | self._progress.ends)
+        return sizes, entries if waits_from is None else self._until(waits_from, entries)
+
+    def _until(self, waits_from: int, entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if entry.order[0] > waits_from:
                 self._flush()
                 raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
-            if not self._add_to_batch(entry):
-                self._flush()
-                self._host.check_may_send()
-                self._single.carry_out(entry)
-            if handled >= limit:
-                self._flush()
-                return True
-        self._flush()
-        progress.pass_torn_ends(sizes)
-        return False
+            yield entry
 
     # --- gathering a batch
 
@@ -92,6 +110,10 @@ class Turn:
             or changed
         ):
             self._flush()
+
+    def _is_full(self) -> bool:
+        limits, batch = self._side.learned.limits, self._batch
+        return not self._progress.count or len(batch.metrics) >= min(limits.metrics, limits.items)
 
     # --- sending it
 
