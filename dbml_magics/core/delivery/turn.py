@@ -32,46 +32,41 @@ class Turn:
         self._progress = Progress(host, queue)
         self._single = SingleWrites(host, containers, self._progress)
         self._batch = Batch()
+        self._sizes: dict[str, int] = {}
 
     @without_bars()
     def take(self) -> bool:
         """Deliver a part of the queue; True when more is left. Raises Unavailable."""
         limits = self._side.learned.limits
         ends_from, ends_at = _BATCHES * limits.metrics, (_BATCHES + 1) * limits.metrics
-        handled, more = 0, True
-        while more:
-            sent = self._progress.offsets.copy()
-            sizes, entries = self._next_lines()
-            for handled, entry in enumerate(entries, start=handled + 1):
-                if handled % _SLICE == 0:
-                    self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
-                if not self._add_to_batch(entry):
-                    self._flush()
-                    self._host.check_may_send()
-                    self._single.carry_out(entry)
-                if handled >= ends_from and (self._is_full() or handled >= ends_at):
-                    self._flush()
-                    return True
-            # While batches were sent, the training has logged on: what is left may still become a full one.
-            more = self._progress.count > 0 and self._progress.offsets != sent
+        for handled, entry in enumerate(self._lines(), start=1):
+            if handled % _SLICE == 0:
+                self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
+            if not self._add_to_batch(entry):
+                self._flush()
+                self._host.check_may_send()
+                self._single.carry_out(entry)
+            if handled >= ends_from and (self._is_full() or handled >= ends_at):
+                self._flush()
+                return True
         self._flush()
-        self._progress.pass_torn_ends(sizes)
+        self._progress.pass_torn_ends(self._sizes)
         return False
 
-    def _next_lines(self) -> tuple[dict[str, int], Iterator[Entry]]:
-        """Return how long the queue's files are, and their lines beyond those that were taken."""
-        journal = self._host.runtime.parts.journal
-        sizes = journal.files(self._queue)
-        waits_from = self._containers.limit(self._queue)  # asked for after the sizes: it holds for all of them
-        entries = journal.entries(self._queue, sizes, self._progress.offsets | self._progress.ends)
-        return sizes, entries if waits_from is None else self._until(waits_from, entries)
-
-    def _until(self, waits_from: int, entries: Iterator[Entry]) -> Iterator[Entry]:
-        for entry in entries:
-            if entry.order[0] > waits_from:
-                self._flush()
-                raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
-            yield entry
+    def _lines(self) -> Iterator[Entry]:
+        """Yield the queue's next lines, those too that come while a batch is sent and another is filled."""
+        progress, journal, more = self._progress, self._host.runtime.parts.journal, True
+        while more:
+            sent = progress.offsets.copy()
+            self._sizes = journal.files(self._queue)
+            waits_from = self._containers.limit(self._queue)  # after the sizes: it holds for them all
+            for entry in journal.entries(self._queue, self._sizes, progress.offsets | progress.ends):
+                if waits_from is not None and entry.order[0] > waits_from:
+                    self._flush()
+                    raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
+                yield entry
+            # What is left of a batch after others may be full by now: the training has logged on meanwhile.
+            more = progress.count > 0 and progress.offsets != sent
 
     # --- gathering a batch
 
