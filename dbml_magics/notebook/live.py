@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dbml_magics.results.live import RunProgress
     from dbml_magics.results.runs import TrackSummary
 
-__all__ = ["LiveView", "View", "begin", "begin_block"]
+__all__ = ["LiveView", "TerminalView", "View", "begin", "begin_block"]
 
 _log = logger(__name__)
 

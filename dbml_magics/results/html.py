@@ -60,9 +60,9 @@ def badge(status: str, when: str = "") -> Html:
     return Html(f'<strong style="border-left:8px solid {colour};padding-left:6px">{escaped(said)}</strong>')
 
 
-def run_title(name: str, status: str, when: str = "") -> Html:
-    """Return a run's name behind its status, and when it was that."""
-    return Html(f"{badge(status, when)} <strong>Run {safe(name)}</strong>")
+def run_title(name: str, status: str) -> Html:
+    """Return a run's name behind its status."""
+    return Html(f"{badge(status)} <strong>Run {safe(name)}</strong>")
 
 
 def alert(text: str) -> Html:

@@ -16,7 +16,7 @@ from dbml_magics.results.best import BEST, best_so_far
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.html import Html, alert, escaped, panel, run_title, safe
+from dbml_magics.results.html import Html, alert, badge, escaped, panel, safe
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import TrackSummary
@@ -56,16 +56,18 @@ class LiveMetric:
 
     @property
     def value(self) -> str:
-        """Return the latest value, and the best one where that is another.
-
-        Where the metric's name does not tell the best, its lowest and its highest value.
-        """
+        """Return the latest value, and the best one where that is another and the metric's name tells it."""
         last, best = number(self.last), best_so_far(self.key, self.curve.values)
-        if best is not None:
-            return last if number(best) == last else f"{last} ({BEST} {number(best)})"
+        return last if best is None or number(best) == last else f"{last} ({BEST} {number(best)})"
+
+    @property
+    def told(self) -> str:
+        """Return the same; where the metric's name does not tell the best, its lowest and highest value."""
         finite = [value for value in self.curve.values if math.isfinite(value)]
-        low, high = (number(min(finite)), number(max(finite))) if finite else (last, last)
-        return last if low == high else f"{last} ({low} to {high})"
+        if not finite or best_so_far(self.key, finite) is not None:
+            return self.value
+        low, high = number(min(finite)), number(max(finite))
+        return self.value if low == high else f"{self.value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _picture(file: LoggedFile) -> str:
 def _figure(metric: LiveMetric) -> tuple[Chart, Html]:
     curve = metric.curve
     points = curve.trouble or count(curve.count, "point")
-    caption = f"<strong>{safe(metric.key)}</strong> {metric.value} <small>{points}</small>"
+    caption = f"<strong>{safe(metric.key)}</strong> {metric.told} <small>{points}</small>"
     return Chart(metric.key, curve.axis, [curve.line(metric.key)]), Html(caption)
 
 
@@ -199,7 +201,7 @@ class RunProgress(Result):
 
     def headline(self) -> str:
         """Return what the run is called, how it stood, and when that was."""
-        return f"Run {self.name}  {self.status} {self._as_of()}, after {duration(self.seconds)}"
+        return f"Run {self.name}  {self.status} {self._as_of()}, {duration(self.seconds)} so far"
 
     def line(self) -> str:
         """Return the run in one line, which is shown for a second."""
@@ -233,7 +235,7 @@ class RunProgress(Result):
         if self.pace is not None:
             lines.append(f"  {'progress'.ljust(10)}  {self.pace.told}")
         lines += [f"  {label.ljust(10)}  {said}" for label, said in self._facts(2)]
-        latest = [f"{metric.key} {metric.value}" for metric in self.metrics]
+        latest = [f"{metric.key} {metric.told}" for metric in self.metrics]
         if latest:
             lines.append(f"  {'metrics'.ljust(10)}  {listing(latest, 4)}")
         lines += [f"  {line}" for line in [*diverged(self.metrics), self.note] if line]
@@ -242,7 +244,8 @@ class RunProgress(Result):
     def html(self) -> str:
         """Return the same with a chart of each of the first metrics."""
         facts = [f"{label}: {said}" for label, said in self._facts(8)]
-        head = Html(f"{run_title(self.name, self.status, self._as_of())} after {duration(self.seconds)}")
+        so_far = f"{duration(self.seconds)} so far"
+        head = Html(f"{badge(self.status, self._as_of())} · <strong>Run {safe(self.name)}</strong>, {so_far}")
         lost = [alert(line) for line in diverged(self.metrics)]
         pace = Html("") if self.pace is None else Html(f"{self.pace.bar}{safe(self.pace.told)}")
         drawn = charts(self.metrics, self.run_id), pictures(self.files)

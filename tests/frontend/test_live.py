@@ -281,9 +281,9 @@ def test_what_is_measured_of_the_machine_is_a_group_of_its_own() -> None:
 
 def test_a_metric_tells_its_best_value_or_its_lowest_and_highest() -> None:
     steps = (0.0, 1.0, 2.0)
-    assert LiveMetric("loss", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).value == "0.5 (★ 0.25)"
-    assert LiveMetric("depth", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).value == "0.5 (0.25 to 1)"
-    assert LiveMetric("depth", 0.5, Curve(steps, (0.5, 0.5, 0.5), 3)).value == "0.5"
+    assert LiveMetric("loss", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).told == "0.5 (★ 0.25)"
+    assert LiveMetric("depth", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).told == "0.5 (0.25 to 1)"
+    assert LiveMetric("depth", 0.5, Curve(steps, (0.5, 0.5, 0.5), 3)).told == "0.5"
 
 
 def test_logged_images_are_seen_and_files_are_named() -> None:
