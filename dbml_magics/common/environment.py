@@ -280,8 +280,8 @@ def uses_databricks_connect(running: InteractiveShell | None = None) -> bool:
     running = running if running is not None else shell()
     names: Mapping[str, object] = getattr(running, "user_ns", {})
     spark = None if databricks() is not None else names.get("spark")
-    builder = getattr(getattr(spark, "client", None), "_builder", None)
-    try:
+    try:  # a classic session raises an error of its own when it is asked for its client
+        builder = getattr(getattr(spark, "client", None), "_builder", None)
         headers = dict(builder.metadata()) if builder is not None else {}
     except Exception:  # another Spark's own business
         return False
