@@ -726,6 +726,10 @@ class TrackedRun:
     def _repr_html_(self) -> str | None:
         return None if self.summary is None else self.summary.html()
 
+    def _mime_(self) -> tuple[str, str]:
+        """Return what marimo shows."""
+        return ("text/plain", repr(self)) if self.summary is None else self.summary._mime_()
+
     @property
     def run_id(self) -> str:
         """Return the run's id; there is none before the block begins."""
