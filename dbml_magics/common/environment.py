@@ -31,6 +31,7 @@ __all__ = [
     "is_attended",
     "is_interactive",
     "place",
+    "prints_prompts",
     "shell",
     "shows_widgets",
     "updates_displays",
@@ -77,7 +78,12 @@ def is_interactive(running: InteractiveShell | None) -> bool:
     """Tell whether somebody may be reading: a kernel's front end, or a terminal that is one."""
     if running is None:
         return False
-    return has_kernel(running) or (type(running).__name__ == "TerminalInteractiveShell" and _is_terminal())
+    return has_kernel(running) or (prints_prompts(running) and _is_terminal())
+
+
+def prints_prompts(running: InteractiveShell | None) -> bool:
+    """Tell whether a shell is IPython's own program, which prints a prompt before each value."""
+    return type(running).__name__ == "TerminalInteractiveShell"
 
 
 def is_attended(running: InteractiveShell | None = None) -> bool:
