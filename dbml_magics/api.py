@@ -462,9 +462,9 @@ def deploy(
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
     URI. ``to``: local, aci, aks or online. A second model under a live endpoint (``deployment``) gets no
     requests until ``traffic`` (percent) says so. ``add_packages`` deploys a copy of the model whose
-    environment has what the container of a managed endpoint needs as well. ``progress`` gets a line each second,
-    and with each state. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand,
-    NotDeployable or DeploymentFailed.
+    environment has what the container of a managed endpoint needs as well. ``progress`` gets a line each
+    second, and with each state. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName,
+    BadCommand, NotDeployable or DeploymentFailed.
     """
     session = _session("deploy()")
     engine = session.engine(Remedy("deploy"))

@@ -50,7 +50,12 @@ SUMMARY = TrackSummary(
     destinations=BOTH,
 )
 ENDPOINT = Endpoint(
-    "wine", "local", "ready", "http://127.0.0.1:1/score", "key", deployments=(Deployment("wine", "wine/1", "ready", 100),)
+    "wine",
+    "local",
+    "ready",
+    "http://127.0.0.1:1/score",
+    "key",
+    deployments=(Deployment("wine", "wine/1", "ready", 100),),
 )
 # Each with words that its reader has to find.
 RESULTS: list[tuple[Result, str]] = [
@@ -104,8 +109,9 @@ def _framed(outputs: list[str], sandbox: str, policy: str = "") -> str:
 
 
 def _open(browser: Browser, theme: str, content: str) -> Page:
-    dark = "dark" if theme == "dark" else "light"
-    context = browser.new_context(viewport={"width": 900, "height": 3200}, color_scheme=dark)
+    context = browser.new_context(
+        viewport={"width": 900, "height": 3200}, color_scheme="dark" if theme == "dark" else "light"
+    )
     page = context.new_page()
     page.set_content(content)
     return page
@@ -137,8 +143,8 @@ def test_a_frame_of_its_own_shows_charts_that_answer_or_pictures(
     bodies = _frames(page)
     assert _count(bodies, ".dbml-board figure img[alt]") == CHARTS
     assert _count(bodies, "svg") == 0
-    seen = bodies[1].locator("figure img").first.evaluate("each => each.decode().then(() => each.naturalWidth)")
-    assert seen == 400
+    shown = bodies[1].locator("figure img").first
+    assert shown.evaluate("each => each.decode().then(() => each.naturalWidth)") == 400
     picture(page, f"no-scripts-{theme}")
     page.context.close()
 
@@ -162,9 +168,7 @@ def test_charts_answer_where_scripts_run_at_the_end_of_the_output(
     page.context.close()
 
 
-def test_a_page_that_keeps_words_and_pictures_alone_shows_no_garbage(
-    browser: Browser, picture: Keep
-) -> None:
+def test_a_page_that_keeps_words_and_pictures_alone_shows_no_garbage(browser: Browser, picture: Keep) -> None:
     """GitHub takes scripts, SVG, styles, classes and ids away (jupyter/nbviewer#450, folium#583)."""
     stripped = []
     for form in _forms():
