@@ -557,8 +557,13 @@ def test_scores_say_what_was_done_and_what_to_do_next() -> None:
     assert str(lazy).splitlines() == [
         "wine/1 scores lazily, when the result is used, by Spark 4.0 (local[*])",
         "  column  prediction (double)",
-        "  see  _.data.show()",
+        "  see  result.data.show()",
     ]
+    kept = replace(lazy, keeping=Remedy("score", "wine/1", input="$sdf", output="scored"))
+    assert (
+        str(kept).splitlines()[-1]
+        == "  see  %dbml score wine/1 --input $sdf --output scored, then scored.show()"
+    )
     done = replace(lazy, rows=1204, unscored=2, seconds=3.2, output="table ml.scored", variable="scored")
     assert "Scored 1,204 rows by wine/1 in 3.2 s" in str(done)
     assert "without one  2 rows: the model refused them" in str(done)
