@@ -192,8 +192,8 @@ def link(
 
 @_public
 def unlink() -> UnlinkResult:
-    """Restore the tracking and registry URIs that were there before the link."""
-    return _session("dbml.unlink()").unlink()
+    """Restore the tracking and registry URIs that were there before the link; without one, say so."""
+    return _session().unlink()
 
 
 @_public

@@ -29,7 +29,7 @@ def test_each_call_is_answered_by_what_the_fake_answers(fake: FakeSession, name:
 
 
 def test_a_call_without_a_link_says_so() -> None:
-    for call in (dbml.status, dbml.runs, dbml.models, dbml.sync, dbml.unlink):
+    for call in (dbml.status, dbml.runs, dbml.models, dbml.sync):
         with pytest.raises(dbml.NotLinked, match=rf"{call.__name__}\(\) needs a link"):
             call()
 
