@@ -347,7 +347,7 @@ def test_in_a_restored_folder_all_that_others_wrote_is_in_doubt(
     parts.witnesses["azureml"].note(7)  # steps that this state has not seen
     parts.doubt.begin_delivery("azureml")
     assert parts.state.cursors("azureml", "theirs")
-    assert "is older than what was delivered from it" in caplog.text
+    assert "is older than what was delivered from it to " in caplog.text
     assert other.files("theirs")
 
 

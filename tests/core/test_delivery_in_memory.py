@@ -312,3 +312,33 @@ def test_what_a_destination_refuses_is_put_aside_and_the_rest_arrives(both: Both
     assert mirror["params"] == {"p": "1", "q": "there already", "r": "3"}
     assert mirror["points"] == primary["points"] == {"m": 30, "n": 1, "o": 1}
     assert [op[1:] for _, _, _, op, _, _ in both.engine.state.dead("azureml")] == [["p", "q", "another"]]
+
+
+def test_what_is_logged_while_batches_are_sent_fills_the_last_of_them(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is as dear for ten points as for a thousand."""
+    run, there = both.begin(), both.there["azureml"]
+    most, logged = there.limits.metrics, 0
+
+    def log(count: int) -> None:
+        nonlocal logged
+        for step in range(logged, logged + count):
+            both.engine.recorder.log_metric(run, "m", 1.0, 1000 + step, step, None)
+        logged += count
+
+    sizes, log_batch = list[int](), MemoryDestination.log_batch
+
+    def log_more(self: MemoryDestination, run_id: str, points: Any, *rest: Any) -> None:
+        log_batch(self, run_id, points, *rest)
+        sizes.append(len(points))
+        if len(sizes) <= 5:
+            log(most)
+
+    monkeypatch.setattr(MemoryDestination, "log_batch", log_more)
+    both.engine.recorder.write_all(run, [SetTag(f"tag {number}", "1") for number in range(3)])
+    log(most + most // 2)
+    while both.engine.workers["azureml"].deliver(run):
+        pass
+    assert sum(sizes) == logged == most * 6 + most // 2
+    assert len(sizes) == 7, f"six and a half batches of points were sent as {sizes}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dbml_magics.core.delivery.batching import Batch, Rejected, within
 from dbml_magics.core.delivery.containers import Containers
@@ -15,6 +15,7 @@ from dbml_magics.core.model.operations import LogBatch, Operation, decode, point
 from dbml_magics.core.model.queues import LINK_QUEUE
 from dbml_magics.core.outbox.lines import Entry
 
+_BATCHES = 4  # of points that a turn takes, before another queue has its own
 _SLICE = 50  # lines read at a stretch before the training's thread gets the interpreter
 _BREATH_S = 0.001  # and for how long: a training that logs without a pause keeps most of its core
 _NOTHING: dict[str, str] = {}
@@ -31,29 +32,41 @@ class Turn:
         self._progress = Progress(host, queue)
         self._single = SingleWrites(host, containers, self._progress)
         self._batch = Batch()
+        self._sizes: dict[str, int] = {}
 
     @without_bars()
     def take(self) -> bool:
         """Deliver a part of the queue; True when more is left. Raises Unavailable."""
-        progress, journal = self._progress, self._host.runtime.parts.journal
-        sizes = journal.files(self._queue)
-        limit, waits_from = 4 * self._side.learned.limits.metrics, self._containers.limit(self._queue)
-        for handled, entry in enumerate(journal.entries(self._queue, sizes, progress.offsets), start=1):
+        limits = self._side.learned.limits
+        ends_from, ends_at = _BATCHES * limits.metrics, (_BATCHES + 1) * limits.metrics
+        for handled, entry in enumerate(self._lines(), start=1):
             if handled % _SLICE == 0:
                 self._host.runtime.parts.clock.sleep(_BREATH_S)  # the training gets the interpreter's lock
-            if waits_from is not None and entry.order[0] > waits_from:
-                self._flush()
-                raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
             if not self._add_to_batch(entry):
                 self._flush()
                 self._host.check_may_send()
                 self._single.carry_out(entry)
-            if handled >= limit:
+            if handled >= ends_from and (self._is_full() or handled >= ends_at):
                 self._flush()
                 return True
         self._flush()
-        progress.pass_torn_ends(sizes)
+        self._progress.pass_torn_ends(self._sizes)
         return False
+
+    def _lines(self) -> Iterator[Entry]:
+        """Yield the queue's next lines, those too that come while a batch is sent and another is filled."""
+        progress, journal, more = self._progress, self._host.runtime.parts.journal, True
+        while more:
+            sent = progress.offsets.copy()
+            self._sizes = journal.files(self._queue)
+            waits_from = self._containers.limit(self._queue)  # after the sizes: it holds for them all
+            for entry in journal.entries(self._queue, self._sizes, progress.offsets | progress.ends):
+                if waits_from is not None and entry.order[0] > waits_from:
+                    self._flush()
+                    raise Blocked("waits for a change of its experiment", on=LINK_QUEUE)
+                yield entry
+            # What is left of a batch after others may be full by now: the training has logged on meanwhile.
+            more = progress.count > 0 and progress.offsets != sent
 
     # --- gathering a batch
 
@@ -92,6 +105,10 @@ class Turn:
             or changed
         ):
             self._flush()
+
+    def _is_full(self) -> bool:
+        limits, batch = self._side.learned.limits, self._batch
+        return not self._progress.count or len(batch.metrics) >= min(limits.metrics, limits.items)
 
     # --- sending it
 

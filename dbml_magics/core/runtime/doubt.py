@@ -70,8 +70,8 @@ class Doubt:
         restored = noted > state.steps(role)
         if restored:
             older = (
-                f"the link's folder {self._link.home} is older than what was delivered from it (was it "
-                "restored, or a part of it lost?): workspaces are asked what they have before more is sent"
+                f"the link's folder {self._link.home} is older than what was delivered from it to {role} "
+                f"(was it restored, or a part of it lost?): {role} is asked what it has before more is sent"
             )
             state.link_notes.note_repaired(older)
             _log.warning("dbml_magics: %s", older)
