@@ -6,6 +6,7 @@ import html
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -13,18 +14,12 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from dbml_magics.results.base import Result
 from dbml_magics.results.compare import CompareResult, Curve
 from dbml_magics.results.endpoints import Deployment, DeployResult, Endpoint
-from dbml_magics.results.link import Destination, LinkStatus
 from dbml_magics.results.live import FinishedRun, LiveMetric
-from dbml_magics.results.registry import ModelsResult, ModelVersion
-from dbml_magics.results.runs import MetricSummary, RunRow, RunsResult, TrackSummary
+from dbml_magics.results.registry import ModelsResult
+from dbml_magics.results.runs import MetricSummary, RunsResult
+from tests.frontend.test_results import LINK, ROW, SUMMARY, VERSION
 
 Keep = Callable[..., None]
-
-BOTH = (
-    Destination("databricks", "mlflow", "sqlite:///a", "local  .dbml/databricks"),
-    Destination("azureml", "mlflow", "sqlite:///b", "local  .dbml/azureml"),
-)
-VERSION = ModelVersion("databricks", "wine", "1", "a" * 32, ("champion",), twin="azureml:wine/3")
 
 
 def _curve(pace: float) -> Curve:
@@ -32,23 +27,8 @@ def _curve(pace: float) -> Curve:
     return Curve(steps, tuple(math.exp(-step / pace) for step in steps), 200, times=steps)
 
 
-ROWS = tuple(
-    RunRow(letter * 32, name, "wine", "FINISHED", 0, 2100, {"depth": letter}, {"loss": 0.1})
-    for letter, name in (("a", "forest"), ("b", "boosted"))
-)
-SUMMARY = TrackSummary(
-    run_id="a" * 32,
-    name="forest",
-    experiment="wine",
-    status="FINISHED",
-    seconds=2.1,
-    params={"depth": "4"},
-    metrics=(MetricSummary("loss", 0.1, 200, _curve(30).values),),
-    artifacts=("model",),
-    models=("model",),
-    registered=(VERSION,),
-    destinations=BOTH,
-)
+ROWS = (ROW, replace(ROW, run_id="b" * 32, name="boosted", params={"depth": "8"}))
+RUN = replace(SUMMARY, metrics=(MetricSummary("loss", 0.1, 200, _curve(30).values),))
 ENDPOINT = Endpoint(
     "wine",
     "local",
@@ -59,12 +39,12 @@ ENDPOINT = Endpoint(
 )
 # Each with words that its reader has to find.
 RESULTS: list[tuple[Result, str]] = [
-    (LinkStatus("dbml:x", "both", "databricks", "journal", BOTH, "/f", fresh=True), "tracking to both"),
+    (LINK, "tracking to both"),
     (
-        FinishedRun(SUMMARY, (LiveMetric("loss", 0.1, _curve(30)), LiveMetric("f1", 0.9, _curve(60)))),
+        FinishedRun(RUN, (LiveMetric("loss", 0.1, _curve(30)), LiveMetric("f1", 0.9, _curve(60)))),
         "Run forest",
     ),
-    (SUMMARY, "Run forest"),
+    (RUN, "Run forest"),
     (RunsResult(ROWS, "wine"), "Runs of wine"),
     (
         CompareResult(ROWS, ("loss", "f1"), {key: (_curve(30), _curve(60)) for key in ("loss", "f1")}),
