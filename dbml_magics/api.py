@@ -6,12 +6,13 @@ Their signatures are the source of the magics' options, the forms' fields and th
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from dbml_magics.common.hints import Remedy
 from dbml_magics.errors import DbmlError, NotLinked
@@ -79,6 +80,26 @@ __all__ = [
 ]
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _public(call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Raise an error that its user causes as an error of the line that calls, without what led to it here.
+
+    A script's traceback ends at that line then, as a cell's error does; what it came from stays its context.
+    """
+
+    @functools.wraps(call)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return call(*args, **kwargs)
+        except DbmlError as error:
+            raise error.with_traceback(None) from None
+
+    return called
+
+
 def _session(linked_for: str | None = None) -> Session:
     from dbml_magics.core import session
 
@@ -96,6 +117,7 @@ def _joined() -> Engine | None:
     return session.current().joined
 
 
+@_public
 def link(
     *,
     local: str | bool | None = None,
@@ -168,16 +190,19 @@ def link(
     )
 
 
+@_public
 def unlink() -> UnlinkResult:
-    """Restore the tracking and registry URIs that were there before the link."""
-    return _session("dbml.unlink()").unlink()
+    """Restore the tracking and registry URIs that were there before the link; without one, say so."""
+    return _session().unlink()
 
 
+@_public
 def status() -> LinkStatus:
     """Return where tracking goes and what is still on its way; asks no workspace."""
     return _session("dbml.status()").status()
 
 
+@_public
 def receipt(run: str = "last") -> Receipt:
     """Return what was delivered of a run where and when; ``.delivered`` tells whether that is all of it."""
     session = _session("dbml.receipt()")
@@ -186,6 +211,7 @@ def receipt(run: str = "last") -> Receipt:
     return receipts.of(session.engine(Remedy("status")), run, session.last_run)
 
 
+@_public
 def requests() -> RequestsResult:
     """Return how many requests of each kind this process has made of the link's workspaces."""
     engine = _session("dbml.requests()").engine(Remedy("status"))
@@ -194,6 +220,7 @@ def requests() -> RequestsResult:
     return status.requests(engine)
 
 
+@_public
 def experiment(name: str) -> ExperimentResult:
     """Set the experiment on both sides, each in its own naming rule."""
     engine = _session("dbml.experiment()").tracking_engine(Remedy("experiment"))
@@ -202,6 +229,7 @@ def experiment(name: str) -> ExperimentResult:
     return runs.set_experiment(engine, name)
 
 
+@_public
 def runs(
     experiment: str | None = None,
     *,
@@ -216,6 +244,7 @@ def runs(
     return runs.list_runs(engine, experiment, filter, order_by, max_results)
 
 
+@_public
 def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
     """Set two runs or more side by side (each an id, the beginning of one, a name, or ``last``).
 
@@ -227,6 +256,7 @@ def compare(*given: str, metrics: Sequence[str] = ()) -> CompareResult:
     return compare.compare(session.engine(Remedy("compare")), given, metrics, session.last_run)
 
 
+@_public
 def register(
     run: str,
     name: str,
@@ -253,6 +283,7 @@ def register(
     )
 
 
+@_public
 def models(name: str | None = None) -> ModelsResult:
     """List the registered models, or one model's versions at each workspace."""
     engine = _session("dbml.models()").engine(Remedy("models"))
@@ -261,6 +292,7 @@ def models(name: str | None = None) -> ModelsResult:
     return registry.list_models(engine, name)
 
 
+@_public
 def sync(
     timeout: float | None = None,
     *,
@@ -279,6 +311,7 @@ def sync(
     return sync.wait(engine, timeout, spill, progress)
 
 
+@_public
 def verify(
     *,
     experiment: str | None = None,
@@ -312,6 +345,7 @@ def verify(
     )
 
 
+@_public
 def repair(
     *,
     experiment: str | None = None,
@@ -350,6 +384,7 @@ def repair(
     )
 
 
+@_public
 def dead_letters(run: str | None = None) -> DeadLetters:
     """List the writes that a workspace refused for good (of one run, or all), with their causes."""
     session = _session("dbml.dead_letters()")
@@ -359,6 +394,7 @@ def dead_letters(run: str | None = None) -> DeadLetters:
     return dead_letters.listed(engine, run, session.last_run)
 
 
+@_public
 def retry_dead_letters(
     run: str | None = None,
     *,
@@ -376,6 +412,7 @@ def retry_dead_letters(
     return dead_letters.retry(engine, run, session.last_run, timeout, progress)
 
 
+@_public
 def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) -> DiscardResult:
     """Forget refused writes; ``confirm`` is how many there are.
 
@@ -388,6 +425,7 @@ def discard_dead_letters(confirm: int | None = None, *, run: str | None = None) 
     return dead_letters.discard(engine, run, session.last_run, confirm)
 
 
+@_public
 def ui(*, stop: bool = False) -> UiResult:
     """Return each workspace's page, starting MLflow's UI for those in a file; ``stop`` ends what was started.
 
@@ -399,6 +437,7 @@ def ui(*, stop: bool = False) -> UiResult:
     return ui.stop(linked) if stop else ui.show(linked)
 
 
+@_public
 def deploy(
     model: str,
     *,
@@ -423,9 +462,9 @@ def deploy(
     ``model``: ``name/version``, ``name@alias``, a bare name, a run, ``m-…``, or a ``runs:/`` or ``models:/``
     URI. ``to``: local, aci, aks or online. A second model under a live endpoint (``deployment``) gets no
     requests until ``traffic`` (percent) says so. ``add_packages`` deploys a copy of the model whose
-    environment has what the container of a managed endpoint needs as well. ``progress`` gets a line with the
-    state a few times a second. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName, BadCommand,
-    NotDeployable or DeploymentFailed.
+    environment has what the container of a managed endpoint needs as well. ``progress`` gets a line each
+    second, and with each state. Raises ModelNotFound, RunNotFound, AmbiguousRun, NoModel, BadName,
+    BadCommand, NotDeployable or DeploymentFailed.
     """
     session = _session("deploy()")
     engine = session.engine(Remedy("deploy"))
@@ -453,6 +492,7 @@ def deploy(
     )
 
 
+@_public
 def endpoints(name: str | None = None, *, target: str | None = None) -> EndpointsResult | Endpoint:
     """Return the endpoints, or the named one; those of this machine need no link.
 
@@ -464,6 +504,7 @@ def endpoints(name: str | None = None, *, target: str | None = None) -> Endpoint
     return service.listed(engine, name, target=target)
 
 
+@_public
 def logs(
     name: str, *, deployment: str | None = None, lines: int = 50, target: str | None = None
 ) -> LogsResult:
@@ -474,6 +515,7 @@ def logs(
     return service.logs(engine, name, deployment=deployment, lines=lines, target=target)
 
 
+@_public
 def invoke(
     name: str,
     data: object,
@@ -498,6 +540,7 @@ def invoke(
     )
 
 
+@_public
 def undeploy(
     name: str,
     *,
@@ -518,6 +561,7 @@ def undeploy(
     )
 
 
+@_public
 def cleanup(
     kind: str,
     name: str,
@@ -547,6 +591,7 @@ def cleanup(
     )
 
 
+@_public
 def doctor(*, json: bool = False, timeout: float | None = None) -> DoctorResult:
     """Look at everything that can be wrong: packages, sign-in, permissions, network, disk, leftovers.
 
@@ -560,6 +605,7 @@ def doctor(*, json: bool = False, timeout: float | None = None) -> DoctorResult:
     return replace(found, as_json=json)
 
 
+@_public
 def probe(
     *,
     confirm: str | None = None,
@@ -592,6 +638,7 @@ def probe(
     return replace(found, as_json=json)
 
 
+@_public
 def score(
     model: str,
     data: object = None,
@@ -686,6 +733,10 @@ class TrackedRun:
 
         return panel(safe(run_title(self._track.name, "RUNNING") + " " + code(self._track.run_id)))
 
+    def _mime_(self) -> tuple[str, str]:
+        """Return what marimo shows."""
+        return ("text/plain", repr(self)) if self.summary is None else self.summary._mime_()
+
     @property
     def run_id(self) -> str:
         """Return the run's id; there is none before the block begins."""
@@ -741,6 +792,7 @@ class TrackedRun:
                 self._view.end(self.summary)
 
 
+@_public
 def track(
     name: str | None = None,
     *,

@@ -33,10 +33,12 @@ def run(args: Namespace, output: Output) -> Result:
             ],
         )
     result = call(COMMAND, args, output, **({} if variable is None else {"output": None}))
-    if variable is None:
-        return result
-    from dbml_magics.results.scoring import ScoreResult
+    from dbml_magics.results.scoring import KEPT, ScoreResult
 
+    if variable is None:
+        if not isinstance(result, ScoreResult) or not result.lazy:
+            return result
+        return replace(result, keeping=corrected(_EXAMPLE, output=KEPT))
     environment.assign(variable, getattr(result, "data", result))
     return replace(result, variable=variable) if isinstance(result, ScoreResult) else result
 

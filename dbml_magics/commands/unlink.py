@@ -11,5 +11,6 @@ COMMAND = Command(
     help="restore the tracking URIs that were there before the link",
     examples=(Remedy("unlink"),),
     call=api.unlink,
+    needs_link=False,
     details="What is undelivered stays in the journal; linking again delivers it.",
 )

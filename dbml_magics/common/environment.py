@@ -5,6 +5,8 @@ Nothing is imported to find out: an interpreter that has not imported IPython is
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ __all__ = [
     "is_attended",
     "is_interactive",
     "place",
+    "prints_prompts",
+    "rewrites_displays",
     "shell",
     "shows_widgets",
     "updates_displays",
@@ -42,6 +46,7 @@ __all__ = [
 Compute = Literal["dedicated", "standard", "serverless"]
 Place = Literal["databricks", "vscode", "colab", "jupyter", "terminal", "script"]
 
+_CONSOLES = frozenset({"jupyter-console", "jupyter-qtconsole"})
 _SHELL_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 
 
@@ -52,8 +57,35 @@ def shell() -> InteractiveShell | None:
 
 
 def has_kernel(running: InteractiveShell | None) -> bool:
-    """Tell whether a shell talks to a front end that shows HTML and updates what it showed."""
+    """Tell whether a shell talks to a front end, which shows HTML unless it is a console."""
     return getattr(running, "kernel", None) is not None
+
+
+def rewrites_displays(running: InteractiveShell | None) -> bool:
+    """Tell whether the front end changes in place what it showed.
+
+    A Databricks notebook shows an update as one more output, and Jupyter's consoles show none at all: a
+    result in the place of a line that was shown before would never be seen there.
+    """
+    return has_kernel(running) and databricks() is None and not _is_console(running)
+
+
+def _is_console(running: InteractiveShell | None) -> bool:
+    """Tell whether a kernel was started by Jupyter's console, its Qt console or Spyder."""
+    kernel = type(getattr(running, "kernel", None)).__module__
+    return kernel.partition(".")[0] == "spyder_kernels" or _starter() in _CONSOLES
+
+
+@functools.cache
+def _starter() -> str:
+    """Return the program that started this process, by its name."""
+    try:
+        psutil = importlib.import_module("psutil")  # which comes with every kernel
+        words = psutil.Process(os.getppid()).cmdline()
+    except Exception:  # no such package, no such process, or another user's
+        return ""
+    names = (os.path.basename(word).removesuffix(".exe") for word in words[:2])
+    return next((name for name in names if name in _CONSOLES), "")
 
 
 def place(running: InteractiveShell | None = None) -> Place:
@@ -77,7 +109,12 @@ def is_interactive(running: InteractiveShell | None) -> bool:
     """Tell whether somebody may be reading: a kernel's front end, or a terminal that is one."""
     if running is None:
         return False
-    return has_kernel(running) or (type(running).__name__ == "TerminalInteractiveShell" and _is_terminal())
+    return has_kernel(running) or (prints_prompts(running) and _is_terminal())
+
+
+def prints_prompts(running: InteractiveShell | None) -> bool:
+    """Tell whether a shell is IPython's own program, which prints a prompt before each value."""
+    return type(running).__name__ == "TerminalInteractiveShell"
 
 
 def is_attended(running: InteractiveShell | None = None) -> bool:
@@ -97,9 +134,9 @@ def is_attended(running: InteractiveShell | None = None) -> bool:
 def updates_displays(running: InteractiveShell | None) -> bool:
     """Tell whether somebody watches what is shown and sees it change in place.
 
-    A Databricks notebook shows an update as one more output, so a view that changes would fill the page.
+    Elsewhere a view that changes would fill the page, or stand still.
     """
-    return has_kernel(running) and is_attended(running) and place(running) != "databricks"
+    return rewrites_displays(running) and is_attended(running)
 
 
 def shows_widgets(running: InteractiveShell | None) -> TypeGuard[InteractiveShell]:
@@ -108,7 +145,7 @@ def shows_widgets(running: InteractiveShell | None) -> TypeGuard[InteractiveShel
     Databricks shows them from its runtime 11 on; a notebook that runs unattended is read afterwards, when
     no widget works any more.
     """
-    if not has_kernel(running) or not is_attended(running):
+    if not has_kernel(running) or not is_attended(running) or _is_console(running):
         return False
     if place(running) == "databricks" and _databricks_runtime() < 11:
         return False
@@ -280,8 +317,8 @@ def uses_databricks_connect(running: InteractiveShell | None = None) -> bool:
     running = running if running is not None else shell()
     names: Mapping[str, object] = getattr(running, "user_ns", {})
     spark = None if databricks() is not None else names.get("spark")
-    builder = getattr(getattr(spark, "client", None), "_builder", None)
-    try:
+    try:  # a classic session raises an error of its own when it is asked for its client
+        builder = getattr(getattr(spark, "client", None), "_builder", None)
         headers = dict(builder.metadata()) if builder is not None else {}
     except Exception:  # another Spark's own business
         return False

@@ -54,6 +54,7 @@ SHELL = "dbml-magics"
 
 # Without the current folder on the path: a module of our name may lie there.
 _PYTHON = "python -P" if sys.version_info >= (3, 11) else "python -I"
+_GIVEN = re.compile(r"--([a-z][a-z-]*) (\S+)")
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)(?: (?=['\"]))?")
 
 
@@ -217,7 +218,7 @@ def say(command: str) -> str:
     if reader == "magic":
         return str(command)
     if not isinstance(command, Remedy):
-        return _plain(command)
+        return _keywords(command) if reader == "python" and command.startswith("--") else _plain(command)
     if reader == "shell" and command.command in IN_SHELLS:
         words = _arguments(command.values, command.options, _quoted_in_shell)
         return " ".join([SHELL, command.command, *words])
@@ -253,6 +254,20 @@ def worded(message: str) -> str:
     if front_end() != "python" or grammar is None:
         return message
     return _OPTION.sub(lambda found: f"{grammar.keyword(found.group(1))}=", message)
+
+
+def _keywords(options: str) -> str:
+    """Return options of a line (``--input $frame --mode append``) as the arguments of a Python call."""
+    grammar = _Front.grammar
+    if grammar is None:
+        return options
+
+    def written(value: str) -> str:
+        return value[1:] if value.startswith("$") else f'"{value}"'
+
+    return ", ".join(
+        f"{grammar.keyword(found.group(1))}={written(found.group(2))}" for found in _GIVEN.finditer(options)
+    )
 
 
 def _plain(line: str) -> str:

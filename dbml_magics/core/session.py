@@ -164,9 +164,12 @@ class Session:
     def unlink(self) -> UnlinkResult:
         """Restore the tracking and registry URIs that were there before the link.
 
-        What is undelivered stays in the journal and goes on being delivered while this process lives. Raises
-        NotLinked, RunActive.
+        What is undelivered stays in the journal and goes on being delivered while this process lives; where
+        there is no link nothing changes. Raises RunActive.
         """
+        if not self.linked:
+            uri = mlflow_private.tracking_uri_if_imported() or os.environ.get("MLFLOW_TRACKING_URI") or ""
+            return UnlinkResult(workspace_uri.masked(uri), workspace_uri.masked(uri), {}, was_linked=False)
         engine = self.engine(Remedy("unlink"))
         _refuse_active_run("unlink")
         undelivered = {role: engine.backlog.waiting(role)[0] for role in engine.link.used}

@@ -166,7 +166,7 @@ class Progress(output.Progress):
 
     def _is_due(self) -> bool:
         """Tell whether a line is worth its place, which is for good where it cannot be rewritten."""
-        rewritten = environment.has_kernel(environment.shell()) or is_terminal()
+        rewritten = environment.rewrites_displays(environment.shell()) or is_terminal()
         return rewritten or time.monotonic() - self._started >= _PLAIN_EVERY
 
     def wipe(self) -> None:
@@ -212,7 +212,7 @@ class Progress(output.Progress):
             _Unfinished.handle, _Unfinished.own = self._handle, self._own
 
     def _show(self, line: str) -> None:
-        if environment.has_kernel(environment.shell()):
+        if environment.rewrites_displays(environment.shell()):
             self._in_notebook(line)
         elif is_terminal():
             sys.stdout.write("\r" + line.ljust(self._width))

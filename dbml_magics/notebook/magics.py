@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, line_magic, magics_class, no_var_expand
 
@@ -146,7 +146,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
         command = COMMANDS.get(name)
         if command is None or not (name == "link" or any(not v.optional_value for v in command.values)):
             return None
-        if not environment.shows_widgets(self.shell) or _value_is_used(callers.frame()):
+        if not environment.shows_widgets(self.shell) or _fate_of_value(callers.frame()) == "used":
             return None
         from dbml_magics.commands import panel
         from dbml_magics.forms import tabs
@@ -166,11 +166,14 @@ class DbmlMagics(Magics):  # type: ignore[misc]
 
         ``runs = %dbml runs`` keeps the value and shows nothing, as with other SQL and Spark magics.
         """
-        if _value_is_used(callers.frame()) and not display.progress_is_open():
+        fate = _fate_of_value(callers.frame())
+        if fate == "used" and not display.progress_is_open():
             return result
         display.show(result)
-        if not environment.has_kernel(self.shell) and environment.is_interactive(self.shell):
-            return None  # a terminal would print an empty "Out[n]:" for it
+        if environment.prints_prompts(self.shell):  # it would print an empty "Out[n]:" for it
+            if fate == "shown":
+                self.shell.displayhook.update_user_ns(result)  # the names _ and Out[n] are its all the same
+            return None
         self._filter.pass_over(result)
         return result
 
@@ -193,22 +196,25 @@ def _own_defects(what: str) -> Iterator[None]:
         raise
 
 
-def _value_is_used(frame: FrameType | None) -> bool:
-    """Tell whether the code does anything with the call's value but drop it or hand it to the display hook.
+def _fate_of_value(frame: FrameType | None) -> Literal["used", "shown", "dropped"]:
+    """Tell whether the code uses the call's value, hands it to the display hook or drops it.
 
     The instruction that follows the call tells: IPython turns both ``%dbml runs`` and ``runs = %dbml runs``
     into the same call, and ``%%time`` and the like leave no source to look at.
     """
     if frame is None:
-        return False
+        return "dropped"
     following = (
         instruction
         for instruction in dis.get_instructions(frame.f_code)
         if instruction.offset > frame.f_lasti and instruction.opname not in ("CACHE", "EXTENDED_ARG", "NOP")
     )
     after = next(following, None)
-    if after is None or after.opname in ("POP_TOP", "PRINT_EXPR"):
-        return False
+    if after is None or after.opname == "POP_TOP":
+        return "dropped"
+    if after.opname == "PRINT_EXPR":
+        return "shown"
     if after.opname == "CALL_INTRINSIC_1":  # what PRINT_EXPR is since Python 3.12
-        return after.arg != 1
-    return not (after.opname == "RETURN_VALUE" and frame.f_code.co_name == "<module>")
+        return "shown" if after.arg == 1 else "used"
+    dropped = after.opname == "RETURN_VALUE" and frame.f_code.co_name == "<module>"
+    return "dropped" if dropped else "used"

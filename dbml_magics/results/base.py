@@ -63,6 +63,11 @@ class Result:
     def _repr_html_(self) -> str | None:
         return self.html()
 
+    def _mime_(self) -> tuple[str, str]:
+        """Return what marimo shows; where there is no HTML, its own choice would be an empty output."""
+        html = self.html()
+        return ("text/plain", self.text()) if html is None else ("text/html", html)
+
     def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:
         for number_, line in enumerate(self.text().splitlines() if not cycle else ["…"]):
             if number_:

@@ -1,7 +1,11 @@
 // Makes the pictures of a board charts that answer: it takes the place of each picture, whose caption stays.
 // Every statement ends in a semicolon and every remark has a line of its own: the lines are joined.
 ((script, data) => {
-const place = script && script.previousElementSibling;
+const above = script && script.previousElementSibling;
+if (!above) return;
+// VS Code runs the scripts of an output one after another at its end, and not where they stand.
+const drawn = (each) => each.matches(".dbml-board") && each.querySelector("figure > img");
+const place = drawn(above) ? above : [...script.parentElement.querySelectorAll(".dbml-board")].find(drawn);
 if (!place) return;
 const HEIGHT = 152;
 const TOP = 8;

@@ -35,7 +35,8 @@ __all__ = [
 _TAG = re.compile(r"<[^>]*>")
 _COLOURS = {"FINISHED": "#009e73", "FAILED": "#d55e00", "KILLED": "#e69f00", "RUNNING": "#0072b2"}
 """Of Okabe and Ito's palette, which colour-blind eyes tell apart; on white and on black alike."""
-_CELL = 'style="text-align:left;vertical-align:top"'
+# Of its own: marimo and Colab give a table's cells no room.
+_CELL = 'style="text-align:left;vertical-align:top;padding:0.3em 0.6em"'
 
 
 class Html(str):

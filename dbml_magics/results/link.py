@@ -170,9 +170,12 @@ class UnlinkResult(Result):
     tracking_uri: str  # restored
     registry_uri: str  # restored
     undelivered: Mapping[str, int]  # workspace -> writes that wait in the journal
+    was_linked: bool = True
 
     def text(self) -> str:
         """Return what MLflow tracks to again, and what still waits."""
+        if not self.was_linked:
+            return "Nothing was linked"
         lines = [f"Unlinked: MLflow tracks to {from_here(self.tracking_uri)} again"]
         waiting = [(name, amount) for name, amount in self.undelivered.items() if amount]
         width = max((len(name) for name, _ in waiting), default=0)

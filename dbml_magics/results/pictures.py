@@ -32,6 +32,7 @@ MARKERS = (
 )
 _WIDTH, _HEIGHT, _TOP, _RIGHT, _BOTTOM = 400, 170, 10, 388, 140
 _LETTER = 6.4  # pixels that a figure of a label takes
+_IN_LINE = "display:inline-block;vertical-align:middle"  # marimo's page would break the line at a picture
 
 
 def picture(chart: Chart) -> Html:
@@ -170,13 +171,13 @@ def small_curve(curve: Sequence[float], label: str) -> Html:
     )
     said = f"curve of {label}: from {number(values[0])} to {number(values[-1])}"
     line = f'<polyline fill="none" stroke="{COLOURS[0]}" stroke-width="1.5" points="{points}"/>'
-    return _img(line, 60, 14, said, "vertical-align:middle")
+    return _img(line, 60, 14, said, _IN_LINE)
 
 
 def swatch(place: int) -> Html:
     """Draw a sample of a line, for a legend."""
     sample = f'<path d="M1,7H39" {_stroke(place)}/>{_marker(place, COLOURS[place % len(COLOURS)], 20, 7)}'
-    return _img(sample, 40, 14, "", "vertical-align:middle")
+    return _img(sample, 40, 14, "", _IN_LINE)
 
 
 def ticks(axis: Axis, most: int, *, whole: bool = False) -> list[tuple[float, str]]:

@@ -11,9 +11,11 @@ from dbml_magics.results.base import Result
 from dbml_magics.results.html import Html, code, panel, rows_table
 from dbml_magics.results.text import count, duration, nearby
 
-__all__ = ["ScoreResult", "StreamResult", "UdfResult"]
+__all__ = ["KEPT", "ScoreResult", "StreamResult", "UdfResult"]
 
 _SHOWN = 5
+KEPT = "scored"
+"""The variable that a line to come may keep its data in."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,6 +33,7 @@ class ScoreResult(Result):
     seconds: float = 0.0
     output: str | None = None  # "table ml.scored", "scored.parquet"
     variable: str | None = None  # of the notebook, that holds the data now
+    keeping: str | None = None  # the same line, for a variable that shall hold it
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,8 +82,11 @@ class ScoreResult(Result):
 
     def next_line(self) -> str:
         """Return what makes sense now."""
-        name = self.variable or ("result.data" if front_end() == "python" else "_.data")
-        return f"{name}.show()" if self.lazy else ""
+        if not self.lazy:
+            return ""
+        if self.variable is None and self.keeping is not None and front_end() == "magic":
+            return f"{say(self.keeping)}, then {KEPT}.show()"
+        return f"{self.variable or 'result.data'}.show()"
 
     def text(self) -> str:
         """Return the headline, the facts and the first rows."""

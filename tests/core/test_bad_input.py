@@ -569,7 +569,6 @@ def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        dbml.unlink,
         dbml.status,
         dbml.sync,
         dbml.runs,
@@ -577,13 +576,17 @@ def test_register_while_the_answer_is_away(home: Path, proxies: Any) -> None:
         lambda: dbml.experiment("iris"),
         lambda: dbml.register("last", "wine"),
         lambda: dbml.track().__enter__(),
-        session.current().unlink,
         session.current().begin_track,
     ],
 )
 def test_without_a_link(home: Path, call: Callable[[], Any]) -> None:
     shown = refused(errors.NotLinked, call)
     assert "%dbml link --local" in shown
+
+
+def test_unlinking_twice_is_no_error(home: Path, local: Any) -> None:
+    assert str(dbml.unlink()).startswith("Unlinked: ")
+    assert str(dbml.unlink()) == "Nothing was linked"
 
 
 def test_sync_ends_with_its_time_and_says_what_waits(home: Path, proxies: Any, experiment_name: str) -> None:

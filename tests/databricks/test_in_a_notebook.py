@@ -244,6 +244,16 @@ def test_databricks_connect_is_known_by_the_notebooks_spark() -> None:
     assert not environment.uses_databricks_connect(SimpleNamespace(user_ns={}))
 
 
+def test_a_classic_spark_session_is_no_databricks_connect() -> None:
+    from pyspark.sql import SparkSession
+
+    # Without a Java machine: a session's class alone raises where it is asked for a client.
+    spark = SparkSession.__new__(SparkSession)
+    with pytest.raises(Exception, match="ONLY_SUPPORTED_WITH_SPARK_CONNECT"):
+        spark.client
+    assert not environment.uses_databricks_connect(SimpleNamespace(user_ns={"spark": spark}))
+
+
 def test_a_job_asks_nobody_whatever_its_compute(runtime: Any) -> None:
     kernel = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True), user_ns={})
     runtime({"DATABRICKS_RUNTIME_VERSION": "client.4.1"}, isInJob=True)

@@ -90,6 +90,8 @@ def test_every_example_has_a_python_call_that_the_package_takes(example: Remedy,
         ("%pip install lightgbm", "pip install lightgbm"),
         ("%env DBML_AZUREML_TOKEN", "printenv DBML_AZUREML_TOKEN"),
         ("!cat a.log", "cat a.log"),
+        ("--name my-x", 'name="my-x"'),
+        ("--input $frame --as score", 'data=frame, column="score"'),
     ],
 )
 def test_a_command_is_shown_as_a_python_call(command: str, call: str, in_python: None) -> None:

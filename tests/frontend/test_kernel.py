@@ -143,6 +143,25 @@ def test_a_shown_result_is_the_cell_s_value(kernel: Kernel) -> None:
     assert kernel.value("_[0].name") == "'forest'"
 
 
+def test_where_nothing_is_updated_in_place_the_result_is_an_output_of_its_own(kernel: Kernel) -> None:
+    console = (
+        "from dbml_magics.common import environment\n"
+        "found, environment._starter = environment._starter, lambda: 'jupyter-console'"
+    )
+    assert kernel.run(console).status == "ok"
+    try:
+        reply = kernel.run("%dbml deploy wine/1 --to local --name wine")
+        assert [sorted(output) for output in reply.outputs] == [
+            ["name", "text"],
+            ["data", "metadata", "transient"],
+        ]
+        assert "loading the model" in reply.outputs[0]["text"]
+        assert "Deployed wine/1" in reply.outputs[1]["data"]["text/plain"]
+        assert "display_id" not in reply.outputs[1]["transient"], "a console shows no update of one"
+    finally:
+        kernel.run("environment._starter = found")
+
+
 def test_progress_is_updated_in_place_and_ends_in_the_result(kernel: Kernel) -> None:
     reply = kernel.run("%dbml sync")
     lines = [output["data"]["text/plain"] for output in reply.outputs]

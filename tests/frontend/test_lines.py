@@ -284,7 +284,7 @@ def test_the_names_of_a_function_are_seen_by_every_magic(
 
 def test_without_a_link_the_command_is_named_and_the_way_to_link(shell: Shell, fake: FakeSession) -> None:
     fake.linked = False
-    for command in ("status", "runs", "unlink", "sync", "models", "experiment x", "register wine"):
+    for command in ("status", "runs", "sync", "models", "experiment x", "register wine"):
         with pytest.raises(NotLinked, match=f"%dbml {command.split()[0]} needs a link") as refused:
             shell.run(f"%dbml {command}")
         assert refused.value.remedies[0][0] == "%dbml link --local"

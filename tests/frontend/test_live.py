@@ -222,6 +222,12 @@ def test_nobody_watches_a_notebook_that_runs_unattended() -> None:
     assert not environment.shows_widgets(terminal)
 
 
+def test_a_console_shows_neither_updates_nor_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_starter", lambda: "jupyter-console")
+    assert not environment.updates_displays(attended())
+    assert not environment.shows_widgets(attended())
+
+
 @pytest.mark.parametrize(
     ("runtime", "widgets"),
     [("15.4", True), ("10.4", False), ("client.2.1", True), ("17.0.x-scala2.13", True)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 
 import pytest
 
@@ -28,9 +29,28 @@ def test_each_call_is_answered_by_what_the_fake_answers(fake: FakeSession, name:
 
 
 def test_a_call_without_a_link_says_so() -> None:
-    for call in (dbml.status, dbml.runs, dbml.models, dbml.sync, dbml.unlink):
+    for call in (dbml.status, dbml.runs, dbml.models, dbml.sync):
         with pytest.raises(dbml.NotLinked, match=rf"{call.__name__}\(\) needs a link"):
             call()
+
+
+def test_an_error_that_its_user_causes_is_raised_as_the_calling_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        try:
+            int("what led to it")
+        except ValueError as error:
+            raise dbml.WorkspaceUnreachable("nothing answers.", remedies=["try again"]) from error
+
+    monkeypatch.setattr(api, "_session", fails)
+    with pytest.raises(dbml.WorkspaceUnreachable) as caught:
+        dbml.link(local=True)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("Traceback") == 1
+    assert "what led to it" not in shown
+    assert "in fails" not in shown
+    assert isinstance(caught.value.__context__, ValueError), "a debugger still finds it"
 
 
 def test_calls_print_nothing(fake: FakeSession, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,18 @@ def test_a_metric_has_a_small_curve() -> None:
     assert "<svg" not in html, "where a notebook is not trusted, its labels alone would be left"
 
 
+def test_marimo_is_given_html_or_else_text() -> None:
+    assert LINK._mime_() == ("text/html", LINK.html())
+    retired = UnlinkResult("sqlite:///mlflow.db", "sqlite:///mlflow.db", {})
+    assert retired._mime_() == ("text/plain", str(retired)), "an HTML form of None would be shown as nothing"
+
+
+def test_tables_and_small_pictures_rest_on_no_style_of_the_page() -> None:
+    html = SUMMARY.html() + RunsResult((ROW,), "wine").html()
+    assert all("padding:" in cell for cell in re.findall(r"<t[hd] [^>]*>", html))
+    assert "display:inline-block" in small_curve((0.0, 1.0), "loss"), "some pages make a picture a block"
+
+
 def test_runs_are_a_table() -> None:
     shown = str(RunsResult((ROW,), "wine", note="3 writes are missing from this list")).splitlines()
     assert shown[0] == "Runs of wine"
@@ -545,8 +557,13 @@ def test_scores_say_what_was_done_and_what_to_do_next() -> None:
     assert str(lazy).splitlines() == [
         "wine/1 scores lazily, when the result is used, by Spark 4.0 (local[*])",
         "  column  prediction (double)",
-        "  see  _.data.show()",
+        "  see  result.data.show()",
     ]
+    kept = replace(lazy, keeping=Remedy("score", "wine/1", input="$sdf", output="scored"))
+    assert (
+        str(kept).splitlines()[-1]
+        == "  see  %dbml score wine/1 --input $sdf --output scored, then scored.show()"
+    )
     done = replace(lazy, rows=1204, unscored=2, seconds=3.2, output="table ml.scored", variable="scored")
     assert "Scored 1,204 rows by wine/1 in 3.2 s" in str(done)
     assert "without one  2 rows: the model refused them" in str(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +127,28 @@ def test_a_line_moves_while_a_cell_runs_and_what_the_cell_prints_stays_whole(ter
     assert printed[:2] == ["second is whole", "an error"]
     assert re.match(r"Run forest +FINISHED in [\d.]+ s", printed[2])
     assert not any("RUNNING" in line for line in printed)
-    assert (
-        terminal.run("sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__")
-        .strip()
-        .endswith("(True, True)")
+    restored = terminal.run("sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__")
+    assert restored.strip().endswith("(True, True)")
+
+
+def test_a_line_leaves_no_empty_prompt_and_its_value_is_the_last_one(tmp_path: Path) -> None:
+    lines = "%load_ext dbml_magics\n%dbml endpoints\ntype(_).__name__\n"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DBML_", "MLFLOW_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "--no-confirm-exit"],
+        input=lines,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "DBML_HOME": str(tmp_path / "home"),
+            "IPYTHONDIR": str(tmp_path / "ipython"),
+        },
+        timeout=PATIENCE_S,
+        check=True,
     )
+    assert "In [2]: No endpoints\n" in done.stdout
+    assert "Out[2]" not in done.stdout, "what is shown already has no prompt of a value"
+    assert "Out[3]: 'EndpointsResult'" in done.stdout

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "deploy", "invoke", "listed", "logs", "named", "notes", "undeploy"]
 
 Progress = Callable[[str], None]
-"""Told a line with the state and the elapsed time, a few times a second."""
+"""Told a line with the state and the elapsed time, each second and with each state."""
 
 _HELP = (Remedy("help", "deploy"), "what it takes")
 _OPTIONS = {"instance_type": "--instance-type", "instance_count": "--instance-count", "compute": "--compute"}
@@ -462,12 +462,15 @@ def _settings(target: Target, config: str | os.PathLike[str] | None, options: Se
 
 
 def _telling(progress: Progress | None, name: str, to: str) -> Callable[[str], None]:
-    began = time.monotonic()
+    began, told = time.monotonic(), ""
 
     def say(state: str) -> None:
-        if progress is not None:
-            where = f"{name} on {to}" if to else name
-            progress(f"{where}  {state}  {time.monotonic() - began:.0f} s")
+        nonlocal told
+        where = f"{name} on {to}" if to else name
+        line = f"{where}  {state}  {time.monotonic() - began:.0f} s"
+        if progress is not None and line != told:  # printed, the same line again would fill a page
+            told = line
+            progress(line)
 
     return say
 
