@@ -145,9 +145,7 @@ class LiveView:
     def start(self) -> None:
         """Begin, and keep a place above all else that the cell shows: its output stays together, in order."""
         if self._leaves_short:
-            self._top.put(_NOTHING)
-            if self._place is not self._top:
-                self._place.put(_NOTHING)
+            self._top.put(_NOTHING)  # and no second one for the charts: a short cell would keep it, empty
         self._thread.start()
 
     def end(self, summary: TrackSummary | None) -> None:
