@@ -65,10 +65,6 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         stop = notebook.cell(1).locator(".dbml-stop")
         expect(stop).to_be_visible(timeout=PATIENCE_MS)
         assert _top(stop) < _top(view.locator("figure").first), "Stop stands above what grows"
-        printed = view.get_by_text("it begins", exact=True)
-        assert _top(view.locator("figure").first) < _top(printed), (
-            "what the cell prints stands together below"
-        )
         image = view.get_by_role("img", name="logged image plots/noise.png")
         expect(image).to_be_visible()
         assert image.evaluate("it => it.naturalWidth") > 0, "it is an image that a browser shows"
@@ -97,6 +93,8 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         expect(log).to_have_attribute("aria-pressed", "true")
         expect(curve).to_be_visible()
         expect(image).to_be_visible()
+        printed = view.get_by_text("it begins", exact=True)
+        assert _top(view.locator("figure").first) < _top(printed), "what it prints stands below"
         expect(view.locator(".dbml-stop")).to_have_count(0)
         picture(notebook.page, "finished", notebook.cell(1))
         saved = notebook.save()
