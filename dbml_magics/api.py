@@ -721,10 +721,17 @@ class TrackedRun:
     def __repr__(self) -> str:
         if self.summary is not None:
             return repr(self.summary)
-        return "a run that has not begun" if self._track is None else f"Run {self._track.run_id}  RUNNING"
+        track = self._track
+        return "a run that has not begun" if track is None else f"Run {track.name}  RUNNING  {track.run_id}"
 
     def _repr_html_(self) -> str | None:
-        return None if self.summary is None else self.summary.html()
+        if self.summary is not None:
+            return self.summary.html()
+        if self._track is None:
+            return None
+        from dbml_magics.results.html import code, panel, run_title, safe
+
+        return panel(safe(run_title(self._track.name, "RUNNING") + " " + code(self._track.run_id)))
 
     def _mime_(self) -> tuple[str, str]:
         """Return what marimo shows."""

@@ -52,7 +52,7 @@ PRIVATE_ELSEWHERE = {
     "core.plugin.artifacts": "_path",
     "notebook.callers": "_getframe",
     "notebook.cells": "_getframe",
-    "notebook.live": "_reply_subshell_id",
+    "notebook.live": "_current_frames _reply_subshell_id",
 }
 
 # Our own, and what is used only where the user has it: a Databricks cluster's, its client for Spark, TOML's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from typing import Any
 
 from dbml_magics.core.run_view import RunView
 from dbml_magics.results.live import Pace
@@ -35,14 +36,23 @@ class RunPace:
         return Pace(min(done, self._total) if self._total else done, self._total, rate)
 
 
-def _bar() -> Pace | None:
-    """Return the pace of the outermost bar that tqdm shows in this process and whose end is known.
-
-    Its set of bars is not documented: where it is another one, there is no bar for us.
-    """
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+def shows_bar() -> bool:
+    """Tell whether tqdm shows a bar in this process."""
     try:
-        bars = [bar for bar in list(getattr(tqdm, "_instances", ())) if bar.total and not bar.disable]
+        return any(not bar.disable for bar in _bars())
+    except Exception:  # as below
+        return False
+
+
+def _bars() -> list[Any]:
+    """Return tqdm's bars; its set of them is not documented: where it is another one, there is no bar."""
+    return list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ()))
+
+
+def _bar() -> Pace | None:
+    """Return the pace of the outermost bar that tqdm shows in this process and whose end is known."""
+    try:
+        bars = [bar for bar in _bars() if bar.total and not bar.disable]
         if not bars:
             return None
         outermost = min(bars, key=lambda bar: abs(bar.pos))

@@ -71,6 +71,7 @@ class Track:
         total: int | None = None,
     ) -> None:
         self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name or self.run_id[:8]
         self._remember = remember
         self._engine = engine
         self._register = register
@@ -132,6 +133,7 @@ class Track:
                 self._autolog.restore()
                 if self._watch.last is not None:
                     self.look()  # once it is delivered, nothing here tells what was logged last
+                self._watch.close()
                 self._status = self._end_run(status)
                 if self._ends_all:
                     self._end_others(status)

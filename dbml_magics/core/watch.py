@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import operator
 from array import array
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dbml_magics.core.pace import RunPace
-from dbml_magics.core.run_view import RunView, Series
+from dbml_magics.core.run_view import ArtifactLocation, RunView, Series
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.core.status import destination
 from dbml_magics.results.compare import Curve
-from dbml_magics.results.live import LiveMetric, RunProgress
+from dbml_magics.results.live import LiveMetric, LoggedFile, RunProgress
 from dbml_magics.results.text import now
 
+_FILES = 20  # of a run's, told in its view
+_SECOND = "compressed.webp"  # ends the name of the small file that MLflow keeps beside an image
 _BUCKETS = 96  # of a curve, at most; each keeps its lowest and its highest point
 
 
@@ -30,6 +33,7 @@ class RunWatch:
         self._pace = RunPace(total)
         self._run_id = run_id
         self._curves: dict[str, _Growing] = {}
+        self._images = engine.thumbnails.of(run_id)
         self.last: RunProgress | None = None
         """What was seen last; None before the first look."""
 
@@ -38,7 +42,7 @@ class RunWatch:
         view = self._engine.live.queue_view(self._run_id)
         run = view.run if view is not None else None
         places = tuple(destination(self._engine, role, self._run_id) for role in self._engine.link.tracked)
-        if run is None:  # it has ended, all of it is delivered, and its journal is gone
+        if view is None or run is None:  # it has ended, all of it is delivered, and its journal is gone
             before = self.last or RunProgress(self._run_id, self._run_id[:8], "", "RUNNING", seconds)
             return replace(before, seconds=seconds, destinations=places, as_of=now())
         self.last = RunProgress(
@@ -51,8 +55,23 @@ class RunWatch:
             metrics=tuple(self._metrics(run)),
             destinations=places,
             pace=self._pace.at(seconds, run),
+            files=self._files(view.artifacts.get(f"run:{self._run_id}", {})),
         )
         return self.last
+
+    def close(self) -> None:
+        """Keep no more of the run's images; those that were kept are shown on."""
+        self._engine.thumbnails.forget(self._run_id)
+
+    def _files(self, logged: Mapping[str, ArtifactLocation]) -> tuple[LoggedFile, ...]:
+        """Return the last files that the run has logged, the newest first, and those that can be seen."""
+        pictures = self._images.addresses()
+        files = [(path, held.size) for path, held in list(logged.items()) if not path.endswith(_SECOND)]
+        return tuple(
+            LoggedFile(path, size, pictures.get(path, ""))
+            for place, (path, size) in enumerate(reversed(files))
+            if place < _FILES or path in pictures
+        )
 
     def _metrics(self, run: RunView) -> list[LiveMetric]:
         found = []

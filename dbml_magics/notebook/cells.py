@@ -58,7 +58,7 @@ class _Open:
 
     track: Track
     params: tuple[str, ...]
-    view: live.LiveView | None = None
+    view: live.View | None = None
     failure: BaseException | None = None
     ended: bool = False
 

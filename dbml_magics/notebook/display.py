@@ -31,6 +31,7 @@ __all__ = [
     "Progress",
     "Screen",
     "defect",
+    "is_terminal",
     "note",
     "progress_is_open",
     "show",
@@ -143,7 +144,7 @@ class Progress(output.Progress):
     def begin(self, what: str, at_once: str = "") -> None:
         """Show from the first second on that the command goes on; ``at_once`` is a line for before that."""
         self._base = at_once or what
-        if at_once and (environment.has_kernel(environment.shell()) or _is_terminal()):
+        if at_once and (environment.has_kernel(environment.shell()) or is_terminal()):
             with self._lock:
                 self._show(at_once)
         # What the thread shows belongs to this cell, whichever runs when it is sent.
@@ -165,7 +166,7 @@ class Progress(output.Progress):
 
     def _is_due(self) -> bool:
         """Tell whether a line is worth its place, which is for good where it cannot be rewritten."""
-        rewritten = environment.rewrites_displays(environment.shell()) or _is_terminal()
+        rewritten = environment.rewrites_displays(environment.shell()) or is_terminal()
         return rewritten or time.monotonic() - self._started >= _PLAIN_EVERY
 
     def wipe(self) -> None:
@@ -213,7 +214,7 @@ class Progress(output.Progress):
     def _show(self, line: str) -> None:
         if environment.rewrites_displays(environment.shell()):
             self._in_notebook(line)
-        elif _is_terminal():
+        elif is_terminal():
             sys.stdout.write("\r" + line.ljust(self._width))
             sys.stdout.flush()
             self._width = max(self._width, len(line))
@@ -231,7 +232,8 @@ class Progress(output.Progress):
             self._handle.update(bundle, raw=True)
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Tell whether what is printed goes to a terminal, which can rewrite its last line."""
     try:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):  # replaced or closed streams

@@ -55,10 +55,10 @@ def safe(text: str) -> Html:
     return text if isinstance(text, Html) else Html(escaped(text))
 
 
-def badge(status: str) -> Html:
-    """Return a run's status as a word with a bar of its colour beside it."""
-    colour = _COLOURS.get(status, "#777777")
-    return Html(f'<strong style="border-left:8px solid {colour};padding-left:6px">{escaped(status)}</strong>')
+def badge(status: str, when: str = "") -> Html:
+    """Return a run's status, and when it was that, in words with a bar of its colour beside them."""
+    colour, said = _COLOURS.get(status, "#777777"), f"{status} {when}".rstrip()
+    return Html(f'<strong style="border-left:8px solid {colour};padding-left:6px">{escaped(said)}</strong>')
 
 
 def run_title(name: str, status: str) -> Html:

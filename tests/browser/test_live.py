@@ -16,9 +16,13 @@ Keep = Callable[..., None]
 
 # It logs until the test has seen enough: a file says so.
 UNTIL_TOLD = """%%track forest
+print("it begins")
 import math, pathlib, time
 import mlflow
+import numpy as np
 mlflow.log_params({"depth": 3, "rate": 0.1})
+mlflow.log_image(np.random.default_rng(0).integers(0, 255, (400, 600, 3), dtype=np.uint8), "plots/noise.png")
+mlflow.log_text("a note", "note.txt")
 step = 0
 while not pathlib.Path("enough").exists():
     step += 1
@@ -54,13 +58,21 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         notebook.run(0)
         notebook.begin(1)
         view = notebook.outputs(1)
-        expect(view).to_contain_text("RUNNING Run forest for", timeout=PATIENCE_MS)
-        expect(view).to_contain_text(re.compile(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"))
+        expect(view).to_contain_text("RUNNING as of", timeout=PATIENCE_MS)
+        expect(view).to_contain_text(re.compile(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d · Run forest, "))
         expect(view).to_contain_text(re.compile(r"step \d+, .* a second"))
         expect(view).to_contain_text(re.compile(r"loss [\d.]+ "))
         stop = notebook.cell(1).locator(".dbml-stop")
         expect(stop).to_be_visible(timeout=PATIENCE_MS)
         assert _top(stop) < _top(view.locator("figure").first), "Stop stands above what grows"
+        printed = view.get_by_text("it begins", exact=True)
+        assert _top(view.locator("figure").first) < _top(printed), (
+            "what the cell prints stands together below"
+        )
+        image = view.get_by_role("img", name="logged image plots/noise.png")
+        expect(image).to_be_visible()
+        assert image.evaluate("it => it.naturalWidth") > 0, "it is an image that a browser shows"
+        expect(view).to_contain_text("artifacts: note.txt 6 B, plots/noise.png")
         expect(view).to_contain_text("databricks")
         expect(view).to_contain_text("params: depth 3, rate 0.1")
         curve = view.locator("figure svg[aria-label^='curve of loss']")
@@ -84,6 +96,7 @@ def test_a_running_cell_is_watched_and_its_charts_stay(
         expect(view).to_contain_text("FINISHED Run forest in")
         expect(log).to_have_attribute("aria-pressed", "true")
         expect(curve).to_be_visible()
+        expect(image).to_be_visible()
         expect(view.locator(".dbml-stop")).to_have_count(0)
         picture(notebook.page, "finished", notebook.cell(1))
         saved = notebook.save()

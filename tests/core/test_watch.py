@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
 import pytest
+from PIL import Image
 
 import dbml_magics as dbml
 from dbml_magics.core import session
@@ -48,6 +51,54 @@ def test_a_look_shows_what_is_logged_so_far(linked: session.Session) -> None:
     mlflow.log_metric("loss", 0.05, step=6)
     track.end()
     assert metric(track.look(), "loss").last == 0.05, "the last points are seen, delivered or not"
+
+
+def picture(size: int, kind: str = "PNG") -> bytes:
+    """Return an image of noise, which no format makes small."""
+    out = BytesIO()
+    Image.frombytes("RGB", (size, size), random.Random(0).randbytes(size * size * 3)).save(out, kind)
+    return out.getvalue()
+
+
+def test_images_are_seen_though_they_have_left_this_machine(linked: session.Session, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"x" * 50_000)
+    (tmp_path / "large.png").write_bytes(picture(600))
+    (tmp_path / "small.jpg").write_bytes(picture(40, "JPEG"))
+    track = linked.begin_track("forest")
+    mlflow.log_text("a note", "note.txt")
+    for name in ("broken.png", "large.png", "small.jpg"):
+        mlflow.log_artifact(str(tmp_path / name), "plots")
+        (tmp_path / name).unlink()
+    dbml.sync(60)
+    files = track.look().files
+    assert [file.path for file in files] == [
+        "plots/small.jpg",
+        "plots/large.png",
+        "plots/broken.png",
+        "note.txt",
+    ]
+    assert files[1].size > 1_000_000
+    assert [file.picture.partition(";")[0] for file in files] == [
+        "data:image/jpeg",
+        "data:image/jpeg",
+        "",
+        "",
+    ]
+    assert len(files[1].picture) < 50_000, "a large image is made small"
+    track.end()
+
+
+def test_a_run_keeps_its_last_images_alone(linked: session.Session, tmp_path: Path) -> None:
+    track = linked.begin_track("forest")
+    (tmp_path / "a.png").write_bytes(picture(10))
+    for number in range(30):
+        mlflow.log_artifact(str(tmp_path / "a.png"), f"{number}")
+    files = track.look().files
+    assert [file.path for file in files if file.picture] == [
+        f"{number}/a.png" for number in range(29, 23, -1)
+    ]
+    assert len(files) == 20
+    track.end()
 
 
 def test_what_a_workspace_lacks_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

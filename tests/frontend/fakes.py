@@ -75,7 +75,7 @@ class FakeTrack:
         self._session = session
 
     def look(self) -> RunProgress:
-        curve = Curve((0.0, 1.0, 2.0), (1.0, 0.5, 0.3), 3)
+        curve = Curve((0.0, 1.0, 2.0, 3.0, 4.0), (1.0, 0.7, 0.5, 0.4, 0.3), 5)
         return RunProgress(
             run_id=self.run_id,
             name=self.name,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from dataclasses import replace
 from textwrap import indent
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from dbml_magics.common import environment
+from dbml_magics.notebook import display, live
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.link import Destination
-from dbml_magics.results.live import FinishedRun, LiveMetric, RunProgress, charts, diverged
+from dbml_magics.results.live import FinishedRun, LiveMetric, LoggedFile, RunProgress, charts, diverged
 from tests.frontend.fakes import FakeSession, FakeTrack
 from tests.frontend.test_kernel import Kernel, kernel
 
@@ -39,7 +42,7 @@ def test_a_running_cell_shows_its_run_in_one_output_that_ends_in_the_summary(ker
     assert len(views) >= 2
     assert "databricks ✓ delivered" in views[0]["text/plain"]
     assert "metrics     loss 0.3" in views[0]["text/plain"]
-    assert 'alt="curve of loss: from 1 to 0.3 over steps 0 to 2"' in views[0]["text/html"]
+    assert 'alt="curve of loss: from 1 to 0.3 over steps 0 to 4"' in views[0]["text/html"]
     ended = [shown for shown in reply.shown if shown.startswith("Run slow")]
     assert len(ended) == 1
     assert "FINISHED in 2.1 s" in ended[0]
@@ -89,7 +92,104 @@ def test_a_view_that_fails_is_not_noticed_by_the_cell(kernel: Kernel) -> None:
     )
     assert reply.status == "ok"
     assert not reply.printed
-    assert [shown.split("  ")[1] for shown in reply.shown] == ["FINISHED in 2.1 s"]
+    assert [shown.split("  ")[1] for shown in reply.shown if shown] == ["FINISHED in 2.1 s"]
+
+
+def test_a_look_that_fails_once_is_made_again(kernel: Kernel) -> None:
+    once = UNTIL_SEEN.replace("track.look = lambda: (looks.append(time.monotonic()), look())[1]", "")
+    reply = kernel.run(
+        f"%%track slow\nimport time\n{once}".replace(
+            "looks, look = [], track.look\n",
+            "looks, look = [], track.look\n"
+            "def fails_once():\n"
+            "    looks.append(time.monotonic())\n"
+            "    if len(looks) == 1:\n"
+            "        raise RuntimeError('ours')\n"
+            "    return look()\n"
+            "track.look = fails_once\n",
+        )
+    )
+    assert reply.status == "ok", reply.traceback
+    views = [o["data"]["text/plain"] for o in reply.outputs if "RUNNING" in str(o.get("data"))]
+    assert views, "the view goes on after the look that failed"
+
+
+class Recorded:
+    """An output in a notebook that takes down what is shown in it."""
+
+    every: ClassVar[list[Any]] = []
+
+    def __init__(self) -> None:
+        self.shown = False
+
+    def put(self, bundle: Any) -> None:
+        self.shown = True
+        self.every.append(bundle["text/plain"])
+
+    def end_in(self, result: Any) -> None:
+        self.every.append(result.text())
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what live views of a front end without widgets show, in its order."""
+    monkeypatch.setattr(Recorded, "every", [])
+    monkeypatch.setattr(display, "Place", Recorded)
+    monkeypatch.setattr(live, "_FIRST_S", 0.01)
+    monkeypatch.setattr(live, "_SHORTEST_S", 0.01)
+    return Recorded.every
+
+
+def seen(shown: list[Any], least: int) -> bool:
+    end = time.monotonic() + 30
+    while len(shown) < least and time.monotonic() < end:
+        time.sleep(0.01)
+    return len(shown) >= least
+
+
+def test_nothing_is_drawn_after_the_summary(recorded: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_JOIN_S", 0.05)
+    track: Any = FakeTrack(FakeSession(), "forest", {})
+    progress: RunProgress = track.look()
+    goes_on, looks = threading.Event(), list[int]()
+
+    def slow() -> RunProgress:
+        looks.append(1)
+        if len(looks) > 1:
+            assert goes_on.wait(30)
+        return progress
+
+    track.look = slow
+    view = live.LiveView(track, SimpleNamespace(), leaves_short=True)
+    view.start()
+    assert seen(looks, 2)
+    view.end(track.end())
+    ended = list(recorded)
+    goes_on.set()
+    view._thread.join(30)
+    assert not view._thread.is_alive()
+    assert recorded == ended
+    assert recorded[-1].startswith("Run forest  FINISHED")
+
+
+def test_a_view_that_goes_on_failing_says_so_and_is_left(recorded: list[Any]) -> None:
+    track: Any = FakeTrack(FakeSession(), "forest", {})
+    progress: RunProgress = track.look()
+    looks = list[int]()
+
+    def fails() -> RunProgress:
+        looks.append(1)
+        if len(looks) > 1:
+            raise RuntimeError("ours")
+        return progress
+
+    track.look = fails
+    view = live.LiveView(track, SimpleNamespace(), leaves_short=True)
+    view.start()
+    view._thread.join(30)
+    assert "This view is not brought up to date any more" in recorded[-1]
+    view.end(track.end())
+    assert recorded[-1].startswith("Run forest  FINISHED")
 
 
 def test_a_setting_switches_it_off(kernel: Kernel) -> None:
@@ -171,6 +271,38 @@ def test_what_logs_no_curve_is_a_number() -> None:
     shown = charts([LiveMetric("accuracy", 0.9, Curve(count=1))])
     assert "<img" not in shown
     assert "accuracy <strong>0.9</strong>" in shown
+
+
+def test_a_run_of_few_points_has_no_empty_charts() -> None:
+    shown = charts([line("loss", 3)])
+    assert "<figure" not in shown
+    assert shown.count('alt="curve of loss') == 1
+
+
+def test_what_is_measured_of_the_machine_is_a_group_of_its_own() -> None:
+    shown = charts([line("system/cpu", 90), line("loss", 90)])
+    assert shown.count("<figure") == 1
+    assert shown.index("loss") < shown.index("the machine") < shown.index("cpu <strong>")
+
+
+def test_a_metric_tells_its_best_value_or_its_lowest_and_highest() -> None:
+    steps = (0.0, 1.0, 2.0)
+    assert LiveMetric("loss", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).told == "0.5 (★ 0.25)"
+    assert LiveMetric("depth", 0.5, Curve(steps, (1.0, 0.25, 0.5), 3)).told == "0.5 (0.25 to 1)"
+    assert LiveMetric("depth", 0.5, Curve(steps, (0.5, 0.5, 0.5), 3)).told == "0.5"
+
+
+def test_logged_images_are_seen_and_files_are_named() -> None:
+    uri = "data:image/png;base64,AAAA"
+    files = (
+        LoggedFile("images/pairs+step+7+timestamp+1733000000000+0123.png", 61_000, uri),
+        LoggedFile("notes/<b>.txt", 12),
+    )
+    progress = RunProgress("a" * 32, "forest", "wine", "RUNNING", 41.0, files=files)
+    assert "  artifacts   pairs step 7 61 kB, notes/<b>.txt 12 B" in progress.text().splitlines()
+    for shown in (progress.html(), FinishedRun(FakeTrack(FakeSession(), None, {}).end(), (), files).html()):
+        assert shown.count(f'src="{uri}"') == 1
+        assert "<b>" not in shown
 
 
 def test_a_metric_that_diverged_is_told_at_once() -> None:

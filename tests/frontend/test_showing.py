@@ -132,7 +132,7 @@ def test_any_command_that_lasts_moves(
     shell: Shell, fake: FakeSession, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setattr(display, "_TICK_S", 0.02)
-    monkeypatch.setattr(display, "_is_terminal", lambda: True)
+    monkeypatch.setattr(display, "is_terminal", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     _slow(fake, 0.2)
     shell.run(f"kept = %dbml {line}")
@@ -143,7 +143,7 @@ def test_any_command_that_lasts_moves(
 def test_a_link_shows_a_line_before_anything_is_asked(
     shell: Shell, fake: FakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(display, "_is_terminal", lambda: True)
+    monkeypatch.setattr(display, "is_terminal", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     seen: list[str] = []
     fake.meanwhile = lambda _: seen.append(terminal.getvalue())

@@ -18,6 +18,20 @@ PATIENCE_S = 120
 _CODES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()=>].?)|\r")
 
 
+class Screen:
+    """The lines that a terminal shows of a text, with what carriage returns have overwritten."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: list[str] = []
+        self.seen: list[str] = []
+        for line in re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", text).split("\n"):
+            shown = ""
+            for part in line.split("\r"):
+                shown = part + shown[len(part) :]
+                self.seen.append(shown.rstrip())
+            self.lines.append(shown.rstrip())
+
+
 class Terminal:
     """An IPython that believes in its terminal, as a user has it in a shell."""
 
@@ -51,6 +65,13 @@ class Terminal:
         self._child.expect_exact(f"In [{self._number}]: ")
         return _CODES.sub("", self._child.before)
 
+    def screen(self, line: str) -> Screen:
+        """Type a line and return what the screen shows until the next prompt."""
+        self._child.sendline(line)
+        self._number += 1
+        self._child.expect_exact(f"In [{self._number}]: ")
+        return Screen(self._child.before)
+
     def close(self) -> None:
         """Leave it."""
         self._child.close(force=True)
@@ -78,8 +99,36 @@ def test_the_forms_are_text_in_a_terminal(terminal: Terminal) -> None:
     assert re.search(r"Run forest +FINISHED in [\d.]+ s", tracked)
     assert "metrics  loss 0.5" in tracked
     assert "<div" not in tracked
-    assert "RUNNING" not in tracked, "nothing is updated in place"
     assert "forest" in terminal.run("%dbml runs")
+
+
+@pytest.mark.full
+def test_a_line_moves_while_a_cell_runs_and_what_the_cell_prints_stays_whole(terminal: Terminal) -> None:
+    terminal.run("%load_ext dbml_magics")
+    terminal.run("%dbml link --local")
+    terminal.run("import mlflow, sys, time")
+    terminal.run(
+        "def work(seconds):\n"
+        "    mlflow.log_metric('loss', 0.5, step=1)\n"
+        "    end = time.monotonic() + seconds\n"
+        "    print('first')\n"
+        "    while time.monotonic() < end:\n"
+        "        time.sleep(0.05)\n"
+        "    print('second ', end='')\n"
+        "    time.sleep(2.2)\n"
+        "    print('is whole')\n"
+        "    print('an error', file=sys.stderr)\n"
+        "\n"
+    )
+    screen = terminal.screen("%%track forest --total 100\nwork(4)\n\n")
+    assert any("Run forest  RUNNING for" in line and "loss 0.5" in line for line in screen.seen)
+    prompt, *printed = [line for line in screen.lines if line]
+    assert prompt.endswith(" first")
+    assert printed[:2] == ["second is whole", "an error"]
+    assert re.match(r"Run forest +FINISHED in [\d.]+ s", printed[2])
+    assert not any("RUNNING" in line for line in printed)
+    restored = terminal.run("sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__")
+    assert restored.strip().endswith("(True, True)")
 
 
 def test_a_line_leaves_no_empty_prompt_and_its_value_is_the_last_one(tmp_path: Path) -> None:

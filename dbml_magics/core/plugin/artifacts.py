@@ -164,6 +164,8 @@ class DbmlArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             queue,
             [LogArtifact(owner, path, self.engine.retention.keep(local)) for local, owner, path in placed],
         )
+        if kind == "run":
+            self.engine.thumbnails.note(name, [(path, local) for local, _, path in placed])
         if self.engine.link.mode == "sync":
             self.engine.waiting.wait_for_primary(queue)
 

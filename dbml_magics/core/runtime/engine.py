@@ -35,6 +35,7 @@ from dbml_magics.core.runtime.own_runs import OwnRuns
 from dbml_magics.core.runtime.recorder import Recorder
 from dbml_magics.core.runtime.retention import Retention
 from dbml_magics.core.runtime.run_reads import RunReads
+from dbml_magics.core.runtime.thumbnails import Thumbnails
 from dbml_magics.core.runtime.visible_ids import VisibleIds
 from dbml_magics.core.runtime.waiting import Waiting
 
@@ -86,6 +87,7 @@ class Engine:
         self.recorder = recorder = Recorder(journal, live, ids.artifact_uri, self._disk)
         self.files = files = OwnFiles(link, ids)
         self.own_runs = OwnRuns(journal, state, recorder)
+        self.thumbnails = Thumbnails()
         self.doubt = doubt = Doubt(link, journal, state, self.witnesses)
         self.retention = retention = Retention(
             link, journal, state, live, backlog, health, senders, self._forget_overflow
