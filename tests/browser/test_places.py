@@ -13,10 +13,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from dbml_magics.results.base import Result
 from dbml_magics.results.compare import CompareResult, Curve
-from dbml_magics.results.endpoints import Deployment, DeployResult, Endpoint
+from dbml_magics.results.endpoints import DeployResult
 from dbml_magics.results.live import FinishedRun, LiveMetric
 from dbml_magics.results.registry import ModelsResult
 from dbml_magics.results.runs import MetricSummary, RunsResult
+from tests.frontend.fakes import ENDPOINT
 from tests.frontend.test_results import LINK, ROW, SUMMARY, VERSION
 
 Keep = Callable[..., None]
@@ -29,14 +30,6 @@ def _curve(pace: float) -> Curve:
 
 ROWS = (ROW, replace(ROW, run_id="b" * 32, name="boosted", params={"depth": "8"}))
 RUN = replace(SUMMARY, metrics=(MetricSummary("loss", 0.1, 200, _curve(30).values),))
-ENDPOINT = Endpoint(
-    "wine",
-    "local",
-    "ready",
-    "http://127.0.0.1:1/score",
-    "key",
-    deployments=(Deployment("wine", "wine/1", "ready", 100),),
-)
 # Each with words that its reader has to find.
 RESULTS: list[tuple[Result, str]] = [
     (LINK, "tracking to both"),
