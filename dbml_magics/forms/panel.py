@@ -11,6 +11,7 @@ from dbml_magics import api
 from dbml_magics.commands.grammar import Command
 from dbml_magics.forms import tabs, words
 from dbml_magics.forms.form import CommandForm
+from dbml_magics.forms.keys import KEYS
 from dbml_magics.forms.outputs import CellOutputs
 from dbml_magics.forms.style import STYLE
 
@@ -53,7 +54,9 @@ class Panel:
         self._inner = widgets.VBox()
         self.state = widgets.HTML()
         self.state.add_class("dbml-linked")
-        self.box = widgets.VBox([widgets.HTML(STYLE), self._tabs, self.state, self._actions, self._inner])
+        self.box = widgets.VBox(
+            [widgets.HTML(STYLE + KEYS), self._tabs, self.state, self._actions, self._inner]
+        )
         self.box.add_class("dbml-panel")
         self._show_tab(tab, command)
 

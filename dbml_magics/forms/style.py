@@ -12,6 +12,7 @@ STYLE = """<style>
 .dbml-panel .widget-label { overflow: visible; text-overflow: clip; white-space: normal; }
 .dbml-panel input:not([type=checkbox]), .dbml-panel select { color: var(--jp-ui-font-color1, inherit);
   border: 1px solid var(--jp-ui-font-color2, #666); }
+.dbml-panel:focus { outline: none; }
 .dbml-panel :focus-visible { outline: 3px solid #1a73e8; outline-offset: 1px; }
 .dbml-panel button { height: auto; min-height: 28px; }
 .dbml-panel button.mod-primary { background: #0b57b0; color: #fff; }
@@ -80,7 +81,11 @@ STYLE = """<style>
   .dbml-panel :is(.dbml-commands, .dbml-way) { flex-direction: column; align-items: stretch; height: auto; }
   .dbml-panel :is(.dbml-commands, .dbml-way) .widget-label { text-align: left; width: auto !important; }
   .dbml-panel :is(.dbml-commands, .dbml-way) > select { flex: 0 0 28px; width: 100%; }
-  .dbml-panel .dbml-row > .widget-text:not(.dbml-beside), .dbml-panel .dbml-row > .widget-dropdown {
+  .dbml-panel .dbml-runs > .widget-hbox:has(> .dbml-match) { flex-wrap: nowrap; align-items: flex-end; }
+  .dbml-panel .dbml-match .widget-label { text-align: left; width: auto !important; }
+  .dbml-panel .dbml-match > input { flex: 0 0 28px; width: 100%; }
+  .dbml-panel .dbml-match, .dbml-panel .dbml-row > .widget-text:not(.dbml-beside),
+  .dbml-panel .dbml-row > .widget-dropdown {
     flex-direction: column; align-items: stretch; height: auto; }
   .dbml-panel .dbml-row:has(> button) { align-items: flex-end !important; }
   .dbml-panel .dbml-row .widget-label { text-align: left; width: auto !important; }

@@ -145,6 +145,45 @@ def test_a_line_goes_into_a_cell_and_to_the_clipboard(
         assert [cell.source for cell in notebook.save().cells][1:] == ["%dbml panel runs", line, "1 + 1"]
 
 
+def test_keys_that_are_pressed_in_the_panel_are_no_commands_of_the_notebook(
+    browser: Browser, jupyter: Jupyter, picture: Keep
+) -> None:
+    with opened(browser, jupyter, [LINKED, MANY_RUNS, "%dbml panel runs", "1 + 1"], width=600) as notebook:
+        keyboard = notebook.page.keyboard
+        for cell in range(3):
+            notebook.run(cell)
+        panel = PanelPage(notebook, 2)
+        expect(panel.box.locator(".dbml-table")).to_contain_text("5 of 5 runs")
+        panel.box.locator(".dbml-commands select").focus()
+        for key in "xabm":  # cut, insert above and below, make it text
+            keyboard.press(key)
+        expect(notebook.page.locator(".jp-CodeCell")).to_have_count(4)
+        for box in range(2):
+            panel.box.locator("tbody input").nth(box).focus()
+            keyboard.press("Space")
+        compare = panel.box.locator("button.dbml-compare")
+        expect(compare).to_be_enabled()
+        compare.focus()
+        keyboard.press("Enter")
+        expect(panel.box.locator(".dbml-compared")).to_contain_text("Compared 2 runs", timeout=PATIENCE_MS)
+        expect(compare).to_be_focused()
+
+        runs = panel.choose("runs", "runs")
+        most = runs.locator(".dbml-max input")
+        runs.locator(".dbml-more").focus()
+        keyboard.press("Enter")
+        expect(most).to_be_visible()
+        most.fill("3")
+        keyboard.press("Escape")
+        expect(most).to_be_focused()
+        keyboard.press("Enter")
+        expect(panel.done(runs)).to_contain_text("Runs of Default")
+        expect(most).to_be_focused()
+        keyboard.press("Control+s")
+        expect(notebook.page.locator(".jp-CodeCell")).to_have_count(4)
+        picture(notebook.page, "600", panel.box)
+
+
 @pytest.mark.full
 def test_the_runs_are_sorted_filtered_compared_and_drawn(
     browser: Browser, jupyter: Jupyter, picture: Keep
