@@ -15,6 +15,7 @@ from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import runs
 from dbml_magics.core.destinations.errors import Unavailable, is_missing
 from dbml_magics.core.mlflow_private import metric_points
+from dbml_magics.core.pages import PagesOfLink
 from dbml_magics.core.parallel import in_parallel, workers
 from dbml_magics.core.run_view import clamp
 from dbml_magics.core.runtime.engine import Engine
@@ -31,7 +32,8 @@ def compare(engine: Engine, given: Sequence[str], metrics: Sequence[str], last: 
     """Compare runs. Raises BadCommand, RunNotFound, AmbiguousRun, WorkspaceUnreachable."""
     ids = _resolved(engine, given, last)
     found = list(in_parallel(workers(engine), partial(_run, engine), ids))
-    rows = tuple(_row(engine, run) for run in found)
+    pages = PagesOfLink(engine)
+    rows = tuple(_row(engine, run, pages) for run in found)
     shown = _named(rows, metrics) if metrics else _telling(found)
     curves, notes = _curves(engine, found, shown)
     for row in rows:
@@ -111,8 +113,8 @@ def _run(engine: Engine, run_id: str) -> Run:
         raise runs.as_error(engine, error, f"run {run_id[:8]}") from error
 
 
-def _row(engine: Engine, run: Run) -> RunRow:
-    row = runs.row(engine, run, _experiment(engine, str(run.info.experiment_id)))
+def _row(engine: Engine, run: Run, pages: PagesOfLink) -> RunRow:
+    row = runs.row(engine, run, _experiment(engine, str(run.info.experiment_id)), pages)
     return replace(row, metrics={key: _unclamped(value) for key, value in row.metrics.items()})
 
 

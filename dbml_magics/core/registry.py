@@ -16,7 +16,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
 from dbml_magics.common.hints import Remedy, Template, corrected, instead
-from dbml_magics.core import pages
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.registrations import ask_for, check_before
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
@@ -33,6 +32,7 @@ from dbml_magics.core.model.facts import RegistryChange, VersionFacts, VersionSo
 from dbml_magics.core.model.operations import ChangeRegistry
 from dbml_magics.core.model.queues import REGISTRY_QUEUE, registration_queue
 from dbml_magics.core.outbox.model_versions import Refusal, Registered
+from dbml_magics.core.pages import PagesOfLink
 from dbml_magics.core.paging import entries
 from dbml_magics.core.parallel import AT_ONCE, in_parallel
 from dbml_magics.core.runs import as_error, client
@@ -56,6 +56,7 @@ def register(
     tags: dict[str, str],
 ) -> RegisterResult:
     """Register a run's model, waiting for its files; provisional (version 0) where a registry is away."""
+    aliases = tuple(dict.fromkeys(aliases))
     check_names(name, aliases, command=lambda name: corrected(Remedy("register", run_id[:8], name), name))
     roles = _roles(engine, to)
     source = model_of(engine, run_id, path)
@@ -275,7 +276,7 @@ def _version(
         created=int(time.time() * 1000),
         status="READY" if answer else "PROVISIONAL",
         source=answer.source if answer else "",
-        page=pages.of_version(engine, role, answer.name, answer.version) if answer else None,
+        page=PagesOfLink(engine).of_version(role, answer.name, answer.version) if answer else None,
     )
 
 
@@ -395,7 +396,7 @@ def _shown(engine: Engine, role: str, found: RegisteredVersion) -> ModelVersion:
         created=found.creation_timestamp,
         status=str(found.status),
         source=found.source or "",
-        page=pages.of_version(engine, role, found.name, str(found.version)),
+        page=PagesOfLink(engine).of_version(role, found.name, str(found.version)),
     )
 
 

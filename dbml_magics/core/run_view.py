@@ -6,6 +6,7 @@ read from their files when somebody asks.
 
 from __future__ import annotations
 
+import math
 import posixpath
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +64,7 @@ from dbml_magics.core.model.operations import (
 from dbml_magics.core.outbox.lines import Entry
 
 _NAME_TAG = "mlflow.runName"
+_CURVES, _CURVE_POINTS = 4, 12  # what is kept of a run once its journal is gone: some 300 bytes
 _MAX_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores keep for infinity
 
 Extra = tuple[str | None, ...]
@@ -116,6 +118,16 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def curve(self) -> list[float]:
+        """Return the finite ones of a few values, evenly spread, in the order of their steps."""
+        last = len(self) - 1
+        if last < 1:
+            return []
+        spread = {round(place * last / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)}
+        places = sorted(spread, key=lambda place: (self.steps[place], self.times[place], place))
+        values = [self.values[place] for place in places]
+        return [float(f"{value:.4g}") for value in values if math.isfinite(value)]
 
     def ends_with(self, points: list[tuple[float, int, int]]) -> bool:
         """Tell whether these (value, time, step) are the newest points."""
@@ -264,6 +276,22 @@ class RunView:
                 plain = [(value, time, step) for _, value, time, step in own]
                 there[key] = next((n for n in range(len(own), 0, -1) if series.ends_with(plain[:n])), 0)
         return [point for key, own in keys.items() for point in own[there.get(key, 0) :]]
+
+    def curves(self) -> dict[str, list[float]]:
+        """Return a few points of some metrics that this journal has from their first one on.
+
+        They are the first metrics with several values, the system's own left out. It costs the same for any
+        number of points.
+        """
+        found: dict[str, list[float]] = {}
+        for key, series in self.series.items():
+            if len(found) == _CURVES:
+                break
+            if key in self.from_base or key.startswith("system/"):
+                continue
+            if len(curve := series.curve()) > 1:
+                found[key] = curve
+        return found
 
     def latest(self, key: str) -> Metric:
         """Return a metric's latest point: by step, then time, then value."""

@@ -13,12 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.common.hints import Remedy, Template, corrected, instead, say
-from dbml_magics.core import mlflow_private, pages
+from dbml_magics.common.hints import Remedy, Template, amended, corrected, instead, say
+from dbml_magics.core import mlflow_private
 from dbml_magics.core.destinations.errors import EndlessListing, Unavailable
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.destinations.rest import call_timeout
 from dbml_magics.core.model.queues import LINK_QUEUE
+from dbml_magics.core.pages import PagesOfLink
 from dbml_magics.core.runtime.engine import Engine
 from dbml_magics.errors import (
     AmbiguousRun,
@@ -72,7 +73,7 @@ def set_experiment(engine: Engine, name: str) -> ExperimentResult:
         experiment_id=found.experiment_id,
         names=names,
         created=known is None,
-        links=pages.of_experiment(engine, str(found.experiment_id)),
+        links=PagesOfLink(engine).of_experiment(str(found.experiment_id)),
     )
 
 
@@ -175,11 +176,11 @@ _COUNTED = 200  # runs of an experiment of which none fits a filter
 def _other_searches(where: str, order_by: Sequence[str]) -> list[tuple[str, str]]:
     """Return the line with searches that a workspace takes in the place of what it may have refused."""
     by_filter = (
-        corrected(Remedy("runs", filter=_FILTER), filter=_FILTER),
+        amended("runs", filter=_FILTER),
         "params are text, metrics numbers",
     )
-    by_order = (corrected(Remedy("runs", order_by=_ORDER), order_by=_ORDER), "ASC or DESC behind a column")
-    by_amount = (corrected(Remedy("runs", max=20), max=20), "a smaller list")
+    by_order = (amended("runs", order_by=_ORDER), "ASC or DESC behind a column")
+    by_amount = (amended("runs", max=20), "a smaller list")
     found: list[tuple[str, str]] = [*([by_filter] if where else []), *([by_order] if order_by else [])]
     return found or [by_amount]
 
@@ -211,21 +212,22 @@ def list_runs(
             f"the workspace refused the search: {' '.join(str(error.message).split())}",
             remedies=_other_searches(where, order_by),
         ) from error
+    pages = PagesOfLink(engine)
     missing, _ = engine.backlog.waiting(engine.waiting.answering() or engine.link.primary)
     note = f"{_on_their_way(missing)}; {say(Remedy('sync'))} waits for delivery" if missing else ""
     return RunsResult(
-        rows=tuple(row(engine, r, name) for r in page),
+        rows=tuple(row(engine, r, name, pages) for r in page),
         experiment=name,
         note=note,
         filter=where,
         amount=amount,
         more=amount == _COUNTED,
         unfiltered=corrected(Remedy("runs", experiment=experiment), filter=None),
-        links=pages.of_experiment(engine, experiment_id),
+        links=pages.of_experiment(experiment_id),
     )
 
 
-def row(engine: Engine, run: Run, experiment: str) -> RunRow:
+def row(engine: Engine, run: Run, experiment: str, pages: PagesOfLink) -> RunRow:
     """Return a run as a row."""
     waiting = {}
     for role in engine.link.tracked:
@@ -244,8 +246,17 @@ def row(engine: Engine, run: Run, experiment: str) -> RunRow:
         metrics=dict(run.data.metrics),
         tags={k: v for k, v in run.data.tags.items() if not k.startswith(("mlflow.", "dbml_"))},
         undelivered=waiting,
-        links=pages.of_run(engine, run.info.run_id, str(run.info.experiment_id)),
+        links=pages.of_run(run.info.run_id, str(run.info.experiment_id)),
+        curves=_curves(engine, run.info.run_id),
     )
+
+
+def _curves(engine: Engine, run_id: str) -> dict[str, tuple[float, ...]]:
+    """Return the small curves of a run's metrics that this machine knows; nobody is asked."""
+    live = engine.live.queues.get(run_id)
+    view = None if live is None else live.view.run
+    known = (engine.state.run(run_id) or {}).get("curves", {}) if view is None else view.curves()
+    return {key: tuple(values) for key, values in known.items()}
 
 
 def _register(run: str) -> Remedy:

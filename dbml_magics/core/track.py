@@ -23,14 +23,15 @@ from mlflow.utils.autologging_utils import (
 )
 
 from dbml_magics.common.foreign_text import one_line
-from dbml_magics.common.hints import Remedy, corrected, say
+from dbml_magics.common.hints import Remedy, amended, say
 from dbml_magics.common.redaction import redacted
-from dbml_magics.core import mlflow_private, pages, registry, runs
+from dbml_magics.core import mlflow_private, registry, runs
 from dbml_magics.core.destinations.naming import check_experiment_name
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.core.model.facts import RunFacts
 from dbml_magics.core.model.operations import decode
 from dbml_magics.core.outbox.model_versions import Refusal
+from dbml_magics.core.pages import PagesOfLink
 from dbml_magics.core.plugin import job_run
 from dbml_magics.core.run_view import TERMINAL, RunView, Series
 from dbml_magics.core.runtime.engine import Engine
@@ -305,18 +306,16 @@ def begin(
     caller's to do, who has the run when the interrupt is raised.
     """
     if register is not None:
-        registry.check_names(
-            register, command=lambda name: corrected(Remedy("track", register=name), register=name)
-        )
+        registry.check_names(register, command=lambda name: amended("track", register=name))
     if unended not in UNENDED:
         raise BadCommand(
             f"unended is {' or '.join(UNENDED)}.",
-            remedies=[(corrected(Remedy("track", unended="end"), unended="end"), "for example")],
+            remedies=[(amended("track", unended="end"), "for example")],
         )
     if total is not None and total < 1:
         raise BadCommand(
             f"total is the number of steps that the run is to have: {total} is none.",
-            remedies=[corrected(Remedy("track", total=1000), total=1000)],
+            remedies=[amended("track", total=1000)],
         )
     active = mlflow.active_run()
     if active is not None and not nested:
@@ -324,7 +323,7 @@ def begin(
         raise RunActive(
             f"run {shown} is active already; a second one can only be its child.",
             remedies=[
-                (corrected(Remedy("track", nested=True), nested=True), "makes it a child"),
+                (amended("track", nested=True), "makes it a child"),
                 ("mlflow.end_run()", "ends the active run"),
             ],
         )
@@ -374,7 +373,7 @@ def begin(
             raise BadCommand(
                 f"{_RUN_VARIABLE} names run {joined}, which cannot be joined: {why}",
                 remedies=[
-                    (corrected(Remedy("track", nested=True), nested=True), "begins a child of it"),
+                    (amended("track", nested=True), "begins a child of it"),
                     (f'del os.environ["{_RUN_VARIABLE}"]', "then %%track begins a run of its own"),
                 ],
             ) from error
@@ -455,6 +454,8 @@ def _sum_up(engine: Engine, run_id: str, status: str, seconds: float, notes: Seq
     found = run.run() if run is not None else engine.runs.get_run(run_id)
     metrics = _metrics_of(run) if run is not None else _plain_metrics(engine, found)
     experiment = engine.state.experiments.name(found.info.experiment_id)
+    pages, artifacts = PagesOfLink(engine), _artifacts(engine, run_id)
+    where = run_id, str(found.info.experiment_id)
     return TrackSummary(
         run_id=run_id,
         name=found.info.run_name or run_id[:8],
@@ -463,12 +464,13 @@ def _sum_up(engine: Engine, run_id: str, status: str, seconds: float, notes: Seq
         seconds=seconds,
         params=dict(found.data.params),
         metrics=tuple(metrics),
-        artifacts=_artifacts(engine, run_id),
+        artifacts=artifacts,
         models=_models(engine, found),
-        registered=_registered(engine, run_id),
+        registered=_registered(engine, run_id, pages),
         destinations=tuple(destination(engine, role, run_id) for role in engine.link.used),
         notes=(*notes, *_notes(engine, run_id)),
-        links=pages.of_run(engine, run_id, str(found.info.experiment_id)),
+        links=pages.of_run(*where),
+        artifact_links={path: pages.of_artifact(*where, path.rstrip("/")) for path in artifacts},
         children=_children(engine, run_id),
     )
 
@@ -533,7 +535,7 @@ def _models(engine: Engine, run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _registered(engine: Engine, run_id: str) -> tuple[ModelVersion, ...]:
+def _registered(engine: Engine, run_id: str, pages: PagesOfLink) -> tuple[ModelVersion, ...]:
     found = []
     for key, facts in engine.own_runs.registrations_of(run_id).items():
         for role in facts["to"]:
@@ -547,7 +549,7 @@ def _registered(engine: Engine, run_id: str) -> tuple[ModelVersion, ...]:
                     version=answer.version if answer else "0",
                     run_id=run_id,
                     status="READY" if answer else "PROVISIONAL",
-                    page=pages.of_version(engine, role, answer.name, answer.version) if answer else None,
+                    page=pages.of_version(role, answer.name, answer.version) if answer else None,
                 )
             )
     return tuple(found)

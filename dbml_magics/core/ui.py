@@ -94,11 +94,16 @@ def stop(link: Link) -> UiResult:
     return UiResult(pages, stopped=True)
 
 
+def running(link: Link) -> dict[str, str]:
+    """Return the address of the server that runs for each workspace of a link; nobody is asked."""
+    return {role: server.address for role, server in _read(link).items() if server.runs}
+
+
 def note(link: Link) -> str | None:
     """Return one line about the servers that run for a link, or None."""
-    running = [f"{server.address} ({role})" for role, server in _read(link).items() if server.runs]
+    servers = [f"{address} ({role})" for role, address in running(link).items()]
     end = say(Remedy("ui", stop=True))
-    return f"MLflow's UI runs at {' and '.join(running)}; {end} ends it" if running else None
+    return f"MLflow's UI runs at {' and '.join(servers)}; {end} ends it" if servers else None
 
 
 def _notes(servers: list[_Server]) -> list[str]:

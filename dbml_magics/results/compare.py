@@ -154,21 +154,20 @@ class CompareResult(Result):
             for place, value in enumerate(metric.last)
         ]
 
-    def _told(self, metric: ComparedMetric) -> list[str]:
+    def _told(self, metric: ComparedMetric, said: Sequence[str]) -> Sequence[str]:
         """Return each run's last value and its curve, the values in a column of their own."""
-        said = self._said(metric)
         width = max(len(each) for each in said)
         curves = sparklines(self._lines(metric)) if metric.curves else []
         if not any(curves):
             return said
         return [f"{each.ljust(width)} {curve}" for each, curve in zip(said, curves, strict=True)]
 
-    def _metrics_line(self, shown: Sequence[object]) -> str:
-        best = any(best_of(metric.key, metric.last) is not None for metric in self.metrics)
-        told = f" ({BEST} the best)" if best else ""
-        return (
-            f"metrics: last values{told}, curves on one scale" if shown else "metrics: these runs have none"
-        )
+    def _metrics_line(self, said: Sequence[Sequence[str]]) -> str:
+        """Return what stands above the metrics, of which each run's last values are ``said``."""
+        if not said:
+            return NO_METRICS
+        best = any(value.endswith(BEST) for values in said for value in values)
+        return f"metrics: last values{f' ({BEST} the best)' if best else ''}, curves on one scale"
 
     def _left_out(self) -> list[str]:
         return [metric.key for metric in self.metrics if metric.key not in self.shown]
@@ -200,7 +199,12 @@ class CompareResult(Result):
             [f"{DIFFERS} {short(p.key, 32)}", *(LACKING if v is None else short(v, 24) for v in p.values)]
             for p in differing[:_MOST_PARAMS]
         ]
-        metrics = [[short(m.key, 34), *self._told(m)] for m in self.metrics if m.key in self.shown]
+        shown = [metric for metric in self.metrics if metric.key in self.shown]
+        said = [self._said(metric) for metric in shown]
+        metrics = [
+            [short(metric.key, 34), *self._told(metric, values)]
+            for metric, values in zip(shown, said, strict=True)
+        ]
         facts = self._facts()
         table = text_table(["", *self._heads()], [*facts, *params, *metrics])
         lines = [self._headline(), *table[: len(facts) + 1]]
@@ -209,7 +213,7 @@ class CompareResult(Result):
             lines += table[len(facts) + 1 : len(facts) + 1 + len(params)]
             if len(differing) > len(params):
                 lines.append(f"  … {len(differing) - len(params)} more differ; to_pandas() has all")
-        lines.append(self._metrics_line(metrics))
+        lines.append(self._metrics_line(said))
         lines += table[len(facts) + 1 + len(params) :]
         end = [self._more(3), *self._odd(), *self.notes]
         return "\n".join([*lines, *(f"  {line}" for line in end if line)])
@@ -219,15 +223,17 @@ class CompareResult(Result):
         heads, differing = self._heads(), self.differing
         equal = [param for param in self.params if not param.differs]
         shown = [metric for metric in self.metrics if metric.key in self.shown]
+        said = [self._said(metric) for metric in shown]
         left = [(m.key, *self._said(m)) for m in self.metrics if m.key not in self.shown]
         rows = [("", self._facts())]
         if self.params:
             rows.append((self._params_line(), [_param_cells(param) for param in differing]))
-        rows.append((self._metrics_line(shown), [[m.key, *self._said(m)] for m in shown]))
+        cells = [[metric.key, *values] for metric, values in zip(shown, said, strict=True)]
+        rows.append((self._metrics_line(said), cells))
         parts: list[str] = [parts_table(self._headline(), ["", *heads], rows)]
         if equal:
-            cells = [(param.key, short(param.values[0] or "", 200)) for param in equal]
-            table = html_table("equal params", ["param", "value"], cells)
+            values = [(param.key, short(param.values[0] or "", 200)) for param in equal]
+            table = html_table("equal params", ["param", "value"], values)
             parts.append(details(count(len(equal), "equal param"), table))
         parts.append(self._board(shown))
         if left:

@@ -30,13 +30,17 @@ __all__ = [
     "run_title",
     "safe",
     "started",
+    "together",
 ]
 
 _TAG = re.compile(r"<[^>]*>")
 _COLOURS = {"FINISHED": "#009e73", "FAILED": "#d55e00", "KILLED": "#e69f00", "RUNNING": "#0072b2"}
 """Of Okabe and Ito's palette, which colour-blind eyes tell apart; on white and on black alike."""
+_ADDRESS = re.compile(r"(https?://[^\s<>\"]*[\w/])")
 # Of its own: marimo and Colab give a table's cells no room.
 _CELL = 'style="text-align:left;vertical-align:top;padding:0.3em 0.6em"'
+_WRAPPED = f'{_CELL[:-1]};overflow-wrap:anywhere"'
+_SHORT = 24  # letters of a value that no line breaks
 
 
 class Html(str):
@@ -82,11 +86,24 @@ def started(milliseconds: int) -> Html:
     return Html(f'<span title="{escaped(at)}">{escaped(ago(milliseconds) or at)}</span>')
 
 
+def together(text: str) -> Html:
+    """Return markup that no line breaks."""
+    return Html(f'<span style="white-space:nowrap">{safe(text)}</span>')
+
+
 def link(label: str, url: str) -> Html:
     """Return a link, or the label alone when the address is not a web page's."""
     if urlsplit(url).scheme not in {"http", "https"}:
         return safe(label)
     return Html(f'<a href="{escaped(url)}" target="_blank" rel="noopener">{escaped(label)}</a>')
+
+
+def _linked(text: str) -> Html:
+    """Return a text whose web addresses are links."""
+    if isinstance(text, Html):
+        return text
+    parts = _ADDRESS.split(text)  # what is between addresses, and each address
+    return Html("".join(link(part, part) if at % 2 else safe(part) for at, part in enumerate(parts)))
 
 
 def details(summary: str, content: Html) -> Html:
@@ -106,14 +123,19 @@ def parts_table(
     head = "".join(f'<th scope="col" {_CELL}>{safe(header)}</th>' for header in headers)
     body = ""
     for title, rows in parts:
-        above = f'<tr><th scope="rowgroup" colspan="{len(headers)}" {_CELL}>{safe(title)}</th></tr>'
+        above = f'<tr><th scope="rowgroup" colspan="{len(headers)}" {_CELL}>{_staying(title)}</th></tr>'
         body += _body(rows, above if title else "")
     return _table(caption, f"<thead><tr>{head}</tr></thead>{body}")
 
 
+def _staying(title: str) -> Html:
+    """Return a part's title, which stays in sight where its table scrolls sideways."""
+    return Html(f'<span style="position:sticky;left:6px">{safe(title)}</span>')
+
+
 def rows_table(caption: str, rows: Iterable[Sequence[str]]) -> Html:
     """Lay out labelled rows: the first cell of each is its header."""
-    return _table(caption, _body(rows))
+    return _table(caption, "<tbody>" + "".join(f"<tr>{_labelled(cells)}</tr>" for cells in rows) + "</tbody>")
 
 
 def _table(caption: str, content: str) -> Html:
@@ -132,13 +154,29 @@ def _body(rows: Iterable[Sequence[str]], above: str = "") -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    first = f'<th scope="row" {_CELL}>{safe(cells[0])}</th>'
-    return first + "".join(f"<td {_CELL}>{safe(cell)}</td>" for cell in cells[1:])
+    first, *others = (_kept_together(cell) for cell in cells)
+    return f'<th scope="row" {_CELL}>{first}</th>' + "".join(f"<td {_CELL}>{cell}</td>" for cell in others)
+
+
+def _kept_together(cell: str) -> Html:
+    """Keep a short value in one line, a longer one in few: where a table is too wide, it scrolls."""
+    markup = safe(cell)
+    if " " not in markup and "-" not in markup:
+        return markup
+    if len(html.unescape(_TAG.sub("", markup))) <= _SHORT:
+        return together(markup)
+    return Html(f'<span style="display:inline-block;min-width:14em">{markup}</span>')
+
+
+def _labelled(cells: Sequence[str]) -> str:
+    """Return a labelled row, whose values break anywhere before the table is too wide."""
+    values = "".join(f"<td {_WRAPPED}>{safe(cell)}</td>" for cell in cells[1:])
+    return f'<th scope="row" {_CELL}>{safe(cells[0])}</th>{values}'
 
 
 def panel(*parts: str) -> str:
     """Stack parts below each other in one block."""
-    return '<div class="dbml">' + "".join(f"<div>{safe(part)}</div>" for part in parts if part) + "</div>"
+    return '<div class="dbml">' + "".join(f"<div>{_linked(part)}</div>" for part in parts if part) + "</div>"
 
 
 def page_links(pages: Mapping[str, str]) -> Html:

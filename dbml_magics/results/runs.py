@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbml_magics.common.hints import Remedy, process, say, to_train
 from dbml_magics.results.base import Result
@@ -22,6 +22,7 @@ from dbml_magics.results.html import (
     run_title,
     safe,
     started,
+    together,
 )
 from dbml_magics.results.link import Destination
 from dbml_magics.results.pictures import small_curve
@@ -52,6 +53,21 @@ class MetricSummary:
     curve: tuple[float, ...] = ()
 
 
+class _Metric(NamedTuple):
+    """A metric as it is told in a list: its words, and its curve where that is known."""
+
+    key: str
+    said: str
+    curve: Sequence[float]
+
+    def text(self) -> str:
+        return f"{self.said} {sparkline(self.curve)}".rstrip()
+
+    def html(self) -> Html:
+        drawn = small_curve(self.curve, self.key)
+        return together(Html(f"{safe(self.said)} {drawn}")) if drawn else safe(self.said)
+
+
 @dataclass(frozen=True, repr=False)
 class RunRow(Result):
     """One run."""
@@ -67,34 +83,41 @@ class RunRow(Result):
     tags: Mapping[str, str] = field(default_factory=dict)
     undelivered: Mapping[str, int] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of metrics that this machine logged
 
     @property
     def seconds(self) -> float | None:
         """Return the run's duration in seconds, or None while it runs."""
         return None if self.end_time is None else (self.end_time - self.start_time) / 1000
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def _rows(self, metrics: str) -> list[tuple[str, str]]:
+        params = ", ".join(f"{key} {short(value)}" for key, value in self.params.items())
+        waiting = ", ".join(f"{name} {count(n, 'write')}" for name, n in self.undelivered.items() if n)
         rows = [
             ("run", self.run_id),
             ("started", when(self.start_time)),
-            ("params", ", ".join(f"{key} {short(value)}" for key, value in self.params.items())),
-            ("metrics", ", ".join(f"{key} {number(value)}" for key, value in self.metrics.items())),
-            (
-                "waiting",
-                ", ".join(f"{name} {count(n, 'write')}" for name, n in self.undelivered.items() if n),
-            ),
+            ("params", params),
+            ("metrics", metrics),
+            ("waiting", waiting),
         ]
         return [row for row in rows if row[1]]
+
+    def _metrics(self) -> list[_Metric]:
+        return [
+            _Metric(key, f"{key} {number(value)}", self.curves.get(key, ()))
+            for key, value in self.metrics.items()
+        ]
 
     def text(self) -> str:
         """Return the run with all that it logged."""
         head = _run_head(self.name, self.status, self.seconds)
-        return "\n".join([head, *labelled(self._rows()), *opened(self.links)])
+        metrics = ", ".join(metric.text() for metric in self._metrics())
+        return "\n".join([head, *labelled(self._rows(metrics)), *opened(self.links)])
 
     def html(self) -> str:
         """Return the same as a table."""
         rows: list[tuple[str, str]] = [
-            *self._rows(),
+            *self._rows(Html(", ".join(metric.html() for metric in self._metrics()))),
             *([("open", page_links(self.links))] if self.links else []),
         ]
         return panel(rows_table(_run_markup(self.name, self.status, self.seconds), rows))
@@ -150,33 +173,37 @@ class RunsResult(Result):
         headers = ("run", "name", "status", "started", "took", "metrics", "params")
         return (*headers, "delivery") if self._undelivered() else headers
 
-    def _lines(self) -> list[list[str]]:
-        """Return the cells of each run, the best value of each metric marked."""
-        keys = {key for row in self.rows for key in row.metrics}
+    def _metrics(self) -> list[list[_Metric]]:
+        """Return each run's metrics, those with a curve first, the best value of each marked."""
+        keys = dict.fromkeys(key for row in self.rows for key in row.metrics)
+        drawn = {key for row in self.rows for key in row.curves}
         best = {key: best_of(key, [row.metrics.get(key) for row in self.rows]) for key in keys}
+        ordered = sorted(keys, key=lambda key: key not in drawn)
         return [
-            list(self._cells(row, {key for key, at in best.items() if at == place}))
+            [
+                _Metric(
+                    key,
+                    f"{short(key)} {number(row.metrics[key])}{f' {BEST}' * (best[key] == place)}",
+                    row.curves.get(key, ()),
+                )
+                for key in ordered
+                if key in row.metrics
+            ]
             for place, row in enumerate(self.rows)
         ]
 
-    def _cells(self, row: RunRow, best: Collection[str]) -> tuple[str, ...]:
-        cells = (
+    def _cells(self, row: RunRow, metrics: str) -> list[str]:
+        cells = [
             row.run_id[:8],
             short(row.name),
             row.status,
             when(row.start_time),
             "" if row.seconds is None else duration(row.seconds),
-            listing(
-                [
-                    f"{short(key)} {number(value)}{f' {BEST}' * (key in best)}"
-                    for key, value in row.metrics.items()
-                ],
-                2,
-            ),
+            metrics,
             listing([f"{short(key)} {short(value)}" for key, value in row.params.items()], 2),
-        )
+        ]
         waiting = [f"{name} … {count(n, 'write')}" for name, n in row.undelivered.items() if n]
-        return (*cells, ", ".join(waiting) or "✓") if self._undelivered() else cells
+        return [*cells, ", ".join(waiting) or "✓"] if self._undelivered() else cells
 
     def _end(self) -> list[str]:
         end = [self.note] if self.note else []
@@ -195,7 +222,9 @@ class RunsResult(Result):
         """Return a line for each run."""
         if not self.rows:
             return "\n".join([self._nothing(), *self._end()])
-        table = text_table(self._headers(), self._lines())
+        told = [listing([metric.text() for metric in metrics], 2) for metrics in self._metrics()]
+        lines = [self._cells(row, metrics) for row, metrics in zip(self.rows, told, strict=True)]
+        table = text_table(self._headers(), lines)
         end = [*opened(self.links), *(f"  {line}" for line in self._end())]
         return "\n".join([f"Runs of {self.experiment}", *table, *end])
 
@@ -203,7 +232,9 @@ class RunsResult(Result):
         """Return the same as a table."""
         if not self.rows:
             return panel(self._nothing(), *self._end())
-        headers, cells = list(self._headers()), self._lines()
+        drawn = [Html(listing([metric.html() for metric in metrics], 2)) for metrics in self._metrics()]
+        headers = list(self._headers())
+        cells = [self._cells(row, metrics) for row, metrics in zip(self.rows, drawn, strict=True)]
         for row, each in zip(self.rows, cells, strict=True):
             each[headers.index("status")] = badge(row.status)
             each[headers.index("started")] = started(row.start_time)
@@ -233,6 +264,8 @@ class TrackSummary(Result):
     notes: tuple[str, ...] = ()  # overflow, provisional ids, refused writes: one line each
     links: Mapping[str, str] = field(default_factory=dict)  # workspace -> the run's page, where there is one
     error: str = ""  # the last line of what the block raised
+    artifact_links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Artifact -> workspace -> its page, where there is one."""
     children: tuple[str, ...] = ()  # names of the runs nested in it
     beside: tuple[str, ...] = ()  # names of the runs that began meanwhile and are not nested in it
 
@@ -244,12 +277,9 @@ class TrackSummary(Result):
         params = [f"{key} {short(value)}" for key, value in self.params.items()]
         # Those with a curve were logged by the cell itself; autologging adds many that have none.
         ordered = sorted(self.metrics, key=lambda metric: len(metric.curve) < 2)
-        metrics = [f"{m.key} {number(m.last)} {sparkline(m.curve)}".rstrip() for m in ordered]
-        drawn = [
-            Html(f"{safe(f'{m.key} {number(m.last)}')} {small_curve(m.curve, m.key)}".rstrip())
-            for m in ordered
-            if m.key not in drawn_below
-        ]
+        every = [_Metric(m.key, f"{m.key} {number(m.last)}", m.curve) for m in ordered]
+        metrics = [metric.text() for metric in every]
+        drawn = [metric.html() for metric in every if metric.key not in drawn_below]
         models = [version.label for version in self.registered] or list(self.models)
         linked = [link(v.label, v.page) if v.page else safe(v.label) for v in self.registered]
         rows = [
@@ -257,13 +287,24 @@ class TrackSummary(Result):
             ("metrics", listing(metrics, 4), Html(listing(drawn, 8))),
             ("models", listing(models, 4), Html(listing(linked or [safe(m) for m in models], 8))),
             ("params", listing(params, 2), safe(listing(params, 6))),
-            ("artifacts", listing(self.artifacts, 4), safe(listing(self.artifacts, 8))),
+            (
+                "artifacts",
+                listing(self.artifacts, 4),
+                Html(listing([self._artifact(path) for path in self.artifacts], 8)),
+            ),
             ("children", self._children(4), safe(self._children(8))),
             ("beside", self._beside(4), safe(self._beside(8))),
             ("run", self.run_id, code(self.run_id)),
             ("open", ", ".join(f"{name} {url}" for name, url in self.links.items()), page_links(self.links)),
         ]
         return [row for row in rows if row[1]]
+
+    def _artifact(self, path: str) -> Html:
+        """Return an artifact's name as a link to its page, or with a link for each of several."""
+        there = self.artifact_links.get(path, {})
+        if len(there) == 1:
+            return Html(" ".join(link(path, url) for url in there.values()))
+        return Html(f"{safe(path)} ({page_links(there)})") if there else safe(path)
 
     def _waiting(self) -> bool:
         return any(d.pending and (d.last_error or d.away) for d in self.destinations if d.tracked)

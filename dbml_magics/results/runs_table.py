@@ -12,6 +12,7 @@ from dbml_magics.results.base import Result
 from dbml_magics.results.boards import board
 from dbml_magics.results.charts import Chart, Line, text_points
 from dbml_magics.results.html import safe, started
+from dbml_magics.results.pictures import small_curve
 from dbml_magics.results.runs import RunRow
 from dbml_magics.results.text import DIFFERS, LACKING, count, duration, number, short, text_table, when
 
@@ -161,7 +162,8 @@ class RunsTable(Result):
             return f'<td class="dbml-{safe(row.status.lower())}" {_LEFT}>{safe(word)}</td>'
         if column == "started":
             return f"<td {_LEFT}>{started(row.start_time)}</td>"
-        return f"<td {self._aligned(column)}>{safe(shown)}</td>"
+        drawn = small_curve(row.curves.get(column, ()), column)  # ahead of the value, so that those align
+        return f"<td {self._aligned(column)}>{drawn}{' ' if drawn else ''}{safe(shown)}</td>"
 
 
 def _sortable(value: Any) -> tuple[int, Any] | None:

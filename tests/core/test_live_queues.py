@@ -69,7 +69,7 @@ class Side:
         lifetime = Lifetime(self.journal, self.state, {}, {}, lambda: True)
         self.disk = DiskThread(self.journal, self.state, lifetime)
         self.recorder = Recorder(self.journal, self.live, artifact_uri, self.disk)
-        self.runs = OwnRuns(self.journal, self.state, self.recorder)
+        self.runs = OwnRuns(self.journal, self.state, self.recorder, self.live)
 
     def _base(self, run_id: str) -> RunView:
         self.asked.append(run_id)
@@ -182,6 +182,25 @@ def test_the_beginning_of_a_run_is_found_in_the_journal(side: Side) -> None:
     assert side.live.creation_of(RUN) is None
     side.recorder.write_all(RUN, [CREATION, LogParam("a", "1")])
     assert side.live.creation_of(RUN) == CREATION
+
+
+def test_a_few_points_of_a_run_are_kept_as_it_ends(side: Side) -> None:
+    side.state.remember_run(RUN, {"name": "x", "ended": False})
+    side.recorder.write(RUN, CREATION)
+    for step in range(1000):
+        side.recorder.log_metric(RUN, "loss", 1000.125 - step, step, step, None)
+    for key, value in (("once", 1.0), ("system/cpu", 1.0), ("system/cpu", 2.0)):
+        side.recorder.log_metric(RUN, key, value, 1, 0, None)
+    for step, value in ((3, 3.0), (1, 1.0), (2, float("nan"))):
+        side.recorder.log_metric(RUN, "mixed", value, step, step, None)
+    side.run()
+    side.runs.note_ended(RUN, True)
+    kept = (side.state.run(RUN) or {}).get("curves", {})
+    assert kept.keys() == {"loss", "mixed"}
+    assert (kept["loss"][0], kept["loss"][-1], len(kept["loss"])) == (1000.0, 1.125, 12)
+    assert kept["mixed"] == [1.0, 3.0], "by step, without what is no number"
+    side.runs.note_ended(RUN, False)
+    assert (side.state.run(RUN) or {}).get("curves") == kept
 
 
 def test_runs_that_this_process_began_are_open_until_they_end(side: Side) -> None:

@@ -168,6 +168,35 @@ def test_a_metric_has_a_small_curve() -> None:
     assert "<svg" not in html, "where a notebook is not trusted, its labels alone would be left"
 
 
+def test_the_files_of_a_run_are_links_where_they_have_pages() -> None:
+    pages = {
+        "model/": {"databricks": "https://adb/a", "azureml": "https://aml/b"},
+        "x": {"databricks": "https://adb/c"},
+    }
+    html = replace(SUMMARY, artifacts=("model/", "x", "y<"), artifact_links=pages).html()
+    opens = 'target="_blank" rel="noopener">'
+    assert (
+        f'model/ (<a href="https://adb/a" {opens}databricks</a> · '
+        f'<a href="https://aml/b" {opens}azureml</a>), '
+        f'<a href="https://adb/c" {opens}x</a>, y&lt;'
+    ) in html
+
+
+def test_runs_have_the_curves_that_this_machine_knows() -> None:
+    known = replace(ROW, metrics={"f1": 0.5, "loss": 0.25}, curves={"loss": (1.0, 0.5, 0.25)}, undelivered={})
+    runs = RunsResult((known, replace(known, metrics={"f1": 0.75, "loss": 0.5}, curves={})), "wine")
+    lines = str(runs).splitlines()
+    assert "  loss 0.25 ★ █▃▁, f1 0.5  " in lines[2], "what has a curve comes first"
+    assert "  loss 0.5, f1 0.75 ★  " in lines[3]
+    html = runs.html()
+    assert html.count("<img") == 1
+    assert 'alt="curve of loss: from 1 to 0.25"' in html
+    assert "loss 0.25 █▃▁" in str(known)
+    assert known.html().count("<img") == 1
+    table = RunsTable(runs.rows).html()
+    assert table.count("<img") == 1
+
+
 def test_marimo_is_given_html_or_else_text() -> None:
     assert LINK._mime_() == ("text/html", LINK.html())
     retired = UnlinkResult("sqlite:///mlflow.db", "sqlite:///mlflow.db", {})
@@ -343,6 +372,14 @@ def test_models_and_registrations_name_version_twin_and_run() -> None:
     assert str(models).startswith("Registered models, the newest version of each")
     assert (len(models), models[0], list(models)) == (1, VERSION, [VERSION])
     assert str(VERSION) == "wine version 1 (databricks)  @champion  twin azureml:wine/3"
+
+
+def test_addresses_in_what_is_said_are_links() -> None:
+    note = "MLflow's UI runs at http://127.0.0.1:5000 (databricks) and <http://b/c>; %dbml ui --stop ends it"
+    html = replace(LINK, notes=(note,)).html()
+    opens = 'target="_blank" rel="noopener">'
+    assert f'runs at <a href="http://127.0.0.1:5000" {opens}http://127.0.0.1:5000</a> (databricks)' in html
+    assert f'&lt;<a href="http://b/c" {opens}http://b/c</a>&gt;' in html
 
 
 def test_syncing_and_unlinking_say_what_remains() -> None:

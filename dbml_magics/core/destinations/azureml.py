@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -151,22 +150,10 @@ class AzuremlWorkspace(Workspace):
         got = str(put(str(file), folder))
         return got if got != asked else None
 
-    def page(self, experiment_id: str, run_id: str) -> str | None:
-        """Return the run's page in the workspace's own studio."""
-        del experiment_id
-        return studio.page(self.spec, f"/runs/{quote(run_id)}")
-
-    def experiment_page(self, experiment_id: str) -> str | None:
-        """Return an experiment's page in the studio."""
-        return studio.page(self.spec, f"/experiments/id/{quote(experiment_id)}")
-
-    def model_page(self, name: str, version: str) -> str | None:
-        """Return a registered version's page in the studio."""
-        return studio.page(self.spec, f"/model/{quote(name)}:{quote(version)}/details")
-
-    def endpoint_page(self, name: str) -> str | None:
-        """Return an endpoint's page in the studio."""
-        return studio.page(self.spec, f"/endpoints/realtime/{quote(name)}/detail")
+    @property
+    def pages(self) -> studio.StudioPages:
+        """Return the addresses of the workspace's pages in its own studio."""
+        return studio.StudioPages(self.spec)
 
     def notes(self) -> list[str]:
         """Return how it is signed in to, and whether the portal links it too."""

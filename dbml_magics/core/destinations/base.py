@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -27,6 +26,7 @@ from dbml_magics.core.destinations.naming import (
     azureml_model_name,
     model_name_behind,
 )
+from dbml_magics.core.destinations.pages import MlflowPages, Pages
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.link import WorkspaceSpec
@@ -173,23 +173,10 @@ class Workspace(MlflowCalls):
         """Return where the workspace is, for people."""
         return self.spec.place
 
-    def page(self, experiment_id: str, run_id: str) -> str | None:
-        """Return the address of a run's page, or None where there is none."""
-        if self.uri.startswith(("http://", "https://")):
-            return f"{self.uri.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
-        return None
-
-    def experiment_page(self, experiment_id: str) -> str | None:
-        """Return the address of an experiment's page, or None."""
-        if self.uri.startswith(("http://", "https://")):
-            return f"{self.uri.rstrip('/')}/#/experiments/{quote(experiment_id)}"
-        return None
-
-    def model_page(self, name: str, version: str) -> str | None:
-        """Return the address of a registered version's page, or None."""
-        if self.uri.startswith(("http://", "https://")):
-            return f"{self.uri.rstrip('/')}/#/models/{quote(name, safe='')}/versions/{quote(version)}"
-        return None
+    @property
+    def pages(self) -> Pages | None:
+        """Return the addresses of the workspace's pages, or None where there are none."""
+        return MlflowPages(self.uri) if self.uri.startswith(("http://", "https://")) else None
 
     def ping(self) -> None:
         """Ask the least that shows whether the workspace answers. Raises Unavailable."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import requests
 from databricks.sdk.config import Config
@@ -38,6 +37,7 @@ from dbml_magics.core.destinations.base import Workspace
 from dbml_magics.core.destinations.databricks_artifacts import TRACKING_ROOT, CatalogFiles, RunFiles
 from dbml_magics.core.destinations.errors import Unavailable, WouldRefuse, is_missing
 from dbml_magics.core.destinations.naming import in_catalog, workspace_path
+from dbml_magics.core.destinations.pages import DatabricksPages
 from dbml_magics.core.destinations.protocol import Capabilities
 from dbml_magics.core.destinations.rates import limiter_at
 from dbml_magics.core.workspace_uri import same_place
@@ -192,27 +192,10 @@ class DatabricksWorkspace(Workspace):
         """Return the workspace path of an experiment: a plain name stands in the user's own folder."""
         return workspace_path(name) if name.startswith("/") else f"/Users/{self.me()}/{name}"
 
-    def _address(self, path: str = "", tail: str = "") -> str | None:
-        """Return the address of a page: ``path`` before the workspace's id, ``tail`` behind it."""
-        if self._home is None:  # never signed in; to do so may take a while, which a page is not worth
-            return None
-        host, workspace = self._home
-        return f"{host}/{path}{f'?o={workspace}' if workspace else ''}{tail}"
-
-    def page(self, experiment_id: str, run_id: str) -> str | None:
-        """Return a run's page in the workspace."""
-        return self._address(tail=f"#mlflow/experiments/{quote(experiment_id)}/runs/{quote(run_id)}")
-
-    def experiment_page(self, experiment_id: str) -> str | None:
-        """Return an experiment's page in the workspace."""
-        return self._address(tail=f"#mlflow/experiments/{quote(experiment_id)}")
-
-    def model_page(self, name: str, version: str) -> str | None:
-        """Return a registered version's page in the workspace, or in its catalog."""
-        if in_catalog(name):
-            path = "/".join(quote(part) for part in name.split("."))
-            return self._address(f"explore/data/models/{path}/version/{quote(version)}")
-        return self._address(tail=f"#mlflow/models/{quote(name)}/versions/{quote(version)}")
+    @property
+    def pages(self) -> DatabricksPages | None:
+        """Return the addresses of the workspace's pages; None where it was never signed in to."""
+        return None if self._home is None else DatabricksPages(*self._home)
 
     def notes(self) -> list[str]:
         """Return that the local disk, with the journal on it, goes when the compute does."""

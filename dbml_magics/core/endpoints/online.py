@@ -234,7 +234,7 @@ class OnlineTarget(Target):
         shown, name, before = there.endpoint, there.name, there.before
         traffic = traffic_of(shown)
         if order.traffic is not None:
-            with_share(traffic, name, order.traffic)
+            with_share(traffic, name, order.traffic, order.line)
         model, version, note = azureml.registered(self.engine, order, say)
         if note:
             order.notes.append(note)
@@ -286,7 +286,7 @@ class OnlineTarget(Target):
 
     def _only_traffic(self, order: Order, name: str, shown: ArmResource, say: Say) -> str:
         before = traffic_of(shown)
-        wanted = before if order.traffic is None else with_share(before, name, order.traffic)
+        wanted = before if order.traffic is None else with_share(before, name, order.traffic, order.line)
         if wanted == before:
             return "nothing"
         every_one = self.api.every_one(order.name, wanted)
@@ -369,7 +369,7 @@ class OnlineTarget(Target):
             deployments=deployments,
             created=azureml.milliseconds((shown.get("systemData") or {}).get("createdAt"))
             or int(float(kept.get("began") or 0) * 1000),
-            page=self.workspace.endpoint_page(str(shown["name"])),
+            page=self.workspace.pages.endpoint(str(shown["name"])),
             notes=tuple(
                 f"{name} gets a copy of {share} % of the requests" for name, share in mirrored.items()
             ),

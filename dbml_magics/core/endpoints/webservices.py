@@ -374,7 +374,7 @@ class WebserviceTarget(Target):
                 ),
             ),
             created=created,
-            page=self.workspace.endpoint_page(name),
+            page=self.workspace.pages.endpoint(name),
         )
         self._record(name).saw(endpoint)
         return endpoint

@@ -36,6 +36,8 @@ class RunFacts(TypedDict, total=False):
     ended: bool
     others: bool
     """Another process began it, and ends it."""
+    curves: dict[str, list[float]]
+    """A few points of some metrics, which a list of runs draws; noted as the run ends here."""
 
 
 class ModelFacts(TypedDict, total=False):

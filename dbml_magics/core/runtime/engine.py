@@ -86,7 +86,7 @@ class Engine:
         self._disk = DiskThread(journal, state, lifetime)
         self.recorder = recorder = Recorder(journal, live, ids.artifact_uri, self._disk)
         self.files = files = OwnFiles(link, ids)
-        self.own_runs = OwnRuns(journal, state, recorder)
+        self.own_runs = OwnRuns(journal, state, recorder, self.live)
         self.thumbnails = Thumbnails()
         self.doubt = doubt = Doubt(link, journal, state, self.witnesses)
         self.retention = retention = Retention(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from dbml_magics.core.model.facts import VersionFacts
+from dbml_magics.core.model.facts import RunFacts, VersionFacts
 from dbml_magics.core.model.operations import UpdateRun
 from dbml_magics.core.outbox.journal import Journal
 from dbml_magics.core.outbox.state import State
 from dbml_magics.core.runtime.holders import is_anothers
+from dbml_magics.core.runtime.live import LiveQueues
 from dbml_magics.core.runtime.recorder import Recorder
 
 
 class OwnRuns:
     """The runs of this process at one link."""
 
-    def __init__(self, journal: Journal, state: State, recorder: Recorder) -> None:
+    def __init__(self, journal: Journal, state: State, recorder: Recorder, live: LiveQueues) -> None:
         self._journal = journal
+        self._live = live
         self._state = state
         self._recorder = recorder
         self._registrations: dict[str, dict[str, VersionFacts]] = {}
@@ -29,10 +31,17 @@ class OwnRuns:
         self.begun = []
 
     def note_ended(self, run_id: str, ended: bool) -> None:
-        """Remember that a run has ended (its files may go once they are delivered), or goes on."""
+        """Remember that a run has ended (its files may go once they are delivered), or goes on.
+
+        A few points of its metrics are kept, as its view goes with its files.
+        """
         known = self._state.run(run_id)
         if known is not None and known.get("ended") != ended:
-            self._state.remember_run(run_id, {**known, "ended": ended})
+            live = self._live.queues.get(run_id)
+            view = live.view.run if ended and live is not None else None
+            curves = {} if view is None else view.curves()
+            kept: RunFacts = {**known, "ended": ended}
+            self._state.remember_run(run_id, {**kept, "curves": curves} if curves else kept)
 
     def open_runs(self, resumed: Iterable[str] = ()) -> list[str]:
         """Return the runs that this process began and that have not ended, the oldest first.

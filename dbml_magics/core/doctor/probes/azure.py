@@ -229,7 +229,8 @@ def _portal_link(sandbox: Sandbox) -> Measured:
 
 
 def _studio_pages(sandbox: Sandbox) -> Measured:
-    page = sandbox.workspace.page(sandbox.experiment, sandbox.run)
+    pages = sandbox.workspace.pages
+    page = None if pages is None else pages.run(sandbox.experiment, sandbox.run)
     if page is None:
         raise NotMeasured("the studio's address is not known")
     status = sandbox.send("GET", page).status_code
