@@ -106,11 +106,13 @@ class DbmlError(Exception):
     def __init__(self, message: str, *, remedies: Remedies = ()) -> None:
         self.message = visible(redacted(message))
         super().__init__(self.message)
-        pairs = ((r, "") if isinstance(r, str) else (r[0], r[1]) for r in remedies)
-        self.remedies: tuple[tuple[str, str], ...] = tuple(
-            (command.changed(_clean) if isinstance(command, hints.Remedy) else _clean(command), _clean(what))
-            for command, what in pairs
-        )
+        # A typed line that is corrected in two ways may be the same line: it is shown once.
+        cleaned: dict[str, tuple[str, str]] = {}
+        for remedy in remedies:
+            given, what = (remedy, "") if isinstance(remedy, str) else remedy
+            command = given.changed(_clean) if isinstance(given, hints.Remedy) else _clean(given)
+            cleaned.setdefault(command, (command, _clean(what)))
+        self.remedies: tuple[tuple[str, str], ...] = tuple(cleaned.values())
         if hints.front_end() != "magic":
             # A plain traceback shows an exception's notes (from Python 3.11 on), and nothing else of ours.
             self.__notes__ = self.lines()[1:]

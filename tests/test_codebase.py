@@ -243,6 +243,25 @@ def test_mlflow_finds_the_plugin_and_imports_no_more_of_it() -> None:
     assert in_fresh_process(code).splitlines()[-1] == str(entry)
 
 
+def remedies_of(path: Path) -> Iterator[ast.expr]:
+    """Yield what a module gives errors as remedies."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    given = [each.value for call in calls for each in call.keywords if each.arg == "remedies"]
+    for part in (inner for each in given for inner in ast.walk(each)):
+        if isinstance(part, (ast.List, ast.Tuple)):
+            yield from part.elts
+
+
+def test_no_remedy_is_an_option_without_its_line() -> None:
+    bare = [
+        f"{short(path)}:{part.lineno}"
+        for path in MODULES
+        for part in remedies_of(path)
+        if isinstance(part, (ast.Constant, ast.JoinedStr)) and re.match(r"""f?["']--""", ast.unparse(part))
+    ]
+    assert not bare, "hints.amended() puts an option into the line that was typed"
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_error_is_raised_by_the_package_and_by_a_test(name: str) -> None:
     subclasses = [n for n in ERRORS if n != name and issubclass(getattr(errors, n), getattr(errors, name))]

@@ -36,7 +36,7 @@ COMMAND = Command(
         "stands beside the one that answers and gets 0 % of the requests until --traffic says otherwise,\n"
         "so that going over to it, and back, is one line each.\n"
         "A key is asked for unless the config file says otherwise (auth_mode: none on local,\n"
-        "authEnabled: false on aci and aks). A local endpoint goes on when the notebook ends: until\n"
+        "authEnabled: false on aci and aks). A local endpoint keeps running after the notebook: until\n"
         "%dbml undeploy NAME. A cloud endpoint costs until then; %dbml status shows what runs.\n"
         "A model that Azure ML's registry lacks is registered there on the way; quota and the like are\n"
         "looked at before anything is made. --config takes the keys of Azure ML's own files.\n"

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING
 from dbml_magics import api
 from dbml_magics.commands.grammar import Command, Option
 from dbml_magics.commands.running import call, need_link
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, amended
+from dbml_magics.errors import BadCommand
 
 if TYPE_CHECKING:
     from dbml_magics.commands.output import Output
     from dbml_magics.results.base import Result
 
 
+_OF_PROBE = ("confirm", "endpoint", "schema", "only")
+
+
 def run(args: Namespace, output: Output) -> Result:
     """Look at everything, or measure the services; what is wrong is in the result."""
     if args.probe:
         need_link(Remedy("doctor", probe=True))
+    elif stray := next((name for name in _OF_PROBE if getattr(args, name)), None):
+        raise BadCommand(f"--{stray} belongs to --probe.", remedies=[amended("doctor", probe=True)])
     return call(COMMAND, args, output)
 
 

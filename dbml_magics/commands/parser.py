@@ -15,6 +15,7 @@ from dbml_magics.commands import typed
 from dbml_magics.commands.grammar import Command, Option, command_help, pair, text
 from dbml_magics.commands.typed import Edit, Slip, TypedLine, is_option
 from dbml_magics.common.environment import variables
+from dbml_magics.common.foreign_text import kind_of
 from dbml_magics.common.hints import Remedy, quoted
 from dbml_magics.common.secrecy import refusal, refuse_secrets, resembles_secret_option
 from dbml_magics.errors import BadCommand, DbmlError, Remedies, UndefinedVariable
@@ -495,7 +496,7 @@ def _text_of(name: str, namespace: Mapping[str, object]) -> str:
     value = _looked_up(name, namespace)
     if not isinstance(value, (str, Number, os.PathLike)):
         raise Slip(
-            f"${name} is a {type(value).__name__}, and a text or a number is wanted here.",
+            f"${name} is {kind_of(value)}, and a text or a number is wanted here.",
             (f"{name}_text = str({name})", f"in a cell above, then ${name}_text"),
         )
     return str(os.fspath(value) if isinstance(value, os.PathLike) else value)

@@ -12,9 +12,9 @@ COMMAND = Command(
     examples=(Remedy("ui"), Remedy("ui", stop=True)),
     call=api.ui,
     details=(
-        "For a workspace in a file (--local, sqlite) a server is started on 127.0.0.1, which goes on when\n"
-        "the notebook ends: until --stop, or 8 hours without a request. It asks for no password: other\n"
-        "users of this machine can open it too. Other workspaces have pages of their own."
+        "For a workspace in a file (--local, sqlite) a server is started on 127.0.0.1, which keeps\n"
+        "running after the notebook: until --stop, or 8 hours without a request. It asks for no\n"
+        "password: other users of this machine can open it too. Other workspaces have pages of their own."
     ),
     options=(Option("--stop", "end the servers that were started"),),
 )

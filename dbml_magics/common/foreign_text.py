@@ -7,7 +7,7 @@ results are made of it.
 
 from __future__ import annotations
 
-__all__ = ["is_plain", "one_line", "visible"]
+__all__ = ["is_plain", "kind_of", "one_line", "visible"]
 
 # Control characters, marks of format (joiners, directions, tags), separators of lines, halves of characters.
 _UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
@@ -23,6 +23,12 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a text without any control character: a name cannot begin a line."""
     return text if _is_printable(text) else "".join(_SHORT.get(each) or _shown(each) for each in text)
+
+
+def kind_of(value: object) -> str:
+    """Return what kind of thing a value is: an int, a DataFrame."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_plain(text: str) -> bool:

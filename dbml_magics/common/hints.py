@@ -26,10 +26,12 @@ __all__ = [
     "Grammar",
     "Remedy",
     "Template",
+    "amended",
     "corrected",
     "derive_from",
     "front_end",
     "instead",
+    "is_typed",
     "place",
     "process",
     "python",
@@ -137,6 +139,12 @@ def typing(line: Remedy | None) -> Iterator[None]:
         _typed.reset(before)
 
 
+def is_typed(command: str) -> bool:
+    """Tell whether the line that its reader typed is one of a command."""
+    line = _typed.get()
+    return line is not None and line.command == command
+
+
 def corrected(otherwise: Remedy, *values: str, **options: Argument) -> Remedy:
     """Return the line that its reader typed, with other last values and options; None leaves an option out.
 
@@ -147,6 +155,11 @@ def corrected(otherwise: Remedy, *values: str, **options: Argument) -> Remedy:
         return otherwise
     kept = [*line.values[: max(len(line.values) - len(values), 0)], *values]
     return Remedy(line.command, *kept, **line.options).but(**options)
+
+
+def amended(command: str, *values: str, **options: Argument) -> Remedy:
+    """Return the line that its reader typed with other options; else the command with ``values`` and them."""
+    return corrected(Remedy(command, *values, **options), **options)
 
 
 def instead(given: str, meant: str, otherwise: Remedy) -> Remedy:

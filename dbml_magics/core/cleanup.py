@@ -48,7 +48,7 @@ def clean(
         hint = f" Did you mean {near[0]}?" if near else ""
         remedy = instead(kind, near[0], Remedy("help", "cleanup")) if near else _HELP
         raise BadCommand(f"{kind!r} is nothing to clean up: {', '.join(KINDS)} are.{hint}", remedies=[remedy])
-    _refuse_strays(kind, also, azure or {})
+    _refuse_strays(kind, name, also, azure or {})
     say = progress or (lambda _: None)
     say(f"looking for what belongs to {kind} {name}")
     plan = _planned(session, kind, name, also, azure or {})
@@ -73,12 +73,16 @@ def clean(
 _HELP = (Remedy("help", "cleanup"), "what it takes")
 
 
-def _refuse_strays(kind: str, also: Sequence[str], azure: Mapping[str, str | None]) -> None:
-    of_azure = kind in ("workspace", "resource-group")
-    stray = "also" if also and not of_azure else None
-    stray = stray or next((key.replace("_", "-") for key in azure if azure[key] and not of_azure), None)
-    if stray:
-        raise BadCommand(f"--{stray} belongs to workspace and resource-group.", remedies=[_HELP])
+def _refuse_strays(kind: str, name: str, also: Sequence[str], azure: Mapping[str, str | None]) -> None:
+    """Refuse options that mean nothing for what is deleted."""
+    if kind in ("workspace", "resource-group"):
+        return
+    strays = [*(["also"] if also else []), *(key for key in azure if azure[key])]
+    if strays:
+        without = corrected(Remedy("cleanup", kind, name), **dict.fromkeys(strays))
+        given = " and ".join(f"--{stray.replace('_', '-')}" for stray in strays)
+        belong = "belongs" if len(strays) == 1 else "belong"
+        raise BadCommand(f"{given} {belong} to workspace and resource-group.", remedies=[without])
 
 
 def _planned(

@@ -22,7 +22,7 @@ from dbml_magics.core.reconcile.pairs import experiment_pairs
 from dbml_magics.core.reconcile.readers import WorkspaceReader
 from dbml_magics.errors import BadCommand, ExperimentNotFound, ModelNotFound, RunActive, WorkspaceUnreachable
 from dbml_magics.results.cleanup import CleanupItem
-from dbml_magics.results.text import count
+from dbml_magics.results.text import count, nearby
 
 if TYPE_CHECKING:
     from dbml_magics.core.runtime.engine import Engine
@@ -143,6 +143,7 @@ def _files_stay(engine: Engine, role: str, location: str, stays: list[str], note
         storage = "the workspace's storage account"
         stays.append(f"{role}: files, in {storage}, until they are deleted there")
     elif workspace.spec.local:
+        where = nearby(where.replace("file://", ""))
         notes.append(f"{role}: files stay on this machine, at {where}, until mlflow gc is run")
     else:
         stays.append(f"{role}: files at {where}, until mlflow gc is run at the server")

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from dbml_magics.common.config import data_home, spare_homes
-from dbml_magics.common.hints import WSL, Argument, Remedy, corrected
+from dbml_magics.common.hints import WSL, Argument, Remedy, amended, corrected
 from dbml_magics.core.azure import names
 from dbml_magics.core.workspace_uri import SCHEME, checked_uri, masked, refuse_secret, same_place
 from dbml_magics.errors import BadLink, BadUri, PlatformRefused
@@ -357,7 +357,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     if folder.exists() and not folder.is_dir():
         raise BadLink(
             f"{folder} is a file, and --local needs a folder.",
-            remedies=[corrected(Remedy("link", local=".dbml"), local=".dbml")],
+            remedies=[amended("link", local=".dbml")],
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -365,7 +365,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
     except OSError as error:
         raise BadLink(
             f"{folder} cannot be written ({error.strerror}).",
-            remedies=[(corrected(Remedy("link", local="~/dbml"), local="~/dbml"), "a folder of your own")],
+            remedies=[(amended("link", local="~/dbml"), "a folder of your own")],
         ) from error
     return tuple(
         WorkspaceSpec(role, f"sqlite:///{folder / role / 'mlflow.db'}", local=True) for role in ROLES
@@ -375,7 +375,7 @@ def _local_specs(base: str, given: str) -> tuple[WorkspaceSpec, ...]:
 def _spill_folder(base: str, given: str) -> str:
     """Return the folder of ``--spill``, which can be written. Raises BadLink."""
     example = (
-        corrected(Remedy("link", "…", spill="/Volumes/main/ml/dbml"), spill="/Volumes/main/ml/dbml"),
+        amended("link", "…", spill="/Volumes/main/ml/dbml"),
         "a volume, or any mounted store",
     )
     if not given or re.match(r"[a-z][a-z0-9+.-]+:", given):

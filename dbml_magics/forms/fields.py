@@ -240,7 +240,8 @@ class Field:
             try:
                 read_value(self._command, self.option, item, self._namespace)
             except DbmlError as error:
-                return error.message
+                # Under its own field the name says nothing.
+                return words.worded(self._command, error.message.removeprefix(f"{self.option.name} "))
             if why := checks.refusal(self._command.name, self.option.name, item, self._values()):
                 return why
         return ""

@@ -238,7 +238,7 @@ class CommandForm:
         try:
             parse(self.command, split(self.line.removeprefix(self.command.prog), "%dbml"), self._namespace)
         except DbmlError as error:
-            return error.message
+            return words.worded(self.command, error.message)
         return ""
 
     def _to_confirm(self) -> str:
@@ -307,9 +307,11 @@ class CommandForm:
             took = duration(time.monotonic() - begun)
             self._finish(over, ticking, shown, f"✓ done in {took}: {line}{where}")
         except DbmlError as error:
-            self._finish(over, ticking, _alert("\n".join(error.lines())), f"✗ failed: {line}")
+            first, *remedies = error.lines()  # remedies are lines to paste, so they stay as they are
+            shown = "\n".join([words.worded(self.command, first), *remedies])
+            self._finish(over, ticking, _alert(shown), f"✗ failed: {line}")
             if (field := self._meant(error)) is not None:
-                field.refuse(error.message)
+                field.refuse(words.worded(self.command, error.message))
         except BaseException as error:  # nobody stands above a thread
             text = f"{type(error).__name__}: {error}\n{how_to_report()}"
             self._finish(over, ticking, _alert(text), f"✗ failed: {line}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-from dbml_magics.commands.grammar import Option
+from dbml_magics.commands.grammar import Command, Option
 
-__all__ = ["ACTIONS", "BROWSE", "TITLES", "Action", "label"]
+__all__ = ["ACTIONS", "BROWSE", "TITLES", "Action", "label", "worded"]
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 class Action(NamedTuple):
@@ -139,3 +142,13 @@ def label(command: str, option: Option) -> str:
     """Return what a field is called."""
     own = option.name.lstrip("-").replace("-", " ").capitalize()
     return _OF_COMMAND.get((command, option.name)) or _LABELS.get(option.name, own)
+
+
+def worded(command: Command, message: str) -> str:
+    """Return a message with each option called as its field is."""
+
+    def called(found: re.Match[str]) -> str:
+        option = command.flag(found[0])
+        return found[0] if option is None else f'"{label(command.name, option)}"'
+
+    return _OPTION.sub(called, message)

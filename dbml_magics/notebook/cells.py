@@ -21,7 +21,8 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from dbml_magics.commands import TRACK, track
 from dbml_magics.commands.parser import HelpRequested, parse, split, suggestion, wants_help, without_remark
-from dbml_magics.common.hints import Remedy, corrected, typing
+from dbml_magics.common import environment
+from dbml_magics.common.hints import Remedy, amended, typing
 from dbml_magics.core.interrupts import deferred
 from dbml_magics.errors import BadCommand, DbmlError, UndefinedVariable
 from dbml_magics.notebook import callers, display, live
@@ -418,7 +419,7 @@ class CellTracker:
             return
         for name in params:
             if name not in known and name not in gets:
-                raise _unknown(name, params, [*gets, *(each for each in known if not each.startswith("_"))])
+                raise _unknown(name, params, [*gets, *environment.variables(known)])
 
     # ---- ending ----
 
@@ -553,7 +554,7 @@ def _unknown(name: str, params: Sequence[str], known: Sequence[str]) -> Undefine
     right = [meant if each == name and meant else each for each in params if meant or each != name]
     listed = ",".join(right) or None
     guess = f" Did you mean {meant!r}?" if meant else ""
-    line = corrected(Remedy("track", params=listed), params=listed)
+    line = amended("track", params=listed)
     return UndefinedVariable(
         f"--params names {name}, which is not defined and which the cell does not assign; nothing has "
         f"run.{guess}",

@@ -489,7 +489,7 @@ def test_predictions_have_the_shape_of_the_data(served: Any, wine: list[Any], tm
         ("{'depth': 1}", "not JSON"),
         (Path("absent.csv"), "No such file"),
         (Path("absent.xlsx"), "no file that is known here"),
-        (object(), "a object"),
+        (object(), "an object"),
     ],
 )
 def test_data_that_does_not_fit_is_not_sent(served: Any, data: Any, said: str) -> None:
@@ -995,8 +995,9 @@ def test_names_obey_azures_rules_on_every_target(name: str, target: str, fine: b
         return
     with pytest.raises(dbml.BadName) as refused:
         base.check_name(name, target=target)
-    offered = refused.value.remedies[0][0].removeprefix("--name ")
-    base.check_name(offered, target=target)
+    offered = refused.value.remedies[0][0]
+    assert isinstance(offered, Remedy)
+    base.check_name(str(offered.options["name"]), target=target)
 
 
 def looked(tmp_path: Path, requirements: str, cloud: bool, **flavor: Any) -> dict[str, Any]:

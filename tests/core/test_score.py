@@ -167,7 +167,7 @@ def test_a_column_of_the_predictions_name_is_not_overwritten(wine: str) -> None:
     frame = X.assign(prediction=1.0, Prediction_2=2.0)
     with pytest.raises(dbml.BadCommand, match="a column prediction already") as raised:
         scored(wine, frame)
-    assert raised.value.remedies[0][0] == "--as prediction_3"
+    assert raised.value.remedies[0][0] == "%dbml score MODEL --as prediction_3"
     assert list(scored(wine, frame, column="quality").data.columns)[-1] == "quality"
 
 
@@ -202,7 +202,7 @@ def test_a_refused_row_fails_the_job_or_gets_null_and_the_others_their_predictio
     model = log(Picky(), ModelSignature(Schema([ColSpec("double", "a"), ColSpec("long", "n")])))
     with pytest.raises(dbml.ScoringFailed, match=r"did not score: ValueError: (nan|negative)") as raised:
         scored(model, holes)
-    assert raised.value.remedies[0][0] == "--on-error null"
+    assert raised.value.remedies[0][0] == f"%dbml score {model} --on-error null"
     result = scored(model, holes, on_error="null", result_type="double")
     refused = holes.a.isna() | (holes.a < 0)
     assert result.data.prediction.isna().equals(refused)
@@ -246,7 +246,7 @@ def test_results_are_of_the_signatures_type_or_of_the_one_that_is_asked_for() ->
     assert (narrow.dtype, narrow.tolist()) == (np.dtype("float32"), [0.25, 0.75])
     with pytest.raises(dbml.ScoringFailed, match="the model gives double, and int was asked for") as raised:
         scored(silent, frame, result_type="int")
-    assert raised.value.remedies[0][0] == "--result-type double"
+    assert raised.value.remedies[0][0] == f"%dbml score {silent} --result-type double"
     with pytest.raises(dbml.ScoringFailed, match="the model gives string, and double was asked for"):
         scored(classes, frame, result_type="double")
 
@@ -259,7 +259,7 @@ def test_several_values_a_row_are_arrays_or_structs() -> None:
     assert [list(each) for each in scored(pairs, frame).data.prediction] == [[0.25, 0.5], [0.75, 1.5]]
     with pytest.raises(dbml.ScoringFailed, match="2 values a row") as raised:
         scored(pairs, frame, result_type="double")
-    assert raised.value.remedies[0][0] == "--result-type 'array<double>'"
+    assert raised.value.remedies[0][0] == f"%dbml score {pairs} --result-type array<double>"
     both = Schema([ColSpec("double", "one"), ColSpec("string", "word")])
     table = log(Picky(answer="frame"), ModelSignature(inputs, both))
     expected = [{"one": 0.25, "word": "low"}, {"one": 0.75, "word": "high"}]
@@ -489,7 +489,10 @@ def test_files_are_written_without_spark_and_not_over_others(wine: str, name: st
     assert read().prediction.tolist() == pytest.approx(result.data.prediction.tolist(), rel=1e-14)
     with pytest.raises(dbml.BadCommand, match="is there already") as raised:
         scored(wine, X, output=path)
-    assert [line for line, _ in raised.value.remedies] == ["--mode append", "--mode overwrite"]
+    assert [line for line, _ in raised.value.remedies] == [
+        "%dbml score MODEL --mode append",
+        "%dbml score MODEL --mode overwrite",
+    ]
     scored(wine, X.head(1), output=path, mode="append")
     assert len(read()) == 5
     scored(wine, X.head(1), output=path, mode="overwrite")

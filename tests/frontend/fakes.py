@@ -207,6 +207,8 @@ class FakeSession:
         return self._status(fresh=True)
 
     def _unlink(self, _asked: SimpleNamespace) -> UnlinkResult:
+        if not self.linked:
+            return UnlinkResult("", "", {}, was_linked=False)
         self.linked = False
         return UnlinkResult("sqlite:///mlflow.db", "sqlite:///mlflow.db", {"databricks": 0, "azureml": 3})
 

@@ -109,12 +109,25 @@ def test_what_is_wrong_is_said_beside_the_field_while_typing(fake: FakeSession) 
     assert "still required: Model, Where, Endpoint" in made._message.value
     traffic = made.fields["--traffic"]
     traffic.control.value = "120"
-    assert "--traffic wants a percentage from 0 to 100" in traffic.message.value
+    assert "✗ wants a percentage from 0 to 100, not &quot;120&quot;" in traffic.message.value
+    assert "correct Percent of requests" in made._message.value
     traffic.control.value = "12"
     assert traffic.message.value == ""
     invoke = form(fake, "invoke")
     fill(invoke, name="wine", data="$nowhere")
     assert "$nowhere is not defined" in invoke.fields["DATA"].message.value
+
+
+def test_messages_call_an_option_as_its_field_is_called(fake: FakeSession) -> None:
+    line = Remedy("deploy", "wine/1", to="local", name="wine", traffic=100)
+    fake.raises = BadCommand("--traffic 30 leaves 70 % of the requests to nobody.", remedies=[line])
+    made = form(fake, "deploy")
+    fill(made, model="wine/1", to="local", name="wine", traffic="30")
+    made.run()
+    finished(made)
+    said = made.outcome.value
+    assert "BadCommand: &quot;Percent of requests&quot; 30 leaves 70 %" in said
+    assert f"try  {line}" in said, "a line to paste stays as it is"
 
 
 def test_options_that_exclude_each_other_belong_to_different_purposes(fake: FakeSession) -> None:

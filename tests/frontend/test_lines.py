@@ -254,7 +254,7 @@ def test_an_undefined_variable_is_an_error_and_never_a_literal(shell: Shell) -> 
     with pytest.raises(UndefinedVariable, match=r"\$wine_nme is not defined.*Did you mean \$wine_name"):
         shell.run("%dbml experiment a-$wine_nme")
     shell.ip.user_ns["frame"] = object()
-    with pytest.raises(BadCommand, match=r"\$frame is a object, and a text"):
+    with pytest.raises(BadCommand, match=r"\$frame is an object, and a text"):
         shell.run("%dbml experiment $frame")
 
 
@@ -290,6 +290,13 @@ def test_without_a_link_the_command_is_named_and_the_way_to_link(shell: Shell, f
         assert refused.value.remedies[0][0] == "%dbml link --local"
     with pytest.raises(NotLinked, match="%dbml link without options needs a link"):
         shell.run("%dbml link")
+
+
+def test_unlinking_twice_is_no_error(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run("%dbml unlink")
+    assert capsys.readouterr().out.startswith("Unlinked: MLflow tracks to ")
+    shell.run("%dbml unlink")
+    assert capsys.readouterr().out.startswith("Nothing was linked\n")
 
 
 def test_link_without_options_shows_what_is_linked(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,9 @@ from dbml_magics.commands.parser import corrected, find_command, parse, split
 from dbml_magics.commands.typed import TypedLine
 from dbml_magics.common import hints
 from dbml_magics.common.hints import Remedy
+from dbml_magics.core.endpoints.base import check_name, with_share
+from dbml_magics.core.endpoints.params import read_params
+from dbml_magics.core.scoring.outputs import make_target
 from dbml_magics.errors import DbmlError, SecretRefused, UndefinedVariable
 from tests.frontend.conftest import Shell
 from tests.frontend.test_any_line import SECRET_WORDS, SECRETS
@@ -268,3 +271,67 @@ def test_the_command_of_a_shell_is_corrected_in_its_words(
     finally:
         hints.speak(None)
     assert "try  dbml-magics sync --timeout 3 --dead list" in capsys.readouterr().err
+
+
+LINE = Remedy("deploy", "wine/1", to="local", name="wi", config="a b.yaml", traffic="30")
+
+
+def test_a_command_s_own_refusals_keep_the_typed_line() -> None:
+    with hints.typing(LINE):
+        with pytest.raises(DbmlError) as refused:
+            check_name("wi")
+        assert refused.value.remedies[0][0] == LINE.but(name="my-wi")
+        assert hints.amended("deploy", "MODEL", traffic=100) == LINE.but(traffic=100)
+        assert hints.amended("score", "MODEL", mode="append") == "%dbml score MODEL --mode append"
+    with hints.typing(Remedy("score", "wine/1", input="$rows", output="x", params="3")):
+        with pytest.raises(DbmlError) as refused:
+            make_target("x", None)
+        assert [line for line, _ in refused.value.remedies] == [
+            "%dbml score wine/1 --input $rows --output default.x --params 3",
+            "%dbml score wine/1 --input $rows --output ./x.parquet --params 3",
+        ]
+        with pytest.raises(DbmlError) as refused:
+            read_params("3")
+        assert refused.value.remedies[0][0] == (
+            "%dbml score wine/1 --input $rows --output x --params '{\"temperature\": 0.5}'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("traffic", "percent", "line"),
+    [
+        ({"wi": 100}, 0, "--deployment OTHER --traffic 100"),
+        ({"wi": 100}, 30, "--traffic 100"),
+        ({}, 30, "--traffic 100"),
+    ],
+)
+def test_requests_are_not_left_to_nobody(traffic: dict[str, int], percent: int, line: str) -> None:
+    with pytest.raises(DbmlError) as refused:
+        with_share(traffic, "wi", percent, LINE.without("traffic"))
+    assert (
+        refused.value.remedies[0][0] == f"%dbml deploy wine/1 --to local --name wi --config 'a b.yaml' {line}"
+    )
+    assert with_share({}, "wi", 0, LINE) == {}
+    assert with_share({"green": 100}, "wi", 30, LINE) == {"green": 70, "wi": 30}
+
+
+def test_a_remedy_is_shown_once() -> None:
+    error = DbmlError("no.", remedies=[(LINE, ""), (LINE, "again"), Remedy("runs"), "%dbml runs"])
+    assert [command for command, _ in error.remedies] == [LINE, Remedy("runs")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "remedy"),
+    [
+        ("doctor --only x", "--only belongs to --probe", "%dbml doctor --only x --probe"),
+        (
+            "doctor --confirm probe --json",
+            "--confirm belongs to",
+            "%dbml doctor --confirm probe --json --probe",
+        ),
+    ],
+)
+def test_what_belongs_to_a_probe_is_not_passed_over(shell: Shell, line: str, said: str, remedy: str) -> None:
+    with pytest.raises(DbmlError, match=said) as refused:
+        shell.run(f"%dbml {line}")
+    assert refused.value.remedies[0][0] == remedy

@@ -324,6 +324,7 @@ def test_a_param_that_is_undefined_fails_the_cell_and_keeps_the_run(
         ("rate,dept", "depth = 3; rate = 1", "%%track forest --params rate,depth"),
         ("rate,nowhere", "for rate in 1, 2: pass", "%%track forest --params rate"),
         ("nowhere", "import os as depth", "%%track forest"),
+        ("nope", "open", "%%track forest"),  # the shell's own open is none of it
     ],
 )
 def test_a_param_that_the_cell_cannot_know_is_refused_before_it_runs(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from dbml_magics.common.hints import Remedy, corrected
+from dbml_magics.common.hints import Remedy, amended, corrected
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import diagnosis, permissions
 from dbml_magics.core.azure.names import WorkspaceId
@@ -156,7 +156,7 @@ class Arm:
                         "from this machine: is it reachable?",
                     ),
                     (
-                        corrected(Remedy("link", "…", cloud="NAME"), cloud="NAME"),
+                        amended("link", "…", cloud="NAME"),
                         "if the workspace is in another cloud",
                     ),
                 ],

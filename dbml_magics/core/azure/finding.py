@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Argument, Remedy, corrected
+from dbml_magics.common.hints import Argument, amended
 from dbml_magics.core.azure import clouds, job, names
 from dbml_magics.core.azure.arm import Arm, Found
 from dbml_magics.core.azure.identity import SignIn, shared
@@ -142,7 +142,7 @@ def _signed_in(
             remedies=[
                 (f"curl -sSI {cloud.authority}", "from this machine: is it reachable?"),
                 (
-                    corrected(Remedy("link", "…", cloud="NAME"), cloud="NAME"),
+                    amended("link", "…", cloud="NAME"),
                     "if the workspace is in another cloud",
                 ),
             ],

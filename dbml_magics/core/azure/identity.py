@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
 from dbml_magics.common.fork_locks import ForkLock
-from dbml_magics.common.hints import Remedy, corrected
+from dbml_magics.common.hints import Remedy, amended
 from dbml_magics.common.redaction import remember_secrets
 from dbml_magics.core import hosts
 from dbml_magics.core.azure import job
@@ -68,7 +68,7 @@ class SignIn:
         if method not in METHODS:
             raise BadLink(
                 f"--auth is {method!r}; it can be {', '.join(METHODS)}.",
-                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
+                remedies=[amended("link", "…", auth="default")],
             )
         self.cloud = cloud
         self.asked = method
@@ -153,7 +153,7 @@ class SignIn:
         if environment.dbutils() is not None:
             found.append(
                 (
-                    corrected(Remedy("link", "…", auth="databricks"), auth="databricks"),
+                    amended("link", "…", auth="databricks"),
                     "a Unity Catalog service credential: docs/azureml.md, Signing in",
                 )
             )
@@ -167,7 +167,7 @@ class SignIn:
         if not in_job and not (there is not None and there.job):  # where nobody could enter it
             found.append(
                 (
-                    corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                    amended("link", "…", auth="device-code"),
                     "shows a code to enter in any browser",
                 )
             )
@@ -314,7 +314,7 @@ class SignIn:
                 "--auth interactive opens a browser, and the machine that the kernel runs on has none.",
                 remedies=[
                     (
-                        corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                        amended("link", "…", auth="device-code"),
                         "shows a code to enter in any browser",
                     )
                 ],
@@ -347,7 +347,7 @@ class SignIn:
                 "--auth cli needs the Azure CLI (az), and it is not on this machine's path.",
                 remedies=[
                     (
-                        corrected(Remedy("link", "…", auth="device-code"), auth="device-code"),
+                        amended("link", "…", auth="device-code"),
                         "shows a code to enter in any browser",
                     )
                 ],
@@ -424,7 +424,7 @@ class SignIn:
         if tools is None:
             raise BadLink(
                 "--auth databricks is a Databricks notebook's own sign-in, and this is none.",
-                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
+                remedies=[amended("link", "…", auth="default")],
             )
         name = self._service_credential()
         if name:
@@ -436,7 +436,7 @@ class SignIn:
         if not job.has_token():
             raise BadLink(
                 "--auth job-token is the token of an Azure ML job, and this is none that was given one.",
-                remedies=[corrected(Remedy("link", "…", auth="default"), auth="default")],
+                remedies=[amended("link", "…", auth="default")],
             )
         return job.JobToken()
 

@@ -15,7 +15,7 @@ import yaml
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, amended, corrected, is_typed
 from dbml_magics.core.azure.arm import as_error as arm_error
 from dbml_magics.core.delivery.writers.ids import RUN_TAG
 from dbml_magics.core.delivery.writers.versions import TWIN_TAG
@@ -57,11 +57,16 @@ def workspace_of(engine: Engine, written: str) -> AzuremlWorkspace:
     if isinstance(there, AzuremlWorkspace):
         return there
     why = "has no Azure ML workspace" if there is None else f"has {there.place} in Azure ML's place"
+    here = corrected(Remedy("deploy", "MODEL", to="local", name="NAME"), to="local", compute=None)
+    own = (here, "on this machine, in the same format")
+    for command in ("endpoints", "logs", "invoke", "undeploy"):
+        if is_typed(command):
+            own = (amended(command, "NAME", from_="local"), "on this machine")
     raise BadLink(
-        f"{written} deploys to Azure ML, and the link {why}.",
+        f"{written} is at Azure ML, and the link {why}.",
         remedies=[
             (Remedy("link", subscription="…", resource_group="…", workspace="…"), "links one; or"),
-            (Remedy("deploy", "MODEL", to="local", name="NAME"), "on this machine, in the same format"),
+            own,
         ],
     )
 

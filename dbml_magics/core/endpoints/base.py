@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core.endpoints.shapes import Settings
 from dbml_magics.core.model.mlmodel import MLmodel, Signature
 from dbml_magics.errors import BadCommand, BadName, DeploymentFailed
@@ -138,11 +138,11 @@ def check_name(name: str, what: str = "endpoint", *, target: str = "local") -> N
     legal = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32].strip("-")
     legal = legal.lower() if old else legal
     legal = legal if rule.fullmatch(legal) else f"my-{legal}"[:32].strip("-")
-    option = "--name" if what == "endpoint" else "--deployment"
+    option = {"name" if what == "endpoint" else "deployment": legal if rule.fullmatch(legal) else "my-model"}
     raise BadName(
         f"{name!r} is no name for {'an' if what[0] in 'aeiou' else 'a'} {what}: Azure ML wants 3 to 32 "
         f"{'lower-case ' if old else ''}letters, digits and hyphens, a letter first and no hyphen last.",
-        remedies=[(f"{option} {legal if rule.fullmatch(legal) else 'my-model'}", "for example")],
+        remedies=[(corrected(Remedy("deploy", "MODEL", to=target, **option), **option), "for example")],
     )
 
 
@@ -174,21 +174,20 @@ def only(endpoint: str, known: list[str], line: Remedy) -> str:
     )
 
 
-def with_share(traffic: Mapping[str, int], name: str, percent: int) -> dict[str, int]:
+def with_share(traffic: Mapping[str, int], name: str, percent: int, line: Remedy) -> dict[str, int]:
     """Return the traffic with ``percent`` for one deployment; refuse to leave requests to nobody."""
-    if 0 < percent < 100 and not any(share for other, share in traffic.items() if other != name):
+    if any(share for other, share in traffic.items() if other != name):
+        return shared(traffic, name, percent)
+    if 0 < percent < 100:
         raise BadCommand(
-            f"--traffic {percent} leaves {100 - percent} % of the requests to nobody: no other one gets any.",
-            remedies=[("--traffic 100", "all of them")],
+            f"--traffic {percent} leaves {100 - percent} % of the requests to nobody: "
+            "no other deployment gets any.",
+            remedies=[(line.but(traffic=100), "all of them")],
         )
-    if (
-        percent == 0
-        and not any(share for other, share in traffic.items() if other != name)
-        and traffic.get(name)
-    ):
+    if percent == 0 and traffic.get(name):
         raise BadCommand(
             f"--traffic 0 leaves all requests to nobody: {name} alone gets any.",
-            remedies=[("--deployment OTHER --traffic 100", "gives them to another one")],
+            remedies=[(line.but(deployment="OTHER", traffic=100), "gives them to another deployment")],
         )
     return shared(traffic, name, percent)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dbml_magics.common.foreign_text import kind_of
 from dbml_magics.common.hints import Remedy
 from dbml_magics.core.endpoints import exact
 from dbml_magics.errors import BadData
@@ -145,7 +146,7 @@ def as_json(value: object) -> object:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return _of_decimal(value)
-    raise BadData(f"a {type(value).__name__} cannot be sent as JSON.", remedies=_HELP)
+    raise BadData(f"{kind_of(value)} cannot be sent as JSON.", remedies=_HELP)
 
 
 def _of_decimal(value: decimal.Decimal) -> int | float:

@@ -228,7 +228,9 @@ class LocalTarget(Target):
         if order.wait:
             _wait(server, name, order, say)
         wanted = (
-            state["traffic"] if order.traffic is None else with_share(state["traffic"], name, order.traffic)
+            state["traffic"]
+            if order.traffic is None
+            else with_share(state["traffic"], name, order.traffic, order.line)
         )
         if wanted == state["traffic"]:
             return "nothing"
@@ -399,7 +401,7 @@ def _refuse_bad(given: Settings) -> None:
 def _share(order: Order, name: str, traffic: Mapping[str, int]) -> int | None:
     """Return the percent that a deployment gets when it is ready; None leaves the traffic as it is."""
     if order.traffic is not None:
-        with_share(traffic, name, order.traffic)
+        with_share(traffic, name, order.traffic, order.line)
         return order.traffic
     return None if any(traffic.values()) else 100
 

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from dbml_magics.common.foreign_text import kind_of
+from dbml_magics.common.hints import amended, is_typed
 from dbml_magics.core.endpoints.exact import RANGES
 from dbml_magics.core.endpoints.swagger import sides
 from dbml_magics.core.model.mlmodel import ColumnSpec, Params, Signature
@@ -19,7 +21,13 @@ from dbml_magics.errors import BadData
 
 __all__ = ["check_params", "read_params"]
 
-_HELP = [("'{\"temperature\": 0.5}'", "JSON in single quotes, or $name of a dict")]
+
+def _example() -> list[tuple[str, str]]:
+    """Return the line with params as they are written: score's, and otherwise invoke's."""
+    params = '{"temperature": 0.5}'
+    score = amended("score", "MODEL", params=params)
+    line = score if is_typed("score") else amended("invoke", "NAME", "$data", params=params)
+    return [(line, "JSON in single quotes, or $name of a dict")]
 
 
 def read_params(given: object) -> dict[str, object] | None:
@@ -31,11 +39,9 @@ def read_params(given: object) -> dict[str, object] | None:
         try:
             found = json.loads(given)
         except (ValueError, RecursionError) as error:
-            raise BadData(f"the params are not JSON: {error}.", remedies=_HELP) from None
+            raise BadData(f"the params are not JSON: {error}.", remedies=_example()) from None
     if not isinstance(found, Mapping):
-        raise BadData(
-            f"params want names with values, and a {type(found).__name__} is given.", remedies=_HELP
-        )
+        raise BadData(f"params want names with values, and {kind_of(found)} is given.", remedies=_example())
     return {str(name): value for name, value in found.items()}
 
 
@@ -56,7 +62,7 @@ def check_params(params: Params | None, signature: Signature | None) -> dict[str
         known = ", ".join(f"{name} ({_kind(each)})" for name, each in list(wanted.items())[:8])
         raise BadData(
             f"the model has no param {', '.join(map(repr, unknown[:5]))}; it takes {known}.{hint}",
-            remedies=_HELP,
+            remedies=_example(),
         )
     found = {}
     for name, value in params.items():
@@ -64,7 +70,7 @@ def check_params(params: Params | None, signature: Signature | None) -> dict[str
             found[name] = _as_wanted(value, wanted[name])
         except ValueError as problem:
             raise BadData(
-                f"param {name} {problem}, and the model wants {_kind(wanted[name])}.", remedies=_HELP
+                f"param {name} {problem}, and the model wants {_kind(wanted[name])}.", remedies=_example()
             ) from None
     return found
 
@@ -130,5 +136,5 @@ def _is_moment(value: object) -> bool:
 
 def _named(value: object) -> str:
     return {str: "text", bool: "a boolean", dict: "an object", list: "a list"}.get(
-        type(value), f"a {type(value).__name__}"
+        type(value), kind_of(value)
     )

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.foreign_text import kind_of
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core.endpoints import exact
 from dbml_magics.core.endpoints.json_values import as_json, first_refused, is_null, json_column
 from dbml_magics.core.endpoints.params import check_params, read_params
@@ -37,6 +38,7 @@ __all__ = ["Payload", "prepare", "read"]
 
 _WRAPPERS = ("input_data", "dataframe_split", "dataframe_records", "instances", "inputs")
 _HELP = [(Remedy("help", "invoke"), "what it takes")]
+_EXAMPLE = '{"columns": ["a"], "data": [[1.5]]}'
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read(data: object, signature: Signature | None = None) -> object:
             raise BadData(
                 f"the text is not JSON: {error}; on a magic line it stands in single quotes.",
                 remedies=[
-                    (Remedy("invoke", "wine", '{"columns": ["a"], "data": [[1.5]]}'), "for example"),
+                    (corrected(Remedy("invoke", "wine", _EXAMPLE), _EXAMPLE), "for example"),
                     *_HELP,
                 ],
             ) from None
@@ -100,7 +102,12 @@ def _from_file(path: Path, texts: Sequence[str]) -> object:
     if reader is None:
         raise BadData(
             f"{path} is no file that is known here: {', '.join(readers)} are.",
-            remedies=[(Remedy("invoke", "NAME", "$data"), "a DataFrame, array or list of the notebook")],
+            remedies=[
+                (
+                    corrected(Remedy("invoke", "NAME", "$data"), "$data"),
+                    "a DataFrame, array or list of the notebook",
+                )
+            ],
         )
     try:
         return reader()
@@ -255,7 +262,7 @@ def _from_rows(data: Any, names: list[str], outputs: Sequence[ColumnSpec]) -> tu
     """Return rows without names, or one row, as a frame."""
     array = isinstance(data, np.ndarray)
     if not array and not isinstance(data, (list, tuple)):
-        raise BadData(_wants(names, f"a {type(data).__name__}"), remedies=_HELP)
+        raise BadData(_wants(names, kind_of(data)), remedies=_HELP)
     rows: Any = (
         data if array else [list(row) if isinstance(row, (list, tuple, np.ndarray)) else row for row in data]
     )

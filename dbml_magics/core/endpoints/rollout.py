@@ -178,7 +178,11 @@ class Rollouts:
             if earlier != pending["deployment"]:  # the first one of an endpoint gets the requests
                 return self._wait_for(record, pending, f"waiting for {earlier}")
             percent = 100
-        wanted = before if percent is None else with_share(before, pending["deployment"], percent)
+        again = _again(pending)
+        line = (
+            again if isinstance(again, Remedy) else Remedy("deploy", "MODEL", to="online", name=record.name)
+        )
+        wanted = before if percent is None else with_share(before, pending["deployment"], percent, line)
         what: dict[str, dict[str, int]] = {}
         if wanted != before:
             what["traffic"] = self.api.every_one(record.name, wanted)

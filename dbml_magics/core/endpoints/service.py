@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Argument, Remedy, Template, corrected, instead
+from dbml_magics.common.hints import Argument, Remedy, Template, corrected, instead, is_typed
 from dbml_magics.common.hints import say as said_to_reader
 from dbml_magics.core.destinations.naming import azureml_model_name
 from dbml_magics.core.endpoints import local, remembered, scoring_container
@@ -77,7 +77,6 @@ def deploy(
 
     began = time.monotonic()
     target = _target(engine, to, f"--to {to}")
-    _refuse_numbers(traffic, instance_count)
     check_name(name, target=to)
     if deployment is not None:
         check_name(deployment, "deployment", target=to)
@@ -89,8 +88,6 @@ def deploy(
         "collect_data": collect_data or None,
         "add_packages": add_packages or None,
     }
-    settings = _settings(target, config, options)
-    say = _telling(progress, name, to)
     bare = _line(to, name, model_name=model_name, add_packages=add_packages)
     line = _line(
         to,
@@ -108,6 +105,9 @@ def deploy(
         require_delivered=require_delivered,
         no_wait=not wait,
     )
+    _refuse_numbers(traffic, instance_count, line(model))
+    settings = _settings(target, config, options, line(model))
+    say = _telling(progress, name, to)
     say("looking for the model")
     found = models.find(engine, model, last, explicit=to != "local", line=line)
     if require_delivered and found.run_id is not None:
@@ -346,14 +346,13 @@ def _the(engine: Engine | None, name: str, target: str | None) -> tuple[Target, 
     known = [e.name for t in _targets(engine, target) for e in t.endpoints()]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    remedies: list[tuple[str, str]] = [(Remedy("endpoints"), "lists what there is")]
+    if near:
+        remedies = [(instead(name, near[0], Remedy("endpoints", near[0])), "")]
+    elif not (is_typed("undeploy") or is_typed("cleanup")):
+        remedies.append((Remedy("deploy", "MODEL", to="local", name=name), "makes one"))
     raise EndpointNotFound(
-        f"no endpoint {name!r}" + (f" on {target}." if target else ".") + hint,
-        remedies=[(instead(name, near[0], Remedy("endpoints", near[0])), "")]
-        if near
-        else [
-            (Remedy("endpoints"), "lists what there is"),
-            (Remedy("deploy", "MODEL", to="local", name=name), "makes one"),
-        ],
+        f"no endpoint {name!r}" + (f" on {target}." if target else ".") + hint, remedies=remedies
     )
 
 
@@ -405,22 +404,29 @@ def _again(endpoint: Endpoint, each: Deployment) -> Remedy:
 # --- what a line asks for
 
 
-def _refuse_numbers(traffic: int | None, instance_count: int | None) -> None:
+def _refuse_numbers(traffic: int | None, instance_count: int | None, line: Remedy) -> None:
     """Refuse values that Python can pass and a magic's line cannot."""
     if traffic is not None and not 0 <= traffic <= 100:
-        raise BadCommand("--traffic wants a percentage from 0 to 100.", remedies=[_HELP])
+        raise BadCommand("--traffic wants a percentage from 0 to 100.", remedies=[line.but(traffic=100)])
     if instance_count is not None and instance_count < 1:
-        raise BadCommand("--instance-count wants a whole number from 1 on.", remedies=[_HELP])
+        raise BadCommand(
+            "--instance-count wants a whole number from 1 on.", remedies=[line.but(instance_count=1)]
+        )
 
 
-def _settings(target: Target, config: str | os.PathLike[str] | None, options: Settings) -> dict[str, object]:
+def _settings(
+    target: Target, config: str | os.PathLike[str] | None, options: Settings, line: Remedy
+) -> dict[str, object]:
     """Return the config file's settings with the line's options in front of them."""
     found = {} if config is None else dict(read_config(os.fspath(config), target.legal, target.name))
     compute, collect = options["compute"], options["collect_data"]
     if compute is not None and target.name != "aks":
         raise BadCommand(
             f"--compute names an AKS cluster, and {target.name} takes none.",
-            remedies=[("--to aks --compute CLUSTER", "deploys to one")],
+            remedies=[
+                (line.but(to="aks"), "deploys to it"),
+                (line.without("compute"), f"stays on {target.name}"),
+            ],
         )
     managed = target.name in ("local", "online")
     for key in ("instance_type", "instance_count"):
@@ -444,12 +450,12 @@ def _settings(target: Target, config: str | os.PathLike[str] | None, options: Se
     if collect and target.name == "aci":
         raise BadCommand(
             "--collect-data is not for aci: container instances keep no data.",
-            remedies=[("--to online --collect-data", "keeps inputs and predictions")],
+            remedies=[(line.but(to="online"), "keeps inputs and predictions")],
         )
     if options["add_packages"] and not managed:
         raise BadCommand(
             f"--add-packages is for online: a container of {target.name} has its own scoring script.",
-            remedies=[("--to online --add-packages", "deploys to a managed endpoint")],
+            remedies=[(line.but(to="online"), "deploys to a managed endpoint")],
         )
     if collect and managed:
         found.setdefault(

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.foreign_text import kind_of
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.common.secrecy import is_secret_option
 from dbml_magics.core.endpoints.shapes import Settings
 from dbml_magics.errors import BadCommand
@@ -134,7 +135,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> Settings:
     """Return a config file's settings. Raises BadCommand for a file that cannot be read or an unknown key."""
     file = Path(path).expanduser()
-    example = [(Remedy("deploy", "wine/1", to=target, name="wine", config="deploy.yaml"), "for example")]
+    whole = Remedy("deploy", "wine/1", to=target, name="wine", config="deploy.yaml")
+    example = [(corrected(whole, config="deploy.yaml"), "for example")]
     try:
         written = file.read_text()
     except OSError as error:
@@ -157,7 +159,7 @@ def read_config(path: str | Path, legal: Mapping[str, str], target: str) -> Sett
         return {}
     if not isinstance(settings, dict):
         raise BadCommand(
-            f"--config {path} holds a {type(settings).__name__}; NAME: value is wanted.", remedies=example
+            f"--config {path} holds {kind_of(settings)}; NAME: value is wanted.", remedies=example
         )
     settings.pop("$schema", None)
     for refused in ("model", "code_configuration", "environment", "endpoint_name", "name"):

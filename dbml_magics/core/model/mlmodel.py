@@ -56,4 +56,5 @@ def missing_columns(missing: Sequence[ColumnSpec], extra: Sequence[str], wanted:
         hint = f"; is it {near[0]!r} here?" if near else ""
         lacking.append(f"{each['name']!r} ({each.get('type')}{hint})")
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"the data lacks {len(missing)} of the model's {wanted} columns: {', '.join(lacking)}{more}."
+    which = f"{len(missing)} of the model's {wanted} columns:" if wanted > 1 else "the model's column"
+    return f"the data lacks {which} {', '.join(lacking)}{more}."

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, amended
 from dbml_magics.core.model.mlmodel import ColumnSpec, missing_columns
 from dbml_magics.core.scoring.types import fits, of_spec, simple
 from dbml_magics.errors import BadCommand, BadData
@@ -41,9 +41,12 @@ def match(inputs: Sequence[ColumnSpec], have: Kinds, chosen: Sequence[str] = ())
     model has, in its order. Raises BadData when a column is missing or of another type, BadCommand for
     ``chosen``.
     """
-    picked = [_known(name, have, "--columns names") for name in chosen]
+    picked = [_known(name, have, chosen) for name in chosen]
     if len(set(picked)) < len(picked):
-        raise BadCommand("--columns names a column twice.", remedies=[_HELP])
+        once = ",".join(dict.fromkeys(picked))
+        raise BadCommand(
+            "--columns names a column twice.", remedies=[amended("score", "MODEL", columns=once)]
+        )
     if inputs and inputs[0].get("name") is not None:
         return _named(inputs, have, picked)
     if inputs:
@@ -54,7 +57,7 @@ def match(inputs: Sequence[ColumnSpec], have: Kinds, chosen: Sequence[str] = ())
     return Match(tuple(found), tuple(found), (None,) * len(found))
 
 
-def _known(name: str, have: Kinds, who: str) -> str:
+def _known(name: str, have: Kinds, chosen: Sequence[str]) -> str:
     """Return the data's own spelling of a column: Spark's names and Hive's know no case."""
     if name in have:
         return name
@@ -62,8 +65,12 @@ def _known(name: str, have: Kinds, who: str) -> str:
     if len(alike) == 1:
         return alike[0]
     near = get_close_matches(name, have, n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise BadData(f"{who} {name!r}, and the data has no such column.{hint}", remedies=[_HELP])
+    hint = f" Did you mean {near[0]!r}?" if near else f" It has {_list(list(have))}." if have else ""
+    meant = [near[0] if each == name else each for each in chosen] if near else list(have)[: len(chosen)]
+    raise BadData(
+        f"--columns names {name!r}, and the data has no such column.{hint}",
+        remedies=[(amended("score", "MODEL", columns=",".join(meant)), "" if near else "for example")],
+    )
 
 
 def _named(inputs: Sequence[ColumnSpec], have: Kinds, picked: list[str]) -> Match:
@@ -122,7 +129,7 @@ def _unnamed(inputs: Sequence[ColumnSpec], have: Kinds, picked: list[str]) -> Ma
         raise BadData(
             f"the model takes {width} columns that have no names in its signature, and there are "
             f"{len(columns)}: say which ones, in its order.",
-            remedies=[(f"--columns {','.join(list(have)[:width])}", "for example")],
+            remedies=[(amended("score", "MODEL", columns=",".join(list(have)[:width])), "for example")],
         )
     kinds = wanted * width if tensor and len(wanted) == 1 else wanted
     _check_types(columns, kinds, have)
@@ -140,7 +147,9 @@ def _check_types(columns: Sequence[str], wanted: Sequence[pa.DataType | None], h
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise BadData(
             f"the data does not have the model's types: {'; '.join(wrong[:5])}{more}.",
-            remedies=[("--columns a,b", "names other columns, in the model's order")],
+            remedies=[
+                (amended("score", "MODEL", columns="a,b"), "names other columns, in the model's order")
+            ],
         )
 
 
@@ -171,5 +180,5 @@ def check_output(column: str, have: Sequence[str]) -> None:
         free = f"{column}_{number}"
     raise BadCommand(
         f"the data has a column {column} already, and nothing is overwritten.",
-        remedies=[(f"--as {free}", "names the predictions otherwise")],
+        remedies=[(amended("score", "MODEL", as_=free), "names the predictions otherwise")],
     )

@@ -15,7 +15,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from dbml_magics.common.config import data_home
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, corrected
 from dbml_magics.core import processes
 from dbml_magics.core.endpoints import models
 from dbml_magics.core.endpoints.base import Found
@@ -37,7 +37,7 @@ _models: dict[Path, Model] = {}
 
 
 def _score(model: str) -> Remedy:
-    return Remedy("score", model, input="$frame")
+    return corrected(Remedy("score", model, input="$frame"), model)
 
 
 def find(engine: Engine, given: str, last: str | None) -> Found:

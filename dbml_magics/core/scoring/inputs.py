@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbml_magics.common import environment
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, amended
 from dbml_magics.core.scoring.columns import Kinds
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.core.scoring.types import to_spark
@@ -101,7 +101,7 @@ def _no_table(spark: SparkSession, name: str) -> BadData:
     if running is not None and name in running.user_ns:
         return BadData(
             f"there is no table {name!r}; the notebook has a variable of that name.",
-            remedies=[(f"--input ${name}", "means the variable")],
+            remedies=[(amended("score", "MODEL", input=f"${name}"), "means the variable")],
         )
     try:
         known = [table.name for table in spark.catalog.listTables()]
@@ -112,8 +112,11 @@ def _no_table(spark: SparkSession, name: str) -> BadData:
     return BadData(
         f"there is no table {name!r}.{hint}",
         remedies=[
-            (f"--input {near[0] if near else 'schema.table'}", "a table"),
-            ("--input ./rows.parquet", "files: a path has a / or ends in .parquet, .csv, .json or .delta"),
+            (amended("score", "MODEL", input=near[0] if near else "schema.table"), "a table"),
+            (
+                amended("score", "MODEL", input="./rows.parquet"),
+                "files: a path has a / or ends in .parquet, .csv, .json or .delta",
+            ),
         ],
     )
 
@@ -215,7 +218,12 @@ def filtered(frame: SparkFrame, where: str | None) -> SparkFrame:
     except Exception as error:
         raise BadCommand(
             f"--where {where!r}: {first_line(error)}.",
-            remedies=[("--where \"country = 'PT' AND year >= 2020\"", "a condition in SQL, in quotes")],
+            remedies=[
+                (
+                    amended("score", "MODEL", where="country = 'PT' AND year >= 2020"),
+                    "a condition in SQL, in quotes",
+                )
+            ],
         ) from None
     return found
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, say
 from dbml_magics.core.model.mlmodel import ColumnSpec, MLmodel, Params
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.carried.plan import MARK, Plan
@@ -43,6 +42,7 @@ class Order:
     environment: Mapping[str, str]
     notes: tuple[str, ...]
     params: Params
+    line: Remedy  # the command, for messages
 
     @property
     def mllib(self) -> bool:
@@ -89,10 +89,15 @@ class Order:
             remedies: list[tuple[str, str]] = [HELP]
             whole = ("refuses every row", "cannot be loaded", "takes no params")  # not about some rows
             if not self.skip and not any(words in cause for words in whole):
-                remedies = [("--on-error null", "gives null to the rows that the model refuses")]
+                remedies = [
+                    (
+                        self.line.but(on_error="null"),
+                        "gives null to the rows that the model refuses",
+                    )
+                ]
             if "--result-type" in cause:
                 cause, _, wish = cause.partition(": --result-type")
-                remedies = [(f"--result-type {shlex.quote(wish.strip())}", "takes it as it is")]
+                remedies = [(self.line.but(result_type=wish.strip()), "takes it as it is")]
             return ScoringFailed(f"{self.label} did not score: {cause}.", remedies=remedies)
         if isinstance(error, ValueError):
             return BadData(f"{said}.", remedies=[HELP])
@@ -107,7 +112,10 @@ class Order:
             # In a line: the rest of Spark's words is about options of the stage, which nobody has in hand.
             cause = cause.partition(" Consider ")[0]
             if not self.skip:
-                lacking = ("--on-error null", "gives null to the rows that lack one of the model's columns")
+                lacking = (
+                    self.line.but(on_error="null"),
+                    "gives null to the rows that lack one of the model's columns",
+                )
                 return ScoringFailed(f"{self.label} did not score: {cause}.", remedies=[lacking])
         return ScoringFailed(f"{self.label} did not score: {cause}.", remedies=[HELP])
 
@@ -117,4 +125,4 @@ def in_a_line(error: DbmlError) -> str:
     if not error.remedies or error.remedies[0] == HELP:
         return error.message
     line, why = error.remedies[0]
-    return f"{error.message.rstrip('.')}; {line} {why}"
+    return f"{error.message.rstrip('.')}; {say(line)} {why}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbml_magics.common.hints import Remedy
+from dbml_magics.common.hints import Remedy, amended
 from dbml_magics.core.scoring.inputs import format_of, is_path, located
 from dbml_magics.core.scoring.spark import first_line, is_here
 from dbml_magics.errors import BadCommand, ScoringFailed
@@ -61,7 +61,10 @@ def make_target(output: str, mode: str | None) -> Target:
     raise BadCommand(
         f"--output {output!r}: a table is named with its schema, and a path has a / or ends in .parquet, "
         ".csv, .json or .delta.",
-        remedies=[(f"--output default.{output}", "a table"), (f"--output ./{output}.parquet", "files")],
+        remedies=[
+            (amended("score", "MODEL", output=f"default.{output}"), "a table"),
+            (amended("score", "MODEL", output=f"./{output}.parquet"), "files"),
+        ],
     )
 
 
@@ -86,7 +89,7 @@ def write(spark: SparkSession, frame: SparkFrame, target: Target) -> SparkFrame:
     if kind == "orc" and (cut := [name for name in frame.columns if "`" in name]):
         raise BadCommand(
             f"ORC cuts names at a backtick, and there is one in {', '.join(cut[:5])}.",
-            remedies=[("--output ./scored.parquet", "keeps them")],
+            remedies=[(amended("score", "MODEL", output="./scored.parquet"), "keeps them")],
         )
     place = located(spark, target.place)
     writer = frame.write.mode(target.mode or "errorifexists").format(kind)
@@ -170,8 +173,8 @@ def _there_already(target: Target) -> BadCommand:
     return BadCommand(
         f"{target.words} is there already, and nothing is overwritten unasked.",
         remedies=[
-            ("--mode append", "adds the rows to it"),
-            ("--mode overwrite", "replaces what is there"),
+            (amended("score", "MODEL", mode="append"), "adds the rows to it"),
+            (amended("score", "MODEL", mode="overwrite"), "replaces what is there"),
         ],
     )
 
@@ -200,7 +203,7 @@ def _refuse_nested(frame: SparkFrame) -> None:
     if nested:
         raise BadCommand(
             f"a CSV file takes no arrays and structs, and {', '.join(nested[:5])} is one.",
-            remedies=[("--output ./scored.parquet", "keeps them")],
+            remedies=[(amended("score", "MODEL", output="./scored.parquet"), "keeps them")],
         )
 
 
@@ -211,7 +214,7 @@ def write_here(frame: pd.DataFrame, target: Target) -> None:
     if path.is_dir():
         raise BadCommand(
             f"{path} is a folder, and a pandas DataFrame is written to one file.",
-            remedies=[(f"--output {path / 'scored.parquet'}", "a file in it")],
+            remedies=[(amended("score", "MODEL", output=f"{path / 'scored.parquet'}"), "a file in it")],
         )
     if path.exists() and target.mode is None:
         raise _there_already(target)
@@ -242,7 +245,7 @@ def _refuse_bytes(frame: pd.DataFrame, kind: str) -> None:
         if column.dtype == object and any(isinstance(each, (bytes, bytearray)) for each in column):
             raise BadCommand(
                 f"a {kind.upper()} file takes no bytes, and column {name} has some.",
-                remedies=[("--output ./scored.parquet", "keeps them")],
+                remedies=[(amended("score", "MODEL", output="./scored.parquet"), "keeps them")],
             )
 
 
@@ -264,7 +267,7 @@ def _write_parquet(frame: pd.DataFrame, fresh: Path, before: Path | None) -> Non
     except pa.ArrowException as error:
         raise BadCommand(
             f"{before} has columns of other types: {' '.join(str(error).split())[:200]}.",
-            remedies=[("--mode overwrite", "replaces what is there")],
+            remedies=[(amended("score", "MODEL", mode="overwrite"), "replaces what is there")],
         ) from None
     pq.write_table(both, fresh)
 
@@ -292,7 +295,12 @@ def checkpoint_of(spark: SparkSession, target: Target, given: str | None) -> str
         raise BadCommand(
             f"--checkpoint says where the stream into table {target.place} remembers how far it came: "
             "a place that the cluster keeps.",
-            remedies=[(f"--checkpoint /Volumes/CATALOG/SCHEMA/VOLUME/{target.place}", "for example")],
+            remedies=[
+                (
+                    amended("score", "MODEL", checkpoint=f"/Volumes/CATALOG/SCHEMA/VOLUME/{target.place}"),
+                    "for example",
+                )
+            ],
         )
     warehouse = str(spark.conf.get("spark.sql.warehouse.dir")).rstrip("/")
     return f"{warehouse}/_checkpoints/{target.place}"
@@ -316,7 +324,10 @@ def start_stream(
         raise ScoringFailed(
             f"the stream does not start: {first_line(error)}.",
             remedies=[
-                (f"--checkpoint {checkpoint}-2", "begins anew, if the model or the columns changed"),
+                (
+                    amended("score", "MODEL", checkpoint=f"{checkpoint}-2"),
+                    "begins anew, if the model or the columns changed",
+                ),
                 _HELP,
             ],
         ) from error

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dbml_magics.common.config import score_here_rows
+from dbml_magics.common.foreign_text import kind_of
+from dbml_magics.common.hints import amended
 from dbml_magics.core.model.mlmodel import Params
 from dbml_magics.core.scoring import outputs
 from dbml_magics.core.scoring.carried.batches import frame_scorer
@@ -73,18 +75,25 @@ def score(
     began = time.monotonic()
     say = _telling(progress, model)
     chosen = _names(columns)
+    line = amended("score", model)
     if on_error not in ("fail", "null"):
-        raise BadCommand(f"--on-error is fail or null, not {on_error!r}.", remedies=[HELP])
+        raise BadCommand(
+            f"--on-error is fail or null, not {on_error!r}.", remedies=[line.but(on_error="null")]
+        )
     if not column.strip():
-        raise BadCommand("--as wants a name.", remedies=[HELP])
+        raise BadCommand("--as wants a name.", remedies=[line.but(as_="prediction")])
     wished = None if result_type is None else read_ddl(result_type)
     target = None if output is None else outputs.make_target(os.fspath(output), mode)
     if target is None and (mode or checkpoint):
         raise BadCommand(
-            f"--{'mode' if mode else 'checkpoint'} is about what --output names.", remedies=[HELP]
+            f"--{'mode' if mode else 'checkpoint'} is about what --output names.",
+            remedies=[(line.but(output="./scored.parquet"), "for example")],
         )
     if data is None and (where or chosen or target or available_now):
-        raise BadCommand("without --input there is nothing to score.", remedies=[HELP])
+        raise BadCommand(
+            "without --input there is nothing to score.",
+            remedies=[(line.but(input="$frame"), "a DataFrame of the notebook")],
+        )
 
     from dbml_magics.core.endpoints.models import read_mlmodel
     from dbml_magics.core.endpoints.params import check_params, read_params
@@ -115,6 +124,7 @@ def score(
         environment={"MLFLOW_TRACKING_URI": engine.link.uri, "MLFLOW_REGISTRY_URI": engine.link.uri},
         notes=(found.said,) if found.said else (),
         params=check_params(given, signature),
+        line=line,
     )
     if order.params and order.mllib:
         raise BadCommand(
@@ -164,16 +174,20 @@ def _scored(
     pandas = inputs.as_pandas(data, names)
     if pandas is None:
         raise BadData(
-            f"a {type(data).__name__} is not scored: a DataFrame is (of Spark or pandas), a table or a path.",
-            remedies=[("--input $frame", "a DataFrame of the notebook"), HELP],
+            f"{kind_of(data)} is not scored: a DataFrame is (of Spark or pandas), a table or a path.",
+            remedies=[(amended("score", "MODEL", input="$frame"), "a DataFrame of the notebook"), HELP],
         )
     if order.available_now or order.checkpoint:
-        raise BadCommand(
-            f"--{'available-now' if order.available_now else 'checkpoint'} is for streams, and a pandas "
-            "DataFrame is none.",
-            remedies=[HELP],
-        )
+        raise _for_streams(order, "a pandas DataFrame is none")
     return _of_pandas(order, pandas, say, began)
+
+
+def _for_streams(order: Order, why: str) -> BadCommand:
+    option = "available_now" if order.available_now else "checkpoint"
+    return BadCommand(
+        f"--{option.replace('_', '-')} is for streams, and {why}.",
+        remedies=[order.line.without("available_now", "checkpoint")],
+    )
 
 
 # --- pandas
@@ -362,8 +376,7 @@ def _by_spark(
         return _streamed(order, session, scored, facts)
     if order.available_now or order.checkpoint:
         why = "nothing is written yet: --output says where" if rows.isStreaming else "this input is none"
-        option = "available-now" if order.available_now else "checkpoint"
-        raise BadCommand(f"--{option} is for streams, and {why}.", remedies=[HELP])
+        raise _for_streams(order, why)
     target = order.target
     if target is None:
         said = ".writeStream begins it, or --output" if rows.isStreaming else None
@@ -474,7 +487,7 @@ def _function(order: Order, say: Progress) -> UdfResult:
     if order.mllib:
         raise BadCommand(
             "MLlib's models are no functions over columns: Spark runs them over a whole DataFrame.",
-            remedies=[("--input $frame", "scores one")],
+            remedies=[(amended("score", "MODEL", input="$frame"), "scores one")],
         )
     names = [str(each["name"]) for each in order.inputs if each.get("name") is not None]
     if order.inputs and not names and len(order.inputs) == 1:
@@ -485,7 +498,7 @@ def _function(order: Order, say: Progress) -> UdfResult:
     if not order.inputs:
         raise BadCommand(
             "a model without a signature is no function: nobody knows its columns.",
-            remedies=[("--input $frame --columns a,b", "scores a DataFrame"), HELP],
+            remedies=[(amended("score", "MODEL", input="$frame", columns="a,b"), "scores a DataFrame"), HELP],
         )
     session, said = spark.session(say)
     found = match(order.inputs, dict.fromkeys(names_of))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dbml_magics.common.hints import amended
 from dbml_magics.core.model.mlmodel import ColumnSpec
 from dbml_magics.errors import BadCommand
 
@@ -101,7 +102,10 @@ def read_ddl(written: str) -> pa.DataType:
 def _unknown(written: str) -> BadCommand:
     return BadCommand(
         f"--result-type {written!r} is no type that Spark knows: {_KNOWN}.",
-        remedies=[("--result-type double", "for example"), ("--result-type 'array<double>'", "in quotes")],
+        remedies=[
+            (amended("score", "MODEL", result_type="double"), "for example"),
+            (amended("score", "MODEL", result_type="array<double>"), ""),
+        ],
     )
 
 
