@@ -81,7 +81,8 @@ STYLE = """<style>
   .dbml-panel :is(.dbml-commands, .dbml-way) { flex-direction: column; align-items: stretch; height: auto; }
   .dbml-panel :is(.dbml-commands, .dbml-way) .widget-label { text-align: left; width: auto !important; }
   .dbml-panel :is(.dbml-commands, .dbml-way) > select { flex: 0 0 28px; width: 100%; }
-  .dbml-panel .dbml-runs > .widget-hbox:has(> .dbml-match) { flex-wrap: nowrap; align-items: flex-end; }
+  .dbml-panel .dbml-runs > .widget-hbox:has(> .dbml-match) {
+    flex-flow: row nowrap !important; align-items: flex-end !important; }
   .dbml-panel .dbml-match .widget-label { text-align: left; width: auto !important; }
   .dbml-panel .dbml-match > input { flex: 0 0 28px; width: 100%; }
   .dbml-panel .dbml-match, .dbml-panel .dbml-row > .widget-text:not(.dbml-beside),
