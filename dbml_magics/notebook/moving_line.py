@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from dbml_magics.common.foreign_text import visible
@@ -83,11 +84,11 @@ class _Watched:
     def write(self, text: str) -> int:
         return self._line.passed(text, self.stream)
 
-    def writelines(self, texts: Any) -> None:
+    def writelines(self, texts: Iterable[str]) -> None:
         for text in texts:
             self.write(text)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.stream)
 
     def __getattr__(self, name: str) -> Any:
