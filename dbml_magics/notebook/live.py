@@ -188,7 +188,7 @@ class LiveView:
                 self._show(progress)
                 cost = time.thread_time() - begun
                 if first and self._stop is not None:
-                    self._stop.show(self._over)
+                    self._stop.show(self._over, self._drawing)
             except Exception:  # a view that fails must not be noticed by the training
                 _log.debug("a look for the live view failed", exc_info=True)
                 failed, wait = failed + 1, wait * 2
@@ -235,22 +235,21 @@ class _Stop:
         if not place.shown:
             place.put(_NOTHING)  # above the view
 
-    def show(self, over: Flag) -> None:
+    def show(self, over: Flag, drawing: threading.Lock) -> None:
         """Show the button; opening its widget is what makes a front end open its way for clicks."""
         until = time.monotonic() + _SUBSHELL_S
         while (way := environment.way_to_busy_kernel(self._shell)) is None and time.monotonic() < until:
             if over.wait(0.05):
                 return
-        if way is None:
-            self._place.put({"text/plain": _STOP_HINT})
-            return
         comm = self._button.comm
-        if hasattr(comm, "_reply_subshell_id"):
+        if way is not None and hasattr(comm, "_reply_subshell_id"):
             # From ipykernel 7.4 on a click goes to the shell that opened its widget, whatever it names: here
             # that would be the busy one.
             comm._reply_subshell_id = way
-        if not over.is_set():
-            self._place.put({"text/plain": _STOP_HINT, **_widget_form(self._button)})
+        form = {} if way is None else _widget_form(self._button)
+        with drawing:
+            if not over.is_set():
+                self._place.put({"text/plain": _STOP_HINT, **form})
 
     def _clicked(self, button: Button) -> None:
         button.disabled, button.description = True, "Stopping…"

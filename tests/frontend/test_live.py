@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dbml_magics.common import environment
+from dbml_magics.core.interrupts import Flag
 from dbml_magics.notebook import display, live
 from dbml_magics.results.compare import Curve
 from dbml_magics.results.link import Destination
@@ -170,6 +171,18 @@ def test_nothing_is_drawn_after_the_summary(recorded: list[Any], monkeypatch: py
     assert not view._thread.is_alive()
     assert recorded == ended
     assert recorded[-1].startswith("Run forest  FINISHED")
+
+
+def test_no_button_takes_the_place_of_the_summary(
+    recorded: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_SUBSHELL_S", -1.0)  # it looks for a way for clicks no longer
+    place, over = display.Place(), Flag()
+    over.set()
+    stop = live._Stop(SimpleNamespace(), place)
+    before = list(recorded)
+    stop.show(over, threading.Lock())
+    assert recorded == before
 
 
 def test_a_view_that_goes_on_failing_says_so_and_is_left(recorded: list[Any]) -> None:
