@@ -93,7 +93,8 @@ def register(
     answers = _await(engine, roles, run_id, key)
     if any(answer is None for answer in answers.values()):
         engine.state.model_versions.note_provisional(run_id, facts)
-    versions = tuple(_version(engine, role, facts, answers, aliases) for role in roles)
+    pages = PagesOfLink(engine)
+    versions = tuple(_version(engine, role, facts, answers, aliases, pages) for role in roles)
     new = any(answer is not None and answer.new for answer in answers.values())
     return RegisterResult(
         name=name, run_id=run_id, versions=versions, new_model=new, notes=_waiting(engine, answers)
@@ -255,6 +256,7 @@ def _version(
     facts: VersionFacts,
     answers: Mapping[str, Registered | None],
     aliases: tuple[str, ...],
+    pages: PagesOfLink,
 ) -> ModelVersion:
     answer = answers[role]
     twin = next(
@@ -276,7 +278,7 @@ def _version(
         created=int(time.time() * 1000),
         status="READY" if answer else "PROVISIONAL",
         source=answer.source if answer else "",
-        page=PagesOfLink(engine).of_version(role, answer.name, answer.version) if answer else None,
+        page=pages.of_version(role, answer.name, answer.version) if answer else None,
     )
 
 
@@ -288,7 +290,7 @@ def list_models(engine: Engine, name: str | None) -> ModelsResult:
     versions: list[ModelVersion] = []
     failure: MlflowException | None = None
     notes: list[str] = []
-    asked, roles = 0, engine.link.used
+    asked, roles, pages = 0, engine.link.used, PagesOfLink(engine)
     for role, found in zip(
         roles, in_parallel(len(roles), partial(_listed_at, engine, name), roles), strict=True
     ):
@@ -297,7 +299,7 @@ def list_models(engine: Engine, name: str | None) -> ModelsResult:
             notes.append(f"{role} could not be asked: {found.reason}")
             continue
         asked += 1
-        versions += [_shown(engine, role, v) for v in found]
+        versions += [_shown(engine, role, v, pages) for v in found]
     if not asked and failure is not None:
         raise as_error(engine, failure, "the registries")
     if name is not None and not versions:
@@ -381,7 +383,7 @@ def _versions(registry: AbstractStore, name: str) -> list[RegisteredVersion]:
     return sorted(named, key=lambda version: -int(version.version))
 
 
-def _shown(engine: Engine, role: str, found: RegisteredVersion) -> ModelVersion:
+def _shown(engine: Engine, role: str, found: RegisteredVersion, pages: PagesOfLink) -> ModelVersion:
     run = found.tags.get(RUN_TAG) or (
         engine.state.visible(role, "run", found.run_id) or found.run_id if found.run_id else None
     )
@@ -396,7 +398,7 @@ def _shown(engine: Engine, role: str, found: RegisteredVersion) -> ModelVersion:
         created=found.creation_timestamp,
         status=str(found.status),
         source=found.source or "",
-        page=PagesOfLink(engine).of_version(role, found.name, str(found.version)),
+        page=pages.of_version(role, found.name, str(found.version)),
     )
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from dbml_magics.core.session import Session
     from dbml_magics.core.track import Track
-    from dbml_magics.notebook.live import View
     from dbml_magics.results.base import Result
 
 __all__ = ["DbmlMagics"]
@@ -113,7 +112,7 @@ class DbmlMagics(Magics):  # type: ignore[misc]
             else:  # what the first line of a %%track cell became
                 self._cells.begin(line, callers.frame())
 
-    def view_of_block(self, track: Track) -> View | None:
+    def view_of_block(self, track: Track) -> live.View | None:
         """Begin to show the run of a ``with dbml.track(...)`` block."""
         return live.begin_block(track, self.shell)
 
